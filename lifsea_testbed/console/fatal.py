@@ -1,0 +1,43 @@
+"""The table of fatal console lines: what a guest prints when it will never be well again."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fatal:
+    """A named kind of fatal line."""
+
+    name: str
+    pattern: re.Pattern[str]
+
+
+def _fatal(name: str, pattern: str) -> Fatal:
+    return Fatal(name=name, pattern=re.compile(pattern))
+
+
+# An optional kernel time stamp, as printk puts it before a message.
+_STAMP = r"^(?:\[\s*\d+\.\d+\](?:\[[^\]]*\])? )?"
+
+#: Sources: kernel/panic.c, lib/bug.c, arch/x86/kernel/dumpstack.c, kernel/hung_task.c, kernel/watchdog.c and
+#: mm/oom_kill.c of Linux; emergency.service of systemd; grub-core/normal and kern/rescue_reader of GRUB; dracut.
+TABLE = (
+    _fatal("kernel panic", _STAMP + r"Kernel panic - not syncing"),
+    _fatal("kernel oops", _STAMP + r"(?:Oops(?:: | -)|BUG: unable to handle|general protection fault)"),
+    _fatal("kernel bug", _STAMP + r"kernel BUG at "),
+    _fatal("soft lock-up", _STAMP + r"watchdog: BUG: soft lockup"),
+    _fatal("hung task", _STAMP + r"INFO: task .+ blocked for more than \d+ seconds"),
+    _fatal("out of memory with nothing to kill", _STAMP + r"Out of memory and no killable processes"),
+    _fatal("emergency mode", r"You are in (?:emergency|rescue) mode|Cannot open access to console, the root account"),
+    _fatal("initramfs shell", r"^(?:\(initramfs\)|dracut:/#|ALERT!.* does not exist)"),
+    _fatal("root file system not mounted", _STAMP + r"VFS: (?:Cannot open root device|Unable to mount root fs)"),
+    _fatal("boot loader stopped", r"^(?:grub(?: rescue)?> |error: (?:no such partition|unknown filesystem))"),
+    _fatal("firmware found nothing to boot", r"(?:No bootable device|Boot failed: not a bootable disk)"),
+)
+
+
+def find(line: str) -> Fatal | None:
+    """Returns the kind of fatal line that this printable line is, if it is one."""
+    return next((fatal for fatal in TABLE if fatal.pattern.search(line)), None)

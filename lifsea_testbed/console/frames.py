@@ -1,0 +1,64 @@
+"""The frames of the command channel: pure functions over bytes. Its other end is channel.sh, which has the grammar."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lifsea_testbed.errors import ChannelError
+
+#: No header is longer than this (bytes): a boot id is 36 characters, a length at most 20.
+LONGEST_HEADER = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hello:
+    """The guest's answer to a greeting: the identifier of the kernel's current boot."""
+
+    boot_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultHeader:
+    """How a command ended, and how many bytes of output and of errors follow."""
+
+    status: int
+    output: int
+    errors: int
+
+
+def hello(nonce: str) -> bytes:
+    """Returns a greeting."""
+    return f"hello {nonce}\n".encode()
+
+
+def run(nonce: str, script: bytes, given: bytes) -> bytes:
+    """Returns the request to run a script with that standard input."""
+    return f"run {nonce} {len(script)} {len(given)}\n".encode() + script + given
+
+
+def kill(nonce: str) -> bytes:
+    """Returns the request to kill a running script with its whole process group."""
+    return f"kill {nonce}\n".encode()
+
+
+def parse_header(line: bytes, nonce: str) -> Hello | ResultHeader:
+    """Reads one header line, without its newline.
+
+    Raises:
+        ChannelError: it is not in the grammar, or answers another request.
+    """
+    words = line.decode("ascii", "replace").split(" ")
+    if len(words) >= 4 and words[0] == "channel" and words[1] == nonce:
+        if words[2] == "hello" and len(words) == 4:
+            return Hello(boot_id=words[3])
+        if words[2] == "result" and len(words) == 6 and all(_is_count(word) for word in words[3:]):
+            return ResultHeader(status=int(words[3]), output=int(words[4]), errors=int(words[5]))
+    raise ChannelError(
+        "the guest's end of the channel answered out of turn",
+        expected=f"a header that starts with 'channel {nonce}'",
+        evidence=repr(line[:LONGEST_HEADER]),
+    )
+
+
+def _is_count(word: str) -> bool:
+    return word.isascii() and word.isdigit() and len(word) <= 20

@@ -1,0 +1,190 @@
+"""The transcript: each line of ttyS0 with the host's time, judged while it streams."""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lifsea_testbed.console import fatal
+from lifsea_testbed.console.wire import HungUp, Wire
+from lifsea_testbed.deadline import Deadline
+from lifsea_testbed.errors import GuestCrashed, WaitTimedOut
+from lifsea_testbed.lifeline import Lifeline
+from lifsea_testbed.text import printable
+
+#: Lines that are kept in memory; the file beside has them all, up to its own bound in bytes.
+_KEPT = 20_000
+_LARGEST_FILE = 64 << 20
+#: A guest that never ends a line has it ended here (bytes).
+_LONGEST_LINE = 16_384
+#: After a fatal line the next ones, a panic's call trace, are let in for this long (seconds).
+_AFTERMATH = 0.3
+_POLL = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A printable line and the moment at which its first byte came, in seconds after power-on."""
+
+    at: float
+    text: str
+
+    def __str__(self) -> str:
+        """The line as reports show it."""
+        return f"[{self.at:9.3f}] {self.text}"
+
+
+class LineReader:
+    """Cuts a stream of bytes into lines, each stamped with the time of its first byte."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._started = 0.0
+
+    def feed(self, data: bytes, at: float) -> list[Line]:
+        """Takes bytes that came at that time and returns the lines that they complete."""
+        lines: list[Line] = []
+        for piece in data.splitlines(keepends=True) if b"\n" in data or b"\r" in data else [data]:
+            self._started = self._started if self._rest else at
+            self._rest += piece
+            if piece.endswith(b"\n") or len(self._rest) >= _LONGEST_LINE:
+                lines.append(self._take())
+        return lines
+
+    @property
+    def unfinished(self) -> str:
+        """The printable part of a line that has no end yet: a prompt, or a boot loader that waits."""
+        return printable(self._rest)
+
+    def flush(self) -> list[Line]:
+        """Returns the unfinished line, if there is one."""
+        return [self._take()] if self._rest else []
+
+    def _take(self) -> Line:
+        text = printable(self._rest.rstrip(b"\r\n")).replace("\n", " ")
+        self._rest = b""
+        return Line(at=self._started, text=text)
+
+
+class Transcript:
+    """Reads the console of one power-on until it closes; a fatal line ends the lifeline."""
+
+    def __init__(self, connection: socket.socket, *, lifeline: Lifeline, file: Path) -> None:
+        self._wire = Wire(connection)
+        self._lifeline = lifeline
+        self._file = file
+        self._power_on = time.monotonic()
+        self._changed = threading.Condition()
+        self._lines: deque[Line] = deque(maxlen=_KEPT)
+        self._count = 0
+        self._reader = LineReader()
+        self._closed = False
+        self._written = 0
+        self._thread = threading.Thread(target=self._read, name="transcript", daemon=True)
+        lifeline.on_end(self._wake)
+
+    def start(self, power_on: float) -> None:
+        """Starts to read; times are counted from `power_on` (host's monotonic clock)."""
+        self._power_on = power_on
+        self._thread.start()
+
+    @property
+    def position(self) -> int:
+        """How many lines have come so far; a mark for `since`."""
+        return self._count
+
+    def since(self, position: int = 0) -> list[Line]:
+        """Returns the lines that came after that mark and are still kept."""
+        return self._news(position)[0]
+
+    def tail(self, lines: int = 30) -> str:
+        """Returns the last lines for a person, the unfinished one included."""
+        with self._changed:
+            last = [str(line) for line in list(self._lines)[-lines:]]
+            return "\n".join([*last, *([self._reader.unfinished] if self._reader.unfinished else [])])
+
+    def first(self, pattern: str) -> Line | None:
+        """Returns the first line that matches, if it came already."""
+        expression = re.compile(pattern)
+        return next((line for line in self.since() if expression.search(line.text)), None)
+
+    def wait_for(self, pattern: str, deadline: Deadline) -> Line:
+        """Returns the first line that matches, as soon as it comes.
+
+        Raises:
+            WaitTimedOut: it did not come in time.
+            GuestCrashed, LaunchError: the machine ended first.
+        """
+        expression = re.compile(pattern)
+        position = 0
+        while True:
+            seen, position = self._news(position)
+            if line := next((line for line in seen if expression.search(line.text)), None):
+                return line
+            self._lifeline.check()
+            if deadline.expired:
+                raise WaitTimedOut(
+                    f"no line matched {pattern!r} within {deadline.allowance:.0f} s", evidence=self.tail()
+                )
+            with self._changed:
+                if self._count == position and not self._lifeline.ended:
+                    self._changed.wait(deadline.remaining)
+
+    def close(self) -> None:
+        """Stops to read, once what QEMU has written is in."""
+        if self._thread.is_alive():
+            self._thread.join(2.0)
+        self._closed = True
+        self._wire.close()
+
+    def _news(self, position: int) -> tuple[list[Line], int]:
+        with self._changed:
+            skipped = max(0, position - (self._count - len(self._lines)))
+            return list(self._lines)[skipped:], self._count
+
+    def _read(self) -> None:
+        with self._file.open("a", encoding="utf-8") as file:
+            for data in self._chunks():
+                self._take(self._reader.feed(data, time.monotonic() - self._power_on), file.write)
+                file.flush()
+            self._take(self._reader.flush(), file.write)
+
+    def _chunks(self) -> Iterator[bytes]:
+        while not self._closed:
+            try:
+                yield self._wire.receive(Deadline.after(_POLL))
+            except HungUp:
+                return
+
+    def _take(self, lines: list[Line], write: Callable[[str], object]) -> None:
+        with self._changed:
+            self._lines.extend(lines)
+            self._count += len(lines)
+            self._changed.notify_all()
+        for line in lines:
+            self._judge(line)
+            if self._written < _LARGEST_FILE:
+                self._written += len(str(line)) + 1
+                write(f"{line}\n")
+
+    def _judge(self, line: Line) -> None:
+        kind = fatal.find(line.text)
+        if kind is None:
+            return
+        seen = time.monotonic()
+
+        def reason() -> GuestCrashed:
+            time.sleep(max(0.0, seen + _AFTERMATH - time.monotonic()))
+            return GuestCrashed(f"{kind.name}: {line.text.strip()}", evidence=self.tail())
+
+        self._lifeline.end(reason)
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()

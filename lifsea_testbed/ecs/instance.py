@@ -1,0 +1,48 @@
+"""One instance: the names and numbers by which a guest knows itself."""
+
+from __future__ import annotations
+
+import secrets
+import string
+import uuid
+from dataclasses import dataclass, field
+
+from lifsea_testbed.ecs.catalogue import InstanceType
+
+#: Where the cloud's own services answer, inside the guest's network 100.100.0.0/16.
+METADATA_ADDRESS = "100.100.100.200"
+NAME_SERVERS = ("100.100.2.136", "100.100.2.138")
+TIME_SERVERS = ("ntp.cloud.aliyuncs.com", "100.100.61.88")
+PRIVATE_ADDRESS = "100.100.7.15"
+
+_ALPHABET = string.ascii_lowercase + string.digits
+
+
+def _identifier(prefix: str = "") -> str:
+    """Twenty characters as in ECS identifiers: two for the region, eighteen of its own."""
+    return prefix + "uf6" + "".join(secrets.choice(_ALPHABET) for _ in range(17))
+
+
+def _mac_address() -> str:
+    # 00:16:3e is the prefix of every ECS network card.
+    return "00:16:3e:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(3))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instance:
+    """A machine's identity; two instances differ in every field but the type.
+
+    A disk's serial is its identifier without `d-`, 20 characters (ECS documentation, "query the serial number of a
+    disk"), which is just what virtio-blk's serial field holds.
+    """
+
+    type: InstanceType
+    id: str = field(default_factory=lambda: _identifier("i-"))
+    uuid: str = field(default_factory=lambda: str(uuid.uuid4()))
+    disk_serial: str = field(default_factory=_identifier)
+    mac: str = field(default_factory=_mac_address)
+
+    @property
+    def host_name(self) -> str:
+        """The name that ECS gives an instance: `iZ` and the identifier, ended by `Z`."""
+        return f"iZ{self.id.removeprefix('i-')[:18]}Z"

@@ -1,0 +1,98 @@
+"""The metadata service on a unix socket: QEMU's user network hands each connection of the guest to it.
+
+Nothing listens on a network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import http.server
+import io
+import os
+import socket
+import socketserver
+import threading
+from pathlib import Path
+from typing import Any
+
+from lifsea_testbed.ecs.metadata import Metadata, Request
+
+#: A guest that sends nothing for this long (seconds) loses its connection.
+_SILENCE = 30.0
+
+
+class MetadataService:
+    """Serves one instance's metadata at a unix socket for as long as the context lasts."""
+
+    def __init__(self, metadata: Metadata, path: Path) -> None:
+        self.metadata = metadata
+        self.path = path
+        self._server = _Server(str(path), _Handler, metadata)
+        self._thread = threading.Thread(target=self._server.serve_forever, name="metadata", daemon=True)
+
+    def __enter__(self) -> MetadataService:
+        """Starts to answer."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stops to answer and removes the socket."""
+        self._server.shutdown()
+        self._server.server_close()
+        self.path.unlink(missing_ok=True)
+
+    def admit(self, uid: int, gid: int) -> None:
+        """Lets the user that QEMU runs as connect."""
+        os.chown(self.path, uid, gid)
+
+
+class _Server(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, path: str, handler: type[_Handler], metadata: Metadata) -> None:
+        self.metadata = metadata
+        super().__init__(path, handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A guest that hangs up in the middle is no news."""
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    timeout = _SILENCE
+    server: _Server
+
+    def _answer(self) -> None:
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        response = self.server.metadata.answer(Request(method=self.command, path=self.path, headers=headers))
+        self.send_response(response.status, http.client.responses.get(response.status))
+        self.send_header("Content-Type", "text/plain")
+        self.send_header("Content-Length", str(len(response.body)))
+        self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(response.body)
+        self.close_connection = True
+
+    do_GET = do_HEAD = do_PUT = do_POST = _answer  # noqa: N815 - the names that http.server looks up
+
+    def address_string(self) -> str:
+        """The peer of a unix socket has no address."""
+        return "guest"
+
+    def log_message(self, format: str, *args: object) -> None:
+        """The metadata keep their own record."""
+
+
+def fetch(path: Path, method: str, url: str, headers: dict[str, str] | None = None) -> tuple[int, bytes]:
+    """Makes one request at the socket, as a guest would; returns status and body."""
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as connection:
+        connection.settimeout(_SILENCE)
+        connection.connect(str(path))
+        fields = [f"{name}: {value}" for name, value in (headers or {}).items()]
+        connection.sendall("\r\n".join([f"{method} {url} HTTP/1.1", "Host: guest", *fields, "", ""]).encode())
+        response = http.client.HTTPResponse(connection, method=method)
+        response.begin()
+        return response.status, io.BufferedReader.read(response)

@@ -1,0 +1,1 @@
+"""Typed questions to a running guest; each module asks about one subject, in scripts of the POSIX shell."""

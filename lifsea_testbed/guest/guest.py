@@ -1,0 +1,193 @@
+"""The guest: every question that a suite can ask, in one place, answered for the profile under judgement."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import PurePosixPath
+
+from lifsea_testbed.guest import (
+    accounts,
+    clock,
+    containers,
+    disk,
+    files,
+    kernel,
+    network,
+    operations,
+    ostree,
+    packages,
+    system,
+    units,
+)
+from lifsea_testbed.guest.shell import Shell
+from lifsea_testbed.profile import Profile
+
+
+class Guest:
+    """Asks a running machine, and knows which names and paths its profile uses."""
+
+    def __init__(self, shell: Shell, profile: Callable[[], Profile]) -> None:
+        self._shell = shell
+        self._profile = profile
+
+    @property
+    def os_release(self) -> dict[str, str]:
+        """The fields of /etc/os-release."""
+        return system.os_release(self._shell)
+
+    @property
+    def host_name(self) -> str:
+        """The kernel's host name."""
+        return system.host_name(self._shell)
+
+    @property
+    def has_posix_shell(self) -> bool:
+        """Whether /bin/sh runs a script."""
+        return system.has_posix_shell(self._shell)
+
+    @property
+    def user_data_runs(self) -> list[str]:
+        """The user identifier of each run of the user-data script, in order."""
+        return system.user_data_runs(self._shell)
+
+    # Packages and files
+
+    def packages(self) -> list[packages.Package]:
+        """The installed packages."""
+        return packages.packages(self._shell, self._profile().packages.databases)
+
+    def writable_paths(self) -> list[str]:
+        """The topmost directories that root can write to."""
+        return files.writable_paths(self._shell)
+
+    def accepted_writes(self, directories: list[str]) -> list[str]:
+        """The directories of these in which root could make a file."""
+        return files.accepted_writes(self._shell, directories)
+
+    def link_target(self, path: str) -> str:
+        """Where a path leads to."""
+        return files.link_target(self._shell, path)
+
+    def file_system_of(self, path: str) -> str:
+        """The type of file system that a path lies on."""
+        return files.file_system_of(self._shell, path)
+
+    def read(self, path: str) -> str | None:
+        """The text of a file, or nothing."""
+        return files.read(self._shell, path)
+
+    def write(self, path: str, text: str) -> None:
+        """Writes a file and has it reach the disk."""
+        files.write(self._shell, path, text)
+
+    def executables_named(self, patterns: list[str]) -> list[str]:
+        """The executables whose name is one of the patterns."""
+        return files.named(self._executables, patterns)
+
+    @functools.cached_property
+    def _executables(self) -> list[PurePosixPath]:
+        return files.executables(self._shell)
+
+    # Kernel and units
+
+    def initramfs_signs(self) -> list[str]:
+        """Every sign of an initramfs."""
+        return kernel.initramfs_signs(self._shell)
+
+    def loaded_modules(self) -> list[str]:
+        """The kernel modules that are loaded."""
+        return kernel.loaded_modules(self._shell)
+
+    def kernel_errors(self) -> list[str]:
+        """The kernel's error messages that the profile does not allow."""
+        return kernel.errors(self._shell, self._profile().boot.allowed_kernel_errors)
+
+    def system_state(self) -> str:
+        """What systemd says of the whole system."""
+        return units.state(self._shell)
+
+    def failed_units(self) -> list[str]:
+        """The units that failed."""
+        return units.failed(self._shell)
+
+    def units_named(self, pattern: str) -> list[str]:
+        """The unit files whose name matches."""
+        return units.installed(self._shell, pattern)
+
+    def boot_finished_after(self) -> float | None:
+        """Seconds from the kernel's start until the boot was finished."""
+        return units.finished_after(self._shell)
+
+    # Network, disk, accounts, clock
+
+    def ssh_speakers(self) -> list[network.Listener]:
+        """The listeners that speak ssh."""
+        return network.ssh_speakers(self._shell)
+
+    def root_disk(self) -> disk.RootDisk:
+        """The sizes of the system disk."""
+        return disk.root_disk(self._shell)
+
+    def disks(self) -> dict[str, str]:
+        """The virtio disks by serial."""
+        return disk.disks(self._shell)
+
+    def accounts_with_password(self) -> list[str]:
+        """The accounts that a password opens."""
+        return accounts.with_password(self._shell)
+
+    def automatic_logins(self) -> list[str]:
+        """The gettys that log somebody in without asking."""
+        return accounts.logged_in_by_themselves(self._shell)
+
+    def time_sources(self) -> list[str]:
+        """The time servers that chronyd asks."""
+        return clock.time_sources(self._shell)
+
+    # Containers and the operations container
+
+    def containerd_version(self) -> str | None:
+        """The version of the containerd that answers."""
+        return containers.containerd_version(self._shell)
+
+    def cri_state(self) -> str:
+        """The state of containerd's CRI plugin."""
+        return containers.cri_state(self._shell)
+
+    def kubelet_health(self) -> str | None:
+        """What the kubelet's healthz answers."""
+        return containers.kubelet_health(self._shell)
+
+    @property
+    def operations(self) -> operations.OperationsContainer:
+        """The operations container."""
+        return operations.OperationsContainer(self._shell, self._profile().operations)
+
+    # Deployments
+
+    def deployments(self) -> list[ostree.Deployment]:
+        """The deployments in boot order."""
+        return ostree.deployments(self._shell)
+
+    def booted_deployment(self) -> ostree.Deployment:
+        """The deployment that runs."""
+        return ostree.booted(self._shell)
+
+    def repository_damage(self) -> list[str]:
+        """What is wrong with the ostree repository."""
+        return ostree.damage(self._shell)
+
+    def deploy_from_disk(self, device: str) -> str:
+        """Deploys the image that another disk holds; returns its commit."""
+        commit = ostree.pull_from_disk(self._shell, device)
+        ostree.deploy(self._shell, self.booted_deployment().os, commit)
+        return commit
+
+    def roll_back(self) -> None:
+        """Has the previous deployment boot next."""
+        ostree.roll_back(self._shell)
+
+    def new_defaults_missing(self) -> list[str]:
+        """The defaults of the running image that did not reach /etc."""
+        return ostree.defaults_missing(self._shell)

@@ -1,0 +1,67 @@
+"""The kernel: how it was started, what it had to load, what it complained of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from lifsea_testbed.guest.shell import Shell
+
+#: From this syslog priority on (lower is graver) a message is an error.
+_ERROR = 3
+_UNPACKED = re.compile(r"Unpacking initramfs|Trying to unpack rootfs image as initramfs|Freeing initrd memory")
+_BOOT_ENTRIES = """
+cd /boot 2>/dev/null || exit 0
+for file in loader/entries/*.conf efi/loader/entries/*.conf grub*/grub.cfg extlinux/*.conf syslinux/*.cfg; do
+    [ -f "$file" ] && grep -H -i -E '^[[:space:]]*(initrd|linux[^#]* initrd=)' "$file"
+done
+exit 0
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """A kernel message with its syslog priority (0 emergency … 7 debug)."""
+
+    priority: int
+    text: str
+
+
+def release(shell: Shell) -> str:
+    """Returns what uname -r prints."""
+    return shell.run("uname -r").stdout.strip()
+
+
+def command_line(shell: Shell) -> list[str]:
+    """Returns the arguments that the boot loader gave to the kernel."""
+    return shell.run("cat /proc/cmdline").stdout.split()
+
+
+def loaded_modules(shell: Shell) -> list[str]:
+    """Returns the names of the loaded modules; a kernel without modules has none."""
+    return [line.split()[0] for line in shell.run("cat /proc/modules 2>/dev/null || :").lines]
+
+
+def initramfs_signs(shell: Shell) -> list[str]:
+    """Returns every sign of an initramfs: boot entries that load one, messages of a kernel that unpacked one."""
+    entries = shell.run(_BOOT_ENTRIES).lines
+    return entries + [message.text for message in messages(shell) if _UNPACKED.search(message.text)]
+
+
+def messages(shell: Shell) -> list[Message]:
+    """Returns the messages that the kernel's buffer still holds."""
+    return parse_messages(shell.run("dmesg --raw").lines)
+
+
+def errors(shell: Shell, allowed: Iterable[str]) -> list[str]:
+    """Returns the messages of priority error or graver that match none of the allowed regular expressions."""
+    harmless = [re.compile(pattern) for pattern in allowed]
+    graves = [message.text for message in messages(shell) if message.priority <= _ERROR]
+    return [text for text in graves if not any(pattern.search(text) for pattern in harmless)]
+
+
+def parse_messages(lines: Iterable[str]) -> list[Message]:
+    """Reads the lines of `dmesg --raw`: `<N>text`, N being facility × 8 + priority; other lines continue one."""
+    found = (re.match(r"<(\d+)>(.*)", line) for line in lines)
+    return [Message(priority=int(match[1]) % 8, text=match[2]) for match in found if match]

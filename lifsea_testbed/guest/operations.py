@@ -1,0 +1,40 @@
+"""The operations container: off until it is asked for, each call of its tool on record."""
+
+from __future__ import annotations
+
+from lifsea_testbed.guest.shell import Shell
+from lifsea_testbed.profile import Operations
+
+#: Starting the container may have to unpack an image first (seconds on real hardware).
+_START = 60.0
+
+
+class OperationsContainer:
+    """Drives the operations container by the commands of the profile."""
+
+    def __init__(self, shell: Shell, commands: Operations) -> None:
+        self._shell = shell
+        self._commands = commands
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the tool says that the container runs.
+
+        Raises:
+            CommandFailed: there is no such tool.
+        """
+        self._shell.run(f"command -v {self._commands.status.split()[0]}")
+        said = self._shell.run(self._commands.status, check=False).stdout
+        return self._commands.running in said.split()
+
+    def start(self) -> None:
+        """Starts it."""
+        self._shell.run(self._commands.start, within=_START)
+
+    def stop(self) -> None:
+        """Stops it."""
+        self._shell.run(self._commands.stop, within=_START)
+
+    def audit_log(self) -> list[str]:
+        """The lines of the audit log; none if there is no log."""
+        return self._shell.run(f"cat {self._commands.audit_log} 2>/dev/null || :").lines

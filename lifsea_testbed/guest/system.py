@@ -1,0 +1,34 @@
+"""The system as a whole: who it says it is, its shell, its journal."""
+
+from __future__ import annotations
+
+import shlex
+
+from lifsea_testbed.console.access import RUNS
+from lifsea_testbed.guest.shell import Shell
+
+
+def os_release(shell: Shell) -> dict[str, str]:
+    """Returns the fields of os-release(5), unquoted."""
+    pairs = (line.partition("=") for line in shell.run("cat /etc/os-release").lines if "=" in line)
+    return {name: "".join(shlex.split(value)) if value else "" for name, _, value in pairs}
+
+
+def host_name(shell: Shell) -> str:
+    """Returns the kernel's host name."""
+    return shell.run("cat /proc/sys/kernel/hostname").stdout.strip()
+
+
+def has_posix_shell(shell: Shell) -> bool:
+    """Tells whether /bin/sh exists and runs a script."""
+    return shell.run("/bin/sh -c 'exit 7'", check=False).exit_status == 7
+
+
+def journal(shell: Shell) -> str:
+    """Returns the journal of this boot; empty if there is none."""
+    return shell.run("journalctl --boot --no-pager --output=short-monotonic", check=False).stdout
+
+
+def user_data_runs(shell: Shell) -> list[str]:
+    """Returns the user identifiers with which the user-data script ran, one for each run."""
+    return shell.run(f"cat {RUNS}").lines

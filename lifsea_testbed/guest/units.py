@@ -1,0 +1,37 @@
+"""What systemd says of its units."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+from lifsea_testbed.guest.shell import Shell
+
+
+def state(shell: Shell) -> str:
+    """Returns the state of the whole system: starting, running, degraded, … (systemctl(1), is-system-running)."""
+    return shell.run("systemctl is-system-running", check=False).stdout.strip()
+
+
+def failed(shell: Shell) -> list[str]:
+    """Returns the names of the failed units."""
+    listed = shell.run("systemctl list-units --failed --plain --no-legend --no-pager")
+    return [line.split()[0] for line in listed.lines]
+
+
+def installed(shell: Shell, pattern: str) -> list[str]:
+    """Returns the unit files whose whole name matches the regular expression."""
+    listed = shell.run("systemctl list-unit-files --plain --no-legend --no-pager")
+    names = [line.split()[0] for line in listed.lines]
+    return [name for name in names if re.fullmatch(pattern, name)]
+
+
+def is_active(shell: Shell, *units: str) -> bool:
+    """Tells whether one of the units, which may go by different names, is active."""
+    return "active" in shell.run(f"systemctl is-active {shlex.join(units)}", check=False).lines
+
+
+def finished_after(shell: Shell) -> float | None:
+    """Returns the seconds from the kernel's start until every unit of the boot was up; nothing while it still boots."""
+    shown = shell.run("systemctl show --property=FinishTimestampMonotonic --value").stdout.strip()
+    return int(shown) / 1e6 if shown.isdigit() and int(shown) else None

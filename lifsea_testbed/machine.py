@@ -1,0 +1,227 @@
+"""The machine: the one handle that a test holds."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from lifsea_testbed.boot import Boot
+from lifsea_testbed.console import access
+from lifsea_testbed.console.channel import CommandResult
+from lifsea_testbed.deadline import Patience
+from lifsea_testbed.ecs.instance import TIME_SERVERS, Instance
+from lifsea_testbed.ecs.metadata import Metadata, Seen
+from lifsea_testbed.ecs.service import MetadataService
+from lifsea_testbed.errors import BootFailed, CommandFailed, GuestFailure, WaitTimedOut
+from lifsea_testbed.guest import system
+from lifsea_testbed.guest.guest import Guest
+from lifsea_testbed.guest.shell import QUESTION
+from lifsea_testbed.image import Image
+from lifsea_testbed.profile import Profile
+from lifsea_testbed.qemu import argv, overlay
+from lifsea_testbed.qemu.accelerator import Kind
+from lifsea_testbed.qemu.confinement import Confinement
+from lifsea_testbed.text import printable
+
+T = TypeVar("T")
+#: How long a machine may take to go down once it was told to (seconds on real hardware).
+_GOING_DOWN = 30.0
+_ATTACHING = 10.0
+
+
+class Machine:
+    """An instance with a disk of its own above the image; it can be powered on, rebooted, asked and changed.
+
+    `directory` holds what is thrown away, `records` what is kept: the transcript of each boot, the journal, the
+    commands that were run, the command line of QEMU, the requests to the metadata service.
+    """
+
+    def __init__(self, *, hardware: argv.Hardware, image: Image, profile: Callable[[], Profile], patience: Patience,
+                 directory: Path, records: Path, confinement: Confinement) -> None:
+        self.instance: Instance = hardware.instance
+        self.records = records
+        self.guest = Guest(self, profile)
+        self.boot_id = ""
+        self.shell_after = 0.0
+        self.boots: list[Boot] = []
+        self._hardware = hardware
+        self._image = image
+        self._profile = profile
+        self._patience = patience
+        self._directory = directory
+        self._confinement = confinement
+        self._overlay = directory / "overlay.qcow2"
+        metadata = Metadata(self.instance, user_data=access.user_data(argv.CHANNEL_PORT))
+        overlay.create(self._overlay, image_size=image.virtual_size)
+        confinement.admit(directory)
+        self._service = MetadataService(metadata, directory / argv.METADATA_SOCKET)
+        self._service.admit(confinement.uid, confinement.gid)
+        self._service.__enter__()
+
+    @property
+    def boot(self) -> Boot:
+        """The current boot, or the last one."""
+        return self.boots[-1]
+
+    @property
+    def requests(self) -> list[Seen]:
+        """What the guest asked the metadata service for, over all boots."""
+        return list(self._service.metadata.seen)
+
+    @property
+    def runs_at_hardware_speed(self) -> bool:
+        """Whether a wall clock says something of the guest: under KVM it does, under emulation it does not."""
+        return self._hardware.accelerator is Kind.KVM
+
+    @property
+    def time_servers(self) -> tuple[str, ...]:
+        """The time servers that the metadata service gives."""
+        return TIME_SERVERS
+
+    def power_on(self) -> None:
+        """Powers on and returns when the root shell is open.
+
+        Raises:
+            BootFailed: no shell opened in time.
+            GuestCrashed: the console, or QEMU, said that the guest will never come up.
+            LaunchError: QEMU did not start.
+        """
+        boot = Boot(self._hardware, image=self._image, overlay=self._overlay, directory=self._directory,
+                    transcript=self.records / f"transcript-{len(self.boots) + 1}.txt",
+                    confinement=self._confinement)  # fmt: skip
+        self.boots.append(boot)
+        self._record("qemu-argv.txt", f"{shlex.join(boot.command)}\n")
+        boot.start()
+        self._await_shell()
+
+    def run(self, script: str, *, check: bool = True, within: float = QUESTION, given: bytes = b"") -> CommandResult:
+        """Runs a script of the POSIX shell as root; `within` is in seconds on real hardware.
+
+        Raises:
+            CommandFailed: its status was not 0, and `check` asked for that.
+            WaitTimedOut: it took too long and was killed.
+        """
+        started = time.monotonic() - self.boot.power_on
+        result = self.boot.channel.run(script, given=given, deadline=self._patience.deadline(within))
+        self._record("commands.txt", f"[{started:9.3f}] {result.exit_status:3d} {result.duration:7.3f} s  "
+                                     f"{_first_line(script)}\n")  # fmt: skip
+        if check and not result.ok:
+            raise CommandFailed(
+                f"status {result.exit_status} from: {_first_line(script)}", evidence=printable(result.stderr)[-2000:]
+            )
+        return result
+
+    def wait_until(self, question: Callable[[], T], what: str, *, within: float, every: float = 0.2) -> T:
+        """Asks until the answer is true and returns it.
+
+        Raises:
+            WaitTimedOut: it never was; the last answer and the console's end are the evidence.
+        """
+        deadline = self._patience.deadline(within)
+        while not (answer := question()):
+            if deadline.expired:
+                raise WaitTimedOut(f"{what}: not within {deadline.allowance:.0f} s; last answer {answer!r}",
+                                   evidence=self.boot.transcript.tail())  # fmt: skip
+            self.boot.lifeline.pause(every, deadline)
+        return answer
+
+    def wait_until_ready(self) -> None:
+        """Waits until every unit is up.
+
+        Raises:
+            BootFailed: some unit failed or is still waited for.
+        """
+        within = self._profile().boot.ready_within
+        try:
+            self.wait_until(lambda: self.guest.system_state() not in ("initializing", "starting", ""),
+                            "systemd finishes the boot", within=within)  # fmt: skip
+        except WaitTimedOut as error:
+            raise BootFailed(error.happened, expected="a finished boot", evidence=error.evidence) from error
+
+    def reboot(self) -> None:
+        """Reboots in the guest's own way and returns when the shell is open again.
+
+        The guest's reset ends QEMU, and the same disk is powered on by a new one: what firmware and kernel find is
+        what a cold boot finds.
+
+        Raises:
+            WaitTimedOut: the guest did not go down.
+            BootFailed, GuestCrashed: it did not come up.
+        """
+        before = self.boot_id
+        self._save_journal()
+        self.boot.lifeline.expect_end()
+        self.run("systemctl --no-block reboot")
+        deadline = self._patience.deadline(_GOING_DOWN)
+        if not self.boot.wait_until_off(deadline):
+            raise WaitTimedOut(f"the guest did not go down within {deadline.allowance:.0f} s",
+                               evidence=self.boot.transcript.tail())  # fmt: skip
+        self.boot.close()
+        self.power_on()
+        if self.boot_id == before:
+            raise GuestFailure("the boot id is the same after a reboot", evidence=before)
+
+    def attach_disk(self, image: Image) -> str:
+        """Attaches an image as a read-only data disk to the running machine; returns its name in the guest's /dev."""
+        node, serial = f"data-{os.urandom(4).hex()}", os.urandom(10).hex()
+        with image.path.open("rb") as file:
+            name = self.boot.monitor.add_descriptor(file.fileno(), deadline=self._patience.deadline(_ATTACHING))
+        self.boot.execute("blockdev-add", {
+            "driver": str(image.format), "node-name": node, "read-only": True,
+            "file": {"driver": "file", "filename": name, "read-only": True, "auto-read-only": False},
+        })  # fmt: skip
+        self.boot.execute("device_add", {
+            "driver": "virtio-blk-pci", "drive": node, "serial": serial, "id": node, "scsi": False,
+            "disable-modern": "off", "disable-legacy": "off",
+        })  # fmt: skip
+        return self.wait_until(lambda: self.guest.disks().get(serial, ""), "the attached disk appears",
+                               within=_ATTACHING)  # fmt: skip
+
+    def save_evidence(self) -> None:
+        """Leaves the journal and the metadata requests among the records, as far as they can still be had."""
+        self._save_journal()
+        requests = "".join(f"{seen.method} {printable(seen.path)} {seen.status}\n" for seen in self.requests)
+        (self.records / "metadata-requests.txt").write_text(requests, "utf-8")
+
+    def close(self) -> None:
+        """Cuts the power and removes everything but the records."""
+        with contextlib.suppress(OSError):
+            self.save_evidence()
+        for boot in self.boots:
+            boot.close()
+        self._service.__exit__()
+
+    def _await_shell(self) -> None:
+        deadline = self._patience.deadline(self._profile().boot.shell_within)
+        try:
+            self.boot_id = self.boot.channel.greet(deadline)
+        except WaitTimedOut as error:
+            asked = ", ".join(dict.fromkeys(printable(seen.path) for seen in self.requests)) or "nothing"
+            raise BootFailed(
+                f"no root shell within {deadline.allowance:.0f} s of power-on",
+                expected="the image boots and runs the user-data script of the metadata service as root",
+                evidence=f"asked of the metadata service: {asked}\n{self.boot.transcript.tail()}",
+                hint="read the transcript; an image without a shell needs a profile that says so",
+            ) from error
+        self.shell_after = time.monotonic() - self.boot.power_on
+
+    def _save_journal(self) -> None:
+        if not self.boots or self.boot.lifeline.ended or not self.boot_id:
+            return
+        with contextlib.suppress(Exception):
+            path = self.records / f"journal-{len(self.boots)}.txt"
+            path.write_text(printable(system.journal(self)), "utf-8")
+
+    def _record(self, name: str, text: str) -> None:
+        with (self.records / name).open("a", encoding="utf-8") as file:
+            file.write(printable(text))
+
+
+def _first_line(script: str) -> str:
+    lines = script.strip().splitlines() or [""]
+    return lines[0] if len(lines) == 1 else f"{lines[0]} … ({len(lines)} lines)"

@@ -1,0 +1,106 @@
+"""The pytest plugin: options, hooks and fixtures. Without --image it does nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from lifsea_testbed.bench import Bench
+    from lifsea_testbed.image import Image
+    from lifsea_testbed.machine import Machine
+    from lifsea_testbed.profile import Profile
+    from lifsea_testbed.run import Run
+
+_RUN = "lifsea-testbed-run"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the options of the test bed."""
+    group = parser.getgroup("lifsea", "container OS images (lifsea_testbed)")
+    group.addoption("--image", metavar="FILE", help="boot this qcow2 or raw image; it is never written")
+    group.addoption("--next-image", metavar="FILE", help="the image one version on, to upgrade to")
+    group.addoption("--profile", default="auto", metavar="NAME",
+                    help="what the OS promises: a name, a .toml file, or auto, by os-release (default: %(default)s)")
+    group.addoption("--instance-type", default="ecs.g7.large", metavar="TYPE",
+                    help="the instance to look like (default: %(default)s)")
+    group.addoption("--accel", default="auto", choices=("auto", "kvm", "tcg"),
+                    help="auto measures what KVM is worth here (default: %(default)s)")
+    group.addoption("--reports", default="reports", metavar="DIR",
+                    help="where gate.json, junit.xml, allure/ and evidence/ go (default: %(default)s)")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuses bad input in one line; otherwise gets the run ready."""
+    config.addinivalue_line("markers", "claim(id): the promise that the test judges (see claims.toml)")
+    if not config.option.image or config.option.help or config.option.collectonly:
+        return
+    from lifsea_testbed.run import Run
+
+    config.pluginmanager.register(Run.start(config), _RUN)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Removes what the machines left, and prints the verdict as the last line."""
+    run = config.pluginmanager.get_plugin(_RUN)
+    if run is not None:
+        config.pluginmanager.unregister(run)
+        run.close()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Refuses to run suites without an image; puts the tests that share a machine before those that do not."""
+    judged = [item for item in items if item.get_closest_marker("claim")]
+    if judged and not config.option.image and not config.option.collectonly:
+        raise pytest.UsageError(f"{judged[0].nodeid}: nothing to judge (hint: --image out.qcow2)")
+    items.sort(key=lambda item: "own_machine" in getattr(item, "fixturenames", ()))
+
+
+@pytest.fixture(scope="session")
+def bench(pytestconfig: pytest.Config) -> Bench:
+    """The image, the profile, the host and the hardware of this run; it makes machines."""
+    run: Run | None = pytestconfig.pluginmanager.get_plugin(_RUN)
+    if run is None:
+        raise pytest.UsageError("no machine can be made without an image (hint: --image out.qcow2)")
+    return run.bench
+
+
+@pytest.fixture(scope="session")
+def machine(bench: Bench) -> Iterator[Machine]:
+    """A machine that is shared by tests that leave no trace on it, booted once."""
+    with bench.machine("shared-machine") as shared:
+        yield shared
+
+
+@pytest.fixture
+def own_machine(bench: Bench, request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """A machine of the test's own, booted cold: for reboots, upgrades and whatever else changes it."""
+    with bench.machine(request.node.nodeid) as own:
+        yield own
+
+
+@pytest.fixture
+def profile(machine: Machine, bench: Bench) -> Profile:
+    """What the OS under test promises; known once its first machine has booted."""
+    return bench.profile
+
+
+@pytest.fixture
+def next_image(bench: Bench) -> Image:
+    """The image to upgrade to."""
+    from lifsea_testbed.errors import NotJudged
+
+    if bench.next_image is None:
+        raise NotJudged("no image to upgrade to was given (--next-image)")
+    return bench.next_image
+
+
+@pytest.fixture(autouse=True)
+def _promised(request: pytest.FixtureRequest) -> None:
+    """Skips a test of a claim that the profile does not make."""
+    marker = request.node.get_closest_marker("claim")
+    if marker is not None and marker.args[0] not in request.getfixturevalue("profile").claims:
+        pytest.skip(f"{request.getfixturevalue('profile').title} does not promise {marker.args[0]}")

@@ -1,0 +1,82 @@
+"""Preflight: everything that can be refused is refused here, in one line, before anything boots."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from lifsea_testbed import bench as benches
+from lifsea_testbed import profile as profiles
+from lifsea_testbed.bench import Bench, Fitting
+from lifsea_testbed.ecs import catalogue
+from lifsea_testbed.errors import CallerError
+from lifsea_testbed.image import Image, examine
+from lifsea_testbed.qemu import accelerator as accelerators
+from lifsea_testbed.qemu import emulator as emulators
+from lifsea_testbed.qemu.accelerator import Accelerator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What the user asked for, as on the command line."""
+
+    image: str
+    next_image: str | None
+    profile: str
+    instance_type: str
+    accelerator: str
+    reports: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A wish that this host can grant."""
+
+    wish: Wish
+    image: Image
+    next_image: Image | None
+    accelerator: Accelerator
+    emulator: emulators.Emulator
+    fitting: Fitting
+
+    def bench(self) -> Bench:
+        """Returns the bench for one process of the run."""
+        return Bench(
+            image=self.image, next_image=self.next_image, profile=self.wish.profile,
+            instance_type=catalogue.find(self.wish.instance_type), emulator=self.emulator,
+            accelerator=self.accelerator, fitting=self.fitting, records=self.wish.reports / "evidence",
+        )  # fmt: skip
+
+
+def prepare(wish: Wish, *, measured: Accelerator | None = None) -> Prepared:
+    """Checks the wish against image, profile, catalogue and host; `measured` spares the measurement.
+
+    Raises:
+        CallerError: the input is bad.
+        HostError: the host cannot do it.
+    """
+    instance_type = catalogue.find(wish.instance_type)
+    if wish.profile != benches.AUTO:
+        profiles.load(wish.profile)
+    image = examine(Path(wish.image))
+    next_image = examine(Path(wish.next_image)) if wish.next_image else None
+    _require_directory(wish.reports)
+    emulator = emulators.find()
+    benches.require_disk(Path(tempfile.gettempdir()))
+    fitting = benches.fit_memory(instance_type.memory, benches.available_memory())
+    return Prepared(
+        wish=wish, image=image, next_image=next_image, emulator=emulator, fitting=fitting,
+        accelerator=measured or accelerators.choose(wish.accelerator, emulator),
+    )  # fmt: skip
+
+
+def _require_directory(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CallerError(f"{path}: cannot be used for reports: {error.strerror}", hint="choose another --reports") \
+            from None
+    if not os.access(path, os.W_OK):
+        raise CallerError(f"{path}: cannot be written", hint="choose another --reports")

@@ -1,0 +1,151 @@
+"""Profiles: what one OS promises, as data; one TOML each, checked against a schema before anything boots."""
+
+from __future__ import annotations
+
+import importlib.resources
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lifsea_testbed.claims import catalogue
+from lifsea_testbed.errors import ProfileRefused
+
+_SUFFIX = ".toml"
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Boot(_Table):
+    """How long a first boot may take on real hardware, in seconds, and what it is held to."""
+
+    shell_within: float = Field(default=30.0, gt=0, description="from power-on until a root shell is open")
+    ready_within: float = Field(default=30.0, gt=0, description="from the shell until the last ready sign")
+    promised: float = Field(default=2.0, gt=0, description="the first boot as advertised")
+    allowed_kernel_errors: list[str] = Field(default=[], description="regular expressions of harmless messages")
+
+
+class Packages(_Table):
+    """How many packages the image may hold, and where its database lies."""
+
+    least: int = Field(default=1, ge=0)
+    most: int = Field(default=220, ge=1)
+    databases: list[str] = Field(default=[], description="dpkg status files; an rpm database is found by rpm itself")
+
+
+class Paths(_Table):
+    """Which paths can be written, which lie in memory, and which are links into /var."""
+
+    writable: list[str] = ["/dev", "/etc", "/run", "/tmp", "/var"]
+    memory: list[str] = ["/run", "/tmp"]
+    into_var: list[str] = ["/home", "/mnt", "/opt", "/root", "/usr/local"]
+
+
+class Absent(_Table):
+    """Names of executables that must not exist, as regular expressions over the whole file name."""
+
+    ssh: list[str] = [r"sshd(?:-.*)?", "dropbear.*", "tinysshd.*", "sftp-server"]
+    python: list[str] = [r"python(?:[\d.]*)?", r"pypy[\d.]*", "micropython"]
+    interpreters: list[str] = [r"perl(?:[\d.]*)?", r"ruby(?:[\d.]*)?"]
+    package_managers: list[str] = [
+        "yum", r"dnf[-\d]*", "microdnf", "rpm-ostree", "zypper", "apt", "apt-get", "dpkg", "apk", "pacman",
+    ]  # fmt: skip
+
+
+class Operations(_Table):
+    """The operations container: the commands that drive it (arguments for the shell) and the log of their use."""
+
+    start: str = "lifseacli container start"
+    stop: str = "lifseacli container stop"
+    status: str = "lifseacli container status"
+    running: str = Field(default="running", description="what `status` prints when it runs")
+    audit_log: str = "/var/log/lifsea/operations.log"
+
+
+class Identity(_Table):
+    """By what an image is known: ID in os-release, and the release line that VERSION_ID starts with."""
+
+    os_id: str
+    version_prefix: str = ""
+
+
+class Profile(_Table):
+    """Everything that the suites need to know of an OS."""
+
+    name: str
+    title: str
+    claims: list[str] = Field(min_length=1)
+    identity: Identity
+    boot: Boot = Boot()
+    packages: Packages = Packages()
+    paths: Paths = Paths()
+    absent: Absent = Absent()
+    operations: Operations = Operations()
+
+
+def names() -> list[str]:
+    """Returns the names of the profiles that come with the test bed."""
+    directory = importlib.resources.files("lifsea_testbed").joinpath("profiles")
+    return sorted(entry.name.removesuffix(_SUFFIX) for entry in directory.iterdir() if entry.name.endswith(_SUFFIX))
+
+
+def load(name: str) -> Profile:
+    """Returns the profile of that name, or the one in the TOML file of that path.
+
+    Raises:
+        ProfileRefused: there is none, or it does not hold together.
+    """
+    fields = _read(name)
+    try:
+        profile = Profile.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ProfileRefused(f"profile {name}: {place}: {first['msg']}", hint="see docs/profiles.md") from None
+    unknown = [claim for claim in profile.claims if claim not in catalogue()]
+    if unknown:
+        raise ProfileRefused(f"profile {name}: unknown claims {', '.join(unknown)}", hint="see claims.toml")
+    return profile
+
+
+def matching(os_release: dict[str, str]) -> Profile | None:
+    """Returns the profile whose identity fits best to the fields of an os-release file, if one fits."""
+    fitting = [
+        profile
+        for profile in map(load, names())
+        if profile.identity.os_id == os_release.get("ID", "")
+        and os_release.get("VERSION_ID", "").startswith(profile.identity.version_prefix)
+    ]
+    return max(fitting, key=lambda profile: len(profile.identity.version_prefix), default=None)
+
+
+def _read(name: str, *above: str) -> dict[str, Any]:
+    if name in above:
+        raise ProfileRefused(f"profile {name} extends itself", hint="see docs/profiles.md")
+    path = Path(name)
+    if not name.endswith(_SUFFIX):
+        if name not in names():
+            raise ProfileRefused(f"unknown profile {name!r}", hint=f"one of {', '.join(names())}, or a path to a .toml")
+        text = importlib.resources.files("lifsea_testbed").joinpath("profiles", name + _SUFFIX).read_text("utf-8")
+    elif path.is_file():
+        text = path.read_text("utf-8", errors="replace")
+    else:
+        raise ProfileRefused(f"{name}: no such profile file", hint=f"one of {', '.join(names())}")
+    try:
+        fields = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ProfileRefused(f"profile {name}: not TOML: {error}", hint="see docs/profiles.md") from None
+    base = fields.pop("extends", None)
+    return _merged(_read(str(base), name, *above), fields) if base else fields
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """The base with what is over it: tables are merged key by key, everything else is replaced."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged

@@ -1,0 +1,167 @@
+"""Which accelerator to use, decided by running code on each: a device node that opens proves nothing.
+
+A host can offer /dev/kvm, create virtual machines and run their firmware, and yet emulate every 64-bit instruction by
+hand. So a payload without firmware or kernel enters 64-bit mode, counts, and reports each `_REPORT` instructions on the
+debug port; the rate over the first reports is the speed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+import select
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from lifsea_testbed.deadline import Deadline
+from lifsea_testbed.errors import HostError
+from lifsea_testbed.qemu.confinement import Confinement, confinement
+from lifsea_testbed.qemu.emulator import Emulator
+from lifsea_testbed.text import printable
+
+#: Instructions between two reports: 65536 turns of a loop of four (payload.S).
+_REPORT = 4 * 65536
+#: KVM on real hardware sends this many within 0.1 s, TCG within 0.4 s.
+_ENOUGH = 1000
+_SECONDS = 1.5
+#: KVM below this multiple of TCG is a trap, not an accelerator.
+_WORTHWHILE = 2.0
+_KVM = Path("/dev/kvm")
+#: payload.S, assembled; a test assembles it again and compares.
+_PAYLOAD = bytes.fromhex(
+    "fa31c08ed88ec0bf0010b90018fcf3ab66c70600100320000066c70600200330000066c70600308300000066b8001000"
+    "000f22d866b8200000000f22e066b9800000c00f32660d000100000f302e660f0116900066b8110000800f22c066ea65"
+    "000f000800b9000001004801ca4889142500400000ffc975f1b02ee6e9ebe6900000000000000000ffff0000009baf00"
+    "0f0080000f00"
+)
+
+
+class Kind(enum.StrEnum):
+    """The accelerators of QEMU that are considered."""
+
+    KVM = "kvm"
+    TCG = "tcg"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """Millions of instructions a second, 0.0 if none was executed, and the last line that QEMU said."""
+
+    rate: float
+    said: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accelerator:
+    """The accelerator chosen, why, and its measured speed in millions of instructions a second."""
+
+    kind: Kind
+    speed: float
+    why: str
+
+    @property
+    def patience(self) -> float:
+        """How much longer than on real hardware everything may take.
+
+        Ten for TCG: what other test beds of operating systems allow (tmt), and what boots were seen to need.
+        """
+        return 10.0 if self.kind is Kind.TCG else 1.0
+
+    @property
+    def confinement(self) -> Confinement:
+        """The confinement of a QEMU that uses it."""
+        return confine(self.kind)
+
+    def __str__(self) -> str:
+        """One line for people."""
+        return f"{self.kind} ({self.why})"
+
+
+def confine(kind: Kind) -> Confinement:
+    """Returns the confinement of a QEMU that uses that accelerator."""
+    return confinement(_KVM if kind is Kind.KVM else None)
+
+
+def payload_rom() -> bytes:
+    """Returns a 64 KiB firmware image: the payload, and the jump to it at the reset vector F000:FFF0."""
+    return _PAYLOAD.ljust(0xFFF0, b"\xf4") + b"\xea\x00\x00\x00\xf0".ljust(16, b"\x00")
+
+
+def choose(wish: str, emulator: Emulator) -> Accelerator:
+    """Returns the accelerator for `wish` (auto, kvm or tcg) after measuring.
+
+    Raises:
+        HostError: `kvm` is wished for and cannot run 64-bit code at a useful speed.
+    """
+    tcg = measure(Kind.TCG, emulator)
+    if tcg.rate == 0.0:
+        raise HostError("QEMU runs no code on this host", evidence=tcg.said, hint="reinstall qemu-system-x86")
+    if wish == Kind.TCG:
+        return decide(wish, kvm=Speed(rate=0.0), tcg=tcg)
+    if not _KVM.exists():
+        return decide(wish, kvm=Speed(rate=0.0, said="/dev/kvm does not exist"), tcg=tcg)
+    return decide(wish, kvm=measure(Kind.KVM, emulator), tcg=tcg)
+
+
+def decide(wish: str, *, kvm: Speed, tcg: Speed) -> Accelerator:
+    """Returns the accelerator that the measured speeds speak for.
+
+    Raises:
+        HostError: `kvm` is wished for and is not worth its name.
+    """
+    if wish == Kind.TCG:
+        return Accelerator(kind=Kind.TCG, speed=tcg.rate, why="asked for")
+    compared = f"KVM runs {kvm.rate:.1f} M instructions/s, TCG {tcg.rate:.0f} M"
+    if kvm.rate >= _WORTHWHILE * tcg.rate:
+        return Accelerator(kind=Kind.KVM, speed=kvm.rate, why=compared)
+    trouble = compared if kvm.rate or not kvm.said else kvm.said
+    if wish == Kind.KVM:
+        raise HostError(f"KVM is not usable on this host: {trouble}", hint="--accel auto, or run where KVM is real")
+    return Accelerator(kind=Kind.TCG, speed=tcg.rate, why=f"KVM is not usable here: {trouble}")
+
+
+def measure(kind: Kind, emulator: Emulator) -> Speed:
+    """Returns how fast a 64-bit guest executes; QEMU's words beside it."""
+    with tempfile.TemporaryDirectory(prefix="lifsea-testbed-") as directory:
+        Path(directory).chmod(0o755)
+        rom = Path(directory) / "payload.rom"
+        rom.write_bytes(payload_rom())
+        process = subprocess.Popen(
+            confine(kind).wrap(_command(kind, emulator, rom)),
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        try:
+            assert process.stdout is not None
+            rate = _rate(process.stdout.fileno(), Deadline.after(_SECONDS))
+        finally:
+            process.kill()
+            _, said = process.communicate()
+    return Speed(rate=rate, said=printable(said).strip().rpartition("\n")[2])
+
+
+def _command(kind: Kind, emulator: Emulator, rom: Path) -> list[str]:
+    return [
+        emulator.binary, "-nodefaults", "-no-user-config", "-machine", "pc", "-accel", kind, "-m", "16",
+        "-display", "none", "-bios", str(rom), "-chardev", "stdio,id=reports",
+        "-device", "isa-debugcon,iobase=0xe9,chardev=reports",
+    ]  # fmt: skip
+
+
+def _rate(descriptor: int, deadline: Deadline) -> float:
+    """Counts reports from the first one on, until there are enough or time is up."""
+    stamps: list[tuple[float, int]] = []
+    reports = 0
+    with contextlib.suppress(BlockingIOError):
+        while reports < _ENOUGH and select.select([descriptor], [], [], deadline.remaining)[0]:
+            data = os.read(descriptor, 4096)
+            if not data:
+                break
+            reports += len(data)
+            stamps.append((deadline.remaining, reports))
+    if len(stamps) < 2:
+        return 0.0
+    (start, first), (end, last) = stamps[0], stamps[-1]
+    return (last - first) * _REPORT / max(start - end, 1e-6) / 1e6

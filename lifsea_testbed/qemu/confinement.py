@@ -1,0 +1,47 @@
+"""Confinement: QEMU runs untrusted images, so it gets no privilege that it does not need and dies with its parent."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+_NOBODY = 65534
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confinement:
+    """The user and group that QEMU runs as, and the supplementary groups it keeps (the owner of a device)."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...] = ()
+
+    def admit(self, path: Path) -> None:
+        """Hands a file or directory to the confined user."""
+        if os.geteuid() == 0:
+            os.chown(path, self.uid, self.gid)
+
+    def wrap(self, command: list[str]) -> list[str]:
+        """Returns the command, run without new privileges, killed when the thread that started it ends."""
+        prefix = ["setpriv", "--pdeathsig", "KILL", "--no-new-privs"]
+        if os.geteuid() == 0:
+            groups = ["--groups", ",".join(map(str, self.groups))] if self.groups else ["--clear-groups"]
+            prefix += ["--reuid", str(self.uid), "--regid", str(self.gid), *groups, "--bounding-set=-all"]
+        return [*prefix, "--", *command]
+
+
+def confinement(device: Path | None = None) -> Confinement:
+    """Returns the confinement for a QEMU that has to open that device node.
+
+    A process of root runs as `nobody`, with the device's group where that suffices; where only root may open the
+    device, it stays root but without a single capability. Any other user keeps to itself.
+    """
+    if os.geteuid() != 0:
+        return Confinement(uid=os.geteuid(), gid=os.getegid())
+    status = device.stat() if device and device.exists() else None
+    if status is None or status.st_mode & 0o006 == 0o006:
+        return Confinement(uid=_NOBODY, gid=_NOBODY)
+    if status.st_mode & 0o060 == 0o060 and status.st_gid:
+        return Confinement(uid=_NOBODY, gid=_NOBODY, groups=(status.st_gid,))
+    return Confinement(uid=status.st_uid, gid=_NOBODY)

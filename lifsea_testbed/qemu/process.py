@@ -1,0 +1,76 @@
+"""The QEMU process: started confined, watched from its first moment, gone when its owner is gone."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lifsea_testbed.errors import LaunchError
+from lifsea_testbed.qemu.confinement import Confinement
+from lifsea_testbed.text import printable
+
+_STDERR_SHOWN = 4000
+
+
+class QemuProcess:
+    """One running QEMU in a directory of its own; `on_exit` is called, from a thread, when it has ended."""
+
+    def __init__(self, command: Sequence[str], *, directory: Path, inherit: Sequence[int], confinement: Confinement,
+                 on_exit: Callable[[QemuProcess], None]) -> None:
+        self.command = tuple(command)
+        self._stderr = directory / "qemu.stderr"
+        with self._stderr.open("ab") as stderr:
+            self._process = subprocess.Popen(
+                confinement.wrap(list(command)), cwd=directory, pass_fds=inherit,
+                stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr,
+            )
+        self._on_exit = on_exit
+        self._watcher = threading.Thread(target=self._watch, name="qemu-exit", daemon=True)
+        self._watcher.start()
+
+    @property
+    def pid(self) -> int:
+        """The process identifier on the host."""
+        return self._process.pid
+
+    @property
+    def exited(self) -> bool:
+        """Whether it has ended."""
+        return self._process.poll() is not None
+
+    def death(self) -> LaunchError:
+        """The error that tells how it ended: exit status or signal, and what it said."""
+        said = printable(self._stderr.read_bytes()[-_STDERR_SHOWN:]) if self._stderr.exists() else ""
+        return LaunchError(f"QEMU {describe_exit(self._process.returncode)}", evidence=said,
+                           hint="the host may be out of memory or disk; see the command line in the evidence")
+
+    def kill(self) -> None:
+        """Ends it at once, and returns when it is gone."""
+        self._process.kill()
+        self._process.wait()
+        self._watcher.join()
+
+    def wait(self, seconds: float) -> bool:
+        """Waits for its end that long at most and returns whether it came."""
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        self._watcher.join()
+        return True
+
+    def _watch(self) -> None:
+        self._process.wait()
+        self._on_exit(self)
+
+
+def describe_exit(status: int | None) -> str:
+    """Returns how a process ended, in words; a negative status is a signal as in `subprocess`."""
+    if status is None:
+        return "is running"
+    if status < 0:
+        return f"was killed by {signal.Signals(-status).name}"
+    return f"exited with status {status}"

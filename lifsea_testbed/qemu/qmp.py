@@ -1,0 +1,114 @@
+"""The monitor: qemu.qmp on one background event loop, with a synchronous face and deadlines."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import functools
+import socket
+import threading
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from qemu.qmp import ConnectError, EventListener, ExecInterruptedError, ExecuteError, QMPClient, QMPError, StateError
+
+from lifsea_testbed.deadline import Deadline
+from lifsea_testbed.errors import LaunchError, TestbedError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """An event of QEMU: its name (SHUTDOWN, RESET, …), its data, and when, in seconds since the epoch."""
+
+    name: str
+    data: Mapping[str, Any]
+    at: float
+
+
+class Monitor:
+    """A connection to QEMU's monitor over a socket that is already connected."""
+
+    def __init__(self, connection: socket.socket, *, on_event: Callable[[Event], None]) -> None:
+        self._client = QMPClient("lifsea-testbed")
+        self._connection = connection
+        self._on_event = on_event
+        self._events: concurrent.futures.Future[None] | None = None
+
+    def connect(self, deadline: Deadline) -> None:
+        """Negotiates capabilities and starts to pass events on.
+
+        Raises:
+            LaunchError: QEMU hung up or did not greet in time.
+        """
+        try:
+            _run(self._connect(), deadline)
+        except (ConnectError, TimeoutError) as error:
+            raise LaunchError(f"QEMU's monitor did not greet: {error!r}") from error
+        self._events = asyncio.run_coroutine_threadsafe(self._listen(), _loop())
+
+    def execute(self, name: str, arguments: Mapping[str, object] | None = None, *, deadline: Deadline) -> Any:
+        """Executes one command and returns what it returned.
+
+        Raises:
+            TestbedError: QEMU refused the command, did not answer in time, or is gone.
+        """
+        try:
+            return _run(self._client.execute(name, dict(arguments or {})), deadline)
+        except ExecuteError as error:
+            raise TestbedError(f"QEMU refused {name}: {error}") from error
+        except (ExecInterruptedError, StateError, QMPError) as error:
+            raise LaunchError(f"QEMU went away during {name}") from error
+        except TimeoutError:
+            raise TestbedError(f"QEMU did not answer {name} within {deadline.allowance:.0f} s") from None
+
+    def add_descriptor(self, descriptor: int, *, deadline: Deadline) -> str:
+        """Passes an open file to QEMU and returns the name by which it can be opened there."""
+        _run(self._send_descriptor(descriptor), deadline)
+        return f"/dev/fdset/{self.execute('add-fd', deadline=deadline)['fdset-id']}"
+
+    def close(self) -> None:
+        """Ends the connection; a second time does nothing."""
+        if self._events is not None:
+            self._events.cancel()
+        with contextlib.suppress(QMPError, TimeoutError, OSError, EOFError):
+            _run(self._client.disconnect(), Deadline.after(2))
+        self._connection.close()
+
+    async def _connect(self) -> None:
+        await self._client.connect(self._connection)
+
+    async def _send_descriptor(self, descriptor: int) -> None:
+        self._client.send_fd_scm(descriptor)
+
+    async def _listen(self) -> None:
+        listener = EventListener()
+        self._client.register_listener(listener)
+        # Events that came between the greeting and here wait in the client's own listener.
+        for message in [*self._client.events.clear(), *listener.clear()]:
+            self._pass_on(message)
+        async for message in listener:
+            self._pass_on(message)
+
+    def _pass_on(self, message: Mapping[str, Any]) -> None:
+        stamp = message.get("timestamp", {})
+        at = stamp.get("seconds", 0) + stamp.get("microseconds", 0) / 1e6
+        self._on_event(Event(name=str(message.get("event")), data=message.get("data", {}), at=at))
+
+
+@functools.cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """The one event loop of this process, on a thread of its own."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="qmp", daemon=True).start()
+    return loop
+
+
+def _run(coroutine: Coroutine[Any, Any, T], deadline: Deadline) -> T:
+    async def bounded() -> T:
+        return await asyncio.wait_for(coroutine, deadline.remaining)
+
+    return asyncio.run_coroutine_threadsafe(bounded(), _loop()).result()

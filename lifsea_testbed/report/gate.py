@@ -1,0 +1,106 @@
+"""The gate: the outcomes of all tests, joined into one verdict over the claims of a profile."""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from lifsea_testbed.report.verdict import Status
+
+
+class Verdict(enum.StrEnum):
+    """What a run says of an image."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    BROKEN = "broken"
+
+    @property
+    def exit_status(self) -> int:
+        """The exit status of the run: 1 as pytest has it for failures, 6 beyond what pytest uses itself."""
+        return {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.BROKEN: 6}[self]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of one test of one claim."""
+
+    claim: str
+    test: str
+    status: Status
+    why: str = ""
+    blame: str = ""
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, str]) -> Outcome:
+        """Reads what `asdict` made of an outcome, after it went through JSON."""
+        return cls(**{**fields, "status": Status(fields["status"])})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaimResult:
+    """What became of one claim: the worst of its tests."""
+
+    id: str
+    promise: str
+    status: Status
+    why: str
+    blame: str
+    tests: list[str] = field(default_factory=list)
+
+
+NOT_RUN = "no test of it was run"
+
+
+def settle(claims: Mapping[str, str], outcomes: Iterable[Outcome]) -> list[ClaimResult]:
+    """Returns the result of each claim (identifier → promise), in that order; the worst test decides."""
+    by_claim: dict[str, list[Outcome]] = {claim: [] for claim in claims}
+    for outcome in outcomes:
+        by_claim.setdefault(outcome.claim, []).append(outcome)
+    return [_result(claim, promise, by_claim[claim]) for claim, promise in claims.items()]
+
+
+def conclude(results: Iterable[ClaimResult], *, troubles: Iterable[str] = ()) -> tuple[Verdict, str]:
+    """Returns the verdict and its reason in one line.
+
+    A claim that failed makes it *fail*. A claim that broke, or that no test judged, or a trouble of the run itself,
+    makes it *broken*: nothing passes a gate that was not held against it. What a host cannot judge is let through.
+    """
+    results = list(results)
+    failed = [result.id for result in results if result.status is Status.FAILED]
+    broken = [result.id for result in results if result.status is Status.BROKEN]
+    missing = [result.id for result in results if result.why == NOT_RUN]
+    if failed:
+        return Verdict.FAIL, f"not kept: {', '.join(failed)}"
+    if broken or (troubles := list(troubles)):
+        return Verdict.BROKEN, "; ".join([*troubles, *([f"broken: {', '.join(broken)}"] if broken else [])])
+    if missing:
+        return Verdict.BROKEN, f"not run: {', '.join(missing)}"
+    return Verdict.PASS, "every claim is kept, or cannot be judged on this host"
+
+
+def counted(results: Iterable[ClaimResult]) -> str:
+    """Returns how many claims have each status, for people."""
+    statuses = [result.status for result in results]
+    words = [(Status.PASSED, "passed"), (Status.FAILED, "failed"), (Status.NOT_JUDGED, "not judged"),
+             (Status.BROKEN, "broken")]  # fmt: skip
+    return ", ".join(f"{statuses.count(status)} {word}" for status, word in words if status in statuses)
+
+
+def write(path: Path, document: Mapping[str, object], results: Iterable[ClaimResult]) -> None:
+    """Writes gate.json whole or not at all."""
+    whole = {**document, "claims": [asdict(result) for result in results]}
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(whole, indent=2) + "\n", "utf-8")
+    temporary.replace(path)
+
+
+def _result(claim: str, promise: str, outcomes: list[Outcome]) -> ClaimResult:
+    if not outcomes:
+        return ClaimResult(id=claim, promise=promise, status=Status.NOT_JUDGED, why=NOT_RUN, blame="")
+    worst = min(outcomes, key=lambda outcome: outcome.status.gravity)
+    return ClaimResult(id=claim, promise=promise, status=worst.status, why=worst.why, blame=worst.blame,
+                       tests=list(dict.fromkeys(outcome.test for outcome in outcomes)))  # fmt: skip

@@ -1,0 +1,50 @@
+"""From an exception to a verdict: its type alone decides."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from lifsea_testbed.errors import Blame, Explained, GuestFailure, NotJudged
+
+
+class Status(enum.StrEnum):
+    """What became of a test or a claim, from worst to best."""
+
+    FAILED = "failed"
+    BROKEN = "broken"
+    NOT_JUDGED = "not_judged"
+    PASSED = "passed"
+
+    @property
+    def gravity(self) -> int:
+        """The place in the order: 0 is the worst."""
+        return list(Status).index(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """The status of one test, whose fault it is, and why in one line."""
+
+    status: Status
+    blame: Blame | None = None
+    why: str = ""
+
+
+def judge(error: BaseException | None) -> Judgement:
+    """Returns the judgement on a test that ended with that exception, or with none."""
+    if error is None:
+        return Judgement(status=Status.PASSED)
+    if isinstance(error, NotJudged):
+        return Judgement(status=Status.NOT_JUDGED, why=str(error))
+    if isinstance(error, GuestFailure):
+        return Judgement(status=Status.FAILED, blame=error.blame, why=error.happened)
+    if isinstance(error, AssertionError):
+        return Judgement(status=Status.FAILED, blame=Blame.PRODUCT, why=_first_line(error))
+    if isinstance(error, Explained):
+        return Judgement(status=Status.BROKEN, blame=error.blame, why=error.one_line)
+    return Judgement(status=Status.BROKEN, blame=Blame.HARNESS, why=f"{type(error).__name__}: {_first_line(error)}")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,26 @@
+"""Untrusted bytes from a guest, made safe to print."""
+
+from __future__ import annotations
+
+import re
+
+# ECMA-48: CSI sequences, OSC strings ended by BEL or ST, and the two-byte escapes.
+_ESCAPES = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|[ -/]*[0-~])"
+)
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def printable(data: bytes | str) -> str:
+    """Returns the text without escape sequences; other control bytes are shown as `\\xNN`, newline and tab stay.
+
+    Bytes that are not UTF-8 are shown as the replacement character. Carriage returns before a newline are dropped.
+    """
+    text = data.decode("utf-8", "replace") if isinstance(data, bytes) else data
+    text = _ESCAPES.sub("", text).replace("\r\n", "\n").rstrip("\r")
+    return _CONTROLS.sub(lambda control: f"\\x{ord(control.group()):02x}", text)
+
+
+def slug(name: str, *, limit: int = 100) -> str:
+    """Returns the name with everything but letters, digits, dots and dashes made a dash: safe as a file name."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")[-limit:] or "unnamed"

@@ -1,0 +1,1 @@
+"""What is asserted of an image: one file a promise, run by users against their image."""

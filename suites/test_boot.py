@@ -1,0 +1,43 @@
+"""The image boots, quickly, without an initramfs, and without a complaint."""
+
+from __future__ import annotations
+
+from lifsea_testbed.claim import claim
+from lifsea_testbed.errors import NotJudged
+from lifsea_testbed.machine import Machine
+from lifsea_testbed.profile import Profile
+
+
+@claim("boots-to-ready")
+def test_every_unit_is_up(machine: Machine) -> None:
+    """The boot comes to its end, and no unit has failed."""
+    machine.wait_until_ready()
+    assert machine.guest.failed_units() == []
+
+
+@claim("boot-two-seconds")
+def test_first_boot_is_as_quick_as_promised(machine: Machine, profile: Profile) -> None:
+    """From power-on until user-data runs, the first boot takes no longer than advertised."""
+    if not machine.runs_at_hardware_speed:
+        raise NotJudged(f"emulated: the shell opened after {machine.shell_after:.1f} s; no wall clock counts here")
+    assert machine.shell_after <= profile.boot.promised
+
+
+@claim("no-initramfs")
+def test_nothing_loads_an_initramfs(machine: Machine) -> None:
+    """No boot entry names an initramfs, and the kernel unpacked none."""
+    assert machine.guest.initramfs_signs() == []
+
+
+@claim("drivers-built-in")
+def test_no_virtio_or_ext4_module_is_loaded(machine: Machine) -> None:
+    """What an ECS instance needs to boot is part of the kernel."""
+    drivers = ("virtio", "net_failover", "ext4", "jbd2")
+    assert [module for module in machine.guest.loaded_modules() if module.startswith(drivers)] == []
+
+
+@claim("console-clean")
+def test_the_kernel_reports_no_error(machine: Machine) -> None:
+    """No kernel message of priority error or graver, but those that the profile allows."""
+    machine.wait_until_ready()
+    assert machine.guest.kernel_errors() == []

@@ -1,0 +1,42 @@
+"""The first boot's work: disk, host name, time servers, user-data, from the metadata service and nothing else."""
+
+from __future__ import annotations
+
+from lifsea_testbed.claim import claim
+from lifsea_testbed.machine import Machine
+
+#: An ext4 file system keeps about 2 % of its partition for its own tables, and no partition starts its last MiB.
+_OWN_TABLES = 0.95
+_ALIGNMENT = 2 << 20
+
+
+@claim("disk-grown")
+def test_the_root_file_system_fills_the_disk(machine: Machine) -> None:
+    """Nothing is left behind the root partition, and its file system spans it."""
+    machine.wait_until_ready()
+    disk = machine.guest.root_disk()
+    assert disk.unused <= _ALIGNMENT
+    assert disk.filled >= _OWN_TABLES
+
+
+@claim("hostname-set")
+def test_the_host_name_is_the_instances(machine: Machine) -> None:
+    """The kernel's host name is what the metadata service said."""
+    machine.wait_until_ready()
+    assert machine.guest.host_name == machine.instance.host_name
+
+
+@claim("ntp-set")
+def test_chrony_asks_the_clouds_time_servers(machine: Machine) -> None:
+    """The time servers of the metadata service are among chronyd's sources."""
+    machine.wait_until_ready()
+    assert set(machine.time_servers) <= set(machine.guest.time_sources())
+
+
+@claim("user-data-ran-once")
+def test_user_data_runs_once_as_root(own_machine: Machine) -> None:
+    """After a reboot the script has still run once, with user identifier 0."""
+    own_machine.wait_until_ready()
+    own_machine.reboot()
+    own_machine.wait_until_ready()
+    assert own_machine.guest.user_data_runs == ["0"]

@@ -1,0 +1,35 @@
+"""The operations container: off by default, on when asked for, every call on record."""
+
+from __future__ import annotations
+
+from lifsea_testbed.claim import claim
+from lifsea_testbed.machine import Machine
+
+
+@claim("ops-container-off")
+def test_the_operations_container_is_off(machine: Machine) -> None:
+    """Nobody started it, so it does not run."""
+    machine.wait_until_ready()
+    assert not machine.guest.operations.is_running
+
+
+@claim("ops-container-on-demand")
+def test_the_operations_container_starts_and_stops(own_machine: Machine) -> None:
+    """It runs after start, and not after stop."""
+    own_machine.wait_until_ready()
+    operations = own_machine.guest.operations
+    operations.start()
+    assert operations.is_running
+    operations.stop()
+    assert not operations.is_running
+
+
+@claim("operations-audited")
+def test_each_call_is_written_down(machine: Machine) -> None:
+    """A call adds to the audit log."""
+    machine.wait_until_ready()
+    before = machine.guest.operations.audit_log()
+    assert machine.guest.operations.is_running in (True, False)
+    after = machine.guest.operations.audit_log()
+    assert after[: len(before)] == before
+    assert len(after) > len(before)

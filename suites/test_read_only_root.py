@@ -1,0 +1,45 @@
+"""The root file system takes no writes; what must be written lies where it was promised."""
+
+from __future__ import annotations
+
+from lifsea_testbed.claim import claim
+from lifsea_testbed.machine import Machine
+from lifsea_testbed.profile import Profile
+
+
+@claim("root-read-only")
+def test_only_the_promised_paths_are_writable(machine: Machine, profile: Profile) -> None:
+    """A census of every directory on every mount finds exactly the promised paths."""
+    machine.wait_until_ready()
+    assert machine.guest.writable_paths() == sorted(profile.paths.writable)
+
+
+@claim("root-read-only")
+def test_a_write_outside_is_refused(machine: Machine) -> None:
+    """Root cannot make a file in the directories of the image."""
+    image = ["/", "/usr", "/usr/bin", "/usr/lib", "/usr/etc", "/boot", "/sysroot", "/sysroot/ostree/deploy"]
+    assert machine.guest.accepted_writes(image) == []
+
+
+@claim("paths-as-promised")
+def test_the_changing_paths_lead_into_var(machine: Machine, profile: Profile) -> None:
+    """Each of them is a link, or leads, to a directory below /var."""
+    targets = {path: machine.guest.link_target(path) for path in profile.paths.into_var}
+    assert {path: target for path, target in targets.items() if not target.startswith("/var/")} == {}
+
+
+@claim("paths-as-promised")
+def test_the_passing_paths_lie_in_memory(machine: Machine, profile: Profile) -> None:
+    """/run and /tmp are tmpfs."""
+    found = {path: machine.guest.file_system_of(path) for path in profile.paths.memory}
+    assert found == dict.fromkeys(profile.paths.memory, "tmpfs")
+
+
+@claim("etc-var-writable-and-kept")
+def test_etc_and_var_are_kept_across_a_reboot(own_machine: Machine) -> None:
+    """What root writes there is there after a reboot."""
+    paths = ["/etc/lifsea-testbed-kept", "/var/lifsea-testbed-kept", "/root/lifsea-testbed-kept"]
+    for path in paths:
+        own_machine.guest.write(path, path)
+    own_machine.reboot()
+    assert [own_machine.guest.read(path) for path in paths] == paths
