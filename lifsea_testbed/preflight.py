@@ -62,14 +62,13 @@ def prepare(wish: Wish, *, measured: Accelerator | None = None) -> Prepared:
         profiles.load(wish.profile)
     image = examine(Path(wish.image))
     next_image = examine(Path(wish.next_image)) if wish.next_image else None
-    _require_directory(wish.reports)
     emulator = emulators.find()
     benches.require_disk(Path(tempfile.gettempdir()))
     fitting = benches.fit_memory(instance_type.memory, benches.available_memory())
-    return Prepared(
-        wish=wish, image=image, next_image=next_image, emulator=emulator, fitting=fitting,
-        accelerator=measured or accelerators.choose(wish.accelerator, emulator),
-    )  # fmt: skip
+    accelerator = measured or accelerators.choose(wish.accelerator, emulator)
+    _require_directory(wish.reports)
+    return Prepared(wish=wish, image=image, next_image=next_image, emulator=emulator, fitting=fitting,
+                    accelerator=accelerator)  # fmt: skip
 
 
 def _require_directory(path: Path) -> None:

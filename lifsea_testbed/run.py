@@ -107,7 +107,8 @@ class Run:
         if isinstance(error, pytest.skip.Exception) or (error is None and call.when != "call"):
             return report
         if isinstance(error, NotJudged):
-            report.outcome, report.longrepr = "skipped", (item.location[0], item.location[1] or 0, f"not judged: {error}")
+            path, line, _ = item.location
+            report.outcome, report.longrepr = "skipped", (path, line or 0, f"not judged: {error}")
         judgement = judge(error)
         folders = self._keep_evidence(item, judgement) if call.when == "call" else []
         if judgement.status in (Status.FAILED, Status.BROKEN):
@@ -164,8 +165,8 @@ class Run:
             report.sections.append((f"console of {name}, last lines", text))
             allure.attach(f"console of {name}", text)
         if isinstance(error, Explained):
-            report.sections.append(("evidence", printable(error.evidence)))
-            allure.attach("evidence", printable(str(error)))
+            report.longrepr = printable(f"{type(error).__name__}: {error}")
+            allure.attach("explanation", report.longrepr)
         where = ", ".join(map(_relative, folders)) or _relative(self._prepared.wish.reports / "evidence")
         report.sections.append(("more", f"evidence: {where}\nreproduce: {self._command(item)}"))
 
@@ -181,7 +182,7 @@ class Run:
 
     def _command(self, item: pytest.Item) -> str:
         wish = self._prepared.wish
-        options = ["--image", wish.image, "--profile", self.bench.profile_name, "--instance-type", wish.instance_type,
+        options = ["--image", wish.image, "--profile", wish.profile, "--instance-type", wish.instance_type,
                    "--accel", wish.accelerator]  # fmt: skip
         options += ["--next-image", wish.next_image] if wish.next_image else []
         return shlex.join(["pytest", item.nodeid, *options])

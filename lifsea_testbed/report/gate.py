@@ -52,6 +52,8 @@ class ClaimResult:
     tests: list[str] = field(default_factory=list)
 
 
+#: So many claims are named in the verdict's one line; gate.json has them all.
+_NAMED = 8
 NOT_RUN = "no test of it was run"
 
 
@@ -74,11 +76,11 @@ def conclude(results: Iterable[ClaimResult], *, troubles: Iterable[str] = ()) ->
     broken = [result.id for result in results if result.status is Status.BROKEN]
     missing = [result.id for result in results if result.why == NOT_RUN]
     if failed:
-        return Verdict.FAIL, f"not kept: {', '.join(failed)}"
+        return Verdict.FAIL, f"not kept: {_named(failed)}"
     if broken or (troubles := list(troubles)):
-        return Verdict.BROKEN, "; ".join([*troubles, *([f"broken: {', '.join(broken)}"] if broken else [])])
+        return Verdict.BROKEN, "; ".join([*troubles, *([f"broken: {_named(broken)}"] if broken else [])])
     if missing:
-        return Verdict.BROKEN, f"not run: {', '.join(missing)}"
+        return Verdict.BROKEN, f"not run: {_named(missing)}"
     return Verdict.PASS, "every claim is kept, or cannot be judged on this host"
 
 
@@ -96,6 +98,10 @@ def write(path: Path, document: Mapping[str, object], results: Iterable[ClaimRes
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(whole, indent=2) + "\n", "utf-8")
     temporary.replace(path)
+
+
+def _named(claims: list[str]) -> str:
+    return ", ".join(claims[:_NAMED]) + (f" and {len(claims) - _NAMED} more" if len(claims) > _NAMED else "")
 
 
 def _result(claim: str, promise: str, outcomes: list[Outcome]) -> ClaimResult:
