@@ -160,7 +160,6 @@ class Bench:
     def _hardware(self) -> argv.Hardware:
         return argv.Hardware(
             binary=self.emulator.binary,
-            machine_type=self.emulator.machine_type,
             accelerator=self.accelerator.kind,
             host_is_ice_lake=host_is_ice_lake(),
             instance=Instance(type=self.instance_type),

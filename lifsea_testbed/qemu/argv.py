@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from lifsea_testbed.ecs.instance import METADATA_ADDRESS, NAME_SERVERS, PRIVATE_ADDRESS, Instance
 from lifsea_testbed.image import DiskFormat
 from lifsea_testbed.qemu.accelerator import Kind
+from lifsea_testbed.qemu.emulator import MACHINE_TYPE
 
 #: The names of the two ports on the virtio console: Cloud Assistant's, and the one a shell is opened on.
 ASSISTANT_PORT = "org.qemu.guest_agent.0"
@@ -40,7 +41,6 @@ class Hardware:
     """What the machine is made of; memory in MiB."""
 
     binary: str
-    machine_type: str
     accelerator: Kind
     host_is_ice_lake: bool
     instance: Instance
@@ -74,7 +74,7 @@ def _board(hardware: Hardware) -> list[str]:
     accelerator = "tcg,thread=multi" if hardware.accelerator is Kind.TCG else "kvm"
     cpus = hardware.instance.type.cpus
     return [
-        "-machine", hardware.machine_type,
+        "-machine", MACHINE_TYPE,
         "-accel", accelerator,
         "-cpu", processor(hardware.accelerator, host_is_ice_lake=hardware.host_is_ice_lake),
         "-smp", f"{cpus},sockets=1,cores={cpus // 2},threads=2",
@@ -84,7 +84,7 @@ def _board(hardware: Hardware) -> list[str]:
         "-device", "usb-tablet,bus=usb.0",
         "-device", "cirrus-vga,addr=2",
         "-device", f"virtio-balloon-pci,addr=6,{_TRANSITIONAL}",
-        "-device", "pvpanic,ioport=44800",
+        "-device", "pvpanic",
     ]  # fmt: skip
 
 

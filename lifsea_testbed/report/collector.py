@@ -89,7 +89,6 @@ def host(prepared: Prepared) -> dict[str, object]:
         "guest_memory": prepared.fitting.memory,
         "kernel": platform.release(),
         "qemu": prepared.emulator.version,
-        "machine_type": prepared.emulator.machine_type,
         "python": platform.python_version(),
     }
 
