@@ -62,8 +62,9 @@ def command(hardware: Hardware, wires: Wires) -> list[str]:
 
 
 def _process() -> list[str]:
-    # spawn stays allowed: the user network starts one relay for each connection to the metadata service.
-    sandbox = "on,obsolete=deny,elevateprivileges=deny,spawn=allow,resourcecontrol=deny"
+    # The user network starts one relay for each connection to the metadata service and calls setsid in it: so spawn
+    # is allowed, and elevateprivileges too, whose filter kills for setsid; setpriv has set no_new_privs before.
+    sandbox = "on,obsolete=deny,spawn=allow,resourcecontrol=deny"
     return [
         "-nodefaults", "-no-user-config", "-S", "-sandbox", sandbox, "-display", "none",
         "-action", "reboot=shutdown,shutdown=poweroff,panic=pause",

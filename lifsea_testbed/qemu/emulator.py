@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from lifsea_testbed.errors import HostError
 
 BINARY = "qemu-system-x86_64"
-#: i440FX as QEMU's own newest version has it. DMI shows an ECS guest `pc-i440fx-2.1`, and argv says so; that type itself
+#: i440FX as QEMU has it now. DMI shows an ECS guest `pc-i440fx-2.1`, and argv says so; that type itself
 #: is not used: QEMU drops types after about six years, and one before 2.8 hides the CPU leaves that `-cpu max` needs
 #: (full-cpuid-auto-level=off), so that a 64-bit kernel hangs before its first line.
 MACHINE_TYPE = "pc"
