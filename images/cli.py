@@ -1,0 +1,56 @@
+"""python -m images: builds the images that the test bed is tried on."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from images import control, progress, reference
+from images.command import run
+from images.errors import BuildError
+from images.store import Store
+
+_RECIPES: dict[str, Callable[[Store, str], Path]] = {
+    "reference": lambda store, suite: reference.build(store, suite, reference.REFERENCE),
+    "next": lambda store, suite: reference.build(store, suite, reference.NEXT),
+    "control": lambda store, suite: control.build(store),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Builds what the command line asks for; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    started = time.monotonic()
+    try:
+        made = _RECIPES[options.name](Store(), options.suite)
+        deliver(made / "image.qcow2", options.output)
+    except (BuildError, OSError) as error:
+        print(f"{options.name}: {error}", file=sys.stderr)
+        return 1
+    size = options.output.stat().st_size / (1 << 20)
+    progress.say(f"{options.output}: {options.name}, {size:.0f} MiB, {time.monotonic() - started:.1f} s")
+    return 0
+
+
+def deliver(image: Path, output: Path) -> None:
+    """Copies a finished image to where it is wanted; it appears there whole, and stays untouched if it is the same."""
+    if output.is_file() and output.stat().st_mtime_ns == image.stat().st_mtime_ns \
+            and output.stat().st_size == image.stat().st_size:  # fmt: skip
+        return
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_name(f".{output.name}.partial")
+    run("cp", "--sparse=always", "--preserve=timestamps", image, partial)
+    partial.replace(output)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m images", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    build = commands.add_parser("build", help="build an image, or take it from the cache")
+    build.add_argument("name", choices=sorted(_RECIPES), help="which image")
+    build.add_argument("-o", "--output", type=Path, required=True, help="where the qcow2 file goes")
+    build.add_argument("--suite", default="trixie", help="the Debian suite of its packages (default: %(default)s)")
+    return parser

@@ -1,0 +1,44 @@
+"""A disk laid out as LifseaOS up to 3.3 lays it out, made without mounting anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from images import bootloader
+from images.command import run
+
+_MEBIBYTE = 1 << 20
+_ESP, _BOOT = 127, 384
+_ESP_START = 2
+_BOOT_START = _ESP_START + _ESP
+_ROOT_START = _BOOT_START + _BOOT
+# Types: BIOS boot, EFI system, Linux data (UEFI specification 2.10, table 5.7; GRUB manual 3.4).
+_TABLE = """\
+label: gpt
+start={core}, size=1M, type=21686148-6449-6E6F-744E-656564454649, name=BIOS-BOOT
+start={esp}M, size={esp_size}M, type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B, name=EFI-SYSTEM
+start={boot}M, size={boot_size}M, type=0FC63DAF-8483-4772-8E79-3D69D8477DE4, name=boot
+start={root}M, size={root_size}M, type=0FC63DAF-8483-4772-8E79-3D69D8477DE4, name=root
+"""
+
+
+def make(image: Path, *, boot: Path, root: Path, root_size: int, grub: Path) -> None:
+    """Makes a qcow2 image: BIOS boot, an empty ESP, /boot and / (`root_size` in MiB), and GRUB to boot from."""
+    raw = image.with_suffix(".raw")
+    with raw.open("wb") as file:
+        file.truncate((_ROOT_START + root_size + 1) * _MEBIBYTE)
+    table = _TABLE.format(core=bootloader.CORE_SECTOR, esp=_ESP_START, esp_size=_ESP, boot=_BOOT_START,
+                          boot_size=_BOOT, root=_ROOT_START, root_size=root_size)  # fmt: skip
+    run("sfdisk", "--quiet", raw, given=table)
+    run("mkfs.fat", "-F", "32", "-n", "EFI-SYSTEM", "--offset", str(_ESP_START * 2048), raw, str(_ESP * 1024))
+    _file_system(raw, boot, "boot", start=_BOOT_START, size=_BOOT)
+    _file_system(raw, root, "root", start=_ROOT_START, size=root_size)
+    bootloader.install(grub, raw)
+    run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, image)
+    raw.unlink()
+
+
+def _file_system(disk: Path, content: Path, label: str, *, start: int, size: int) -> None:
+    # Nothing is left for the kernel to initialise later: its writes would be in every measurement.
+    options = f"lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0,offset={start * _MEBIBYTE}"
+    run("mke2fs", "-q", "-F", "-t", "ext4", "-L", label, "-d", content, "-E", options, disk, f"{size}M")

@@ -1,0 +1,45 @@
+"""The kubelet, from Debian's source of kubernetes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from images.archive import Archive
+from images.command import run
+from images.errors import BuildError
+from images.store import Store
+
+_SUITE = "bookworm"
+_VERSION = "k8s.io/kubernetes/vendor/k8s.io/component-base/version.gitVersion"
+
+
+def kubelet(store: Store) -> Path:
+    """Returns a statically linked kubelet."""
+    return store.artefact("kubelet", [Path(__file__)], lambda into: _build(store, into)) / "kubelet"
+
+
+def _build(store: Store, into: Path) -> None:
+    with store.scratch() as scratch:
+        source = scratch / "go/src/k8s.io/kubernetes"
+        source.parent.mkdir(parents=True)
+        packaged = Archive(scratch / "apt", sources=_SUITE).unpack_source("kubernetes", source)
+        environment = {
+            "GOPATH": str(scratch / "go"), "GOCACHE": str(scratch / "cache"), "GO111MODULE": "off",
+            "GOFLAGS": "-trimpath", "CGO_ENABLED": "0",
+        }  # fmt: skip
+        flags = f"-s -w -X {_VERSION}=v{upstream_version(packaged)}"
+        run("go", "build", "-ldflags", flags, "-o", into / "kubelet", "./cmd/kubelet", cwd=source,
+            environment=environment)  # fmt: skip
+
+
+def upstream_version(packaged: str) -> str:
+    """Returns the upstream version in a Debian version; what stands after "really" is what it really is.
+
+    Raises:
+        BuildError: it has no upstream version of three numbers.
+    """
+    found = re.search(r"(?:\+really|^)(\d+\.\d+\.\d+)(?:[-+~]|$)", packaged)
+    if not found:
+        raise BuildError(f"no upstream version in {packaged!r}")
+    return found[1]

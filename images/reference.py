@@ -1,0 +1,103 @@
+"""The reference image: a stand-in for LifseaOS up to 3.3, made of Debian packages; and the next version of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from images import bootloader, containers, disk, kernel, kubelet, prepare_root, progress, sysroot, tree
+from images.store import Store
+
+_HERE = Path(__file__).parent
+_LISTS = _HERE / "reference" / "tree.toml"
+_FILES = _HERE / "reference" / "files"
+_CODE = [_HERE / name for name in ("reference.py", "tree.py", "sysroot.py", "disk.py", "bootloader.py")]
+_ROOT_SIZE = 1200
+_NAME = "Lifsea reference image"
+_OS_RELEASE = """\
+NAME="Lifsea reference"
+ID=lifsea-reference
+ID_LIKE=debian
+VERSION="{version}"
+VERSION_ID="{version}"
+PRETTY_NAME="{name} {version} (Debian packages)"
+VARIANT=reference
+OSTREE_VERSION={version}
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """One version of the image: its number, which build of the kernel it has, and which files are new in it."""
+
+    number: str
+    kernel: int
+    new_files: tuple[tuple[str, str], ...] = ()
+
+
+REFERENCE = Version(number="3.3.0", kernel=1)
+NEXT = Version(
+    number="3.3.1",
+    kernel=2,
+    new_files=(
+        ("usr/share/lifsea/changes", "3.3.1: a new kernel, and this file\n"),
+        ("etc/lifsea/defaults.conf", "# A default that 3.3.0 did not have.\nnew_in=3.3.1\n"),
+    ),
+)
+
+
+def build(store: Store, suite: str, version: Version) -> Path:
+    """Returns the directory with the image (image.qcow2) and its commit (commit)."""
+    linux, release = kernel.kernel(store, version.kernel)
+    parts = {
+        "kubelet": kubelet.kubelet(store), "prepare-root": prepare_root.prepare_root(store),
+        "containers": containers.containers(store, suite), "grub": bootloader.bootloader(store),
+    }  # fmt: skip
+    lists = tree.Lists.read(_LISTS)
+    packages = tree.debian(store, "reference", suite, lists.install, exclude=lists.exclude)
+    made_of = [str(path) for path in (linux, packages, *parts.values())]
+
+    def make(into: Path) -> None:
+        with store.scratch() as scratch:
+            root = scratch / "tree"
+            _make_tree(root, packages, lists, version)
+            tree.add_program(root, linux, f"usr/lib/modules/{release}/vmlinuz")
+            tree.add_program(root, parts["kubelet"], "usr/bin/kubelet")
+            tree.add_program(root, parts["prepare-root"], "usr/lib/ostree/ostree-prepare-root")
+            tree.lay_out(root)
+            with progress.step("ostree commit and deployment"):
+                commit = sysroot.make(root, scratch / "sysroot", version.number)
+            sysroot.put_into_var(scratch / "sysroot", parts["containers"], "lib/containerd")
+            sysroot.split_boot(scratch / "sysroot", scratch / "boot")
+            with progress.step("disk"):
+                disk.make(into / "image.qcow2", boot=scratch / "boot", root=scratch / "sysroot",
+                          root_size=_ROOT_SIZE, grub=parts["grub"])  # fmt: skip
+            (into / "commit").write_text(f"{commit}\n")
+
+    return store.artefact(f"image-{version.number}", [*_CODE, _LISTS, _FILES, *made_of, repr(version)], make)
+
+
+def _make_tree(root: Path, packages: Path, lists: tree.Lists, version: Version) -> None:
+    with progress.step("tree"):
+        tree.unpack(packages, root)
+        tree.purge(root, lists.purge)
+        tree.trim(root, lists)
+        tree.overlay(root, _FILES)
+        tree.want(root, lists.wants)
+        tree.lock_root(root)
+        _identify(root, version)
+
+
+def _identify(root: Path, version: Version) -> None:
+    files = {
+        "usr/lib/os-release": _OS_RELEASE.format(name=_NAME, version=version.number),
+        "etc/system-release": f"{_NAME} release {version.number}\n",
+        "etc/issue": f"{_NAME} {version.number} \\n \\l\n",
+        "etc/issue.net": f"{_NAME} {version.number}\n",
+        **dict(version.new_files),
+    }
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (root / "etc/os-release").symlink_to("../usr/lib/os-release")

@@ -1,0 +1,74 @@
+"""Keeps what is expensive to build under the user's cache directory, by the hash of the recipe that made it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock
+
+from images import progress
+
+#: What a recipe consists of: text, or files and directories with what is in them.
+Ingredient = str | Path
+
+
+def fingerprint(ingredients: Iterable[Ingredient]) -> str:
+    """Returns the hash of a recipe: 16 hexadecimal digits over names, modes, links and contents."""
+    digest = hashlib.sha256()
+    for ingredient in ingredients:
+        for part in _parts(ingredient):
+            digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.hexdigest()[:16]
+
+
+class Store:
+    """A directory of artefacts; each is made once, by one process at a time, and appears whole or not at all."""
+
+    def __init__(self, directory: Path | None = None) -> None:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        self._directory = directory or cache / "lifsea-testbed" / "images"
+        self._directory.mkdir(parents=True, exist_ok=True)
+
+    def artefact(self, name: str, ingredients: Iterable[Ingredient], make: Callable[[Path], None]) -> Path:
+        """Returns the directory of an artefact, made by `make(directory)` if this recipe was not followed before."""
+        final = self._directory / f"{name}-{fingerprint(ingredients)}"
+        with FileLock(self._directory / f"{name}.lock"):
+            if not final.is_dir():
+                with self.scratch() as scratch, progress.step(name):
+                    made = scratch / "made"
+                    made.mkdir()
+                    make(made)
+                    made.rename(final)
+        return final
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """Lends a directory on the same file system, removed afterwards with whatever is in it."""
+        directory = Path(tempfile.mkdtemp(prefix="scratch-", dir=self._directory))
+        try:
+            yield directory
+        finally:
+            # ostree makes the root of a deployment immutable.
+            subprocess.run(["chattr", "-f", "-R", "-i", str(directory)], check=False, capture_output=True)
+            shutil.rmtree(directory)
+
+
+def _parts(ingredient: Ingredient) -> Iterator[bytes]:
+    if isinstance(ingredient, str):
+        yield ingredient.encode()
+        return
+    paths = sorted(ingredient.rglob("*")) if ingredient.is_dir() else [ingredient]
+    for path in paths:
+        yield str(path.relative_to(ingredient)).encode()
+        if path.is_symlink():
+            yield str(path.readlink()).encode()
+        elif path.is_file():
+            yield b"x" if path.stat().st_mode & 0o100 else b"-"
+            yield path.read_bytes()
