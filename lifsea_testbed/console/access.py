@@ -21,7 +21,7 @@ def user_data(port: str) -> bytes:
 
 
 _USER_DATA = """#!/bin/sh
-mkdir -p {directory}
+mkdir -p {directory} /etc/systemd/system/basic.target.wants
 id -u >>{runs}
 cat >{directory}/channel.sh <<'END-OF-CHANNEL'
 {agent}
@@ -50,7 +50,6 @@ OOMScoreAdjust=-1000
 [Install]
 WantedBy=basic.target
 END-OF-UNIT
-mkdir -p /etc/systemd/system/basic.target.wants
 ln -sf ../{unit} /etc/systemd/system/basic.target.wants/{unit}
 systemctl daemon-reload
 systemctl --no-block start {unit}

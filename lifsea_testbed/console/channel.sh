@@ -9,7 +9,7 @@
 # Needs a POSIX shell, head, cat, stat, rm and setsid. A port is no terminal: no echo, no prompt, every byte as it is.
 set -u
 port=$1
-work=/run/lifsea-testbed
+work=${2:-/run/lifsea-testbed}
 rm -rf "$work"
 mkdir -m 700 "$work"
 exec 3<>"$port" </dev/null

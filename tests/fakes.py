@@ -1,0 +1,62 @@
+"""Fakes at the two wires: a guest that answers scripts, and a QEMU that speaks QMP."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from lifsea_testbed.console.channel import CommandResult
+from lifsea_testbed.errors import CommandFailed
+
+
+class FakeShell:
+    """Answers a script by the first of its answers whose key occurs in the script; status and output."""
+
+    def __init__(self, answers: Mapping[str, str | tuple[int, str]]) -> None:
+        self.answers = answers
+        self.scripts: list[str] = []
+
+    def run(self, script: str, *, check: bool = True, within: float = 20.0) -> CommandResult:
+        self.scripts.append(script)
+        answer = next((answer for key, answer in self.answers.items() if key in script), (127, ""))
+        status, output = answer if isinstance(answer, tuple) else (0, answer)
+        if check and status:
+            raise CommandFailed(f"status {status} from: {script}")
+        return CommandResult(script=script, exit_status=status, output=output.encode(), errors=b"", duration=0.0)
+
+
+class FakeQemu:
+    """Speaks QMP at its end of a socket pair: greets, then answers each command from a table."""
+
+    GREETING = {"QMP": {"version": {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": ""}, "capabilities": []}}
+
+    def __init__(self, answers: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+        self.answers = dict(answers or {})
+        self.seen: list[Mapping[str, Any]] = []
+        self.ours, self.theirs = socket.socketpair()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def say(self, message: Mapping[str, Any]) -> None:
+        self.ours.sendall(json.dumps(message).encode() + b"\r\n")
+
+    def hang_up(self) -> None:
+        self.ours.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self.ours.close()
+
+    def _serve(self) -> None:
+        self.say(self.GREETING)
+        with self.ours.makefile("rb") as requests:
+            for line in requests:
+                request = json.loads(line)
+                self.seen.append(request)
+                answer = self.answers.get(request["execute"], {"return": {}})
+                if answer.get("hang-up"):
+                    self.ours.shutdown(socket.SHUT_RDWR)
+                    return
+                if not answer.get("silent"):
+                    self.say({**answer, "id": request.get("id")})

@@ -1,0 +1,132 @@
+"""The command channel: the guest's real end, channel.sh, on this host, and ends that break the protocol."""
+
+from __future__ import annotations
+
+import importlib.resources
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lifsea_testbed.console import frames
+from lifsea_testbed.console.channel import Channel
+from lifsea_testbed.deadline import Deadline
+from lifsea_testbed.errors import ChannelError, GuestCrashed, WaitTimedOut
+from lifsea_testbed.lifeline import Lifeline
+
+SOON = 30.0
+
+
+@pytest.fixture
+def channel(tmp_path: Path) -> Iterator[Channel]:
+    """A channel whose other end is channel.sh on a raw terminal, which carries bytes as a virtio port does."""
+    guest, host = socket.socketpair()
+    port = tmp_path / "port"
+    carrier = subprocess.Popen(["socat", f"FD:{guest.fileno()}", f"PTY,raw,echo=0,link={port}"],
+                               pass_fds=[guest.fileno()])  # fmt: skip
+    guest.close()
+    deadline = Deadline.after(SOON)
+    while not port.exists() and not deadline.expired:
+        time.sleep(0.01)
+    script = importlib.resources.files("lifsea_testbed.console").joinpath("channel.sh")
+    shell = subprocess.Popen(["sh", str(script), str(port), str(tmp_path / "work")])
+    lifeline = Lifeline()
+    connected = Channel(host, lifeline=lifeline)
+    yield connected
+    connected.close()
+    for process in (shell, carrier):
+        process.kill()
+        process.wait()
+    lifeline.close()
+
+
+def test_a_greeting_brings_the_boot_id(channel: Channel) -> None:
+    assert channel.greet(Deadline.after(SOON)) == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def test_status_output_and_errors_come_apart(channel: Channel) -> None:
+    result = channel.run("echo out; echo err >&2; exit 3", deadline=Deadline.after(SOON))
+    assert (result.exit_status, result.stdout, result.stderr) == (3, "out\n", "err\n")
+
+
+@pytest.mark.parametrize("size", [0, 1, 4095, 4096, 1 << 16, 1 << 20])
+def test_every_byte_comes_back(channel: Channel, size: int) -> None:
+    given = (bytes(range(256)) * (size // 256 + 1))[:size]
+    result = channel.run("cat", given=given, deadline=Deadline.after(SOON))
+    assert result.output == given
+
+
+def test_what_looks_like_the_protocol_is_only_output(channel: Channel) -> None:
+    text = "channel 0000000000000000 result 0 0 0\nrun x 1 1\nkill x\n$ # root@host:~#\n"
+    result = channel.run("cat; printf '\\003\\004\\021\\023\\032'", given=text.encode(), deadline=Deadline.after(SOON))
+    assert result.output == text.encode() + b"\x03\x04\x11\x13\x1a"
+
+
+def test_a_script_may_be_long_and_odd(channel: Channel) -> None:
+    script = "cat <<'END'\n" + "'\"$`\\ ÄÖ €\n" * 2000 + "END\n"
+    assert channel.run(script, deadline=Deadline.after(SOON)).stdout == "'\"$`\\ ÄÖ €\n" * 2000
+
+
+def test_a_command_that_overruns_is_killed_and_the_channel_goes_on(channel: Channel) -> None:
+    with pytest.raises(WaitTimedOut, match="was killed") as caught:
+        channel.run("echo before; sleep 60 & sleep 60", deadline=Deadline.after(1.0))
+    assert "before" in caught.value.evidence
+    assert channel.run("echo after", deadline=Deadline.after(SOON)).stdout == "after\n"
+
+
+def test_a_command_killed_by_a_signal_says_so(channel: Channel) -> None:
+    assert channel.run("kill -TERM $$", deadline=Deadline.after(SOON)).exit_status == 128 + 15
+
+
+def talk(*replies: bytes) -> tuple[Channel, Lifeline, socket.socket]:
+    """A channel to an end that sends these bytes for each thing it receives, NONCE replaced by the real one."""
+    guest, host = socket.socketpair()
+    lifeline = Lifeline()
+
+    def serve() -> None:
+        for reply in replies:
+            words = guest.recv(65536).split()
+            guest.sendall(reply.replace(b"NONCE", words[1]))
+
+    threading.Thread(target=serve, daemon=True).start()
+    return Channel(host, lifeline=lifeline), lifeline, guest
+
+
+@pytest.mark.parametrize("reply", [
+    b"garbage\n", b"channel 1234 result 0 0 0\n", b"channel NONCE result x 0 0\n", b"channel NONCE hello b\nx\n",
+    b"channel NONCE result 0 99999999999 0\n", b"\x00" * 4096,
+])  # fmt: skip
+def test_an_end_that_breaks_the_protocol_is_the_harness_fault(reply: bytes) -> None:
+    channel, _, guest = talk(reply)
+    with pytest.raises(ChannelError):
+        channel.run("true", deadline=Deadline.after(2.0))
+    with pytest.raises(ChannelError):
+        channel.run("true", deadline=Deadline.after(2.0))
+    guest.close()
+
+
+def test_a_guest_that_dies_ends_the_wait_at_once() -> None:
+    channel, lifeline, guest = talk()
+    threading.Timer(0.1, lifeline.end, [lambda: GuestCrashed("panic")]).start()
+    started = time.monotonic()
+    with pytest.raises(GuestCrashed):
+        channel.run("sleep 1000", deadline=Deadline.after(60.0))
+    assert time.monotonic() - started < 10.0
+    guest.close()
+
+
+def test_nobody_at_the_other_end_is_noticed() -> None:
+    channel, _, guest = talk()
+    with pytest.raises(WaitTimedOut, match="no shell"):
+        channel.greet(Deadline.after(0.3))
+    guest.close()
+
+
+def test_frames_announce_what_follows() -> None:
+    assert frames.run("n", b"id", b"in") == b"run n 2 2\nidin"
+    assert frames.parse_header(b"channel n result 1 2 3", "n") == frames.ResultHeader(status=1, output=2, errors=3)
+    assert frames.parse_header(b"channel n hello boot", "n") == frames.Hello(boot_id="boot")

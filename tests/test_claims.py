@@ -1,0 +1,96 @@
+"""Claims, profiles and suites fit together."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lifsea_testbed import profile as profiles
+from lifsea_testbed.claim import claim
+from lifsea_testbed.claims import catalogue
+from lifsea_testbed.errors import ProfileRefused
+
+SUITES = Path(__file__).parent.parent / "suites"
+
+
+def judges() -> Iterator[tuple[str, ast.FunctionDef]]:
+    for path in SUITES.glob("test_*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                for mark in node.decorator_list:
+                    assert isinstance(mark, ast.Call) and isinstance(mark.args[0], ast.Constant)
+                    yield str(mark.args[0].value), node
+
+
+def test_every_claim_has_a_judge_and_every_judge_a_claim() -> None:
+    assert {name for name, _ in judges()} == set(catalogue())
+
+
+def test_every_judge_says_in_a_sentence_what_holds() -> None:
+    assert [node.name for _, node in judges() if not (ast.get_docstring(node) or "").endswith(".")] == []
+
+
+def test_every_judge_asserts_something() -> None:
+    silent = [node.name for _, node in judges() if not any(isinstance(part, ast.Assert) for part in ast.walk(node))]
+    assert silent == []
+
+
+def test_an_unknown_claim_cannot_be_named() -> None:
+    with pytest.raises(KeyError):
+        claim("flies")
+
+
+@pytest.mark.parametrize("name", profiles.names())
+def test_a_shipped_profile_holds_together(name: str) -> None:
+    assert profiles.load(name).name == name
+
+
+def test_a_profile_inherits_table_by_table() -> None:
+    reference, lifsea = profiles.load("reference"), profiles.load("lifsea-3.3")
+    assert reference.claims == lifsea.claims
+    assert (reference.packages.most, reference.packages.databases) == (lifsea.packages.most,
+                                                                       ["/usr/share/package-db/status"])  # fmt: skip
+
+
+@pytest.mark.parametrize(("fields", "name"), [
+    ({"ID": "lifsea", "VERSION_ID": "3.2"}, "lifsea-3.3"),
+    ({"ID": "lifsea-reference", "VERSION_ID": "3.3.0"}, "reference"),
+])  # fmt: skip
+def test_an_image_finds_its_profile(fields: dict[str, str], name: str) -> None:
+    found = profiles.matching(fields)
+    assert found is not None and found.name == name
+
+
+def test_a_stranger_finds_none() -> None:
+    assert profiles.matching({"ID": "debian", "VERSION_ID": "12"}) is None
+
+
+@pytest.mark.parametrize(("text", "complaint"), [
+    ("name = ", "not TOML"),
+    ('extends = "reference"\nname = "x"\n[packages]\nmost = "many"', "packages.most"),
+    ('extends = "reference"\nname = "x"\ncolour = "red"', "colour"),
+    ('extends = "reference"\nname = "x"\nclaims = ["flies"]', "unknown claims flies"),
+    ('extends = "nothing"', "unknown profile"),
+])  # fmt: skip
+def test_a_profile_that_does_not_hold_together_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text(text)
+    with pytest.raises(ProfileRefused, match=complaint) as caught:
+        profiles.load(str(path))
+    assert caught.value.hint
+
+
+def test_a_profile_that_extends_itself_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text(f'extends = "{path}"')
+    with pytest.raises(ProfileRefused, match="extends itself"):
+        profiles.load(str(path))
+
+
+def test_a_missing_profile_names_those_there_are() -> None:
+    with pytest.raises(ProfileRefused) as caught:
+        profiles.load("lifsee")
+    assert "reference" in caught.value.hint

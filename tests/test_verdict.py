@@ -1,0 +1,109 @@
+"""From exceptions to a verdict, and what the gate makes of many."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lifsea_testbed.errors import (
+    Blame,
+    BootFailed,
+    CallerError,
+    ChannelError,
+    CommandFailed,
+    Explained,
+    GuestCrashed,
+    HostError,
+    LaunchError,
+    NotJudged,
+    WaitTimedOut,
+)
+from lifsea_testbed.report import gate
+from lifsea_testbed.report.gate import NOT_RUN, Outcome, Verdict
+from lifsea_testbed.report.verdict import Status, judge
+
+PROMISES = {"a": "A holds.", "b": "B holds."}
+
+
+def outcome(claim: str, status: Status, test: str = "t") -> Outcome:
+    return Outcome(claim=claim, test=test, status=status, why=f"{claim} {status}")
+
+
+@pytest.mark.parametrize(("error", "status", "blame"), [
+    (None, Status.PASSED, None),
+    (AssertionError("1 == 2"), Status.FAILED, Blame.PRODUCT),
+    (BootFailed("x"), Status.FAILED, Blame.PRODUCT),
+    (GuestCrashed("x"), Status.FAILED, Blame.PRODUCT),
+    (CommandFailed("x"), Status.FAILED, Blame.PRODUCT),
+    (WaitTimedOut("x"), Status.FAILED, Blame.PRODUCT),
+    (LaunchError("x"), Status.BROKEN, Blame.HOST),
+    (HostError("x"), Status.BROKEN, Blame.HOST),
+    (ChannelError("x"), Status.BROKEN, Blame.HARNESS),
+    (CallerError("x"), Status.BROKEN, Blame.CALLER),
+    (KeyError("x"), Status.BROKEN, Blame.HARNESS),
+    (NotJudged("emulated"), Status.NOT_JUDGED, None),
+])  # fmt: skip
+def test_the_type_of_the_exception_is_the_verdict(
+    error: BaseException | None, status: Status, blame: Blame | None
+) -> None:
+    judgement = judge(error)
+    assert (judgement.status, judgement.blame) == (status, blame)
+
+
+def test_an_error_says_everything_it_knows() -> None:
+    error = Explained("it broke", expected="a whole one", evidence="pieces", hint="glue")
+    assert str(error) == "it broke\nexpected: a whole one\nhint: glue\nevidence:\npieces"
+    assert error.one_line == "it broke (hint: glue)"
+
+
+def test_the_worst_test_decides_over_a_claim() -> None:
+    results = gate.settle(PROMISES, [outcome("a", Status.PASSED, "t1"), outcome("a", Status.FAILED, "t2"),
+                                     outcome("a", Status.NOT_JUDGED, "t3"), outcome("b", Status.PASSED)])  # fmt: skip
+    assert [(result.id, result.status) for result in results] == [("a", Status.FAILED), ("b", Status.PASSED)]
+    assert results[0].tests == ["t1", "t2", "t3"]
+
+
+def test_a_claim_without_a_test_does_not_pass() -> None:
+    results = gate.settle(PROMISES, [outcome("a", Status.PASSED)])
+    assert (results[1].status, results[1].why) == (Status.NOT_JUDGED, NOT_RUN)
+    assert gate.conclude(results)[0] is Verdict.BROKEN
+
+
+@pytest.mark.parametrize(("statuses", "troubles", "verdict"), [
+    ((Status.PASSED, Status.PASSED), [], Verdict.PASS),
+    ((Status.PASSED, Status.NOT_JUDGED), [], Verdict.PASS),
+    ((Status.FAILED, Status.BROKEN), [], Verdict.FAIL),
+    ((Status.PASSED, Status.BROKEN), [], Verdict.BROKEN),
+    ((Status.PASSED, Status.PASSED), ["the image changed"], Verdict.BROKEN),
+])  # fmt: skip
+def test_the_gate(statuses: tuple[Status, Status], troubles: list[str], verdict: Verdict) -> None:
+    outcomes = [outcome(claim, status) for claim, status in zip("ab", statuses, strict=True)]
+    assert gate.conclude(gate.settle(PROMISES, outcomes), troubles=troubles)[0] is verdict
+
+
+def test_exit_statuses_tell_verdicts_apart() -> None:
+    assert [verdict.exit_status for verdict in (Verdict.PASS, Verdict.FAIL, Verdict.BROKEN)] == [0, 1, 6]
+
+
+def test_an_outcome_survives_its_way_through_json() -> None:
+    before = outcome("a", Status.FAILED)
+    fields = {"claim": "a", "test": "t", "status": "failed", "why": "a failed", "blame": ""}
+    assert Outcome.from_fields(fields) == before
+
+
+def test_the_document_is_whole(tmp_path: Path) -> None:
+    results = gate.settle(PROMISES, [outcome("a", Status.PASSED), outcome("b", Status.FAILED)])
+    gate.write(tmp_path / "gate.json", {"verdict": Verdict.FAIL}, results)
+    document = json.loads((tmp_path / "gate.json").read_text())
+    assert document["verdict"] == "fail"
+    assert [(claim["id"], claim["status"], claim["tests"]) for claim in document["claims"]] == [
+        ("a", "passed", ["t"]), ("b", "failed", ["t"]),
+    ]  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == ["gate.json"]
+
+
+def test_statuses_are_counted_in_words() -> None:
+    results = gate.settle(PROMISES, [outcome("a", Status.PASSED), outcome("b", Status.NOT_JUDGED)])
+    assert gate.counted(results) == "1 passed, 1 not judged"
