@@ -39,7 +39,7 @@ def upstream_version(packaged: str) -> str:
     Raises:
         BuildError: it has no upstream version of three numbers.
     """
-    found = re.search(r"(?:\+really|^)(\d+\.\d+\.\d+)(?:[-+~]|$)", packaged)
+    found = re.match(r"(\d+\.\d+\.\d+)(?:[-+~]|$)", packaged.rpartition("+really")[2])
     if not found:
         raise BuildError(f"no upstream version in {packaged!r}")
     return found[1]

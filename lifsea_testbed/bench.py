@@ -63,6 +63,11 @@ def fit_memory(wanted: int, available: int) -> Fitting:
     return Fitting(memory=memory // 256 * 256 if memory < wanted else wanted, wanted=wanted)
 
 
+def workers(*, cores: int, memory: int, guest: int) -> int:
+    """Returns how many machines of `guest` MiB a host with so many processors and MiB left runs side by side."""
+    return max(1, min(cores, memory // (guest + _OVERHEAD)))
+
+
 def require_disk(directory: Path) -> None:
     """Makes sure that a machine's overlay finds room.
 

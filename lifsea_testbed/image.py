@@ -76,8 +76,6 @@ def examine(path: Path) -> Image:
         head = file.read(4096)
         disk_format = DiskFormat.QCOW2 if head.startswith(_QCOW2_MAGIC) else DiskFormat.RAW
         size = _examine_qcow2(path, head) if disk_format is DiskFormat.QCOW2 else _examine_raw(path, head, file)
-    if not 0 < size <= LARGEST:
-        raise ImageRefused(f"{path}: claims a disk of {size} bytes", hint="cloud disks end at 64 TiB")
     return Image(path=path.resolve(), format=disk_format, virtual_size=size, file_size=path.stat().st_size,
                  stamp=_stamp(path))
 
@@ -127,6 +125,8 @@ def _examine_qcow2(path: Path, head: bytes) -> int:
         raise ImageRefused(f"{path}: is encrypted", hint="decrypt it: qemu-img convert")
     if header.incompatible & (_QCOW2_DIRTY | _QCOW2_CORRUPT):
         raise ImageRefused(f"{path}: was not closed cleanly or is marked corrupt", hint="qemu-img check -r all")
+    if not 0 < header.virtual_size <= LARGEST:
+        raise ImageRefused(f"{path}: claims a disk of {header.virtual_size} bytes", hint="cloud disks end at 64 TiB")
     _refuse_inconsistent(path)
     return header.virtual_size
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from lifsea_testbed.bench import Bench
+from lifsea_testbed import bench as benches
+from lifsea_testbed.bench import Bench, workers
 from lifsea_testbed.claims import catalogue
 from lifsea_testbed.errors import CallerError, Explained, HostError, NotJudged
 from lifsea_testbed.machine import Machine
@@ -85,6 +86,12 @@ class Run:
         """Tells a worker of xdist what was measured already."""
         accelerator = self._prepared.accelerator
         node.workerinput["lifsea_accelerator"] = {**asdict(accelerator), "kind": str(accelerator.kind)}
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_auto_num_workers(self) -> int:
+        """Bounds the workers by memory as well as by processors: each has a machine of its own."""
+        return workers(cores=benches.host_cores(), memory=benches.available_memory(),
+                       guest=self._prepared.fitting.memory)  # fmt: skip
 
     # Tests, one by one
 

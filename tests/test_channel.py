@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.resources
 import socket
 import subprocess
@@ -82,7 +83,8 @@ def test_a_command_killed_by_a_signal_says_so(channel: Channel) -> None:
     assert channel.run("kill -TERM $$", deadline=Deadline.after(SOON)).exit_status == 128 + 15
 
 
-def talk(*replies: bytes) -> tuple[Channel, Lifeline, socket.socket]:
+@contextlib.contextmanager
+def talk(*replies: bytes) -> Iterator[tuple[Channel, Lifeline]]:
     """A channel to an end that sends these bytes for each thing it receives, NONCE replaced by the real one."""
     guest, host = socket.socketpair()
     lifeline = Lifeline()
@@ -90,10 +92,17 @@ def talk(*replies: bytes) -> tuple[Channel, Lifeline, socket.socket]:
     def serve() -> None:
         for reply in replies:
             words = guest.recv(65536).split()
-            guest.sendall(reply.replace(b"NONCE", words[1]))
+            if len(words) > 1:
+                guest.sendall(reply.replace(b"NONCE", words[1]))
 
-    threading.Thread(target=serve, daemon=True).start()
-    return Channel(host, lifeline=lifeline), lifeline, guest
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    channel = Channel(host, lifeline=lifeline)
+    yield channel, lifeline
+    channel.close()
+    thread.join()
+    guest.close()
+    lifeline.close()
 
 
 @pytest.mark.parametrize("reply", [
@@ -101,29 +110,24 @@ def talk(*replies: bytes) -> tuple[Channel, Lifeline, socket.socket]:
     b"channel NONCE result 0 99999999999 0\n", b"\x00" * 4096,
 ])  # fmt: skip
 def test_an_end_that_breaks_the_protocol_is_the_harness_fault(reply: bytes) -> None:
-    channel, _, guest = talk(reply)
-    with pytest.raises(ChannelError):
-        channel.run("true", deadline=Deadline.after(2.0))
-    with pytest.raises(ChannelError):
-        channel.run("true", deadline=Deadline.after(2.0))
-    guest.close()
+    with talk(reply) as (channel, _):
+        for _ in range(2):
+            with pytest.raises(ChannelError):
+                channel.run("true", deadline=Deadline.after(2.0))
 
 
 def test_a_guest_that_dies_ends_the_wait_at_once() -> None:
-    channel, lifeline, guest = talk()
-    threading.Timer(0.1, lifeline.end, [lambda: GuestCrashed("panic")]).start()
-    started = time.monotonic()
-    with pytest.raises(GuestCrashed):
-        channel.run("sleep 1000", deadline=Deadline.after(60.0))
-    assert time.monotonic() - started < 10.0
-    guest.close()
+    with talk() as (channel, lifeline):
+        threading.Timer(0.1, lifeline.end, [lambda: GuestCrashed("panic")]).start()
+        started = time.monotonic()
+        with pytest.raises(GuestCrashed):
+            channel.run("sleep 1000", deadline=Deadline.after(60.0))
+        assert time.monotonic() - started < 10.0
 
 
 def test_nobody_at_the_other_end_is_noticed() -> None:
-    channel, _, guest = talk()
-    with pytest.raises(WaitTimedOut, match="no shell"):
+    with talk() as (channel, _), pytest.raises(WaitTimedOut, match="no shell"):
         channel.greet(Deadline.after(0.3))
-    guest.close()
 
 
 def test_frames_announce_what_follows() -> None:

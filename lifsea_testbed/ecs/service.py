@@ -8,11 +8,10 @@ from __future__ import annotations
 import contextlib
 import http.client
 import http.server
-import io
 import os
-import socket
 import socketserver
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,8 @@ class MetadataService:
     def __init__(self, metadata: Metadata, path: Path) -> None:
         self.metadata = metadata
         self.path = path
-        self._server = _Server(str(path), _Handler, metadata)
+        with _short_name(path) as name:
+            self._server = _Server(name, _Handler, metadata)
         self._thread = threading.Thread(target=self._server.serve_forever, name="metadata", daemon=True)
 
     def __enter__(self) -> MetadataService:
@@ -86,13 +86,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """The metadata keep their own record."""
 
 
-def fetch(path: Path, method: str, url: str, headers: dict[str, str] | None = None) -> tuple[int, bytes]:
-    """Makes one request at the socket, as a guest would; returns status and body."""
-    with contextlib.closing(socket.socket(socket.AF_UNIX)) as connection:
-        connection.settimeout(_SILENCE)
-        connection.connect(str(path))
-        fields = [f"{name}: {value}" for name, value in (headers or {}).items()]
-        connection.sendall("\r\n".join([f"{method} {url} HTTP/1.1", "Host: guest", *fields, "", ""]).encode())
-        response = http.client.HTTPResponse(connection, method=method)
-        response.begin()
-        return response.status, io.BufferedReader.read(response)
+@contextlib.contextmanager
+def _short_name(path: Path) -> Iterator[str]:
+    """A name of the path that fits the 108 bytes of a socket's address (unix(7)), however deep its directory lies."""
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)

@@ -21,12 +21,17 @@ _PROBE = ".lifsea-testbed"
 
 
 def writable_paths(shell: Shell) -> list[str]:
-    """Returns the topmost directories, on any mount, that root can write to, sorted.
+    """Returns the topmost directories, on any mount, that root can write to, sorted; each under its shortest name.
 
     access(2), which find asks, refuses a file system or a mount that is read-only, and an immutable directory.
+    A directory that is mounted twice, as ostree mounts /var below /sysroot as well, is one directory.
     """
-    script = f"find / {_prune(_kernel_interfaces())} -type d -writable -print0 -prune"
-    return sorted(_names(shell, script))
+    script = f"find / {_prune(_kernel_interfaces())} -type d -writable -printf '%D:%i %p\\0' -prune"
+    names: dict[str, str] = {}
+    for found in sorted(_names(shell, script), key=len, reverse=True):
+        identity, _, path = found.partition(" ")
+        names[identity] = path
+    return sorted(names.values())
 
 
 def accepted_writes(shell: Shell, directories: Iterable[str]) -> list[str]:

@@ -30,6 +30,8 @@ _SECONDS = 1.5
 #: KVM below this multiple of TCG is a trap, not an accelerator.
 _WORTHWHILE = 2.0
 _KVM = Path("/dev/kvm")
+# Named below the working directory: the confined user may not be let into the directories above it.
+_ROM = "payload.rom"
 #: payload.S, assembled; a test assembles it again and compares.
 _PAYLOAD = bytes.fromhex(
     "fa31c08ed88ec0bf0010b90018fcf3ab66c70600100320000066c70600200330000066c70600308300000066b8001000"
@@ -127,10 +129,9 @@ def measure(kind: Kind, emulator: Emulator) -> Speed:
     """Returns how fast a 64-bit guest executes; QEMU's words beside it."""
     with tempfile.TemporaryDirectory(prefix="lifsea-testbed-") as directory:
         Path(directory).chmod(0o755)
-        rom = Path(directory) / "payload.rom"
-        rom.write_bytes(payload_rom())
+        (Path(directory) / _ROM).write_bytes(payload_rom())
         process = subprocess.Popen(
-            confine(kind).wrap(_command(kind, emulator, rom)),
+            confine(kind).wrap(_command(kind, emulator)), cwd=directory,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )
         try:
@@ -142,10 +143,10 @@ def measure(kind: Kind, emulator: Emulator) -> Speed:
     return Speed(rate=rate, said=printable(said).strip().rpartition("\n")[2])
 
 
-def _command(kind: Kind, emulator: Emulator, rom: Path) -> list[str]:
+def _command(kind: Kind, emulator: Emulator) -> list[str]:
     return [
         emulator.binary, "-nodefaults", "-no-user-config", "-machine", "pc", "-accel", kind, "-m", "16",
-        "-display", "none", "-bios", str(rom), "-chardev", "stdio,id=reports",
+        "-display", "none", "-bios", _ROM, "-chardev", "stdio,id=reports",
         "-device", "isa-debugcon,iobase=0xe9,chardev=reports",
     ]  # fmt: skip
 

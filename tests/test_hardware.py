@@ -1,0 +1,142 @@
+"""The machine: an ecs.g7 as seen from inside, on whichever accelerator runs code."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from lifsea_testbed import bench
+from lifsea_testbed.ecs import catalogue
+from lifsea_testbed.ecs.instance import Instance
+from lifsea_testbed.errors import HostError, ProfileRefused
+from lifsea_testbed.image import DiskFormat
+from lifsea_testbed.qemu import accelerator, argv, emulator, overlay
+from lifsea_testbed.qemu.accelerator import Kind, Speed, decide
+
+SOURCE = Path(accelerator.__file__).with_name("payload.S")
+INSTANCE = Instance(type=catalogue.find("ecs.g7.large"))
+
+
+def command(kind: Kind = Kind.KVM, *, ice_lake: bool = True) -> list[str]:
+    hardware = argv.Hardware(binary="qemu", accelerator=kind, host_is_ice_lake=ice_lake, instance=INSTANCE,
+                             memory=8192, image_format=DiskFormat.QCOW2)  # fmt: skip
+    return argv.command(hardware, argv.Wires(monitor=10, console=11, channel=12, image=13, overlay=14))
+
+
+def values(option: str, words: list[str]) -> list[str]:
+    return [value for name, value in zip(words, words[1:], strict=False) if name == option]
+
+
+def test_the_payload_is_what_its_source_assembles_to(tmp_path: Path) -> None:
+    subprocess.run(["as", "-o", tmp_path / "payload.o", SOURCE], check=True)
+    subprocess.run(["ld", "-e", "0", "-Ttext=0", "-o", tmp_path / "payload", tmp_path / "payload.o"], check=True)
+    subprocess.run(["objcopy", "-O", "binary", tmp_path / "payload", tmp_path / "binary"], check=True)
+    assembled = (tmp_path / "binary").read_bytes()
+    assert accelerator.payload_rom().startswith(assembled)
+    assert len(accelerator.payload_rom()) == 65536
+
+
+@pytest.mark.boots
+def test_tcg_runs_code_everywhere() -> None:
+    assert accelerator.measure(Kind.TCG, emulator.find()).rate > 1.0
+
+
+@pytest.mark.parametrize(("kvm", "tcg", "kind"), [(3000.0, 800.0, Kind.KVM), (2.3, 1800.0, Kind.TCG),
+                                                  (0.0, 800.0, Kind.TCG)])  # fmt: skip
+def test_the_accelerator_that_is_faster_by_far_is_chosen(kvm: float, tcg: float, kind: Kind) -> None:
+    chosen = decide("auto", kvm=Speed(rate=kvm, said="/dev/kvm: denied"), tcg=Speed(rate=tcg))
+    assert (chosen.kind, chosen.patience) == (kind, 1.0 if kind is Kind.KVM else 10.0)
+    assert chosen.why
+
+
+def test_kvm_that_crawls_is_refused_when_it_was_asked_for() -> None:
+    with pytest.raises(HostError, match="not usable") as caught:
+        decide("kvm", kvm=Speed(rate=2.3), tcg=Speed(rate=1800.0))
+    assert "--accel auto" in caught.value.hint
+
+
+def test_the_firmware_tables_are_those_of_the_cloud() -> None:
+    tables = "\n".join(values("-smbios", command()))
+    assert "manufacturer=Alibaba Cloud,product=Alibaba Cloud ECS,version=pc-i440fx-2.1" in tables
+
+
+def test_the_devices_sit_in_the_slots_of_an_instance() -> None:
+    devices = values("-device", command())
+    slots = {device.partition(",")[0]: device for device in devices}
+    assert ",addr=3," in slots["virtio-serial-pci"]
+    assert ",addr=4," in slots["virtio-blk-pci"] and f"serial={INSTANCE.disk_serial}" in slots["virtio-blk-pci"]
+    assert ",addr=5," in slots["virtio-net-pci"] and "mac=00:16:3e:" in slots["virtio-net-pci"]
+    assert all("disable-legacy=off" in device for name, device in slots.items() if name.startswith("virtio-"))
+
+
+def test_the_image_boots_by_its_own_means() -> None:
+    assert not {"-kernel", "-initrd", "-append"} & set(command())
+
+
+def test_the_image_is_opened_read_only_and_never_guessed_at() -> None:
+    disks = values("-blockdev", command())
+    assert [disk for disk in disks if "/dev/fdset/1" in disk and "read-only=on" in disk]
+    assert [disk for disk in disks if disk.startswith("driver=qcow2,node-name=image,") and "read-only=on" in disk]
+    assert all(disk.startswith("driver=") for disk in disks)
+
+
+def test_the_guest_reaches_no_network() -> None:
+    (network,) = values("-netdev", command())
+    assert "restrict=on" in network and "hostfwd" not in network
+
+
+def test_qemu_is_sandboxed() -> None:
+    assert values("-sandbox", command()) == ["on,obsolete=deny,spawn=allow,resourcecontrol=deny"]
+    assert {"-nodefaults", "-no-user-config"} <= set(command())
+
+
+@pytest.mark.parametrize(("kind", "ice_lake", "model"), [
+    (Kind.KVM, True, "Icelake-Server,"), (Kind.KVM, False, "host,"), (Kind.TCG, True, "max,"),
+])  # fmt: skip
+def test_the_processor_is_as_near_as_the_host_comes(kind: Kind, ice_lake: bool, model: str) -> None:
+    (processor,) = values("-cpu", command(kind, ice_lake=ice_lake))
+    assert processor.startswith(model) and "8369B" in processor
+
+
+def test_instances_are_strangers_to_each_other() -> None:
+    one, other = Instance(type=INSTANCE.type), Instance(type=INSTANCE.type)
+    assert len({one.id, other.id, one.uuid, other.uuid, one.mac, other.mac, one.disk_serial, other.disk_serial}) == 8
+    assert len(one.disk_serial) == 20
+
+
+def test_an_unknown_instance_type_names_those_there_are() -> None:
+    with pytest.raises(ProfileRefused) as caught:
+        catalogue.find("ecs.g7.tiny")
+    assert "ecs.g7.large" in caught.value.hint
+
+
+def test_memory_is_cut_to_what_the_host_has() -> None:
+    assert bench.fit_memory(8192, 24000) == bench.Fitting(memory=8192, wanted=8192)
+    assert bench.fit_memory(8192, 4000).memory == 3328 and bench.fit_memory(8192, 4000).is_short
+    with pytest.raises(HostError, match="memory"):
+        bench.fit_memory(8192, 1200)
+
+
+@pytest.mark.parametrize(("cores", "memory", "count"), [(2, 24000, 2), (16, 24000, 2), (1, 24000, 1), (8, 4000, 1)])
+def test_workers_are_bounded_by_memory_too(cores: int, memory: int, count: int) -> None:
+    assert bench.workers(cores=cores, memory=memory, guest=8192) == count
+
+
+def test_a_full_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "_LEAST_DISK", 1 << 60)
+    with pytest.raises(HostError, match="MiB are free"):
+        bench.require_disk(tmp_path)
+
+
+def test_an_overlay_names_no_backing_file(tmp_path: Path) -> None:
+    overlay.create(tmp_path / "overlay.qcow2", image_size=1 << 20)
+    described = subprocess.run(["qemu-img", "info", tmp_path / "overlay.qcow2"], capture_output=True, text=True,
+                               check=True).stdout  # fmt: skip
+    assert "backing" not in described and "20 GiB" in described
+
+
+def test_an_overlay_that_cannot_be_made_is_the_hosts_fault(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match="no overlay"):
+        overlay.create(tmp_path / "none" / "overlay.qcow2", image_size=1)

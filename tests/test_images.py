@@ -1,0 +1,178 @@
+"""The recipes: what can be said of them without building anything."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import struct
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from images import bootloader, cli, containers, kubelet, reference, tree
+from images.command import run
+from images.errors import BuildError
+from images.store import Store, fingerprint
+
+IMAGES = Path(reference.__file__).parent
+
+
+def test_an_artefact_is_made_once(tmp_path: Path) -> None:
+    store, made = Store(tmp_path), list[str]()
+
+    def make(into: Path) -> None:
+        made.append(into.name)
+        (into / "file").write_text("content")
+
+    one, two = (store.artefact("kernel", ["recipe"], make) for _ in range(2))
+    assert one == two and (one / "file").read_text() == "content" and len(made) == 1
+    assert store.artefact("kernel", ["another recipe"], make) != one
+
+
+def test_a_recipe_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    def fail(into: Path) -> None:
+        (into / "half").touch()
+        raise BuildError("no")
+
+    with pytest.raises(BuildError):
+        Store(tmp_path).artefact("kernel", ["recipe"], fail)
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
+
+
+def test_a_fingerprint_sees_every_change(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("a")
+    (tmp_path / "link").symlink_to("file")
+    seen = {fingerprint([tmp_path])}
+    (tmp_path / "file").write_text("b")
+    seen.add(fingerprint([tmp_path]))
+    (tmp_path / "file").chmod(0o755)
+    seen.add(fingerprint([tmp_path]))
+    (tmp_path / "link").unlink()
+    (tmp_path / "link").symlink_to("other")
+    seen.add(fingerprint([tmp_path]))
+    assert len(seen) == 4 and fingerprint(["ab", "c"]) != fingerprint(["a", "bc"])
+
+
+def test_a_failing_program_shows_its_last_lines() -> None:
+    with pytest.raises(BuildError, match="status 3") as caught:
+        run("sh", "-c", "for i in $(seq 50); do echo line $i; done; exit 3")
+    assert "line 50" in str(caught.value) and "line 20\n" not in str(caught.value)
+
+
+def test_a_missing_program_is_told_by_name() -> None:
+    with pytest.raises(BuildError, match="no-such-program was not found"):
+        run("no-such-program")
+
+
+@pytest.mark.parametrize(("packaged", "upstream"), [
+    ("1.20.5+really1.20.2-1.1+deb12u1", "1.20.2"), ("1.31.4-1", "1.31.4"), ("1.20.2", "1.20.2"),
+])  # fmt: skip
+def test_the_upstream_version_is_what_it_really_is(packaged: str, upstream: str) -> None:
+    assert kubelet.upstream_version(packaged) == upstream
+
+
+def test_grub_is_told_where_it_lies() -> None:
+    code = bootloader.boot_code(bytes(512))
+    assert len(code) == 440 and struct.unpack_from("<Q", code, 0x5C) == (2048,) and code[0x64] == 0xFF
+    told = bootloader.with_block_list(bytes(5 * 512))
+    assert struct.unpack_from("<QHH", told, 500) == (2049, 4, 0x820)
+
+
+@pytest.mark.parametrize(("size", "stumbles"), [(16, True), (17, False), (31, False), (32, True)])
+def test_an_entry_that_overflows_grubs_buffer_is_refused(size: int, stumbles: bool) -> None:
+    entry = f"title x\noptions {'o' * (size - 8 - 4)}\nlinux /lin\n".replace("/lin", "/lin"[:4])
+    if stumbles:
+        with pytest.raises(BuildError, match="one byte longer"):
+            bootloader.refuse_overflowing_entry(entry)
+    else:
+        bootloader.refuse_overflowing_entry(entry)
+
+
+def test_a_container_image_is_the_same_every_time() -> None:
+    def make() -> bytes:
+        return containers.image_archive("x:1", {"bin/sh": "busybox", "bin/busybox": b"\x7fELF"}, ["/bin/sh"])
+
+    with tarfile.open(fileobj=io.BytesIO(make())) as archive:
+        member = archive.extractfile("manifest.json")
+        assert member is not None
+        (manifest,) = json.load(member)
+        assert manifest["RepoTags"] == ["x:1"] and {manifest["Config"], *manifest["Layers"]} <= set(archive.getnames())
+    assert make() == make()
+
+
+@pytest.fixture
+def small_tree(tmp_path: Path) -> Path:
+    root = tmp_path / "tree"
+    for name in ("var/lib/dpkg/info", "usr/bin", "usr/lib/systemd/system/x.wants", "usr/share", "etc"):
+        (root / name).mkdir(parents=True)
+    (root / "var/lib/dpkg/status").write_text("Package: stays\nVersion: 1\n\nPackage: goes\nVersion: 2\n")
+    (root / "var/lib/dpkg/info/stays.list").write_text("/usr\n/usr/bin/shared\n/usr/bin/kept\n")
+    (root / "var/lib/dpkg/info/goes:amd64.list").write_text("/usr\n/usr/bin/shared\n/usr/bin/gone\n")
+    for name in ("shared", "kept", "gone"):
+        (root / "usr/bin" / name).write_text("#!/bin/sh\n")
+    return root
+
+
+def test_a_purged_package_takes_only_its_own_files(small_tree: Path) -> None:
+    tree.purge(small_tree, ["goes", "was-never-there"])
+    assert sorted(path.name for path in (small_tree / "usr/bin").iterdir()) == ["kept", "shared"]
+    assert "Package: goes" not in (small_tree / "usr/share/package-db/status").read_text()
+
+
+def test_what_nothing_can_run_is_trimmed(small_tree: Path) -> None:
+    (small_tree / "usr/bin/script").write_text("#!/usr/bin/perl -w\n")
+    units = small_tree / "usr/lib/systemd/system"
+    (units / "there.service").touch()
+    (units / "x.wants/there.service").symlink_to("../there.service")
+    (units / "x.wants/gone.service").symlink_to("/usr/lib/systemd/system/gone.service")
+    (units / "masked.service").symlink_to("/dev/null")
+    tree.trim(small_tree, tree.Lists(install=[], purge=[], exclude=[], wants={}, keep={"usr/bin": ["k*", "script"]},
+                                     remove={"usr": ["share"]}))  # fmt: skip
+    assert [path.name for path in (small_tree / "usr/bin").iterdir()] == ["kept"]
+    assert sorted(path.name for path in units.rglob("*.service")) == ["masked.service", "there.service",
+                                                                      "there.service"]  # fmt: skip
+    assert not (small_tree / "usr/share").exists()
+
+
+def test_an_instance_of_a_template_is_wanted_by_its_template(small_tree: Path) -> None:
+    tree.want(small_tree, {"getty.target": ["serial-getty@ttyS0.service"]})
+    link = small_tree / "usr/lib/systemd/system/getty.target.wants/serial-getty@ttyS0.service"
+    assert str(link.readlink()) == "../serial-getty@.service"
+
+
+def test_root_is_locked(small_tree: Path) -> None:
+    (small_tree / "etc/shadow").write_text("root::1:\nbin:*:1:\n")
+    tree.lock_root(small_tree)
+    assert (small_tree / "etc/shadow").read_text() == "root:*:1:\nbin:*:1:\n"
+
+
+def test_the_lists_of_the_reference_image_can_be_read() -> None:
+    lists = tree.Lists.read(IMAGES / "reference" / "tree.toml")
+    assert {"ostree", "containerd", "chrony"} <= set(lists.install)
+    assert not {"openssh-server", "python3"} & set(lists.install)
+
+
+def test_the_next_version_differs_in_kernel_and_files() -> None:
+    assert reference.NEXT.number > reference.REFERENCE.number
+    assert reference.NEXT.kernel != reference.REFERENCE.kernel
+    assert any(name.startswith("etc/") for name, _ in reference.NEXT.new_files)
+
+
+def test_an_image_is_delivered_once(tmp_path: Path) -> None:
+    (tmp_path / "cached").write_bytes(b"image")
+    output = tmp_path / "build" / "out.qcow2"
+    cli.deliver(tmp_path / "cached", output)
+    first = output.stat()
+    cli.deliver(tmp_path / "cached", output)
+    assert output.read_bytes() == b"image" and output.stat().st_ino == first.st_ino
+    os.utime(tmp_path / "cached", (1, 1))
+    cli.deliver(tmp_path / "cached", output)
+    assert output.stat().st_ino != first.st_ino
+
+
+def test_an_unknown_recipe_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["build", "windows", "-o", "x.qcow2"])
+    assert "invalid choice" in capsys.readouterr().err

@@ -1,0 +1,229 @@
+"""Every assertion of the suites can fail: a sound fake machine passes, and each of its defects is found."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lifsea_testbed import profile as profiles
+from lifsea_testbed.errors import NotJudged
+
+SUITES = Path(__file__).parent.parent / "suites"
+TESTS: dict[str, Callable[..., None]] = {
+    name: test
+    for path in SUITES.glob("test_*.py")
+    for name, test in inspect.getmembers(importlib.import_module(f"suites.{path.stem}"), inspect.isfunction)
+    if name.startswith("test_")
+}
+SOUND: dict[str, Any] = {
+    "executables": [], "units": [], "ssh_speakers": [], "accounts_with_password": [], "automatic_logins": [],
+    "failed_units": [], "initramfs_signs": [], "loaded_modules": [], "kernel_errors": [], "packages": 190,
+    "has_posix_shell": True, "unused": 0, "filled": 0.98, "host_name": "iZtestZ", "time_sources": ["t1", "t2"],
+    "user_data_runs": ["0"], "cri": "ok", "health": "ok", "operations_at_start": False, "operations_start": True,
+    "operations_stop": True, "audit": "append", "writable": None, "accepted_writes": [], "link": "/var/x",
+    "memory": "tmpfs", "kept": True, "damage": [], "next_boot": "booted", "deploys": True, "merges": True,
+    "keeps_etc": True, "keeps_var": True, "rolls_back": True, "shell_after": 1.9,
+}  # fmt: skip
+#: For each test, the defects of a machine that it has to find, one at least for each of its assertions.
+DEFECTS: dict[str, list[dict[str, Any]]] = {
+    "test_there_is_no_ssh_server": [{"executables": ["/usr/sbin/sshd"]}, {"units": ["sshd.service"]}],
+    "test_nothing_speaks_ssh": [{"ssh_speakers": [22]}],
+    "test_no_account_has_a_password": [{"accounts_with_password": ["root"]}],
+    "test_nobody_is_logged_in_without_asking": [{"automatic_logins": ["/proc/7/cmdline"]}],
+    "test_every_unit_is_up": [{"failed_units": ["kubelet.service"]}],
+    "test_first_boot_is_as_quick_as_promised": [{"shell_after": 2.1}],
+    "test_nothing_loads_an_initramfs": [{"initramfs_signs": ["initrd /x"]}],
+    "test_no_virtio_or_ext4_module_is_loaded": [{"loaded_modules": ["virtio_blk"]}, {"loaded_modules": ["ext4"]}],
+    "test_the_kernel_reports_no_error": [{"kernel_errors": ["EXT4-fs error"]}],
+    "test_there_are_about_200_packages": [{"packages": 500}, {"packages": 20}],
+    "test_there_is_no_python": [{"executables": ["/usr/bin/python3"]}],
+    "test_there_is_no_other_interpreter": [{"executables": ["/usr/bin/perl"]}],
+    "test_there_is_no_package_manager": [{"executables": ["/usr/bin/yum"]}],
+    "test_a_posix_shell_is_kept": [{"has_posix_shell": False}],
+    "test_there_is_no_logind": [{"units": ["systemd-logind.service"]}, {"executables": ["systemd-logind"]}],
+    "test_there_is_no_resolved": [{"units": ["systemd-resolved.service"]}, {"executables": ["systemd-resolved"]}],
+    "test_the_root_file_system_fills_the_disk": [{"unused": 1 << 30}, {"filled": 0.3}],
+    "test_the_host_name_is_the_instances": [{"host_name": "localhost"}],
+    "test_chrony_asks_the_clouds_time_servers": [{"time_sources": ["t1"]}],
+    "test_user_data_runs_once_as_root": [{"user_data_runs": ["0", "0"]}, {"user_data_runs": ["1000"]}],
+    "test_containerd_answers": [{"cri": "error"}],
+    "test_the_kubelet_is_healthy": [{"health": "etcd failed"}],
+    "test_the_operations_container_is_off": [{"operations_at_start": True}],
+    "test_the_operations_container_starts_and_stops": [{"operations_start": False}, {"operations_stop": False}],
+    "test_each_call_is_written_down": [{"audit": "none"}, {"audit": "overwrite"}, {"operations_at_start": None}],
+    "test_only_the_promised_paths_are_writable": [{"writable": ["/usr"]}],
+    "test_a_write_outside_is_refused": [{"accepted_writes": ["/usr"]}],
+    "test_the_changing_paths_lead_into_var": [{"link": "/home"}],
+    "test_the_passing_paths_lie_in_memory": [{"memory": "ext2/ext3"}],
+    "test_etc_and_var_are_kept_across_a_reboot": [{"kept": False}],
+    "test_the_running_system_is_the_deployed_commit": [{"next_boot": "other"}, {"damage": ["corrupt object"]}],
+    "test_the_next_image_boots_with_etc_merged_and_var_kept": [
+        {"deploys": False}, {"merges": False}, {"keeps_etc": False}, {"keeps_var": False},
+    ],
+    "test_the_old_image_boots_again": [{"rolls_back": False}, {"keeps_var": False}],
+}  # fmt: skip
+
+
+class FakeGuest:
+    """Answers as a machine with those traits does."""
+
+    def __init__(self, traits: dict[str, Any], profile: profiles.Profile) -> None:
+        self._traits, self._profile = traits, profile
+        self._files: dict[str, str] = {}
+        self._running = traits["operations_at_start"]
+        self._log = ["old entry"]
+        self._booted, self._next = "old", "old"
+        self.has_posix_shell = traits["has_posix_shell"]
+        self.host_name = traits["host_name"]
+        self.user_data_runs = traits["user_data_runs"]
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        """The questions whose answer is a trait of the same name."""
+        return lambda *_: self._traits[name]
+
+    def executables_named(self, patterns: list[str]) -> list[str]:
+        return list(self._traits["executables"])
+
+    def units_named(self, pattern: str) -> list[str]:
+        return list(self._traits["units"])
+
+    def packages(self) -> list[int]:
+        return list(range(self._traits["packages"]))
+
+    def root_disk(self) -> SimpleNamespace:
+        return SimpleNamespace(unused=self._traits["unused"], filled=self._traits["filled"])
+
+    def containerd_version(self) -> str:
+        return "1.7"
+
+    def cri_state(self) -> str:
+        return str(self._traits["cri"])
+
+    def kubelet_health(self) -> str:
+        return str(self._traits["health"])
+
+    def writable_paths(self) -> list[str]:
+        return sorted([*self._profile.paths.writable, *(self._traits["writable"] or [])])
+
+    def link_target(self, path: str) -> str:
+        return str(self._traits["link"])
+
+    def file_system_of(self, path: str) -> str:
+        return str(self._traits["memory"])
+
+    def write(self, path: str, text: str) -> None:
+        self._files[path] = text
+
+    def read(self, path: str) -> str | None:
+        return self._files.get(path)
+
+    @property
+    def operations(self) -> FakeGuest:
+        return self
+
+    @property
+    def is_running(self) -> bool | None:
+        self._log = {"append": [*self._log, "status"], "none": self._log, "overwrite": ["status"] * 3}[
+            self._traits["audit"]
+        ]
+        return self._running  # type: ignore[no-any-return]
+
+    def start(self) -> None:
+        self._running = self._traits["operations_start"]
+
+    def stop(self) -> None:
+        self._running = not self._traits["operations_stop"]
+
+    def audit_log(self) -> list[str]:
+        return list(self._log)
+
+    def booted_deployment(self) -> SimpleNamespace:
+        return SimpleNamespace(commit=self._booted)
+
+    def deployments(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(commit=self._booted if self._traits["next_boot"] == "booted" else "other")]
+
+    def repository_damage(self) -> list[str]:
+        return list(self._traits["damage"])
+
+    def deploy_from_disk(self, device: str) -> str:
+        self._next = "new" if self._traits["deploys"] else self._next
+        return "new"
+
+    def new_defaults_missing(self) -> list[str]:
+        return [] if self._traits["merges"] else ["/etc/new"]
+
+    def roll_back(self) -> None:
+        self._next = "old" if self._traits["rolls_back"] else self._next
+
+    def reboot(self) -> None:
+        changed, self._booted = self._booted != self._next, self._next
+        forgotten = {
+            "/etc": not self._traits["kept"] or (changed and not self._traits["keeps_etc"]),
+            "/var": changed and not self._traits["keeps_var"],
+        }
+        self._files = {path: text for path, text in self._files.items() if not forgotten.get(path[:4])}
+
+
+class FakeMachine:
+    """As much of a machine as the suites use."""
+
+    def __init__(self, defect: dict[str, Any], profile: profiles.Profile, *, emulated: bool = False) -> None:
+        traits = {**SOUND, **defect}
+        self.guest = FakeGuest(traits, profile)
+        self.instance = SimpleNamespace(host_name="iZtestZ")
+        self.time_servers = ("t1", "t2")
+        self.runs_at_hardware_speed = not emulated
+        self.shell_after = traits["shell_after"]
+
+    def wait_until_ready(self) -> None:
+        """It is."""
+
+    def wait_until(self, question: Callable[[], Any], what: str, *, within: float) -> Any:
+        return question()
+
+    def reboot(self) -> None:
+        self.guest.reboot()
+
+    def attach_disk(self, image: object) -> str:
+        return "vdb"
+
+
+def run(name: str, defect: dict[str, Any], *, emulated: bool = False) -> None:
+    profile = profiles.load("reference")
+    machine = FakeMachine(defect, profile, emulated=emulated)
+    offered = {"machine": machine, "own_machine": machine, "profile": profile, "next_image": object()}
+    test = TESTS[name]
+    test(**{parameter: offered[parameter] for parameter in inspect.signature(test).parameters})
+
+
+def assertions(name: str) -> int:
+    return sum(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(inspect.getsource(TESTS[name]))))
+
+
+def test_every_test_of_the_suites_is_tried() -> None:
+    assert set(DEFECTS) == set(TESTS)
+    assert [name for name, defects in DEFECTS.items() if len(defects) < assertions(name)] == []
+
+
+@pytest.mark.parametrize("name", sorted(TESTS))
+def test_a_sound_machine_passes(name: str) -> None:
+    run(name, {})
+
+
+@pytest.mark.parametrize(("name", "defect"), [(name, defect) for name in sorted(DEFECTS) for defect in DEFECTS[name]])
+def test_a_defect_is_found(name: str, defect: dict[str, Any]) -> None:
+    with pytest.raises(AssertionError):
+        run(name, defect)
+
+
+def test_a_boot_time_under_emulation_is_not_judged() -> None:
+    with pytest.raises(NotJudged, match="emulated"):
+        run("test_first_boot_is_as_quick_as_promised", {}, emulated=True)
