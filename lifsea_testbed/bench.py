@@ -63,9 +63,9 @@ def fit_memory(wanted: int, available: int) -> Fitting:
     return Fitting(memory=memory // 256 * 256 if memory < wanted else wanted, wanted=wanted)
 
 
-def workers(*, cores: int, memory: int, guest: int) -> int:
-    """Returns how many machines of `guest` MiB a host with so many processors and MiB left runs side by side."""
-    return max(1, min(cores, memory // (guest + _OVERHEAD)))
+def workers(*, processors: int, memory: int) -> int:
+    """Returns how many machines run side by side on a host with processors and memory for so many."""
+    return max(1, min(processors, memory))
 
 
 def require_disk(directory: Path) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lifsea_testbed.machine import Machine
     from lifsea_testbed.profile import Profile
     from lifsea_testbed.run import Run
+    from lifsea_testbed.scenario import Rebooted, RolledBack, Upgraded
 
 _RUN = "lifsea-testbed-run"
 
@@ -56,7 +57,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     judged = [item for item in items if item.get_closest_marker("claim")]
     if judged and not config.option.image and not config.option.collectonly:
         raise pytest.UsageError(f"{judged[0].nodeid}: nothing to judge (hint: --image out.qcow2)")
-    items.sort(key=lambda item: "own_machine" in getattr(item, "fixturenames", ()))
+    items.sort(key=lambda item: not {"own_machine", "rebooted", "upgraded"}.isdisjoint(getattr(item, "fixturenames", ())))
 
 
 @pytest.fixture(scope="session")
@@ -82,13 +83,39 @@ def own_machine(bench: Bench, request: pytest.FixtureRequest) -> Iterator[Machin
         yield own
 
 
+@pytest.fixture(scope="session")
+def rebooted(bench: Bench) -> Rebooted:
+    """What became of a machine that was rebooted once; it is off again."""
+    from lifsea_testbed import scenario
+
+    with bench.machine("rebooted-machine") as machine:
+        return scenario.reboot(machine)
+
+
+@pytest.fixture(scope="session")
+def upgraded(bench: Bench, next_image: Image) -> Iterator[Upgraded]:
+    """A machine that runs the next image."""
+    from lifsea_testbed import scenario
+
+    with bench.machine("upgraded-machine") as machine:
+        yield scenario.upgrade(machine, next_image)
+
+
+@pytest.fixture(scope="session")
+def rolled_back(upgraded: Upgraded) -> RolledBack:
+    """The upgraded machine, gone back to the old image; `upgraded` still says what was seen before."""
+    from lifsea_testbed import scenario
+
+    return scenario.roll_back(upgraded)
+
+
 @pytest.fixture
 def profile(machine: Machine, bench: Bench) -> Profile:
     """What the OS under test promises; known once its first machine has booted."""
     return bench.profile
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def next_image(bench: Bench) -> Image:
     """The image to upgrade to."""
     from lifsea_testbed.errors import NotJudged

@@ -23,7 +23,8 @@ from lifsea_testbed.report.gate import Outcome, Verdict, counted
 from lifsea_testbed.report.verdict import Judgement, Status, judge
 from lifsea_testbed.text import printable
 
-_MACHINES = ("machine", "own_machine")
+#: The fixtures that are a machine, or hold one.
+_MACHINES = ("machine", "own_machine", "rebooted", "upgraded", "rolled_back")
 _MARKS = pytest.StashKey[dict[str, evidence.Mark]]()
 
 
@@ -90,8 +91,8 @@ class Run:
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_auto_num_workers(self) -> int:
         """Bounds the workers by memory as well as by processors: each has a machine of its own."""
-        return workers(cores=benches.host_cores(), memory=benches.available_memory(),
-                       guest=self._prepared.fitting.memory)  # fmt: skip
+        return workers(processors=benches.host_cores() // self.bench.instance_type.cpus,
+                       memory=benches.available_memory() // self._prepared.fitting.memory)  # fmt: skip
 
     # Tests, one by one
 
@@ -205,7 +206,8 @@ class Run:
 
 def _machines(item: pytest.Item) -> dict[str, Machine]:
     values = getattr(item, "funcargs", {})
-    return {name: values[name] for name in _MACHINES if name in values and name in item.fixturenames}  # type: ignore[attr-defined]
+    return {name: getattr(values[name], "machine", values[name]) for name in _MACHINES
+            if name in values and name in item.fixturenames}  # type: ignore[attr-defined] # fmt: skip
 
 
 def _claim(item: pytest.Item) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lifsea_testbed.claim import claim
 from lifsea_testbed.machine import Machine
+from lifsea_testbed.scenario import Rebooted
 
 #: An ext4 file system keeps about 2 % of its partition for its own tables, and no partition starts its last MiB.
 _OWN_TABLES = 0.95
@@ -34,9 +35,6 @@ def test_chrony_asks_the_clouds_time_servers(machine: Machine) -> None:
 
 
 @claim("user-data-ran-once")
-def test_user_data_runs_once_as_root(own_machine: Machine) -> None:
+def test_user_data_runs_once_as_root(rebooted: Rebooted) -> None:
     """After a reboot the script has still run once, with user identifier 0."""
-    own_machine.wait_until_ready()
-    own_machine.reboot()
-    own_machine.wait_until_ready()
-    assert own_machine.guest.user_data_runs == ["0"]
+    assert rebooted.user_data_runs == ["0"]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from lifsea_testbed.claim import claim
-from lifsea_testbed.image import Image
 from lifsea_testbed.machine import Machine
-
-_IN_ETC, _IN_VAR = "/etc/lifsea-testbed-kept", "/var/lifsea-testbed-kept"
+from lifsea_testbed.scenario import IN_ETC, IN_VAR, RolledBack, Upgraded
 
 
 @claim("image-whole")
@@ -17,26 +15,15 @@ def test_the_running_system_is_the_deployed_commit(machine: Machine) -> None:
 
 
 @claim("upgrade")
-def test_the_next_image_boots_with_etc_merged_and_var_kept(own_machine: Machine, next_image: Image) -> None:
-    """The next image runs as a whole; what was written before is there."""
-    own_machine.guest.write(_IN_ETC, "etc")
-    own_machine.guest.write(_IN_VAR, "var")
-    before = own_machine.guest.booted_deployment()
-    commit = own_machine.guest.deploy_from_disk(own_machine.attach_disk(next_image))
-    own_machine.reboot()
-    assert own_machine.guest.booted_deployment().commit == commit != before.commit
-    assert own_machine.guest.new_defaults_missing() == []
-    assert (own_machine.guest.read(_IN_ETC), own_machine.guest.read(_IN_VAR)) == ("etc", "var")
+def test_the_next_image_boots_with_etc_merged_and_var_kept(upgraded: Upgraded) -> None:
+    """The next image runs as a whole, with its own new defaults; what was written before is there."""
+    assert upgraded.running.commit == upgraded.commit != upgraded.before.commit
+    assert upgraded.defaults_missing == []
+    assert upgraded.kept == {IN_ETC: IN_ETC, IN_VAR: IN_VAR}
 
 
 @claim("rollback")
-def test_the_old_image_boots_again(own_machine: Machine, next_image: Image) -> None:
+def test_the_old_image_boots_again(upgraded: Upgraded, rolled_back: RolledBack) -> None:
     """After an upgrade and a rollback the old image runs, and /var is kept."""
-    before = own_machine.guest.booted_deployment()
-    own_machine.guest.deploy_from_disk(own_machine.attach_disk(next_image))
-    own_machine.reboot()
-    own_machine.guest.write(_IN_VAR, "written by the next image")
-    own_machine.guest.roll_back()
-    own_machine.reboot()
-    assert own_machine.guest.booted_deployment().commit == before.commit
-    assert own_machine.guest.read(_IN_VAR) == "written by the next image"
+    assert rolled_back.running.commit == upgraded.before.commit
+    assert rolled_back.kept == rolled_back.written

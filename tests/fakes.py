@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from lifsea_testbed.console.channel import CommandResult
 from lifsea_testbed.errors import CommandFailed
@@ -31,7 +32,7 @@ class FakeShell:
 class FakeQemu:
     """Speaks QMP at its end of a socket pair: greets, then answers each command from a table."""
 
-    GREETING = {"QMP": {"version": {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": ""}, "capabilities": []}}
+    GREETING: ClassVar = {"QMP": {"version": {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": ""}, "capabilities": []}}
 
     def __init__(self, answers: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         self.answers = dict(answers or {})
@@ -49,8 +50,8 @@ class FakeQemu:
         self.ours.close()
 
     def _serve(self) -> None:
-        self.say(self.GREETING)
-        with self.ours.makefile("rb") as requests:
+        with contextlib.suppress(OSError), self.ours.makefile("rb") as requests:
+            self.say(self.GREETING)
             for line in requests:
                 request = json.loads(line)
                 self.seen.append(request)

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "lifsea_testbed"
 #: The rooms in the order of one run. A room knows those before it and itself, never those after it.
 ROOMS = (
     "errors", "deadline", "text", "lifeline", "claims", "image", "profile", "ecs", "qemu", "console", "guest", "boot",
-    "machine", "bench", "preflight", "report", "run", "claim", "plugin",
+    "machine", "scenario", "bench", "preflight", "report", "run", "claim", "plugin",
 )  # fmt: skip
 #: Who may import a library; to swap it is to touch one room.
 OWNERS = {
@@ -29,7 +29,8 @@ MEDIAN_FUNCTION, TENTH_FUNCTION = 10, 30
 
 
 def modules() -> list[Path]:
-    return [path for folder in ("lifsea_testbed", "suites", "images", "tests") for path in (ROOT / folder).rglob("*.py")]
+    folders = [ROOT / name for name in ("lifsea_testbed", "suites", "images", "tests")]
+    return [path for folder in folders for path in folder.rglob("*.py")]
 
 
 def name_of(path: Path) -> str:

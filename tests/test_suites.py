@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from lifsea_testbed import profile as profiles
+from lifsea_testbed import scenario
 from lifsea_testbed.errors import NotJudged
 
 SUITES = Path(__file__).parent.parent / "suites"
@@ -199,9 +200,16 @@ class FakeMachine:
 def run(name: str, defect: dict[str, Any], *, emulated: bool = False) -> None:
     profile = profiles.load("reference")
     machine = FakeMachine(defect, profile, emulated=emulated)
-    offered = {"machine": machine, "own_machine": machine, "profile": profile, "next_image": object()}
-    test = TESTS[name]
-    test(**{parameter: offered[parameter] for parameter in inspect.signature(test).parameters})
+    offered: dict[str, Any] = {"machine": machine, "own_machine": machine, "profile": profile}
+    wanted = inspect.signature(TESTS[name]).parameters
+    anything: Any = machine
+    if "rebooted" in wanted:
+        offered["rebooted"] = scenario.reboot(anything)
+    if "upgraded" in wanted:
+        offered["upgraded"] = scenario.upgrade(anything, anything)
+    if "rolled_back" in wanted:
+        offered["rolled_back"] = scenario.roll_back(offered["upgraded"])
+    TESTS[name](**{parameter: offered[parameter] for parameter in wanted})
 
 
 def assertions(name: str) -> int:

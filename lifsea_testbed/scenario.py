@@ -1,0 +1,86 @@
+"""Scenarios: what is done to a machine once, so that several tests can judge what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lifsea_testbed.guest.ostree import Deployment
+from lifsea_testbed.image import Image
+from lifsea_testbed.machine import Machine
+
+#: Written by every scenario before it reboots: places that belong to the machine and not to the image.
+IN_ETC, IN_VAR, IN_HOME = "/etc/lifsea-testbed-kept", "/var/lifsea-testbed-kept", "/root/lifsea-testbed-kept"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rebooted:
+    """A machine after a reboot: what it kept of what was written (path → text), and the runs of its user-data."""
+
+    machine: Machine
+    written: dict[str, str | None]
+    kept: dict[str, str | None]
+    user_data_runs: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upgraded:
+    """A machine that was told to boot another image: which ran before, which it was to be, and which runs."""
+
+    machine: Machine
+    before: Deployment
+    commit: str
+    running: Deployment
+    defaults_missing: list[str]
+    kept: dict[str, str | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolledBack:
+    """A machine that was told to boot its old image again: which runs, and what is left of the next one's writes."""
+
+    machine: Machine
+    running: Deployment
+    written: str
+    kept: str | None
+
+
+def reboot(machine: Machine) -> Rebooted:
+    """Writes to the places that are kept, reboots once, and looks."""
+    machine.wait_until_ready()
+    written = _write(machine, (IN_ETC, IN_VAR, IN_HOME))
+    machine.reboot()
+    machine.wait_until_ready()
+    return Rebooted(machine=machine, written=written, kept=_read(machine, written),
+                    user_data_runs=machine.guest.user_data_runs)  # fmt: skip
+
+
+def upgrade(machine: Machine, next_image: Image) -> Upgraded:
+    """Deploys the next image, reboots into it, and looks."""
+    written = _write(machine, (IN_ETC, IN_VAR))
+    before = machine.guest.booted_deployment()
+    commit = machine.guest.deploy_from_disk(machine.attach_disk(next_image))
+    machine.reboot()
+    return Upgraded(
+        machine=machine, before=before, commit=commit, running=machine.guest.booted_deployment(),
+        defaults_missing=machine.guest.new_defaults_missing(), kept=_read(machine, written),
+    )  # fmt: skip
+
+
+def roll_back(upgraded: Upgraded) -> RolledBack:
+    """Writes to /var as the next image, goes back to the old one, and looks."""
+    machine, text = upgraded.machine, "written by the next image"
+    machine.guest.write(IN_VAR, text)
+    machine.guest.roll_back()
+    machine.reboot()
+    return RolledBack(machine=machine, running=machine.guest.booted_deployment(), written=text,
+                      kept=machine.guest.read(IN_VAR))  # fmt: skip
+
+
+def _write(machine: Machine, paths: tuple[str, ...]) -> dict[str, str | None]:
+    for path in paths:
+        machine.guest.write(path, path)
+    return {path: path for path in paths}
+
+
+def _read(machine: Machine, written: dict[str, str | None]) -> dict[str, str | None]:
+    return {path: machine.guest.read(path) for path in written}
