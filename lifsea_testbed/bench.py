@@ -136,7 +136,7 @@ class Bench:
         """A private directory that is removed at the end, and one for the records, which stays."""
         directory = self._directory / str(next(self._numbers))
         directory.mkdir(mode=0o700)
-        records = self.records / slug(name)
+        records = self.records / slug(name) / os.environ.get("PYTEST_XDIST_WORKER", "")
         shutil.rmtree(records, ignore_errors=True)
         records.mkdir(parents=True)
         try:

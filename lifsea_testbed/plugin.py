@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from lifsea_testbed.scenario import Rebooted, RolledBack, Upgraded
 
 _RUN = "lifsea-testbed-run"
+#: The fixtures that are, or come from, a machine that the test does not share as it was booted.
+_CHANGED = frozenset({"own_machine", "rebooted", "upgraded"})
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -57,7 +59,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     judged = [item for item in items if item.get_closest_marker("claim")]
     if judged and not config.option.image and not config.option.collectonly:
         raise pytest.UsageError(f"{judged[0].nodeid}: nothing to judge (hint: --image out.qcow2)")
-    items.sort(key=lambda item: not {"own_machine", "rebooted", "upgraded"}.isdisjoint(getattr(item, "fixturenames", ())))
+    items.sort(key=lambda item: not _CHANGED.isdisjoint(getattr(item, "fixturenames", ())))
 
 
 @pytest.fixture(scope="session")

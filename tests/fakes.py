@@ -6,7 +6,7 @@ import contextlib
 import json
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from lifsea_testbed.console.channel import CommandResult
@@ -32,7 +32,8 @@ class FakeShell:
 class FakeQemu:
     """Speaks QMP at its end of a socket pair: greets, then answers each command from a table."""
 
-    GREETING: ClassVar = {"QMP": {"version": {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": ""}, "capabilities": []}}
+    VERSION: ClassVar = {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": ""}
+    GREETING: ClassVar = {"QMP": {"version": VERSION, "capabilities": []}}
 
     def __init__(self, answers: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         self.answers = dict(answers or {})
@@ -45,15 +46,15 @@ class FakeQemu:
         self.ours.sendall(json.dumps(message).encode() + b"\r\n")
 
     def hang_up(self) -> None:
-        self.ours.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            self.ours.shutdown(socket.SHUT_RDWR)
         self._thread.join()
         self.ours.close()
 
     def _serve(self) -> None:
-        with contextlib.suppress(OSError), self.ours.makefile("rb") as requests:
+        with contextlib.suppress(OSError):
             self.say(self.GREETING)
-            for line in requests:
-                request = json.loads(line)
+            for request in self._requests():
                 self.seen.append(request)
                 answer = self.answers.get(request["execute"], {"return": {}})
                 if answer.get("hang-up"):
@@ -61,3 +62,14 @@ class FakeQemu:
                     return
                 if not answer.get("silent"):
                     self.say({**answer, "id": request.get("id")})
+
+    def _requests(self) -> Iterator[Mapping[str, Any]]:
+        """JSON objects one after the other, as QEMU reads them: no end of line is needed between them."""
+        unread, decoder = "", json.JSONDecoder()
+        while data := self.ours.recv(4096):
+            unread += data.decode()
+            with contextlib.suppress(json.JSONDecodeError):
+                while unread := unread.lstrip():
+                    request, end = decoder.raw_decode(unread)
+                    unread = unread[end:]
+                    yield request

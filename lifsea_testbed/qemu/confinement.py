@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _NOBODY = 65534
+#: A parent that died before the kernel was told to watch it is noticed here, by a parent that is another by now.
+_WITH_PARENT = 'test "$PPID" = "$0" && exec "$@"; echo "started by process $0, which is gone" >&2; exit 1'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,7 @@ class Confinement:
         if os.geteuid() == 0:
             groups = ["--groups", ",".join(map(str, self.groups))] if self.groups else ["--clear-groups"]
             prefix += ["--reuid", str(self.uid), "--regid", str(self.gid), *groups, "--bounding-set=-all"]
-        return [*prefix, "--", *command]
+        return [*prefix, "--", "sh", "-c", _WITH_PARENT, str(os.getpid()), *command]
 
 
 def confinement(device: Path | None = None) -> Confinement:
