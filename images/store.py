@@ -11,12 +11,15 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 from filelock import FileLock
 
 from images import progress
 
 #: What a recipe consists of: text, or files and directories with what is in them.
 Ingredient = str | Path
+#: What the names of scratch directories start with; the process that owns one follows.
+_SCRATCH = "scratch-of-"
 
 
 def fingerprint(ingredients: Iterable[Ingredient]) -> str:
@@ -35,6 +38,7 @@ class Store:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         self._directory = directory or cache / "lifsea-testbed" / "images"
         self._directory.mkdir(parents=True, exist_ok=True)
+        self._sweep()
 
     def artefact(self, name: str, ingredients: Iterable[Ingredient], make: Callable[[Path], None]) -> Path:
         """Returns the directory of an artefact, made by `make(directory)` if this recipe was not followed before."""
@@ -51,13 +55,23 @@ class Store:
     @contextmanager
     def scratch(self) -> Iterator[Path]:
         """Lends a directory on the same file system, removed afterwards with whatever is in it."""
-        directory = Path(tempfile.mkdtemp(prefix="scratch-", dir=self._directory))
+        directory = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-", dir=self._directory))
         try:
             yield directory
         finally:
-            # ostree makes the root of a deployment immutable.
-            subprocess.run(["chattr", "-f", "-R", "-i", str(directory)], check=False, capture_output=True)
-            shutil.rmtree(directory)
+            _remove(directory)
+
+    def _sweep(self) -> None:
+        """Removes what builds left behind that were killed."""
+        for directory in self._directory.glob(f"{_SCRATCH}*-*"):
+            if not psutil.pid_exists(int(directory.name.removeprefix(_SCRATCH).partition("-")[0])):
+                _remove(directory)
+
+
+def _remove(directory: Path) -> None:
+    # ostree makes the root of a deployment immutable.
+    subprocess.run(["chattr", "-f", "-R", "-i", str(directory)], check=False, capture_output=True)
+    shutil.rmtree(directory)
 
 
 def _parts(ingredient: Ingredient) -> Iterator[bytes]:

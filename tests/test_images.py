@@ -41,6 +41,13 @@ def test_a_recipe_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
+def test_what_a_killed_build_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    (tmp_path / "scratch-of-4194399-x" / "made").mkdir(parents=True)
+    (tmp_path / f"scratch-of-{os.getpid()}-x").mkdir()
+    Store(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [f"scratch-of-{os.getpid()}-x"]
+
+
 def test_a_fingerprint_sees_every_change(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("a")
     (tmp_path / "link").symlink_to("file")
@@ -71,6 +78,14 @@ def test_a_missing_program_is_told_by_name() -> None:
 ])  # fmt: skip
 def test_the_upstream_version_is_what_it_really_is(packaged: str, upstream: str) -> None:
     assert kubelet.upstream_version(packaged) == upstream
+
+
+def test_a_kubelet_without_docker_waits_for_none(tmp_path: Path) -> None:
+    (source := tmp_path / "factory.go").write_text("package docker\nconst rootDirRetries = 5\n")
+    kubelet.do_not_wait_for_docker(source)
+    assert "Retries = 0" in source.read_text()
+    with pytest.raises(BuildError, match="factory"):
+        kubelet.do_not_wait_for_docker(source)
 
 
 def test_grub_is_told_where_it_lies() -> None:
