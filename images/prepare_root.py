@@ -29,4 +29,5 @@ def _build(store: Store, into: Path) -> None:
         include.mkdir()
         (include / "config.h").write_text(f'#define PACKAGE_VERSION "{version}"\n')
         run("gcc", "-Os", "-static", "-s", "-DOSTREE_PREPARE_ROOT_STATIC=1", "-D_GNU_SOURCE", f"-I{include}",
-            "-o", into / "ostree-prepare-root", source / "src/switchroot/ostree-prepare-root.c")  # fmt: skip
+            f"-ffile-prefix-map={scratch}=.", "-o", into / "ostree-prepare-root",
+            source / "src/switchroot/ostree-prepare-root.c")  # fmt: skip

@@ -20,15 +20,18 @@ from images import progress
 Ingredient = str | Path
 #: What the names of scratch directories start with; the process that owns one follows.
 _SCRATCH = "scratch-of-"
+#: Hexadecimal digits of a recipe's hash, and how many of the last used results of a name's recipes are kept.
+_DIGITS = 16
+_KEPT = 3
 
 
 def fingerprint(ingredients: Iterable[Ingredient]) -> str:
-    """Returns the hash of a recipe: 16 hexadecimal digits over names, modes, links and contents."""
+    """Returns the hash of a recipe: hexadecimal digits over names, modes, links and contents."""
     digest = hashlib.sha256()
     for ingredient in ingredients:
         for part in _parts(ingredient):
             digest.update(len(part).to_bytes(8, "big") + part)
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()[:_DIGITS]
 
 
 class Store:
@@ -45,12 +48,20 @@ class Store:
         final = self._directory / f"{name}-{fingerprint(ingredients)}"
         with FileLock(self._directory / f"{name}.lock"):
             if not final.is_dir():
-                with self.scratch() as scratch, progress.step(name):
-                    made = scratch / "made"
-                    made.mkdir()
-                    make(made)
-                    made.rename(final)
+                self._make(name, final, make)
+            os.utime(final)
         return final
+
+    def _make(self, name: str, final: Path, make: Callable[[Path], None]) -> None:
+        with self.scratch() as scratch, progress.step(name):
+            made = scratch / "made"
+            made.mkdir()
+            make(made)
+            made.rename(final)
+        digits = "[0-9a-f]" * _DIGITS
+        by_use = sorted(self._directory.glob(f"{name}-{digits}"), key=lambda path: path.stat().st_mtime)
+        for outdated in by_use[:-_KEPT]:
+            _remove(outdated)
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from images.archive import mirror
 from images.command import run
+from images.errors import BuildError
 from images.store import Store
 
 _UNITS = "usr/lib/systemd/system"
@@ -117,15 +118,22 @@ def overlay(tree: Path, files: Path) -> None:
 
 
 def want(tree: Path, wants: Mapping[str, Sequence[str]]) -> None:
-    """Makes units wanted by others, and the system come up to multi-user.target."""
+    """Makes units wanted by others, and the system come up to multi-user.target.
+
+    Raises:
+        BuildError: there is no such unit.
+    """
     units = tree / _UNITS
     for target, wanted in wants.items():
         directory = units / f"{target}.wants"
         directory.mkdir(exist_ok=True)
         for unit in wanted:
+            file = re.sub("@.*[.]", "@.", unit)
+            if not (units / file).exists():
+                raise BuildError(f"{target} is to want {unit}, and there is no {file}")
             link = directory / unit
             link.unlink(missing_ok=True)
-            link.symlink_to(f"../{re.sub('@.*[.]', '@.', unit)}")
+            link.symlink_to(f"../{file}")
     (units / "default.target").symlink_to("multi-user.target")
 
 

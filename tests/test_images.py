@@ -31,6 +31,15 @@ def test_an_artefact_is_made_once(tmp_path: Path) -> None:
     assert store.artefact("kernel", ["another recipe"], make) != one
 
 
+def test_only_the_last_used_results_are_kept(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for number in range(5):
+        made = store.artefact("kernel", [str(number)], lambda into: None)
+        os.utime(made, (number, number))
+    store.artefact("kernel-2", ["other"], lambda into: None)
+    assert made.is_dir() and len(list(tmp_path.glob("kernel-*/"))) == 4
+
+
 def test_a_recipe_that_fails_leaves_nothing(tmp_path: Path) -> None:
     def fail(into: Path) -> None:
         (into / "half").touch()
@@ -152,9 +161,15 @@ def test_what_nothing_can_run_is_trimmed(small_tree: Path) -> None:
 
 
 def test_an_instance_of_a_template_is_wanted_by_its_template(small_tree: Path) -> None:
+    (small_tree / "usr/lib/systemd/system/serial-getty@.service").touch()
     tree.want(small_tree, {"getty.target": ["serial-getty@ttyS0.service"]})
     link = small_tree / "usr/lib/systemd/system/getty.target.wants/serial-getty@ttyS0.service"
     assert str(link.readlink()) == "../serial-getty@.service"
+
+
+def test_a_unit_that_does_not_exist_cannot_be_wanted(small_tree: Path) -> None:
+    with pytest.raises(BuildError, match=r"no gone\.service"):
+        tree.want(small_tree, {"multi-user.target": ["gone.service"]})
 
 
 def test_root_is_locked(small_tree: Path) -> None:
