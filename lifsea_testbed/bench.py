@@ -164,7 +164,7 @@ class Bench:
 
     def _hardware(self) -> argv.Hardware:
         return argv.Hardware(
-            binary=self.emulator.binary,
+            emulator=self.emulator,
             accelerator=self.accelerator.kind,
             host_is_ice_lake=host_is_ice_lake(),
             instance=Instance(type=self.instance_type),

@@ -176,8 +176,8 @@ class Machine:
             "file": {"driver": "file", "filename": name, "read-only": True, "auto-read-only": False},
         })  # fmt: skip
         self.boot.execute("device_add", {
-            "driver": "virtio-blk-pci", "drive": node, "serial": serial, "id": node, "scsi": False,
-            "disable-modern": "off", "disable-legacy": "off",
+            "driver": "virtio-blk-pci", "drive": node, "serial": serial, "id": node,
+            "disable-modern": False, "disable-legacy": "off",
         })  # fmt: skip
         return self.wait_until(lambda: self.guest.disks().get(serial, ""), "the attached disk appears",
                                within=_ATTACHING)  # fmt: skip

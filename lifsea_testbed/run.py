@@ -78,6 +78,9 @@ class Run:
             f"profile {wish.profile}",
             f"instance: {wish.instance_type}, {fitting.memory} MiB, accelerator {prepared.accelerator}",
         ]
+        if prepared.accelerator.kind is Kind.TCG and not prepared.emulator.threads_are_sound:
+            lines.append(f"WARNING: QEMU {prepared.emulator.version} emulates all processors on one thread, for a bug "
+                         "of its own; 8.1 and later are faster")  # fmt: skip
         if fitting.is_short:
             lines.append(f"WARNING: {fitting.memory} MiB instead of {fitting.wanted}: the host has no more to give")
         return lines

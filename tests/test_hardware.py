@@ -20,9 +20,10 @@ SOURCE = Path(accelerator.__file__).with_name("payload.S")
 INSTANCE = Instance(type=catalogue.find("ecs.g7.large"))
 
 
-def command(kind: Kind = Kind.KVM, *, ice_lake: bool = True) -> list[str]:
-    hardware = argv.Hardware(binary="qemu", accelerator=kind, host_is_ice_lake=ice_lake, instance=INSTANCE,
-                             memory=8192, image_format=DiskFormat.QCOW2)  # fmt: skip
+def command(kind: Kind = Kind.KVM, *, ice_lake: bool = True, version: str = "10.0.2") -> list[str]:
+    hardware = argv.Hardware(emulator=emulator.Emulator(binary="qemu", version=version), accelerator=kind,
+                             host_is_ice_lake=ice_lake, instance=INSTANCE, memory=8192,
+                             image_format=DiskFormat.QCOW2)  # fmt: skip
     return argv.command(hardware, argv.Wires(monitor=10, console=11, channel=12, image=13, overlay=14))
 
 
@@ -37,6 +38,14 @@ def test_the_payload_is_what_its_source_assembles_to(tmp_path: Path) -> None:
     assembled = (tmp_path / "binary").read_bytes()
     assert accelerator.payload_rom().startswith(assembled)
     assert len(accelerator.payload_rom()) == 65536
+
+
+@pytest.mark.parametrize(("version", "threads"), [
+    ("7.2.22", "single"), ("8.0.5", "single"), ("8.1.0", "multi"), ("10.0.2", "multi"), ("unknown", "single"),
+])  # fmt: skip
+def test_a_qemu_with_unsound_threads_gets_one(version: str, threads: str) -> None:
+    assert values("-accel", command(Kind.TCG, version=version)) == [f"tcg,thread={threads}"]
+    assert values("-accel", command(Kind.KVM, version=version)) == ["kvm"]
 
 
 @pytest.mark.boots

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from lifsea_testbed.ecs.instance import METADATA_ADDRESS, NAME_SERVERS, PRIVATE_ADDRESS, Instance
 from lifsea_testbed.image import DiskFormat
 from lifsea_testbed.qemu.accelerator import Kind
-from lifsea_testbed.qemu.emulator import MACHINE_TYPE
+from lifsea_testbed.qemu.emulator import MACHINE_TYPE, Emulator
 
 #: The names of the two ports on the virtio console: Cloud Assistant's, and the one a shell is opened on.
 ASSISTANT_PORT = "org.qemu.guest_agent.0"
@@ -40,7 +40,7 @@ class Wires:
 class Hardware:
     """What the machine is made of; memory in MiB."""
 
-    binary: str
+    emulator: Emulator
     accelerator: Kind
     host_is_ice_lake: bool
     instance: Instance
@@ -51,7 +51,7 @@ class Hardware:
 def command(hardware: Hardware, wires: Wires) -> list[str]:
     """Returns the command that starts the machine, stopped before its first instruction."""
     return [
-        hardware.binary,
+        hardware.emulator.binary,
         *_process(),
         *_board(hardware),
         *_identity(hardware),
@@ -72,7 +72,8 @@ def _process() -> list[str]:
 
 
 def _board(hardware: Hardware) -> list[str]:
-    accelerator = "tcg,thread=multi" if hardware.accelerator is Kind.TCG else "kvm"
+    threads = "multi" if hardware.emulator.threads_are_sound else "single"
+    accelerator = f"tcg,thread={threads}" if hardware.accelerator is Kind.TCG else "kvm"
     cpus = hardware.instance.type.cpus
     return [
         "-machine", MACHINE_TYPE,
@@ -131,7 +132,7 @@ def _disk(hardware: Hardware, wires: Wires) -> list[str]:
         "-blockdev", f"driver={hardware.image_format},node-name=image,file=image-file,read-only=on",
         "-blockdev", "driver=file,node-name=overlay-file,filename=/dev/fdset/2,discard=unmap",
         "-blockdev", "driver=qcow2,node-name=disk,file=overlay-file,backing=image,discard=unmap",
-        "-device", f"virtio-blk-pci,id=system,drive=disk,addr=4,scsi=off,bootindex=1,{_TRANSITIONAL},"
+        "-device", f"virtio-blk-pci,id=system,drive=disk,addr=4,bootindex=1,{_TRANSITIONAL},"
                    f"serial={hardware.instance.disk_serial}",
     ]  # fmt: skip
 

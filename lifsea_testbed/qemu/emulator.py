@@ -24,6 +24,17 @@ class Emulator:
     binary: str
     version: str
 
+    @property
+    def threads_are_sound(self) -> bool:
+        """Whether TCG may run each virtual CPU on a thread of its own.
+
+        Before 8.1 one CPU could go on with code that another had patched meanwhile, and a Linux guest then dies of its
+        own breakpoint, `int3: 0000`, about once in ten boots (QEMU commit "accel/tcg: Always lock pages before
+        translation"; seen here with 7.2.22).
+        """
+        numbers = re.match(r"(\d+)\.(\d+)", self.version)
+        return numbers is not None and (int(numbers[1]), int(numbers[2])) >= (8, 1)
+
 
 def find() -> Emulator:
     """Returns the QEMU on PATH.
