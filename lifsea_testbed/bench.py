@@ -94,6 +94,7 @@ class Bench:
         self.records = records
         self.patience = Patience(factor=accelerator.patience)
         self.profile = profiles.load(FALLBACK if profile == AUTO else profile)
+        self.image_version = ""
         self.say: Callable[[str], None] = lambda line: None
         self._identified = profile != AUTO
         self._hopeless: Explained | None = None
@@ -159,7 +160,9 @@ class Bench:
     def _identify(self, machine: Machine) -> None:
         """Chooses the profile by what the first machine says of itself, unless the user named one."""
         if not self._identified:
-            self.profile = profiles.matching(machine.guest.os_release) or self.profile
+            release = machine.guest.os_release
+            self.profile = profiles.matching(release) or self.profile
+            self.image_version = release.get("VERSION_ID", "")
             self._identified = True
 
     def _hardware(self) -> argv.Hardware:

@@ -11,11 +11,13 @@ if TYPE_CHECKING:
     from lifsea_testbed.bench import Bench
     from lifsea_testbed.image import Image
     from lifsea_testbed.machine import Machine
+    from lifsea_testbed.perf.measure import Measure
     from lifsea_testbed.profile import Profile
     from lifsea_testbed.run import Run
     from lifsea_testbed.scenario import Rebooted, RolledBack, Upgraded
 
 _RUN = "lifsea-testbed-run"
+_MEASURING = "lifsea-testbed-measuring"
 #: The fixtures that are, or come from, a machine that the test does not share as it was booted.
 _CHANGED = frozenset({"own_machine", "rebooted", "upgraded"})
 
@@ -33,6 +35,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
                     help="auto measures what KVM is worth here (default: %(default)s)")
     group.addoption("--reports", default="reports", metavar="DIR",
                     help="where gate.json, junit.xml, allure/ and evidence/ go (default: %(default)s)")
+    group = parser.getgroup("lifsea-perf", "figures of container OS images (lifsea_testbed)")
+    group.addoption("--history", metavar="FILE|URL",
+                    help="keep what is measured in this SQLite file or PostgreSQL database, and judge it by it")
+    group.addoption("--perf-gate", action="store_true",
+                    help="fail if a metric regressed since the last release, or is over its budget")
+    group.addoption("--perf-release", action="store_true",
+                    help="this image is a release: later ones are compared with it")
+    group.addoption("--perf-floor", type=float, default=2.0, metavar="PERCENT",
+                    help="the smallest change that counts (default: %(default)s)")
+    group.addoption("--image-version", default="", metavar="TEXT",
+                    help="overrides VERSION_ID of the image's os-release")
+    group.addoption("--revision", default="", metavar="TEXT",
+                    help="what the image was built from (default: the git revision of the working directory)")
+    group.addoption("--host-class", default="", metavar="TEXT",
+                    help="hosts of one class are comparable (default: processor and number of cores)")
+    group.addoption("--reports-url", default="", metavar="URL", help="where --reports will be published")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -41,9 +59,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "claim(id): the promise that the test judges (see claims.toml)")
     if not config.option.image or config.option.help or config.option.collectonly:
         return
+    from lifsea_testbed.measuring import Measuring
     from lifsea_testbed.run import Run
 
-    config.pluginmanager.register(Run.start(config), _RUN)
+    run = Run.start(config)
+    config.pluginmanager.register(run, _RUN)
+    config.pluginmanager.register(Measuring.start(config, run), _MEASURING)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -109,6 +130,14 @@ def rolled_back(upgraded: Upgraded) -> RolledBack:
     from lifsea_testbed import scenario
 
     return scenario.roll_back(upgraded)
+
+
+@pytest.fixture
+def measure(request: pytest.FixtureRequest) -> Measure:
+    """Takes figures: `measure("boot", 1.93, unit="s", better="lower")`."""
+    from lifsea_testbed import measuring
+
+    return measuring.measure_of(request.node)
 
 
 @pytest.fixture

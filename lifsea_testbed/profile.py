@@ -84,6 +84,7 @@ class Profile(_Table):
     paths: Paths = Paths()
     absent: Absent = Absent()
     operations: Operations = Operations()
+    budgets: dict[str, float] = Field(default={}, description="metric → the value that its median must keep to")
 
 
 def names() -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ class Run:
     def __init__(self, config: pytest.Config, prepared: Prepared) -> None:
         self.bench: Bench = prepared.bench()
         self.bench.say = self._say
+        #: Returns what the figures make of the verdict: failures, and troubles of the test bed.
+        self.judge_figures: Callable[[], tuple[list[str], list[str]]] = lambda: ([], [])
         self._config = config
         self._prepared = prepared
         self._collector = None if hasattr(config, "workerinput") else Collector(prepared)
@@ -66,6 +68,11 @@ class Run:
         self.bench.close()
         if self._last_line:
             print(self._last_line, flush=True)
+
+    @property
+    def prepared(self) -> Prepared:
+        """What was checked and measured before the run."""
+        return self._prepared
 
     # What the run is about
 
@@ -141,7 +148,8 @@ class Run:
         if self._collector is None:
             return
         stopped = [] if exitstatus in (0, 1) else [f"pytest stopped early ({pytest.ExitCode(exitstatus).name.lower()})"]
-        verdict, why = self._collector.finish(stopped)
+        failures, troubles = self.judge_figures()
+        verdict, why = self._collector.finish([*stopped, *troubles], failures)
         if exitstatus != pytest.ExitCode.INTERRUPTED:
             session.exitstatus = _exit_status(verdict, exitstatus)
         results = self._collector.results()

@@ -16,13 +16,17 @@ PACKAGE = ROOT / "lifsea_testbed"
 #: The rooms in the order of one run. A room knows those before it and itself, never those after it.
 ROOMS = (
     "errors", "deadline", "text", "lifeline", "claims", "image", "profile", "ecs", "qemu", "console", "guest", "boot",
-    "machine", "scenario", "bench", "preflight", "report", "run", "claim", "plugin",
+    "machine", "scenario", "bench", "preflight", "report", "perf", "run", "measuring", "claim", "plugin", "cli",
+    "__main__",
 )  # fmt: skip
 #: Who may import a library; to swap it is to touch one room.
 OWNERS = {
     "qemu": {"qemu.qmp"}, "pexpect": {"console.wire"}, "allure": {"report.allure"},
-    "pydantic": {"profile"}, "pytest": {"plugin", "run", "claim"},
-    "psutil": {"bench", "report.collector"},
+    "pydantic": {"profile", "perf.jsonlines"}, "pytest": {"plugin", "run", "measuring", "claim"},
+    "psutil": {"bench", "report.collector"}, "otava": {"perf.changes"},
+    "sqlalchemy": {"perf.schema", "perf.history", "perf.migrations.versions.v0001_samples"},
+    "alembic": {"perf.history", "perf.migrations.env", "perf.migrations.versions.v0001_samples"},
+    "scipy": {"perf.judge", "perf.changes"}, "numpy": {"perf.judge", "perf.changes", "perf.trend"},
 }  # fmt: skip
 LARGEST_MODULE = 400
 MEDIAN_FUNCTION, TENTH_FUNCTION = 10, 30

@@ -45,10 +45,10 @@ class Collector:
         promises = {claim: catalogue()[claim].promise for claim in self._profile.claims}
         return gate.settle(promises, self._outcomes)
 
-    def finish(self, troubles: Iterable[str] = ()) -> tuple[Verdict, str]:
+    def finish(self, troubles: Iterable[str] = (), failures: Iterable[str] = ()) -> tuple[Verdict, str]:
         """Settles the verdict, writes it, and returns it with its reason."""
         changed = [] if self._prepared.image.unchanged else [f"{self._prepared.image.path} changed during the run"]
-        verdict, why = gate.conclude(self.results(), troubles=[*troubles, *changed])
+        verdict, why = gate.conclude(self.results(), troubles=[*troubles, *changed], failures=failures)
         self._write(verdict, why)
         return verdict, why
 

@@ -65,18 +65,21 @@ def settle(claims: Mapping[str, str], outcomes: Iterable[Outcome]) -> list[Claim
     return [_result(claim, promise, by_claim[claim]) for claim, promise in claims.items()]
 
 
-def conclude(results: Iterable[ClaimResult], *, troubles: Iterable[str] = ()) -> tuple[Verdict, str]:
+def conclude(results: Iterable[ClaimResult], *, troubles: Iterable[str] = (),
+             failures: Iterable[str] = ()) -> tuple[Verdict, str]:
     """Returns the verdict and its reason in one line.
 
-    A claim that failed makes it *fail*. A claim that broke, or that no test judged, or a trouble of the run itself,
-    makes it *broken*: nothing passes a gate that was not held against it. What a host cannot judge is let through.
+    A claim that failed, or a failure beside the claims, makes it *fail*. A claim that broke, or that no test judged,
+    or a trouble of the run itself, makes it *broken*: nothing passes a gate that was not held against it. What a host
+    cannot judge is let through.
     """
     results = list(results)
     failed = [result.id for result in results if result.status is Status.FAILED]
     broken = [result.id for result in results if result.status is Status.BROKEN]
     missing = [result.id for result in results if result.why == NOT_RUN]
-    if failed:
-        return Verdict.FAIL, f"not kept: {_named(failed)}"
+    failures = list(failures)
+    if failed or failures:
+        return Verdict.FAIL, "; ".join([*([f"not kept: {_named(failed)}"] if failed else []), *failures])
     if broken or (troubles := list(troubles)):
         return Verdict.BROKEN, "; ".join([*troubles, *([f"broken: {_named(broken)}"] if broken else [])])
     if missing:

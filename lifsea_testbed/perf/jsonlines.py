@@ -1,0 +1,79 @@
+"""Samples as JSON lines: what metrics.jsonl holds, and what histories are carried in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from lifsea_testbed.errors import CallerError
+from lifsea_testbed.perf.metric import Sample
+from lifsea_testbed.text import printable
+
+SCHEMA = 1
+#: Longer texts are no names, links or definitions.
+_LONGEST = 4096
+_READER = TypeAdapter(Sample)
+
+
+def write(samples: Iterable[Sample], file: IO[str]) -> int:
+    """Writes each sample as one line, and returns how many there were."""
+    count = 0
+    for sample in samples:
+        file.write(json.dumps({"schema": SCHEMA, "id": sample.id, **asdict(sample)}, separators=(",", ":")) + "\n")
+        count += 1
+    return count
+
+
+def save(samples: Iterable[Sample], path: Path) -> int:
+    """Writes the file whole or not at all, and returns how many samples it holds."""
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        count = write(samples, file)
+    temporary.replace(path)
+    return count
+
+
+def read(lines: Iterable[str], source: str) -> Iterator[Sample]:
+    """Yields the samples of a file, which is not trusted.
+
+    Raises:
+        CallerError: a line is no sample, or not the one that its identifier stands for.
+    """
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            yield _sample(line, f"{source}, line {number}")
+
+
+def _sample(line: str, place: str) -> Sample:
+    try:
+        fields = json.loads(line)
+        if not isinstance(fields, dict) or fields.pop("schema", None) != SCHEMA:
+            raise CallerError(f"{place}: not a sample of schema {SCHEMA}", hint="export it with this version")
+        identifier = fields.pop("id", None)
+        sample = _READER.validate_python(fields)
+        if sample.id == identifier and all(map(_is_clean, _texts(fields))):
+            return sample
+    except ValidationError as error:
+        what = error.errors()[0]
+        where = ".".join(map(str, what["loc"]))
+        raise CallerError(f"{place}: {printable(where)}: {what['msg']}", hint="export it again") from None
+    except (ValueError, RecursionError):
+        raise CallerError(f"{place}: not a sample", hint="export it again") from None
+    raise CallerError(f"{place}: not what its identifier stands for", hint="it was changed; export it again")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for inner in value.values():
+            yield from _texts(inner)
+    elif isinstance(value, str):
+        yield value
+
+
+def _is_clean(text: str) -> bool:
+    return len(text) <= _LONGEST and printable(text) == text

@@ -1,0 +1,1 @@
+"""Alembic: how the tables of a history came to be what they are."""
