@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import subprocess
 import time
 import uuid
-from collections import defaultdict
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -117,11 +115,10 @@ class Measuring:
         return self._findings.failures if self._config.option.perf_gate else []
 
     def _samples(self) -> Iterator[Sample]:
-        build, numbers = self._build(), defaultdict[tuple[str, str], Iterator[int]](lambda: itertools.count(1))
-        budgets = profiles.load(self._image[0]).budgets
-        for test, taken in self._taken:
-            yield Sample(build=build, metric=taken.metric, value=taken.value, test=test,
-                         number=next(numbers[test, taken.metric.id]), budget=budgets.get(taken.metric.name))
+        build, budgets = self._build(), profiles.load(self._image[0]).budgets
+        for number, (test, taken) in enumerate(self._taken, start=1):
+            yield Sample(build=build, metric=taken.metric, value=taken.value, test=test, number=number,
+                         budget=budgets.get(taken.metric.name))  # fmt: skip
 
     def _build(self) -> Build:
         prepared, option = self._run.prepared, self._config.option

@@ -70,15 +70,7 @@ class History:
 
     def samples(self, metric: str | None = None) -> Iterator[Sample]:
         """Yields every sample, or those of one metric by its id, in order of the builds' start."""
-        builds = {build.id: build for build in self.builds()}
-        metrics = {each.id: each for each in self.metrics()}
-        query = sa.select(SAMPLES).join(BUILDS, BUILDS.c.id == SAMPLES.c.build)
-        query = query.where(SAMPLES.c.metric == metric) if metric else query
-        query = query.order_by(BUILDS.c.started, BUILDS.c.id, SAMPLES.c.metric, SAMPLES.c.test, SAMPLES.c.number,
-                               SAMPLES.c.id)  # fmt: skip
-        for row in self._rows(query):
-            yield Sample(build=builds[row.build], metric=metrics[row.metric], value=row.value, test=row.test,
-                         number=row.number, budget=row.budget)  # fmt: skip
+        yield from self._select(SAMPLES.c.metric == metric if metric else sa.true())
 
     def builds(self) -> list[Build]:
         """Returns every build, in order of time."""
@@ -100,9 +92,19 @@ class History:
                    BUILDS.c.image_digest != build.image_digest, BUILDS.c.started < build.started)
             .order_by(BUILDS.c.started.desc()).limit(1)
         )  # fmt: skip
-        digests = [row.image_digest for row in self._rows(release)]
-        return [sample for sample in self.samples(metric.id) if sample.build.image_digest in digests
-                and sample.build.setting == build.setting] if digests else []  # fmt: skip
+        digest = next((row.image_digest for row in self._rows(release)), None)
+        same = sa.and_(alike, SAMPLES.c.metric == metric.id, BUILDS.c.image_digest == digest)
+        return list(self._select(same)) if digest is not None else []
+
+    def _select(self, condition: sa.ColumnElement[bool]) -> Iterator[Sample]:
+        builds = {build.id: build for build in self.builds()}
+        metrics = {each.id: each for each in self.metrics()}
+        query = sa.select(SAMPLES).join(BUILDS, BUILDS.c.id == SAMPLES.c.build).where(condition).order_by(
+            BUILDS.c.started, BUILDS.c.id, SAMPLES.c.metric, SAMPLES.c.test, SAMPLES.c.number, SAMPLES.c.id,
+        )  # fmt: skip
+        for row in self._rows(query):
+            yield Sample(build=builds[row.build], metric=metrics[row.metric], value=row.value, test=row.test,
+                         number=row.number, budget=row.budget)  # fmt: skip
 
     def _rows(self, query: sa.Select[Any]) -> Iterator[sa.Row[Any]]:
         with _explained(self.place), self._engine.connect() as connection:

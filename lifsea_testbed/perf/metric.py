@@ -89,7 +89,7 @@ class Build:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One value of one metric, taken by a test; `number` counts the test's values of the metric in its run."""
+    """One value of one metric, taken by a test; `number` is its place among all samples of the run, from 1."""
 
     build: Build
     metric: Metric
