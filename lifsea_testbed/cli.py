@@ -1,0 +1,156 @@
+"""The command line: `python -m lifsea_testbed`, for what is not a run of pytest."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from lifsea_testbed.errors import CallerError, Explained
+from lifsea_testbed.text import printable
+
+if TYPE_CHECKING:
+    from lifsea_testbed.perf.history import History
+
+#: Exit statuses: as pytest has it for bad input, and as the gate has it for what is broken.
+_USAGE, _BROKEN = 4, 6
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status; what goes wrong is said in one line."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], None] = options.command
+    try:
+        command(options)
+    except Explained as error:
+        print(f"ERROR: {printable(error.one_line)}", file=sys.stderr)
+        return _USAGE if isinstance(error, CallerError) else _BROKEN
+    except ImportError as error:
+        print(f"ERROR: {error} (hint: pip install 'lifsea-testbed[perf]')", file=sys.stderr)
+        return _USAGE
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m lifsea_testbed", description="What is not a run of pytest.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_dashboard(commands.add_parser("dashboard", help="write a history as a static site"))
+    history = commands.add_parser("history", help="carry a history from place to place")
+    _add_history(history.add_subparsers(required=True, metavar="COMMAND"))
+    return parser
+
+
+def _add_dashboard(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--history", required=True, metavar="FILE|URL", help="an SQLite file or a PostgreSQL URL")
+    parser.add_argument("-o", "--output", type=Path, default=Path("reports/dashboard"), metavar="DIR",
+                        help="where the site goes (default: %(default)s)")
+    parser.set_defaults(command=_dashboard)
+
+
+def _add_history(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    importing = commands.add_parser("import", help="add samples from JSON lines; those that are there stay single")
+    exporting = commands.add_parser("export", help="write every sample as JSON lines, or the newest for other programs")
+    merging = commands.add_parser("merge", help="add every sample of another history")
+    for parser in (importing, exporting, merging):
+        parser.add_argument("--history", required=True, metavar="FILE|URL", help="an SQLite file or a PostgreSQL URL")
+    importing.add_argument("files", nargs="+", type=Path, metavar="FILE", help="such as reports/metrics.jsonl")
+    exporting.add_argument("--format", default="jsonl", choices=sorted(_FORMATS), help="(default: %(default)s)")
+    exporting.add_argument("-o", "--output", type=Path, metavar="FILE", help="instead of standard output")
+    merging.add_argument("other", metavar="OTHER", help="the history to take from; it is not changed")
+    importing.set_defaults(command=_import)
+    exporting.set_defaults(command=_export)
+    merging.set_defaults(command=_merge)
+
+
+def _dashboard(options: argparse.Namespace) -> None:
+    from lifsea_testbed.perf import dashboard, trend
+
+    with _existing(options.history) as history, _writing(options.output):
+        dashboard.write(trend.trends(history), options.output)
+    print(f"dashboard: {options.output / 'index.html'}")
+
+
+def _import(options: argparse.Namespace) -> None:
+    from lifsea_testbed.perf import jsonlines
+
+    with _history(options.history) as history:
+        for path in options.files:
+            try:
+                with path.open(encoding="utf-8", errors="replace") as file:
+                    added = history.add(jsonlines.read(file, str(path)))
+            except OSError as error:
+                raise CallerError(f"{path}: cannot be read: {error.strerror}", hint="check the path") from None
+            print(f"{path}: {added} samples are new")
+
+
+def _export(options: argparse.Namespace) -> None:
+    with _existing(options.history) as history, _writing(options.output):
+        if options.output is None:
+            _FORMATS[options.format](history, sys.stdout)
+            return
+        with options.output.open("w", encoding="utf-8") as file:
+            _FORMATS[options.format](history, file)
+
+
+def _merge(options: argparse.Namespace) -> None:
+    with _existing(options.other) as other, _history(options.history) as history:
+        print(f"{options.other}: {history.add(other.samples())} samples are new")
+
+
+def _history(place: str) -> History:
+    from lifsea_testbed.perf.history import History
+
+    return History(place)
+
+
+def _existing(place: str) -> History:
+    """The history at that place; unlike elsewhere, a file that is not there is an error."""
+    if "://" not in place and not Path(place).is_file():
+        raise CallerError(f"{place}: no such history", hint="check the path")
+    return _history(place)
+
+
+@contextmanager
+def _writing(path: Path | None) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CallerError(f"{path}: cannot be written: {error.strerror}", hint="choose another -o") from None
+
+
+def _write_lines(history: History, file: TextIO) -> None:
+    from lifsea_testbed.perf import jsonlines
+
+    jsonlines.write(history.samples(), file)
+
+
+def _write_openmetrics(history: History, file: TextIO) -> None:
+    from lifsea_testbed.perf import exporters, trend
+
+    file.write(exporters.openmetrics(trend.trends(history)))
+
+
+def _write_benchmark(history: History, file: TextIO, *, better: str) -> None:
+    from lifsea_testbed.perf import exporters, trend
+    from lifsea_testbed.perf.metric import Better
+
+    file.write(exporters.github_action_benchmark(trend.trends(history), Better(better)))
+
+
+def _write_grafana(history: History, file: TextIO) -> None:
+    from lifsea_testbed.perf import exporters
+
+    file.write(exporters.grafana())
+
+
+_FORMATS: dict[str, Callable[[History, TextIO], None]] = {
+    "jsonl": _write_lines,
+    "openmetrics": _write_openmetrics,
+    "github-action-benchmark-smaller": partial(_write_benchmark, better="lower"),
+    "github-action-benchmark-bigger": partial(_write_benchmark, better="higher"),
+    "grafana": _write_grafana,
+}

@@ -76,6 +76,17 @@ function quantity(value, unit, digits = 4) {
   return /[A-Z]$/.test(text) ? `${text}${unit}` : `${text} ${unit}`;
 }
 
+function between(low, high, unit) {
+  const [first, second] = [quantity(low, unit), quantity(high, unit)];
+  const own = first.split(" ").slice(1).join(" ");
+  return `${second.endsWith(` ${own}`) ? first.split(" ")[0] : first} to ${second}`;
+}
+
+// Hyphens before figures are minus signs; those within names stay.
+function sentence(text) {
+  return text.replace(/(?<=[ (])-(?=\d)/g, MINUS);
+}
+
 function percent(share) {
   if (share === null || share === undefined) return "–";
   const value = share * 100;

@@ -1,6 +1,7 @@
 // Charts, drawn as SVG: trends with their intervals, stacked phases, small curves, dots of samples.
 "use strict";
 
+let clips = 0;
 const MARGIN = {top: 14, right: 14, bottom: 26, left: 58};
 
 function scale(from, to, start, end) {
@@ -11,7 +12,7 @@ function scale(from, to, start, end) {
 function ticks(low, high, about) {
   const rough = (high - low || 1) / about;
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((factor) => factor * power).find((each) => each >= rough);
+  const step = [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((each) => each >= rough);
   const found = [];
   for (let value = Math.ceil(low / step) * step; value <= high + step * 1e-9; value += step) found.push(value);
   return found;
@@ -78,7 +79,7 @@ class Frame {
     this.x = scale(0, Math.max(1, this.count - 1), left + 6, width - right - 6);
     this.y = scale(this.low, this.high, this.height - bottom, top);
     this.mark = el("g", {class: "cursor"});
-    const clip = el("clipPath", {id: `clip-${this.plot.getAttribute("aria-label").length}-${this.height}`},
+    const clip = el("clipPath", {id: `clip-${clips += 1}`},
       el("rect", {x: left, y: 0, width: Math.max(1, width - left - right), height: this.height - bottom}));
     this.plot.replaceChildren(el("svg", {width, height: this.height, "aria-hidden": "true"}, clip,
       this.grid(width), el("g", {"clip-path": `url(#${clip.id})`}, this.paint(this.x, this.y)), this.mark));
@@ -143,11 +144,11 @@ function trendChart({trend, series, builds, from, open, go}) {
     name: trend.metric.name, open: (i) => open(indexes[i]),
     words: (i) => {
       const build = indexes[i];
-      const value = quantity(medians[i], unit), between = `${number(lows[i])} to ${quantity(highs[i], unit)}`;
+      const value = quantity(medians[i], unit), range = between(lows[i], highs[i], unit);
       return {
-        text: `${builds.label[build]}, ${day(builds.started[build])}: ${value}, interval ${between}`,
+        text: `${builds.label[build]}, ${day(builds.started[build])}: ${value}, interval ${range}`,
         parts: [el("strong", {}, builds.label[build]), el("span", {}, day(builds.started[build])), el("strong", {}, value),
-          el("span", {}, `${between}, ${at("count")[i]} samples`), el("a", {href: `#/build/${build}`}, "Open the build")],
+          el("span", {}, `${range}, ${at("count")[i]} samples`), el("a", {href: `#/build/${build}`}, "Open the build")],
         dots: [medians[i]],
       };
     },
@@ -167,14 +168,24 @@ function trendChart({trend, series, builds, from, open, go}) {
       levels,
       runs(budgets).map(([start, end, budget]) =>
         el("line", {class: "budget", x1: x(start), x2: x(end), y1: y(budget), y2: y(budget)})),
-      steps.map((step) => el("g", {class: `step ${tone(trend.metric, step.share)}`},
-        el("line", {x1: x(step.index - 0.5), x2: x(step.index - 0.5), y1: 22, y2: 320 - MARGIN.bottom}),
-        el("text", {x: x(step.index - 0.5), y: 16, "text-anchor": x(step.index) > frame.width - 60 ? "end" : "middle"}, percent(step.share)))),
+      stepMarks(trend.metric, steps, x, frame),
       indexes.map((build, i) => builds.kind[build] === "release"
         ? el("path", {class: "release", d: `M${x(i)} ${320 - MARGIN.bottom - 9}l4 9h-8Z`}) : null),
     ];
   };
   return {frame, beyond};
+}
+
+// Change points; one too near to the last that has a label goes without.
+function stepMarks(metric, steps, x, frame) {
+  let taken = -Infinity;
+  return steps.map((step) => {
+    const place = x(step.index - 0.5), roomy = place - taken > 52;
+    taken = roomy ? place : taken;
+    return el("g", {class: `step ${tone(metric, step.share)}`},
+      el("line", {x1: place, x2: place, y1: 22, y2: frame.height - MARGIN.bottom}),
+      roomy ? el("text", {x: place, y: 16, "text-anchor": place > frame.width - 60 ? "end" : "middle"}, percent(step.share)) : null);
+  });
 }
 
 function tone(metric, share) {

@@ -21,12 +21,12 @@ async function metricsView(state) {
   const mine = index.trends.map((trend, i) => ({...trend, i})).filter((trend) => trend.setting === state.setting);
   if (!mine.length) return [heading("Metrics"), el("p", {class: "quiet"}, "The history holds no figures yet.")];
   mine.sort((a, b) => rank(a) - rank(b) || a.metric.name.localeCompare(b.metric.name));
-  const list = el("div", {class: "metrics", role: "list"});
+  const list = el("ul", {class: "metrics"});
   const filters = {words: "", verdict: null};
   const show = () => {
     const shown = mine.filter((trend) => (!filters.verdict || group(trend) === filters.verdict)
       && trend.metric.name.toLowerCase().includes(filters.words));
-    list.replaceChildren(...(shown.length ? shown.map(metricRow) : [el("p", {class: "quiet"}, "No metric matches.")]));
+    list.replaceChildren(...(shown.length ? shown.map((trend) => el("li", {}, metricRow(trend))) : [el("li", {class: "quiet"}, "No metric matches.")]));
   };
   show();
   const search = el("input", {type: "search", placeholder: "Find a metric", "aria-label": "Find a metric",
@@ -72,7 +72,7 @@ function order(name) {
 
 function metricRow(trend) {
   const {metric, newest, change} = trend;
-  return el("a", {class: "metric", role: "listitem", href: `#/metric/${trend.i}`},
+  return el("a", {class: "metric", href: `#/metric/${trend.i}`},
     el("span", {class: "name"}, el("b", {}, ...phased(metric.name)), el("small", {}, metric.definition || `${metric.better} is better`)),
     spark(trend.spark, verdictOf(trend).tone),
     el("span", {class: "value"}, el("b", {}, quantity(newest.median, metric.unit)), el("small", {}, budgetWords(trend))),
@@ -87,7 +87,7 @@ function phased(name) {
 }
 
 function budgetWords(trend) {
-  if (trend.budget === null) return `${number(trend.newest.low)} to ${number(trend.newest.high)}`;
+  if (trend.budget === null) return between(trend.newest.low, trend.newest.high, trend.metric.unit);
   return `budget ${quantity(trend.budget, trend.metric.unit)}`;
 }
 
@@ -110,7 +110,7 @@ async function metricView(state, [place]) {
       ? el("p", {class: "quiet"}, `The budget, ${quantity(trend.budget, metric.unit)}, lies outside this range.`) : "");
     drawPhases(index, trend, builds, series.build.slice(from), open).then((node) => phases.replaceChildren(node ?? ""));
   };
-  const initial = ranges.find((count) => count >= 250) ?? null;
+  const initial = ranges.find((count) => count >= (innerWidth < 600 ? 60 : 250)) ?? null;
   select(initial, buttons[initial ? ranges.indexOf(initial) : ranges.length]);
   return [
     heading(el("span", {}, ...phased(metric.name)), badge(trend), overBudget(trend) ? el("span", {class: "badge bad"}, "over budget") : null),
@@ -129,13 +129,13 @@ function facts(trend) {
   const {metric, newest, change, budget} = trend;
   const items = [
     ["Newest build", quantity(newest.median, metric.unit), `${newest.label}, ${day(newest.started)}`],
-    ["Interval of the median", `${number(newest.low)} to ${number(newest.high)}`, "95 % confidence"],
+    ["Interval of the median", between(newest.low, newest.high, metric.unit), "95 % confidence"],
     ["Since the release", change ? percent(change.share) : "–", change ? `from ${quantity(change.before, metric.unit)}` : "no release in this setting"],
     budget === null ? null : ["Budget", quantity(budget, metric.unit), overBudget(trend) ? "over budget" : "kept"],
   ];
   return [el("dl", {class: "facts"}, items.filter(Boolean).map(([name, value, more]) =>
     el("div", {}, el("dt", {}, name), el("dd", {}, value), el("dd", {class: "more"}, more)))),
-  change ? el("p", {class: "sentence"}, signed(change.sentence)) : null];
+  change ? el("p", {class: "sentence"}, sentence(change.sentence)) : null];
 }
 
 function legend(trend) {
@@ -172,13 +172,13 @@ function stepsCard(trend, series, builds) {
       el("a", {href: `#/compare/${series.build[step.index - 1]}/${build}`}, "Compare")];
   });
   return el("section", {class: "card"}, el("h2", {}, "Change points"), rows.length
-    ? table([["First build"], ["Date"], ["Before", "right"], ["After", "right"], ["Change", "right"], ["With the one before"]], rows)
+    ? table([["First build"], ["Date"], ["Before", "right"], ["After", "right"], ["Change", "right"], ["With the one before"]], rows, "steps")
     : el("p", {class: "quiet"}, "None: over its whole history the metric kept to one level."));
 }
 
 function lastBuilds(metric, series, builds) {
   const rows = series.build.map((build, i) => [el("a", {href: `#/build/${build}`}, builds.label[build]), day(builds.started[build]),
-    quantity(series.median[i], metric.unit), `${number(series.low[i])} to ${number(series.high[i])}`, String(series.count[i])]);
+    quantity(series.median[i], metric.unit), between(series.low[i], series.high[i], metric.unit), String(series.count[i])]);
   return table([["Build"], ["Date"], ["Median", "right"], ["Interval", "right"], ["Samples", "right"]], rows.slice(-30).reverse());
 }
 
@@ -296,7 +296,7 @@ function samplesTable(index, builds, i, taken) {
   const rows = taken.flatMap(({trend, tests}) => tests.map(({name, folder, values}) => {
     const {metric, budget} = index.trends[trend];
     return [el("a", {href: `#/metric/${trend}`}, ...phased(metric.name)), quantity(median(values), metric.unit), dots([values], budget),
-      el("details", {}, el("summary", {}, `${values.length}`), values.map((value) => quantity(value, metric.unit, 6)).join(", ")),
+      el("details", {}, el("summary", {}, values.length === 1 ? "1 value" : `${values.length} values`), values.map((value) => quantity(value, metric.unit, 6)).join(", ")),
       builds.reports[i] ? link(`${base}evidence/${folder}/`, name) : name];
   }));
   return table([["Metric"], ["Median", "right"], ["Samples"], ["Values"], ["Test and its evidence"]], rows, "samples");
