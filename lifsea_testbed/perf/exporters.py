@@ -56,7 +56,8 @@ def grafana() -> str:
         GROUP BY token, started ORDER BY 1""")  # fmt: skip
     builds = _panel("table", "Newest builds", 10, 10, f"""
         SELECT started, image_version, kind, revision, qemu,
-               percentile_cont(0.5) WITHIN GROUP (ORDER BY value) AS median, count(*) AS samples, max(unit) AS unit, max(reports) AS reports
+               percentile_cont(0.5) WITHIN GROUP (ORDER BY value) AS median,
+               count(*) AS samples, max(unit) AS unit, max(reports) AS reports
         FROM samples_in_full WHERE {where}
         GROUP BY token, started, image_version, kind, revision, qemu ORDER BY started DESC LIMIT 50""")  # fmt: skip
     document = {

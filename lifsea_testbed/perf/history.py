@@ -92,9 +92,9 @@ class History:
                    BUILDS.c.image_digest != build.image_digest, BUILDS.c.started < build.started)
             .order_by(BUILDS.c.started.desc()).limit(1)
         )  # fmt: skip
-        digest = next((row.image_digest for row in self._rows(release)), None)
-        same = sa.and_(alike, SAMPLES.c.metric == metric.id, BUILDS.c.image_digest == digest)
-        return list(self._select(same)) if digest is not None else []
+        digests = [row.image_digest for row in self._rows(release)]
+        same = sa.and_(alike, SAMPLES.c.metric == metric.id, BUILDS.c.image_digest.in_(digests))
+        return list(self._select(same)) if digests else []
 
     def _select(self, condition: sa.ColumnElement[bool]) -> Iterator[Sample]:
         builds = {build.id: build for build in self.builds()}

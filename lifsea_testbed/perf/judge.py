@@ -17,8 +17,10 @@ _Floats = NDArray[np.float64]
 ALPHA = 0.01
 #: Smaller changes do not count, however certain they are.
 FLOOR = 0.02
-#: All ways to part the samples are tried when there are no more than this many, otherwise so many by chance.
+#: So many ways to part the samples are tried where they cannot all be counted; so many samples a bootstrap draws.
 RESAMPLES = 9999
+#: Up to this product of the numbers of samples, all ways are counted.
+_COUNTABLE = 10_000
 _CONFIDENCE = 0.95
 _SEED = 20230620
 
@@ -138,17 +140,21 @@ def _change(metric: Metric, effect: Interval, p: float, floor: float) -> Change:
 def _permuted(old: _Floats, new: _Floats) -> float:
     """The probability that chance alone parts the ranks of the samples so far."""
     ranks = stats.rankdata(np.concatenate([old, new]))
+    if np.ptp(ranks) == 0 or min(len(old), len(new)) < 2:
+        return 1.0
+    if len(np.unique(ranks)) == len(ranks) and len(old) * len(new) <= _COUNTABLE:
+        # Where no two samples are equal, all permutations can be counted instead of tried.
+        return float(stats.mannwhitneyu(old, new, method="exact").pvalue)
+    return _tried(ranks[: len(old)], ranks[len(old) :])
 
+
+def _tried(old: _Floats, new: _Floats) -> float:
     def distance(a: _Floats, b: _Floats, axis: int = -1) -> _Floats:
         return np.asarray(a.mean(axis=axis) - b.mean(axis=axis))
 
-    if np.ptp(ranks) == 0 or min(len(old), len(new)) < 2:
-        return 1.0
-    result = stats.permutation_test(
-        (ranks[: len(old)], ranks[len(old) :]), distance, vectorized=True, n_resamples=RESAMPLES,
-        rng=np.random.default_rng(_SEED),
-    )  # fmt: skip
-    return float(result.pvalue)
+    tried = stats.permutation_test((old, new), distance, vectorized=True, n_resamples=RESAMPLES,
+                                   rng=np.random.default_rng(_SEED))  # fmt: skip
+    return float(tried.pvalue)
 
 
 def _effect(old: _Floats, new: _Floats) -> Interval:
