@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lifsea_testbed import profile as profiles
+from lifsea_testbed.bench import AUTO
 from lifsea_testbed.errors import CallerError, Explained, HostError
 from lifsea_testbed.perf import jsonlines
 from lifsea_testbed.perf.measure import Measure, Measurement
@@ -115,7 +116,9 @@ class Measuring:
         return self._findings.failures if self._config.option.perf_gate else []
 
     def _samples(self) -> Iterator[Sample]:
-        build, budgets = self._build(), profiles.load(self._image[0]).budgets
+        wished = self._run.prepared.wish.profile
+        profile = profiles.load(self._image[0] if wished == AUTO else wished)
+        build, budgets = self._build(), profile.budgets
         for number, (test, taken) in enumerate(self._taken, start=1):
             yield Sample(build=build, metric=taken.metric, value=taken.value, test=test, number=number,
                          budget=budgets.get(taken.metric.name))  # fmt: skip

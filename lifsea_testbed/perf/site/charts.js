@@ -89,7 +89,7 @@ class Frame {
   grid(width) {
     const {left, right, bottom} = MARGIN;
     const shown = ticks(this.low, this.high, this.height / 56);
-    const digits = Math.max(3, Math.ceil(Math.log10(Math.abs(this.high) / ((shown[1] - shown[0]) || 1) || 1)) + 1);
+    const digits = Math.max(3, Math.ceil(Math.log10(Math.abs(this.high) / ((shown[1] - shown[0]) || 1) || 1)) + 2);
     const rows = shown.map((value) => el("g", {},
       el("line", {class: "grid", x1: left, x2: width - right, y1: this.y(value), y2: this.y(value)}),
       el("text", {x: left - 8, y: this.y(value) + 4, "text-anchor": "end"}, this.tick(value, digits))));

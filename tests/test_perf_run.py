@@ -1,0 +1,151 @@
+"""Figures in runs of pytest: taken in one line, through workers, into files and the verdict; nothing is booted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lifsea_testbed.errors import CallerError
+from lifsea_testbed.perf.history import History
+from lifsea_testbed.perf.measure import Measure
+from lifsea_testbed.perf.metric import Better, Kind
+from tests.boot_sector import raw_image
+
+SUITE = '''
+import pytest
+from lifsea_testbed.claim import claim
+from lifsea_testbed.errors import NotJudged
+
+@pytest.fixture
+def profile(bench):
+    return bench.profile
+
+@claim("boots-to-ready")
+@pytest.mark.parametrize("boot", range(10))
+def test_boot_time(measure, boot):
+    measure("boot", FACTOR * (2 + boot / 1000), unit="s", better="lower", definition="Until ready.")
+    measure("packages", 203, unit="packages", better="lower", exact=True)
+
+def test_that_fails(measure):
+    measure("late", 9.5, unit="s", better="lower")
+    raise NotJudged("emulated")
+'''
+PROFILE = """
+extends = "reference"
+name = "quick"
+claims = ["boots-to-ready"]
+[budgets]
+boot = 2.05
+"""
+
+
+@pytest.fixture
+def place(pytester: pytest.Pytester) -> pytest.Pytester:
+    (pytester.path / "quick.toml").write_text(PROFILE)
+    return pytester
+
+
+def judge(place: pytest.Pytester, version: str, factor: float, *options: str) -> pytest.RunResult:
+    """Runs the suite on an image of that version, whose boots take that many times two seconds."""
+    place.makepyfile(test_suite=SUITE.replace("FACTOR", str(factor)))
+    image = raw_image(place.path / f"{version}.raw", version)
+    return place.runpytest_subprocess(
+        "--image", str(image), "--profile", "quick.toml", "--accel", "tcg", "-p", "no:cacheprovider",
+        "--image-version", version, *options,
+    )  # fmt: skip
+
+
+def lines(place: pytest.Pytester) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (place.path / "reports/metrics.jsonl").read_text().splitlines()]
+
+
+def boots(place: pytest.Pytester) -> list[float]:
+    return [line["value"] for line in lines(place) if line["metric"]["name"] == "boot"]
+
+
+BOOTS = [2 + boot / 1000 for boot in range(10)]
+
+
+def test_figures_are_written_for_later(place: pytest.Pytester) -> None:
+    result = judge(place, "3.1", 1.0, "--host-class", "rack 1", "--revision", "abc")
+    assert result.ret == 0
+    assert boots(place) == BOOTS
+    assert [line["number"] for line in lines(place)] == list(range(1, 22))
+    first = lines(place)[0]
+    assert first["budget"] == 2.05
+    assert {"image_version": "3.1", "revision": "abc", "host_class": "rack 1", "profile": "quick",
+            "accelerator": "tcg", "kind": "build"}.items() <= first["build"].items()  # fmt: skip
+    assert lines(place)[-1]["metric"]["name"] == "late"
+
+
+def test_figures_come_through_workers(place: pytest.Pytester) -> None:
+    assert judge(place, "3.1", 1.0, "-n", "2", "--history", "history.db").ret == 0
+    assert sorted(boots(place)) == BOOTS
+    with History(str(place.path / "history.db")) as history:
+        assert len(list(history.samples())) == 21
+
+
+def test_the_gate_compares_with_the_last_release(place: pytest.Pytester) -> None:
+    """Slower by 30 % and over its budget, an image fails the gate; without the gate, that is only said."""
+    released = judge(place, "3.1", 1.0, "--history", "history.db", "--perf-release")
+    released.stdout.fnmatch_lines(["*boot not compared (the history has no release in this setting)*"])
+    shown = judge(place, "3.2", 1.3, "--history", "history.db")
+    shown.stdout.fnmatch_lines(["*boot regressed: *(against 3.1)", "*packages unchanged: 203 → 203 packages *"])
+    gated = judge(place, "3.3", 1.3, "--history", "history.db", "--perf-gate")
+    gated.stdout.fnmatch_lines(["verdict: fail - *; boot regressed: *; boot over budget: * (reports/gate.json)"])
+    assert (released.ret, shown.ret, gated.ret) == (0, 0, 1)
+    with History(str(place.path / "history.db")) as history:
+        kinds = {each.image_version: each.kind for each in history.builds()}
+    assert kinds == {"3.1": Kind.RELEASE, "3.2": Kind.BUILD, "3.3": Kind.BUILD}
+
+
+@pytest.mark.parametrize(("options", "complaint"), [
+    (["--perf-gate"], "ERROR: --perf-gate *(hint: --history FILE)"),
+    (["--history", "/nonexistent/history.db"], "ERROR: /nonexistent/history.db: *(hint: *"),
+    (["--history", "3.1.raw"], "ERROR: 3.1.raw: *not a database*(hint: *"),
+])  # fmt: skip
+def test_a_history_that_cannot_be_used_is_said_before_anything_runs(
+    place: pytest.Pytester, options: list[str], complaint: str
+) -> None:
+    result = judge(place, "3.1", 1.0, *options)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([complaint])
+    assert [line for line in result.outlines if line] == []
+
+
+def test_a_suite_without_figures_leaves_no_file(place: pytest.Pytester) -> None:
+    place.makepyfile(test_suite="def test_nothing(): pass")
+    image = raw_image(place.path / "disk.raw")
+    place.runpytest_subprocess("--image", str(image), "--profile", "quick.toml", "--accel", "tcg")
+    assert not (place.path / "reports/metrics.jsonl").exists()
+
+
+def test_without_an_image_figures_go_nowhere(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("def test_one(measure): measure('boot', 2, unit='s', better='lower')")
+    pytester.runpytest_subprocess().assert_outcomes(passed=1)
+    assert not (pytester.path / "reports").exists()
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("Boot time", 1.0), ("", 1.0), ("a/b/c", 1.0), ("-x", 1.0), ("boot", float("nan")), ("boot", float("inf")),
+])  # fmt: skip
+def test_what_is_no_figure_is_refused(name: str, value: float) -> None:
+    with pytest.raises(CallerError):
+        Measure()(name, value, unit="s", better="lower")
+
+
+def test_a_figure_survives_its_way_through_json(tmp_path: Path) -> None:
+    measure = Measure()
+    measure("boot/kernel", 1, unit="s", better="higher", definition="d", exact=True)
+    (taken,) = measure.taken
+    assert type(taken).from_fields(json.loads(json.dumps(taken.fields()))) == taken
+    assert (taken.value, taken.metric.better) == (1.0, Better.HIGHER)
+
+
+def test_the_plugin_unused_loads_nothing_heavy(pytester: pytest.Pytester) -> None:
+    heavy = "('sqlalchemy', 'alembic', 'numpy', 'scipy', 'otava')"
+    pytester.makepyfile(f"import sys\ndef test_one(): assert [name for name in {heavy} if name in sys.modules] == []")
+    pytester.runpytest_subprocess().assert_outcomes(passed=1)
