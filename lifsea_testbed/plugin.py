@@ -42,7 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
                     help="fail if a metric regressed since the last release, or is over its budget")
     group.addoption("--perf-release", action="store_true",
                     help="this image is a release: later ones are compared with it")
-    group.addoption("--perf-floor", type=float, default=2.0, metavar="PERCENT",
+    group.addoption("--perf-floor", type=float, default=1.0, metavar="PERCENT",
                     help="the smallest change that counts (default: %(default)s)")
     group.addoption("--image-version", default="", metavar="TEXT",
                     help="overrides VERSION_ID of the image's os-release")

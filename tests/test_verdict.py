@@ -83,6 +83,13 @@ def test_the_gate(statuses: tuple[Status, Status], troubles: list[str], verdict:
     assert gate.conclude(gate.settle(PROMISES, outcomes), troubles=troubles)[0] is verdict
 
 
+def test_a_failure_beside_the_claims_fails_the_gate() -> None:
+    results = gate.settle(PROMISES, [outcome("a", Status.PASSED), outcome("b", Status.PASSED)])
+    assert gate.conclude(results, failures=["boot regressed"]) == (Verdict.FAIL, "boot regressed")
+    failed = gate.settle(PROMISES, [outcome("a", Status.FAILED), outcome("b", Status.PASSED)])
+    assert gate.conclude(failed, failures=["boot regressed"])[1] == "not kept: a; boot regressed"
+
+
 def test_exit_statuses_tell_verdicts_apart() -> None:
     assert [verdict.exit_status for verdict in (Verdict.PASS, Verdict.FAIL, Verdict.BROKEN)] == [0, 1, 6]
 

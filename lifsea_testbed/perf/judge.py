@@ -16,7 +16,7 @@ _Floats = NDArray[np.float64]
 #: Below this probability, a difference is not taken for chance (as Firecracker's tools/ab_test.py has it).
 ALPHA = 0.01
 #: Smaller changes do not count, however certain they are.
-FLOOR = 0.02
+FLOOR = 0.01
 #: So many ways to part the samples are tried where they cannot all be counted; so many samples a bootstrap draws.
 RESAMPLES = 9999
 #: Up to this product of the numbers of samples, all ways are counted.

@@ -100,6 +100,6 @@ def _trend(source: Source, metric: Metric, setting: Setting, points: list[Point]
     after = [value for values in newest.samples.values() for value in values]
     return Trend(
         metric=metric, setting=setting, points=points,
-        steps=changes.steps([each.median for each in points], floor=0.0 if metric.exact else floor),
+        steps=(changes.exact_steps if metric.exact else changes.steps)([each.median for each in points]),
         comparison=judge.compare(metric, before, after, floor=floor) if before else None,
     )  # fmt: skip
