@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from lifsea_testbed.claim import claim
 from lifsea_testbed.machine import Machine
+from lifsea_testbed.perf.measure import Measure
 from lifsea_testbed.profile import Profile
 
 
 @claim("packages-about-200")
-def test_there_are_about_200_packages(machine: Machine, profile: Profile) -> None:
+def test_there_are_about_200_packages(machine: Machine, profile: Profile, measure: Measure) -> None:
     """The package database counts neither too many packages nor suspiciously few."""
-    assert profile.packages.least <= len(machine.guest.packages()) <= profile.packages.most
+    count = len(machine.guest.packages())
+    measure("packages", count, unit="packages", better="lower", exact=True)
+    assert profile.packages.least <= count <= profile.packages.most
 
 
 @claim("no-python")

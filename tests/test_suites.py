@@ -15,6 +15,7 @@ import pytest
 from lifsea_testbed import profile as profiles
 from lifsea_testbed import scenario
 from lifsea_testbed.errors import NotJudged
+from lifsea_testbed.perf.measure import Measure
 
 SUITES = Path(__file__).parent.parent / "suites"
 TESTS: dict[str, Callable[..., None]] = {
@@ -200,7 +201,7 @@ class FakeMachine:
 def run(name: str, defect: dict[str, Any], *, emulated: bool = False) -> None:
     profile = profiles.load("reference")
     machine = FakeMachine(defect, profile, emulated=emulated)
-    offered: dict[str, Any] = {"machine": machine, "own_machine": machine, "profile": profile}
+    offered: dict[str, Any] = {"machine": machine, "own_machine": machine, "profile": profile, "measure": Measure()}
     wanted = inspect.signature(TESTS[name]).parameters
     anything: Any = machine
     if "rebooted" in wanted:
