@@ -33,7 +33,7 @@ MEDIAN_FUNCTION, TENTH_FUNCTION = 10, 30
 
 
 def modules() -> list[Path]:
-    folders = [ROOT / name for name in ("lifsea_testbed", "suites", "images", "tests")]
+    folders = [ROOT / name for name in ("lifsea_testbed", "suites", "images", "tests", "benchmarks")]
     return [path for folder in folders for path in folder.rglob("*.py")]
 
 

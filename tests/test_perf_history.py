@@ -6,6 +6,8 @@ import io
 import json
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,6 +74,16 @@ def test_what_is_there_stays_single(history: History) -> None:
     first, second = list(nightly([2.0, 2.1])), list(nightly([2.0, 2.1, 2.2]))
     assert (history.add(first), history.add(second), history.add(second)) == (10, 5, 0)
     assert len(list(history.samples())) == 15
+
+
+def test_several_add_at_the_same_time(history: History) -> None:
+    everything = list(nightly([2.0] * 40))
+    parts = [everything[start : start + 120] for start in (0, 40, 80)]
+
+    with ExitStack() as stack, ThreadPoolExecutor(4) as pool:
+        others = [stack.enter_context(History(history.place)) for _ in range(4)]
+        list(pool.map(History.add, others, [*parts, everything[::-1]]))
+    assert ids(history) == {sample.id for sample in everything}
 
 
 def test_equal_values_are_not_the_same_sample(history: History) -> None:

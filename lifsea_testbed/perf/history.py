@@ -57,7 +57,9 @@ class History:
         self._engine.dispose()
 
     def add(self, samples: Iterable[Sample]) -> int:
-        """Keeps the samples that are not there yet, all or none, and returns how many these were.
+        """Keeps the samples that are not there yet, all or none, and returns how many more the history has now.
+
+        Several processes may add at the same time, also the same samples.
 
         Raises:
             HostError: the database failed; nothing was kept.
@@ -120,6 +122,8 @@ class History:
             (SAMPLES, list(map(_row, samples))),
         ):
             dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
+            # In one order everywhere, so that two that add the same rows never wait for each other.
+            rows.sort(key=lambda row: str(row["id"]))
             connection.execute(dialect.insert(table).on_conflict_do_nothing(), rows)
 
     def _migrate(self) -> None:
