@@ -97,7 +97,8 @@ class Frame {
     const every = Math.max(1, (this.count - 1) / (wanted - 1));
     const places = this.count === 1 ? [0] : Array.from({length: Math.min(wanted, this.count)}, (_, i) => Math.round(i * every))
       .filter((place) => place < this.count);
-    return el("g", {class: "axes"}, rows, places.map((place, i) => el("text", {x: this.x(place), y: this.height - bottom + 19,
+    const unit = this.unit === "B" ? null : el("text", {x: left - 8, y: 12, "text-anchor": "end"}, this.unit.slice(0, 8));
+    return el("g", {class: "axes"}, unit, rows, places.map((place, i) => el("text", {x: this.x(place), y: this.height - bottom + 19,
       "text-anchor": i === 0 ? "start" : i === places.length - 1 ? "end" : "middle"}, day(this.starts[place]))));
   }
 

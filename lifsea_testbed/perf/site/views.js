@@ -24,7 +24,7 @@ async function metricsView(state) {
   const list = el("ul", {class: "metrics"});
   const filters = {words: "", verdict: null};
   const show = () => {
-    const shown = mine.filter((trend) => (!filters.verdict || group(trend) === filters.verdict)
+    const shown = mine.filter((trend) => (!filters.verdict || tags(trend).includes(filters.verdict))
       && trend.metric.name.toLowerCase().includes(filters.words));
     list.replaceChildren(...(shown.length ? shown.map((trend) => el("li", {}, metricRow(trend))) : [el("li", {class: "quiet"}, "No metric matches.")]));
   };
@@ -40,8 +40,8 @@ async function metricsView(state) {
   ];
 }
 
-function group(trend) {
-  return overBudget(trend) ? "over budget" : verdictOf(trend).name;
+function tags(trend) {
+  return overBudget(trend) ? [verdictOf(trend).name, "over budget"] : [verdictOf(trend).name];
 }
 
 function rank(trend) {
@@ -55,7 +55,7 @@ function summary(trends) {
 
 function chips(trends, filters, show) {
   const counts = new Map();
-  for (const trend of trends) counts.set(group(trend), (counts.get(group(trend)) ?? 0) + 1);
+  for (const tag of trends.flatMap(tags)) counts.set(tag, (counts.get(tag) ?? 0) + 1);
   const tones = {"over budget": "bad", ...Object.fromEntries(Object.values(VERDICTS).map(({name, tone}) => [name, tone]))};
   const buttons = [...Object.keys(tones)].filter((name) => counts.has(name)).sort((a, b) => order(a) - order(b))
     .map((name) => el("button", {type: "button", class: `chip ${tones[name]}`, "aria-pressed": "false", onclick: (event) => {
