@@ -6,22 +6,25 @@ import contextlib
 import os
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lifsea_testbed.console.channel import Channel
+from lifsea_testbed.console.channel import PortChannel
 from lifsea_testbed.console.transcript import Transcript
 from lifsea_testbed.deadline import Deadline
-from lifsea_testbed.errors import Explained, GuestCrashed, LaunchError
+from lifsea_testbed.errors import Explained, GuestCrashed, HostError, LaunchError, TestbedError
 from lifsea_testbed.image import Image
 from lifsea_testbed.lifeline import Lifeline
 from lifsea_testbed.qemu import argv
 from lifsea_testbed.qemu.confinement import Confinement
 from lifsea_testbed.qemu.process import QemuProcess
-from lifsea_testbed.qemu.qmp import Event, Monitor
+from lifsea_testbed.qemu.qmp import Event, EventName, Monitor
 
 #: How long QEMU may take from its start to its greeting (seconds; it depends on the host alone).
 _GREETING = 30.0
+#: How long it may take to answer that it is there (seconds).
+_SIGN_OF_LIFE = 2.0
 #: After an event that says that the guest is down, its last console lines are let in for this long (seconds).
 _LAST_WORDS = 0.3
 
@@ -36,6 +39,13 @@ class Boot:
                  confinement: Confinement) -> None:
         self.lifeline = Lifeline()
         self.events: list[Event] = []
+        self._subscribers: list[tuple[EventName, Callable[[Event], None]]] = [
+            (EventName.GUEST_PANICKED, lambda event: self._end("the guest's kernel panicked")),
+            (EventName.WATCHDOG, lambda event: self._end("the guest's watchdog ran out")),
+            (EventName.SHUTDOWN, self._on_shutdown),
+            (EventName.BLOCK_IO_ERROR, self._on_disk_error),
+            (EventName.VSERPORT_CHANGE, self._on_port),
+        ]
         self.power_on = time.monotonic()
         with contextlib.ExitStack() as handed_over:
             ours, theirs = _pairs(handed_over)
@@ -43,7 +53,7 @@ class Boot:
                                overlay=_opened(handed_over, overlay, os.O_RDWR))
             self.command = argv.command(hardware, wires)
             self.transcript = Transcript(ours["console"], lifeline=self.lifeline, file=transcript)
-            self.channel = Channel(ours["channel"], lifeline=self.lifeline)
+            self.channel = PortChannel(ours["channel"], lifeline=self.lifeline)
             self.monitor = Monitor(ours["monitor"], on_event=self._on_event)
             self.process = QemuProcess(self.command, directory=directory, inherit=_numbers(wires),
                                        confinement=confinement, on_exit=self._on_exit)
@@ -69,6 +79,18 @@ class Boot:
         self.lifeline.check()
         return self.monitor.execute(name, arguments, deadline=Deadline.after(_GREETING))
 
+    def why_silent(self) -> HostError | None:
+        """Returns the host's part in a guest that does not answer: QEMU does not answer either, or does not run it."""
+        try:
+            status = self.monitor.execute("query-status", deadline=Deadline.after(_SIGN_OF_LIFE))
+        except TestbedError:
+            return HostError("QEMU itself does not answer", expected="its monitor answers",
+                             evidence=self.process.state(), hint="it was stopped, or the host is overloaded")
+        if not status.get("running"):
+            return HostError(f"the machine does not run: QEMU says {status.get('status')}",
+                             expected="it runs until it is stopped on purpose", evidence=self.transcript.tail())
+        return None
+
     def wait_until_off(self, deadline: Deadline) -> bool:
         """Waits for a machine that was told to go down, and returns whether it did."""
         return self.process.wait(deadline.remaining)
@@ -87,12 +109,29 @@ class Boot:
         else:
             self.lifeline.end(process.death)
 
+    def subscribe(self, name: EventName, react: Callable[[Event], None]) -> None:
+        """Has `react` called, on the monitor's thread, with each later event of that name."""
+        self._subscribers.append((name, react))
+
     def _on_event(self, event: Event) -> None:
         self.events.append(event)
-        if event.name == "GUEST_PANICKED":
-            self._end("the guest's kernel panicked")
-        elif event.name == "SHUTDOWN" and event.data.get("guest") and not self.lifeline.end_is_expected:
+        for name, react in list(self._subscribers):
+            if event.name == name:
+                react(event)
+
+    def _on_shutdown(self, event: Event) -> None:
+        if event.data.get("guest") and not self.lifeline.end_is_expected:
             self._end(f"the guest went down by itself ({event.data.get('reason')})")
+
+    def _on_disk_error(self, event: Event) -> None:
+        reason = "the host's disk is full" if event.data.get("nospace") else str(event.data.get("reason"))
+        error = HostError(f"the host failed to {event.data.get('operation')} the machine's disk: {reason}",
+                          evidence=self.transcript.tail(), hint="free disk space, or set TMPDIR to another disk")
+        self.lifeline.end(lambda: error)
+
+    def _on_port(self, event: Event) -> None:
+        if event.data.get("id") == argv.CHANNEL_DEVICE and not event.data.get("open"):
+            self.channel.port_closed()
 
     def _end(self, happened: str) -> None:
         seen = time.monotonic()

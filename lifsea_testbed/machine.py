@@ -6,7 +6,7 @@ import contextlib
 import os
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,8 +17,8 @@ from lifsea_testbed.deadline import Patience
 from lifsea_testbed.ecs.instance import TIME_SERVERS, Instance
 from lifsea_testbed.ecs.metadata import Metadata, Seen
 from lifsea_testbed.ecs.service import MetadataService
-from lifsea_testbed.errors import BootFailed, CommandFailed, GuestFailure, WaitTimedOut
-from lifsea_testbed.guest import system
+from lifsea_testbed.errors import BootFailed, CommandFailed, GuestCrashed, GuestFailure, WaitTimedOut
+from lifsea_testbed.guest import system, transfer
 from lifsea_testbed.guest.guest import Guest
 from lifsea_testbed.guest.shell import QUESTION
 from lifsea_testbed.image import Image
@@ -99,15 +99,24 @@ class Machine:
         boot.start()
         self._await_shell()
 
-    def run(self, script: str, *, check: bool = True, within: float = QUESTION, given: bytes = b"") -> CommandResult:
-        """Runs a script of the POSIX shell as root; `within` is in seconds on real hardware.
+    def run(self, command: str | Sequence[str], *, check: bool = True, within: float = QUESTION,
+            input: bytes = b"") -> CommandResult:
+        """Runs a script of the POSIX shell, or the words of one command, as root.
+
+        `within` is in seconds on real hardware; `input` is what the command reads, and may hold any byte.
 
         Raises:
             CommandFailed: its status was not 0, and `check` asked for that.
-            WaitTimedOut: it took too long and was killed.
+            WaitTimedOut: it took too long and was killed; the next command finds the shell as ever.
+            GuestCrashed, LaunchError: the machine ended meanwhile.
+            HostError: the guest does not answer because the host does not run it.
         """
+        script = command if isinstance(command, str) else shlex.join(command)
         started = time.monotonic() - self.boot.power_on
-        result = self.boot.channel.run(script, given=given, deadline=self._patience.deadline(within))
+        try:
+            result = self.boot.channel.run(script, input=input, deadline=self._patience.deadline(within))
+        except WaitTimedOut as error:
+            raise self.boot.why_silent() or error from error
         self._record("commands.txt", f"[{started:9.3f}] {result.exit_status:3d} {result.duration:7.3f} s  "
                                      f"{_first_line(script)}\n")  # fmt: skip
         if check and not result.ok:
@@ -153,18 +162,55 @@ class Machine:
             WaitTimedOut: the guest did not go down.
             BootFailed, GuestCrashed: it did not come up.
         """
-        before = self.boot_id
         self._save_journal()
         self.boot.lifeline.expect_end()
-        self.run("systemctl --no-block reboot")
+        self.run("systemctl --no-block reboot || reboot")
         deadline = self._patience.deadline(_GOING_DOWN)
         if not self.boot.wait_until_off(deadline):
             raise WaitTimedOut(f"the guest did not go down within {deadline.allowance:.0f} s",
                                evidence=self.boot.transcript.tail())  # fmt: skip
-        self.boot.close()
-        self.power_on()
-        if self.boot_id == before:
-            raise GuestFailure("the boot id is the same after a reboot", evidence=before)
+        self._come_back()
+
+    def power_cut(self) -> None:
+        """Takes the power away between two instructions, gives it back, and returns when the shell is open again.
+
+        The disk keeps each write that the machine saw completed, flushed or not: what a cache loses is for powercut.
+
+        Raises:
+            BootFailed, GuestCrashed: it did not come up.
+        """
+        self._come_back()
+
+    def crash(self) -> None:
+        """Has the guest's kernel panic, and returns when the shell is open again after a cold boot.
+
+        Raises:
+            GuestFailure: the kernel did not panic.
+            BootFailed, GuestCrashed: it did not come up.
+        """
+        try:
+            self.run("sync; echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger", check=False)
+        except GuestCrashed:
+            self._come_back()
+        else:
+            raise GuestFailure("the kernel did not panic when it was asked to", expected="sysrq c panics",
+                               evidence=self.boot.transcript.tail())  # fmt: skip
+
+    def put(self, content: bytes | Path, path: str) -> None:
+        """Writes a file of the guest, and compares digests; see guest/transfer.py."""
+        transfer.put(self, content, path)
+
+    def get(self, path: str, into: Path) -> None:
+        """Copies a file of the guest to the host, and compares digests; see guest/transfer.py."""
+        transfer.get(self, path, into)
+
+    def put_tree(self, directory: Path, path: str) -> None:
+        """Copies what is in a directory of the host into one of the guest; see guest/transfer.py."""
+        transfer.put_tree(self, directory, path)
+
+    def get_tree(self, path: str, into: Path) -> None:
+        """Copies what is in a directory of the guest into one of the host; see guest/transfer.py."""
+        transfer.get_tree(self, path, into)
 
     def attach_disk(self, image: Image) -> str:
         """Attaches an image as a read-only data disk to the running machine; returns its name in the guest's /dev."""
@@ -195,6 +241,13 @@ class Machine:
         for boot in self.boots:
             boot.close()
         self._service.__exit__()
+
+    def _come_back(self) -> None:
+        before = self.boot_id
+        self.boot.close()
+        self.power_on()
+        if self.boot_id == before:
+            raise GuestFailure("the boot id is the same after a boot", evidence=before)
 
     def _await_shell(self) -> None:
         deadline = self._patience.deadline(self._profile().boot.shell_within)

@@ -45,7 +45,6 @@ ExecStart=/bin/sh {directory}/open.sh
 Environment=HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C
 Restart=always
 RestartSec=0
-KillMode=process
 OOMScoreAdjust=-1000
 [Install]
 WantedBy=basic.target

@@ -18,8 +18,8 @@ from lifsea_testbed.errors import GuestCrashed, WaitTimedOut
 from lifsea_testbed.lifeline import Lifeline
 from lifsea_testbed.text import printable
 
-#: Lines that are kept in memory; the file beside has them all, up to its own bound in bytes.
-_KEPT = 20_000
+#: Characters that are kept in memory; the file beside has every line, up to its own bound in bytes.
+_KEPT = 8 << 20
 _LARGEST_FILE = 64 << 20
 #: A guest that never ends a line has it ended here (bytes).
 _LONGEST_LINE = 16_384
@@ -38,6 +38,11 @@ class Line:
     def __str__(self) -> str:
         """The line as reports show it."""
         return f"[{self.at:9.3f}] {self.text}"
+
+
+def _weight(line: Line) -> int:
+    """What a line costs: its characters, and the objects around them."""
+    return len(line.text) + 100
 
 
 class LineReader:
@@ -81,7 +86,8 @@ class Transcript:
         self._file = file
         self._power_on = time.monotonic()
         self._changed = threading.Condition()
-        self._lines: deque[Line] = deque(maxlen=_KEPT)
+        self._lines: deque[Line] = deque()
+        self._kept = 0
         self._count = 0
         self._reader = LineReader()
         self._closed = False
@@ -166,6 +172,9 @@ class Transcript:
         with self._changed:
             self._lines.extend(lines)
             self._count += len(lines)
+            self._kept += sum(_weight(line) for line in lines)
+            while self._kept > _KEPT:
+                self._kept -= _weight(self._lines.popleft())
             self._changed.notify_all()
         for line in lines:
             self._judge(line)

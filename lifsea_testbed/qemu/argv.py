@@ -17,6 +17,8 @@ from lifsea_testbed.qemu.emulator import MACHINE_TYPE, Emulator
 #: The names of the two ports on the virtio console: Cloud Assistant's, and the one a shell is opened on.
 ASSISTANT_PORT = "org.qemu.guest_agent.0"
 CHANNEL_PORT = "org.lifsea.testbed.0"
+#: The channel's device, as events of the monitor name it.
+CHANNEL_DEVICE = "channel-port"
 #: The socket of the metadata service, in QEMU's working directory.
 METADATA_SOCKET = "metadata"
 
@@ -120,7 +122,7 @@ def _consoles(wires: Wires) -> list[str]:
         "-chardev", "null,id=assistant",
         "-device", f"virtserialport,bus=virtio-serial.0,nr=1,chardev=assistant,name={ASSISTANT_PORT}",
         "-chardev", f"socket,id=channel,fd={wires.channel}",
-        "-device", f"virtserialport,bus=virtio-serial.0,nr=2,chardev=channel,name={CHANNEL_PORT}",
+        "-device", f"virtserialport,bus=virtio-serial.0,nr=2,chardev=channel,id={CHANNEL_DEVICE},name={CHANNEL_PORT}",
     ]  # fmt: skip
 
 
