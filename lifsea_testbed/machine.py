@@ -22,7 +22,7 @@ from lifsea_testbed.guest import system, transfer
 from lifsea_testbed.guest.guest import Guest
 from lifsea_testbed.guest.shell import QUESTION
 from lifsea_testbed.image import Image
-from lifsea_testbed.profile import Profile
+from lifsea_testbed.profile import Line, Profile, Road
 from lifsea_testbed.qemu import argv, overlay
 from lifsea_testbed.qemu.accelerator import Kind
 from lifsea_testbed.qemu.confinement import Confinement
@@ -48,6 +48,7 @@ class Machine:
         self.guest = Guest(self, profile)
         self.boot_id = ""
         self.shell_after = 0.0
+        self.road = Road.NONE
         self.boots: list[Boot] = []
         self._hardware = hardware
         self._image = image
@@ -56,7 +57,8 @@ class Machine:
         self._directory = directory
         self._confinement = confinement
         self._overlay = directory / "overlay.qcow2"
-        metadata = Metadata(self.instance, user_data=access.user_data(argv.CHANNEL_PORT))
+        user_data = access.user_data(argv.CHANNEL_PORT, profile().access.line)
+        metadata = Metadata(self.instance, user_data=user_data)
         overlay.create(self._overlay, image_size=image.virtual_size)
         confinement.admit(directory)
         self._service = MetadataService(metadata, directory / argv.METADATA_SOCKET)
@@ -93,7 +95,8 @@ class Machine:
         """
         boot = Boot(self._hardware, image=self._image, overlay=self._overlay, directory=self._directory,
                     transcript=self.records / f"transcript-{len(self.boots) + 1}.txt",
-                    confinement=self._confinement)  # fmt: skip
+                    confinement=self._confinement,
+                    with_virtio_console=self._profile().access.line is Line.VIRTIO)  # fmt: skip
         self.boots.append(boot)
         self._record("qemu-argv.txt", f"{shlex.join(boot.command)}\n")
         boot.start()
@@ -145,6 +148,8 @@ class Machine:
         Raises:
             BootFailed: some unit failed or is still waited for.
         """
+        if self.road is Road.NONE:
+            return
         within = self._profile().boot.ready_within
         try:
             self.wait_until(lambda: self.guest.system_state() not in ("initializing", "starting", ""),
@@ -246,21 +251,45 @@ class Machine:
         before = self.boot_id
         self.boot.close()
         self.power_on()
-        if self.boot_id == before:
+        if before and self.boot_id == before:
             raise GuestFailure("the boot id is the same after a boot", evidence=before)
 
     def _await_shell(self) -> None:
-        deadline = self._patience.deadline(self._profile().boot.shell_within)
+        for road in self._profile().access.roads:
+            self.road = road
+            if road is Road.NONE:
+                self._await_sign_of_readiness()
+                return
+            deadline = self._patience.deadline(self._profile().boot.shell_within)
+            try:
+                self.boot_id = self.boot.open_shell(road, self._profile().access, deadline)
+            except WaitTimedOut:
+                continue
+            self.shell_after = time.monotonic() - self.boot.power_on
+            return
+        raise self._no_shell()
+
+    def _no_shell(self) -> BootFailed:
+        roads = ", ".join(self._profile().access.roads)
+        asked = ", ".join(dict.fromkeys(printable(seen.path) for seen in self.requests)) or "nothing"
+        passed = time.monotonic() - self.boot.power_on
+        return BootFailed(
+            f"no root shell within {passed:.0f} s of power-on", expected=f"a root shell by {roads}",
+            evidence=f"asked of the metadata service: {asked}\n{self.boot.transcript.tail()}",
+            hint="read the transcript; an image without a shell needs a profile that says so",
+        )  # fmt: skip
+
+    def _await_sign_of_readiness(self) -> None:
+        """Waits, without a shell, for the console line of the profile, or for an answer of Cloud Assistant."""
+        self.boot.do_without_shell()
+        wanted, deadline = self._profile().boot.ready_line, self._patience.deadline(self._profile().boot.shell_within)
         try:
-            self.boot_id = self.boot.channel.greet(deadline)
+            if wanted:
+                self.boot.transcript.wait_for(wanted, deadline)
+            elif not self.boot.assistant.answers(deadline):
+                raise WaitTimedOut("Cloud Assistant did not answer on its port", evidence=self.boot.transcript.tail())
         except WaitTimedOut as error:
-            asked = ", ".join(dict.fromkeys(printable(seen.path) for seen in self.requests)) or "nothing"
-            raise BootFailed(
-                f"no root shell within {deadline.allowance:.0f} s of power-on",
-                expected="the image boots and runs the user-data script of the metadata service as root",
-                evidence=f"asked of the metadata service: {asked}\n{self.boot.transcript.tail()}",
-                hint="read the transcript; an image without a shell needs a profile that says so",
-            ) from error
+            raise BootFailed(error.happened, expected="a sign that the OS is up", evidence=error.evidence) from error
         self.shell_after = time.monotonic() - self.boot.power_on
 
     def _save_journal(self) -> None:

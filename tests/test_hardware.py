@@ -24,7 +24,7 @@ def command(kind: Kind = Kind.KVM, *, ice_lake: bool = True, version: str = "10.
     hardware = argv.Hardware(emulator=emulator.Emulator(binary="qemu", version=version), accelerator=kind,
                              host_is_ice_lake=ice_lake, instance=INSTANCE, memory=8192,
                              image_format=DiskFormat.QCOW2)  # fmt: skip
-    return argv.command(hardware, argv.Wires(monitor=10, console=11, channel=12, image=13, overlay=14))
+    return argv.command(hardware, argv.Wires(monitor=10, console=11, assistant=15, channel=12, image=13, overlay=14))
 
 
 def values(option: str, words: list[str]) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Protocol
 from lifsea_testbed.console import frames
 from lifsea_testbed.console.wire import HungUp, Wire
 from lifsea_testbed.deadline import Deadline
-from lifsea_testbed.errors import ChannelError, Explained, WaitTimedOut
+from lifsea_testbed.errors import ChannelError, Explained, NotJudged, WaitTimedOut
 from lifsea_testbed.lifeline import Lifeline
 
 #: The largest answer that is taken from a guest (bytes): more is a guest that runs away.
@@ -91,6 +91,21 @@ class Channel(Protocol):
     def close(self) -> None:
         """Hangs up."""
         ...
+
+
+class NoChannel:
+    """What stands in for a channel where the image offers no shell: every question is *not judged*."""
+
+    def greet(self, deadline: Deadline) -> str:
+        """Raises NotJudged."""
+        raise NotJudged("the image offers no shell to ask")
+
+    def run(self, script: str, *, input: bytes = b"", deadline: Deadline) -> CommandResult:
+        """Raises NotJudged."""
+        raise NotJudged("the image offers no shell to ask")
+
+    def close(self) -> None:
+        """Does nothing."""
 
 
 class PortChannel:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 #: ASCII's record separator opens a frame: neither the kernel nor a program prints it.
 START = 0x1E
 _LEGAL = re.compile(rb"[A-Za-z0-9+/=._: -]*")
+_INTERRUPTED = re.compile(rb"[^\x1e\n]*\n?")
 _FRAME = re.compile(rb"(?P<nonce>[0-9a-f]{16}) (?P<kind>[a-z]+) (?P<length>\d{1,7}) (?P<payload>\S*)")
 #: The longest frame that is waited for (bytes): what claims to be longer is text.
 LONGEST = 1 << 20
@@ -88,11 +89,13 @@ class Splitter:
         return at + 1
 
     def _take_interruption(self, data: bytes, at: int, text: bytearray, frames: list[Frame]) -> int:
-        line_feed = data.find(b"\n", at)
-        end = len(data) if line_feed < 0 else line_feed + 1
+        found = _INTERRUPTED.match(data, at)
+        end = found.end() if found else at
         text += data[at:end]
-        if line_feed >= 0:
+        if data[at:end].endswith(b"\n"):
             self._in = _In.FRAME
+        elif end < len(data):  # a start: it was no interruption of a frame, but rubbish before one
+            self._give_up(text)
         return end
 
     def _end(self, text: bytearray, frames: list[Frame]) -> None:

@@ -7,7 +7,7 @@
 #             get NONCE NAME OFFSET LENGTH  a part of what it printed
 #             kill NONCE · drop NONCE · hello NONCE
 #
-# Needs a POSIX shell, cat, head, tail, wc, rm, mv, mkdir and setsid; stty, cksum, and base64 or od, where they exist.
+# Needs a POSIX shell, cat, head, tail, wc, rm, mv, mkdir, setsid, and base64 or od; stty and sha256sum or md5sum help.
 set -u
 terminal=$1
 work=${2:-/run/lifsea-testbed-terminal}
@@ -29,12 +29,13 @@ encode() {
 }
 decode() { if [ $code = base64 ]; then printf %s "$1" | base64 -d; else printf %b "$1"; fi; }
 size() { set -- $(wc -c <"$1") && echo "$1"; }
-digest() { if command -v cksum; then set -- $(cksum <"$1") && echo "$1"; fi; }
+digest() { set -- $({ sha256sum || md5sum || echo none; } <"$1") && echo "$1"; }
 
 run() {
 	cat "$1".script.* >"$1.script"
 	cat "$1".input.* >"$1.input"
-	setsid sh -c 'echo $$ >"$1.group"; exec 3>&- 4<&-; exec sh "$1.script"' sh "$1" <"$1.input" >"$1.out" 2>"$1.err"
+	setsid sh -c 'echo $$ >"$1.group"; cd / && exec sh "$2/$1.script" 3>&- 4<&-' sh "$1" "$work" \
+		<"$1.input" >"$1.out" 2>"$1.err"
 	status=$?
 	echo "$status:$(size "$1.out"):$(size "$1.err"):$(digest "$1.out"):$(digest "$1.err")" >"$1.new"
 	mv "$1.new" "$1.end"
