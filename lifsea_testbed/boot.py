@@ -28,8 +28,8 @@ from lifsea_testbed.qemu.qmp import Event, EventName, Monitor
 
 #: How long QEMU may take from its start to its greeting (seconds; it depends on the host alone).
 _GREETING = 30.0
-#: A shell that was typed into and does not answer for so long (seconds) was not at its prompt: it is tried again.
-_TYPED_AGENT_ANSWERS = 20.0
+#: What does not answer for so long (seconds) is no shell at its prompt, and the road is taken from its start.
+_SHELL_ANSWERS = 30.0
 #: How long it may take to answer that it is there (seconds).
 _SIGN_OF_LIFE = 2.0
 #: After an event that says that the guest is down, its last console lines are let in for this long (seconds).
@@ -102,13 +102,15 @@ class Boot:
         console = self.consoles[access.console]
         self.channel = terminal = TerminalChannel(console, lifeline=self.lifeline)
         console.give_frames_to(terminal.offer)
+        if road is Road.USER_DATA:
+            return terminal.greet(deadline)
         while True:
-            if road is Road.LOGIN:
-                log_in(console, access, deadline)
-            if road in (Road.LOGIN, Road.PROMPT):
-                type_agent(console, access)
             try:
-                return terminal.greet(Deadline.after(min(_TYPED_AGENT_ANSWERS, deadline.remaining)))
+                if road is Road.LOGIN:
+                    log_in(console, access, deadline)
+                terminal.await_prompt(Deadline.after(min(_SHELL_ANSWERS, deadline.remaining)))
+                type_agent(console, access)
+                return terminal.greet(Deadline.after(min(_SHELL_ANSWERS, deadline.remaining)))
             except WaitTimedOut:
                 if deadline.expired:
                     raise

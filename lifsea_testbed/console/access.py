@@ -49,8 +49,7 @@ def log_in(console: Transcript, access: Access, deadline: Deadline) -> None:
 def type_agent(console: Transcript, access: Access) -> None:
     """Types the guest's end of a command channel into the shell that waits on a console, and starts it there.
 
-    The prompt is not looked for: a terminal keeps what is typed ahead. Tabs, which a shell at a prompt completes, are
-    typed as blanks.
+    Tabs, which a shell at a prompt completes, are typed as blanks.
     """
     become = f"{access.become} " if access.become else ""
     console.send(_TYPED.format(here=_HERE, agent=_agent("terminal.sh").expandtabs(2), become=become).encode())

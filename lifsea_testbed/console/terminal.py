@@ -95,6 +95,14 @@ class TerminalChannel:
         self._base64 = code == "base64"
         return boot_id
 
+    def await_prompt(self, deadline: Deadline) -> None:
+        """Returns when a shell at a prompt has printed a frame: its echo of the line, and its prompt, are not one.
+
+        Raises:
+            WaitTimedOut: no shell did.
+        """
+        self._ask(rf"printf '\036%s %s %s %s\n' {self._begin()} ready 1 0", ("ready",), "", deadline)
+
     def run(self, script: str, *, input: bytes = b"", deadline: Deadline) -> CommandResult:
         """Runs a script of the POSIX shell and returns how it ended.
 
