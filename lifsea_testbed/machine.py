@@ -79,6 +79,26 @@ class Machine:
         return self._hardware.accelerator is Kind.KVM
 
     @property
+    def memory(self) -> int:
+        """The memory that the machine was given (MiB): its type's, or what the host had left."""
+        return self._hardware.memory
+
+    @property
+    def network_queues(self) -> int:
+        """How many queues of a network card can be shown on this host."""
+        return argv.NETWORK_QUEUES
+
+    @property
+    def has_every_feature(self) -> bool:
+        """Whether the processor can do all that an Ice Lake does: under emulation, or on an older host, it cannot."""
+        return self.runs_at_hardware_speed and self._hardware.host_is_ice_lake
+
+    @property
+    def has_its_model_number(self) -> bool:
+        """Whether the processor's family, model and stepping are an Ice Lake's and not those of an older host."""
+        return not self.runs_at_hardware_speed or self._hardware.host_is_ice_lake
+
+    @property
     def time_servers(self) -> tuple[str, ...]:
         """The time servers that the metadata service gives."""
         return TIME_SERVERS
@@ -172,8 +192,9 @@ class Machine:
         with image.path.open("rb") as file:
             name = self.boot.monitor.add_descriptor(file.fileno(), deadline=self._patience.deadline(_ATTACHING))
         self.boot.execute("blockdev-add", {
-            "driver": str(image.format), "node-name": node, "read-only": True,
-            "file": {"driver": "file", "filename": name, "read-only": True, "auto-read-only": False},
+            "driver": "throttle", "node-name": node, "read-only": True, "throttle-group": argv.CEILING,
+            "file": {"driver": str(image.format), "read-only": True,
+                     "file": {"driver": "file", "filename": name, "read-only": True, "auto-read-only": False}},
         })  # fmt: skip
         self.boot.execute("device_add", {
             "driver": "virtio-blk-pci", "drive": node, "serial": serial, "id": node,
