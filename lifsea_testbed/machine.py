@@ -56,7 +56,8 @@ class Machine:
         self._directory = directory
         self._confinement = confinement
         self._overlay = directory / "overlay.qcow2"
-        metadata = Metadata(self.instance, user_data=access.user_data(argv.CHANNEL_PORT))
+        metadata = Metadata(self.instance, user_data=access.user_data(argv.CHANNEL_PORT),
+                            token_required=profile().metadata.token == "required")  # fmt: skip
         overlay.create(self._overlay, image_size=image.virtual_size)
         confinement.admit(directory)
         self._service = MetadataService(metadata, directory / argv.METADATA_SOCKET)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -65,6 +65,12 @@ class Operations(_Table):
     audit_log: str = "/var/log/lifsea/operations.log"
 
 
+class Metadata(_Table):
+    """How the metadata service meets the OS: an instance can be set to answer nobody without a token (HttpTokens)."""
+
+    token: Literal["optional", "required"] = "optional"
+
+
 class Identity(_Table):
     """By what an image is known: ID in os-release, and the release line that VERSION_ID starts with."""
 
@@ -84,6 +90,7 @@ class Profile(_Table):
     paths: Paths = Paths()
     absent: Absent = Absent()
     operations: Operations = Operations()
+    metadata: Metadata = Metadata()
 
 
 def names() -> list[str]:
