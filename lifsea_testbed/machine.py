@@ -207,7 +207,8 @@ class Machine:
     def save_evidence(self) -> None:
         """Leaves the journal and the metadata requests among the records, as far as they can still be had."""
         self._save_journal()
-        requests = "".join(f"{seen.method} {printable(seen.path)} {seen.status}\n" for seen in self.requests)
+        requests = "".join(f"{seen.method} {printable(seen.path)} {seen.status}{' token' if seen.with_token else ''}\n"
+                           for seen in self.requests)  # fmt: skip
         (self.records / "metadata-requests.txt").write_text(requests, "utf-8")
 
     def close(self) -> None:

@@ -39,12 +39,13 @@ class Response:
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """A request that the guest made, when (host's monotonic clock, seconds), and the status that it got."""
+    """A request that the guest made: when (host's monotonic clock, seconds), its status, whether it showed a token."""
 
     at: float
     method: str
     path: str
     status: int
+    with_token: bool = False
 
 
 class Metadata:
@@ -70,7 +71,8 @@ class Metadata:
     def answer(self, request: Request) -> Response:
         """Returns the response to that request and records both."""
         response = self._put_token(request) if request.method == "PUT" else self._get(request)
-        self.seen.append(Seen(at=self._clock(), method=request.method, path=request.path, status=response.status))
+        self.seen.append(Seen(at=self._clock(), method=request.method, path=request.path, status=response.status,
+                              with_token=TOKEN_HEADER in request.headers))  # fmt: skip
         return response
 
     def _put_token(self, request: Request) -> Response:
