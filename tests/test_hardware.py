@@ -119,6 +119,11 @@ def test_no_guest_runs_guests_of_its_own() -> None:
         assert {"svm=off", "vmx=off"} <= set(processor.split(","))
 
 
+def test_an_emulated_processor_has_the_leaves_that_its_name_is_in() -> None:
+    (processor,) = values("-cpu", command(Kind.TCG))
+    assert "min-xlevel=0x80000008" in processor.split(",")
+
+
 @pytest.mark.parametrize("name", catalogue.CATALOGUE)
 def test_every_size_is_one_socket_of_cores_with_two_threads(name: str) -> None:
     size = catalogue.find(name)
