@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import importlib.resources
 import tomllib
 from pathlib import Path
@@ -24,8 +25,41 @@ class Boot(_Table):
 
     shell_within: float = Field(default=30.0, gt=0, description="from power-on until a root shell is open")
     ready_within: float = Field(default=30.0, gt=0, description="from the shell until the last ready sign")
+    ready_line: str = Field(default="", description="without a shell: a console line of an OS that is up")
     promised: float = Field(default=2.0, gt=0, description="the first boot as advertised")
     allowed_kernel_errors: list[str] = Field(default=[], description="regular expressions of harmless messages")
+
+
+class Road(enum.StrEnum):
+    """How a root shell is come by."""
+
+    USER_DATA = "user-data"
+    LOGIN = "login"
+    PROMPT = "prompt"
+    NONE = "none"
+
+
+class Line(enum.StrEnum):
+    """What a root shell talks on: a virtio-serial port of its own, the serial console, or the virtio console."""
+
+    PORT = "port"
+    SERIAL = "ttyS0"
+    VIRTIO = "hvc0"
+
+
+class Access(_Table):
+    """The roads to a root shell, tried in this order, and what they need."""
+
+    roads: list[Road] = Field(default=[Road.USER_DATA], min_length=1)
+    line: Line = Field(default=Line.PORT, description="what the shell talks on; login and prompt need a console")
+    user: str = "root"
+    password: str = ""
+    become: str = Field(default="", description="the command that makes a shell of that user root's: sudo -n")
+
+    @property
+    def console(self) -> Line:
+        """The console that login and prompt use."""
+        return Line.SERIAL if self.line is Line.PORT else self.line
 
 
 class Packages(_Table):
@@ -85,6 +119,7 @@ class Profile(_Table):
     title: str
     claims: list[str] = Field(min_length=1)
     identity: Identity
+    access: Access = Access()
     boot: Boot = Boot()
     packages: Packages = Packages()
     paths: Paths = Paths()

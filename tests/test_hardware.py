@@ -27,7 +27,7 @@ def command(kind: Kind = Kind.KVM, *, ice_lake: bool = True, version: str = "10.
                              host_is_ice_lake=ice_lake, memory=8192,
                              instance=dataclasses.replace(INSTANCE, type=size),
                              image_format=DiskFormat.QCOW2)  # fmt: skip
-    return argv.command(hardware, argv.Wires(monitor=10, console=11, channel=12, image=13, overlay=14))
+    return argv.command(hardware, argv.Wires(monitor=10, console=11, assistant=15, channel=12, image=13, overlay=14))
 
 
 def values(option: str, words: list[str]) -> list[str]:

@@ -18,6 +18,8 @@ from lifsea_testbed.qemu.emulator import MACHINE_TYPE, Emulator
 
 #: The port on the virtio console that a shell is opened on, beside Cloud Assistant's.
 CHANNEL_PORT = "org.lifsea.testbed.0"
+#: The channel's device, as events of the monitor name it.
+CHANNEL_DEVICE = "channel-port"
 #: The socket of the metadata service, in QEMU's working directory.
 METADATA_SOCKET = "metadata"
 #: The group that throttles all disks together.
@@ -35,13 +37,18 @@ _BURST = 1800
 
 @dataclass(frozen=True, kw_only=True)
 class Wires:
-    """The descriptors that QEMU inherits: its monitor, ttyS0, the channel's port, the image, the overlay."""
+    """The descriptors that QEMU inherits: monitor, ttyS0, Cloud Assistant's port, the channel's, the two disk files.
+
+    With `virtio_console` the machine has an hvc0 as well, which an ecs.g7 has not.
+    """
 
     monitor: int
     console: int
+    assistant: int
     channel: int
     image: int
     overlay: int
+    virtio_console: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,10 +142,20 @@ def _consoles(wires: Wires) -> list[str]:
         "-chardev", f"socket,id=console,fd={wires.console}",
         "-device", "isa-serial,chardev=console",
         "-device", f"virtio-serial-pci,id=virtio-serial,addr=3,{_TRANSITIONAL}",
-        "-chardev", "null,id=assistant",
+        "-chardev", f"socket,id=assistant,fd={wires.assistant}",
         "-device", f"virtserialport,bus=virtio-serial.0,nr=1,chardev=assistant,name={appearance.ASSISTANT_PORT}",
         "-chardev", f"socket,id=channel,fd={wires.channel}",
-        "-device", f"virtserialport,bus=virtio-serial.0,nr=2,chardev=channel,name={CHANNEL_PORT}",
+        "-device", f"virtserialport,bus=virtio-serial.0,nr=2,chardev=channel,id={CHANNEL_DEVICE},name={CHANNEL_PORT}",
+        *_virtio_console(wires),
+    ]  # fmt: skip
+
+
+def _virtio_console(wires: Wires) -> list[str]:
+    if wires.virtio_console is None:
+        return []
+    return [
+        "-chardev", f"socket,id=virtio-console,fd={wires.virtio_console}",
+        "-device", "virtconsole,bus=virtio-serial.0,nr=0,chardev=virtio-console",
     ]  # fmt: skip
 
 
