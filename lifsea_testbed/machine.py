@@ -58,7 +58,7 @@ class Machine:
         self._confinement = confinement
         self._overlay = directory / "overlay.qcow2"
         user_data = access.user_data(argv.CHANNEL_PORT, profile().access.line)
-        metadata = Metadata(self.instance, user_data=user_data)
+        metadata = Metadata(self.instance, user_data=user_data, token_required=profile().metadata.token == "required")
         overlay.create(self._overlay, image_size=image.virtual_size)
         confinement.admit(directory)
         self._service = MetadataService(metadata, directory / argv.METADATA_SOCKET)
@@ -79,6 +79,26 @@ class Machine:
     def runs_at_hardware_speed(self) -> bool:
         """Whether a wall clock says something of the guest: under KVM it does, under emulation it does not."""
         return self._hardware.accelerator is Kind.KVM
+
+    @property
+    def memory(self) -> int:
+        """The memory that the machine was given (MiB): its type's, or what the host had left."""
+        return self._hardware.memory
+
+    @property
+    def network_queues(self) -> int:
+        """How many queues of a network card can be shown on this host."""
+        return argv.NETWORK_QUEUES
+
+    @property
+    def has_every_feature(self) -> bool:
+        """Whether the processor can do all that an Ice Lake does: under emulation, or on an older host, it cannot."""
+        return self.runs_at_hardware_speed and self._hardware.host_is_ice_lake
+
+    @property
+    def has_its_model_number(self) -> bool:
+        """Whether the processor's family, model and stepping are an Ice Lake's and not those of an older host."""
+        return not self.runs_at_hardware_speed or self._hardware.host_is_ice_lake
 
     @property
     def time_servers(self) -> tuple[str, ...]:
@@ -223,8 +243,9 @@ class Machine:
         with image.path.open("rb") as file:
             name = self.boot.monitor.add_descriptor(file.fileno(), deadline=self._patience.deadline(_ATTACHING))
         self.boot.execute("blockdev-add", {
-            "driver": str(image.format), "node-name": node, "read-only": True,
-            "file": {"driver": "file", "filename": name, "read-only": True, "auto-read-only": False},
+            "driver": "throttle", "node-name": node, "read-only": True, "throttle-group": argv.CEILING,
+            "file": {"driver": str(image.format), "read-only": True,
+                     "file": {"driver": "file", "filename": name, "read-only": True, "auto-read-only": False}},
         })  # fmt: skip
         self.boot.execute("device_add", {
             "driver": "virtio-blk-pci", "drive": node, "serial": serial, "id": node,
@@ -236,7 +257,8 @@ class Machine:
     def save_evidence(self) -> None:
         """Leaves the journal and the metadata requests among the records, as far as they can still be had."""
         self._save_journal()
-        requests = "".join(f"{seen.method} {printable(seen.path)} {seen.status}\n" for seen in self.requests)
+        requests = "".join(f"{seen.method} {printable(seen.path)} {seen.status}{' token' if seen.with_token else ''}\n"
+                           for seen in self.requests)  # fmt: skip
         (self.records / "metadata-requests.txt").write_text(requests, "utf-8")
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ import enum
 import importlib.resources
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -99,6 +99,12 @@ class Operations(_Table):
     audit_log: str = "/var/log/lifsea/operations.log"
 
 
+class Metadata(_Table):
+    """How the metadata service meets the OS: an instance can be set to answer nobody without a token (HttpTokens)."""
+
+    token: Literal["optional", "required"] = "optional"
+
+
 class Identity(_Table):
     """By what an image is known: ID in os-release, and the release line that VERSION_ID starts with."""
 
@@ -119,6 +125,7 @@ class Profile(_Table):
     paths: Paths = Paths()
     absent: Absent = Absent()
     operations: Operations = Operations()
+    metadata: Metadata = Metadata()
 
 
 def names() -> list[str]:

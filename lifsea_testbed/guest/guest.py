@@ -12,6 +12,7 @@ from lifsea_testbed.guest import (
     containers,
     disk,
     files,
+    hardware,
     kernel,
     network,
     operations,
@@ -144,6 +145,11 @@ class Guest:
     def time_sources(self) -> list[str]:
         """The time servers that chronyd asks."""
         return clock.time_sources(self._shell)
+
+    @property
+    def hardware(self) -> hardware.Hardware:
+        """What the machine looks like from inside."""
+        return hardware.Hardware(self._shell)
 
     # Containers and the operations container
 
