@@ -1,0 +1,119 @@
+"""The system that a disk would boot: its root file system, with the file systems that it mounts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from lifsea_testbed.disk.ext4 import Ext4, is_ext4
+from lifsea_testbed.disk.partitions import ROOT_X86_64, Partition, partitions
+from lifsea_testbed.disk.source import Source
+from lifsea_testbed.disk.tree import Tree, root_of
+from lifsea_testbed.errors import DiskDamaged, NotJudged
+
+_OTHERS = {0: {b"XFSB": "XFS", b"hsqs": "squashfs", b"LUKS\xba\xbe": "LUKS"}, 512: {b"LABELONE": "LVM"},
+           1024: {b"\xe2\xe1\xf5\xe0": "EROFS"}, 65600: {b"_BHRfS_M": "btrfs"}}  # fmt: skip
+_KARG = re.compile(r"^\s*(?:options|linux|append)\b.*\sostree=(\S+)", re.MULTILINE | re.IGNORECASE)
+_VERSION = re.compile(r"^\s*version\s+(\d+)\s*$", re.MULTILINE)
+_STATEROOT = re.compile(r"^/ostree/deploy/([^/]+)/deploy/[^/]+$")
+_SMALL = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Volume:
+    """A partition whose file system can be read, and its files."""
+
+    partition: Partition
+    file_system: Ext4
+    tree: Tree
+
+
+def boots_next(disk: Source) -> Tree:
+    """Returns the root file system as the system sees it that boots next.
+
+    Of an ostree system that is the deployment that the first boot entry names, with its /var, /boot and /sysroot; of
+    any other the root partition, with what its fstab mounts from the same disk.
+
+    Raises:
+        DiskDamaged: a table contradicts itself, or a boot entry names a deployment that is not there.
+        NotJudged: no root file system can be found, or read.
+    """
+    found = partitions(disk)
+    volumes = [_volume(partition) for partition in found if is_ext4(partition.content)]
+    for boot in volumes:
+        if path := _deployment(boot.tree):
+            return _deployed(volumes, boot, path)
+    return _plain(volumes, found)
+
+
+def _volume(partition: Partition) -> Volume:
+    file_system = Ext4(partition.content)
+    return Volume(partition=partition, file_system=file_system, tree=Tree(root_of(file_system)))
+
+
+def _deployment(boot: Tree) -> str | None:
+    """The `ostree=` argument of the entry that boots first: the highest version, as ostree writes them."""
+    paths = [*boot.glob("/loader/entries/*.conf"), *boot.glob("/boot/loader/entries/*.conf")]
+    texts = [(text, path.name) for path in paths if (text := _text(boot, path)) and _KARG.search(text)]
+    texts.sort(key=lambda entry: (_version(entry[0]), entry[1]))
+    match = _KARG.search(texts[-1][0]) if texts else None
+    return match[1] if match else None
+
+
+def _version(entry: str) -> int:
+    found = _VERSION.search(entry)
+    return int(found[1][:9]) if found else 0
+
+
+def _deployed(volumes: list[Volume], boot: Volume, path: str) -> Tree:
+    for volume in volumes:
+        deployment = volume.tree.find(path)
+        if deployment and deployment.is_directory:
+            break
+    else:
+        raise DiskDamaged(f"a boot entry names the deployment {path}, which no partition holds",
+                          hint="ostree admin status, in a system that boots")  # fmt: skip
+    real = volume.tree.real_path(path)
+    stateroot = _STATEROOT.match(str(real))
+    var = volume.tree.find(f"/ostree/deploy/{stateroot[1]}/var") if stateroot else None
+    boots = boot.tree.find("/boot" if boot is volume else "/")
+    places = {"/sysroot": root_of(volume.file_system), "/boot": boots, "/var": var}
+    return Tree(deployment, {PurePosixPath(at): place for at, place in places.items() if place})
+
+
+def _plain(volumes: list[Volume], found: list[Partition]) -> Tree:
+    roots = [volume for volume in volumes if volume.tree.find("/etc/os-release") or volume.tree.find("/usr/lib/os-release")]
+    roots.sort(key=lambda volume: volume.partition.kind != ROOT_X86_64)
+    if not roots:
+        kinds = {kind for partition in found for kind in _other_kind(partition.content)}
+        raise NotJudged("no partition holds an ext4 root file system" + (f", only {', '.join(sorted(kinds))}" if kinds else ""))
+    root = roots[0]
+    mounts = dict(_mounts(_text(root.tree, "/etc/fstab") or "", volumes))
+    return root.tree.mounted({path: root_of(volume.file_system) for path, volume in mounts.items()
+                              if volume is not root and len(path.parts) > 1})  # fmt: skip
+
+
+def _mounts(fstab: str, volumes: list[Volume]) -> Iterable[tuple[PurePosixPath, Volume]]:
+    names = {name: volume for volume in volumes for name in _names(volume)}
+    for line in fstab.splitlines():
+        fields = line.split()
+        if len(fields) >= 2 and (volume := names.get(fields[0].replace('"', ""))) and fields[1].startswith("/"):
+            yield PurePosixPath(fields[1]), volume
+
+
+def _names(volume: Volume) -> list[str]:
+    layout, partition = volume.file_system.layout, volume.partition
+    return [f"UUID={layout.identifier}", f"PARTUUID={partition.identifier}", f"/dev/vda{partition.number}",
+            *([f"LABEL={layout.label}"] if layout.label else [])]  # fmt: skip
+
+
+def _other_kind(content: Source) -> list[str]:
+    return [name for place, kinds in _OTHERS.items() for magic, name in kinds.items()
+            if content.size >= place + len(magic) and content.read_at(place, len(magic)) == magic]  # fmt: skip
+
+
+def _text(tree: Tree, path: str | PurePosixPath) -> str | None:
+    content = tree.read(path, _SMALL)
+    return None if content is None else content.decode("utf-8", "replace")
