@@ -82,8 +82,8 @@ class Ext4:
         group, index = divmod(number - 1, layout.inodes_per_group)
         place = self._inode_table(group) * layout.block_size + index * layout.inode_size
         raw = self._bytes(place, 128)
-        mode, low, flags, high = *struct.unpack_from("<H2xI", raw), *_at("<I", raw, 0x20), *_at("<I", raw, 0x6C)
-        return Inode(number=number, mode=mode, size=high << 32 | low, flags=flags, block=raw[0x28:0x64])
+        mode, low, flags, block, high = struct.unpack_from("<H2xI24xI4x60s8xI", raw)
+        return Inode(number=number, mode=mode, size=high << 32 | low, flags=flags, block=block)
 
     def read(self, inode: Inode, limit: int = LARGEST_FILE) -> bytes:
         """Returns the whole content of a file; holes are zeros.

@@ -18,6 +18,7 @@ _OTHERS = {0: {b"XFSB": "XFS", b"hsqs": "squashfs", b"LUKS\xba\xbe": "LUKS"}, 51
 _KARG = re.compile(r"^\s*(?:options|linux|append)\b.*\sostree=(\S+)", re.MULTILINE | re.IGNORECASE)
 _VERSION = re.compile(r"^\s*version\s+(\d+)\s*$", re.MULTILINE)
 _STATEROOT = re.compile(r"^/ostree/deploy/([^/]+)/deploy/[^/]+$")
+_RELEASE_FILES = ("/etc/os-release", "/usr/lib/os-release")
 _SMALL = 1 << 20
 
 
@@ -84,11 +85,12 @@ def _deployed(volumes: list[Volume], boot: Volume, path: str) -> Tree:
 
 
 def _plain(volumes: list[Volume], found: list[Partition]) -> Tree:
-    roots = [volume for volume in volumes if volume.tree.find("/etc/os-release") or volume.tree.find("/usr/lib/os-release")]
+    roots = [volume for volume in volumes if any(map(volume.tree.find, _RELEASE_FILES))]
     roots.sort(key=lambda volume: volume.partition.kind != ROOT_X86_64)
     if not roots:
-        kinds = {kind for partition in found for kind in _other_kind(partition.content)}
-        raise NotJudged("no partition holds an ext4 root file system" + (f", only {', '.join(sorted(kinds))}" if kinds else ""))
+        kinds = sorted({kind for partition in found for kind in _other_kind(partition.content)})
+        raise NotJudged("no partition holds an ext4 root file system"
+                        + (f"; {', '.join(kinds)} is not read offline" if kinds else ""))  # fmt: skip
     root = roots[0]
     mounts = dict(_mounts(_text(root.tree, "/etc/fstab") or "", volumes))
     return root.tree.mounted({path: root_of(volume.file_system) for path, volume in mounts.items()
