@@ -16,8 +16,8 @@ from lifsea_testbed.errors import DiskDamaged, NotJudged
 ROOT = 2
 _MAGIC, _EXTENT_MAGIC = 0xEF53, 0xF30A
 _RECOVER, _WIDE, _META_GROUPS = 0x4, 0x80, 0x10
-#: filetype, recover, extents, 64bit, mmp, flex_bg, ea_inode, csum_seed, largedir, casefold: what is understood here.
-_KNOWN = 0x2 | _RECOVER | 0x40 | _WIDE | 0x100 | 0x200 | 0x400 | 0x2000 | 0x4000 | 0x20000
+#: What is understood: filetype, recover, meta_bg, extents, 64bit, mmp, flex_bg, ea_inode, csum_seed, largedir, casefold.
+_KNOWN = 0x2 | _RECOVER | _META_GROUPS | 0x40 | _WIDE | 0x100 | 0x200 | 0x400 | 0x2000 | 0x4000 | 0x20000
 _IN_EXTENTS, _IN_INODE, _ENCRYPTED = 0x80000, 0x10000000, 0x800
 _LONGEST_RUN = 32768
 _DEEPEST = 5
@@ -25,7 +25,8 @@ _DEEPEST = 5
 LARGEST_FILE, LARGEST_DIRECTORY = 256 << 20, 16 << 20
 #: mke2fs makes none beyond 1 GiB.
 _LARGEST_JOURNAL = 1 << 30
-_KEPT = 8192
+#: How many bytes of blocks are kept.
+_KEPT = 16 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,9 @@ class Layout:
     inode_size: int
     descriptor_size: int
     first_block: int
+    blocks_per_group: int
+    first_meta_group: int
+    sparse: bool
     incompatible: int
     journal: int
     identifier: str
@@ -70,7 +74,7 @@ class Ext4:
         self._source = source
         self._newer: dict[int, journal.Place] = {}
         self.layout = parse_superblock(source.read_at(1024, 1024))
-        self._block = functools.lru_cache(_KEPT)(self._read_block)
+        self._block = functools.lru_cache(_KEPT // self.layout.block_size)(self._read_block)
         if self.layout.incompatible & _RECOVER and self.layout.journal:
             self._replay()
 
@@ -119,7 +123,8 @@ class Ext4:
 
     def _inode_table(self, group: int) -> int:
         layout = self.layout
-        place = (layout.first_block + 1) * layout.block_size + group * layout.descriptor_size
+        block, index = divmod(group, layout.block_size // layout.descriptor_size)
+        place = descriptor_block(layout, block) * layout.block_size + index * layout.descriptor_size
         raw = self._bytes(place, layout.descriptor_size)
         high = int(_at("<I", raw, 0x28)[0]) if layout.descriptor_size >= 64 else 0
         return high << 32 | int(_at("<I", raw, 8)[0])
@@ -193,7 +198,7 @@ class Ext4:
         length = inode.size // size
         places = {first + index: place + index for first, place, count in self._runs(inode, length)
                   for index in range(count)}  # fmt: skip
-        newer = journal.newer_blocks(lambda number: self._block(places.get(number, 0)), places)
+        newer = journal.newer_blocks(self._block, places)
         self._block.cache_clear()
         self._newer = newer
         self.layout = parse_superblock((self._block(0) + self._block(1))[1024:2048])
@@ -212,6 +217,7 @@ def parse_superblock(raw: bytes) -> Layout:
         NotJudged: a feature is in use that is not understood here.
     """
     inodes, low, first_block, log, per_group = (int(_at("<I", raw, at)[0]) for at in (0x0, 0x4, 0x14, 0x18, 0x28))
+    group, read_only, first_meta = (int(_at("<I", raw, at)[0]) for at in (0x20, 0x64, 0x104))
     magic, inode_size, descriptor = (int(_at("<H", raw, at)[0]) for at in (0x38, 0x58, 0xFE))
     incompatible, journal_inode, high = (int(_at("<I", raw, at)[0]) for at in (0x60, 0xE0, 0x150))
     wide = bool(incompatible & _WIDE)
@@ -223,8 +229,24 @@ def parse_superblock(raw: bytes) -> Layout:
         raise _damaged("has a superblock that contradicts itself")
     return Layout(block_size=1024 << log, blocks=(high << 32 if wide else 0) | low, inodes=inodes,
                   inodes_per_group=per_group, inode_size=inode_size, descriptor_size=size, first_block=first_block,
+                  blocks_per_group=group, first_meta_group=first_meta, sparse=bool(read_only & 1),
                   incompatible=incompatible, journal=journal_inode, identifier=_uuid(raw[0x68:0x78]),
                   label=raw[0x78:0x88].rstrip(b"\0").decode("utf-8", "replace"))  # fmt: skip
+
+
+def descriptor_block(layout: Layout, number: int) -> int:
+    """Returns where a block of group descriptors lies: behind the superblock, or with its own groups ("meta_bg")."""
+    if not layout.incompatible & _META_GROUPS or number < layout.first_meta_group:
+        return layout.first_block + 1 + number
+    group = number * (layout.block_size // layout.descriptor_size)
+    behind_copy = group < 2 or not layout.sparse or any(_is_power(group, base) for base in (3, 5, 7))
+    return layout.first_block + group * layout.blocks_per_group + behind_copy
+
+
+def _is_power(number: int, base: int) -> bool:
+    while number % base == 0:
+        number //= base
+    return number == 1
 
 
 def _budget(blocks: int) -> Iterator[int]:

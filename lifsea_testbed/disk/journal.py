@@ -15,6 +15,8 @@ _WIDE, _CHECKSUM_2, _CHECKSUM_3 = 0x2, 0x8, 0x10
 _KNOWN = 0x1 | _WIDE | 0x4 | _CHECKSUM_2 | _CHECKSUM_3
 _ESCAPED, _SAME_IDENTIFIER, _LAST = 1, 2, 8
 _HEADER = 12
+#: How many blocks one transaction may write or revoke: jbd2 ends it at a quarter of the journal, that is 1 GiB at most.
+_MOST = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +58,7 @@ class Head:
 def newer_blocks(read: Callable[[int], bytes], places: Mapping[int, int]) -> dict[int, Place]:
     """Returns the blocks of each committed transaction, revoked ones left out, as the kernel's recovery would.
 
-    `read` gives a block of the journal by its number in the journal, `places` where on the disk it lies. A transaction
+    `read` gives a block of the disk, `places` the block of the disk for each of the journal. A transaction
     that is not followed by its commit block, and all after it, never happened. Checksums are not looked at.
 
     Raises:
@@ -65,11 +67,14 @@ def newer_blocks(read: Callable[[int], bytes], places: Mapping[int, int]) -> dic
     """
     newer: dict[int, tuple[int, Place]] = {}
     revoked: dict[int, int] = {}
-    for transaction in transactions(read):
-        revoked.update(dict.fromkeys(transaction.revoked, transaction.sequence))
-        for number, tag in transaction.written:
-            place = Place(block=places.get(number, 0), escaped=bool(tag.flags & _ESCAPED))
-            newer[tag.block] = transaction.sequence, place
+    try:
+        for transaction in transactions(lambda number: read(places[number])):
+            revoked.update(dict.fromkeys(transaction.revoked, transaction.sequence))
+            for number, tag in transaction.written:
+                place = Place(block=places[number], escaped=bool(tag.flags & _ESCAPED))
+                newer[tag.block] = transaction.sequence, place
+    except KeyError:
+        raise _damaged("has holes, or ends too early") from None
     return {block: place for block, (sequence, place) in newer.items() if revoked.get(block, -1) < sequence}
 
 
@@ -100,6 +105,8 @@ def transactions(read: Callable[[int], bytes]) -> Iterator[Transaction]:
         magic, kind, found = struct.unpack_from(">4sII", block)
         if magic != MAGIC or found != sequence:
             return
+        if len(written) + len(revoked) > _MOST:
+            raise _damaged(f"has a transaction of more than {_MOST} blocks")
         tags = _tags(block, head) if kind == _DESCRIPTOR else []
         written += [(_wrapped(place + 1 + index, head), tag) for index, tag in enumerate(tags)]
         revoked += _revoked(block, head) if kind == _REVOKE else []

@@ -7,12 +7,12 @@ import uuid
 from dataclasses import dataclass
 
 from lifsea_testbed.disk.source import Source, Window
-from lifsea_testbed.errors import DiskDamaged
+from lifsea_testbed.errors import DiskDamaged, NotJudged
 from lifsea_testbed.image import SECTOR
 
 #: "Root Partition" for x86-64 (Discoverable Partitions Specification).
 ROOT_X86_64 = "4f68bce3-e8cd-4db1-96e7-fbcaf984b709"
-_LARGEST_TABLE = 1 << 20
+_LARGEST_TABLE, _MOST = 1 << 20, 128
 _EXTENDED = {0x05, 0x0F, 0x85, 0xEE}
 
 
@@ -44,7 +44,10 @@ def _gpt(disk: Source, header: bytes) -> list[Partition]:
         raise DiskDamaged(f"a partition table of {count} entries of {size} bytes", hint="sgdisk --verify")
     table = disk.read_at(first * SECTOR, count * size)
     rows = ((number, table[number * size:(number + 1) * size]) for number in range(count))
-    return [_gpt_entry(disk, number + 1, row) for number, row in rows if any(row[:16])]
+    used = [(number, row) for number, row in rows if any(row[:16])]
+    if len(used) > _MOST:
+        raise NotJudged(f"the disk has {len(used)} partitions; more than {_MOST} are not read")
+    return [_gpt_entry(disk, number + 1, row) for number, row in used]
 
 
 def _gpt_entry(disk: Source, number: int, row: bytes) -> Partition:

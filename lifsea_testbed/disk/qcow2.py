@@ -18,8 +18,8 @@ _COMPRESSED, _ZERO = 1 << 62, 1
 _OFFSET = 0x00FF_FFFF_FFFF_FE00
 #: QEMU refuses longer ones as well (QCOW_MAX_L1_SIZE).
 _LARGEST_TABLE = 32 << 20
-#: How many tables and clusters are kept: some 32 MiB at the usual cluster size.
-_KEPT = 256
+#: How many bytes of tables, and of inflated clusters, are kept.
+_KEPT = 16 << 20
 
 
 class Qcow2:
@@ -41,7 +41,7 @@ class Qcow2:
             raise DiskDamaged(f"no qcow2 disk: {error}", hint="qemu-img check") from None
         _refuse(header.incompatible, encrypted=header.encrypted)
         self.size = header.virtual_size
-        bits, entries, table = struct.unpack_from(">I12xIQ", head, 20)
+        bits, entries, table = map(int, struct.unpack_from(">I12xIQ", head, 20))
         if not 9 <= bits <= 21 or self.size > LARGEST:
             raise DiskDamaged(f"a qcow2 disk of {self.size} bytes in clusters of 2^{bits}", hint="qemu-img check")
         self._cluster, self._bits = 1 << bits, bits
@@ -49,8 +49,8 @@ class Qcow2:
         if entries < needed or needed * 8 > _LARGEST_TABLE:
             raise DiskDamaged("the first table of a qcow2 disk does not fit it", hint="qemu-img check")
         self._tables = _numbers(file.read_at(table, needed * 8))
-        self._table = functools.lru_cache(_KEPT)(self._read_table)
-        self._inflated = functools.lru_cache(_KEPT)(self._inflate)
+        self._table = functools.lru_cache(_KEPT >> bits)(self._read_table)
+        self._inflated = functools.lru_cache(_KEPT >> bits)(self._inflate)
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Returns the bytes at that place of the disk; behind its end there are none."""

@@ -15,8 +15,7 @@ from lifsea_testbed.errors import DiskDamaged, NotJudged
 
 _OTHERS = {0: {b"XFSB": "XFS", b"hsqs": "squashfs", b"LUKS\xba\xbe": "LUKS"}, 512: {b"LABELONE": "LVM"},
            1024: {b"\xe2\xe1\xf5\xe0": "EROFS"}, 65600: {b"_BHRfS_M": "btrfs"}}  # fmt: skip
-_KARG = re.compile(r"^\s*(?:options|linux|append)\b.*\sostree=(\S+)", re.MULTILINE | re.IGNORECASE)
-_VERSION = re.compile(r"^\s*version\s+(\d+)\s*$", re.MULTILINE)
+_ARGUMENT = "ostree="
 _STATEROOT = re.compile(r"^/ostree/deploy/([^/]+)/deploy/[^/]+$")
 _RELEASE_FILES = ("/etc/os-release", "/usr/lib/os-release")
 _SMALL = 1 << 20
@@ -29,6 +28,19 @@ class Volume:
     partition: Partition
     file_system: Ext4
     tree: Tree
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A boot entry: its file, its version, the path of the ostree deployment that it boots, or nothing."""
+
+    name: str = ""
+    version: int = 0
+    deployment: str = ""
+
+    def rank(self) -> tuple[int, str]:
+        """The entry of the highest rank boots first; ostree numbers its own by version."""
+        return self.version, self.name
 
 
 def boots_next(disk: Source) -> Tree:
@@ -54,18 +66,20 @@ def _volume(partition: Partition) -> Volume:
     return Volume(partition=partition, file_system=file_system, tree=Tree(root_of(file_system)))
 
 
-def _deployment(boot: Tree) -> str | None:
+def _deployment(boot: Tree) -> str:
     """The `ostree=` argument of the entry that boots first: the highest version, as ostree writes them."""
     paths = [*boot.glob("/loader/entries/*.conf"), *boot.glob("/boot/loader/entries/*.conf")]
-    texts = [(text, path.name) for path in paths if (text := _text(boot, path)) and _KARG.search(text)]
-    texts.sort(key=lambda entry: (_version(entry[0]), entry[1]))
-    match = _KARG.search(texts[-1][0]) if texts else None
-    return match[1] if match else None
+    entries = [parse_entry(path.name, _text(boot, path) or "") for path in paths]
+    return max((entry for entry in entries if entry.deployment), key=Entry.rank, default=Entry()).deployment
 
 
-def _version(entry: str) -> int:
-    found = _VERSION.search(entry)
-    return int(found[1][:9]) if found else 0
+def parse_entry(name: str, text: str) -> Entry:
+    """Reads a boot entry (Boot Loader Specification, type 1)."""
+    fields = {words[0]: words[1:] for line in text.splitlines() if (words := line.split())}
+    deployments = [word.removeprefix(_ARGUMENT) for word in fields.get("options", []) if word.startswith(_ARGUMENT)]
+    version = "".join(fields.get("version", []))
+    return Entry(name=name, version=int(version) if version.isdecimal() and len(version) < 10 else 0,
+                 deployment=deployments[0] if deployments else "")  # fmt: skip
 
 
 def _deployed(volumes: list[Volume], boot: Volume, path: str) -> Tree:

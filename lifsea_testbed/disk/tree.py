@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from lifsea_testbed.disk.ext4 import LARGEST_FILE, ROOT, Ext4, Inode
 from lifsea_testbed.errors import NotJudged
 
-_MOST_LINKS = 40
+_MOST_LINKS, _MOST_MATCHES = 40, 1000
 #: More than these are not read: an OS of 200 packages has some 20,000 entries, and a reader must come to an end.
 MOST_ENTRIES, DEEPEST = 1_000_000, 256
 
@@ -75,10 +75,16 @@ class Tree:
         return sorted(self._entries(place)) if place and place.is_directory else []
 
     def glob(self, pattern: str) -> list[PurePosixPath]:
-        """Returns the paths that match; `*` stands for any characters but the slash."""
+        """Returns the paths that match, sorted; `*` stands for any characters but the slash.
+
+        Raises:
+            NotJudged: they are too many.
+        """
         found = [PurePosixPath("/")]
         for part in PurePosixPath(pattern).parts[1:]:
             found = [directory / name for directory in found for name in self._matching(directory, part)]
+            if len(found) > _MOST_MATCHES:
+                raise NotJudged(f"more than {_MOST_MATCHES} paths match {pattern}: they are not read")
         return found
 
     def walk(self, without: Collection[PurePosixPath] = ()) -> Iterator[tuple[PurePosixPath, Place]]:

@@ -88,9 +88,10 @@ def _values(page: bytes) -> list[int]:
     if _PAGE_HEADER + 2 * count > len(page):
         raise _damaged("has a page with too many entries")
     places = struct.unpack_from(f"<{count}H", page, _PAGE_HEADER)[1::2]
-    if any(place + 12 > len(page) for place in places):
+    elsewhere = [place for place in places if page[place:place + 1] == bytes([_OFF_PAGE])]
+    if any(place + 12 > len(page) for place in elsewhere):
         raise _damaged("has an entry behind its page")
-    return [place for place in places if page[place] == _OFF_PAGE]
+    return elsewhere
 
 
 def _overflowing(database: bytes, size: int, number: int, length: int) -> bytes:
