@@ -32,11 +32,13 @@ def fill(directory: Path, files: Mapping[str, str | bytes]) -> Path:
 
 def file_system(path: Path, content: Path, *options: str, offset: int = 0, size: int = _SIZE) -> Path:
     """Makes an ext4 file system of `size` MiB in the file, `offset` bytes behind its start."""
-    run("mke2fs", "-q", "-F", "-t", "ext4", "-d", content, "-E", f"offset={offset}", *options, path, f"{size}M")
+    kind = () if "-t" in options else ("-t", "ext4")
+    run("mke2fs", "-q", "-F", *kind, "-d", content, "-E", f"offset={offset}", *options, path, f"{size}M")
     return path
 
 
-def disk(path: Path, *, root: Path, boot: Path | None = None, label: str = "gpt", options: tuple[str, ...] = ()) -> Path:
+def disk(path: Path, *, root: Path, boot: Path | None = None, label: str = "gpt",
+         options: tuple[str, ...] = ()) -> Path:
     """Makes a raw disk: the first partition for /boot, the second for the root file system."""
     with path.open("wb") as file:
         file.truncate((_ROOT + _SIZE + 2) * _MIB)

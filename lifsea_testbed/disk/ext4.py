@@ -16,14 +16,16 @@ from lifsea_testbed.errors import DiskDamaged, NotJudged
 ROOT = 2
 _MAGIC, _EXTENT_MAGIC = 0xEF53, 0xF30A
 _RECOVER, _WIDE, _META_GROUPS = 0x4, 0x80, 0x10
-#: What is understood: filetype, recover, meta_bg, extents, 64bit, mmp, flex_bg, ea_inode, csum_seed, largedir, casefold.
+#: Understood are filetype, recover, meta_bg, extents, 64bit, mmp, flex_bg, ea_inode, csum_seed, largedir, casefold.
 _KNOWN = 0x2 | _RECOVER | _META_GROUPS | 0x40 | _WIDE | 0x100 | 0x200 | 0x400 | 0x2000 | 0x4000 | 0x20000
 _IN_EXTENTS, _IN_INODE, _ENCRYPTED = 0x80000, 0x10000000, 0x800
 _LONGEST_RUN = 32768
 _DEEPEST = 5
 #: The largest file that is read whole, and the largest directory: no database of packages comes near the one.
 LARGEST_FILE, LARGEST_DIRECTORY = 256 << 20, 16 << 20
-#: mke2fs makes none beyond 1 GiB.
+#: How many bytes of directories are read in all, one that is linked to many times counted each time.
+_MOST_LISTED = 256 << 20
+#: mke2fs makes no journal beyond 1 GiB.
 _LARGEST_JOURNAL = 1 << 30
 #: How many bytes of blocks are kept.
 _KEPT = 16 << 20
@@ -73,6 +75,7 @@ class Ext4:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._newer: dict[int, journal.Place] = {}
+        self._listed_bytes = 0
         self.layout = parse_superblock(source.read_at(1024, 1024))
         self._block = functools.lru_cache(_KEPT // self.layout.block_size)(self._read_block)
         if self.layout.incompatible & _RECOVER and self.layout.journal:
@@ -115,6 +118,9 @@ class Ext4:
         """Yields the name and the inode's number of each entry but `.` and `..`."""
         if not stat.S_ISDIR(directory.mode):
             raise _damaged(f"takes inode {directory.number} for a directory, which it is not")
+        self._listed_bytes += directory.size
+        if self._listed_bytes > _MOST_LISTED:
+            raise NotJudged(f"the directories hold more than {_MOST_LISTED} bytes: the rest is not read")
         content, size = self.read(directory, LARGEST_DIRECTORY), self.layout.block_size
         for start in range(0, len(content), size):
             yield from _entries(content[start:start + size])

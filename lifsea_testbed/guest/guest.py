@@ -62,7 +62,7 @@ class Guest:
 
     @property
     def has_posix_shell(self) -> bool:
-        """Whether there is a /bin/sh, and it runs a script if anything does."""
+        """Whether /bin/sh runs a script; on a disk, whether it is an executable file."""
         return self._content.has_posix_shell()
 
     @property
