@@ -78,7 +78,7 @@ class Ext4:
         self._listed_bytes = 0
         self.layout = parse_superblock(source.read_at(1024, 1024))
         self._block = functools.lru_cache(_KEPT // self.layout.block_size)(self._read_block)
-        if self.layout.incompatible & _RECOVER and self.layout.journal:
+        if self.layout.incompatible & _RECOVER:
             self._replay()
 
     def inode(self, number: int) -> Inode:
@@ -197,6 +197,8 @@ class Ext4:
         return journal.MAGIC + data[4:] if newer and newer.escaped else data
 
     def _replay(self) -> None:
+        if not self.layout.journal:
+            raise NotJudged("the file system's journal lies on another device")
         inode = self.inode(self.layout.journal)
         size = self.layout.block_size
         if inode.size > _LARGEST_JOURNAL:

@@ -12,6 +12,8 @@ from lifsea_testbed.image import SECTOR
 
 #: "Root Partition" for x86-64 (Discoverable Partitions Specification).
 ROOT_X86_64 = "4f68bce3-e8cd-4db1-96e7-fbcaf984b709"
+#: "EFI System Partition" (UEFI specification 2.10, 5.3.3), and GRUB's partition for a BIOS: neither holds a system.
+NO_SYSTEM = {"c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "21686148-6449-6e6f-744e-656564454649"}
 _LARGEST_TABLE, _MOST = 1 << 20, 128
 _EXTENDED = {0x05, 0x0F, 0x85, 0xEE}
 

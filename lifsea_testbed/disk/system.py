@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from lifsea_testbed.disk.ext4 import Ext4, is_ext4
-from lifsea_testbed.disk.partitions import ROOT_X86_64, Partition, partitions
+from lifsea_testbed.disk.partitions import NO_SYSTEM, ROOT_X86_64, Partition, partitions
 from lifsea_testbed.disk.source import Source
 from lifsea_testbed.disk.tree import Tree, root_of
 from lifsea_testbed.errors import DiskDamaged, NotJudged
@@ -53,12 +53,26 @@ def boots_next(disk: Source) -> Tree:
         DiskDamaged: a table contradicts itself, or a boot entry names a deployment that is not there.
         NotJudged: no root file system can be found, or read.
     """
-    found = partitions(disk)
-    volumes = [_volume(partition) for partition in found if is_ext4(partition.content)]
+    volumes, unread = _volumes(partitions(disk))
     for boot in volumes:
         if path := _deployment(boot.tree):
-            return _deployed(volumes, boot, path)
-    return _plain(volumes, found)
+            return _deployed(volumes, boot, path, unread)
+    return _plain(volumes, unread)
+
+
+def _volumes(found: list[Partition]) -> tuple[list[Volume], list[str]]:
+    """The file systems that can be read, and why others, which may hold a root as well, cannot."""
+    volumes: list[Volume] = []
+    unread: list[str] = []
+    for partition in found:
+        try:
+            if is_ext4(partition.content):
+                volumes.append(_volume(partition))
+            elif partition.kind not in NO_SYSTEM:
+                unread.append(f"partition {partition.number} holds {_kind(partition.content)}")
+        except NotJudged as error:
+            unread.append(f"partition {partition.number}: {error}")
+    return volumes, unread
 
 
 def _volume(partition: Partition) -> Volume:
@@ -82,14 +96,16 @@ def parse_entry(name: str, text: str) -> Entry:
                  deployment=deployments[0] if deployments else "")  # fmt: skip
 
 
-def _deployed(volumes: list[Volume], boot: Volume, path: str) -> Tree:
+def _deployed(volumes: list[Volume], boot: Volume, path: str, unread: list[str]) -> Tree:
     for volume in volumes:
         deployment = volume.tree.find(path)
         if deployment and deployment.is_directory:
             break
     else:
-        raise DiskDamaged(f"a boot entry names the deployment {path}, which no partition holds",
-                          hint="ostree admin status, in a system that boots")  # fmt: skip
+        missing = f"a boot entry names the deployment {path}, which no partition holds"
+        if unread:
+            raise NotJudged("; ".join([f"{missing} that is read offline", *unread]))
+        raise DiskDamaged(missing, hint="ostree admin status, in a system that boots")
     real = volume.tree.real_path(path)
     stateroot = _STATEROOT.match(str(real))
     var = volume.tree.find(f"/ostree/deploy/{stateroot[1]}/var") if stateroot else None
@@ -98,13 +114,11 @@ def _deployed(volumes: list[Volume], boot: Volume, path: str) -> Tree:
     return Tree(deployment, {PurePosixPath(at): place for at, place in places.items() if place})
 
 
-def _plain(volumes: list[Volume], found: list[Partition]) -> Tree:
+def _plain(volumes: list[Volume], unread: list[str]) -> Tree:
     roots = [volume for volume in volumes if any(map(volume.tree.find, _RELEASE_FILES))]
     roots.sort(key=lambda volume: volume.partition.kind != ROOT_X86_64)
     if not roots:
-        kinds = sorted({kind for partition in found for kind in _other_kind(partition.content)})
-        raise NotJudged("no partition holds an ext4 root file system"
-                        + (f"; {', '.join(kinds)} is not read offline" if kinds else ""))  # fmt: skip
+        raise NotJudged("; ".join(["no partition that is read offline holds a root file system", *unread]))
     root = roots[0]
     mounts = dict(_mounts(_text(root.tree, "/etc/fstab") or "", volumes))
     return root.tree.mounted({path: root_of(volume.file_system) for path, volume in mounts.items()
@@ -125,9 +139,10 @@ def _names(volume: Volume) -> list[str]:
             *([f"LABEL={layout.label}"] if layout.label else [])]  # fmt: skip
 
 
-def _other_kind(content: Source) -> list[str]:
-    return [name for place, kinds in _OTHERS.items() for magic, name in kinds.items()
-            if content.size >= place + len(magic) and content.read_at(place, len(magic)) == magic]  # fmt: skip
+def _kind(content: Source) -> str:
+    found = [name for place, kinds in _OTHERS.items() for magic, name in kinds.items()
+             if content.size >= place + len(magic) and content.read_at(place, len(magic)) == magic]  # fmt: skip
+    return found[0] if found else "nothing that is known"
 
 
 def _text(tree: Tree, path: str | PurePosixPath) -> str | None:
