@@ -42,13 +42,11 @@ def test_a_login_with_a_password_opens_a_shell(tmp_path: Path, line: Line) -> No
         assert own.run(["printf", "%s", "a b\n"]).stdout == "a b\n"
 
 
-def test_a_prompt_that_is_there_already_is_used_when_nothing_else_leads_in(tmp_path: Path) -> None:
+def test_a_prompt_that_is_there_already_is_used(tmp_path: Path) -> None:
     with bench(tmp_path, line=Line.SERIAL) as made, made.machine("machine") as own:
         own.run(CLOSE)
         own.run(AUTOLOGIN)
-        change_access(made, roads=[Road.LOGIN, Road.PROMPT], user="nobody", line=Line.SERIAL)
-        soon = made.profile.boot.model_copy(update={"shell_within": 3.0})
-        made.profile = made.profile.model_copy(update={"boot": soon})
+        change_access(made, roads=[Road.PROMPT], line=Line.SERIAL)
         own.reboot()
         assert own.road is Road.PROMPT
         assert own.run("id -u").stdout == "0\n"
