@@ -155,7 +155,7 @@ class Bench:
             raise
         self._booted = True
         self._identify(machine)
-        self.say(f"shell open after {machine.shell_after:.1f} s, profile {self.profile.name}")
+        self.say(f"shell open after {machine.shell_after:.1f} s by {machine.road}, profile {self.profile.name}")
 
     def _identify(self, machine: Machine) -> None:
         """Chooses the profile by what the first machine says of itself, unless the user named one."""

@@ -12,6 +12,7 @@
         ├── BootFailed        never reached its ready mark
         ├── GuestCrashed      panic, oops, emergency mode, unexpected power-off or reset
         ├── CommandFailed     a command that had to succeed did not
+        ├── DiskDamaged       what is on its disk contradicts itself
         └── WaitTimedOut      a condition did not come true within its deadline
 
     NotJudged                 this host or this image offers no way to tell → not judged
@@ -107,6 +108,10 @@ class GuestCrashed(GuestFailure):
 
 class CommandFailed(GuestFailure):
     """A command in the guest ended with a status that it must not have."""
+
+
+class DiskDamaged(GuestFailure):
+    """A table on the image's disk contradicts itself, or refers to something that is not there."""
 
 
 class WaitTimedOut(GuestFailure):

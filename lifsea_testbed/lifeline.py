@@ -62,6 +62,11 @@ class Lifeline:
                 return
         wake()
 
+    def reason(self) -> Explained:
+        """Returns why the machine is gone; it must be."""
+        assert self._reason is not None
+        return self._reason()
+
     def check(self) -> None:
         """Raises the reason if the machine is gone."""
         if self._reason is not None:

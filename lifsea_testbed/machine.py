@@ -6,7 +6,7 @@ import contextlib
 import os
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,12 +17,12 @@ from lifsea_testbed.deadline import Patience
 from lifsea_testbed.ecs.instance import TIME_SERVERS, Instance
 from lifsea_testbed.ecs.metadata import Metadata, Seen
 from lifsea_testbed.ecs.service import MetadataService
-from lifsea_testbed.errors import BootFailed, CommandFailed, GuestFailure, WaitTimedOut
-from lifsea_testbed.guest import system
+from lifsea_testbed.errors import BootFailed, CommandFailed, GuestCrashed, GuestFailure, WaitTimedOut
+from lifsea_testbed.guest import system, transfer
 from lifsea_testbed.guest.guest import Guest
 from lifsea_testbed.guest.shell import QUESTION
 from lifsea_testbed.image import Image
-from lifsea_testbed.profile import Profile
+from lifsea_testbed.profile import Line, Profile, Road
 from lifsea_testbed.qemu import argv, overlay
 from lifsea_testbed.qemu.accelerator import Kind
 from lifsea_testbed.qemu.confinement import Confinement
@@ -48,6 +48,7 @@ class Machine:
         self.guest = Guest(self, profile)
         self.boot_id = ""
         self.shell_after = 0.0
+        self.road = Road.NONE
         self.boots: list[Boot] = []
         self._hardware = hardware
         self._image = image
@@ -56,7 +57,8 @@ class Machine:
         self._directory = directory
         self._confinement = confinement
         self._overlay = directory / "overlay.qcow2"
-        metadata = Metadata(self.instance, user_data=access.user_data(argv.CHANNEL_PORT))
+        user_data = access.user_data(argv.CHANNEL_PORT, profile().access.line)
+        metadata = Metadata(self.instance, user_data=user_data, token_required=profile().metadata.token == "required")
         overlay.create(self._overlay, image_size=image.virtual_size)
         confinement.admit(directory)
         self._service = MetadataService(metadata, directory / argv.METADATA_SOCKET)
@@ -79,6 +81,26 @@ class Machine:
         return self._hardware.accelerator is Kind.KVM
 
     @property
+    def memory(self) -> int:
+        """The memory that the machine was given (MiB): its type's, or what the host had left."""
+        return self._hardware.memory
+
+    @property
+    def network_queues(self) -> int:
+        """How many queues of a network card can be shown on this host."""
+        return argv.NETWORK_QUEUES
+
+    @property
+    def has_every_feature(self) -> bool:
+        """Whether the processor can do all that an Ice Lake does: under emulation, or on an older host, it cannot."""
+        return self.runs_at_hardware_speed and self._hardware.host_is_ice_lake
+
+    @property
+    def has_its_model_number(self) -> bool:
+        """Whether the processor's family, model and stepping are an Ice Lake's and not those of an older host."""
+        return not self.runs_at_hardware_speed or self._hardware.host_is_ice_lake
+
+    @property
     def time_servers(self) -> tuple[str, ...]:
         """The time servers that the metadata service gives."""
         return TIME_SERVERS
@@ -93,21 +115,31 @@ class Machine:
         """
         boot = Boot(self._hardware, image=self._image, overlay=self._overlay, directory=self._directory,
                     transcript=self.records / f"transcript-{len(self.boots) + 1}.txt",
-                    confinement=self._confinement)  # fmt: skip
+                    confinement=self._confinement,
+                    with_virtio_console=self._profile().access.line is Line.VIRTIO)  # fmt: skip
         self.boots.append(boot)
         self._record("qemu-argv.txt", f"{shlex.join(boot.command)}\n")
         boot.start()
         self._await_shell()
 
-    def run(self, script: str, *, check: bool = True, within: float = QUESTION, given: bytes = b"") -> CommandResult:
-        """Runs a script of the POSIX shell as root; `within` is in seconds on real hardware.
+    def run(self, command: str | Sequence[str], *, check: bool = True, within: float = QUESTION,
+            input: bytes = b"") -> CommandResult:
+        """Runs a script of the POSIX shell, or the words of one command, as root.
+
+        `within` is in seconds on real hardware; `input` is what the command reads, and may hold any byte.
 
         Raises:
             CommandFailed: its status was not 0, and `check` asked for that.
-            WaitTimedOut: it took too long and was killed.
+            WaitTimedOut: it took too long and was killed; the next command finds the shell as ever.
+            GuestCrashed, LaunchError: the machine ended meanwhile.
+            HostError: the guest does not answer because the host does not run it.
         """
+        script = command if isinstance(command, str) else shlex.join(command)
         started = time.monotonic() - self.boot.power_on
-        result = self.boot.channel.run(script, given=given, deadline=self._patience.deadline(within))
+        try:
+            result = self.boot.channel.run(script, input=input, deadline=self._patience.deadline(within))
+        except WaitTimedOut as error:
+            raise self.boot.why_silent() or error from error
         self._record("commands.txt", f"[{started:9.3f}] {result.exit_status:3d} {result.duration:7.3f} s  "
                                      f"{_first_line(script)}\n")  # fmt: skip
         if check and not result.ok:
@@ -136,6 +168,8 @@ class Machine:
         Raises:
             BootFailed: some unit failed or is still waited for.
         """
+        if self.road is Road.NONE:
+            return
         within = self._profile().boot.ready_within
         try:
             self.wait_until(lambda: self.guest.system_state() not in ("initializing", "starting", ""),
@@ -153,18 +187,55 @@ class Machine:
             WaitTimedOut: the guest did not go down.
             BootFailed, GuestCrashed: it did not come up.
         """
-        before = self.boot_id
         self._save_journal()
         self.boot.lifeline.expect_end()
-        self.run("systemctl --no-block reboot")
+        self.run("systemctl --no-block reboot || reboot")
         deadline = self._patience.deadline(_GOING_DOWN)
         if not self.boot.wait_until_off(deadline):
             raise WaitTimedOut(f"the guest did not go down within {deadline.allowance:.0f} s",
                                evidence=self.boot.transcript.tail())  # fmt: skip
-        self.boot.close()
-        self.power_on()
-        if self.boot_id == before:
-            raise GuestFailure("the boot id is the same after a reboot", evidence=before)
+        self._come_back()
+
+    def power_cut(self) -> None:
+        """Takes the power away between two instructions, gives it back, and returns when the shell is open again.
+
+        The disk keeps each write that the machine saw completed, flushed or not: what a cache loses is for powercut.
+
+        Raises:
+            BootFailed, GuestCrashed: it did not come up.
+        """
+        self._come_back()
+
+    def crash(self) -> None:
+        """Has the guest's kernel panic, and returns when the shell is open again after a cold boot.
+
+        Raises:
+            GuestFailure: the kernel did not panic.
+            BootFailed, GuestCrashed: it did not come up.
+        """
+        try:
+            self.run("sync; echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger", check=False)
+        except GuestCrashed:
+            self._come_back()
+        else:
+            raise GuestFailure("the kernel did not panic when it was asked to", expected="sysrq c panics",
+                               evidence=self.boot.transcript.tail())  # fmt: skip
+
+    def put(self, content: bytes | Path, path: str) -> None:
+        """Writes a file of the guest, and compares digests; see guest/transfer.py."""
+        transfer.put(self, content, path)
+
+    def get(self, path: str, into: Path) -> None:
+        """Copies a file of the guest to the host, and compares digests; see guest/transfer.py."""
+        transfer.get(self, path, into)
+
+    def put_tree(self, directory: Path, path: str) -> None:
+        """Copies what is in a directory of the host into one of the guest; see guest/transfer.py."""
+        transfer.put_tree(self, directory, path)
+
+    def get_tree(self, path: str, into: Path) -> None:
+        """Copies what is in a directory of the guest into one of the host; see guest/transfer.py."""
+        transfer.get_tree(self, path, into)
 
     def attach_disk(self, image: Image) -> str:
         """Attaches an image as a read-only data disk to the running machine; returns its name in the guest's /dev."""
@@ -172,8 +243,9 @@ class Machine:
         with image.path.open("rb") as file:
             name = self.boot.monitor.add_descriptor(file.fileno(), deadline=self._patience.deadline(_ATTACHING))
         self.boot.execute("blockdev-add", {
-            "driver": str(image.format), "node-name": node, "read-only": True,
-            "file": {"driver": "file", "filename": name, "read-only": True, "auto-read-only": False},
+            "driver": "throttle", "node-name": node, "read-only": True, "throttle-group": argv.CEILING,
+            "file": {"driver": str(image.format), "read-only": True,
+                     "file": {"driver": "file", "filename": name, "read-only": True, "auto-read-only": False}},
         })  # fmt: skip
         self.boot.execute("device_add", {
             "driver": "virtio-blk-pci", "drive": node, "serial": serial, "id": node,
@@ -185,7 +257,8 @@ class Machine:
     def save_evidence(self) -> None:
         """Leaves the journal and the metadata requests among the records, as far as they can still be had."""
         self._save_journal()
-        requests = "".join(f"{seen.method} {printable(seen.path)} {seen.status}\n" for seen in self.requests)
+        requests = "".join(f"{seen.method} {printable(seen.path)} {seen.status}{' token' if seen.with_token else ''}\n"
+                           for seen in self.requests)  # fmt: skip
         (self.records / "metadata-requests.txt").write_text(requests, "utf-8")
 
     def close(self) -> None:
@@ -196,18 +269,49 @@ class Machine:
             boot.close()
         self._service.__exit__()
 
+    def _come_back(self) -> None:
+        before = self.boot_id
+        self.boot.close()
+        self.power_on()
+        if before and self.boot_id == before:
+            raise GuestFailure("the boot id is the same after a boot", evidence=before)
+
     def _await_shell(self) -> None:
-        deadline = self._patience.deadline(self._profile().boot.shell_within)
+        for road in self._profile().access.roads:
+            self.road = road
+            if road is Road.NONE:
+                self._await_sign_of_readiness()
+                return
+            deadline = self._patience.deadline(self._profile().boot.shell_within)
+            try:
+                self.boot_id = self.boot.open_shell(road, self._profile().access, deadline)
+            except WaitTimedOut:
+                continue
+            self.shell_after = time.monotonic() - self.boot.power_on
+            return
+        raise self._no_shell()
+
+    def _no_shell(self) -> BootFailed:
+        roads = ", ".join(self._profile().access.roads)
+        asked = ", ".join(dict.fromkeys(printable(seen.path) for seen in self.requests)) or "nothing"
+        passed = time.monotonic() - self.boot.power_on
+        return BootFailed(
+            f"no root shell within {passed:.0f} s of power-on", expected=f"a root shell by {roads}",
+            evidence=f"asked of the metadata service: {asked}\n{self.boot.transcript.tail()}",
+            hint="read the transcript; an image without a shell needs a profile that says so",
+        )  # fmt: skip
+
+    def _await_sign_of_readiness(self) -> None:
+        """Waits, without a shell, for the console line of the profile, or for an answer of Cloud Assistant."""
+        self.boot.do_without_shell()
+        wanted, deadline = self._profile().boot.ready_line, self._patience.deadline(self._profile().boot.shell_within)
         try:
-            self.boot_id = self.boot.channel.greet(deadline)
+            if wanted:
+                self.boot.transcript.wait_for(wanted, deadline)
+            elif not self.boot.assistant.answers(deadline):
+                raise WaitTimedOut("Cloud Assistant did not answer on its port", evidence=self.boot.transcript.tail())
         except WaitTimedOut as error:
-            asked = ", ".join(dict.fromkeys(printable(seen.path) for seen in self.requests)) or "nothing"
-            raise BootFailed(
-                f"no root shell within {deadline.allowance:.0f} s of power-on",
-                expected="the image boots and runs the user-data script of the metadata service as root",
-                evidence=f"asked of the metadata service: {asked}\n{self.boot.transcript.tail()}",
-                hint="read the transcript; an image without a shell needs a profile that says so",
-            ) from error
+            raise BootFailed(error.happened, expected="a sign that the OS is up", evidence=error.evidence) from error
         self.shell_after = time.monotonic() - self.boot.power_on
 
     def _save_journal(self) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import enum
 import importlib.resources
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -24,8 +25,41 @@ class Boot(_Table):
 
     shell_within: float = Field(default=30.0, gt=0, description="from power-on until a root shell is open")
     ready_within: float = Field(default=30.0, gt=0, description="from the shell until the last ready sign")
+    ready_line: str = Field(default="", description="without a shell: a console line of an OS that is up")
     promised: float = Field(default=2.0, gt=0, description="the first boot as advertised")
     allowed_kernel_errors: list[str] = Field(default=[], description="regular expressions of harmless messages")
+
+
+class Road(enum.StrEnum):
+    """How a root shell is come by."""
+
+    USER_DATA = "user-data"
+    LOGIN = "login"
+    PROMPT = "prompt"
+    NONE = "none"
+
+
+class Line(enum.StrEnum):
+    """What a root shell talks on: a virtio-serial port of its own, the serial console, or the virtio console."""
+
+    PORT = "port"
+    SERIAL = "ttyS0"
+    VIRTIO = "hvc0"
+
+
+class Access(_Table):
+    """The roads to a root shell, tried in this order, and what they need."""
+
+    roads: list[Road] = Field(default=[Road.USER_DATA], min_length=1)
+    line: Line = Field(default=Line.PORT, description="what the shell talks on; login and prompt need a console")
+    user: str = "root"
+    password: str = ""
+    become: str = Field(default="", description="the command that makes a shell of that user root's: sudo -n")
+
+    @property
+    def console(self) -> Line:
+        """The console that login and prompt use."""
+        return Line.SERIAL if self.line is Line.PORT else self.line
 
 
 class Packages(_Table):
@@ -65,6 +99,12 @@ class Operations(_Table):
     audit_log: str = "/var/log/lifsea/operations.log"
 
 
+class Metadata(_Table):
+    """How the metadata service meets the OS: an instance can be set to answer nobody without a token (HttpTokens)."""
+
+    token: Literal["optional", "required"] = "optional"
+
+
 class Identity(_Table):
     """By what an image is known: ID in os-release, and the release line that VERSION_ID starts with."""
 
@@ -79,11 +119,13 @@ class Profile(_Table):
     title: str
     claims: list[str] = Field(min_length=1)
     identity: Identity
+    access: Access = Access()
     boot: Boot = Boot()
     packages: Packages = Packages()
     paths: Paths = Paths()
     absent: Absent = Absent()
     operations: Operations = Operations()
+    metadata: Metadata = Metadata()
     budgets: dict[str, float] = Field(default={}, description="metric → the value that its median must keep to")
 
 

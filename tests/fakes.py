@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from lifsea_testbed.console.channel import CommandResult
@@ -20,7 +21,9 @@ class FakeShell:
         self.answers = answers
         self.scripts: list[str] = []
 
-    def run(self, script: str, *, check: bool = True, within: float = 20.0) -> CommandResult:
+    def run(self, command: str | Sequence[str], *, check: bool = True, within: float = 20.0,
+            input: bytes = b"") -> CommandResult:
+        script = command if isinstance(command, str) else shlex.join(command)
         self.scripts.append(script)
         answer = next((answer for key, answer in self.answers.items() if key in script), (127, ""))
         status, output = answer if isinstance(answer, tuple) else (0, answer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.resources
+import signal
 import socket
 import subprocess
 import threading
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from lifsea_testbed.console import frames
-from lifsea_testbed.console.channel import Channel
+from lifsea_testbed.console.channel import PortChannel
 from lifsea_testbed.deadline import Deadline
 from lifsea_testbed.errors import ChannelError, GuestCrashed, WaitTimedOut
 from lifsea_testbed.lifeline import Lifeline
@@ -23,7 +24,7 @@ SOON = 30.0
 
 
 @pytest.fixture
-def channel(tmp_path: Path) -> Iterator[Channel]:
+def channel(tmp_path: Path) -> Iterator[PortChannel]:
     """A channel whose other end is channel.sh on a raw terminal, which carries bytes as a virtio port does."""
     guest, host = socket.socketpair()
     port = tmp_path / "port"
@@ -36,7 +37,7 @@ def channel(tmp_path: Path) -> Iterator[Channel]:
     script = importlib.resources.files("lifsea_testbed.console").joinpath("channel.sh")
     shell = subprocess.Popen(["sh", str(script), str(port), str(tmp_path / "work")])
     lifeline = Lifeline()
-    connected = Channel(host, lifeline=lifeline)
+    connected = PortChannel(host, lifeline=lifeline)
     yield connected
     connected.close()
     for process in (shell, carrier):
@@ -45,46 +46,46 @@ def channel(tmp_path: Path) -> Iterator[Channel]:
     lifeline.close()
 
 
-def test_a_greeting_brings_the_boot_id(channel: Channel) -> None:
+def test_a_greeting_brings_the_boot_id(channel: PortChannel) -> None:
     assert channel.greet(Deadline.after(SOON)) == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def test_status_output_and_errors_come_apart(channel: Channel) -> None:
+def test_status_output_and_errors_come_apart(channel: PortChannel) -> None:
     result = channel.run("echo out; echo err >&2; exit 3", deadline=Deadline.after(SOON))
     assert (result.exit_status, result.stdout, result.stderr) == (3, "out\n", "err\n")
 
 
 @pytest.mark.parametrize("size", [0, 1, 4095, 4096, 1 << 16, 1 << 20])
-def test_every_byte_comes_back(channel: Channel, size: int) -> None:
+def test_every_byte_comes_back(channel: PortChannel, size: int) -> None:
     given = (bytes(range(256)) * (size // 256 + 1))[:size]
-    result = channel.run("cat", given=given, deadline=Deadline.after(SOON))
+    result = channel.run("cat", input=given, deadline=Deadline.after(SOON))
     assert result.output == given
 
 
-def test_what_looks_like_the_protocol_is_only_output(channel: Channel) -> None:
+def test_what_looks_like_the_protocol_is_only_output(channel: PortChannel) -> None:
     text = "channel 0000000000000000 result 0 0 0\nrun x 1 1\nkill x\n$ # root@host:~#\n"
-    result = channel.run("cat; printf '\\003\\004\\021\\023\\032'", given=text.encode(), deadline=Deadline.after(SOON))
+    result = channel.run("cat; printf '\\003\\004\\021\\023\\032'", input=text.encode(), deadline=Deadline.after(SOON))
     assert result.output == text.encode() + b"\x03\x04\x11\x13\x1a"
 
 
-def test_a_script_may_be_long_and_odd(channel: Channel) -> None:
+def test_a_script_may_be_long_and_odd(channel: PortChannel) -> None:
     script = "cat <<'END'\n" + "'\"$`\\ ÄÖ €\n" * 2000 + "END\n"
     assert channel.run(script, deadline=Deadline.after(SOON)).stdout == "'\"$`\\ ÄÖ €\n" * 2000
 
 
-def test_a_command_that_overruns_is_killed_and_the_channel_goes_on(channel: Channel) -> None:
+def test_a_command_that_overruns_is_killed_and_the_channel_goes_on(channel: PortChannel) -> None:
     with pytest.raises(WaitTimedOut, match="was killed") as caught:
         channel.run("echo before; sleep 60 & sleep 60", deadline=Deadline.after(1.0))
     assert "before" in caught.value.evidence
     assert channel.run("echo after", deadline=Deadline.after(SOON)).stdout == "after\n"
 
 
-def test_a_command_killed_by_a_signal_says_so(channel: Channel) -> None:
+def test_a_command_killed_by_a_signal_says_so(channel: PortChannel) -> None:
     assert channel.run("kill -TERM $$", deadline=Deadline.after(SOON)).exit_status == 128 + 15
 
 
 @contextlib.contextmanager
-def talk(*replies: bytes) -> Iterator[tuple[Channel, Lifeline]]:
+def talk(*replies: bytes) -> Iterator[tuple[PortChannel, Lifeline]]:
     """A channel to an end that sends these bytes for each thing it receives, NONCE replaced by the real one."""
     guest, host = socket.socketpair()
     lifeline = Lifeline()
@@ -97,7 +98,7 @@ def talk(*replies: bytes) -> Iterator[tuple[Channel, Lifeline]]:
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
-    channel = Channel(host, lifeline=lifeline)
+    channel = PortChannel(host, lifeline=lifeline)
     yield channel, lifeline
     channel.close()
     thread.join()
@@ -109,11 +110,36 @@ def talk(*replies: bytes) -> Iterator[tuple[Channel, Lifeline]]:
     b"garbage\n", b"channel 1234 result 0 0 0\n", b"channel NONCE result x 0 0\n", b"channel NONCE hello b\nx\n",
     b"channel NONCE result 0 99999999999 0\n", b"\x00" * 4096,
 ])  # fmt: skip
-def test_an_end_that_breaks_the_protocol_is_the_harness_fault(reply: bytes) -> None:
-    with talk(reply) as (channel, _):
-        for _ in range(2):
-            with pytest.raises(ChannelError):
-                channel.run("true", deadline=Deadline.after(2.0))
+def test_an_end_that_breaks_the_protocol_is_the_harness_fault_and_greeted_anew(reply: bytes) -> None:
+    with talk(reply, b"more garbage\nchannel NONCE hello boot\n", b"channel NONCE result 5 0 0\n") as (channel, _):
+        with pytest.raises(ChannelError):
+            channel.run("true", deadline=Deadline.after(2.0))
+        assert channel.run("exit 5", deadline=Deadline.after(SOON)).exit_status == 5
+
+
+def test_a_shell_that_goes_away_ends_the_wait_and_is_greeted_anew() -> None:
+    with talk(b"", b"channel NONCE hello boot\n", b"channel NONCE result 0 0 0\n") as (channel, _):
+        threading.Timer(0.1, channel.port_closed).start()
+        started = time.monotonic()
+        with pytest.raises(ChannelError, match="went away"):
+            channel.run("sleep 1000", deadline=Deadline.after(60.0))
+        assert time.monotonic() - started < 10.0
+        assert channel.run("true", deadline=Deadline.after(SOON)).ok
+
+
+@pytest.mark.parametrize(("status", "by"), [
+    (137, signal.SIGKILL), (130, signal.SIGINT), (1, None), (128, None), (255, None),
+])  # fmt: skip
+def test_a_signal_is_told_by_its_name(channel: PortChannel, status: int, by: signal.Signals | None) -> None:
+    assert channel.run(f"exit {status}", deadline=Deadline.after(SOON)).signal is by
+
+
+def test_a_command_has_a_shell_of_its_own(channel: PortChannel) -> None:
+    """What one sets, ignores or leaves running does not reach the next."""
+    channel.run("cd /tmp; left=1; export left; trap 'exit 9' EXIT; umask 0; sleep 60 &", deadline=Deadline.after(SOON))
+    for _ in range(8):
+        seen = channel.run("echo ${left-none}; pwd; umask", deadline=Deadline.after(SOON))
+        assert seen.lines[0] == "none" and seen.lines[1] != "/tmp" and seen.lines[2] != "0000"
 
 
 def test_a_guest_that_dies_ends_the_wait_at_once() -> None:
@@ -131,6 +157,8 @@ def test_nobody_at_the_other_end_is_noticed() -> None:
 
 
 def test_frames_announce_what_follows() -> None:
-    assert frames.run("n", b"id", b"in") == b"run n 2 2\nidin"
+    assert frames.run("n", "id\n\nls\n", b"in") == b"run n 3 2\nid\n\nls\nin"
+    with pytest.raises(ValueError, match="NUL"):
+        frames.run("n", "\0", b"")
     assert frames.parse_header(b"channel n result 1 2 3", "n") == frames.ResultHeader(status=1, output=2, errors=3)
     assert frames.parse_header(b"channel n hello boot", "n") == frames.Hello(boot_id="boot")

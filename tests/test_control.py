@@ -17,7 +17,7 @@ BROKEN = {
     "operations-audited", "image-whole",
 }  # fmt: skip
 KEPT = {"shell-kept", "disk-grown", "hostname-set", "user-data-ran-once", "no-default-password", "containerd-ready",
-        "kubelet-ready", "etc-var-writable-and-kept"}  # fmt: skip
+        "kubelet-ready", "etc-var-writable-and-kept", "instance-as-sold"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

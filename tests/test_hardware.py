@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import subprocess
 from pathlib import Path
@@ -20,11 +21,13 @@ SOURCE = Path(accelerator.__file__).with_name("payload.S")
 INSTANCE = Instance(type=catalogue.find("ecs.g7.large"))
 
 
-def command(kind: Kind = Kind.KVM, *, ice_lake: bool = True, version: str = "10.0.2") -> list[str]:
+def command(kind: Kind = Kind.KVM, *, ice_lake: bool = True, version: str = "10.0.2",
+            size: catalogue.InstanceType = INSTANCE.type) -> list[str]:
     hardware = argv.Hardware(emulator=emulator.Emulator(binary="qemu", version=version), accelerator=kind,
-                             host_is_ice_lake=ice_lake, instance=INSTANCE, memory=8192,
+                             host_is_ice_lake=ice_lake, memory=8192,
+                             instance=dataclasses.replace(INSTANCE, type=size),
                              image_format=DiskFormat.QCOW2)  # fmt: skip
-    return argv.command(hardware, argv.Wires(monitor=10, console=11, channel=12, image=13, overlay=14))
+    return argv.command(hardware, argv.Wires(monitor=10, console=11, assistant=15, channel=12, image=13, overlay=14))
 
 
 def values(option: str, words: list[str]) -> list[str]:
@@ -108,6 +111,59 @@ def test_qemu_is_sandboxed() -> None:
 def test_the_processor_is_as_near_as_the_host_comes(kind: Kind, ice_lake: bool, model: str) -> None:
     (processor,) = values("-cpu", command(kind, ice_lake=ice_lake))
     assert processor.startswith(model) and "8369B" in processor
+
+
+def test_no_guest_runs_guests_of_its_own() -> None:
+    for kind, ice_lake in ((Kind.KVM, True), (Kind.KVM, False), (Kind.TCG, False)):
+        (processor,) = values("-cpu", command(kind, ice_lake=ice_lake))
+        assert {"svm=off", "vmx=off"} <= set(processor.split(","))
+
+
+def test_an_emulated_processor_has_the_leaves_that_its_name_is_in() -> None:
+    (processor,) = values("-cpu", command(Kind.TCG))
+    assert "min-xlevel=0x80000008" in processor.split(",")
+
+
+@pytest.mark.parametrize("name", catalogue.CATALOGUE)
+def test_every_size_is_one_socket_of_cores_with_two_threads(name: str) -> None:
+    size = catalogue.find(name)
+    (arranged,) = values("-smp", command(size=size))
+    assert arranged == f"{size.cpus},sockets=1,cores={size.cpus // 2},threads=2"
+    assert size.memory == size.cpus * 4096 and size.queues <= size.cpus
+
+
+@pytest.mark.parametrize("name", catalogue.CATALOGUE)
+def test_every_size_is_held_to_its_disks_ceiling(name: str) -> None:
+    size = catalogue.find(name)
+    (group,) = values("-object", command(size=size))
+    limits = dict(option.split("=") for option in group.split(",")[1:])
+    assert int(limits["x-iops-total"]) == size.disks.operations <= size.disks.operations_burst
+    assert int(limits["x-bps-total"]) == size.disks.bandwidth <= size.disks.bandwidth_burst
+    assert ("x-iops-total-max" in limits) == (size.disks.operations < size.disks.operations_burst)
+
+
+def test_the_smallest_size_bursts() -> None:
+    assert argv.throttle(INSTANCE.type.disks) == (
+        "throttle-group,id=ceiling,x-iops-total=20000,x-iops-total-max=160000,x-iops-total-max-length=1800,"
+        "x-bps-total=187500000,x-bps-total-max=1250000000,x-bps-total-max-length=1800"
+    )
+
+
+@pytest.mark.boots
+def test_qemu_takes_every_ceiling(tmp_path: Path) -> None:
+    groups = [argv.throttle(size.disks).replace("id=ceiling", f"id=ceiling{number}")
+              for number, size in enumerate(catalogue.CATALOGUE.values())]  # fmt: skip
+    options = [word for group in groups for word in ("-object", group)]
+    asked = subprocess.run([emulator.BINARY, "-machine", "none", "-display", "none", "-monitor", "stdio", *options],
+                           input="quit\n", capture_output=True, text=True, check=False, cwd=tmp_path)  # fmt: skip
+    assert asked.returncode == 0, asked.stderr
+
+
+def test_the_system_disk_lies_below_the_ceiling() -> None:
+    nodes = {dict(option.split("=") for option in disk.split(","))["node-name"]: disk
+             for disk in values("-blockdev", command())}  # fmt: skip
+    assert "driver=throttle" in nodes["disk"] and "file=overlay," in nodes["disk"]
+    assert "discard=unmap" in nodes["disk"] and "driver=qcow2" in nodes["overlay"]
 
 
 def test_instances_are_strangers_to_each_other() -> None:

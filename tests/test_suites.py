@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib
 import inspect
 from collections.abc import Callable
@@ -14,7 +15,10 @@ import pytest
 
 from lifsea_testbed import profile as profiles
 from lifsea_testbed import scenario
+from lifsea_testbed.ecs import appearance, catalogue
+from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.errors import NotJudged
+from lifsea_testbed.guest.hardware import NetworkCard
 from lifsea_testbed.perf.measure import Measure
 
 SUITES = Path(__file__).parent.parent / "suites"
@@ -24,6 +28,8 @@ TESTS: dict[str, Callable[..., None]] = {
     for name, test in inspect.getmembers(importlib.import_module(f"suites.{path.stem}"), inspect.isfunction)
     if name.startswith("test_")
 }
+INSTANCE = Instance(type=catalogue.find("ecs.g7.large"))
+CARD = NetworkCard(slot="05.0", name="eth0", mac=INSTANCE.mac, queues=2, mtu=1500)
 SOUND: dict[str, Any] = {
     "executables": [], "units": [], "ssh_speakers": [], "accounts_with_password": [], "automatic_logins": [],
     "failed_units": [], "initramfs_signs": [], "loaded_modules": [], "kernel_errors": [], "packages": 190,
@@ -32,6 +38,11 @@ SOUND: dict[str, Any] = {
     "operations_stop": True, "audit": "append", "writable": None, "accepted_writes": [], "link": "/var/x",
     "memory": "tmpfs", "kept": True, "damage": [], "next_boot": "booted", "deploys": True, "merges": True,
     "keeps_etc": True, "keeps_var": True, "rolls_back": True, "shell_after": 1.9,
+    "processor": appearance.PROCESSOR, "processors": 2, "topology": INSTANCE.type.topology, "memory_given": 8192,
+    "features": {"hypervisor", *appearance.ICE_LAKE_FEATURES}, "memory_found": 8191, "dmi": appearance.dmi(INSTANCE),
+    "smbios_version": "2.8", "pci_devices": appearance.PCI, "virtio_devices": appearance.VIRTIO,
+    "disks": {INSTANCE.disk_serial: "vda"}, "network_cards": [CARD], "console": appearance.CONSOLE,
+    "virtio_ports": [appearance.ASSISTANT_PORT], "clock_offset": 0, "queues_shown": 2,
 }  # fmt: skip
 #: For each test, the defects of a machine that it has to find, one at least for each of its assertions.
 DEFECTS: dict[str, list[dict[str, Any]]] = {
@@ -69,6 +80,26 @@ DEFECTS: dict[str, list[dict[str, Any]]] = {
     "test_the_next_image_boots_with_etc_merged_and_var_kept": [
         {"deploys": False}, {"merges": False}, {"keeps_etc": False}, {"keeps_var": False},
     ],
+    "test_the_processor_is_of_the_model_sold": [{"processor": dataclasses.replace(appearance.PROCESSOR, model=85)}],
+    "test_the_processors_are_arranged_as_sold": [
+        {"processors": 1}, {"topology": catalogue.Topology(sockets=2, cores=1, threads=1)},
+    ],
+    "test_the_processor_knows_that_it_is_virtual": [{"features": set()}, {"features": {"hypervisor", "vmx"}}],
+    "test_the_processor_does_what_an_ice_lake_does": [{"features": {"avx512f"}}],
+    "test_the_memory_is_as_sold": [{"memory_found": 8180}, {"memory_found": 8193}],
+    "test_the_firmware_says_who_made_it": [
+        {"dmi": {}}, {"dmi": {**appearance.dmi(INSTANCE), "board_vendor": "Intel"}}, {"smbios_version": "3.0"},
+    ],
+    "test_every_device_sits_in_its_slot": [
+        {"pci_devices": {**appearance.PCI, "07.0": appearance.PCI["00.0"]}}, {"virtio_devices": {}},
+    ],
+    "test_the_disk_has_the_serial_number_of_the_instances": [{"disks": {"": "vda"}}],
+    "test_the_network_card_is_the_instances": [
+        {"network_cards": []}, {"network_cards": [dataclasses.replace(CARD, mac="52:54:00:12:34:56")]},
+    ],
+    "test_the_network_card_has_its_queues": [{"network_cards": [dataclasses.replace(CARD, queues=1)]}],
+    "test_the_consoles_are_where_the_cloud_has_them": [{"console": None}, {"virtio_ports": []}],
+    "test_the_hardware_clock_is_in_utc": [{"clock_offset": 28800}, {"clock_offset": -28800}],
     "test_the_old_image_boots_again": [{"rolls_back": False}, {"keeps_var": False}],
 }  # fmt: skip
 
@@ -137,6 +168,13 @@ class FakeGuest:
         ]
         return self._running  # type: ignore[no-any-return]
 
+    @property
+    def hardware(self) -> FakeGuest:
+        return self
+
+    def memory(self) -> int:
+        return int(self._traits["memory_found"])
+
     def start(self) -> None:
         self._running = self._traits["operations_start"]
 
@@ -180,7 +218,10 @@ class FakeMachine:
     def __init__(self, defect: dict[str, Any], profile: profiles.Profile, *, emulated: bool = False) -> None:
         traits = {**SOUND, **defect}
         self.guest = FakeGuest(traits, profile)
-        self.instance = SimpleNamespace(host_name="iZtestZ")
+        self.instance = SimpleNamespace(host_name="iZtestZ", type=INSTANCE.type, mac=INSTANCE.mac, uuid=INSTANCE.uuid,
+                                        disk_serial=INSTANCE.disk_serial)  # fmt: skip
+        self.memory, self.network_queues = traits["memory_given"], traits["queues_shown"]
+        self.has_every_feature = self.has_its_model_number = not emulated
         self.time_servers = ("t1", "t2")
         self.runs_at_hardware_speed = not emulated
         self.shell_after = traits["shell_after"]
@@ -233,6 +274,13 @@ def test_a_defect_is_found(name: str, defect: dict[str, Any]) -> None:
         run(name, defect)
 
 
-def test_a_boot_time_under_emulation_is_not_judged() -> None:
-    with pytest.raises(NotJudged, match="emulated"):
-        run("test_first_boot_is_as_quick_as_promised", {}, emulated=True)
+@pytest.mark.parametrize(("name", "lack", "reason"), [
+    ("test_first_boot_is_as_quick_as_promised", {}, "emulated"),
+    ("test_the_processor_is_of_the_model_sold", {}, "the host's own processor"),
+    ("test_the_processor_does_what_an_ice_lake_does", {"features": {"avx512f"}}, "gfni"),
+    ("test_the_memory_is_as_sold", {"memory_given": 4096}, "4096 MiB to give, ecs.g7.large has 8192"),
+    ("test_the_network_card_has_its_queues", {"queues_shown": 1}, "1 queue, ecs.g7.large has 2"),
+])  # fmt: skip
+def test_what_the_host_cannot_show_is_not_judged(name: str, lack: dict[str, Any], reason: str) -> None:
+    with pytest.raises(NotJudged, match=reason):
+        run(name, lack, emulated=True)

@@ -1,43 +1,105 @@
-"""How a root shell is come by: the product's own way, a user-data script that the metadata service hands out."""
+"""How a root shell is come by: each road ends with the guest's end of a command channel on some line."""
 
 from __future__ import annotations
 
 import importlib.resources
+import re
+
+from lifsea_testbed.console.transcript import Transcript
+from lifsea_testbed.deadline import Deadline
+from lifsea_testbed.errors import WaitTimedOut
+from lifsea_testbed.profile import Access, Line
 
 _DIRECTORY = "/etc/lifsea-testbed"
 #: Each run of the user-data script leaves its user identifier here, on a line.
 RUNS = f"{_DIRECTORY}/runs"
 _UNIT = "lifsea-testbed-shell.service"
+_LOGIN, _PASSWORD = re.compile(r"login: ?"), re.compile(r"[Pp]assword: ?")
+#: A console that does not ask is woken after so long (seconds): the kernel printed over its prompt.
+_WAKE_EVERY = 3.0
+_HERE = "/run/lifsea-testbed-agent"
 
 
-def user_data(port: str) -> bytes:
-    """Returns a user-data script that opens the command channel on that virtio-serial port, now and at each later boot.
+def user_data(port: str, line: Line) -> bytes:
+    """Returns a user-data script that opens a command channel, now and at each later boot.
 
-    It writes below /etc only, which every profile promises to be writable: a script and a systemd unit. The port is
-    found through sysfs, so that an image with trimmed udev rules serves as well.
+    It writes below /etc only, which every profile promises to be writable: a script and a systemd unit. A virtio-serial
+    port is found by its name through sysfs, so that an image with trimmed udev rules serves as well; a terminal is
+    taken from its getty.
     """
-    agent = importlib.resources.files("lifsea_testbed.console").joinpath("channel.sh").read_text("utf-8")
-    return _USER_DATA.format(directory=_DIRECTORY, runs=RUNS, unit=_UNIT, agent=agent, port=port).encode()
+    agent = _agent("channel.sh" if line is Line.PORT else "terminal.sh")
+    opening = _OPEN_PORT.format(port=port, directory=_DIRECTORY) if line is Line.PORT else \
+        f"exec /bin/sh {_DIRECTORY}/agent.sh /dev/{line}\n"  # fmt: skip
+    taking = "" if line is Line.PORT else _TAKE_TERMINAL.format(line=line)
+    return _USER_DATA.format(directory=_DIRECTORY, runs=RUNS, unit=_UNIT, agent=agent, opening=opening,
+                             taking=taking).encode()  # fmt: skip
 
 
-_USER_DATA = """#!/bin/sh
-mkdir -p {directory} /etc/systemd/system/basic.target.wants
-id -u >>{runs}
-cat >{directory}/channel.sh <<'END-OF-CHANNEL'
+def log_in(console: Transcript, access: Access, deadline: Deadline) -> None:
+    """Logs in on a console that asks for a name, and for a password if the user has one.
+
+    Raises:
+        WaitTimedOut: it never asked.
+    """
+    _answer(console, _LOGIN, access.user, deadline)
+    if access.password:
+        _answer(console, _PASSWORD, access.password, deadline)
+
+
+def type_agent(console: Transcript, access: Access) -> None:
+    """Types the guest's end of a command channel into the shell that waits on a console, and starts it there.
+
+    Tabs, which a shell at a prompt completes, are typed as blanks.
+    """
+    become = f"{access.become} " if access.become else ""
+    console.send(_TYPED.format(here=_HERE, agent=_agent("terminal.sh").expandtabs(2), become=become).encode())
+
+
+def _answer(console: Transcript, question: re.Pattern[str], answer: str, deadline: Deadline) -> None:
+    position = console.position
+    while not console.asks(question, position, Deadline.after(min(_WAKE_EVERY, deadline.remaining))):
+        if deadline.expired:
+            raise WaitTimedOut(f"the console did not ask {question.pattern!r} within {deadline.allowance:.0f} s",
+                               evidence=console.tail())
+        console.send(b"\n")
+    console.send(f"{answer}\n".encode())
+
+
+def _agent(name: str) -> str:
+    return importlib.resources.files("lifsea_testbed.console").joinpath(name).read_text("utf-8")
+
+
+_TYPED = """
+stty -echo; unset HISTFILE
+{become}mkdir -p {here}; {become}tee {here}/agent.sh >/dev/null <<'END-OF-AGENT'
 {agent}
-END-OF-CHANNEL
-cat >{directory}/open.sh <<'END-OF-OPEN'
-for name in /sys/class/virtio-ports/*/name; do
+END-OF-AGENT
+exec {become}sh {here}/agent.sh "$(tty)"
+"""
+_OPEN_PORT = """for name in /sys/class/virtio-ports/*/name; do
 	read -r is <"$name"
 	device=${{name%/name}}
-	[ "$is" = "{port}" ] && exec /bin/sh {directory}/channel.sh "/dev/${{device##*/}}"
+	[ "$is" = "{port}" ] && exec /bin/sh {directory}/agent.sh "/dev/${{device##*/}}"
 done
 echo "no virtio-serial port is called {port}"
 exit 1
-END-OF-OPEN
+"""
+_TAKE_TERMINAL = """for getty in serial-getty getty; do
+	ln -sf /dev/null /etc/systemd/system/$getty@{line}.service
+	systemctl stop $getty@{line}.service
+done
+"""
+_USER_DATA = """#!/bin/sh
+mkdir -p {directory} /etc/systemd/system/basic.target.wants
+id -u >>{runs}
+cat >{directory}/agent.sh <<'END-OF-AGENT'
+{agent}
+END-OF-AGENT
+cat >{directory}/open.sh <<'END-OF-OPEN'
+{opening}END-OF-OPEN
 cat >/etc/systemd/system/{unit} <<'END-OF-UNIT'
 [Unit]
-Description=Root shell on a virtio-serial port
+Description=Root shell for the test bed
 DefaultDependencies=no
 After=local-fs.target
 [Service]
@@ -45,12 +107,11 @@ ExecStart=/bin/sh {directory}/open.sh
 Environment=HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C
 Restart=always
 RestartSec=0
-KillMode=process
 OOMScoreAdjust=-1000
 [Install]
 WantedBy=basic.target
 END-OF-UNIT
 ln -sf ../{unit} /etc/systemd/system/basic.target.wants/{unit}
 systemctl daemon-reload
-systemctl --no-block start {unit}
+{taking}systemctl --no-block start {unit}
 """

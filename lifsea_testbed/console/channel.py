@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import signal
 import socket
 import threading
 import time
 from dataclasses import dataclass
+from typing import Protocol
 
 from lifsea_testbed.console import frames
 from lifsea_testbed.console.wire import HungUp, Wire
 from lifsea_testbed.deadline import Deadline
-from lifsea_testbed.errors import ChannelError, Explained, WaitTimedOut
+from lifsea_testbed.errors import ChannelError, Explained, NotJudged, WaitTimedOut
 from lifsea_testbed.lifeline import Lifeline
 
 #: The largest answer that is taken from a guest (bytes): more is a guest that runs away.
 LARGEST_ANSWER = 1 << 30
-#: How long a killed command may take to be gone (seconds, on the host).
-_GRACE = 10.0
+#: How long a killed command may take to be gone, and a restarted shell to answer (seconds, on the host).
+GRACE = 10.0
 #: The slowest channel that is borne with (bytes a second): 115200 baud.
-_SLOWEST = 11_520
+SLOWEST = 11_520
 #: A greeting waits in the device until somebody opens the port; one that a dying reader took is sent again (seconds).
 _GREETING_EVERY = 5.0
+#: A shell adds this to the number of the signal that ended a command (POSIX.1-2017, 2.8.2).
+_BY_SIGNAL = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +45,14 @@ class CommandResult:
         return self.exit_status == 0
 
     @property
+    def signal(self) -> signal.Signals | None:
+        """The signal that ended the command, as far as a shell can tell it from a status above 128."""
+        try:
+            return signal.Signals(self.exit_status - _BY_SIGNAL)
+        except ValueError:
+            return None
+
+    @property
     def stdout(self) -> str:
         """The output as text; bytes that are not UTF-8 are replaced."""
         return self.output.decode("utf-8", "replace")
@@ -56,15 +68,8 @@ class CommandResult:
         return [line for line in self.stdout.splitlines() if line]
 
 
-class Channel:
-    """One conversation with channel.sh over a socket that leads to its port; one command at a time."""
-
-    def __init__(self, connection: socket.socket, *, lifeline: Lifeline) -> None:
-        self._wire = Wire(connection)
-        self._lifeline = lifeline
-        self._turn = threading.Lock()
-        self._received = bytearray()
-        self._broken: Explained | None = None
+class Channel(Protocol):
+    """A conversation with a root shell in the guest, whatever it is carried by; one command at a time."""
 
     def greet(self, deadline: Deadline) -> str:
         """Greets until the guest's end answers; returns the boot id.
@@ -72,26 +77,76 @@ class Channel:
         Raises:
             WaitTimedOut: nobody answered in time.
         """
-        nonce = _nonce()
-        while True:
-            self._send(frames.hello(nonce))
-            with contextlib.suppress(WaitTimedOut):
-                return self._await_hello(nonce, Deadline.after(min(_GREETING_EVERY, deadline.remaining)))
-            if deadline.expired:
-                raise WaitTimedOut(f"no shell opened on the channel within {deadline.allowance:.0f} s")
+        ...
 
-    def run(self, script: str, *, given: bytes = b"", deadline: Deadline) -> CommandResult:
+    def run(self, script: str, *, input: bytes = b"", deadline: Deadline) -> CommandResult:
         """Runs a script of the POSIX shell and returns how it ended.
 
         Raises:
             WaitTimedOut: it overran; it was killed with its process group, and the channel goes on.
-            ChannelError: the guest's end broke the protocol; the channel is of no more use and says so from now on.
+            ChannelError: the guest's end went away or broke the protocol; the next command greets it anew.
+        """
+        ...
+
+    def close(self) -> None:
+        """Hangs up."""
+        ...
+
+
+class NoChannel:
+    """What stands in for a channel where the image offers no shell: every question is *not judged*."""
+
+    def greet(self, deadline: Deadline) -> str:
+        """Raises NotJudged."""
+        raise NotJudged("the image offers no shell to ask")
+
+    def run(self, script: str, *, input: bytes = b"", deadline: Deadline) -> CommandResult:
+        """Raises NotJudged."""
+        raise NotJudged("the image offers no shell to ask")
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
+class PortChannel:
+    """One conversation with channel.sh over a socket that leads to its virtio-serial port."""
+
+    def __init__(self, connection: socket.socket, *, lifeline: Lifeline) -> None:
+        self._wire = Wire(connection)
+        self._machine = lifeline
+        self._shell = Lifeline()
+        lifeline.on_end(self._end_with_machine)
+        self._turn = threading.Lock()
+        self._received = bytearray()
+        self._in_step = True
+
+    def greet(self, deadline: Deadline) -> str:
+        """Greets until the guest's end answers, over whatever else is still under way; returns the boot id.
+
+        Raises:
+            WaitTimedOut: nobody answered in time.
+        """
+        nonce = new_nonce()
+        while True:
+            self._send(frames.hello(nonce))
+            with contextlib.suppress(WaitTimedOut):
+                boot_id = self._await_hello(nonce, Deadline.after(min(_GREETING_EVERY, deadline.remaining)))
+                self._in_step = True
+                return boot_id
+            if deadline.expired:
+                raise WaitTimedOut(f"no shell opened on the channel within {deadline.allowance:.0f} s")
+
+    def run(self, script: str, *, input: bytes = b"", deadline: Deadline) -> CommandResult:
+        """Runs a script of the POSIX shell and returns how it ended.
+
+        Raises:
+            WaitTimedOut: it overran; it was killed with its process group, and the channel goes on.
+            ChannelError: the guest's end went away or broke the protocol; the next command greets it anew.
         """
         with self._turn:
-            if self._broken is not None:
-                raise self._broken
-            nonce, started = _nonce(), time.monotonic()
-            self._send(frames.run(nonce, script.encode(), given))
+            self._get_in_step()
+            nonce, started = new_nonce(), time.monotonic()
+            self._send(frames.run(nonce, script, input))
             try:
                 header, body = self._receive_result(nonce, deadline)
             except WaitTimedOut:
@@ -101,17 +156,43 @@ class Channel:
             duration=time.monotonic() - started,
         )  # fmt: skip
 
+    def port_closed(self) -> None:
+        """Takes note that nobody in the guest has the port open any more: whatever was asked is not answered."""
+        self._shell.end(lambda: ChannelError("the guest's end of the channel went away",
+                                             expected="channel.sh keeps its port open",
+                                             hint="see the journal: something killed the shell"))  # fmt: skip
+
     def close(self) -> None:
         """Hangs up."""
         self._wire.close()
 
+    def _end_with_machine(self) -> None:
+        self._shell.end(self._machine.reason)
+
+    def _get_in_step(self) -> None:
+        """Greets anew after the shell went away, or said something that nobody asked for."""
+        self._machine.check()
+        if self._shell.ended:
+            self._shell = Lifeline()
+            self._machine.on_end(self._end_with_machine)
+            self._in_step = False
+        if not self._in_step:
+            try:
+                self.greet(Deadline.after(GRACE))
+            except WaitTimedOut as error:
+                raise ChannelError("the guest's end of the channel does not answer any more",
+                                   evidence=error.happened) from None
+
     def _await_hello(self, nonce: str, deadline: Deadline) -> str:
-        while True:
-            line = self._receive_line(deadline)
-            with contextlib.suppress(ChannelError):
-                header = frames.parse_header(line, nonce)
-                if isinstance(header, frames.Hello):
-                    return header.boot_id
+        """Returns the boot id of the answer, passing over everything before it."""
+        expected = f"channel {nonce} hello ".encode()
+        while (start := self._received.find(expected)) < 0:
+            del self._received[: -len(expected)]
+            self._receive_more(deadline)
+        del self._received[:start]
+        header = frames.parse_header(self._receive_line(deadline), nonce)
+        assert isinstance(header, frames.Hello)
+        return header.boot_id
 
     def _receive_result(self, nonce: str, deadline: Deadline) -> tuple[frames.ResultHeader, bytes]:
         try:
@@ -120,9 +201,9 @@ class Channel:
                 raise ChannelError(f"the guest announced {header.output + header.errors} bytes of output",
                                    expected=f"at most {LARGEST_ANSWER}")
             size = header.output + header.errors
-            return header, self._receive(size, Deadline.after(_GRACE + size / _SLOWEST))
-        except ChannelError as error:
-            self._broken = error
+            return header, self._receive(size, Deadline.after(GRACE + size / SLOWEST))
+        except ChannelError:
+            self._in_step = False
             raise
 
     def _next_header(self, nonce: str, deadline: Deadline) -> frames.ResultHeader:
@@ -138,10 +219,11 @@ class Channel:
         """Kills the command, takes what it printed, and returns the error to raise."""
         self._send(frames.kill(nonce))
         try:
-            header, body = self._receive_result(nonce, Deadline.after(_GRACE))
+            header, body = self._receive_result(nonce, Deadline.after(GRACE))
         except WaitTimedOut:
-            self._broken = ChannelError(f"the channel fell silent after an overrun of: {script}")
-            return self._broken
+            self._in_step = False
+            return WaitTimedOut(f"a command took over {deadline.allowance:.0f} s and could not be killed: {script}",
+                                hint="the guest hangs, or is not being run")
         printed = body[: header.output].decode("utf-8", "replace")[-2000:]
         return WaitTimedOut(f"a command took more than {deadline.allowance:.0f} s and was killed: {script}",
                             evidence=printed)
@@ -154,8 +236,8 @@ class Channel:
 
     def _hung_up(self, error: HungUp) -> Explained:
         """Returns why the wire was closed: mostly the machine ended, which the lifeline learns a moment later."""
-        self._lifeline.wait(Deadline.after(1.0))
-        self._lifeline.check()
+        self._machine.wait(Deadline.after(1.0))
+        self._machine.check()
         return ChannelError(f"QEMU closed the channel: {error}")
 
     def _receive_line(self, deadline: Deadline) -> bytes:
@@ -179,7 +261,7 @@ class Channel:
 
     def _receive_more(self, deadline: Deadline) -> None:
         try:
-            data = self._wire.receive(deadline, self._lifeline)
+            data = self._wire.receive(deadline, self._shell)
         except HungUp as error:
             raise self._hung_up(error) from error
         if not data and deadline.expired:
@@ -187,5 +269,6 @@ class Channel:
         self._received += data
 
 
-def _nonce() -> str:
+def new_nonce() -> str:
+    """Returns sixteen hexadecimal digits that nobody can guess."""
     return secrets.token_hex(8)

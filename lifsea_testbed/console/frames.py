@@ -31,9 +31,17 @@ def hello(nonce: str) -> bytes:
     return f"hello {nonce}\n".encode()
 
 
-def run(nonce: str, script: bytes, given: bytes) -> bytes:
-    """Returns the request to run a script with that standard input."""
-    return f"run {nonce} {len(script)} {len(given)}\n".encode() + script + given
+def run(nonce: str, script: str, given: bytes) -> bytes:
+    """Returns the request to run a script with that standard input.
+
+    Raises:
+        ValueError: the script has a NUL, which no shell can read.
+    """
+    if "\0" in script:
+        raise ValueError("a script cannot hold a NUL byte; give binary data as input")
+    lines = script.removesuffix("\n").split("\n")
+    header = f"run {nonce} {len(lines)} {len(given)}\n"
+    return header.encode() + "".join(f"{line}\n" for line in lines).encode() + given
 
 
 def kill(nonce: str) -> bytes:

@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lifsea_testbed.console import fatal
+from lifsea_testbed.console.lines import Frame, Splitter
 from lifsea_testbed.console.wire import HungUp, Wire
 from lifsea_testbed.deadline import Deadline
-from lifsea_testbed.errors import GuestCrashed, WaitTimedOut
+from lifsea_testbed.errors import ChannelError, GuestCrashed, WaitTimedOut
 from lifsea_testbed.lifeline import Lifeline
 from lifsea_testbed.text import printable
 
-#: Lines that are kept in memory; the file beside has them all, up to its own bound in bytes.
-_KEPT = 20_000
+#: Characters that are kept in memory; the file beside has every line, up to its own bound in bytes.
+_KEPT = 8 << 20
 _LARGEST_FILE = 64 << 20
 #: A guest that never ends a line has it ended here (bytes).
 _LONGEST_LINE = 16_384
@@ -38,6 +39,11 @@ class Line:
     def __str__(self) -> str:
         """The line as reports show it."""
         return f"[{self.at:9.3f}] {self.text}"
+
+
+def _weight(line: Line) -> int:
+    """What a line costs: its characters, and the objects around them."""
+    return len(line.text) + 100
 
 
 class LineReader:
@@ -81,9 +87,12 @@ class Transcript:
         self._file = file
         self._power_on = time.monotonic()
         self._changed = threading.Condition()
-        self._lines: deque[Line] = deque(maxlen=_KEPT)
+        self._lines: deque[Line] = deque()
+        self._kept = 0
         self._count = 0
         self._reader = LineReader()
+        self._splitter = Splitter()
+        self._offer: Callable[[Frame], bool] = lambda frame: False
         self._closed = False
         self._written = 0
         self._thread = threading.Thread(target=self._read, name="transcript", daemon=True)
@@ -136,6 +145,35 @@ class Transcript:
                 if self._count == position and not self._lifeline.ended:
                     self._changed.wait(deadline.remaining)
 
+    def asks(self, question: re.Pattern[str], position: int, deadline: Deadline) -> bool:
+        """Waits for a line after that mark, finished or not, which has the question in it; returns whether one came.
+
+        Raises:
+            GuestCrashed, LaunchError: the machine ended first.
+        """
+        while True:
+            with self._changed:
+                seen = [*self._since(position)[0], Line(at=0.0, text=self._reader.unfinished)]
+                if any(question.search(line.text) for line in seen):
+                    return True
+                self._lifeline.check()
+                if deadline.expired:
+                    return False
+                self._changed.wait(deadline.remaining)
+
+    def send(self, data: bytes) -> None:
+        """Types those bytes on the console."""
+        try:
+            self._wire.send(data)
+        except HungUp as error:
+            self._lifeline.wait(Deadline.after(1.0))
+            self._lifeline.check()
+            raise ChannelError(f"QEMU closed the console: {error}") from error
+
+    def give_frames_to(self, offer: Callable[[Frame], bool]) -> None:
+        """Has each frame of a command channel offered to `offer` from now on; one that it declines is text."""
+        self._offer = offer
+
     def close(self) -> None:
         """Stops to read, once what QEMU has written is in."""
         if self._thread.is_alive():
@@ -145,15 +183,24 @@ class Transcript:
 
     def _news(self, position: int) -> tuple[list[Line], int]:
         with self._changed:
-            skipped = max(0, position - (self._count - len(self._lines)))
-            return list(self._lines)[skipped:], self._count
+            return self._since(position)
+
+    def _since(self, position: int) -> tuple[list[Line], int]:
+        skipped = max(0, position - (self._count - len(self._lines)))
+        return list(self._lines)[skipped:], self._count
 
     def _read(self) -> None:
         with self._file.open("a", encoding="utf-8") as file:
             for data in self._chunks():
-                self._take(self._reader.feed(data, time.monotonic() - self._power_on), file.write)
+                text = self._without_frames(data)
+                self._take(self._reader.feed(text, time.monotonic() - self._power_on), file.write)
                 file.flush()
             self._take(self._reader.flush(), file.write)
+
+    def _without_frames(self, data: bytes) -> bytes:
+        """What is left for people when a channel has taken the frames that are meant for it."""
+        text, frames = self._splitter.feed(data)
+        return text + b"".join(b"%s\n" % frame.payload for frame in frames if not self._offer(frame))
 
     def _chunks(self) -> Iterator[bytes]:
         while not self._closed:
@@ -166,6 +213,9 @@ class Transcript:
         with self._changed:
             self._lines.extend(lines)
             self._count += len(lines)
+            self._kept += sum(_weight(line) for line in lines)
+            while self._kept > _KEPT:
+                self._kept -= _weight(self._lines.popleft())
             self._changed.notify_all()
         for line in lines:
             self._judge(line)

@@ -30,7 +30,7 @@ def _mac_address() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Instance:
-    """A machine's identity; two instances differ in every field but the type.
+    """A machine's identity: no two instances have an identifier, a UUID, a disk serial or a MAC address in common.
 
     A disk's serial is its identifier without `d-`, 20 characters (ECS documentation, "query the serial number of a
     disk"), which is just what virtio-blk's serial field holds.
@@ -41,6 +41,10 @@ class Instance:
     uuid: str = field(default_factory=lambda: str(uuid.uuid4()))
     disk_serial: str = field(default_factory=_identifier)
     mac: str = field(default_factory=_mac_address)
+    public_address: str | None = None
+    public_keys: tuple[str, ...] = ()
+    role: str | None = None
+    ends_at: str | None = None
 
     @property
     def host_name(self) -> str:

@@ -15,7 +15,7 @@ _KERNEL_INTERFACES = (
     "configfs", "pstore", "bpf", "efivarfs", "binfmt_misc", "fusectl", "autofs", "rpc_pipefs", "nsfs",
 )  # fmt: skip
 #: Content of containers and of the object store: not executables of the running system.
-_NOT_OF_THE_SYSTEM = ("/sysroot/ostree", "/ostree", "/var/lib/containerd", "/run/containerd", "/var/lib/kubelet")
+NOT_OF_THE_SYSTEM = ("/sysroot/ostree", "/ostree", "/var/lib/containerd", "/run/containerd", "/var/lib/kubelet")
 _CENSUS = 120.0
 _PROBE = ".lifsea-testbed"
 
@@ -45,7 +45,7 @@ def accepted_writes(shell: Shell, directories: Iterable[str]) -> list[str]:
 
 def executables(shell: Shell) -> list[PurePosixPath]:
     """Returns every executable regular file of the running system, sorted."""
-    places = [argument for path in _NOT_OF_THE_SYSTEM for argument in ("-o", "-path", path)]
+    places = [argument for path in NOT_OF_THE_SYSTEM for argument in ("-o", "-path", path)]
     script = f"find / {_prune([*_kernel_interfaces(), *places])} -type f -perm /111 -print0"
     return sorted(map(PurePosixPath, _names(shell, script)))
 

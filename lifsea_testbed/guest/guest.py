@@ -6,12 +6,14 @@ import functools
 from collections.abc import Callable
 from pathlib import PurePosixPath
 
+from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.guest import (
     accounts,
     clock,
     containers,
     disk,
     files,
+    hardware,
     kernel,
     network,
     operations,
@@ -20,21 +22,39 @@ from lifsea_testbed.guest import (
     system,
     units,
 )
+from lifsea_testbed.guest.content import Asked, Content
+from lifsea_testbed.guest.offline import OfflineTree
 from lifsea_testbed.guest.shell import Shell
 from lifsea_testbed.profile import Profile
 
 
 class Guest:
-    """Asks a running machine, and knows which names and paths its profile uses."""
+    """Asks a running machine, and knows which names and paths its profile uses.
 
-    def __init__(self, shell: Shell, profile: Callable[[], Profile]) -> None:
-        self._shell = shell
+    Where the image offers no shell, `offline` is set: it gives what the disk holds, and that answers the questions
+    about the content of the image. Every other question raises NotJudged then.
+    """
+
+    def __init__(self, shell: Shell, profile: Callable[[], Profile],
+                 offline: Callable[[], OfflineTree] | None = None) -> None:
+        self.offline = offline
+        self._running = shell
         self._profile = profile
+
+    @property
+    def _shell(self) -> Shell:
+        if self.offline is not None:
+            raise NotJudged("the image offers no shell: only what its disk holds can be told")
+        return self._running
+
+    @property
+    def _content(self) -> Content:
+        return self.offline() if self.offline is not None else Asked(self._running)
 
     @property
     def os_release(self) -> dict[str, str]:
         """The fields of /etc/os-release."""
-        return system.os_release(self._shell)
+        return self._content.os_release()
 
     @property
     def host_name(self) -> str:
@@ -43,8 +63,8 @@ class Guest:
 
     @property
     def has_posix_shell(self) -> bool:
-        """Whether /bin/sh runs a script."""
-        return system.has_posix_shell(self._shell)
+        """Whether /bin/sh runs a script; on a disk, whether it is an executable file."""
+        return self._content.has_posix_shell()
 
     @property
     def user_data_runs(self) -> list[str]:
@@ -55,7 +75,7 @@ class Guest:
 
     def packages(self) -> list[packages.Package]:
         """The installed packages."""
-        return packages.packages(self._shell, self._profile().packages.databases)
+        return self._content.packages(self._profile().packages.databases)
 
     def writable_paths(self) -> list[str]:
         """The topmost directories that root can write to."""
@@ -67,7 +87,7 @@ class Guest:
 
     def link_target(self, path: str) -> str:
         """Where a path leads to."""
-        return files.link_target(self._shell, path)
+        return self._content.link_target(path)
 
     def file_system_of(self, path: str) -> str:
         """The type of file system that a path lies on."""
@@ -87,13 +107,13 @@ class Guest:
 
     @functools.cached_property
     def _executables(self) -> list[PurePosixPath]:
-        return files.executables(self._shell)
+        return self._content.executables()
 
     # Kernel and units
 
     def initramfs_signs(self) -> list[str]:
         """Every sign of an initramfs."""
-        return kernel.initramfs_signs(self._shell)
+        return self._content.initramfs_signs()
 
     def loaded_modules(self) -> list[str]:
         """The kernel modules that are loaded."""
@@ -113,7 +133,7 @@ class Guest:
 
     def units_named(self, pattern: str) -> list[str]:
         """The unit files whose name matches."""
-        return units.installed(self._shell, pattern)
+        return self._content.units_named(pattern)
 
     def boot_finished_after(self) -> float | None:
         """Seconds from the kernel's start until the boot was finished."""
@@ -135,7 +155,7 @@ class Guest:
 
     def accounts_with_password(self) -> list[str]:
         """The accounts that a password opens."""
-        return accounts.with_password(self._shell)
+        return self._content.accounts_with_password()
 
     def automatic_logins(self) -> list[str]:
         """The gettys that log somebody in without asking."""
@@ -144,6 +164,11 @@ class Guest:
     def time_sources(self) -> list[str]:
         """The time servers that chronyd asks."""
         return clock.time_sources(self._shell)
+
+    @property
+    def hardware(self) -> hardware.Hardware:
+        """What the machine looks like from inside."""
+        return hardware.Hardware(self._shell)
 
     # Containers and the operations container
 

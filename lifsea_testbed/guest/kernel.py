@@ -11,10 +11,15 @@ from lifsea_testbed.guest.shell import Shell
 #: From this syslog priority on (lower is graver) a message is an error.
 _ERROR = 3
 _UNPACKED = re.compile(r"Unpacking initramfs|Trying to unpack rootfs image as initramfs|Freeing initrd memory")
-_BOOT_ENTRIES = """
+#: Where boot loaders keep what they may boot, below /boot, and which of the lines there loads an initramfs.
+BOOT_ENTRIES = (
+    "loader/entries/*.conf", "efi/loader/entries/*.conf", "grub*/grub.cfg", "extlinux/*.conf", "syslinux/*.cfg",
+)  # fmt: skip
+_LOADING = "(initrd|linux[^#]* initrd=)"
+_ASK_BOOT_ENTRIES = f"""
 cd /boot 2>/dev/null || exit 0
-for file in loader/entries/*.conf efi/loader/entries/*.conf grub*/grub.cfg extlinux/*.conf syslinux/*.cfg; do
-    [ -f "$file" ] && grep -H -i -E '^[[:space:]]*(initrd|linux[^#]* initrd=)' "$file"
+for file in {" ".join(BOOT_ENTRIES)}; do
+    [ -f "$file" ] && grep -H -i -E '^[[:space:]]*{_LOADING}' "$file"
 done
 exit 0
 """
@@ -45,8 +50,13 @@ def loaded_modules(shell: Shell) -> list[str]:
 
 def initramfs_signs(shell: Shell) -> list[str]:
     """Returns every sign of an initramfs: boot entries that load one, messages of a kernel that unpacked one."""
-    entries = shell.run(_BOOT_ENTRIES).lines
+    entries = shell.run(_ASK_BOOT_ENTRIES).lines
     return entries + [message.text for message in messages(shell) if _UNPACKED.search(message.text)]
+
+
+def parse_boot_entry(name: str, text: str) -> list[str]:
+    """Returns the lines of a boot entry that load an initramfs, each behind the name of its file, as grep prints it."""
+    return [f"{name}:{line}" for line in text.splitlines() if re.match(rf"\s*{_LOADING}", line, re.IGNORECASE)]
 
 
 def messages(shell: Shell) -> list[Message]:

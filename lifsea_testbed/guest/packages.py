@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.guest.shell import Shell
 
-_DPKG_DATABASES = ("/var/lib/dpkg/status", "/usr/lib/sysimage/dpkg/status")
+DPKG_DATABASES = ("/var/lib/dpkg/status", "/usr/lib/sysimage/dpkg/status")
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -29,7 +29,7 @@ def packages(shell: Shell, databases: Iterable[str] = ()) -> list[Package]:
     Raises:
         NotJudged: the image carries no database that can be read.
     """
-    candidates = shlex.join([*databases, *_DPKG_DATABASES])
+    candidates = shlex.join([*databases, *DPKG_DATABASES])
     status = shell.run(f"for file in {candidates}; do [ -s $file ] && exec cat $file; done; exit 1", check=False)
     if status.ok:
         return parse_dpkg_status(status.stdout)

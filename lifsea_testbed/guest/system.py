@@ -10,8 +10,20 @@ from lifsea_testbed.guest.shell import Shell
 
 def os_release(shell: Shell) -> dict[str, str]:
     """Returns the fields of os-release(5), unquoted."""
-    pairs = (line.partition("=") for line in shell.run("cat /etc/os-release").lines if "=" in line)
-    return {name: "".join(shlex.split(value)) if value else "" for name, _, value in pairs}
+    return parse_os_release(shell.run("cat /etc/os-release").stdout)
+
+
+def parse_os_release(text: str) -> dict[str, str]:
+    """Reads os-release(5)."""
+    pairs = (line.partition("=") for line in text.splitlines() if "=" in line)
+    return {name: _unquoted(value) for name, _, value in pairs}
+
+
+def _unquoted(value: str) -> str:
+    try:
+        return "".join(shlex.split(value)) if value else ""
+    except ValueError:  # A quotation that does not end: the system that reads it takes it as it is.
+        return value
 
 
 def host_name(shell: Shell) -> str:

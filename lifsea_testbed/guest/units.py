@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterable
 
 from lifsea_testbed.guest.shell import Shell
 
@@ -22,8 +23,12 @@ def failed(shell: Shell) -> list[str]:
 def installed(shell: Shell, pattern: str) -> list[str]:
     """Returns the unit files whose whole name matches the regular expression."""
     listed = shell.run("systemctl list-unit-files --plain --no-legend --no-pager")
-    names = [line.split()[0] for line in listed.lines]
-    return [name for name in names if re.fullmatch(pattern, name)]
+    return named([line.split()[0] for line in listed.lines], pattern)
+
+
+def named(units: Iterable[str], pattern: str) -> list[str]:
+    """Returns the units whose whole name matches the regular expression."""
+    return [unit for unit in units if re.fullmatch(pattern, unit)]
 
 
 def is_active(shell: Shell, *units: str) -> bool:

@@ -9,31 +9,46 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lifsea_testbed.ecs import appearance
+from lifsea_testbed.ecs.catalogue import Ceiling
 from lifsea_testbed.ecs.instance import METADATA_ADDRESS, NAME_SERVERS, PRIVATE_ADDRESS, Instance
 from lifsea_testbed.image import DiskFormat
 from lifsea_testbed.qemu.accelerator import Kind
 from lifsea_testbed.qemu.emulator import MACHINE_TYPE, Emulator
 
-#: The names of the two ports on the virtio console: Cloud Assistant's, and the one a shell is opened on.
-ASSISTANT_PORT = "org.qemu.guest_agent.0"
+#: The port on the virtio console that a shell is opened on, beside Cloud Assistant's.
 CHANNEL_PORT = "org.lifsea.testbed.0"
+#: The channel's device, as events of the monitor name it.
+CHANNEL_DEVICE = "channel-port"
 #: The socket of the metadata service, in QEMU's working directory.
 METADATA_SOCKET = "metadata"
+#: The group that throttles all disks together.
+CEILING = "ceiling"
+#: QEMU's user network has one queue, whatever the instance type has.
+NETWORK_QUEUES = 1
 
-_MODEL = "Intel(R) Xeon(R) Platinum 8369B CPU @ 2.70GHz"
 _TRANSITIONAL = "disable-modern=off,disable-legacy=off"
-_FIRMWARE_REVISION = "449e491"
+#: The last extended leaf of CPUID that an Ice Lake has.
+_EXTENDED_LEAVES = 0x80000008
+#: How long a burst lasts (seconds). ECS counts credits that nobody has published a figure of; a machine that has just
+#: started has them all, and half an hour is longer than any machine of the test bed lives.
+_BURST = 1800
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wires:
-    """The descriptors that QEMU inherits: its monitor, ttyS0, the channel's port, the image, the overlay."""
+    """The descriptors that QEMU inherits: monitor, ttyS0, Cloud Assistant's port, the channel's, the two disk files.
+
+    With `virtio_console` the machine has an hvc0 as well, which an ecs.g7 has not.
+    """
 
     monitor: int
     console: int
+    assistant: int
     channel: int
     image: int
     overlay: int
+    virtio_console: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,12 +89,14 @@ def _process() -> list[str]:
 def _board(hardware: Hardware) -> list[str]:
     threads = "multi" if hardware.emulator.threads_are_sound else "single"
     accelerator = f"tcg,thread={threads}" if hardware.accelerator is Kind.TCG else "kvm"
-    cpus = hardware.instance.type.cpus
+    topology = hardware.instance.type.topology
     return [
-        "-machine", MACHINE_TYPE,
+        # The 32-bit entry point is that of SMBIOS 2.8; QEMU since 8.1 takes the one of 3.0 by itself.
+        "-machine", f"{MACHINE_TYPE},smbios-entry-point-type=32",
         "-accel", accelerator,
         "-cpu", processor(hardware.accelerator, host_is_ice_lake=hardware.host_is_ice_lake),
-        "-smp", f"{cpus},sockets=1,cores={cpus // 2},threads=2",
+        "-smp", f"{hardware.instance.type.cpus},sockets={topology.sockets},cores={topology.cores},"
+                f"threads={topology.threads}",
         "-m", str(hardware.memory),
         "-rtc", "base=utc",
         "-device", "piix3-usb-uhci,id=usb,addr=1.2",
@@ -91,22 +108,30 @@ def _board(hardware: Hardware) -> list[str]:
 
 
 def processor(accelerator: Kind, *, host_is_ice_lake: bool) -> str:
-    """Returns the CPU option: a Xeon Platinum 8369B (family 6, model 106, stepping 6), as near as the host can come."""
+    """Returns the CPU option: the processor of an ecs.g7, as near as the host can come.
+
+    TCG and Icelake-Server can be any model; `host` keeps the host's family, model and stepping under another name.
+    """
+    cpu = appearance.PROCESSOR
+    numbers = f"vendor={cpu.vendor},family={cpu.family},model={cpu.model},stepping={cpu.stepping}"
+    hidden = ",".join(f"{feature}=off" for feature in sorted(appearance.HIDDEN_FEATURES))
     if accelerator is Kind.TCG:
-        return f"max,vendor=GenuineIntel,family=6,model=106,stepping=6,model-id={_MODEL}"
-    base = "Icelake-Server" if host_is_ice_lake else "host"
-    return f"{base},vmx=off,model-id={_MODEL}"
+        # Without svm QEMU 7.2 would end the extended leaves before the name and the width of addresses, and a guest's
+        # system calls go wrong (seen: mounts that fail, no udev).
+        return f"max,{numbers},{hidden},min-xlevel={_EXTENDED_LEAVES:#x},model-id={cpu.name}"
+    base = f"Icelake-Server,{numbers}" if host_is_ice_lake else "host"
+    return f"{base},{hidden},model-id={cpu.name}"
 
 
 def _identity(hardware: Hardware) -> list[str]:
-    instance = hardware.instance
+    dmi = appearance.dmi(hardware.instance)
     return [
-        "-uuid", instance.uuid,
-        "-smbios", f"type=0,vendor=SeaBIOS,version={_FIRMWARE_REVISION},date=04/01/2014",
-        "-smbios", "type=1,manufacturer=Alibaba Cloud,product=Alibaba Cloud ECS,version=pc-i440fx-2.1,"
-                   f"serial={instance.uuid},uuid={instance.uuid}",
-        "-smbios", "type=3,manufacturer=Alibaba Cloud",
-        "-smbios", "type=4,manufacturer=Alibaba Cloud,version=pc-i440fx-2.1",
+        "-uuid", hardware.instance.uuid,
+        "-smbios", f"type=0,vendor={dmi['bios_vendor']},version={dmi['bios_version']},date={dmi['bios_date']}",
+        "-smbios", f"type=1,manufacturer={dmi['sys_vendor']},product={dmi['product_name']},"
+                   f"version={dmi['product_version']},serial={dmi['product_serial']},uuid={dmi['product_uuid']}",
+        "-smbios", f"type=3,manufacturer={dmi['chassis_vendor']}",
+        "-smbios", f"type=4,manufacturer={appearance.VENDOR},version={appearance.BOARD}",
     ]  # fmt: skip
 
 
@@ -117,10 +142,20 @@ def _consoles(wires: Wires) -> list[str]:
         "-chardev", f"socket,id=console,fd={wires.console}",
         "-device", "isa-serial,chardev=console",
         "-device", f"virtio-serial-pci,id=virtio-serial,addr=3,{_TRANSITIONAL}",
-        "-chardev", "null,id=assistant",
-        "-device", f"virtserialport,bus=virtio-serial.0,nr=1,chardev=assistant,name={ASSISTANT_PORT}",
+        "-chardev", f"socket,id=assistant,fd={wires.assistant}",
+        "-device", f"virtserialport,bus=virtio-serial.0,nr=1,chardev=assistant,name={appearance.ASSISTANT_PORT}",
         "-chardev", f"socket,id=channel,fd={wires.channel}",
-        "-device", f"virtserialport,bus=virtio-serial.0,nr=2,chardev=channel,name={CHANNEL_PORT}",
+        "-device", f"virtserialport,bus=virtio-serial.0,nr=2,chardev=channel,id={CHANNEL_DEVICE},name={CHANNEL_PORT}",
+        *_virtio_console(wires),
+    ]  # fmt: skip
+
+
+def _virtio_console(wires: Wires) -> list[str]:
+    if wires.virtio_console is None:
+        return []
+    return [
+        "-chardev", f"socket,id=virtio-console,fd={wires.virtio_console}",
+        "-device", "virtconsole,bus=virtio-serial.0,nr=0,chardev=virtio-console",
     ]  # fmt: skip
 
 
@@ -131,10 +166,23 @@ def _disk(hardware: Hardware, wires: Wires) -> list[str]:
         "-blockdev", "driver=file,node-name=image-file,filename=/dev/fdset/1,read-only=on,auto-read-only=off",
         "-blockdev", f"driver={hardware.image_format},node-name=image,file=image-file,read-only=on",
         "-blockdev", "driver=file,node-name=overlay-file,filename=/dev/fdset/2,discard=unmap",
-        "-blockdev", "driver=qcow2,node-name=disk,file=overlay-file,backing=image,discard=unmap",
+        "-blockdev", "driver=qcow2,node-name=overlay,file=overlay-file,backing=image,discard=unmap",
+        "-object", throttle(hardware.instance.type.disks),
+        "-blockdev", f"driver=throttle,node-name=disk,file=overlay,throttle-group={CEILING},discard=unmap",
         "-device", f"virtio-blk-pci,id=system,drive=disk,addr=4,bootindex=1,{_TRANSITIONAL},"
                    f"serial={hardware.instance.disk_serial}",
     ]  # fmt: skip
+
+
+def throttle(ceiling: Ceiling) -> str:
+    """Returns the object that holds all disks of a machine to its ceiling together."""
+    limits = {"iops-total": (ceiling.operations, ceiling.operations_burst),
+              "bps-total": (ceiling.bandwidth, ceiling.bandwidth_burst)}  # fmt: skip
+    options = [f"throttle-group,id={CEILING}"]
+    for name, (lasting, burst) in limits.items():
+        options.append(f"x-{name}={lasting}")
+        options += [f"x-{name}-max={burst},x-{name}-max-length={_BURST}"] if burst > lasting else []
+    return ",".join(options)
 
 
 def _network(instance: Instance) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import threading
@@ -40,6 +41,13 @@ class QemuProcess:
     def exited(self) -> bool:
         """Whether it has ended."""
         return self._process.poll() is not None
+
+    def state(self) -> str:
+        """What the kernel says that the process is doing (proc(5): running, sleeping, stopped, …)."""
+        with contextlib.suppress(OSError):
+            lines = Path(f"/proc/{self.pid}/status").read_text("utf-8").splitlines()
+            return next((line for line in lines if line.startswith("State:")), "")
+        return describe_exit(self._process.poll())
 
     def death(self) -> LaunchError:
         """The error that tells how it ended: exit status or signal, and what it said."""

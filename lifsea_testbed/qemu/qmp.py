@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import enum
 import functools
 import socket
 import threading
@@ -20,9 +21,20 @@ from lifsea_testbed.errors import LaunchError, TestbedError
 T = TypeVar("T")
 
 
+class EventName(enum.StrEnum):
+    """The events that somebody here waits for (QEMU's qapi/run-state.json, block-core.json, char.json)."""
+
+    SHUTDOWN = "SHUTDOWN"
+    RESET = "RESET"
+    GUEST_PANICKED = "GUEST_PANICKED"
+    BLOCK_IO_ERROR = "BLOCK_IO_ERROR"
+    WATCHDOG = "WATCHDOG"
+    VSERPORT_CHANGE = "VSERPORT_CHANGE"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """An event of QEMU: its name (SHUTDOWN, RESET, …), its data, and when, in seconds since the epoch."""
+    """An event of QEMU: its name, one of EventName or another, its data, and when, in seconds since the epoch."""
 
     name: str
     data: Mapping[str, Any]

@@ -1,0 +1,293 @@
+"""ext2, ext3 and ext4, read-only, with the journal taken into account (kernel Documentation/filesystems/ext4/)."""
+
+from __future__ import annotations
+
+import functools
+import stat
+import struct
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lifsea_testbed.disk import journal
+from lifsea_testbed.disk.source import Source
+from lifsea_testbed.errors import DiskDamaged, NotJudged
+
+ROOT = 2
+_MAGIC, _EXTENT_MAGIC = 0xEF53, 0xF30A
+_RECOVER, _WIDE, _META_GROUPS = 0x4, 0x80, 0x10
+#: Understood are filetype, recover, meta_bg, extents, 64bit, mmp, flex_bg, ea_inode, csum_seed, largedir, casefold.
+_KNOWN = 0x2 | _RECOVER | _META_GROUPS | 0x40 | _WIDE | 0x100 | 0x200 | 0x400 | 0x2000 | 0x4000 | 0x20000
+_IN_EXTENTS, _IN_INODE, _ENCRYPTED = 0x80000, 0x10000000, 0x800
+_LONGEST_RUN = 32768
+_DEEPEST = 5
+#: The largest file that is read whole, and the largest directory: no database of packages comes near the one.
+LARGEST_FILE, LARGEST_DIRECTORY = 256 << 20, 16 << 20
+#: How many bytes of directories are read in all, one that is linked to many times counted each time.
+_MOST_LISTED = 256 << 20
+#: mke2fs makes no journal beyond 1 GiB.
+_LARGEST_JOURNAL = 1 << 30
+#: How many bytes of blocks are kept.
+_KEPT = 16 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inode:
+    """A file of any kind: `mode` as in stat(2), `size` in bytes, `flags` and `block` as the file system keeps them."""
+
+    number: int
+    mode: int
+    size: int
+    flags: int
+    block: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """The fields of a superblock that are needed to find files; sizes in bytes, counts in blocks or inodes."""
+
+    block_size: int
+    blocks: int
+    inodes: int
+    inodes_per_group: int
+    inode_size: int
+    descriptor_size: int
+    first_block: int
+    blocks_per_group: int
+    first_meta_group: int
+    sparse: bool
+    incompatible: int
+    journal: int
+    identifier: str
+    label: str
+
+
+class Ext4:
+    """The file system on a partition: inodes by number, their content, the entries of directories.
+
+    A journal that still holds committed changes is read as the kernel would replay it.
+
+    Raises:
+        DiskDamaged: a structure contradicts itself.
+        NotJudged: it uses a feature that is not read here.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._newer: dict[int, journal.Place] = {}
+        self._listed_bytes = 0
+        self.layout = parse_superblock(source.read_at(1024, 1024))
+        self._block = functools.lru_cache(_KEPT // self.layout.block_size)(self._read_block)
+        if self.layout.incompatible & _RECOVER:
+            self._replay()
+
+    def inode(self, number: int) -> Inode:
+        """Returns the inode of that number."""
+        layout = self.layout
+        if not 0 < number <= layout.inodes:
+            raise _damaged(f"refers to inode {number} of {layout.inodes}")
+        group, index = divmod(number - 1, layout.inodes_per_group)
+        place = self._inode_table(group) * layout.block_size + index * layout.inode_size
+        raw = self._bytes(place, 128)
+        mode, low, flags, block, high = struct.unpack_from("<H2xI24xI4x60s8xI", raw)
+        return Inode(number=number, mode=mode, size=high << 32 | low, flags=flags, block=block)
+
+    def read(self, inode: Inode, limit: int = LARGEST_FILE) -> bytes:
+        """Returns the whole content of a file; holes are zeros.
+
+        Raises:
+            NotJudged: it is larger than `limit` bytes, encrypted, or kept within its inode.
+        """
+        if inode.size > limit:
+            raise NotJudged(f"a file of {inode.size} bytes is not read offline; {limit} is the most")
+        if inode.flags & (_IN_INODE | _ENCRYPTED):
+            raise NotJudged("the file system keeps files encrypted or within their inodes; that is not read offline")
+        size = self.layout.block_size
+        content = bytearray(-(-inode.size // size) * size)
+        for first, place, count in self._runs(inode, len(content) // size):
+            content[first * size:(first + count) * size] = self._blocks(place, count)
+        return bytes(content[:inode.size])
+
+    def link_target(self, inode: Inode) -> str:
+        """Returns what a symbolic link says."""
+        short = inode.size < len(inode.block) and not inode.flags & _IN_EXTENTS
+        target = inode.block[:inode.size] if short else self.read(inode, self.layout.block_size)
+        return target.decode("utf-8", "surrogateescape")
+
+    def entries(self, directory: Inode) -> Iterator[tuple[str, int]]:
+        """Yields the name and the inode's number of each entry but `.` and `..`."""
+        if not stat.S_ISDIR(directory.mode):
+            raise _damaged(f"takes inode {directory.number} for a directory, which it is not")
+        self._listed_bytes += directory.size
+        if self._listed_bytes > _MOST_LISTED:
+            raise NotJudged(f"the directories hold more than {_MOST_LISTED} bytes: the rest is not read")
+        content, size = self.read(directory, LARGEST_DIRECTORY), self.layout.block_size
+        for start in range(0, len(content), size):
+            yield from _entries(content[start:start + size])
+
+    # Below are blocks.
+
+    def _inode_table(self, group: int) -> int:
+        layout = self.layout
+        block, index = divmod(group, layout.block_size // layout.descriptor_size)
+        place = descriptor_block(layout, block) * layout.block_size + index * layout.descriptor_size
+        raw = self._bytes(place, layout.descriptor_size)
+        high = int(_at("<I", raw, 0x28)[0]) if layout.descriptor_size >= 64 else 0
+        return high << 32 | int(_at("<I", raw, 8)[0])
+
+    def _runs(self, inode: Inode, blocks: int) -> Iterator[tuple[int, int, int]]:
+        """Yields where a file's blocks lie: the first in the file, the first on the disk, how many; in order."""
+        end = 0
+        mapped = self._extents(inode.block, _DEEPEST, _budget(blocks)) if inode.flags & _IN_EXTENTS else \
+            self._listed(inode, blocks)  # fmt: skip
+        for first, place, count in mapped:
+            if first < end:
+                raise _damaged(f"has inode {inode.number} hold some of its blocks twice")
+            if first < blocks:
+                yield first, place, min(count, blocks - first)
+            end = first + count
+
+    def _listed(self, inode: Inode, blocks: int) -> Iterator[tuple[int, int, int]]:
+        direct = struct.unpack("<15I", inode.block)
+        yield from ((index, place, 1) for index, place in enumerate(direct[:12]) if place and index < blocks)
+        first = 12
+        for depth, place in enumerate(direct[12:], 1):
+            yield from self._mapped(place, depth, first, blocks)
+            first += (self.layout.block_size // 4) ** depth
+
+    def _extents(self, node: bytes, deepest: int, budget: Iterator[int]) -> Iterator[tuple[int, int, int]]:
+        magic, count, _, depth = struct.unpack_from("<4H", node)
+        if magic != _EXTENT_MAGIC or depth > deepest or 12 * (count + 1) > len(node):
+            raise _damaged("has a tree of extents that is none")
+        for place in range(12, 12 * (count + 1), 12):
+            next(budget)
+            if depth:
+                low, high = struct.unpack_from("<IH", node, place + 4)
+                yield from self._extents(self._block(high << 32 | low), depth - 1, budget)
+            else:
+                first, length, high, low = struct.unpack_from("<IHHI", node, place)
+                if length <= _LONGEST_RUN:
+                    yield first, high << 32 | low, length
+
+    def _mapped(self, place: int, depth: int, first: int, blocks: int) -> Iterator[tuple[int, int, int]]:
+        if not place or first >= blocks:
+            return
+        if depth == 0:
+            yield first, place, 1
+            return
+        step = (self.layout.block_size // 4) ** (depth - 1)
+        for index, below in enumerate(struct.unpack(f"<{self.layout.block_size // 4}I", self._block(place))):
+            yield from self._mapped(below, depth - 1, first + index * step, blocks)
+
+    def _bytes(self, place: int, length: int) -> bytes:
+        block, start = divmod(place, self.layout.block_size)
+        if start + length > self.layout.block_size:
+            raise _damaged("has a table that is not aligned")
+        return self._block(block)[start:start + length]
+
+    def _blocks(self, first: int, count: int) -> bytes:
+        if self._newer:
+            return b"".join(map(self._block, range(first, first + count)))
+        return self._source.read_at(first * self.layout.block_size, count * self.layout.block_size)
+
+    def _read_block(self, number: int) -> bytes:
+        newer = self._newer.get(number)
+        size = self.layout.block_size
+        data = self._source.read_at((newer.block if newer else number) * size, size)
+        return journal.MAGIC + data[4:] if newer and newer.escaped else data
+
+    def _replay(self) -> None:
+        if not self.layout.journal:
+            raise NotJudged("the file system's journal lies on another device")
+        inode = self.inode(self.layout.journal)
+        size = self.layout.block_size
+        if inode.size > _LARGEST_JOURNAL:
+            raise NotJudged(f"a journal of {inode.size} bytes is not read offline")
+        length = inode.size // size
+        places = {first + index: place + index for first, place, count in self._runs(inode, length)
+                  for index in range(count)}  # fmt: skip
+        newer = journal.newer_blocks(self._block, places)
+        self._block.cache_clear()
+        self._newer = newer
+        self.layout = parse_superblock((self._block(0) + self._block(1))[1024:2048])
+
+
+def is_ext4(source: Source) -> bool:
+    """Tells whether a partition holds ext2, ext3 or ext4."""
+    return source.size >= 2048 and source.read_at(1024 + 0x38, 2) == _MAGIC.to_bytes(2, "little")
+
+
+def parse_superblock(raw: bytes) -> Layout:
+    """Reads the 1024 bytes of a superblock.
+
+    Raises:
+        DiskDamaged: they contradict themselves.
+        NotJudged: a feature is in use that is not understood here.
+    """
+    inodes, low, first_block, log, per_group = (int(_at("<I", raw, at)[0]) for at in (0x0, 0x4, 0x14, 0x18, 0x28))
+    group, read_only, first_meta = (int(_at("<I", raw, at)[0]) for at in (0x20, 0x64, 0x104))
+    magic, inode_size, descriptor = (int(_at("<H", raw, at)[0]) for at in (0x38, 0x58, 0xFE))
+    incompatible, journal_inode, high = (int(_at("<I", raw, at)[0]) for at in (0x60, 0xE0, 0x150))
+    wide = bool(incompatible & _WIDE)
+    if incompatible & ~_KNOWN or not incompatible & 0x2:
+        raise NotJudged(f"the file system has features that are not read offline (incompat {incompatible:#x})")
+    size = descriptor if wide else 32
+    if magic != _MAGIC or log > 6 or not per_group or inode_size not in (128, 256, 512, 1024, 2048, 4096) \
+            or size not in (32, 64, 128, 256, 512, 1024):  # fmt: skip
+        raise _damaged("has a superblock that contradicts itself")
+    return Layout(block_size=1024 << log, blocks=(high << 32 if wide else 0) | low, inodes=inodes,
+                  inodes_per_group=per_group, inode_size=inode_size, descriptor_size=size, first_block=first_block,
+                  blocks_per_group=group, first_meta_group=first_meta, sparse=bool(read_only & 1),
+                  incompatible=incompatible, journal=journal_inode, identifier=_uuid(raw[0x68:0x78]),
+                  label=raw[0x78:0x88].rstrip(b"\0").decode("utf-8", "replace"))  # fmt: skip
+
+
+def descriptor_block(layout: Layout, number: int) -> int:
+    """Returns where a block of group descriptors lies: behind the superblock, or with its own groups ("meta_bg")."""
+    if not layout.incompatible & _META_GROUPS or number < layout.first_meta_group:
+        return layout.first_block + 1 + number
+    group = number * (layout.block_size // layout.descriptor_size)
+    behind_copy = group < 2 or not layout.sparse or any(_is_power(group, base) for base in (3, 5, 7))
+    return layout.first_block + group * layout.blocks_per_group + behind_copy
+
+
+def _is_power(number: int, base: int) -> bool:
+    while number % base == 0:
+        number //= base
+    return number == 1
+
+
+def _budget(blocks: int) -> Iterator[int]:
+    """Counts the entries of a tree of extents: each has a block of the file to itself, and some lie beyond its end."""
+    yield from range(2 * blocks + 1024)
+    raise _damaged("has a tree of extents that is larger than its file")
+
+
+def _entries(block: bytes) -> Iterator[tuple[str, int]]:
+    place = 0
+    while place < len(block) - 8:
+        number, length, name_length = struct.unpack_from("<IHB", block, place)
+        if length < 8 or length % 4 or place + length > len(block) or 8 + name_length > length:
+            raise _damaged("has a directory that contradicts itself")
+        name = block[place + 8:place + 8 + name_length]
+        if number and name not in (b".", b".."):
+            yield _name(name), number
+        place += length
+
+
+def _name(raw: bytes) -> str:
+    if not raw or b"/" in raw or b"\0" in raw:
+        raise _damaged(f"has a file of the name {raw!r}")
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def _at(form: str, raw: bytes, place: int) -> tuple[int, ...]:
+    return struct.unpack_from(form, raw, place)
+
+
+def _uuid(raw: bytes) -> str:
+    return str(uuid.UUID(bytes=raw))
+
+
+def _damaged(what: str) -> DiskDamaged:
+    return DiskDamaged(f"the file system {what}", hint="e2fsck -fn on that partition says more")

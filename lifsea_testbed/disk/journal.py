@@ -1,0 +1,155 @@
+"""The journal of ext3 and ext4 (jbd2): which blocks it holds newer than their place on the disk."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from lifsea_testbed.errors import DiskDamaged, NotJudged
+
+MAGIC = b"\xc0\x3b\x39\x98"
+_DESCRIPTOR, _COMMIT, _REVOKE = 1, 2, 5
+_WIDE, _CHECKSUM_2, _CHECKSUM_3 = 0x2, 0x8, 0x10
+#: revoke, 64bit, async commit, checksums v2 and v3: what is understood here.
+_KNOWN = 0x1 | _WIDE | 0x4 | _CHECKSUM_2 | _CHECKSUM_3
+_ESCAPED, _SAME_IDENTIFIER, _LAST = 1, 2, 8
+_HEADER = 12
+#: How many blocks one transaction may write or revoke: jbd2 ends it at a quarter of the journal, that is 1 GiB at most.
+_MOST = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """The block of the disk that holds newer content; `escaped` if its first bytes were taken for a header's."""
+
+    block: int
+    escaped: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tag:
+    """A block whose newer content follows its descriptor."""
+
+    block: int
+    flags: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transaction:
+    """What was committed at once: the blocks it wrote, each with its place in the journal, and those it revoked."""
+
+    sequence: int
+    written: list[tuple[int, Tag]]
+    revoked: list[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """The journal's superblock: where it starts and with which transaction, in its own blocks."""
+
+    first: int
+    length: int
+    sequence: int
+    start: int
+    incompatible: int
+
+
+def newer_blocks(read: Callable[[int], bytes], places: Mapping[int, int]) -> dict[int, Place]:
+    """Returns the blocks of each committed transaction, revoked ones left out, as the kernel's recovery would.
+
+    `read` gives a block of the disk, `places` the block of the disk for each of the journal. A transaction
+    that is not followed by its commit block, and all after it, never happened. Checksums are not looked at.
+
+    Raises:
+        DiskDamaged: the journal contradicts itself.
+        NotJudged: it uses fast commits or another feature that is not understood here.
+    """
+    newer: dict[int, tuple[int, Place]] = {}
+    revoked: dict[int, int] = {}
+    try:
+        for transaction in transactions(lambda number: read(places[number])):
+            revoked.update(dict.fromkeys(transaction.revoked, transaction.sequence))
+            for number, tag in transaction.written:
+                place = Place(block=places[number], escaped=bool(tag.flags & _ESCAPED))
+                newer[tag.block] = transaction.sequence, place
+    except KeyError:
+        raise _damaged("has holes, or ends too early") from None
+    return {block: place for block, (sequence, place) in newer.items() if revoked.get(block, -1) < sequence}
+
+
+def parse_head(raw: bytes) -> Head:
+    """Reads the superblock of a journal.
+
+    Raises:
+        DiskDamaged: it is none.
+        NotJudged: a feature is in use that is not understood here.
+    """
+    kind, length, first, sequence, start = struct.unpack_from(">4xI8xIIII", raw)
+    incompatible = 0 if kind == 3 else int(struct.unpack_from(">I", raw, 40)[0])
+    if raw[:4] != MAGIC or kind not in (3, 4) or not 0 < first < length or start >= length:
+        raise _damaged("has no superblock")
+    if incompatible & ~_KNOWN:
+        raise NotJudged(f"the journal has features that are not read offline (incompat {incompatible:#x})")
+    return Head(first=first, length=length, sequence=sequence, start=start, incompatible=incompatible)
+
+
+def transactions(read: Callable[[int], bytes]) -> Iterator[Transaction]:
+    """Yields the committed transactions that are not yet in their place, the oldest first."""
+    head = parse_head(read(0))
+    place, sequence, left = head.start, head.sequence, head.length
+    written: list[tuple[int, Tag]] = []
+    revoked: list[int] = []
+    while place and left > 0:
+        block = read(place)
+        magic, kind, found = struct.unpack_from(">4sII", block)
+        if magic != MAGIC or found != sequence:
+            return
+        if len(written) + len(revoked) > _MOST:
+            raise _damaged(f"has a transaction of more than {_MOST} blocks")
+        tags = _tags(block, head) if kind == _DESCRIPTOR else []
+        written += [(_wrapped(place + 1 + index, head), tag) for index, tag in enumerate(tags)]
+        revoked += _revoked(block, head) if kind == _REVOKE else []
+        if kind == _COMMIT:
+            yield Transaction(sequence=sequence, written=written, revoked=revoked)
+            sequence, written, revoked = (sequence + 1) & 0xFFFF_FFFF, [], []
+        place, left = _wrapped(place + 1 + len(tags), head), left - 1 - len(tags)
+
+
+def _wrapped(place: int, head: Head) -> int:
+    return place if place < head.length else head.first + (place - head.length) % (head.length - head.first)
+
+
+def _tags(block: bytes, head: Head) -> list[Tag]:
+    size = 16 if head.incompatible & _CHECKSUM_3 else (12 if head.incompatible & _WIDE else 8)
+    size += 2 if head.incompatible & (_CHECKSUM_2 | _CHECKSUM_3) == _CHECKSUM_2 else 0
+    tags: list[Tag] = []
+    place = _HEADER
+    while place + size <= len(block):
+        tags.append(_tag(block, place, head))
+        place += size + (0 if tags[-1].flags & _SAME_IDENTIFIER else 16)
+        if tags[-1].flags & _LAST:
+            return tags
+    # With checksums the last four bytes are one, and a full block has no last tag.
+    return tags
+
+
+def _tag(block: bytes, place: int, head: Head) -> Tag:
+    if head.incompatible & _CHECKSUM_3:
+        low, flags, high = struct.unpack_from(">III", block, place)
+    else:
+        low, flags = struct.unpack_from(">I2xH", block, place)
+        high = struct.unpack_from(">I", block, place + 8)[0] if head.incompatible & _WIDE else 0
+    return Tag(block=(high << 32 if head.incompatible & _WIDE else 0) | low, flags=flags)
+
+
+def _revoked(block: bytes, head: Head) -> list[int]:
+    size = 8 if head.incompatible & _WIDE else 4
+    end = int(struct.unpack_from(">I", block, _HEADER)[0])
+    if not 16 <= end <= len(block):
+        raise _damaged("revokes more than a block can name")
+    return [int.from_bytes(block[at:at + size], "big") for at in range(16, end - size + 1, size)]
+
+
+def _damaged(what: str) -> DiskDamaged:
+    return DiskDamaged(f"the file system's journal {what}", hint="e2fsck -fn on that partition says more")

@@ -1,0 +1,71 @@
+"""The partitions of a disk: GPT (UEFI specification 2.10, 5.3), or the four of an MBR."""
+
+from __future__ import annotations
+
+import struct
+import uuid
+from dataclasses import dataclass
+
+from lifsea_testbed.disk.source import Source, Window
+from lifsea_testbed.errors import DiskDamaged, NotJudged
+from lifsea_testbed.image import SECTOR
+
+#: "Root Partition" for x86-64 (Discoverable Partitions Specification).
+ROOT_X86_64 = "4f68bce3-e8cd-4db1-96e7-fbcaf984b709"
+#: "EFI System Partition" (UEFI specification 2.10, 5.3.3), and GRUB's partition for a BIOS: neither holds a system.
+NO_SYSTEM = {"c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "21686148-6449-6e6f-744e-656564454649"}
+_LARGEST_TABLE, _MOST = 1 << 20, 128
+_EXTENDED = {0x05, 0x0F, 0x85, 0xEE}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Partition:
+    """A partition: its number from 1, its bytes, its type and its own identifier (lower case; empty in an MBR)."""
+
+    number: int
+    content: Source
+    kind: str = ""
+    identifier: str = ""
+
+
+def partitions(disk: Source) -> list[Partition]:
+    """Returns the partitions in the order of their numbers; an MBR's logical ones are left out.
+
+    Raises:
+        DiskDamaged: the table contradicts itself, or refers to something behind the disk's end.
+    """
+    head = disk.read_at(0, min(disk.size, 2 * SECTOR))
+    if head[SECTOR:SECTOR + 8] == b"EFI PART":
+        return _gpt(disk, head[SECTOR:])
+    return _mbr(disk, head) if head[510:512] == b"\x55\xaa" else []
+
+
+def _gpt(disk: Source, header: bytes) -> list[Partition]:
+    first, count, size = struct.unpack_from("<QII", header, 72)
+    if size < 128 or count * size > _LARGEST_TABLE:
+        raise DiskDamaged(f"a partition table of {count} entries of {size} bytes", hint="sgdisk --verify")
+    table = disk.read_at(first * SECTOR, count * size)
+    rows = ((number, table[number * size:(number + 1) * size]) for number in range(count))
+    used = [(number, row) for number, row in rows if any(row[:16])]
+    if len(used) > _MOST:
+        raise NotJudged(f"the disk has {len(used)} partitions; more than {_MOST} are not read")
+    return [_gpt_entry(disk, number + 1, row) for number, row in used]
+
+
+def _gpt_entry(disk: Source, number: int, row: bytes) -> Partition:
+    first, last = struct.unpack_from("<QQ", row, 32)
+    kind, identifier = (str(uuid.UUID(bytes_le=row[start:start + 16])) for start in (0, 16))
+    return Partition(number=number, content=_window(disk, first, last - first + 1, number), kind=kind,
+                     identifier=identifier)  # fmt: skip
+
+
+def _mbr(disk: Source, head: bytes) -> list[Partition]:
+    rows = ((number, struct.unpack_from("<4xB3xII", head, 446 + 16 * number)) for number in range(4))
+    return [Partition(number=number + 1, content=_window(disk, first, sectors, number + 1))
+            for number, (kind, first, sectors) in rows if sectors and kind and kind not in _EXTENDED]  # fmt: skip
+
+
+def _window(disk: Source, first: int, sectors: int, number: int) -> Window:
+    if sectors <= 0 or (first + sectors) * SECTOR > disk.size:
+        raise DiskDamaged(f"partition {number} ends behind the disk, or before it starts", hint="sgdisk --verify")
+    return Window(disk, first * SECTOR, sectors * SECTOR)

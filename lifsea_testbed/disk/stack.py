@@ -1,0 +1,24 @@
+"""An image, and what a machine wrote above it, opened as one disk."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from lifsea_testbed.disk.qcow2 import Qcow2
+from lifsea_testbed.disk.source import RawFile, Source
+from lifsea_testbed.image import DiskFormat, Image
+
+
+@contextlib.contextmanager
+def opened(image: Image, overlay: Path | None = None) -> Iterator[Source]:
+    """Yields the disk as a machine sees it that has that overlay above the image; the machine must not be running.
+
+    Raises:
+        DiskDamaged, NotJudged: one of the files cannot be read.
+    """
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(RawFile(image.path))
+        disk: Source = Qcow2(file) if image.format is DiskFormat.QCOW2 else file
+        yield Qcow2(stack.enter_context(RawFile(overlay)), disk) if overlay else disk

@@ -1,0 +1,155 @@
+"""A tree of files as a running system would see it: a root, what is mounted on it, links followed inside it."""
+
+from __future__ import annotations
+
+import fnmatch
+import stat
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from lifsea_testbed.disk.ext4 import LARGEST_FILE, ROOT, Ext4, Inode
+from lifsea_testbed.errors import NotJudged
+
+_MOST_LINKS, _MOST_MATCHES = 40, 1000
+#: More than these are not read: an OS of 200 packages has some 20,000 entries, and a reader must come to an end.
+MOST_ENTRIES, DEEPEST = 1_000_000, 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A file: the file system it lies on, and its inode there."""
+
+    file_system: Ext4
+    inode: Inode
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether it is a directory."""
+        return stat.S_ISDIR(self.inode.mode)
+
+    @property
+    def is_link(self) -> bool:
+        """Whether it is a symbolic link."""
+        return stat.S_ISLNK(self.inode.mode)
+
+    @property
+    def is_regular(self) -> bool:
+        """Whether it is a regular file."""
+        return stat.S_ISREG(self.inode.mode)
+
+
+def root_of(file_system: Ext4) -> Place:
+    """Returns the topmost directory of a file system."""
+    return Place(file_system=file_system, inode=file_system.inode(ROOT))
+
+
+class Tree:
+    """The files below a root, with others mounted on paths of it; no link and no `..` ever leads out of it."""
+
+    def __init__(self, root: Place, mounts: Mapping[PurePosixPath, Place] | None = None) -> None:
+        self._root = root
+        self._mounts = dict(mounts or {})
+        self._directories: dict[tuple[int, int], dict[str, int]] = {}
+
+    def mounted(self, mounts: Mapping[PurePosixPath, Place]) -> Tree:
+        """Returns the same tree with more mounted on it."""
+        return Tree(self._root, {**self._mounts, **mounts})
+
+    def find(self, path: str | PurePosixPath, *, follow: bool = True) -> Place | None:
+        """Returns what is at that path, links followed (the last one only with `follow`), or nothing."""
+        return self._resolve(PurePosixPath(path), follow=follow)[1]
+
+    def real_path(self, path: str | PurePosixPath) -> PurePosixPath:
+        """Returns the path without links, as readlink -f would: its last component need not exist."""
+        return self._resolve(PurePosixPath(path), follow=True)[0]
+
+    def read(self, path: str | PurePosixPath, limit: int = LARGEST_FILE) -> bytes | None:
+        """Returns the content of a regular file, or nothing if there is none."""
+        place = self.find(path)
+        return place.file_system.read(place.inode, limit) if place and place.is_regular else None
+
+    def names(self, path: str | PurePosixPath) -> list[str]:
+        """Returns the names in a directory, sorted; none if there is no such directory."""
+        place = self.find(path)
+        return sorted(self._entries(place)) if place and place.is_directory else []
+
+    def glob(self, pattern: str) -> list[PurePosixPath]:
+        """Returns the paths that match, sorted; `*` stands for any characters but the slash.
+
+        Raises:
+            NotJudged: they are too many.
+        """
+        found = [PurePosixPath("/")]
+        for part in PurePosixPath(pattern).parts[1:]:
+            found = [directory / name for directory in found for name in self._matching(directory, part)]
+            if len(found) > _MOST_MATCHES:
+                raise NotJudged(f"more than {_MOST_MATCHES} paths match {pattern}: they are not read")
+        return found
+
+    def walk(self, without: Collection[PurePosixPath] = ()) -> Iterator[tuple[PurePosixPath, Place]]:
+        """Yields every path but the root with what is there, links not followed; nothing at or below `without`.
+
+        Raises:
+            NotJudged: there are too many entries, or directories too deep within one another.
+        """
+        waiting = [(PurePosixPath("/"), self._root)]
+        seen = 0
+        while waiting:
+            directory, place = waiting.pop()
+            if len(directory.parts) > DEEPEST:
+                raise NotJudged(f"directories lie deeper than {DEEPEST} within one another: the rest is not read")
+            for path, below in self._below(directory, place, without):
+                if (seen := seen + 1) > MOST_ENTRIES:
+                    raise NotJudged(f"the disk has more than {MOST_ENTRIES} entries: the rest is not read")
+                yield path, below
+                if below.is_directory:
+                    waiting.append((path, below))
+
+    def _below(self, directory: PurePosixPath, place: Place,
+               without: Collection[PurePosixPath]) -> Iterator[tuple[PurePosixPath, Place]]:
+        for name, number in place.file_system.entries(place.inode):
+            path = directory / name
+            if path not in without:
+                there = self._mounts.get(path)
+                yield path, there or Place(file_system=place.file_system, inode=place.file_system.inode(number))
+
+    def _matching(self, directory: PurePosixPath, pattern: str) -> list[str]:
+        if "*" in pattern:
+            return [name for name in self.names(directory) if fnmatch.fnmatchcase(name, pattern)]
+        return [pattern] if self.find(directory / pattern) else []
+
+    def _resolve(self, path: PurePosixPath, *, follow: bool) -> tuple[PurePosixPath, Place | None]:
+        waiting, at, links = _backwards(path), [(PurePosixPath("/"), self._root)], 0
+        while waiting:
+            name = waiting.pop()
+            if name == "..":
+                at = at[:-1] or at
+                continue
+            here, place = at[-1]
+            below = self._child(here, place, name)
+            if below is None or links > _MOST_LINKS:
+                return here.joinpath(name, *reversed(waiting)), None
+            if below.is_link and (waiting or follow):
+                target = PurePosixPath(below.file_system.link_target(below.inode))
+                links, waiting = links + 1, waiting + _backwards(target)
+                at = at[:1] if target.is_absolute() else at
+            else:
+                at.append((here / name, below))
+        return at[-1]
+
+    def _child(self, here: PurePosixPath, place: Place, name: str) -> Place | None:
+        if mounted := self._mounts.get(here / name):
+            return mounted
+        number = self._entries(place).get(name) if place.is_directory else None
+        return None if number is None else Place(file_system=place.file_system, inode=place.file_system.inode(number))
+
+    def _entries(self, place: Place) -> dict[str, int]:
+        key = id(place.file_system), place.inode.number
+        if key not in self._directories:
+            self._directories[key] = dict(place.file_system.entries(place.inode))
+        return self._directories[key]
+
+
+def _backwards(path: PurePosixPath) -> list[str]:
+    return [part for part in reversed(path.parts) if not part.startswith("/")]

@@ -1,0 +1,201 @@
+"""The hardware as the guest's kernel sees it, from procfs and sysfs alone: no lspci, no dmidecode."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from lifsea_testbed.ecs.appearance import PciDevice, Processor, SerialPort
+from lifsea_testbed.ecs.catalogue import Topology
+from lifsea_testbed.errors import GuestFailure, NotJudged
+from lifsea_testbed.guest import kernel
+from lifsea_testbed.guest.shell import Shell
+
+_DMI = """
+cd /sys/class/dmi/id 2>/dev/null || exit 3
+for name in *; do [ -f "$name" ] && echo "$name=$(cat "$name" 2>/dev/null)"; done
+"""
+_PCI = """
+for device in /sys/bus/pci/devices/*; do
+    echo "${device##*/} $(cat "$device/vendor" "$device/device" "$device/class" | tr '\\n' ' ')"
+done
+"""
+_VIRTIO = """
+for device in /sys/bus/virtio/devices/*; do
+    path=$(readlink -f "$device") && path=${path%/*}
+    echo "${path##*/} $(cat "$device/device")"
+done
+"""
+_CARDS = """
+for card in /sys/class/net/*; do
+    [ -e "$card/device" ] || continue
+    path=$(readlink -f "$card/device") && path=${path%/virtio*}
+    set -- "$card"/queues/rx-*
+    echo "${path##*/} ${card##*/} $(cat "$card/address") $# $(cat "$card/mtu")"
+done
+"""
+_PORTS = "cat /sys/class/virtio-ports/*/name 2>/dev/null || :"
+_CONSOLE = "cd /sys/class/tty/ttyS0 2>/dev/null && cat port irq type"
+_CLOCK = "cat /sys/class/rtc/rtc0/since_epoch 2>/dev/null && date -u +%s"
+_MEBIBYTE = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkCard:
+    """A network card: its PCI slot, MAC address, receive queues, and MTU in bytes."""
+
+    slot: str
+    name: str
+    mac: str
+    queues: int
+    mtu: int
+
+
+class Hardware:
+    """Asks a guest what it runs on; each answer is a value that can be compared with what the instance has."""
+
+    def __init__(self, shell: Shell) -> None:
+        self._shell = shell
+
+    def processor(self) -> Processor:
+        """The model of the first processor."""
+        return parse_processor(self._cpuinfo())
+
+    def features(self) -> set[str]:
+        """The features of the first processor, by the kernel's names."""
+        return set(_fields(self._cpuinfo()).get("flags", "").split())
+
+    def processors(self) -> int:
+        """The processors that are online."""
+        return sum(line.startswith("processor") for line in self._cpuinfo().splitlines())
+
+    def topology(self) -> Topology:
+        """How the processors are arranged."""
+        return parse_topology(self._cpuinfo())
+
+    def memory(self) -> int:
+        """The memory (MiB) that the firmware handed to the kernel; the kernel's own is not subtracted."""
+        return parse_memory(self._shell.run("cat /proc/iomem").stdout)
+
+    def dmi(self) -> dict[str, str]:
+        """The firmware's DMI strings, by the names that the kernel gives them.
+
+        Raises:
+            NotJudged: the kernel shows none (CONFIG_DMIID).
+        """
+        answer = self._shell.run(_DMI, check=False)
+        if answer.exit_status == 3:
+            raise NotJudged("the kernel shows no DMI strings")
+        return dict(line.split("=", 1) for line in answer.lines if "=" in line)
+
+    def smbios_version(self) -> str:
+        """The version of the firmware's SMBIOS tables, as the kernel reported it at boot; empty if it did not."""
+        return parse_smbios(message.text for message in kernel.messages(self._shell))
+
+    def pci_devices(self) -> dict[str, PciDevice]:
+        """The PCI devices by slot (device and function on bus 0, as in `04.0`)."""
+        return parse_pci(self._shell.run(_PCI).lines)
+
+    def virtio_devices(self) -> dict[str, int]:
+        """The numbers of the virtio devices by PCI slot."""
+        rows = [line.split() for line in self._shell.run(_VIRTIO).lines]
+        return {_slot(row[0]): int(row[1], 16) for row in rows if len(row) == 2}
+
+    def network_cards(self) -> list[NetworkCard]:
+        """The network cards that are devices, in order of their names."""
+        return parse_cards(self._shell.run(_CARDS).lines)
+
+    def virtio_ports(self) -> list[str]:
+        """The names of the ports on the virtio console."""
+        return self._shell.run(_PORTS).lines
+
+    def console(self) -> SerialPort | None:
+        """The serial port that is ttyS0, or nothing if there is none."""
+        answer = self._shell.run(_CONSOLE, check=False)
+        return parse_console(answer.stdout) if answer.ok else None
+
+    def clock_offset(self) -> int:
+        """How many seconds the hardware clock, read as UTC, is ahead of the system's.
+
+        Raises:
+            NotJudged: the kernel shows no hardware clock.
+        """
+        answer = self._shell.run(_CLOCK, check=False)
+        if not answer.ok:
+            raise NotJudged("the kernel shows no hardware clock")
+        hardware, system = map(int, answer.stdout.split())
+        return hardware - system
+
+    def _cpuinfo(self) -> str:
+        return self._shell.run("cat /proc/cpuinfo").stdout
+
+
+def parse_processor(cpuinfo: str) -> Processor:
+    """Reads the first block of /proc/cpuinfo.
+
+    Raises:
+        GuestFailure: it is not that of an x86 processor.
+    """
+    fields = _fields(cpuinfo)
+    try:
+        return Processor(name=fields["model name"], vendor=fields["vendor_id"], family=int(fields["cpu family"]),
+                         model=int(fields["model"]), stepping=int(fields["stepping"]))  # fmt: skip
+    except (KeyError, ValueError):
+        raise GuestFailure("/proc/cpuinfo describes no x86 processor", evidence=cpuinfo[:1000]) from None
+
+
+def parse_topology(cpuinfo: str) -> Topology:
+    """Reads how many sockets /proc/cpuinfo has, how many cores the first has, and how many threads its first core."""
+    blocks = [_fields(block) for block in cpuinfo.split("\n\n") if block.strip()]
+    places = [(block.get("physical id", "0"), block.get("core id", "0")) for block in blocks]
+    cores = set(places)
+    sockets = {socket for socket, _ in cores}
+    return Topology(sockets=len(sockets), cores=len(cores) // max(1, len(sockets)),
+                    threads=len(places) // max(1, len(cores)))  # fmt: skip
+
+
+def parse_memory(iomem: str) -> int:
+    """Adds up the System RAM of /proc/iomem, in MiB, rounded down; nested lines lie within others."""
+    ranges = re.findall(r"^([0-9a-f]+)-([0-9a-f]+) : System RAM$", iomem, re.MULTILINE)
+    return sum(int(last, 16) - int(first, 16) + 1 for first, last in ranges) // _MEBIBYTE
+
+
+def parse_smbios(messages: Iterable[str]) -> str:
+    """Finds the version in the kernel's message `SMBIOS 2.8 present.`, without a third number."""
+    found = (re.search(r"SMBIOS (\d+\.\d+)(?:\.\d+)? present", message) for message in messages)
+    return next((match[1] for match in found if match), "")
+
+
+def parse_pci(lines: Iterable[str]) -> dict[str, PciDevice]:
+    """Reads lines of address, vendor, device and class, the numbers in hexadecimal; bus 0 only."""
+    devices = {}
+    for address, *numbers in map(str.split, lines):
+        if address.startswith("0000:00:") and len(numbers) == 3:
+            vendor, device, kind = (int(number, 16) for number in numbers)
+            devices[_slot(address)] = PciDevice(vendor=vendor, device=device, kind=kind)
+    return devices
+
+
+def parse_cards(lines: Iterable[str]) -> list[NetworkCard]:
+    """Reads lines of PCI address, name, MAC address, receive queues and MTU."""
+    rows = [line.split() for line in lines]
+    return [NetworkCard(slot=_slot(row[0]), name=row[1], mac=row[2], queues=int(row[3]), mtu=int(row[4]))
+            for row in rows if len(row) == 5]  # fmt: skip
+
+
+def parse_console(text: str) -> SerialPort:
+    """Reads port (hexadecimal), irq and type of a tty in sysfs, a line each."""
+    address, interrupt, chip = text.split()
+    return SerialPort(address=int(address, 16), interrupt=int(interrupt), chip=int(chip))
+
+
+def _fields(cpuinfo: str) -> dict[str, str]:
+    """The fields of the first processor."""
+    lines = cpuinfo.partition("\n\n")[0].splitlines()
+    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def _slot(address: str) -> str:
+    """`04.0` of `0000:00:04.0`."""
+    return address.rpartition(":")[2]

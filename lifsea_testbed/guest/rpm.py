@@ -1,0 +1,141 @@
+"""rpm's database, read without rpm: rpmdb.sqlite (rpm 4.16 and later), and Packages of Berkeley DB (before)."""
+
+from __future__ import annotations
+
+import sqlite3
+import struct
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from lifsea_testbed.disk.tree import Tree
+from lifsea_testbed.errors import DiskDamaged, NotJudged
+from lifsea_testbed.guest.packages import Package
+
+_PLACES = ("/usr/lib/sysimage/rpm", "/usr/share/rpm", "/var/lib/rpm")
+# Tags of a header (rpm docs/manual/tags.md).
+_NAME, _VERSION, _RELEASE, _EPOCH = 1000, 1001, 1002, 1003
+_INTEGER, _STRING = 4, 6
+#: How many steps of SQLite's machine a sound database may take: some 100 a package.
+_STEPS = 10_000_000
+# Berkeley DB's pages (db 5.3, src/dbinc/db_page.h).
+_HASH_MAGIC, _PAGE_HEADER = 0x061561, 26
+_HASH_PAGES, _OVERFLOW_PAGE, _OFF_PAGE = (2, 13), 7, 3
+
+
+def packages(tree: Tree) -> list[Package]:
+    """Returns the packages of the first rpm database that is there, sorted.
+
+    Raises:
+        DiskDamaged: the database contradicts itself.
+        NotJudged: there is none, or one of a kind that is not read here (ndb).
+    """
+    for place in map(PurePosixPath, _PLACES):
+        if database := tree.read(place / "rpmdb.sqlite"):
+            return _sorted(_from_sqlite(database, tree.read(place / "rpmdb.sqlite-wal") or b""))
+        if database := tree.read(place / "Packages"):
+            return _sorted(berkeley_values(database))
+        if tree.find(place / "Packages.db"):
+            raise NotJudged(f"{place}/Packages.db is an rpm database of the kind ndb, which is not read offline")
+    raise NotJudged("the image carries neither a dpkg status file nor an rpm database")
+
+
+def parse_header(blob: bytes) -> Package | None:
+    """Reads the header of an installed package (rpm docs/manual/format_header.md), or nothing if it has no name.
+
+    Raises:
+        DiskDamaged: it is cut short.
+    """
+    try:
+        count, _ = struct.unpack_from(">II", blob)
+        index = (struct.unpack_from(">4I", blob, 8 + 16 * number) for number in range(min(count, len(blob) // 16)))
+        store = 8 + 16 * count
+        fields = {tag: _value(blob, kind, store + place) for tag, kind, place, _ in index
+                  if tag in (_NAME, _VERSION, _RELEASE, _EPOCH)}  # fmt: skip
+    except (struct.error, ValueError):
+        raise DiskDamaged("a package in the rpm database is cut short", hint="rpm --verifydb") from None
+    if _NAME not in fields:
+        return None
+    epoch = f"{fields[_EPOCH]}:" if _EPOCH in fields else ""
+    return Package(name=fields[_NAME], version=f"{epoch}{fields.get(_VERSION, '')}-{fields.get(_RELEASE, '')}")
+
+
+def berkeley_values(database: bytes) -> Iterator[bytes]:
+    """Yields the values of a Berkeley DB hash that are larger than a page, as every package's header is.
+
+    Raises:
+        DiskDamaged: its pages contradict themselves.
+        NotJudged: it is a database of another kind, or of the other byte order.
+    """
+    magic, _, size = struct.unpack_from("<III", database, 12) if len(database) >= 512 else (0, 0, 0)
+    if magic != _HASH_MAGIC:
+        raise NotJudged("the rpm database is no hash of Berkeley DB of this byte order")
+    if size not in (1 << bits for bits in range(9, 17)):
+        raise _damaged(f"has pages of {size} bytes")
+    left = len(database)
+    for start in range(size, len(database) - size + 1, size):
+        page = database[start:start + size]
+        for place in _values(page) if page[25] in _HASH_PAGES else ():
+            number, length = struct.unpack_from("<II", page, place + 4)
+            if (left := left - length) < 0:
+                raise _damaged("has more in it than its pages hold")
+            yield _overflowing(database, size, number, length)
+
+
+def _values(page: bytes) -> list[int]:
+    """Where on a page the values start that lie elsewhere; keys and values alternate."""
+    count = struct.unpack_from("<H", page, 20)[0]
+    if _PAGE_HEADER + 2 * count > len(page):
+        raise _damaged("has a page with too many entries")
+    places = struct.unpack_from(f"<{count}H", page, _PAGE_HEADER)[1::2]
+    elsewhere = [place for place in places if page[place:place + 1] == bytes([_OFF_PAGE])]
+    if any(place + 12 > len(page) for place in elsewhere):
+        raise _damaged("has an entry behind its page")
+    return elsewhere
+
+
+def _overflowing(database: bytes, size: int, number: int, length: int) -> bytes:
+    value = bytearray()
+    while len(value) < length:
+        there = database[number * size:(number + 1) * size]
+        if number == 0 or len(there) < size or there[25] != _OVERFLOW_PAGE:
+            raise _damaged("has a chain of pages that breaks off")
+        used = struct.unpack_from("<H", there, 22)[0]
+        if not 0 < used <= size - _PAGE_HEADER:
+            raise _damaged("has an empty page in a chain")
+        value += there[_PAGE_HEADER:_PAGE_HEADER + used]
+        number = struct.unpack_from("<I", there, 16)[0]
+    return bytes(value[:length])
+
+
+def _from_sqlite(database: bytes, log: bytes) -> list[bytes]:
+    with tempfile.TemporaryDirectory(prefix="lifsea-testbed-") as directory:
+        path = Path(directory, "rpmdb.sqlite")
+        path.write_bytes(database)
+        path.with_name("rpmdb.sqlite-wal").write_bytes(log)
+        connection = sqlite3.connect(path)
+        try:
+            connection.execute("PRAGMA trusted_schema = OFF")
+            connection.execute("PRAGMA cell_size_check = ON")
+            connection.set_progress_handler(lambda: 1, _STEPS)
+            return [blob for (blob,) in connection.execute("SELECT blob FROM Packages") if isinstance(blob, bytes)]
+        except sqlite3.Error as error:
+            raise _damaged(f"cannot be read: {error}") from None
+        finally:
+            connection.close()
+
+
+def _sorted(headers: Iterator[bytes] | list[bytes]) -> list[Package]:
+    return sorted(package for header in headers if (package := parse_header(header)))
+
+
+def _value(blob: bytes, kind: int, place: int) -> str:
+    if kind == _INTEGER:
+        return str(struct.unpack_from(">I", blob, place)[0])
+    if kind != _STRING:
+        raise ValueError(kind)
+    return blob[place:blob.index(b"\0", place)].decode("utf-8", "replace")
+
+
+def _damaged(what: str) -> DiskDamaged:
+    return DiskDamaged(f"the rpm database {what}", hint="rpm --verifydb, in a system that boots")

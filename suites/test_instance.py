@@ -1,0 +1,107 @@
+"""The machine looks like an ecs.g7 from inside: the test bed's own hardware, judged as the image sees it."""
+
+from __future__ import annotations
+
+from lifsea_testbed.claim import claim
+from lifsea_testbed.ecs import appearance
+from lifsea_testbed.errors import NotJudged
+from lifsea_testbed.machine import Machine
+
+#: Firmware keeps less than this of the memory for its tables (MiB), and a clock's two readings lie closer (seconds).
+_FIRMWARE = 3
+_READING = 5
+
+
+@claim("instance-as-sold")
+def test_the_processor_is_of_the_model_sold(machine: Machine) -> None:
+    """Name, vendor, family, model and stepping are those of a Xeon Platinum 8369B."""
+    if not machine.has_its_model_number:
+        raise NotJudged(f"the host's own processor shows through: {machine.guest.hardware.processor()}")
+    assert machine.guest.hardware.processor() == appearance.PROCESSOR
+
+
+@claim("instance-as-sold")
+def test_the_processors_are_arranged_as_sold(machine: Machine) -> None:
+    """There are as many as the type has: one socket, two threads a core."""
+    assert machine.guest.hardware.processors() == machine.instance.type.cpus
+    assert machine.guest.hardware.topology() == machine.instance.type.topology
+
+
+@claim("instance-as-sold")
+def test_the_processor_knows_that_it_is_virtual(machine: Machine) -> None:
+    """It says that there is a hypervisor, and offers none of its own."""
+    features = machine.guest.hardware.features()
+    assert "hypervisor" in features
+    assert features.isdisjoint(appearance.HIDDEN_FEATURES)
+
+
+@claim("instance-features")
+def test_the_processor_does_what_an_ice_lake_does(machine: Machine) -> None:
+    """It has AVX-512 and what else came with Ice Lake."""
+    missing = appearance.ICE_LAKE_FEATURES - machine.guest.hardware.features()
+    if missing and not machine.has_every_feature:
+        raise NotJudged(f"neither emulation nor an older host has {', '.join(sorted(missing))}")
+    assert missing == set()
+
+
+@claim("instance-memory")
+def test_the_memory_is_as_sold(machine: Machine) -> None:
+    """Firmware hands the kernel all that the type has, but for its own tables."""
+    sold = machine.instance.type.memory
+    if machine.memory < sold:
+        raise NotJudged(f"the host has {machine.memory} MiB to give, {machine.instance.type.name} has {sold} MiB")
+    assert 0 <= sold - machine.guest.hardware.memory() < _FIRMWARE
+
+
+@claim("instance-as-sold")
+def test_the_firmware_says_who_made_it(machine: Machine) -> None:
+    """The DMI strings are the cloud's, in tables of the cloud's version, and there is no baseboard."""
+    dmi = machine.guest.hardware.dmi()
+    expected = appearance.dmi(machine.instance)
+    assert {name: dmi.get(name) for name in expected} == expected
+    assert not dmi.get("board_vendor")
+    assert machine.guest.hardware.smbios_version() == appearance.SMBIOS
+
+
+@claim("instance-as-sold")
+def test_every_device_sits_in_its_slot(machine: Machine) -> None:
+    """The PCI bus holds an instance's devices and no other, virtio devices by their transitional numbers."""
+    assert machine.guest.hardware.pci_devices() == appearance.PCI
+    assert machine.guest.hardware.virtio_devices() == appearance.VIRTIO
+
+
+@claim("instance-as-sold")
+def test_the_disk_has_the_serial_number_of_the_instances(machine: Machine) -> None:
+    """The system disk is known by its identifier without `d-`."""
+    assert list(machine.guest.disks()) == [machine.instance.disk_serial]
+
+
+@claim("instance-as-sold")
+def test_the_network_card_is_the_instances(machine: Machine) -> None:
+    """There is one, in its slot, with the MAC address that the metadata service tells."""
+    cards = machine.guest.hardware.network_cards()
+    assert [(card.slot, card.mac, card.mtu) for card in cards] == [
+        (appearance.CARD_SLOT, machine.instance.mac, appearance.MTU)
+    ]
+
+
+@claim("instance-queues")
+def test_the_network_card_has_its_queues(machine: Machine) -> None:
+    """There are as many as the type has."""
+    shown, sold = machine.network_queues, machine.instance.type.queues
+    if shown < sold:
+        raise NotJudged(f"QEMU's user network has {shown} queue, {machine.instance.type.name} has {sold}")
+    assert [card.queues for card in machine.guest.hardware.network_cards()] == [sold]
+
+
+@claim("instance-as-sold")
+def test_the_consoles_are_where_the_cloud_has_them(machine: Machine) -> None:
+    """ttyS0 is the first serial port of a PC, and Cloud Assistant finds its port by name."""
+    assert machine.guest.hardware.console() == appearance.CONSOLE
+    assert appearance.ASSISTANT_PORT in machine.guest.hardware.virtio_ports()
+
+
+@claim("instance-as-sold")
+def test_the_hardware_clock_is_in_utc(machine: Machine) -> None:
+    """Read as UTC, it says what the system's clock says."""
+    assert abs(machine.guest.hardware.clock_offset()) < _READING

@@ -1,0 +1,74 @@
+"""Small disks for the tests, made of directories and without privileges."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+_MIB = 1 << 20
+#: Where the partitions start and how large they are, in MiB.
+_BOOT, _ROOT, _SIZE = 1, 17, 16
+
+
+def run(*command: str | Path, given: str = "") -> str:
+    ran = subprocess.run(list(map(str, command)), input=given, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, f"{command}: {ran.stderr}"
+    return ran.stdout
+
+
+def fill(directory: Path, files: Mapping[str, str | bytes]) -> Path:
+    """Makes the files; what starts with `-> ` is a link, a name that ends in `*` is executable, in `!` setuid."""
+    for name, content in files.items():
+        path = directory / name.rstrip("*!")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, str) and content.startswith("-> "):
+            path.symlink_to(content.removeprefix("-> "))
+            continue
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        path.chmod(0o4755 if name.endswith("!") else 0o755 if name.endswith("*") else 0o644)
+    return directory
+
+
+def file_system(path: Path, content: Path, *options: str, offset: int = 0, size: int = _SIZE) -> Path:
+    """Makes an ext4 file system of `size` MiB in the file, `offset` bytes behind its start."""
+    kind = () if "-t" in options else ("-t", "ext4")
+    run("mke2fs", "-q", "-F", *kind, "-d", content, "-E", f"offset={offset}", *options, path, f"{size}M")
+    return path
+
+
+def disk(path: Path, *, root: Path, boot: Path | None = None, label: str = "gpt",
+         options: tuple[str, ...] = ()) -> Path:
+    """Makes a raw disk: the first partition for /boot, the second for the root file system."""
+    with path.open("wb") as file:
+        file.truncate((_ROOT + _SIZE + 2) * _MIB)
+    rows = [f"start={start * 2048}, size={_SIZE * 2048}" for start in (_BOOT, _ROOT)]
+    run("sfdisk", "--quiet", path, given="\n".join([f"label: {label}", *rows, ""]))
+    if boot:
+        file_system(path, boot, "-L", "boot", offset=_BOOT * _MIB)
+    return file_system(path, root, *options, offset=_ROOT * _MIB)
+
+
+def root_partition(disk: Path) -> bytes:
+    """Returns the bytes of the second partition."""
+    return disk.read_bytes()[_ROOT * _MIB:(_ROOT + _SIZE) * _MIB]
+
+
+def qcow2(raw: Path, *options: str) -> Path:
+    """Returns a qcow2 file beside the raw one, with the same content."""
+    path = raw.with_suffix(".qcow2")
+    run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", *options, raw, path)
+    return path
+
+
+def overlay_with(path: Path, difference: Path, above: Path) -> Path:
+    """Makes an overlay that turns the one raw disk into the other and names no backing file."""
+    size, block = above.stat().st_size, 65536
+    run("qemu-img", "create", "-q", "-f", "qcow2", path, str(size + _MIB))
+    old, new = above.read_bytes(), difference.read_bytes()
+    part = path.with_suffix(".part")
+    for start in range(0, size, block):
+        if (data := new[start:start + block]) != old[start:start + block]:
+            part.write_bytes(data)
+            run("qemu-io", "-f", "qcow2", "-c", f"write -q -s {part} {start} {len(data)}", path)
+    return path

@@ -1,0 +1,49 @@
+"""Machines on the reference image, for the tests that need a real guest."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lifsea_testbed.bench import Bench
+from lifsea_testbed.machine import Machine
+from lifsea_testbed.preflight import Wish, prepare
+from lifsea_testbed.profile import Access
+
+ROOT = Path(__file__).parent.parent
+
+
+def built(name: str) -> Path:
+    """The image of that recipe, from the cache if it was built before."""
+    image = ROOT / f"build/{name}.qcow2"
+    subprocess.run([sys.executable, "-m", "images", "build", name, "-o", str(image)], cwd=ROOT, check=True)
+    return image
+
+
+@contextlib.contextmanager
+def bench(reports: Path, **access: Any) -> Iterator[Bench]:
+    """A bench for the reference image, whose root shell is come by in that way."""
+    wish = Wish(image=str(built("reference")), next_image=None, profile="reference", instance_type="ecs.g7.large",
+                accelerator="auto", reports=reports)  # fmt: skip
+    made = prepare(wish).bench()
+    change_access(made, **access)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def change_access(bench: Bench, **access: Any) -> None:
+    """Has machines of the bench be reached in another way from their next boot on."""
+    bench.profile = bench.profile.model_copy(update={"access": Access(**access)})
+
+
+@contextlib.contextmanager
+def machine(reports: Path, **access: Any) -> Iterator[Machine]:
+    """A machine on the reference image, its shell open."""
+    with bench(reports, **access) as made, made.machine("machine") as machine:
+        yield machine

@@ -1,0 +1,96 @@
+"""rpm's databases are read without rpm."""
+
+from __future__ import annotations
+
+import sqlite3
+import struct
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pytest
+
+from lifsea_testbed.errors import DiskDamaged, NotJudged
+from lifsea_testbed.guest import rpm
+
+
+class Files:
+    """A tree of nothing but these files."""
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        self._files = files
+
+    def read(self, path: PurePosixPath) -> bytes | None:
+        return self._files.get(str(path))
+
+    def find(self, path: PurePosixPath) -> object:
+        return self._files.get(str(path))
+
+
+def header(name: str, epoch: int | None = None) -> bytes:
+    store = b"".join(text.encode() + b"\0" for text in (name, "1.2", "3.al8")).ljust(64, b"\0")
+    places = [(1000, 6, 0), (1001, 6, len(name) + 1), (1002, 6, len(name) + 5), *([(1003, 4, 64)] if epoch else [])]
+    index = b"".join(struct.pack(">4I", tag, kind, place, 1) for tag, kind, place in places)
+    return struct.pack(">II", len(places), 68) + index + store + struct.pack(">I", epoch or 0) + bytes(800)
+
+
+def berkeley(values: list[bytes]) -> bytes:
+    """A hash of Berkeley DB with pages of 512 bytes: one page of entries, and a chain of pages for each value."""
+    pages = [struct.pack("<8xIIII", 0, 0x061561, 9, 512).ljust(512, b"\0"), b""]
+    entries = []
+    for value in values:
+        entries.append(struct.pack("<B3xII", 3, len(pages), len(value)))
+        parts = [value[start:start + 486] for start in range(0, len(value), 486)]
+        for left, part in zip(range(len(parts) - 1, -1, -1), parts, strict=True):
+            following = len(pages) + 1 if left else 0
+            pages.append(struct.pack("<16xIHHBB", following, 1, len(part), 0, 7) + part.ljust(486, b"\0"))
+    places = [place for number in range(len(values)) for place in (500 - 24 * number, 488 - 24 * number)]
+    page = bytearray(struct.pack("<20xHHBB", len(places), 0, 0, 13).ljust(512, b"\0"))
+    struct.pack_into(f"<{len(places)}H", page, 26, *places)
+    for place, entry in zip(places[1::2], entries, strict=True):
+        page[place:place + 12] = entry
+    pages[1] = bytes(page)
+    return b"".join(pages)
+
+
+def packages_in(files: Mapping[str, bytes]) -> list[tuple[str, str]]:
+    tree: Any = Files(files)
+    return [(package.name, package.version) for package in rpm.packages(tree)]
+
+
+def test_berkeley_db_is_read() -> None:
+    database = berkeley([header("glibc"), header("bash", epoch=2)])
+    assert packages_in({"/var/lib/rpm/Packages": database}) == [("bash", "2:1.2-3.al8"), ("glibc", "1.2-3.al8")]
+    with pytest.raises(DiskDamaged):
+        packages_in({"/var/lib/rpm/Packages": database[:1024]})
+
+
+def test_sqlite_is_read(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "db")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("CREATE TABLE Packages (hnum INTEGER PRIMARY KEY, blob BLOB)")
+    connection.execute("INSERT INTO Packages VALUES (1, ?)", [header("glibc")])
+    connection.commit()
+    database, written = (tmp_path / "db").read_bytes(), (tmp_path / "db-wal").read_bytes()
+    connection.close()
+    place = "/usr/lib/sysimage/rpm/rpmdb.sqlite"
+    assert packages_in({place: database, f"{place}-wal": written}) == [("glibc", "1.2-3.al8")]
+    with pytest.raises(DiskDamaged):
+        packages_in({place: b"SQLite format 3\0" + bytes(84)})
+
+
+def test_an_endless_query_of_a_database_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rpm, "_STEPS", 10_000)
+    connection = sqlite3.connect(tmp_path / "db")
+    connection.execute("CREATE VIEW Packages AS WITH RECURSIVE n(blob) AS (SELECT 1 UNION ALL SELECT blob + 1 FROM n) "
+                       "SELECT blob FROM n")  # fmt: skip
+    connection.close()
+    with pytest.raises(DiskDamaged, match="interrupted"):
+        packages_in({"/var/lib/rpm/rpmdb.sqlite": (tmp_path / "db").read_bytes()})
+
+
+def test_ndb_is_not_judged() -> None:
+    with pytest.raises(NotJudged, match="ndb"):
+        packages_in({"/usr/lib/sysimage/rpm/Packages.db": b"RpmP"})
+    with pytest.raises(NotJudged, match="neither"):
+        packages_in({})
