@@ -130,14 +130,14 @@ class Measuring:
             started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._started)),
             image_digest=prepared.image.sha256,
             image_version=printable(option.image_version or self._image[1])[:_LONGEST],
-            revision=option.revision or _revision(),
+            revision=printable(option.revision or _revision())[:_LONGEST],
             profile=self._image[0],
             instance_type=prepared.wish.instance_type,
             accelerator=str(prepared.accelerator.kind),
             qemu=prepared.emulator.version,
-            host_class=option.host_class or _host_class(collector.host(prepared)),
+            host_class=printable(option.host_class or _host_class(collector.host(prepared)))[:_LONGEST],
             kind=Kind.RELEASE if option.perf_release else Kind.BUILD,
-            reports=option.reports_url,
+            reports=printable(option.reports_url),
         )  # fmt: skip
 
 

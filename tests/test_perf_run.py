@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from lifsea_testbed.perf.history import History
 from lifsea_testbed.perf.measure import Measure
 from lifsea_testbed.perf.metric import Better, Kind
 from tests.boot_sector import raw_image
+from tests.perf_cases import BOOT, build, samples
 
 SUITE = '''
 import pytest
@@ -82,24 +84,26 @@ def test_figures_are_written_for_later(place: pytest.Pytester) -> None:
 
 
 def test_figures_come_through_workers(place: pytest.Pytester) -> None:
-    assert judge(place, "3.1", 1.0, "-n", "2", "--history", "history.db").ret == 0
+    result = judge(place, "3.1", 1.0, "-n", "2", "--history", "history.db", "--perf-release")
+    assert result.ret == 0
     assert sorted(boots(place)) == BOOTS
+    result.stdout.fnmatch_lines(["*boot not compared (the history has no release in this setting)*"])
     with History(str(place.path / "history.db")) as history:
         assert len(list(history.samples())) == 21
+        assert [each.kind for each in history.builds()] == [Kind.RELEASE]
 
 
 def test_the_gate_compares_with_the_last_release(place: pytest.Pytester) -> None:
     """Slower by 30 % and over its budget, an image fails the gate; without the gate, that is only said."""
-    released = judge(place, "3.1", 1.0, "--history", "history.db", "--perf-release")
-    released.stdout.fnmatch_lines(["*boot not compared (the history has no release in this setting)*"])
-    shown = judge(place, "3.2", 1.3, "--history", "history.db")
-    shown.stdout.fnmatch_lines(["*boot regressed: *(against 3.1)", "*packages unchanged: 203 → 203 packages *"])
-    gated = judge(place, "3.3", 1.3, "--history", "history.db", "--perf-gate")
-    gated.stdout.fnmatch_lines(["verdict: fail - *; boot regressed: *; boot over budget: * (reports/gate.json)"])
-    assert (released.ret, shown.ret, gated.ret) == (0, 0, 1)
+    boot = replace(BOOT, definition="Until ready.")
+    released = build(kind=Kind.RELEASE, profile="quick", accelerator="tcg", host_class="rack 1")
     with History(str(place.path / "history.db")) as history:
-        kinds = {each.image_version: each.kind for each in history.builds()}
-    assert kinds == {"3.1": Kind.RELEASE, "3.2": Kind.BUILD, "3.3": Kind.BUILD}
+        history.add(samples(released, BOOTS, boot))
+    options = ["--history", "history.db", "--host-class", "rack 1"]
+    shown, gated = (judge(place, "3.2", 1.3, *options, *gate) for gate in ([], ["--perf-gate"]))
+    shown.stdout.fnmatch_lines(["*boot regressed: 2.0045 → 2.60585 s (+30.0%, *(against 3.0*)", "verdict: pass - *"])
+    gated.stdout.fnmatch_lines(["verdict: fail - *; boot regressed: *; boot over budget: * (reports/gate.json)"])
+    assert (shown.ret, gated.ret) == (0, 1)
 
 
 @pytest.mark.parametrize(("options", "complaint"), [
@@ -123,18 +127,20 @@ def test_a_suite_without_figures_leaves_no_file(place: pytest.Pytester) -> None:
     assert not (place.path / "reports/metrics.jsonl").exists()
 
 
-def test_without_an_image_figures_go_nowhere(pytester: pytest.Pytester) -> None:
-    pytester.makepyfile("def test_one(measure): measure('boot', 2, unit='s', better='lower')")
-    pytester.runpytest_subprocess().assert_outcomes(passed=1)
-    assert not (pytester.path / "reports").exists()
-
-
 @pytest.mark.parametrize(("name", "value"), [
     ("Boot time", 1.0), ("", 1.0), ("a/b/c", 1.0), ("-x", 1.0), ("boot", float("nan")), ("boot", float("inf")),
 ])  # fmt: skip
 def test_what_is_no_figure_is_refused(name: str, value: float) -> None:
     with pytest.raises(CallerError):
         Measure()(name, value, unit="s", better="lower")
+
+
+@pytest.mark.parametrize("text", ["\x00", "s\x1b[2J", "s" * 5000])
+def test_units_and_definitions_are_plain_text(text: str) -> None:
+    with pytest.raises(CallerError):
+        Measure()("boot", 1.0, unit=text, better="lower")
+    with pytest.raises(CallerError):
+        Measure()("boot", 1.0, unit="s", better="lower", definition=text)
 
 
 def test_a_figure_survives_its_way_through_json(tmp_path: Path) -> None:
@@ -145,7 +151,15 @@ def test_a_figure_survives_its_way_through_json(tmp_path: Path) -> None:
     assert (taken.value, taken.metric.better) == (1.0, Better.HIGHER)
 
 
-def test_the_plugin_unused_loads_nothing_heavy(pytester: pytest.Pytester) -> None:
-    heavy = "('sqlalchemy', 'alembic', 'numpy', 'scipy', 'otava')"
-    pytester.makepyfile(f"import sys\ndef test_one(): assert [name for name in {heavy} if name in sys.modules] == []")
+UNUSED = """
+import sys
+def test_one(measure):
+    measure("boot", 2, unit="s", better="lower")
+    assert not {"sqlalchemy", "alembic", "numpy", "scipy", "otava"} & set(sys.modules)
+"""
+
+
+def test_without_an_image_figures_go_nowhere_and_nothing_heavy_is_loaded(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(UNUSED)
     pytester.runpytest_subprocess().assert_outcomes(passed=1)
+    assert not (pytester.path / "reports").exists()

@@ -21,8 +21,8 @@ from lifsea_testbed.perf.metric import Better, Build, Kind, Metric, Sample
 from lifsea_testbed.perf.schema import BUILDS, METRICS, SAMPLES
 
 _BATCH = 5000
-#: How long an SQLite file may be in use by another run.
-_LOCK_SECONDS = 60
+#: How long, in seconds, an SQLite file may be in use by another run, and a server may take to answer.
+_PATIENCE: dict[str, dict[str, Any]] = {"sqlite": {"timeout": 60}, "postgresql": {"connect_timeout": 10}}
 #: An arbitrary number under which PostgreSQL lets one process at a time migrate.
 _MIGRATION_LOCK = 0x11F5EA
 
@@ -40,8 +40,7 @@ class History:
         self.place = place
         with _explained(place):
             url = _url(place)
-            patience: dict[str, Any] = {"timeout": _LOCK_SECONDS} if url.get_backend_name() == "sqlite" else {}
-            self._engine = sa.create_engine(url, connect_args=patience)
+            self._engine = sa.create_engine(url, connect_args=_PATIENCE[url.get_backend_name()])
             try:
                 self._migrate()
             except BaseException:

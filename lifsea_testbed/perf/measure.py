@@ -10,9 +10,11 @@ from typing import Any, Literal
 
 from lifsea_testbed.errors import CallerError
 from lifsea_testbed.perf.metric import Better, Metric
+from lifsea_testbed.text import printable
 
 #: A slash makes the metric a phase of the one before it: `boot/kernel` is a part of `boot`.
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)?")
+_LONGEST = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +49,14 @@ class Measure:
         `exact` is for what does not vary, such as a count of packages: it is judged without statistics.
 
         Raises:
-            CallerError: the name or the value is none.
+            CallerError: the name or the value is none, or a text has control characters in it.
         """
         if not _NAME.fullmatch(name):
             raise CallerError(f"{name!r} is no name of a metric",
                               hint="lower case, digits, dots and dashes; one slash before a phase")
         if not math.isfinite(value):
             raise CallerError(f"{name}: {value} is no figure", hint="measure what has a value")
+        if not all(printable(text) == text and len(text) <= _LONGEST for text in (unit, definition)):
+            raise CallerError(f"{name}: the unit or the definition is no plain text", hint="say it in words")
         metric = Metric(name=name, unit=unit, better=Better(better), definition=definition, exact=exact)
         self.taken.append(Measurement(metric=metric, value=float(value)))
