@@ -17,6 +17,7 @@ PACKAGE = ROOT / "lifsea_testbed"
 ROOMS = (
     "errors", "deadline", "text", "lifeline", "claims", "image", "disk", "profile", "ecs", "qemu", "console", "guest",
     "boot", "machine", "scenario", "bench", "preflight", "report", "run", "claim", "plugin",
+    "interactive", "cli", "__main__",
 )  # fmt: skip
 #: Who may import a library; to swap it is to touch one room.
 OWNERS = {
