@@ -1,6 +1,4 @@
-"""Makes `python -m lifsea_testbed` run the command line."""
-
-from __future__ import annotations
+"""Runs the command line."""
 
 import sys
 

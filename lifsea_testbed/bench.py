@@ -117,13 +117,25 @@ class Bench:
         """
         if self._hopeless is not None:
             raise copy.copy(self._hopeless)
+        with self._made(name) as machine:
+            self._power_on(machine)
+            yield machine
+
+    @contextlib.contextmanager
+    def started(self, name: str, *, user_data: bytes) -> Iterator[Machine]:
+        """A new machine that was given that user-data, powered on and not waited for."""
+        with self._made(name, user_data) as machine:
+            machine.start()
+            yield machine
+
+    @contextlib.contextmanager
+    def _made(self, name: str, user_data: bytes | None = None) -> Iterator[Machine]:
         with self._directories(name) as (directory, records):
             machine = Machine(
                 hardware=self._hardware(), image=self.image, profile=lambda: self.profile, patience=self.patience,
-                directory=directory, records=records, confinement=self.accelerator.confinement,
+                directory=directory, records=records, confinement=self.accelerator.confinement, user_data=user_data,
             )  # fmt: skip
             try:
-                self._power_on(machine)
                 yield machine
             finally:
                 machine.close()

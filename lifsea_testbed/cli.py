@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from lifsea_testbed.ecs import catalogue
 from lifsea_testbed.errors import CallerError, Explained
 from lifsea_testbed.text import printable
 
@@ -38,10 +39,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lifsea_testbed", description="What is not a run of pytest.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_shell(commands.add_parser("shell", help="boot an image and sit down at its console"))
     _add_dashboard(commands.add_parser("dashboard", help="write a history as a static site"))
     history = commands.add_parser("history", help="carry a history from place to place")
     _add_history(history.add_subparsers(required=True, metavar="COMMAND"))
     return parser
+
+
+def _add_shell(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--image", required=True, metavar="FILE", help="a qcow2 or raw image; it is never written")
+    parser.add_argument("--profile", default="auto", metavar="NAME", help="(default: %(default)s)")
+    parser.add_argument("--instance-type", default=catalogue.DEFAULT, metavar="TYPE", help="(default: %(default)s)")
+    parser.add_argument("--accel", default="auto", choices=("auto", "kvm", "tcg"), help="(default: %(default)s)")
+    parser.add_argument("--reports", type=Path, default=Path("reports"), metavar="DIR",
+                        help="where the transcript goes (default: %(default)s)")
+    parser.set_defaults(command=_shell)
 
 
 def _add_dashboard(parser: argparse.ArgumentParser) -> None:
@@ -64,6 +76,19 @@ def _add_history(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     importing.set_defaults(command=_import)
     exporting.set_defaults(command=_export)
     merging.set_defaults(command=_merge)
+
+
+def _shell(options: argparse.Namespace) -> None:
+    from lifsea_testbed.interactive import sit_down
+    from lifsea_testbed.preflight import Wish, prepare
+
+    wish = Wish(image=options.image, next_image=None, profile=options.profile, instance_type=options.instance_type,
+                accelerator=options.accel, reports=options.reports.resolve())  # fmt: skip
+    bench = prepare(wish).bench()
+    try:
+        sit_down(bench)
+    finally:
+        bench.close()
 
 
 def _dashboard(options: argparse.Namespace) -> None:

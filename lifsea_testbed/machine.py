@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shlex
 import time
@@ -18,7 +19,7 @@ from lifsea_testbed.ecs.instance import TIME_SERVERS, Instance
 from lifsea_testbed.ecs.metadata import Metadata, Seen
 from lifsea_testbed.ecs.service import MetadataService
 from lifsea_testbed.errors import BootFailed, CommandFailed, GuestCrashed, GuestFailure, WaitTimedOut
-from lifsea_testbed.guest import system, transfer
+from lifsea_testbed.guest import offline, system, transfer
 from lifsea_testbed.guest.guest import Guest
 from lifsea_testbed.guest.shell import QUESTION
 from lifsea_testbed.image import Image
@@ -42,7 +43,7 @@ class Machine:
     """
 
     def __init__(self, *, hardware: argv.Hardware, image: Image, profile: Callable[[], Profile], patience: Patience,
-                 directory: Path, records: Path, confinement: Confinement) -> None:
+                 directory: Path, records: Path, confinement: Confinement, user_data: bytes | None = None) -> None:
         self.instance: Instance = hardware.instance
         self.records = records
         self.guest = Guest(self, profile)
@@ -57,7 +58,8 @@ class Machine:
         self._directory = directory
         self._confinement = confinement
         self._overlay = directory / "overlay.qcow2"
-        user_data = access.user_data(argv.CHANNEL_PORT, profile().access.line)
+        if user_data is None:
+            user_data = access.user_data(argv.CHANNEL_PORT, profile().access.line)
         metadata = Metadata(self.instance, user_data=user_data, token_required=profile().metadata.token == "required")
         overlay.create(self._overlay, image_size=image.virtual_size)
         confinement.admit(directory)
@@ -113,6 +115,15 @@ class Machine:
             GuestCrashed: the console, or QEMU, said that the guest will never come up.
             LaunchError: QEMU did not start.
         """
+        self.start()
+        self._await_shell()
+
+    def start(self) -> None:
+        """Powers on, and returns while the firmware starts.
+
+        Raises:
+            LaunchError: QEMU did not start.
+        """
         boot = Boot(self._hardware, image=self._image, overlay=self._overlay, directory=self._directory,
                     transcript=self.records / f"transcript-{len(self.boots) + 1}.txt",
                     confinement=self._confinement,
@@ -120,7 +131,6 @@ class Machine:
         self.boots.append(boot)
         self._record("qemu-argv.txt", f"{shlex.join(boot.command)}\n")
         boot.start()
-        self._await_shell()
 
     def run(self, command: str | Sequence[str], *, check: bool = True, within: float = QUESTION,
             input: bytes = b"") -> CommandResult:
@@ -304,6 +314,7 @@ class Machine:
     def _await_sign_of_readiness(self) -> None:
         """Waits, without a shell, for the console line of the profile, or for an answer of Cloud Assistant."""
         self.boot.do_without_shell()
+        self.guest.offline = functools.cache(lambda: offline.read(self._image))
         wanted, deadline = self._profile().boot.ready_line, self._patience.deadline(self._profile().boot.shell_within)
         try:
             if wanted:

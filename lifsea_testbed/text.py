@@ -8,6 +8,9 @@ import re
 _ESCAPES = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|[ -/]*[0-~])"
 )
+_STRINGS = re.compile(
+    rb"\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b\[[0-9;?>=]*[cn]|\x1b\[[0-9;]*t|\x05"
+)
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -19,6 +22,14 @@ def printable(data: bytes | str) -> str:
     text = data.decode("utf-8", "replace") if isinstance(data, bytes) else data
     text = _ESCAPES.sub("", text).replace("\r\n", "\n").rstrip("\r")
     return _CONTROLS.sub(lambda control: f"\\x{ord(control.group()):02x}", text)
+
+
+def harmless(data: bytes) -> bytes:
+    """Returns a terminal's bytes without the strings that drive more than its screen: titles, clipboard, replies.
+
+    Those are OSC, DCS, SOS, PM and APC (ECMA-48), and the requests that a terminal answers as if keys were typed.
+    """
+    return _STRINGS.sub(b"", data)
 
 
 def slug(name: str, *, limit: int = 100) -> str:

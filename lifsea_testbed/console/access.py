@@ -35,6 +35,14 @@ def user_data(port: str, line: Line) -> bytes:
                              taking=taking).encode()  # fmt: skip
 
 
+def person_at_console() -> bytes:
+    """Returns a user-data script that opens a root shell for a person on ttyS0, now and at each later boot."""
+    opening = 'export TERM=vt220; cd /root; if command -v bash >/dev/null; then exec bash -l; else exec sh -l; fi\n'
+    script = _USER_DATA.format(directory=_DIRECTORY, runs=RUNS, unit=_UNIT, agent="", opening=opening,
+                               taking=_TAKE_TERMINAL.format(line=Line.SERIAL))  # fmt: skip
+    return script.replace("[Service]\n", f"[Service]\nStandardInput=tty-force\nTTYPath=/dev/{Line.SERIAL}\n").encode()
+
+
 def log_in(console: Transcript, access: Access, deadline: Deadline) -> None:
     """Logs in on a console that asks for a name, and for a password if the user has one.
 

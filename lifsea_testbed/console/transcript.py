@@ -92,6 +92,7 @@ class Transcript:
         self._count = 0
         self._reader = LineReader()
         self._splitter = Splitter()
+        self._see: Callable[[bytes], None] = lambda data: None
         self._offer: Callable[[Frame], bool] = lambda frame: False
         self._closed = False
         self._written = 0
@@ -170,6 +171,10 @@ class Transcript:
             self._lifeline.check()
             raise ChannelError(f"QEMU closed the console: {error}") from error
 
+    def tap(self, see: Callable[[bytes], None]) -> None:
+        """Has the console's bytes passed to `see` as well, as they come, for a person who looks on."""
+        self._see = see
+
     def give_frames_to(self, offer: Callable[[Frame], bool]) -> None:
         """Has each frame of a command channel offered to `offer` from now on; one that it declines is text."""
         self._offer = offer
@@ -199,6 +204,7 @@ class Transcript:
 
     def _without_frames(self, data: bytes) -> bytes:
         """What is left for people when a channel has taken the frames that are meant for it."""
+        self._see(data)
         text, frames = self._splitter.feed(data)
         return text + b"".join(b"%s\n" % frame.payload for frame in frames if not self._offer(frame))
 
