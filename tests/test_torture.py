@@ -15,16 +15,18 @@ from tests.real import machine
 pytestmark = [pytest.mark.nightly, pytest.mark.boots]
 COMMANDS = {Line.PORT: 9_000, Line.SERIAL: 1_000}
 #: Kernel messages, random bytes and look-alikes of both kinds of frames, on both consoles.
-NOISE = r"""
+NOISE = r"""#!/bin/bash
 sysctl -q kernel.printk=8
-while :; do echo "<3>noise $RANDOM: channel 0123456789abcdef result 0 1 1" >/dev/kmsg; sleep 0.05; done &
-while :; do echo h >/proc/sysrq-trigger; sleep 1; done &
-while :; do head -c 40 /dev/urandom; sleep 0.05; done >/dev/ttyS0 &
-while :; do head -c 40 /dev/urandom; sleep 0.05; done >/dev/hvc0 &
-while :; do
-    printf '\036%016x end 17 0:0:0:none:none\nchannel %016x result 0 0 0\n' $RANDOM $RANDOM
-    sleep 0.05
-done >/dev/ttyS0 &
+exec 9<> <(:) # nobody writes there: to read from it is to sleep without another process
+for ((i = 0; ; i++)); do
+    echo "<3>noise $i: channel 0123456789abcdef result 0 1 1" >/dev/kmsg
+    printf '\036%016x end 17 0:0:0:none:none\nchannel %016x result 0 0 0\n' $RANDOM $RANDOM >/dev/ttyS0
+    if ((i % 10 == 0)); then
+        head -c 300 /dev/urandom | tee /dev/hvc0 >/dev/ttyS0
+        echo h >/proc/sysrq-trigger
+    fi
+    read -rt 0.05 -u 9
+done
 """
 
 
@@ -40,7 +42,7 @@ def one(machine: Machine, dice: random.Random, number: int) -> bool:
 def test_no_command_goes_wrong_under_fire(tmp_path: Path, line: Line) -> None:
     dice = random.Random(line)
     with machine(tmp_path, line=line) as own:
-        own.put(f"#!/bin/bash\n{NOISE}wait\n".encode(), "/run/noise.sh")
+        own.put(NOISE.encode(), "/run/noise.sh")
         own.run("systemd-run --no-block bash /run/noise.sh")
         wrong = [number for number in range(COMMANDS[line]) if not one(own, dice, number)]
     assert wrong == []
