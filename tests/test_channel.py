@@ -127,6 +127,27 @@ def test_a_shell_that_goes_away_ends_the_wait_and_is_greeted_anew() -> None:
         assert channel.run("true", deadline=Deadline.after(SOON)).ok
 
 
+def test_what_is_left_running_does_not_print_into_later_answers(channel: PortChannel) -> None:
+    noise = channel.run("while :; do echo noise; sleep 0.01; done 2>&1 & echo $! >&2", deadline=Deadline.after(SOON))
+    for _ in range(12):
+        assert channel.run("sleep 0.05; echo mine", deadline=Deadline.after(SOON)).stdout == "mine\n"
+    channel.run(f"kill {noise.stderr}", deadline=Deadline.after(SOON))
+
+
+@pytest.mark.parametrize(("script", "status", "output"), [
+    ("", 0, ""), ("exit 3", 3, ""), ("false", 1, ""), ("trap 'echo bye' EXIT", 0, "bye\n"),
+    ("echo() { :; }; true", 0, ""),
+    ("set -eu; true", 0, ""), ("printf '%s' 'a '", 0, "a "), ("exec true", 0, ""), ("printf x\nprintf y", 0, "xy"),
+    ("set -- a b; echo $#", 0, "2\n"), ("syntax (error", 2, ""), ("cd /; unset PATH; true", 0, ""),
+])  # fmt: skip
+def test_a_script_may_do_as_it_likes_with_its_shell(
+    channel: PortChannel, script: str, status: int, output: str
+) -> None:
+    for _ in range(5):
+        result = channel.run(script, deadline=Deadline.after(SOON))
+        assert (result.exit_status, result.stdout) == (status, output)
+
+
 @pytest.mark.parametrize(("status", "by"), [
     (137, signal.SIGKILL), (130, signal.SIGINT), (1, None), (128, None), (255, None),
 ])  # fmt: skip

@@ -6,33 +6,48 @@
 #   answer    channel NONCE hello BOOT-ID\n
 #             channel NONCE result STATUS OUTPUT ERRORS\n     then both, so many bytes
 #
-# To start a shell is the slow part of a small command, so shells are started ahead. In each slot one waits at a pipe,
-# in a session of its own, whose process group is what `kill` kills; when it has ended, the slot answers and starts anew.
-# This process alone can write to the pipes: when it is gone, the shells that wait are gone.
+# To start a shell is the slow part of a small command, and to wait for its end the next slow. So shells are started
+# ahead: in each slot one waits at a pipe, in a session of its own, whose process group is what `kill` kills. A script
+# of one line that comes to its end without output is answered by its own shell; for all else the slot waits for the
+# shell's end, answers, and starts the next one. Only this process writes to the pipes: when it is gone, they all are.
 # Needs a POSIX shell, head, mkdir, mkfifo, rm, setsid, and stat or wc.
 agent=$0 port=$1 work=${2:-/run/lifsea-testbed} slots=4
 
 if [ "$port" = --wait ]; then
 	echo $$ >"$work.group"
-	read -r _ || exit
-	set -- "$work.script"
-	exec <"$work.input" >"$work.out" 2>"$work.err" 3>&-
-	unset agent port work slots
-	. "$1"
+	exec 5>"$work.nonce"
+	read -r _lifsea_nonce lines input script || exit
+	echo "$_lifsea_nonce" >&5
+	_lifsea_slot=$work
+	exec <"$input" >"$work.out" 2>"$work.err"
+	unset agent port slots work input
+	if [ "$lines" != 1 ]; then
+		exec 3>&- 5>&-
+		. "$_lifsea_slot.script"
+		exit
+	fi
+	set -- # no arguments
+	eval "${script%.}" 3>&- 5>&-
+	_lifsea_status=$?
+	# An own trap on exit has still to run, and output has to be measured: the slot does that.
+	case $script in *trap*) exit "$_lifsea_status" ;; esac
+	unset -f test echo
+	if test -s "$_lifsea_slot.out" || test -s "$_lifsea_slot.err"; then exit "$_lifsea_status"; fi
+	echo answered >&5
+	echo "channel $_lifsea_nonce result $_lifsea_status 0 0" >&3
 	exit
 fi
 
 sizes() { stat -c %s "$@" 2>/dev/null || for file; do wc -c <"$file"; done; }
 
 answer() { # SLOT STATUS
-	read -r nonce <"$1.nonce" || exit
-	: >"$1.nonce"
+	{ read -r nonce || exit; read -r answered && return; } <"$1.nonce"
 	if [ -s "$1.out" ] || [ -s "$1.err" ]; then
 		# What still runs in the background may go on to write: no more is sent than was announced.
 		set -- "$1" "$2" $(sizes "$1.out" "$1.err")
 		echo "channel $nonce result $2 $3 $4"
-		head -c "$3" "$1.out"
-		head -c "$4" "$1.err"
+		[ "$3" = 0 ] || head -c "$3" "$1.out"
+		[ "$4" = 0 ] || head -c "$4" "$1.err"
 	else
 		echo "channel $nonce result $2 0 0"
 	fi
@@ -41,8 +56,7 @@ answer() { # SLOT STATUS
 serve() { # SLOT
 	exec 8<"$1.go" 4>&- 5>&- 6>&- 7>&-
 	while :; do
-		: >"$1.out"
-		: >"$1.err"
+		rm -f "$1.out" "$1.err" # what an earlier command left running keeps its own
 		setsid sh "$agent" --wait "$1" <&8 8<&- >/dev/null 2>&1
 		answer "$1" $? >&3
 	done
@@ -66,7 +80,7 @@ for slot in 1 2 3 4; do
 	serve "$work/$slot" &
 done
 slot=0
-while read -r verb nonce script input <&3; do
+while read -r verb nonce count size <&3; do
 	case $verb in
 	hello)
 		read -r boot </proc/sys/kernel/random/boot_id
@@ -74,18 +88,19 @@ while read -r verb nonce script input <&3; do
 		;;
 	run)
 		while slot=$((slot % slots + 1)) && [ -s "$work/$slot.nonce" ]; do :; done
-		here=$work/$slot
-		echo "$nonce" >"$here.nonce"
-		lines "$script" >"$here.script"
-		if [ "$input" = 0 ]; then : >"$here.input"; else head -c "$input" <&3 >"$here.input"; fi
-		echo >&$((slot + 3))
+		input=/dev/null script=
+		if [ "$count" = 1 ]; then IFS= read -r script <&3; else lines "$count" >"$work/$slot.script"; fi
+		if [ "$size" != 0 ]; then
+			input=$work/$slot.input
+			head -c "$size" <&3 >"$input"
+		fi
+		printf '%s\n' "$nonce $count $input $script." >&$((slot + 3))
 		;;
 	kill)
-		for slot in "$work"/*.nonce; do
-			read -r busy <"$slot" && [ "$busy" = "$nonce" ] || continue
-			read -r group <"${slot%.nonce}.group" && kill -KILL "-$group" 2>/dev/null
+		for file in "$work"/*.nonce; do
+			read -r busy <"$file" && [ "$busy" = "$nonce" ] || continue
+			read -r group <"${file%.nonce}.group" && kill -KILL "-$group" 2>/dev/null
 		done
-		slot=0
 		;;
 	esac
 done
