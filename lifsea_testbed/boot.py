@@ -149,6 +149,8 @@ class Boot:
         self._port.close()
         self.assistant.close()
         self.monitor.close()
+        self.lifeline.end(lambda: LaunchError("the machine is off"))
+        self.lifeline.close()
 
     def _on_exit(self, process: QemuProcess) -> None:
         if self.lifeline.end_is_expected:

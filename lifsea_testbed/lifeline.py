@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import threading
@@ -50,7 +49,8 @@ class Lifeline:
                 return
             self._reason = reason
             watchers = list(self._watchers)
-        os.eventfd_write(self._event, 1)
+            if self._event >= 0:
+                os.eventfd_write(self._event, 1)
         for wake in watchers:
             wake()
 
@@ -74,14 +74,17 @@ class Lifeline:
 
     def pause(self, seconds: float, deadline: Deadline) -> None:
         """Waits that long, or until the deadline; raises the reason as soon as the machine is gone."""
+        self.check()
         select.select([self._event], [], [], min(seconds, deadline.remaining))
         self.check()
 
     def wait(self, deadline: Deadline) -> bool:
         """Waits for the end and returns whether it came before the deadline."""
-        return bool(select.select([self._event], [], [], deadline.remaining)[0])
+        return self.ended or bool(select.select([self._event], [], [], deadline.remaining)[0])
 
     def close(self) -> None:
-        """Gives the descriptor back."""
-        with contextlib.suppress(OSError):
-            os.close(self._event)
+        """Gives the descriptor back, once the end is known; a second time does nothing."""
+        with self._lock:
+            event, self._event = self._event, -1
+        if event >= 0:
+            os.close(event)

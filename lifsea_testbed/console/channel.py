@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 import signal
 import socket
@@ -127,14 +126,20 @@ class PortChannel:
             WaitTimedOut: nobody answered in time.
         """
         nonce = new_nonce()
-        while True:
+        while not deadline.expired:
+            self._expect_shell()
             self._send(frames.hello(nonce))
-            with contextlib.suppress(WaitTimedOut):
+            try:
                 boot_id = self._await_hello(nonce, Deadline.after(min(_GREETING_EVERY, deadline.remaining)))
+            except WaitTimedOut:
+                continue
+            except ChannelError:
+                if not self._shell.ended:  # a port that somebody closed may be opened again; anything else is final
+                    raise
+            else:
                 self._in_step = True
                 return boot_id
-            if deadline.expired:
-                raise WaitTimedOut(f"no shell opened on the channel within {deadline.allowance:.0f} s")
+        raise WaitTimedOut(f"no shell opened on the channel within {deadline.allowance:.0f} s")
 
     def run(self, script: str, *, input: bytes = b"", deadline: Deadline) -> CommandResult:
         """Runs a script of the POSIX shell and returns how it ended.
@@ -165,23 +170,29 @@ class PortChannel:
     def close(self) -> None:
         """Hangs up."""
         self._wire.close()
+        self._shell.close()
 
     def _end_with_machine(self) -> None:
         self._shell.end(self._machine.reason)
 
     def _get_in_step(self) -> None:
         """Greets anew after the shell went away, or said something that nobody asked for."""
-        self._machine.check()
-        if self._shell.ended:
-            self._shell = Lifeline()
-            self._machine.on_end(self._end_with_machine)
-            self._in_step = False
+        self._expect_shell()
         if not self._in_step:
             try:
                 self.greet(Deadline.after(GRACE))
             except WaitTimedOut as error:
                 raise ChannelError("the guest's end of the channel does not answer any more",
                                    evidence=error.happened) from None
+
+    def _expect_shell(self) -> None:
+        """Lets waits last again after the port was closed; raises the reason if the machine is gone."""
+        self._machine.check()
+        if self._shell.ended:
+            self._shell.close()
+            self._shell = Lifeline()
+            self._machine.on_end(self._end_with_machine)
+            self._in_step = False
 
     def _await_hello(self, nonce: str, deadline: Deadline) -> str:
         """Returns the boot id of the answer, passing over everything before it."""

@@ -46,6 +46,8 @@ class Wire:
             HungUp: the other end is closed.
             Explained: the lifeline's reason, at once when the machine ends.
         """
+        if lifeline is not None:
+            lifeline.check()
         watched = [self._spawn.child_fd, *([lifeline.fileno()] if lifeline else [])]
         ready, _, _ = select.select(watched, [], [], deadline.remaining)
         if lifeline is not None:

@@ -1,0 +1,189 @@
+"""The command channel beside a bare serial port, labgrid's shell and a bare QEMU: `python -m benchmarks.channel`.
+
+All on one guest, in turns, since timings of one hour say nothing of the next. About ten minutes under emulation. Needs
+labgrid: `pip install -e .[benchmarks]`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import socket
+import statistics
+import subprocess
+import tempfile
+import threading
+import time
+import tty
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from labgrid import Target
+from labgrid.driver import SerialDriver, ShellDriver
+from labgrid.resource import RawSerialPort
+
+from lifsea_testbed.bench import Bench
+from lifsea_testbed.console import frames
+from lifsea_testbed.deadline import Deadline
+from lifsea_testbed.machine import Machine
+from lifsea_testbed.qemu import argv
+from tests import real
+
+ROUNDS, COMMANDS, BOOTS = 3, 30, 5
+#: Between two commands a test thinks for a moment; without one, the same is measured as well.
+PAUSE = 0.06
+OUTPUT, LABGRID_OUTPUT = 10_000_000, 200_000
+_LONG = 600.0
+_AUTOLOGIN = r"""mkdir -p /etc/systemd/system/serial-getty@ttyS0.service.d
+printf '[Service]\nExecStart=\nExecStart=-/sbin/agetty --autologin root --keep-baud 115200 %%I dumb\n' \
+    >/etc/systemd/system/serial-getty@ttyS0.service.d/autologin.conf
+systemctl daemon-reload; systemctl restart serial-getty@ttyS0.service"""
+#: Has a shell, and nothing else, on the channel's own port, until it is told to exit.
+_BARE_SHELL = """for name in /sys/class/virtio-ports/*/name; do
+    if [ "$(cat $name)" = org.lifsea.testbed.0 ]; then port=${name%/name}; fi
+done
+systemd-run --no-block sh -c "sleep 0.2; systemctl stop lifsea-testbed-shell; exec 3<>/dev/${port##*/}
+    sh <&3 >&3 2>/dev/null; systemctl start lifsea-testbed-shell"
+"""
+
+
+def timed(act: Callable[[], object], *, pause: float = PAUSE, count: int = COMMANDS) -> list[float]:
+    """How long it takes each time, in milliseconds."""
+    taken = []
+    for _ in range(count):
+        time.sleep(pause)
+        started = time.monotonic()
+        act()
+        taken.append((time.monotonic() - started) * 1000)
+    return taken
+
+
+@contextlib.contextmanager
+def labgrid_shell(machine: Machine) -> Iterator[ShellDriver]:
+    """labgrid's own driver on ttyS0 of the same guest, where root is logged in without being asked."""
+    machine.run(_AUTOLOGIN, within=60.0)
+    ours, theirs = os.openpty()
+    tty.setraw(theirs)
+
+    def show(data: bytes) -> None:
+        os.write(ours, data)
+
+    def type_on() -> None:
+        with contextlib.suppress(OSError):
+            while keys := os.read(ours, 4096):
+                machine.boot.transcript.send(keys)
+
+    machine.boot.transcript.tap(show)
+    threading.Thread(target=type_on, daemon=True).start()
+    target = Target("benchmark")
+    RawSerialPort(target, name=None, port=os.ttyname(theirs), speed=115200)
+    SerialDriver(target, name=None)
+    shell = ShellDriver(target, name=None, prompt=r"root@\S+:\S*# ", login_prompt="login: ", username="root")
+    target.activate(shell)
+    yield shell
+    machine.boot.transcript.tap(lambda data: None)
+
+
+def raw_echo(machine: Machine) -> list[float]:
+    """A shell alone on the port of the channel: `echo` is typed and read back, with no framing at all."""
+    machine.run(_BARE_SHELL)
+    wire = machine.boot._port._wire
+    time.sleep(2.0)
+
+    def echo() -> None:
+        wire.send(b"echo x\n")
+        received = b""
+        while not received.endswith(b"x\n"):
+            received += wire.receive(Deadline.after(_LONG))
+
+    echo()
+    taken = timed(echo)
+    wire.send(b"exit\n")
+    machine.boot.channel.greet(Deadline.after(_LONG))
+    return taken
+
+
+def commands(machine: Machine, labgrid: ShellDriver) -> tuple[float, float]:
+    """Prints what a `true` costs on each, and returns the ratios to raw echo and of labgrid."""
+    raw, ours, hurried, theirs = list[float](), list[float](), list[float](), list[float]()
+    for _ in range(ROUNDS):
+        raw += raw_echo(machine)
+        ours += timed(lambda: machine.boot.channel.run("true", deadline=Deadline.after(_LONG)))
+        hurried += timed(lambda: machine.boot.channel.run("true", deadline=Deadline.after(_LONG)), pause=0.0)
+        theirs += timed(lambda: labgrid.run("true"), count=5)
+    for name, taken in (("raw echo", raw), ("channel", ours), ("channel, no pause", hurried), ("labgrid", theirs)):
+        print(f"true, {name}: median {statistics.median(taken):.2f} ms, least {min(taken):.2f} ms", flush=True)
+    return statistics.median(ours) / statistics.median(raw), statistics.median(theirs) / statistics.median(ours)
+
+
+def output(machine: Machine, labgrid: ShellDriver) -> float:
+    """Prints how fast output comes, and returns how many times as fast as labgrid's ours is."""
+    started = time.monotonic()
+    result = machine.run(f"head -c {OUTPUT} /dev/urandom", within=_LONG)
+    ours = len(result.output) / (time.monotonic() - started)
+    started = time.monotonic()
+    labgrid.run(f"head -c {LABGRID_OUTPUT * 3 // 4} /dev/urandom | base64", timeout=_LONG)
+    theirs = LABGRID_OUTPUT / (time.monotonic() - started)
+    print(f"output: channel {ours / 1e6:.2f} MB/s of any bytes, labgrid {theirs / 1e6:.4f} MB/s of text", flush=True)
+    return ours / theirs
+
+
+def bare_boot(bench: Bench) -> float:
+    """Seconds from the first instruction to the first answer of the shell, with nothing but a loop that reads."""
+    with bench._made("bare") as machine, contextlib.ExitStack() as stack:
+        pairs = {name: socket.socketpair() for name in ("monitor", "console", "assistant", "channel")}
+        files = [stack.enter_context(path.open(mode)) for path, mode in
+                 ((bench.image.path, "rb"), (machine._overlay, "r+b"))]  # fmt: skip
+        wires = argv.Wires(**{name: theirs.fileno() for name, (_, theirs) in pairs.items()},
+                           image=files[0].fileno(), overlay=files[1].fileno())
+        inherited = [wires.monitor, wires.console, wires.assistant, wires.channel, wires.image, wires.overlay]
+        qemu = subprocess.Popen(bench.accelerator.confinement.wrap(argv.command(machine._hardware, wires)),
+                                cwd=machine._directory, pass_fds=inherited)  # fmt: skip
+        try:
+            return _until_hello({name: ours for name, (ours, _) in pairs.items()})
+        finally:
+            qemu.kill()
+            qemu.wait()
+
+
+def _until_hello(wires: dict[str, socket.socket]) -> float:
+    wires["monitor"].recv(65536)
+    for command in ("qmp_capabilities", "cont"):
+        wires["monitor"].sendall(json.dumps({"execute": command}).encode())
+    started, received = time.monotonic(), b""
+    wires["channel"].sendall(frames.hello("0" * 16))
+    while b" hello " not in received:
+        for ready in select.select(list(wires.values()), [], [])[0]:
+            data = ready.recv(1 << 18)
+            received += data if ready is wires["channel"] else b""
+    return time.monotonic() - started
+
+
+def boots(bench: Bench) -> float:
+    """Prints how long boots take, in turns, and returns the median of the ratios."""
+    ratios = []
+    for number in range(BOOTS):
+        bare = bare_boot(bench)
+        with bench.machine(f"boot-{number}") as machine:
+            ratios.append(machine.shell_after / bare)
+            print(f"boot to first command: {machine.shell_after:.2f} s, bare QEMU {bare:.2f} s", flush=True)
+    return statistics.median(ratios)
+
+
+def main() -> None:
+    """Measures, and prints the figures; the last line has them all."""
+    with tempfile.TemporaryDirectory() as reports, real.bench(Path(reports)) as bench:
+        with bench.machine("commands") as machine:
+            machine.wait_until_ready()
+            machine.wait_until(machine.guest.kubelet_health, "the kubelet settles", within=60.0)
+            with labgrid_shell(machine) as labgrid:
+                raw, times = commands(machine, labgrid)
+                faster = output(machine, labgrid)
+        boot = boots(bench)
+    print(f"channel: command {raw:.2f}× raw, {times:.1f}× labgrid; output {faster:.0f}× labgrid; boot {boot:.3f}× bare")
+
+
+if __name__ == "__main__":
+    main()
