@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 import socket
 import time
 from collections.abc import Iterator
@@ -10,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from lifsea_testbed.console import fatal
+from lifsea_testbed.console import fatal, frames
+from lifsea_testbed.console.lines import Splitter
 from lifsea_testbed.console.transcript import LineReader, Transcript
 from lifsea_testbed.deadline import Deadline
-from lifsea_testbed.errors import GuestCrashed, WaitTimedOut
+from lifsea_testbed.errors import ChannelError, GuestCrashed, WaitTimedOut
 from lifsea_testbed.lifeline import Lifeline
 
 
@@ -37,7 +40,7 @@ def console(tmp_path: Path) -> Iterator[Console]:
     lifeline.close()
 
 
-@pytest.mark.parametrize(("line", "name"), [
+FATAL = [
     ("[    1.234567] Kernel panic - not syncing: VFS: Unable to mount root fs", "kernel panic"),
     ("Kernel panic - not syncing: Attempted to kill init!", "kernel panic"),
     ("[   12.0] BUG: unable to handle page fault for address: 0000", "kernel oops"),
@@ -49,14 +52,42 @@ def console(tmp_path: Path) -> Iterator[Console]:
     ("(initramfs) ", "initramfs shell"),
     ("grub rescue> ", "boot loader stopped"),
     ("No bootable device.", "firmware found nothing to boot"),
-])  # fmt: skip
+    ("[    1.909480] int3: 0000 [#1] SMP", "kernel oops"),
+    ("[    2.0] general protection fault, probably for non-canonical address 0xdead: 0000 [#1]", "kernel oops"),
+    ("[   50.1] Out of memory and no killable processes...", "out of memory with nothing to kill"),
+    ("[   50.1] oom-kill:constraint=CONSTRAINT_NONE,nodemask=(null),cpuset=/,mems_allowed=0,global_oom,"
+     "task_memcg=/system.slice/containerd.service,task=containerd,pid=300,uid=0", "out of memory in a system unit"),
+    ("[    1.0] VFS: Cannot open root device \"vda4\" or unknown-block(0,0): error -6", "root file system not mounted"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "name"), FATAL)
 def test_a_fatal_line_is_known(line: str, name: str) -> None:
     found = fatal.find(line)
     assert found is not None and found.name == name
 
 
+def test_every_kind_of_fatal_line_is_tried() -> None:
+    assert {kind.name for kind in fatal.TABLE} == {name for _, name in FATAL}
+
+
+def test_a_hundred_thousand_streams_upset_nothing() -> None:
+    """Frames, look-alikes and rubbish, cut anywhere: no exception but the protocol's own, no line without a bound."""
+    dice = random.Random(3)
+    words = [b"channel ", b"0123456789abcdef ", b"result ", b"hello ", b"\x1e", b"\n", b"\r\n", b"7 ", b"\x1b[2J"]
+    for _ in range(100_000):
+        stream = b"".join(dice.choices(words, k=dice.randrange(12))) + dice.randbytes(dice.randrange(6))
+        with contextlib.suppress(ChannelError):
+            frames.parse_header(stream, "0123456789abcdef")
+        text, _ = Splitter().feed(stream)
+        reader = LineReader()
+        lines = [line for at in range(0, len(text), 7) for line in reader.feed(text[at:at + 7], 0.0)] + reader.flush()
+        assert not any("\x1b" in line.text or "\n" in line.text for line in lines)
+
+
 @pytest.mark.parametrize("line", [
-    "", "login: ", "audit: user typed 'Kernel panic - not syncing' in a file name",
+    "", "login: ", "[    5.0] oom-kill:constraint=CONSTRAINT_MEMCG,task_memcg=/kubepods.slice/pod1,task=java",
+    "audit: user typed 'Kernel panic - not syncing' in a file name",
     "[    0.5] Kernel command line: root=/dev/vda4 panic=1", "error: no such file", "Reached target emergency.target",
     "[    1.0] Oopsie: a process of that name",
 ])  # fmt: skip

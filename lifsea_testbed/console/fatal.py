@@ -25,10 +25,12 @@ _STAMP = r"^(?:\[\s*\d+\.\d+\](?:\[[^\]]*\])? )?"
 #: mm/oom_kill.c of Linux; emergency.service of systemd; grub-core/normal and kern/rescue_reader of GRUB; dracut.
 TABLE = (
     _fatal("kernel panic", _STAMP + r"Kernel panic - not syncing"),
-    _fatal("kernel oops", _STAMP + r"(?:Oops(?:: | -)|BUG: unable to handle|general protection fault)"),
+    _fatal("kernel oops", _STAMP + r"(?:Oops(?:: | -)|BUG: unable to handle|general protection fault|"
+                                   r"[a-z0-9 ]+: [0-9a-f]{4} \[#\d+\])"),
     _fatal("kernel bug", _STAMP + r"kernel BUG at "),
     _fatal("soft lock-up", _STAMP + r"watchdog: BUG: soft lockup"),
     _fatal("hung task", _STAMP + r"INFO: task .+ blocked for more than \d+ seconds"),
+    _fatal("out of memory in a system unit", _STAMP + r"oom-kill:.*,task_memcg=/system\.slice/"),
     _fatal("out of memory with nothing to kill", _STAMP + r"Out of memory and no killable processes"),
     _fatal("emergency mode", r"You are in (?:emergency|rescue) mode|Cannot open access to console, the root account"),
     _fatal("initramfs shell", r"^(?:\(initramfs\)|dracut:/#|ALERT!.* does not exist)"),
