@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from lifsea_testbed.machine import Machine
     from lifsea_testbed.profile import Profile
     from lifsea_testbed.run import Run
-    from lifsea_testbed.scenario import Rebooted, RolledBack, Upgraded
+    from lifsea_testbed.scenario import Rebooted, RolledBack, Twins, Upgraded
 
 _RUN = "lifsea-testbed-run"
 #: The fixtures that are, or come from, a machine that the test does not share as it was booted.
-_CHANGED = frozenset({"own_machine", "rebooted", "upgraded"})
+_CHANGED = frozenset({"own_machine", "twins", "rebooted", "upgraded"})
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -76,6 +76,23 @@ def machine(bench: Bench) -> Iterator[Machine]:
     """A machine that is shared by tests that leave no trace on it, booted once."""
     with bench.machine("shared-machine") as shared:
         yield shared
+
+
+@pytest.fixture(scope="session")
+def watched(machine: Machine, bench: Bench) -> Machine:
+    """The shared machine, once it has been up for as long as the profile watches it."""
+    from lifsea_testbed import scenario
+
+    return scenario.watch(machine, bench.profile.boot.watched)
+
+
+@pytest.fixture(scope="session")
+def twins(machine: Machine, bench: Bench) -> Iterator[Twins]:
+    """What the shared machine and another one of the same image have in common, and what they do not."""
+    from lifsea_testbed import scenario
+
+    with bench.machine("twin-machine") as other:
+        yield scenario.compare(machine, other)
 
 
 @pytest.fixture

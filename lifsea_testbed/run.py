@@ -24,7 +24,7 @@ from lifsea_testbed.report.verdict import Judgement, Status, judge
 from lifsea_testbed.text import printable
 
 #: The fixtures that are a machine, or hold one.
-_MACHINES = ("machine", "own_machine", "rebooted", "upgraded", "rolled_back")
+_MACHINES = ("machine", "watched", "own_machine", "twins", "rebooted", "upgraded", "rolled_back")
 _MARKS = pytest.StashKey[dict[str, evidence.Mark]]()
 
 
