@@ -27,6 +27,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--next-image", metavar="FILE", help="the image one version on, to upgrade to")
     group.addoption("--profile", default="auto", metavar="NAME",
                     help="what the OS promises: a name, a .toml file, or auto, by os-release (default: %(default)s)")
+    group.addoption("--claim", action="append", default=[], metavar="ID",
+                    help="judge this claim only; repeatable; such a run is partial and never a pass")
     group.addoption("--instance-type", default="ecs.g7.large", metavar="TYPE",
                     help="the instance to look like (default: %(default)s)")
     group.addoption("--accel", default="auto", choices=("auto", "kvm", "tcg"),
@@ -59,7 +61,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     judged = [item for item in items if item.get_closest_marker("claim")]
     if judged and not config.option.image and not config.option.collectonly:
         raise pytest.UsageError(f"{judged[0].nodeid}: nothing to judge (hint: --image out.qcow2)")
+    if config.option.claim:
+        _select(config, items)
     items.sort(key=lambda item: not _CHANGED.isdisjoint(getattr(item, "fixturenames", ())))
+
+
+def _select(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves the tests of the claims that the user named."""
+    markers = {item: item.get_closest_marker("claim") for item in items}
+    chosen = [item for item, marker in markers.items() if marker and marker.args[0] in config.option.claim]
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = chosen
 
 
 @pytest.fixture(scope="session")
