@@ -111,7 +111,7 @@ class Absent(_Table):
     ssh_marks: list[str] = ["no hostkeys available", "Dropbear server v", "tinysshd"]
     python_marks: list[str] = ["Py_BytesMain", "MicroPython v"]
     interpreter_marks: list[str] = ["perl_parse", "ruby_run_node"]
-    package_manager_marks: list[str] = ["libapt-pkg.so", "libdnf.so", "dpkg-deb --"]
+    package_manager_marks: list[str] = ["libapt-pkg.so", "libdnf.so"]
     host_keys: list[str] = ["ssh_host_*_key*", "dropbear_*_host_key", "ed25519.sk"]
 
 

@@ -100,7 +100,9 @@ DEFECTS: dict[str, list[dict[str, Any]]] = {
     "test_the_kubelet_is_healthy": [{"health": "etcd failed"}],
     "test_the_operations_container_is_off": [{"operations_at_start": True}],
     "test_the_operations_container_starts_and_stops": [{"operations_start": False}, {"operations_stop": False}],
-    "test_each_call_is_written_down": [{"audit": "none"}, {"audit": "overwrite"}, {"operations_at_start": None}],
+    "test_each_call_is_written_down": [
+        {"audit": "none"}, {"audit": "overwrite"}, {"operations_at_start": None}, {"operations_at_start": None},
+    ],
     "test_only_the_promised_paths_are_writable": [{"writable": ["/usr"]}],
     "test_a_write_outside_is_refused": [{"accepted_writes": ["/usr"]}],
     "test_the_changing_paths_lead_into_var": [{"link": "/home"}],

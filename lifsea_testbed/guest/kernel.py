@@ -18,6 +18,7 @@ BOOT_ENTRIES = (
 _LOADING = "(initrd|linux[^#]* initrd=)"
 #: A program that died of a signal, or was denied something: as the kernel, systemd and the security modules say it.
 _TROUBLE = re.compile(r"segfault at|general protection fault|traps: |code=dumped|dumped core|"
+                      r"status=(?:4/ILL|6/ABRT|7/BUS|8/FPE|11/SEGV)|"
                       r'avc:\s+denied|apparmor="DENIED"')  # fmt: skip
 _ASK_BOOT_ENTRIES = f"""
 cd /boot 2>/dev/null || exit 0
