@@ -139,6 +139,17 @@ class Security(_Table):
     sysctls: dict[str, int | Literal["absent"]] = Field(default={}, description="absent: the kernel has no such one")
 
 
+class Upgrades(_Table):
+    """The commands by which an OS is upgraded, rolled back, and told that it came up well: for people to look up.
+
+    The suites upgrade by ostree alone, as LifseaOS does; they run none of these.
+    """
+
+    deploy: str = ""
+    roll_back: str = ""
+    confirm: str = ""
+
+
 class Nodes(_Table):
     """What has to differ between two machines of one image: patterns of files, where they exist."""
 
@@ -176,6 +187,7 @@ class Profile(_Table):
     containers: Containers = Containers()
     security: Security = Security()
     nodes: Nodes = Nodes()
+    upgrades: Upgrades = Upgrades()
     metadata: Metadata = Metadata()
 
 

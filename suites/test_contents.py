@@ -56,6 +56,12 @@ def test_a_posix_shell_is_kept(machine: Machine) -> None:
     assert machine.guest.has_posix_shell
 
 
+@claim("shell-absent")
+def test_there_is_no_posix_shell(machine: Machine) -> None:
+    """/bin/sh is not there."""
+    assert not machine.guest.has_posix_shell
+
+
 @claim("no-logind")
 def test_there_is_no_logind(machine: Machine) -> None:
     """Neither the unit nor the program is there, and nothing stands in for it on the system bus."""

@@ -21,7 +21,6 @@ dropbear() {
 	for library in libtomcrypt.so.1 libtommath.so.1 libz.so.1 libcrypt.so.1; do
 		[ -e usr/lib/x86_64-linux-gnu/$library ] || cp -L "$PACKAGES/usr/lib/x86_64-linux-gnu/$library" usr/lib/x86_64-linux-gnu/
 	done
-	ldconfig -r .
 }
 
 # The deployment in a sysroot.

@@ -12,8 +12,8 @@ _KEPT = REPORTS / "mutants"
 _TABLE = """\
 # Mutants × claims
 
-Each row is an image that breaks one promise; {killed} of {run} that were run are killed, {left} were not run. "killed" is
-a claim that failed as it has to, "also" one that may fail beside it, "false alarm" any other.
+Each row is an image that breaks one promise; {killed} of {run} that were run are killed, {left} were not run. "killed"
+is a claim that failed as it has to, "also" one that may fail beside it, "false alarm" any other.
 
 | mutant | run as | {claims} |
 |---|---|{rule}
