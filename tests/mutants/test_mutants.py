@@ -43,6 +43,7 @@ def judged(name: str, into: Path, *options: str) -> dict[str, str]:
     image.unlink()
     print(done.stdout)
     gate = json.loads((into / "reports/gate.json").read_text("utf-8"))
+    assert gate["verdict"] != "broken", gate["why"]
     return {claim["id"]: claim["status"] for claim in gate["claims"]}
 
 
