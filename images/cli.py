@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from images import control, progress, reference
+from images import control, mutations, progress, reference
 from images.command import run
 from images.errors import BuildError
 from images.store import Store
@@ -23,9 +23,12 @@ _RECIPES: dict[str, Callable[[Store, str], Path]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Builds what the command line asks for; returns the exit status."""
     options = _parser().parse_args(arguments)
+    if options.name is None:
+        print(mutations.document(), end="")
+        return 0
     started = time.monotonic()
     try:
-        made = _RECIPES[options.name](Store(), options.suite)
+        made = _made(options.name, Store(), options.suite)
         deliver(made / "image.qcow2", options.output)
     except (BuildError, OSError) as error:
         print(f"{options.name}: {error}", file=sys.stderr)
@@ -33,6 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     size = options.output.stat().st_size / (1 << 20)
     progress.say(f"{options.output}: {options.name}, {size:.0f} MiB, {time.monotonic() - started:.1f} s")
     return 0
+
+
+def _made(name: str, store: Store, suite: str) -> Path:
+    if name.startswith(mutations.PREFIX):
+        return mutations.build(store, suite, name.removeprefix(mutations.PREFIX))
+    return _RECIPES[name](store, suite)
 
 
 def deliver(image: Path, output: Path) -> None:
@@ -50,7 +59,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m images", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     build = commands.add_parser("build", help="build an image, or take it from the cache")
-    build.add_argument("name", choices=sorted(_RECIPES), help="which image")
+    images = [*sorted(_RECIPES), *(f"{mutations.PREFIX}{name}" for name in mutations.names())]
+    build.add_argument("name", choices=images, metavar="NAME",
+                       help=f"which image: {', '.join(sorted(_RECIPES))}, or {mutations.PREFIX}NAME")  # fmt: skip
     build.add_argument("-o", "--output", type=Path, required=True, help="where the qcow2 file goes")
     build.add_argument("--suite", default="trixie", help="the Debian suite of its packages (default: %(default)s)")
+    commands.add_parser("mutants", help="print docs/mutants.md").set_defaults(name=None)
     return parser

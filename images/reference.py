@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from images import bootloader, containers, disk, kernel, kubelet, prepare_root, progress, sysroot, tree
-from images.store import Store
+from images.store import Ingredient, Store
 
 _HERE = Path(__file__).parent
 _LISTS = _HERE / "reference" / "tree.toml"
@@ -46,7 +47,16 @@ NEXT = Version(
 )
 
 
-def build(store: Store, suite: str, version: Version) -> Path:
+@dataclass(frozen=True, kw_only=True)
+class Mutation:
+    """What is done to break a promise: to the tree before it is committed, and to the sysroot once it is deployed."""
+
+    recipe: str
+    tree: Callable[[Path], None]
+    sysroot: Callable[[Path], None]
+
+
+def build(store: Store, suite: str, version: Version, mutation: Mutation | None = None) -> Path:
     """Returns the directory with the image (image.qcow2) and its commit (commit)."""
     linux, release = kernel.kernel(store, version.kernel)
     parts = {
@@ -65,16 +75,23 @@ def build(store: Store, suite: str, version: Version) -> Path:
             tree.add_program(root, parts["kubelet"], "usr/bin/kubelet")
             tree.add_program(root, parts["prepare-root"], "usr/lib/ostree/ostree-prepare-root")
             tree.lay_out(root)
+            if mutation:
+                mutation.tree(root)
             with progress.step("ostree commit and deployment"):
                 commit = sysroot.make(root, scratch / "sysroot", version.number)
             sysroot.put_into_var(scratch / "sysroot", parts["containers"], "lib/containerd")
+            if mutation:
+                mutation.sysroot(scratch / "sysroot")
             sysroot.split_boot(scratch / "sysroot", scratch / "boot")
             with progress.step("disk"):
                 disk.make(into / "image.qcow2", boot=scratch / "boot", root=scratch / "sysroot",
                           root_size=_ROOT_SIZE, grub=parts["grub"])  # fmt: skip
             (into / "commit").write_text(f"{commit}\n")
 
-    return store.artefact(f"image-{version.number}", [*_CODE, _LISTS, _FILES, *made_of, repr(version)], make)
+    recipe: list[Ingredient] = [*_CODE, _LISTS, _FILES, *made_of, repr(version)]
+    if mutation:
+        return store.artefact("mutant", [*recipe, mutation.recipe], make)
+    return store.artefact(f"image-{version.number}", recipe, make)
 
 
 def _make_tree(root: Path, packages: Path, lists: tree.Lists, version: Version) -> None:

@@ -9,6 +9,7 @@ import os
 import resource
 import struct
 import subprocess
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -16,6 +17,7 @@ from typing import BinaryIO
 from lifsea_testbed.errors import HostError, ImageRefused
 
 SECTOR = 512
+_PIECE = 1 << 20
 _QCOW2_MAGIC = b"QFI\xfb"
 _QCOW2_DIRTY, _QCOW2_CORRUPT, _QCOW2_EXTERNAL_DATA = 1, 2, 4
 _OTHER_FORMATS = {b"KDMV": "VMDK", b"vhdxfile": "VHDX", b"conectix": "VHD", b"\x7fELF": "an ELF program",
@@ -46,6 +48,16 @@ class Image:
         """The digest of the file as it lies on the host's disk, in hexadecimal."""
         with self.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def fits_into(self, size: int) -> bool:
+        """Tells whether the file, or else what deflate at its quickest makes of it, has at most so many bytes."""
+        if self.file_size <= size:
+            return True
+        squeeze, made = zlib.compressobj(1), 0
+        with self.path.open("rb") as file:
+            while made <= size and (piece := file.read(_PIECE)):
+                made += len(squeeze.compress(piece))
+        return made + len(squeeze.flush()) <= size
 
     @property
     def unchanged(self) -> bool:

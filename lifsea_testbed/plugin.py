@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from lifsea_testbed.perf.measure import Measure
     from lifsea_testbed.profile import Profile
     from lifsea_testbed.run import Run
-    from lifsea_testbed.scenario import Rebooted, RolledBack, Upgraded
+    from lifsea_testbed.scenario import Rebooted, RolledBack, Twins, Upgraded
 
 _RUN = "lifsea-testbed-run"
 _MEASURING = "lifsea-testbed-measuring"
 #: The fixtures that are, or come from, a machine that the test does not share as it was booted.
-_CHANGED = frozenset({"own_machine", "rebooted", "upgraded"})
+_CHANGED = frozenset({"own_machine", "twins", "rebooted", "upgraded"})
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,6 +29,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--next-image", metavar="FILE", help="the image one version on, to upgrade to")
     group.addoption("--profile", default="auto", metavar="NAME",
                     help="what the OS promises: a name, a .toml file, or auto, by os-release (default: %(default)s)")
+    group.addoption("--claim", action="append", default=[], metavar="ID",
+                    help="judge this claim only; repeatable; such a run is partial and never a pass")
     group.addoption("--instance-type", default="ecs.g7.large", metavar="TYPE",
                     help="the instance to look like (default: %(default)s)")
     group.addoption("--accel", default="auto", choices=("auto", "kvm", "tcg"),
@@ -80,7 +82,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     judged = [item for item in items if item.get_closest_marker("claim")]
     if judged and not config.option.image and not config.option.collectonly:
         raise pytest.UsageError(f"{judged[0].nodeid}: nothing to judge (hint: --image out.qcow2)")
+    if config.option.claim:
+        _select(config, items)
     items.sort(key=lambda item: not _CHANGED.isdisjoint(getattr(item, "fixturenames", ())))
+
+
+def _select(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves the tests of the claims that the user named."""
+    markers = {item: item.get_closest_marker("claim") for item in items}
+    chosen = [item for item, marker in markers.items() if marker and marker.args[0] in config.option.claim]
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = chosen
 
 
 @pytest.fixture(scope="session")
@@ -97,6 +109,23 @@ def machine(bench: Bench) -> Iterator[Machine]:
     """A machine that is shared by tests that leave no trace on it, booted once."""
     with bench.machine("shared-machine") as shared:
         yield shared
+
+
+@pytest.fixture(scope="session")
+def watched(machine: Machine, bench: Bench) -> Machine:
+    """The shared machine, once it has been up for as long as the profile watches it."""
+    from lifsea_testbed import scenario
+
+    return scenario.watch(machine, bench.profile.boot.watched)
+
+
+@pytest.fixture(scope="session")
+def twins(machine: Machine, bench: Bench) -> Iterator[Twins]:
+    """What the shared machine and another one of the same image have in common, and what they do not."""
+    from lifsea_testbed import scenario
+
+    with bench.machine("twin-machine") as other:
+        yield scenario.compare(machine, other)
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from pathlib import Path
 from lifsea_testbed import bench as benches
 from lifsea_testbed import profile as profiles
 from lifsea_testbed.bench import Bench, Fitting
-from lifsea_testbed.ecs import catalogue
+from lifsea_testbed.claims import catalogue
+from lifsea_testbed.ecs import catalogue as instances
 from lifsea_testbed.errors import CallerError
 from lifsea_testbed.image import Image, examine
 from lifsea_testbed.qemu import accelerator as accelerators
@@ -28,6 +29,7 @@ class Wish:
     instance_type: str
     accelerator: str
     reports: Path
+    claims: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,7 @@ class Prepared:
         """Returns the bench for one process of the run."""
         return Bench(
             image=self.image, next_image=self.next_image, profile=self.wish.profile,
-            instance_type=catalogue.find(self.wish.instance_type), emulator=self.emulator,
+            instance_type=instances.find(self.wish.instance_type), emulator=self.emulator,
             accelerator=self.accelerator, fitting=self.fitting, records=self.wish.reports / "evidence",
         )  # fmt: skip
 
@@ -57,7 +59,9 @@ def prepare(wish: Wish, *, measured: Accelerator | None = None) -> Prepared:
         CallerError: the input is bad.
         HostError: the host cannot do it.
     """
-    instance_type = catalogue.find(wish.instance_type)
+    instance_type = instances.find(wish.instance_type)
+    if unknown := [claim for claim in wish.claims if claim not in catalogue()]:
+        raise CallerError(f"unknown claims {', '.join(unknown)}", hint="see claims.toml")
     if wish.profile != benches.AUTO:
         profiles.load(wish.profile)
     image = examine(Path(wish.image))

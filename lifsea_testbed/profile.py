@@ -6,13 +6,14 @@ import enum
 import importlib.resources
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lifsea_testbed.claims import catalogue
-from lifsea_testbed.errors import ProfileRefused
+from lifsea_testbed.errors import NotJudged, ProfileRefused
 
+T = TypeVar("T")
 _SUFFIX = ".toml"
 
 
@@ -27,6 +28,7 @@ class Boot(_Table):
     ready_within: float = Field(default=30.0, gt=0, description="from the shell until the last ready sign")
     ready_line: str = Field(default="", description="without a shell: a console line of an OS that is up")
     promised: float = Field(default=2.0, gt=0, description="the first boot as advertised")
+    watched: float = Field(default=30.0, ge=0, description="seconds of uptime at which a boot is judged that is quiet")
     allowed_kernel_errors: list[str] = Field(default=[], description="regular expressions of harmless messages")
 
 
@@ -70,16 +72,35 @@ class Packages(_Table):
     databases: list[str] = Field(default=[], description="dpkg status files; an rpm database is found by rpm itself")
 
 
+class Size(_Table):
+    """How large the image may be; what is not known is left out."""
+
+    most: float | None = Field(default=None, gt=0, description="MiB of the image file, compressed")
+
+
+class Budget(_Table):
+    """How much of systemd and udev may be left; what is not known is left out."""
+
+    units: int | None = Field(default=None, ge=1, description="unit files")
+    udev_rules: int | None = Field(default=None, ge=0, description="rules, in all files together")
+
+
 class Paths(_Table):
-    """Which paths can be written, which lie in memory, and which are links into /var."""
+    """Which paths can be written, which lie in memory, which are links into /var, and where the image lies."""
 
     writable: list[str] = ["/dev", "/etc", "/run", "/tmp", "/var"]
     memory: list[str] = ["/run", "/tmp"]
     into_var: list[str] = ["/home", "/mnt", "/opt", "/root", "/usr/local"]
+    image: list[str] = [
+        "/", "/usr", "/usr/bin", "/usr/lib", "/usr/etc", "/boot", "/sysroot", "/sysroot/ostree/deploy",
+    ]  # fmt: skip
 
 
 class Absent(_Table):
-    """Names of executables that must not exist, as regular expressions over the whole file name."""
+    """Names of executables that must not exist, as regular expressions over the whole file name.
+
+    Marks are texts by which such a program is known whatever its name; host keys are patterns of the shell.
+    """
 
     ssh: list[str] = [r"sshd(?:-.*)?", "dropbear.*", "tinysshd.*", "sftp-server"]
     python: list[str] = [r"python(?:[\d.]*)?", r"pypy[\d.]*", "micropython"]
@@ -87,6 +108,11 @@ class Absent(_Table):
     package_managers: list[str] = [
         "yum", r"dnf[-\d]*", "microdnf", "rpm-ostree", "zypper", "apt", "apt-get", "dpkg", "apk", "pacman",
     ]  # fmt: skip
+    ssh_marks: list[str] = ["no hostkeys available", "Dropbear server v", "tinysshd"]
+    python_marks: list[str] = ["Py_BytesMain", "MicroPython v"]
+    interpreter_marks: list[str] = ["perl_parse", "ruby_run_node"]
+    package_manager_marks: list[str] = ["libapt-pkg.so", "libdnf.so"]
+    host_keys: list[str] = ["ssh_host_*_key*", "dropbear_*_host_key", "ed25519.sk"]
 
 
 class Operations(_Table):
@@ -97,6 +123,37 @@ class Operations(_Table):
     status: str = "lifseacli container status"
     running: str = Field(default="running", description="what `status` prints when it runs")
     audit_log: str = "/var/log/lifsea/operations.log"
+
+
+class Containers(_Table):
+    """How a container is started that an intruder would like: privileged, the host's root at /host."""
+
+    escape: str = Field(default="", description="the command, up to and without the script that it runs")
+
+
+class Security(_Table):
+    """What is on the allow-lists; a list that is not known is left out, and then not judged."""
+
+    listeners: list[str] | None = Field(default=None, description="regular expressions: `tcp 127.0.0.1:53 program`")
+    setuid: list[str] | None = Field(default=None, description="files that give privileges to whoever starts them")
+    sysctls: dict[str, int | Literal["absent"]] = Field(default={}, description="absent: the kernel has no such one")
+
+
+class Upgrades(_Table):
+    """The commands by which an OS is upgraded, rolled back, and told that it came up well: for people to look up.
+
+    The suites upgrade by ostree alone, as LifseaOS does; they run none of these.
+    """
+
+    deploy: str = ""
+    roll_back: str = ""
+    confirm: str = ""
+
+
+class Nodes(_Table):
+    """What has to differ between two machines of one image: patterns of files, where they exist."""
+
+    differ: list[str] = ["/etc/machine-id", "/var/lib/systemd/random-seed", "/etc/ssh/ssh_host_*_key"]
 
 
 class Metadata(_Table):
@@ -121,12 +178,29 @@ class Profile(_Table):
     identity: Identity
     access: Access = Access()
     boot: Boot = Boot()
+    image: Size = Size()
     packages: Packages = Packages()
+    budget: Budget = Budget()
     paths: Paths = Paths()
     absent: Absent = Absent()
     operations: Operations = Operations()
+    containers: Containers = Containers()
+    security: Security = Security()
+    nodes: Nodes = Nodes()
+    upgrades: Upgrades = Upgrades()
     metadata: Metadata = Metadata()
     budgets: dict[str, float] = Field(default={}, description="metric → the value that its median must keep to")
+
+
+def known(value: T | None, what: str) -> T:
+    """Returns what a profile says.
+
+    Raises:
+        NotJudged: it does not say it.
+    """
+    if value is None:
+        raise NotJudged(f"the profile does not know {what}")
+    return value
 
 
 def names() -> list[str]:

@@ -24,7 +24,7 @@ from lifsea_testbed.report.verdict import Judgement, Status, judge
 from lifsea_testbed.text import printable
 
 #: The fixtures that are a machine, or hold one.
-_MACHINES = ("machine", "own_machine", "rebooted", "upgraded", "rolled_back")
+_MACHINES = ("machine", "watched", "own_machine", "twins", "rebooted", "upgraded", "rolled_back")
 _MARKS = pytest.StashKey[dict[str, evidence.Mark]]()
 
 
@@ -51,7 +51,7 @@ class Run:
         wish = Wish(
             image=config.option.image, next_image=config.option.next_image, profile=config.option.profile,
             instance_type=config.option.instance_type, accelerator=config.option.accel,
-            reports=Path(config.option.reports).resolve(),
+            reports=Path(config.option.reports).resolve(), claims=tuple(config.option.claim),
         )  # fmt: skip
         try:
             prepared = prepare(wish, measured=_measured(config))
@@ -204,6 +204,7 @@ class Run:
         options = ["--image", wish.image, "--profile", wish.profile, "--instance-type", wish.instance_type,
                    "--accel", wish.accelerator]  # fmt: skip
         options += ["--next-image", wish.next_image] if wish.next_image else []
+        options += [f"--claim={claim}" for claim in wish.claims]
         return shlex.join(["pytest", item.nodeid, *options])
 
     def _say(self, line: str) -> None:

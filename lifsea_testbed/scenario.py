@@ -11,15 +11,32 @@ from lifsea_testbed.machine import Machine
 #: Written by every scenario before it reboots: places that belong to the machine and not to the image.
 IN_ETC, IN_VAR, IN_HOME = "/etc/lifsea-testbed-kept", "/var/lifsea-testbed-kept", "/root/lifsea-testbed-kept"
 
+MACHINE_ID = "/etc/machine-id"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rebooted:
-    """A machine after a reboot: what it kept of what was written (path → text), and the runs of its user-data."""
+    """A machine after a reboot: what it kept of what was written (path → text), and the runs of its user-data.
+
+    `asked_again` are the paths of the metadata service that the second boot asked for, `identities` what told the
+    machine from others before and after.
+    """
 
     machine: Machine
     written: dict[str, str | None]
     kept: dict[str, str | None]
     user_data_runs: list[str]
+    asked_again: list[str]
+    identities: tuple[dict[str, str], dict[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Twins:
+    """Two machines of one image: what they hold (packages and a line a file), and what tells each from others."""
+
+    machine: Machine
+    contents: tuple[list[str], list[str]]
+    identities: tuple[dict[str, str], dict[str, str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,22 +53,44 @@ class Upgraded:
 
 @dataclass(frozen=True, kw_only=True)
 class RolledBack:
-    """A machine that was told to boot its old image again: which runs, and what is left of the next one's writes."""
+    """A machine that was told to boot its old image again: which runs, and what is left of the next one's writes.
+
+    `etc` is what /etc has of what was written before the upgrade.
+    """
 
     machine: Machine
     running: Deployment
     written: str
     kept: str | None
+    etc: str | None
 
 
 def reboot(machine: Machine) -> Rebooted:
     """Writes to the places that are kept, reboots once, and looks."""
     machine.wait_until_ready()
     written = _write(machine, (IN_ETC, IN_VAR, IN_HOME))
+    identity, asked = machine.guest.identity(), len(machine.requests)
     machine.reboot()
     machine.wait_until_ready()
-    return Rebooted(machine=machine, written=written, kept=_read(machine, written),
-                    user_data_runs=machine.guest.user_data_runs)  # fmt: skip
+    return Rebooted(
+        machine=machine, written=written, kept=_read(machine, written), user_data_runs=machine.guest.user_data_runs,
+        asked_again=[seen.path for seen in machine.requests[asked:]], identities=(identity, machine.guest.identity()),
+    )  # fmt: skip
+
+
+def compare(one: Machine, other: Machine) -> Twins:
+    """Looks at two machines of one image."""
+    for machine in (one, other):
+        machine.wait_until_ready()
+    return Twins(machine=other, contents=(_content(one), _content(other)),
+                 identities=(one.guest.identity(), other.guest.identity()))  # fmt: skip
+
+
+def watch(machine: Machine, uptime: float) -> Machine:
+    """Returns the machine once it has been up for so many seconds: what a boot does late is done by then."""
+    machine.wait_until_ready()
+    machine.wait_until(lambda: machine.guest.uptime() >= uptime, "the machine has been up for a while", within=uptime)
+    return machine
 
 
 def upgrade(machine: Machine, next_image: Image) -> Upgraded:
@@ -73,7 +112,7 @@ def roll_back(upgraded: Upgraded) -> RolledBack:
     machine.guest.roll_back()
     machine.reboot()
     return RolledBack(machine=machine, running=machine.guest.booted_deployment(), written=text,
-                      kept=machine.guest.read(IN_VAR))  # fmt: skip
+                      kept=machine.guest.read(IN_VAR), etc=machine.guest.read(IN_ETC))  # fmt: skip
 
 
 def _write(machine: Machine, paths: tuple[str, ...]) -> dict[str, str | None]:
@@ -84,3 +123,8 @@ def _write(machine: Machine, paths: tuple[str, ...]) -> dict[str, str | None]:
 
 def _read(machine: Machine, written: dict[str, str | None]) -> dict[str, str | None]:
     return {path: machine.guest.read(path) for path in written}
+
+
+def _content(machine: Machine) -> list[str]:
+    return [*(f"{package.name} {package.version}" for package in machine.guest.packages()),
+            *machine.guest.usr_digests()]  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lifsea_testbed.claim import claim
 from lifsea_testbed.machine import Machine
-from lifsea_testbed.profile import Profile
+from lifsea_testbed.profile import Profile, known
 
 
 @claim("no-sshd")
@@ -15,10 +15,43 @@ def test_there_is_no_ssh_server(machine: Machine, profile: Profile) -> None:
 
 
 @claim("no-sshd")
-def test_nothing_speaks_ssh(machine: Machine) -> None:
-    """Whatever listens, on any port, does not greet as an ssh server does."""
+def test_nothing_speaks_ssh(watched: Machine) -> None:
+    """Whatever listens a while after the boot, on any port, does not greet as an ssh server does."""
+    assert watched.guest.ssh_speakers() == []
+
+
+@claim("no-sshd")
+def test_no_program_is_an_ssh_server_under_another_name(machine: Machine, profile: Profile) -> None:
+    """No executable holds a text by which an ssh server is known, whatever its name."""
+    assert machine.guest.executables_holding(profile.absent.ssh_marks) == []
+
+
+@claim("no-sshd")
+def test_there_is_no_host_key(machine: Machine, profile: Profile) -> None:
+    """No ssh host key was shipped, and none was made at boot."""
     machine.wait_until_ready()
-    assert machine.guest.ssh_speakers() == []
+    assert machine.guest.files_matching(profile.absent.host_keys) == []
+
+
+@claim("no-surprise-listeners")
+def test_only_known_programs_take_what_comes(watched: Machine, profile: Profile) -> None:
+    """Each open TCP or UDP port is on the profile's list, with the program that has it."""
+    allowed = known(profile.security.listeners, "which ports may be open")
+    assert watched.guest.unlisted_ports(allowed) == []
+
+
+@claim("setuid-known")
+def test_only_known_files_give_privileges(machine: Machine, profile: Profile) -> None:
+    """Each file that is setuid or setgid, or has capabilities, is on the profile's list."""
+    allowed = known(profile.security.setuid, "which files may give privileges")
+    machine.wait_until_ready()
+    assert [file for file in machine.guest.setuid_files() if file not in allowed] == []
+
+
+@claim("sysctls")
+def test_the_kernel_is_set_as_promised(watched: Machine, profile: Profile) -> None:
+    """Each setting of the profile has its value in the running kernel."""
+    assert watched.guest.sysctls(profile.security.sysctls) == profile.security.sysctls
 
 
 @claim("no-default-password")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lifsea_testbed.claim import claim
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.machine import Machine
-from lifsea_testbed.profile import Profile
+from lifsea_testbed.profile import Profile, known
 
 
 @claim("boots-to-ready")
@@ -41,3 +41,23 @@ def test_the_kernel_reports_no_error(machine: Machine) -> None:
     """No kernel message of priority error or graver, but those that the profile allows."""
     machine.wait_until_ready()
     assert machine.guest.kernel_errors() == []
+
+
+@claim("console-clean")
+def test_nothing_fails_after_the_boot(watched: Machine) -> None:
+    """A while later no unit has failed, none had to be started again, no program crashed or was denied something."""
+    assert watched.guest.failed_units() == []
+    assert watched.guest.restarted_units() == []
+    assert watched.guest.troubles() == []
+
+
+@claim("few-units")
+def test_there_are_few_units(machine: Machine, profile: Profile) -> None:
+    """systemd knows no more unit files than the profile's budget."""
+    assert len(machine.guest.units_named(r".*")) <= known(profile.budget.units, "how many units are few")
+
+
+@claim("few-udev-rules")
+def test_there_are_few_udev_rules(machine: Machine, profile: Profile) -> None:
+    """udev's files have no more rules than the profile's budget."""
+    assert len(machine.guest.udev_rules()) <= known(profile.budget.udev_rules, "how many rules are few")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from lifsea_testbed.bench import Bench
 from lifsea_testbed.claim import claim
 from lifsea_testbed.machine import Machine
 from lifsea_testbed.perf.measure import Measure
-from lifsea_testbed.profile import Profile
+from lifsea_testbed.profile import Profile, known
+
+_MEBIBYTE = 1 << 20
 
 
 @claim("packages-about-200")
@@ -16,22 +19,38 @@ def test_there_are_about_200_packages(machine: Machine, profile: Profile, measur
     assert profile.packages.least <= count <= profile.packages.most
 
 
+@claim("image-small")
+def test_the_image_is_small(bench: Bench, profile: Profile) -> None:
+    """The image file, compressed, is no larger than promised."""
+    most = known(profile.image.most, "how large the image may be")
+    assert bench.image.fits_into(int(most * _MEBIBYTE))
+
+
 @claim("no-python")
 def test_there_is_no_python(machine: Machine, profile: Profile) -> None:
-    """No executable anywhere is a python interpreter by name."""
+    """No executable anywhere is a python interpreter, by its name or by its content."""
     assert machine.guest.executables_named(profile.absent.python) == []
+    assert machine.guest.executables_holding(profile.absent.python_marks) == []
 
 
 @claim("no-interpreters")
 def test_there_is_no_other_interpreter(machine: Machine, profile: Profile) -> None:
-    """No executable anywhere is a perl or ruby interpreter by name."""
+    """No executable anywhere is a perl or ruby interpreter, by its name or by its content."""
     assert machine.guest.executables_named(profile.absent.interpreters) == []
+    assert machine.guest.executables_holding(profile.absent.interpreter_marks) == []
 
 
 @claim("no-package-manager")
 def test_there_is_no_package_manager(machine: Machine, profile: Profile) -> None:
-    """No executable anywhere is a package manager by name."""
+    """No executable anywhere is a package manager, by its name or by its content."""
     assert machine.guest.executables_named(profile.absent.package_managers) == []
+    assert machine.guest.executables_holding(profile.absent.package_manager_marks) == []
+
+
+@claim("no-package-manager")
+def test_a_single_package_cannot_be_installed(machine: Machine) -> None:
+    """No package database takes a write, so nothing could be installed and be known as installed."""
+    assert machine.guest.package_databases_written() == []
 
 
 @claim("shell-kept")
@@ -40,15 +59,23 @@ def test_a_posix_shell_is_kept(machine: Machine) -> None:
     assert machine.guest.has_posix_shell
 
 
+@claim("shell-absent")
+def test_there_is_no_posix_shell(machine: Machine) -> None:
+    """/bin/sh is not there."""
+    assert not machine.guest.has_posix_shell
+
+
 @claim("no-logind")
 def test_there_is_no_logind(machine: Machine) -> None:
-    """Neither the unit nor the program is there."""
+    """Neither the unit nor the program is there, and nothing stands in for it on the system bus."""
     assert machine.guest.units_named(r"systemd-logind\.service") == []
     assert machine.guest.executables_named(["systemd-logind"]) == []
+    assert "org.freedesktop.login1" not in machine.guest.bus_names()
 
 
 @claim("no-resolved")
 def test_there_is_no_resolved(machine: Machine) -> None:
-    """Neither the unit nor the program is there."""
+    """Neither the unit nor the program is there, and nothing stands in for it on the system bus."""
     assert machine.guest.units_named(r"systemd-resolved\.service") == []
     assert machine.guest.executables_named(["systemd-resolved"]) == []
+    assert "org.freedesktop.resolve1" not in machine.guest.bus_names()

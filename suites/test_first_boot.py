@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lifsea_testbed.claim import claim
 from lifsea_testbed.machine import Machine
-from lifsea_testbed.scenario import Rebooted
+from lifsea_testbed.scenario import MACHINE_ID, Rebooted
 
 #: An ext4 file system keeps about 2 % of its partition for its own tables, and no partition starts its last MiB.
 _OWN_TABLES = 0.95
@@ -38,3 +38,10 @@ def test_chrony_asks_the_clouds_time_servers(machine: Machine) -> None:
 def test_user_data_runs_once_as_root(rebooted: Rebooted) -> None:
     """After a reboot the script has still run once, with user identifier 0."""
     assert rebooted.user_data_runs == ["0"]
+
+
+@claim("user-data-ran-once")
+def test_the_second_boot_asks_for_no_user_data(rebooted: Rebooted) -> None:
+    """The metadata service is not asked for the script again, and the machine is who it was."""
+    assert [path for path in rebooted.asked_again if path.endswith("/user-data")] == []
+    assert rebooted.identities[0].get(MACHINE_ID) == rebooted.identities[1].get(MACHINE_ID)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lifsea_testbed.claim import claim
 from lifsea_testbed.machine import Machine
-from lifsea_testbed.scenario import IN_ETC, IN_VAR, RolledBack, Upgraded
+from lifsea_testbed.scenario import IN_ETC, IN_VAR, MACHINE_ID, RolledBack, Twins, Upgraded
 
 
 @claim("image-whole")
@@ -12,6 +12,33 @@ def test_the_running_system_is_the_deployed_commit(machine: Machine) -> None:
     """ostree knows the booted deployment, it is the one that boots next, and the repository is sound."""
     assert machine.guest.deployments()[0] == machine.guest.booted_deployment()
     assert machine.guest.repository_damage() == []
+
+
+@claim("image-whole")
+def test_usr_is_the_commits_byte_for_byte(machine: Machine) -> None:
+    """Below /usr no file was added, none is missing, and none differs in a byte or a bit of its mode."""
+    assert machine.guest.changed_files() == []
+
+
+@claim("image-whole")
+def test_the_whole_image_has_one_version(machine: Machine) -> None:
+    """What os-release says is the version of the booted commit."""
+    version = machine.guest.booted_deployment().version
+    assert version and version in machine.guest.os_release.values()
+
+
+@claim("nodes-identical")
+def test_two_machines_hold_the_same(twins: Twins) -> None:
+    """Their packages, and every file below /usr, are the same."""
+    assert sorted(set(twins.contents[0]) ^ set(twins.contents[1])) == []
+
+
+@claim("nodes-identical")
+def test_two_machines_can_be_told_apart(twins: Twins) -> None:
+    """Each has a machine-id, and no secret of one is the other's."""
+    one, other = twins.identities
+    assert MACHINE_ID in one
+    assert [path for path, digest in one.items() if digest == other.get(path)] == []
 
 
 @claim("upgrade")
@@ -27,3 +54,10 @@ def test_the_old_image_boots_again(upgraded: Upgraded, rolled_back: RolledBack) 
     """After an upgrade and a rollback the old image runs, and /var is kept."""
     assert rolled_back.running.commit == upgraded.before.commit
     assert rolled_back.kept == rolled_back.written
+
+
+@claim("etc-var-writable-and-kept")
+def test_etc_and_var_are_kept_across_upgrade_and_rollback(upgraded: Upgraded, rolled_back: RolledBack) -> None:
+    """What root wrote there is there in the next image, and in the old one when it is back."""
+    assert upgraded.kept == {IN_ETC: IN_ETC, IN_VAR: IN_VAR}
+    assert (rolled_back.etc, rolled_back.kept) == (IN_ETC, rolled_back.written)

@@ -11,7 +11,7 @@ import pytest
 from lifsea_testbed import profile as profiles
 from lifsea_testbed.claim import claim
 from lifsea_testbed.claims import catalogue
-from lifsea_testbed.errors import ProfileRefused
+from lifsea_testbed.errors import NotJudged, ProfileRefused
 
 SUITES = Path(__file__).parent.parent / "suites"
 
@@ -38,6 +38,30 @@ def test_every_judge_asserts_something() -> None:
     assert silent == []
 
 
+def test_a_shell_is_promised_one_way() -> None:
+    """No profile promises that the shell is kept and that it is gone."""
+    promises = {name: set(profiles.load(name).claims) for name in profiles.names()}
+    assert [name for name, claims in promises.items() if {"shell-kept", "shell-absent"} <= claims] == []
+    assert set(catalogue()) == set[str]().union(*promises.values())
+
+
+def test_what_a_profile_does_not_know_is_not_judged() -> None:
+    with pytest.raises(NotJudged, match="how large"):
+        profiles.known(profiles.load("lifsea-3.3").image.most, "how large the image may be")
+
+
+def test_every_shipped_profile_is_documented() -> None:
+    text = (SUITES.parent / "docs/profiles.md").read_text("utf-8")
+    assert [name for name in profiles.names() if f"`{name}`" not in text] == []
+
+
+def test_every_table_and_key_is_documented() -> None:
+    text = (SUITES.parent / "docs/profiles.md").read_text("utf-8")
+    tables = {name: field.annotation for name, field in profiles.Profile.model_fields.items()}
+    keys = [key for table in tables.values() for key in getattr(table, "model_fields", ())]
+    assert [key for key in keys if f"`{key}`" not in text] == []
+
+
 def test_an_unknown_claim_cannot_be_named() -> None:
     with pytest.raises(KeyError):
         claim("flies")
@@ -57,6 +81,10 @@ def test_a_profile_inherits_table_by_table() -> None:
 
 @pytest.mark.parametrize(("fields", "name"), [
     ({"ID": "lifsea", "VERSION_ID": "3.2"}, "lifsea-3.3"),
+    ({"ID": "lifsea", "VERSION_ID": "3.4.0"}, "lifsea-3.4"),
+    ({"ID": "lifsea", "VERSION_ID": "3.5.1"}, "lifsea-3.5"),
+    ({"ID": "alinux", "VERSION_ID": "3"}, "alinux-3"),
+    ({"ID": "bottlerocket", "VERSION_ID": "1.20.0"}, "bottlerocket"),
     ({"ID": "lifsea-reference", "VERSION_ID": "3.3.0"}, "reference"),
 ])  # fmt: skip
 def test_an_image_finds_its_profile(fields: dict[str, str], name: str) -> None:

@@ -14,10 +14,10 @@ ROOT = Path(__file__).parent.parent
 BROKEN = {
     "packages-about-200", "root-read-only", "paths-as-promised", "no-sshd", "no-python", "no-interpreters",
     "no-package-manager", "no-initramfs", "drivers-built-in", "no-logind", "no-resolved", "ops-container-on-demand",
-    "operations-audited", "image-whole",
+    "operations-audited", "image-whole", "sysctls",
 }  # fmt: skip
 KEPT = {"shell-kept", "disk-grown", "hostname-set", "user-data-ran-once", "no-default-password", "containerd-ready",
-        "kubelet-ready", "etc-var-writable-and-kept", "instance-as-sold"}  # fmt: skip
+        "kubelet-ready", "instance-as-sold"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -125,3 +125,9 @@ def test_a_truncated_raw_disk_is_told_by_its_partition_table(tmp_path: Path) -> 
 def test_a_header_of_another_kind_is_no_qcow2() -> None:
     with pytest.raises(ValueError, match="version"):
         parse_qcow2_header(b"\0" * 104)
+
+
+@pytest.mark.parametrize(("most", "fits"), [(1 << 20, True), (100_000, True), (50_000, False), (10, False)])
+def test_a_file_fits_as_it_is_or_compressed(tmp_path: Path, most: int, fits: bool) -> None:
+    path = with_bytes(raw_image(tmp_path / "disk.raw"), 4096, os.urandom(80_000))
+    assert examine(path).fits_into(most) is fits

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from images import bootloader, cli, containers, kubelet, reference, tree
+from images import bootloader, cli, containers, kubelet, mutations, reference, tree
 from images.command import run
 from images.errors import BuildError
 from images.store import Store, fingerprint
@@ -206,3 +206,34 @@ def test_an_unknown_recipe_is_refused(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit):
         cli.main(["build", "windows", "-o", "x.qcow2"])
     assert "invalid choice" in capsys.readouterr().err
+
+
+def test_a_mutant_that_does_not_hold_together_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mutations, "_RECIPES", tmp_path)
+    (tmp_path / "odd.toml").write_text('claim = "no-sshd"\nchange = "x."\nwhy = "y."\ncolour = "red"\n')
+    for name, complaint in (("odd", "colour"), ("none", "No such file")):
+        with pytest.raises(BuildError, match=complaint):
+            mutations.read(name)
+
+
+@pytest.mark.parametrize("name", mutations.names())
+def test_the_scripts_of_a_mutant_are_scripts(name: str) -> None:
+    mutant = mutations.read(name)
+    run("bash", "-n", "-c", f"{mutant.tree}\n{mutant.sysroot}")
+    assert mutant.recipe != mutations.read(next(other for other in mutations.names() if other != name)).recipe
+
+
+def test_the_functions_of_mutants_do_as_they_say(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "object").hardlink_to(tmp_path / "file")
+    script = f". '{IMAGES}/mutants/functions.sh'; echo new | replace file; echo true | unit late exec"
+    run("bash", "-eu", "-c", script, cwd=tmp_path)
+    assert ((tmp_path / "file").read_text(), (tmp_path / "object").read_text()) == ("new\n", "old")
+    units = tmp_path / "usr/lib/systemd/system"
+    assert "Type=exec" in (units / "multi-user.target.wants/late.service").read_text()
+    assert (tmp_path / "usr/libexec/extra/late").stat().st_mode & 0o111
+
+
+def test_the_table_of_mutants_can_be_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["mutants"]) == 0
+    assert "| `python-in-libexec` | `no-python` |" in capsys.readouterr().out

@@ -90,6 +90,7 @@ BACKED = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", "disk.raw", "-F", "ra
     (["--image", "disk.raw", "--next-image", "none"], "none: no such image (hint: *"),
     (["--image", "disk.raw", "--profile", "lifsee"], "unknown profile 'lifsee' (hint: *"),
     (["--image", "disk.raw", "--profile", "none.toml"], "none.toml: no such profile file (hint: *"),
+    (["--image", "disk.raw", "--claim", "flies"], "unknown claims flies (hint: *"),
     (["--image", "disk.raw", "--instance-type", "ecs.g7.tiny"], "unknown instance type*(hint: *"),
     (["--image", "disk.raw", "--reports", "quick.toml"], "*cannot be used for reports*(hint: *"),
 ])  # fmt: skip
@@ -179,3 +180,12 @@ def test_a_claim_that_nobody_tested_breaks_the_gate(place: pytest.Pytester) -> N
     result = judge(place, raw_image(place.path / "disk.raw"))
     assert result.ret == 6
     assert gate(place)["verdict"] == "broken"
+
+
+@pytest.mark.boots
+def test_a_selected_claim_is_judged_alone(place: pytest.Pytester) -> None:
+    image = raw_image(place.path / "disk.raw", "Kernel panic - not syncing\n")
+    result = judge(place, image, "--claim", "no-sshd")
+    assert result.ret == 1
+    assert [claim["id"] for claim in gate(place)["claims"]] == gate(place)["selected"] == ["no-sshd"]
+    result.assert_outcomes(errors=1, deselected=1)

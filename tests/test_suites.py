@@ -37,6 +37,10 @@ SOUND: dict[str, Any] = {
     "user_data_runs": ["0"], "cri": "ok", "health": "ok", "operations_at_start": False, "operations_start": True,
     "operations_stop": True, "audit": "append", "writable": None, "accepted_writes": [], "link": "/var/x",
     "memory": "tmpfs", "kept": True, "damage": [], "next_boot": "booted", "deploys": True, "merges": True,
+    "unlisted_ports": [], "setuid_files": [], "sysctls": None, "restarted_units": [], "troubles": [], "units_many": 9,
+    "udev_rules": [], "fits": True, "marks": [], "files_matching": [], "package_databases_written": [], "bus_names": [],
+    "escaped_writes": [], "changed_files": [], "version": "3.3.0", "usr_digests": ["/usr/bin/sh"], "identity": True,
+    "asks_again": [], "keeps_identity": True, "keeps_old_etc": True, "uptime": 60.0,
     "keeps_etc": True, "keeps_var": True, "rolls_back": True, "shell_after": 1.9,
     "processor": appearance.PROCESSOR, "processors": 2, "topology": INSTANCE.type.topology, "memory_given": 8192,
     "features": {"hypervisor", *appearance.ICE_LAKE_FEATURES}, "memory_found": 8191, "dmi": appearance.dmi(INSTANCE),
@@ -44,9 +48,32 @@ SOUND: dict[str, Any] = {
     "disks": {INSTANCE.disk_serial: "vda"}, "network_cards": [CARD], "console": appearance.CONSOLE,
     "virtio_ports": [appearance.ASSISTANT_PORT], "clock_offset": 0, "queues_shown": 2,
 }  # fmt: skip
+#: A sound machine of another kind, for the tests that such a one has to pass.
+SOUND_FOR: dict[str, dict[str, Any]] = {"test_there_is_no_posix_shell": {"has_posix_shell": False}}
 #: For each test, the defects of a machine that it has to find, one at least for each of its assertions.
 DEFECTS: dict[str, list[dict[str, Any]]] = {
     "test_there_is_no_ssh_server": [{"executables": ["/usr/sbin/sshd"]}, {"units": ["sshd.service"]}],
+    "test_no_program_is_an_ssh_server_under_another_name": [{"marks": ["/usr/bin/helper"]}],
+    "test_there_is_no_host_key": [{"files_matching": ["/etc/ssh/ssh_host_rsa_key"]}],
+    "test_only_known_programs_take_what_comes": [{"unlisted_ports": ["tcp 0.0.0.0:31337 socat"]}],
+    "test_only_known_files_give_privileges": [{"setuid_files": ["/usr/bin/find"]}],
+    "test_the_kernel_is_set_as_promised": [{"sysctls": {}}],
+    "test_nothing_fails_after_the_boot": [
+        {"failed_units": ["late.service"]}, {"restarted_units": ["loop.service"]}, {"troubles": ["segfault at 0"]},
+    ],
+    "test_there_are_few_units": [{"units_many": 500}],
+    "test_there_are_few_udev_rules": [{"udev_rules": ["x"] * 900}],
+    "test_the_image_is_small": [{"fits": False}],
+    "test_a_single_package_cannot_be_installed": [{"package_databases_written": ["/var/lib/dpkg"]}],
+    "test_a_privileged_container_cannot_write_to_the_image": [{"escaped_writes": ["/usr"]}],
+    "test_usr_is_the_commits_byte_for_byte": [{"changed_files": ["M /usr/bin/sh"]}],
+    "test_the_whole_image_has_one_version": [{"version": "3.3.1"}, {"version": ""}],
+    "test_two_machines_hold_the_same": [{"usr_digests": None}],
+    "test_two_machines_can_be_told_apart": [{"identity": False}, {"identity": None}],
+    "test_the_second_boot_asks_for_no_user_data": [
+        {"asks_again": ["/latest/user-data"]}, {"keeps_identity": False},
+    ],
+    "test_etc_and_var_are_kept_across_upgrade_and_rollback": [{"keeps_etc": False}, {"keeps_old_etc": False}],
     "test_nothing_speaks_ssh": [{"ssh_speakers": [22]}],
     "test_no_account_has_a_password": [{"accounts_with_password": ["root"]}],
     "test_nobody_is_logged_in_without_asking": [{"automatic_logins": ["/proc/7/cmdline"]}],
@@ -56,12 +83,19 @@ DEFECTS: dict[str, list[dict[str, Any]]] = {
     "test_no_virtio_or_ext4_module_is_loaded": [{"loaded_modules": ["virtio_blk"]}, {"loaded_modules": ["ext4"]}],
     "test_the_kernel_reports_no_error": [{"kernel_errors": ["EXT4-fs error"]}],
     "test_there_are_about_200_packages": [{"packages": 500}, {"packages": 20}],
-    "test_there_is_no_python": [{"executables": ["/usr/bin/python3"]}],
-    "test_there_is_no_other_interpreter": [{"executables": ["/usr/bin/perl"]}],
-    "test_there_is_no_package_manager": [{"executables": ["/usr/bin/yum"]}],
+    "test_there_is_no_python": [{"executables": ["/usr/bin/python3"]}, {"marks": ["/usr/libexec/helper"]}],
+    "test_there_is_no_other_interpreter": [{"executables": ["/usr/bin/perl"]}, {"marks": ["/usr/bin/awk2"]}],
+    "test_there_is_no_package_manager": [{"executables": ["/usr/bin/yum"]}, {"marks": ["/usr/bin/pkg"]}],
     "test_a_posix_shell_is_kept": [{"has_posix_shell": False}],
-    "test_there_is_no_logind": [{"units": ["systemd-logind.service"]}, {"executables": ["systemd-logind"]}],
-    "test_there_is_no_resolved": [{"units": ["systemd-resolved.service"]}, {"executables": ["systemd-resolved"]}],
+    "test_there_is_no_posix_shell": [{"has_posix_shell": True}],
+    "test_there_is_no_logind": [
+        {"units": ["systemd-logind.service"]}, {"executables": ["systemd-logind"]},
+        {"bus_names": ["org.freedesktop.login1"]},
+    ],
+    "test_there_is_no_resolved": [
+        {"units": ["systemd-resolved.service"]}, {"executables": ["systemd-resolved"]},
+        {"bus_names": ["org.freedesktop.resolve1"]},
+    ],
     "test_the_root_file_system_fills_the_disk": [{"unused": 1 << 30}, {"filled": 0.3}],
     "test_the_host_name_is_the_instances": [{"host_name": "localhost"}],
     "test_chrony_asks_the_clouds_time_servers": [{"time_sources": ["t1"]}],
@@ -70,7 +104,9 @@ DEFECTS: dict[str, list[dict[str, Any]]] = {
     "test_the_kubelet_is_healthy": [{"health": "etcd failed"}],
     "test_the_operations_container_is_off": [{"operations_at_start": True}],
     "test_the_operations_container_starts_and_stops": [{"operations_start": False}, {"operations_stop": False}],
-    "test_each_call_is_written_down": [{"audit": "none"}, {"audit": "overwrite"}, {"operations_at_start": None}],
+    "test_each_call_is_written_down": [
+        {"audit": "none"}, {"audit": "overwrite"}, {"operations_at_start": None}, {"operations_at_start": None},
+    ],
     "test_only_the_promised_paths_are_writable": [{"writable": ["/usr"]}],
     "test_a_write_outside_is_refused": [{"accepted_writes": ["/usr"]}],
     "test_the_changing_paths_lead_into_var": [{"link": "/home"}],
@@ -113,6 +149,7 @@ class FakeGuest:
         self._running = traits["operations_at_start"]
         self._log = ["old entry"]
         self._booted, self._next = "old", "old"
+        self._digests = self._identity = 0
         self.has_posix_shell = traits["has_posix_shell"]
         self.host_name = traits["host_name"]
         self.user_data_runs = traits["user_data_runs"]
@@ -124,11 +161,31 @@ class FakeGuest:
     def executables_named(self, patterns: list[str]) -> list[str]:
         return list(self._traits["executables"])
 
-    def units_named(self, pattern: str) -> list[str]:
-        return list(self._traits["units"])
+    def executables_holding(self, marks: list[str]) -> list[str]:
+        return list(self._traits["marks"])
 
-    def packages(self) -> list[int]:
-        return list(range(self._traits["packages"]))
+    def units_named(self, pattern: str) -> list[str]:
+        return ["x"] * self._traits["units_many"] if pattern == ".*" else list(self._traits["units"])
+
+    def sysctls(self, names: dict[str, Any]) -> dict[str, Any]:
+        return dict(names) if self._traits["sysctls"] is None else dict(self._traits["sysctls"])
+
+    @property
+    def os_release(self) -> dict[str, str]:
+        return {"VERSION_ID": "3.3.0"}
+
+    def usr_digests(self) -> list[str]:
+        self._digests += 1
+        return list(self._traits["usr_digests"] or [f"/usr/{self._digests}"])
+
+    def identity(self) -> dict[str, str]:
+        if self._traits["identity"] is None:
+            return {}
+        self._identity += bool(self._traits["identity"])
+        return {scenario.MACHINE_ID: str(self._identity)}
+
+    def packages(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(name=str(number), version="1") for number in range(self._traits["packages"])]
 
     def root_disk(self) -> SimpleNamespace:
         return SimpleNamespace(unused=self._traits["unused"], filled=self._traits["filled"])
@@ -185,10 +242,11 @@ class FakeGuest:
         return list(self._log)
 
     def booted_deployment(self) -> SimpleNamespace:
-        return SimpleNamespace(commit=self._booted)
+        return SimpleNamespace(commit=self._booted, version=self._traits["version"])
 
     def deployments(self) -> list[SimpleNamespace]:
-        return [SimpleNamespace(commit=self._booted if self._traits["next_boot"] == "booted" else "other")]
+        return [SimpleNamespace(commit=self._booted if self._traits["next_boot"] == "booted" else "other",
+                                version=self._traits["version"])]  # fmt: skip
 
     def repository_damage(self) -> list[str]:
         return list(self._traits["damage"])
@@ -209,6 +267,8 @@ class FakeGuest:
             "/etc": not self._traits["kept"] or (changed and not self._traits["keeps_etc"]),
             "/var": changed and not self._traits["keeps_var"],
         }
+        forgotten["/etc"] |= changed and self._booted == "old" and not self._traits["keeps_old_etc"]
+        self._identity -= bool(self._traits["keeps_identity"])
         self._files = {path: text for path, text in self._files.items() if not forgotten.get(path[:4])}
 
 
@@ -225,6 +285,8 @@ class FakeMachine:
         self.time_servers = ("t1", "t2")
         self.runs_at_hardware_speed = not emulated
         self.shell_after = traits["shell_after"]
+        self.requests: list[Any] = []
+        self._asks = [SimpleNamespace(path=path) for path in traits["asks_again"]]
 
     def wait_until_ready(self) -> None:
         """It is."""
@@ -233,6 +295,7 @@ class FakeMachine:
         return question()
 
     def reboot(self) -> None:
+        self.requests += self._asks
         self.guest.reboot()
 
     def attach_disk(self, image: object) -> str:
@@ -242,9 +305,13 @@ class FakeMachine:
 def run(name: str, defect: dict[str, Any], *, emulated: bool = False) -> None:
     profile = profiles.load("reference")
     machine = FakeMachine(defect, profile, emulated=emulated)
-    offered: dict[str, Any] = {"machine": machine, "own_machine": machine, "profile": profile, "measure": Measure()}
+    image = SimpleNamespace(fits_into=lambda size: {**SOUND, **defect}["fits"])
+    offered: dict[str, Any] = {"machine": machine, "watched": machine, "own_machine": machine, "profile": profile,
+                               "measure": Measure(), "bench": SimpleNamespace(image=image)}  # fmt: skip
     wanted = inspect.signature(TESTS[name]).parameters
     anything: Any = machine
+    if "twins" in wanted:
+        offered["twins"] = scenario.compare(anything, anything)
     if "rebooted" in wanted:
         offered["rebooted"] = scenario.reboot(anything)
     if "upgraded" in wanted:
@@ -265,7 +332,7 @@ def test_every_test_of_the_suites_is_tried() -> None:
 
 @pytest.mark.parametrize("name", sorted(TESTS))
 def test_a_sound_machine_passes(name: str) -> None:
-    run(name, {})
+    run(name, SOUND_FOR.get(name, {}))
 
 
 @pytest.mark.parametrize(("name", "defect"), [(name, defect) for name in sorted(DEFECTS) for defect in DEFECTS[name]])

@@ -91,7 +91,16 @@ def test_a_failure_beside_the_claims_fails_the_gate() -> None:
 
 
 def test_exit_statuses_tell_verdicts_apart() -> None:
-    assert [verdict.exit_status for verdict in (Verdict.PASS, Verdict.FAIL, Verdict.BROKEN)] == [0, 1, 6]
+    assert [verdict.exit_status for verdict in Verdict] == [0, 1, 6, 7]
+
+
+@pytest.mark.parametrize(("status", "verdict"), [
+    (Status.PASSED, Verdict.PARTIAL), (Status.FAILED, Verdict.FAIL), (Status.BROKEN, Verdict.BROKEN),
+])  # fmt: skip
+def test_a_selection_never_passes(status: Status, verdict: Verdict) -> None:
+    results = gate.settle({"a": "promise a"}, [outcome("a", status)])
+    assert gate.conclude(results, selected=["a"])[0] is verdict
+    assert gate.conclude([], selected=["a"])[0] is Verdict.BROKEN
 
 
 def test_an_outcome_survives_its_way_through_json() -> None:

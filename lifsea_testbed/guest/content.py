@@ -29,6 +29,10 @@ class Content(Protocol):
         """Returns every executable regular file of the system, sorted."""
         ...
 
+    def setuid_files(self) -> list[PurePosixPath]:
+        """Returns every regular file that gives privileges to whoever starts it, sorted."""
+        ...
+
     def link_target(self, path: str) -> str:
         """Returns the path that this one leads to when every link is followed."""
         ...
@@ -67,6 +71,10 @@ class Asked:
     def executables(self) -> list[PurePosixPath]:
         """Returns what find finds on every mount."""
         return files.executables(self._shell)
+
+    def setuid_files(self) -> list[PurePosixPath]:
+        """Returns what find and getcap find on every mount."""
+        return files.setuid(self._shell)
 
     def link_target(self, path: str) -> str:
         """Returns where readlink arrives."""

@@ -45,9 +45,39 @@ def accepted_writes(shell: Shell, directories: Iterable[str]) -> list[str]:
 
 def executables(shell: Shell) -> list[PurePosixPath]:
     """Returns every executable regular file of the running system, sorted."""
-    places = [argument for path in NOT_OF_THE_SYSTEM for argument in ("-o", "-path", path)]
-    script = f"find / {_prune([*_kernel_interfaces(), *places])} -type f -perm /111 -print0"
+    script = f"find / {_prune(_not_of_the_system())} -type f -perm /111 -print0"
     return sorted(map(PurePosixPath, _names(shell, script)))
+
+
+def setuid(shell: Shell) -> list[PurePosixPath]:
+    """Returns every regular file that gives privileges to whoever starts it: setuid, setgid, or capabilities."""
+    files = f"find / {_prune(_not_of_the_system())} -type f"
+    bits = _names(shell, f"{files} -perm /6000 -print0")
+    able = shell.run(f"command -v getcap >/dev/null && {files} -perm /111 -print0 | xargs -0 getcap", check=False,
+                     within=_CENSUS)  # fmt: skip
+    return sorted({PurePosixPath(name) for name in (*bits, *(line.rpartition(" ")[0] for line in able.lines))})
+
+
+def holding(shell: Shell, marks: Iterable[str]) -> list[str]:
+    """Returns the executables in whose content one of the marks occurs, sorted."""
+    sought = shlex.join(argument for mark in marks for argument in ("-e", mark))
+    files = f"find / {_prune(_not_of_the_system())} -type f -perm /111 -print0"
+    # xargs ends with 123 where one grep found nothing.
+    script = f"{files} | LC_ALL=C xargs -0 -r grep -l -a -F {sought} || [ $? = 123 ]"
+    return sorted(shell.run(script, within=_CENSUS).lines)
+
+
+def matching(shell: Shell, patterns: Iterable[str]) -> list[str]:
+    """Returns the files whose name fits one of the shell's patterns, sorted."""
+    names = [argument for pattern in patterns for argument in ("-o", "-name", pattern)][1:]
+    return sorted(_names(shell, f"find / {_prune(_not_of_the_system())} \\( {shlex.join(names)} \\) -type f -print0"))
+
+
+def digests(shell: Shell, directory: str) -> list[str]:
+    """Returns, of each file and link below a directory, a line with its mode, owner, target and digest, sorted."""
+    below = f"cd {shlex.quote(directory)} && find ."
+    listed = shell.run(f"{below} -printf '%p %y %m %U:%G %l\\n'", within=_CENSUS).lines
+    return sorted(listed + shell.run(f"{below} -type f -print0 | xargs -0 -r sha256sum", within=_CENSUS).lines)
 
 
 def named(paths: Iterable[PurePosixPath], patterns: Iterable[str]) -> list[str]:
@@ -79,6 +109,11 @@ def write(shell: Shell, path: str, text: str) -> None:
 
 def _kernel_interfaces() -> list[str]:
     return [argument for name in _KERNEL_INTERFACES for argument in ("-o", "-fstype", name)][1:]
+
+
+def _not_of_the_system() -> list[str]:
+    places = [argument for path in NOT_OF_THE_SYSTEM for argument in ("-o", "-path", path)]
+    return [*_kernel_interfaces(), *places]
 
 
 def _prune(tests: list[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import PurePosixPath
 
 from lifsea_testbed.errors import NotJudged
@@ -16,10 +16,12 @@ from lifsea_testbed.guest import (
     hardware,
     kernel,
     network,
+    node,
     operations,
     ostree,
     packages,
     system,
+    udev,
     units,
 )
 from lifsea_testbed.guest.content import Asked, Content
@@ -77,6 +79,10 @@ class Guest:
         """The installed packages."""
         return self._content.packages(self._profile().packages.databases)
 
+    def package_databases_written(self) -> list[str]:
+        """The directories of package databases that root could write an installed package down in."""
+        return files.accepted_writes(self._shell, packages.database_directories(self._profile().packages.databases))
+
     def writable_paths(self) -> list[str]:
         """The topmost directories that root can write to."""
         return files.writable_paths(self._shell)
@@ -105,6 +111,22 @@ class Guest:
         """The executables whose name is one of the patterns."""
         return files.named(self._executables, patterns)
 
+    def executables_holding(self, marks: list[str]) -> list[str]:
+        """The executables whose content has one of the marks."""
+        return files.holding(self._shell, marks)
+
+    def files_matching(self, patterns: list[str]) -> list[str]:
+        """The files whose name fits one of the shell's patterns."""
+        return files.matching(self._shell, patterns)
+
+    def setuid_files(self) -> list[str]:
+        """The files that give privileges to whoever starts them."""
+        return list(map(str, self._content.setuid_files()))
+
+    def usr_digests(self) -> list[str]:
+        """A line for each file below /usr: what it is, whose it is, and its digest."""
+        return files.digests(self._shell, "/usr")
+
     @functools.cached_property
     def _executables(self) -> list[PurePosixPath]:
         return self._content.executables()
@@ -123,6 +145,22 @@ class Guest:
         """The kernel's error messages that the profile does not allow."""
         return kernel.errors(self._shell, self._profile().boot.allowed_kernel_errors)
 
+    def troubles(self) -> list[str]:
+        """What is said of programs that died of a signal or were denied something."""
+        return kernel.troubles(self._shell)
+
+    def uptime(self) -> float:
+        """Seconds since the kernel started."""
+        return kernel.uptime(self._shell)
+
+    def sysctls(self, names: Iterable[str]) -> dict[str, int | str]:
+        """The values of kernel settings; absent where the kernel has no such one."""
+        return kernel.sysctls(self._shell, names)
+
+    def udev_rules(self) -> list[str]:
+        """The rules of udev."""
+        return udev.rules(self._shell)
+
     def system_state(self) -> str:
         """What systemd says of the whole system."""
         return units.state(self._shell)
@@ -130,6 +168,14 @@ class Guest:
     def failed_units(self) -> list[str]:
         """The units that failed."""
         return units.failed(self._shell)
+
+    def restarted_units(self) -> list[str]:
+        """The services that had to be started again."""
+        return units.restarted(self._shell)
+
+    def bus_names(self) -> list[str]:
+        """The names on the system bus."""
+        return units.bus_names(self._shell)
 
     def units_named(self, pattern: str) -> list[str]:
         """The unit files whose name matches."""
@@ -144,6 +190,14 @@ class Guest:
     def ssh_speakers(self) -> list[network.Listener]:
         """The listeners that speak ssh."""
         return network.ssh_speakers(self._shell)
+
+    def unlisted_ports(self, allowed: list[str]) -> list[str]:
+        """The open ports that are not on the list."""
+        return network.unlisted(network.open_ports(self._shell), allowed)
+
+    def identity(self) -> dict[str, str]:
+        """The digests of the files that tell this machine from others."""
+        return node.identity(self._shell, self._profile().nodes.differ)
 
     def root_disk(self) -> disk.RootDisk:
         """The sizes of the system disk."""
@@ -184,6 +238,10 @@ class Guest:
         """What the kubelet's healthz answers."""
         return containers.kubelet_health(self._shell)
 
+    def escaped_writes(self, directories: list[str]) -> list[str]:
+        """The host's directories of these that a privileged container can write to."""
+        return containers.escaped_writes(self._shell, self._profile().containers.escape, directories)
+
     @property
     def operations(self) -> operations.OperationsContainer:
         """The operations container."""
@@ -202,6 +260,10 @@ class Guest:
     def repository_damage(self) -> list[str]:
         """What is wrong with the ostree repository."""
         return ostree.damage(self._shell)
+
+    def changed_files(self) -> list[str]:
+        """The files below /usr that are not those of the booted commit."""
+        return ostree.changed_files(self._shell, self.booted_deployment().commit)
 
     def deploy_from_disk(self, device: str) -> str:
         """Deploys the image that another disk holds; returns its commit."""

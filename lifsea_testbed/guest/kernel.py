@@ -16,6 +16,10 @@ BOOT_ENTRIES = (
     "loader/entries/*.conf", "efi/loader/entries/*.conf", "grub*/grub.cfg", "extlinux/*.conf", "syslinux/*.cfg",
 )  # fmt: skip
 _LOADING = "(initrd|linux[^#]* initrd=)"
+#: A program that died of a signal, or was denied something: as the kernel, systemd and the security modules say it.
+_TROUBLE = re.compile(r"segfault at|general protection fault|traps: |code=dumped|dumped core|"
+                      r"status=(?:4/ILL|6/ABRT|7/BUS|8/FPE|11/SEGV)|"
+                      r'avc:\s+denied|apparmor="DENIED"')  # fmt: skip
 _ASK_BOOT_ENTRIES = f"""
 cd /boot 2>/dev/null || exit 0
 for file in {" ".join(BOOT_ENTRIES)}; do
@@ -46,6 +50,27 @@ def command_line(shell: Shell) -> list[str]:
 def loaded_modules(shell: Shell) -> list[str]:
     """Returns the names of the loaded modules; a kernel without modules has none."""
     return [line.split()[0] for line in shell.run("cat /proc/modules 2>/dev/null || :").lines]
+
+
+def uptime(shell: Shell) -> float:
+    """Returns the seconds since the kernel started."""
+    return float(shell.run("cat /proc/uptime").stdout.split()[0])
+
+
+def sysctls(shell: Shell, names: Iterable[str]) -> dict[str, int | str]:
+    """Returns the value of each kernel setting (sysctl(8)); of one that the kernel does not have, "absent"."""
+    paths = {name: f"/proc/sys/{name.replace('.', '/')}" for name in names}
+    script = "; ".join(f"cat {path} 2>/dev/null || echo absent" for path in paths.values())
+    values = shell.run(script or ":").stdout.split()
+    return {name: int(value) if value.lstrip("-").isdigit() else value
+            for name, value in zip(paths, values, strict=True)}  # fmt: skip
+
+
+def troubles(shell: Shell) -> list[str]:
+    """Returns what the kernel and the journal say of programs that died of a signal or were denied something."""
+    journal = shell.run("journalctl --boot --no-pager --output=cat", check=False).lines
+    said = [*(message.text for message in messages(shell)), *journal]
+    return list(dict.fromkeys(text for text in said if _TROUBLE.search(text)))
 
 
 def initramfs_signs(shell: Shell) -> list[str]:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import ipaddress
 import re
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.guest.shell import Shell
 
-#: State 0A is TCP_LISTEN (include/net/tcp_states.h).
-_LISTEN = "0A"
+#: State 0A is TCP_LISTEN, and an unconnected UDP socket is in 07, TCP_CLOSE (include/net/tcp_states.h).
+_LISTEN, _UNCONNECTED = "0A", "07"
+_TABLES = "for table in tcp tcp6 udp udp6; do sed \"s/^/${table%6} /\" /proc/net/$table 2>/dev/null; done"
+_OWNERS = "find /proc/[0-9]*/fd -lname 'socket:*' -printf '%h %l\\n' 2>/dev/null || :"
+_PROGRAMS = "grep -H . /proc/[0-9]*/comm 2>/dev/null || :"
 # RFC 4253, 4.2: a server identifies itself first, by a line that starts with SSH-.
 _BANNER = """
 if command -v bash >/dev/null; then
@@ -41,6 +45,28 @@ def parse_sockets(table: str) -> list[Listener]:
     """Reads /proc/net/tcp and tcp6 (Documentation/networking/proc_net_tcp.rst): addresses are words in host order."""
     rows = re.findall(r"^\s*\d+: ([0-9A-F]{8}|[0-9A-F]{32}):([0-9A-F]{4}) \S+ " + _LISTEN + r"\b", table, re.MULTILINE)
     return sorted({Listener(port=int(port, 16), address=_address(address)) for address, port in rows})
+
+
+def open_ports(shell: Shell) -> list[str]:
+    """Returns every socket that takes what comes: protocol, address, port and program, as `tcp 127.0.0.1:53 named`."""
+    tables, owners = shell.run(_TABLES).stdout, shell.run(_OWNERS).stdout
+    return parse_open_ports(tables, owners, shell.run(_PROGRAMS).stdout)
+
+
+def parse_open_ports(tables: str, owners: str, programs: str) -> list[str]:
+    """Joins /proc/net's tables with the links of /proc/PID/fd and the names of /proc/PID/comm, sorted."""
+    names = dict(line.split("/comm:", 1) for line in programs.splitlines() if "/comm:" in line)
+    by_inode = {inode: names.get(process, "?") for process, inode
+                in re.findall(r"^(/proc/\d+)/fd socket:\[(\d+)\]$", owners, re.MULTILINE)}  # fmt: skip
+    rows = [row for row in map(str.split, tables.splitlines()) if len(row) > 10]
+    return sorted({f"{row[0]} {_endpoint(row[2])} {by_inode.get(row[10], 'kernel')}" for row in rows
+                   if row[4] == (_LISTEN if row[0] == "tcp" else _UNCONNECTED)})  # fmt: skip
+
+
+def unlisted(ports: Iterable[str], allowed: Iterable[str]) -> list[str]:
+    """Returns the ports that none of the regular expressions fits as a whole."""
+    patterns = [re.compile(pattern) for pattern in allowed]
+    return [port for port in ports if not any(pattern.fullmatch(port) for pattern in patterns)]
 
 
 def ssh_speakers(shell: Shell) -> list[Listener]:
@@ -73,6 +99,11 @@ def _reachable(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
     if not address.is_unspecified:
         return str(address)
     return "127.0.0.1" if address.version == 4 else "::1"
+
+
+def _endpoint(words: str) -> str:
+    address, _, port = words.partition(":")
+    return f"{_address(address)}:{int(port, 16)}"
 
 
 def _address(words: str) -> str:

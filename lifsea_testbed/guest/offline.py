@@ -77,8 +77,8 @@ class OfflineTree:
         return [file.path for file in self._files if file.mode & 0o111]
 
     def setuid_files(self) -> list[PurePosixPath]:
-        """Returns every regular file that runs as its owner whoever starts it, sorted."""
-        return [file.path for file in self._files if file.mode & stat.S_ISUID]
+        """Returns every regular file that is setuid or setgid, sorted; capabilities are not read offline."""
+        return [file.path for file in self._files if file.mode & (stat.S_ISUID | stat.S_ISGID)]
 
     def link_target(self, path: str) -> str:
         """Returns the path that this one leads to when every link is followed; the last part need not exist."""

@@ -30,6 +30,14 @@ ostree pull-local --repo=/ostree/repo "$point/ostree/repo" "$commit" >&2
 echo "$commit"
 """
 
+# What lies at /usr, with whatever is mounted over it, beside what the commit has there.
+_COMPARE = """
+point=$(mktemp -d /run/lifsea-testbed-compare.XXXXXX)
+trap 'umount "$point/usr"; rmdir "$point/usr" "$point"' EXIT
+mkdir "$point/usr"
+mount --rbind /usr "$point/usr" && ostree diff {commit} "$point"
+"""
+
 _MISSING_DEFAULTS = """
 cd /usr/etc || exit 1
 find . -type f | while IFS= read -r file; do [ -e "/etc/$file" ] || echo "$file"; done
@@ -82,6 +90,18 @@ def damage(shell: Shell) -> list[str]:
     """Returns what `ostree fsck` finds wrong; nothing for a sound repository."""
     check = shell.run("ostree fsck --quiet", check=False, within=_WHOLE_IMAGE)
     return [] if check.ok else [*check.lines, *check.stderr.splitlines()]
+
+
+def changed_files(shell: Shell, commit: str) -> list[str]:
+    """Returns the files below /usr that are not the commit's: A added, M changed in any byte or bit, D missing."""
+    compared = shell.run(_COMPARE.format(commit=shlex.quote(commit)), within=_WHOLE_IMAGE)
+    return parse_changes(compared.stdout)
+
+
+def parse_changes(text: str) -> list[str]:
+    """Reads what `ostree diff` prints; what is outside /usr is left out."""
+    rows = (line.split(maxsplit=1) for line in text.splitlines())
+    return [f"{row[0]} {row[1]}" for row in rows if len(row) == 2 and row[1].startswith("/usr/")]
 
 
 def pull_from_disk(shell: Shell, device: str) -> str:

@@ -11,6 +11,7 @@ from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.guest.shell import Shell
 
 DPKG_DATABASES = ("/var/lib/dpkg/status", "/usr/lib/sysimage/dpkg/status")
+_RPM_DATABASES = ("/var/lib/rpm", "/usr/share/rpm", "/usr/lib/sysimage/rpm")
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -37,6 +38,11 @@ def packages(shell: Shell, databases: Iterable[str] = ()) -> list[Package]:
     if listed.ok:
         return sorted(Package(name=name, version=version) for name, _, version in map(_split, listed.lines))
     raise NotJudged("the image carries neither a dpkg status file nor rpm")
+
+
+def database_directories(databases: Iterable[str]) -> list[str]:
+    """Returns the directories in which an installed package would have to be written down."""
+    return [*(file.rpartition("/")[0] for file in (*databases, *DPKG_DATABASES)), *_RPM_DATABASES]
 
 
 def parse_dpkg_status(text: str) -> list[Package]:

@@ -31,6 +31,19 @@ def named(units: Iterable[str], pattern: str) -> list[str]:
     return [unit for unit in units if re.fullmatch(pattern, unit)]
 
 
+def restarted(shell: Shell) -> list[str]:
+    """Returns the services that systemd had to start again."""
+    shown = shell.run("systemctl show --property=Id,NRestarts '*.service'").stdout
+    found = (dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in shown.split("\n\n"))
+    return sorted(unit["Id"] for unit in found if unit.get("NRestarts", "0") != "0")
+
+
+def bus_names(shell: Shell) -> list[str]:
+    """Returns the well-known names on the system bus, those that would be started on demand included."""
+    listed = shell.run("busctl list --acquired --activatable --no-legend --no-pager")
+    return [line.split()[0] for line in listed.lines]
+
+
 def is_active(shell: Shell, *units: str) -> bool:
     """Tells whether one of the units, which may go by different names, is active."""
     return "active" in shell.run(f"systemctl is-active {shlex.join(units)}", check=False).lines

@@ -41,14 +41,16 @@ class Collector:
         self._write(Verdict.BROKEN, _UNFINISHED)
 
     def results(self) -> list[ClaimResult]:
-        """The result of each claim of the profile."""
-        promises = {claim: catalogue()[claim].promise for claim in self._profile.claims}
+        """The result of each claim of the profile, or of those of them that the user selected."""
+        wanted = self._prepared.wish.claims or self._profile.claims
+        promises = {claim: catalogue()[claim].promise for claim in self._profile.claims if claim in wanted}
         return gate.settle(promises, self._outcomes)
 
     def finish(self, troubles: Iterable[str] = (), failures: Iterable[str] = ()) -> tuple[Verdict, str]:
         """Settles the verdict, writes it, and returns it with its reason."""
         changed = [] if self._prepared.image.unchanged else [f"{self._prepared.image.path} changed during the run"]
-        verdict, why = gate.conclude(self.results(), troubles=[*troubles, *changed], failures=failures)
+        verdict, why = gate.conclude(self.results(), troubles=[*troubles, *changed], failures=failures,
+                                     selected=self._prepared.wish.claims)  # fmt: skip
         self._write(verdict, why)
         return verdict, why
 
@@ -71,6 +73,7 @@ class Collector:
                 "file_size": prepared.image.file_size,
             },
             "profile": self._profile.name,
+            "selected": list(prepared.wish.claims),
             "instance_type": prepared.wish.instance_type,
             "host": host(prepared),
             "accelerator": {"kind": prepared.accelerator.kind, "why": prepared.accelerator.why},

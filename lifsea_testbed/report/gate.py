@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -17,11 +17,12 @@ class Verdict(enum.StrEnum):
     PASS = "pass"
     FAIL = "fail"
     BROKEN = "broken"
+    PARTIAL = "partial"
 
     @property
     def exit_status(self) -> int:
-        """The exit status of the run: 1 as pytest has it for failures, 6 beyond what pytest uses itself."""
-        return {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.BROKEN: 6}[self]
+        """The exit status of the run: 1 as pytest has it for failures, 6 and 7 beyond what pytest uses itself."""
+        return {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.BROKEN: 6, Verdict.PARTIAL: 7}[self]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +67,13 @@ def settle(claims: Mapping[str, str], outcomes: Iterable[Outcome]) -> list[Claim
 
 
 def conclude(results: Iterable[ClaimResult], *, troubles: Iterable[str] = (),
-             failures: Iterable[str] = ()) -> tuple[Verdict, str]:
+             failures: Iterable[str] = (), selected: Collection[str] = ()) -> tuple[Verdict, str]:
     """Returns the verdict and its reason in one line.
 
     A claim that failed, or a failure beside the claims, makes it *fail*. A claim that broke, or that no test judged,
     or a trouble of the run itself, makes it *broken*: nothing passes a gate that was not held against it. What a host
-    cannot judge is let through.
+    cannot judge is let through. Where only some claims were selected the best verdict is *partial*: the image was not
+    judged as a whole.
     """
     results = list(results)
     failed = [result.id for result in results if result.status is Status.FAILED]
@@ -84,6 +86,10 @@ def conclude(results: Iterable[ClaimResult], *, troubles: Iterable[str] = (),
         return Verdict.BROKEN, "; ".join([*troubles, *([f"broken: {_named(broken)}"] if broken else [])])
     if missing:
         return Verdict.BROKEN, f"not run: {_named(missing)}"
+    if selected and not results:
+        return Verdict.BROKEN, "the profile makes none of the claims that were selected"
+    if selected:
+        return Verdict.PARTIAL, f"only {_named(list(selected))} was judged; every other claim is open"
     return Verdict.PASS, "every claim is kept, or cannot be judged on this host"
 
 
