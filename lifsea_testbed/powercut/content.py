@@ -30,19 +30,23 @@ class Contents:
         self._versions: dict[int, list[tuple[int, int]]] = {}
         self._touched: defaultdict[int, list[int]] = defaultdict(list)
         self._after = [0]
+        self._torn: dict[int, list[int]] = {}
         for place, entry in enumerate(log.entries):
             self._after.append(self._after[-1] + (self._take(place) if entry.is_write else 0))
 
     def digest(self, state: State) -> str:
         """Returns what equal disks, and no others, have in common: 32 hexadecimal digits."""
-        total, kept, entries = self._after[state.position], dict(state.kept), self._log.entries
+        kept, entries = dict(state.kept), self._log.entries
+        if list(kept) == [state.position - 1]:
+            return _text(self._after[state.position - 1] + self._torn[state.position - 1][kept[state.position - 1]])
+        total = self._after[state.position]
         for sector in self._lost(state):
             below, *versions = self._versions[sector]
             there = [below, *(version for version in versions if version[0] < state.position)]
             left = [version for version in there[1:]
                     if sector < entries[version[0]].sector + kept.get(version[0], entries[version[0]].sectors)]
             total += [below, *left][-1][1] - there[-1][1]
-        return f"{total % _MODULUS:0{2 * _DIGEST}x}"
+        return _text(total)
 
     def clusters(self, state: State) -> Iterator[tuple[int, bytes]]:
         """Yields the clusters that the log has touched up to that state, in order: number and content."""
@@ -55,6 +59,7 @@ class Contents:
     def _take(self, place: int) -> int:
         """Notes a write's sectors, and returns by how much it changes the digest."""
         entry, change = self._log.entries[place], 0
+        self._torn[place] = [0]
         data, below = self._log.data(entry), self._base.read_at(entry.sector * SECTOR, entry.sectors * SECTOR)
         for number in range(entry.sectors):
             sector, start = entry.sector + number, number * SECTOR
@@ -62,6 +67,7 @@ class Contents:
                 self._versions[sector] = [(-1, _hash(sector, below[start:start + SECTOR]))]
             content = _hash(sector, data[start:start + SECTOR])
             change += content - self._versions[sector][-1][1]
+            self._torn[place].append(change)
             self._versions[sector].append((place, content))
         for cluster in range(entry.sector // _IN_CLUSTER, (entry.sector + entry.sectors - 1) // _IN_CLUSTER + 1):
             self._touched[cluster].append(place)
@@ -88,6 +94,10 @@ class Contents:
                 content[(start - first) * SECTOR:(end - first) * SECTOR] = \
                     self._log.data(entry, start - entry.sector, end - start)  # fmt: skip
         return bytes(content)
+
+
+def _text(total: int) -> str:
+    return f"{total % _MODULUS:0{2 * _DIGEST}x}"
 
 
 def _hash(sector: int, content: bytes) -> int:

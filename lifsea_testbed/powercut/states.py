@@ -2,7 +2,7 @@
 
 Between two flushes, an epoch, such a disk may have kept any of the epoch's writes, or a part of one, and all writes
 before it. Tried are the state at each flush; each prefix of the writes in the order in which they completed; each write
-lost alone; each write torn where 4 KiB, and where 512 bytes of it end; and subsets drawn at random.
+lost alone; subsets drawn at random; and each write torn where 4 KiB, and where 512 bytes of it end.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Kind(enum.StrEnum):
     FLUSH = "flush"
     PREFIX = "prefix"
     WITHOUT = "without one write"
-    TORN_PAGES = "torn at 4 KiB"
     SUBSET = "random subset"
+    TORN_PAGES = "torn at 4 KiB"
     TORN_SECTORS = "torn at 512 B"
 
 
