@@ -39,6 +39,7 @@ _LAST_WORDS = 0.3
 class _Layered(TypedDict):
     layers: tuple[int, ...]
     write_log: int | None
+    reads: int | None
 
 
 class Boot:
@@ -214,9 +215,13 @@ def _opened(handed_over: contextlib.ExitStack, path: Path, mode: int) -> int:
 
 
 def _layered(handed_over: contextlib.ExitStack, layers: Layers) -> _Layered:
-    """The descriptors of what lies between image and overlay, and of the log of writes."""
+    """The descriptors of what lies between image and overlay, and of the logs of writes and reads."""
     log = None if layers.write_log is None else _opened(handed_over, layers.write_log, os.O_RDWR | os.O_CREAT)
-    return {"layers": tuple(_opened(handed_over, path, os.O_RDONLY) for path in layers.below), "write_log": log}
+    reads = None if layers.reads is None else _opened(handed_over, layers.reads, os.O_WRONLY | os.O_CREAT)
+    if reads is not None:
+        os.fchmod(reads, 0o666)  # QEMU opens it once more, by /dev/fd, as the user that it is confined to
+    return {"layers": tuple(_opened(handed_over, path, os.O_RDONLY) for path in layers.below), "write_log": log,
+            "reads": reads}  # fmt: skip
 
 
 def _numbers(wires: argv.Wires) -> tuple[int, ...]:

@@ -15,13 +15,15 @@ from rich.console import Console
 
 from lifsea_testbed.bench import Bench
 from lifsea_testbed.deadline import Deadline
-from lifsea_testbed.errors import CallerError, GuestFailure
+from lifsea_testbed.errors import CallerError, GuestFailure, LaunchError
 from lifsea_testbed.image import Image
 from lifsea_testbed.powercut import campaign, record, report
 from lifsea_testbed.powercut.content import Contents
+from lifsea_testbed.powercut.inference import Inference, parse_reads
 from lifsea_testbed.powercut.record import Facts, Recording, Timeline
+from lifsea_testbed.powercut.results import Depth, How, Outcome, Result, Results, judged
 from lifsea_testbed.powercut.states import CrashStates, Kind, State
-from lifsea_testbed.powercut.sweep import Depth, Outcome, Result, Results, Shard, Sweep, judged, plan
+from lifsea_testbed.powercut.sweep import Shard, Sweep, plan
 from tests.test_powercut_states import BASE, FLUSH, Bytes, filled, logged, read
 
 # The last write before the announcement (entry 5) is only flushed after it.
@@ -41,8 +43,9 @@ class Paper(Sweep):
     """A sweep that boots nothing: the new image comes up once the write at sector 9 is there."""
 
     def __init__(self, timeline: Timeline, outcomes: dict[str, Outcome] | None = None,
-                 depth: Depth = Depth.BOOT) -> None:
+                 depth: Depth = Depth.BOOT, reads: tuple[tuple[int, int], ...] = ()) -> None:
         self.booted: list[str] = []
+        self._read = reads
         self._timeline, self._depth = timeline, depth
         self._outcomes = outcomes or {}
 
@@ -50,7 +53,8 @@ class Paper(Sweep):
         self.booted.append(state.name)
         is_new = state.position > 5 and 5 not in dict(state.kept)
         outcome = self._outcomes.get(state.name, Outcome.NEW if is_new else Outcome.OLD)
-        return Result(digest=digest, state=state.name, outcome=outcome, depth=self._depth, seconds=30.0)
+        return Result(digest=digest, state=state.name, outcome=outcome, depth=self._depth, seconds=30.0,
+                      reads=self._read)  # fmt: skip
 
 
 def results(tmp_path: Path) -> Results:
@@ -91,6 +95,49 @@ def test_a_deeper_sweep_boots_again(timeline: Timeline, tmp_path: Path) -> None:
 def test_no_boot_starts_after_the_deadline(timeline: Timeline, tmp_path: Path) -> None:
     sweep = Paper(timeline)
     assert list(sweep.run(plan(timeline), results(tmp_path), Deadline.after(0.0))) == []
+
+
+def test_a_dead_qemu_says_nothing_of_the_disk(timeline: Timeline, tmp_path: Path) -> None:
+    sweep = Paper(timeline)
+    died = iter([LaunchError("QEMU was killed by SIGABRT"), LaunchError("QEMU was killed by SIGABRT")])
+    boot = sweep.boot
+
+    def fragile(state: State, digest: str) -> Result:
+        if error := next(died, None):
+            raise error
+        return boot(state, digest)
+
+    sweep.boot = fragile  # type: ignore[method-assign]
+    run(sweep, timeline, results(tmp_path))
+    assert len(sweep.booted) == len(plan(timeline).of)
+
+
+def test_what_a_boot_never_read_needs_no_boot(timeline: Timeline, tmp_path: Path) -> None:
+    """States that differ in sector 12 alone have one outcome if no boot reads it; one in twenty is booted still."""
+    sweep = Paper(timeline, reads=((0, 1), (4, 2), (9, 1)))
+    found = results(tmp_path)
+    run(sweep, timeline, found)
+    known = {result.state: result for result in found.of.values()}
+    same = known["epoch 2, after write 1"], known["epoch 3"]
+    assert len(sweep.booted) < len(plan(timeline).of)
+    assert [result.outcome for result in same] == [Outcome.NEW, Outcome.NEW]
+    assert {result.how for result in same} == {How.BOOTED, How.INFERRED}
+    assert all(result.like in sweep.booted for result in known.values() if result.how is How.INFERRED)
+
+
+def test_a_boot_that_disagrees_is_told(timeline: Timeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Inference, "is_to_be_confirmed", staticmethod(lambda digest: True))
+    sweep = Paper(timeline, {"epoch 2, after write 1": Outcome.BROKEN}, reads=((0, 1), (4, 2), (9, 1)))
+    found = results(tmp_path)
+    run(sweep, timeline, found)
+    assert Counter(result.how for result in found.of.values())[How.CONTRADICTED] == 1
+    assert report.summarise(timeline, plan(timeline), found).contradicted == 1
+
+
+def test_reads_are_told_by_the_trace(timeline: Timeline) -> None:
+    lines = ["virtio_blk_handle_read vdev 0x55 req 0x56 sector 3 nsectors 3", "something else sector 9 nsectors 1",
+             "virtio_blk_handle_read vdev 0x55 req 0x56 sector 12 nsectors 1"]  # fmt: skip
+    assert parse_reads("\n".join(lines), timeline.contents) == ((4, 2), (12, 1))
 
 
 def test_shards_are_disjoint_and_together_everything(timeline: Timeline) -> None:

@@ -15,12 +15,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lifsea_testbed import profile as profiles
 from lifsea_testbed.bench import Bench
 from lifsea_testbed.deadline import Deadline
-from lifsea_testbed.errors import CallerError, GuestFailure
+from lifsea_testbed.errors import CallerError, GuestFailure, TestbedError
 from lifsea_testbed.machine import Machine
 from lifsea_testbed.powercut import record, report
 from lifsea_testbed.powercut.record import Timeline
+from lifsea_testbed.powercut.results import Depth, Outcome, Result, Results, judged
 from lifsea_testbed.powercut.states import Kind
-from lifsea_testbed.powercut.sweep import Depth, Outcome, Result, Results, Shard, Sweep, judged, plan
+from lifsea_testbed.powercut.sweep import Shard, Sweep, plan
 from lifsea_testbed.text import printable
 
 _UNITS = {"s": 1, "m": 60, "h": 3600}
@@ -70,6 +71,7 @@ def sweep(bench: Bench, campaign: Campaign, console: Console | None = None) -> r
 
     Raises:
         GuestFailure: some state neither boots the old image nor the new one.
+        TestbedError: a boot came out otherwise than was inferred.
     """
     deadline = Deadline.after(campaign.budget)
     with prepared(bench, campaign) as (sweeper, timeline):
@@ -81,6 +83,9 @@ def sweep(bench: Bench, campaign: Campaign, console: Console | None = None) -> r
             summary = report.summarise(timeline, planned, results)
             report.write(campaign.reports, timeline, summary)
     print(summary.line)
+    if summary.contradicted:
+        raise TestbedError(f"{summary.contradicted} boots came out otherwise than was inferred",
+                           expected="a boot that reads the same ends the same", hint="see powercut.json")  # fmt: skip
     if summary.failures:
         raise _failure(summary)
     return summary

@@ -8,12 +8,13 @@ from that of its prefix of the log and from the sectors of the few writes that i
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from lifsea_testbed.disk.source import Source
 from lifsea_testbed.powercut.states import State
-from lifsea_testbed.powercut.writelog import SECTOR, WriteLog
+from lifsea_testbed.powercut.writelog import SECTOR, Entry, WriteLog
 
 #: The unit in which a state's disk is made (bytes): the page of a file system, so that most are written as a whole.
 CLUSTER = 4096
@@ -22,31 +23,69 @@ _DIGEST = 16
 _MODULUS = 1 << 8 * _DIGEST
 
 
+#: The contents that a sector had, oldest first: the place in the log of the write that made each, and its hash. The
+#: first is what lay below, at place -1.
+_Versions = list[tuple[int, int]]
+
+
+class Digests:
+    """Digests of states over some of the sectors that a log touches."""
+
+    def __init__(self, entries: Sequence[Entry], versions: Mapping[int, _Versions]) -> None:
+        self._entries, self._versions = entries, versions
+        changes = [0] * len(entries)
+        for some in versions.values():
+            for (_, before), (place, content) in itertools.pairwise(some):
+                changes[place] += content - before
+        self.after = [0, *itertools.accumulate(changes)]
+
+    def digest(self, state: State) -> str:
+        """Returns what states that are equal in these sectors, and no others, have in common: 32 hexadecimal digits."""
+        total, kept = self.after[state.position], dict(state.kept)
+        for sector in self._lost(state):
+            below, *versions = self._versions[sector]
+            there = [below, *(version for version in versions if version[0] < state.position)]
+            left = [version for version in there[1:] if sector < self._end(version[0], kept)]
+            total += [below, *left][-1][1] - there[-1][1]
+        return text(total)
+
+    def _lost(self, state: State) -> set[int]:
+        """The sectors of the writes, or parts of writes, that the state lacks."""
+        starts = ((self._entries[place], count) for place, count in state.kept)
+        sectors = (range(entry.sector + count, entry.sector + entry.sectors) for entry, count in starts)
+        return {sector for some in sectors for sector in some if sector in self._versions}
+
+    def _end(self, place: int, kept: dict[int, int]) -> int:
+        return self._entries[place].sector + kept.get(place, self._entries[place].sectors)
+
+
 class Contents:
     """The disks of one log above one base."""
 
     def __init__(self, log: WriteLog, base: Source) -> None:
         self._log, self._base = log, base
-        self._versions: dict[int, list[tuple[int, int]]] = {}
+        self._versions: dict[int, _Versions] = {}
         self._touched: defaultdict[int, list[int]] = defaultdict(list)
-        self._after = [0]
         self._torn: dict[int, list[int]] = {}
         for place, entry in enumerate(log.entries):
-            self._after.append(self._after[-1] + (self._take(place) if entry.is_write else 0))
+            if entry.is_write:
+                self._take(place)
+        self._digests = Digests(log.entries, self._versions)
 
     def digest(self, state: State) -> str:
         """Returns what equal disks, and no others, have in common: 32 hexadecimal digits."""
-        kept, entries = dict(state.kept), self._log.entries
-        if list(kept) == [state.position - 1]:
-            return _text(self._after[state.position - 1] + self._torn[state.position - 1][kept[state.position - 1]])
-        total = self._after[state.position]
-        for sector in self._lost(state):
-            below, *versions = self._versions[sector]
-            there = [below, *(version for version in versions if version[0] < state.position)]
-            left = [version for version in there[1:]
-                    if sector < entries[version[0]].sector + kept.get(version[0], entries[version[0]].sectors)]
-            total += [below, *left][-1][1] - there[-1][1]
-        return _text(total)
+        last = state.position - 1
+        if len(state.kept) == 1 and state.kept[0][0] == last:
+            return text(self._digests.after[last] + self._torn[last][state.kept[0][1]])
+        return self._digests.digest(state)
+
+    def touches(self, sector: int) -> bool:
+        """Whether the log writes that sector at any time."""
+        return sector in self._versions
+
+    def within(self, sectors: Iterable[int]) -> Digests:
+        """Returns digests over those sectors alone; the log touches each of them."""
+        return Digests(self._log.entries, {sector: self._versions[sector] for sector in sectors})
 
     def clusters(self, state: State) -> Iterator[tuple[int, bytes]]:
         """Yields the clusters that the log has touched up to that state, in order: number and content."""
@@ -56,8 +95,8 @@ class Contents:
             if places:
                 yield cluster, self._cluster(cluster, places, kept)
 
-    def _take(self, place: int) -> int:
-        """Notes a write's sectors, and returns by how much it changes the digest."""
+    def _take(self, place: int) -> None:
+        """Notes what a write makes of its sectors, and by how much each part of it changes the digest."""
         entry, change = self._log.entries[place], 0
         self._torn[place] = [0]
         data, below = self._log.data(entry), self._base.read_at(entry.sector * SECTOR, entry.sectors * SECTOR)
@@ -71,13 +110,6 @@ class Contents:
             self._versions[sector].append((place, content))
         for cluster in range(entry.sector // _IN_CLUSTER, (entry.sector + entry.sectors - 1) // _IN_CLUSTER + 1):
             self._touched[cluster].append(place)
-        return change
-
-    def _lost(self, state: State) -> set[int]:
-        """The sectors of the writes, or parts of writes, that the state lacks."""
-        entries = self._log.entries
-        return {sector for place, count in state.kept
-                for sector in range(entries[place].sector + count, entries[place].sector + entries[place].sectors)}
 
     def _cluster(self, cluster: int, places: list[int], kept: dict[int, int]) -> bytes:
         first = cluster * _IN_CLUSTER
@@ -96,7 +128,8 @@ class Contents:
         return bytes(content)
 
 
-def _text(total: int) -> str:
+def text(total: int) -> str:
+    """Returns a sum of hashes as a digest."""
     return f"{total % _MODULUS:0{2 * _DIGEST}x}"
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from lifsea_testbed.powercut.record import Timeline
+from lifsea_testbed.powercut.results import Outcome, Result
 from lifsea_testbed.powercut.states import Kind, State
-from lifsea_testbed.powercut.sweep import Outcome, Result
 
 _COLOURS = {Outcome.OLD: "#2b6cb0", Outcome.NEW: "#2f855a", Outcome.BROKEN: "#c53030"}
 _WIDTH, _LEFT, _RIGHT, _TOP, _BARS, _ROW = 1200.0, 130.0, 20.0, 40.0, 90.0, 22.0

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lifsea_testbed.powercut import picture
 from lifsea_testbed.powercut.record import Timeline
+from lifsea_testbed.powercut.results import How, Outcome, Result, Results, judged
 from lifsea_testbed.powercut.states import State
-from lifsea_testbed.powercut.sweep import Outcome, Plan, Result, Results, judged
+from lifsea_testbed.powercut.sweep import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """States enumerated; distinct disks among them; of these booted, left unjudged, broken; what each state came to."""
+    """States enumerated; distinct disks among them; of these booted, inferred, left, broken; what each state came to.
+
+    `contradicted` are boots whose outcome was not what had been inferred: the inference is unsound if there is one.
+    """
 
     enumerated: int
     distinct: int
     booted: int
+    inferred: int
+    confirmed: int
+    contradicted: int
     left: int
     broken: int
     old: int
@@ -30,9 +38,9 @@ class Summary:
     @property
     def line(self) -> str:
         """The numbers on one line."""
-        rate = 60 * self.booted / self.seconds if self.seconds else 0.0
-        return (f"powercut: {self.enumerated} states, {self.distinct} distinct, {self.booted} booted, 0 inferred, "
-                f"{self.left} left, {self.broken} broken, {rate:.1f} states/min")  # fmt: skip
+        rate = 60 * (self.booted + self.inferred) / self.seconds if self.seconds else 0.0
+        return (f"powercut: {self.enumerated} states, {self.distinct} distinct, {self.booted} booted, "
+                f"{self.inferred} inferred, {self.left} left, {self.broken} broken, {rate:.1f} states/min")  # fmt: skip
 
     @property
     def failures(self) -> list[Result]:
@@ -51,9 +59,12 @@ def summarise(timeline: Timeline, planned: Plan, results: Results) -> Summary:
     worst: dict[str, Outcome] = {}
     for _, result in states:
         worst[result.digest] = Outcome.BROKEN if worst.get(result.digest) is Outcome.BROKEN else result.outcome
+    how = Counter(results.of[digest].how for digest in worst)
     counts = {outcome: sum(found is outcome for found in worst.values()) for outcome in Outcome}
     return Summary(
-        enumerated=planned.enumerated, distinct=len(planned.of), booted=len(worst), left=len(planned.of) - len(worst),
+        enumerated=planned.enumerated, distinct=len(planned.of), booted=len(worst) - how[How.INFERRED],
+        inferred=how[How.INFERRED], confirmed=how[How.CONFIRMED], contradicted=how[How.CONTRADICTED],
+        left=len(planned.of) - len(worst),
         broken=counts[Outcome.BROKEN], old=counts[Outcome.OLD], new=counts[Outcome.NEW],
         seconds=sum(results.of[digest].seconds for digest in worst), states=states,
     )  # fmt: skip

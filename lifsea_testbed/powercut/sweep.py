@@ -1,60 +1,31 @@
-"""The sweep: each distinct crash state booted once by the disk's own boot loader, and what came up judged.
-
-What comes up is noted under the digest of the disk, line by line, so that a sweep that was killed goes on where it was.
-"""
+"""The sweep: each distinct crash state booted once by the disk's own boot loader, or its outcome inferred."""
 
 from __future__ import annotations
 
 import contextlib
-import enum
-import json
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lifsea_testbed.bench import Bench
 from lifsea_testbed.deadline import Deadline
 from lifsea_testbed.ecs.instance import Instance
-from lifsea_testbed.errors import CallerError, GuestFailure
+from lifsea_testbed.errors import CallerError, GuestFailure, LaunchError
 from lifsea_testbed.machine import Machine
 from lifsea_testbed.powercut import disks
-from lifsea_testbed.powercut.record import Facts, Recording, Timeline
+from lifsea_testbed.powercut.inference import Inference, parse_reads
+from lifsea_testbed.powercut.record import Recording, Timeline
+from lifsea_testbed.powercut.results import Depth, How, Outcome, Result, Results
 from lifsea_testbed.powercut.states import Kind, State
 from lifsea_testbed.qemu.overlay import Layers
 from lifsea_testbed.scenario import IN_ETC
 from lifsea_testbed.text import slug
 
+#: How often a state is booted under which QEMU dies by itself (seen under TCG: SIGABRT, and not again).
+_ATTEMPTS = 3
 _SHARD = "choose K/N with K from 1 to N, such as 1/4"
-
-
-class Outcome(enum.StrEnum):
-    """What a cut led to: the old image whole, the new one whole, or neither."""
-
-    OLD = "old"
-    NEW = "new"
-    BROKEN = "broken"
-
-
-class Depth(enum.StrEnum):
-    """How much is asked of a machine that came up."""
-
-    BOOT = "boot"
-    FSCK = "fsck"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """What came up from a disk: as which state it was booted, why it is broken, the console's end, how long it took."""
-
-    digest: str
-    state: str
-    outcome: Outcome
-    depth: Depth
-    why: str = ""
-    console: str = ""
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,51 +74,6 @@ def plan(timeline: Timeline, kinds: Sequence[Kind] = tuple(Kind), shard: Shard |
     return Plan(of=found)
 
 
-def judged(result: Result, state: State, facts: Facts) -> Result:
-    """Returns the result as it counts for that state: once success was announced, the old image is broken."""
-    if result.outcome is Outcome.OLD and facts.announced <= state.latest:
-        return replace(result, state=state.name, outcome=Outcome.BROKEN,
-                       why="the old image boots although the tool had announced success")  # fmt: skip
-    return replace(result, state=state.name)
-
-
-class Results:
-    """The results so far: a file of JSON lines to which each is added, and flushed, when it is there."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.of: dict[str, Result] = {}
-        if path.is_file():
-            for line in path.read_text("utf-8").splitlines():
-                with contextlib.suppress(ValueError, TypeError):  # the last line of a sweep that was killed
-                    self._keep(_result(json.loads(line)))
-
-    def add(self, result: Result) -> None:
-        """Adds a result."""
-        line = json.dumps(asdict(result))
-        with self._path.open("a+b") as file:
-            if file.tell() and not self._ends_line(file.fileno(), file.tell()):
-                file.write(b"\n")
-            file.write(line.encode() + b"\n")
-        self._keep(result)
-
-    def lacks(self, digest: str, depth: Depth) -> bool:
-        """Whether a disk has yet to be booted for a result of that depth."""
-        result = self.of.get(digest)
-        return result is None or (depth is Depth.FSCK and result.depth is Depth.BOOT)
-
-    def _keep(self, result: Result) -> None:
-        self.of[result.digest] = result
-
-    @staticmethod
-    def _ends_line(descriptor: int, size: int) -> bool:
-        return os.pread(descriptor, 1, size - 1) == b"\n"
-
-
-def _result(found: dict[str, str]) -> Result:
-    return Result(**{**found, "outcome": Outcome(found["outcome"]), "depth": Depth(found["depth"])})  # type: ignore[arg-type]
-
-
 class Sweep:
     """Boots states of one recording on one bench."""
 
@@ -156,14 +82,33 @@ class Sweep:
         self._depth = depth
 
     def run(self, planned: Plan, results: Results, deadline: Deadline) -> Iterator[Result]:
-        """Boots what has no result yet, one disk after the other, until the deadline; yields each result."""
+        """Gives each disk its result, one after the other, boots until the deadline alone; yields the new ones."""
+        inference = self._inference(results)
         for digest, states in planned.of.items():
-            if deadline.expired:
-                return
-            if results.lacks(digest, self._depth):
-                result = self.boot(states[0], digest)
-                results.add(result)
-                yield result
+            if not results.lacks(digest, self._depth):
+                continue
+            result = inference.infer(states[0], digest)
+            if result is None or inference.is_to_be_confirmed(digest):
+                if deadline.expired:
+                    continue
+                result = _compared(self._boot_surely(states[0], digest), result)
+                inference.learn(result, states[0])
+            results.add(result)
+            yield result
+
+    def _boot_surely(self, state: State, digest: str) -> Result:
+        """Boots a state again if QEMU died under it: that says nothing of the disk."""
+        for _ in range(_ATTEMPTS - 1):
+            with contextlib.suppress(LaunchError):
+                return self.boot(state, digest)
+        return self.boot(state, digest)
+
+    def _inference(self, results: Results) -> Inference:
+        inference = Inference(self._timeline.contents)
+        for digest, result in results.of.items():
+            if not results.lacks(digest, self._depth):
+                inference.learn(result, self._timeline.states.find(result.state))
+        return inference
 
     def boot(self, state: State, digest: str) -> Result:
         """Boots a state and returns what came up."""
@@ -175,8 +120,9 @@ class Sweep:
             except GuestFailure as error:
                 outcome, why = Outcome.BROKEN, error.happened
                 console = machine.boot.transcript.tail()
+            reads = parse_reads(self._reads(state).read_text("ascii"), self._timeline.contents)
         return Result(digest=digest, state=state.name, outcome=outcome, why=why, console=console, depth=self._depth,
-                      seconds=round(time.monotonic() - started, 1))  # fmt: skip
+                      seconds=round(time.monotonic() - started, 1), reads=reads)  # fmt: skip
 
     @contextlib.contextmanager
     def machine(self, state: State) -> Iterator[Machine]:
@@ -184,14 +130,18 @@ class Sweep:
         facts = self._timeline.facts
         instance = Instance(type=self._bench.instance_type, id=facts.instance, uuid=facts.uuid,
                             disk_serial=facts.disk_serial, mac=facts.mac)  # fmt: skip
-        path = self._recording.directory / f"{slug(state.name)}-{os.getpid()}.qcow2"
+        path, reads = self._reads(state).with_suffix(".qcow2"), self._reads(state)
         try:
             disks.write(path, self._timeline.contents.clusters(state), size=facts.disk_size)
-            layers = Layers(below=(self._recording.base, path))
+            layers = Layers(below=(self._recording.base, path), reads=reads)
             with self._bench.off(f"powercut-{state.name}", layers=layers, instance=instance) as machine:
                 yield machine
         finally:
             path.unlink(missing_ok=True)
+            reads.unlink(missing_ok=True)
+
+    def _reads(self, state: State) -> Path:
+        return self._recording.directory / f"{slug(state.name)}-{os.getpid()}.reads"
 
     def _look(self, machine: Machine) -> tuple[Outcome, str, str]:
         """Tells which image runs, and what is wrong with it."""
@@ -210,3 +160,11 @@ class Sweep:
             yield f"/etc lacks new defaults: {', '.join(missing)}"
         if self._depth is Depth.FSCK and (damage := machine.guest.repository_damage()):
             yield f"ostree fsck: {damage[-1]}"
+
+
+def _compared(booted: Result, inferred: Result | None) -> Result:
+    """The result of a boot, and whether it is what had been inferred."""
+    if inferred is None:
+        return booted
+    how = How.CONFIRMED if booted.outcome is inferred.outcome else How.CONTRADICTED
+    return replace(booted, how=how, like=inferred.like)

@@ -22,6 +22,8 @@ CHANNEL_PORT = "org.lifsea.testbed.0"
 CHANNEL_DEVICE = "channel-port"
 #: The socket of the metadata service, in QEMU's working directory.
 METADATA_SOCKET = "metadata"
+#: The event of QEMU's trace that tells of a read by the guest (QEMU hw/block/trace-events): `… sector N nsectors N`.
+TRACED = "virtio_blk_handle_read"
 #: The group that throttles all disks together.
 CEILING = "ceiling"
 #: QEMU's user network has one queue, whatever the instance type has.
@@ -42,7 +44,8 @@ class Wires:
     """The descriptors that QEMU inherits: monitor, ttyS0, Cloud Assistant's port, the channel's, the two disk files.
 
     With `virtio_console` the machine has an hvc0 as well, which an ecs.g7 has not. `layers` are disks in qcow2 between
-    the image and the overlay, the lowest first; with `write_log` each write and flush of the guest is logged there.
+    the image and the overlay, the lowest first; with `write_log` each write and flush of the guest is logged there, and
+    with `reads` a line for each of its reads.
     """
 
     monitor: int
@@ -54,6 +57,7 @@ class Wires:
     virtio_console: int | None = None
     layers: tuple[int, ...] = ()
     write_log: int | None = None
+    reads: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +81,7 @@ def command(hardware: Hardware, wires: Wires) -> list[str]:
         *_identity(hardware),
         *_consoles(wires),
         *_disk(hardware, wires),
+        *_reads(wires.reads),
         *_network(hardware.instance),
     ]
 
@@ -207,6 +212,10 @@ def _write_log(descriptor: int | None) -> list[str]:
         "-blockdev", "driver=file,node-name=log-file,filename=/dev/fdset/3",
         "-blockdev", "driver=blklogwrites,node-name=logged,file=overlay,log=log-file,log-sector-size=512,discard=unmap",
     ]  # fmt: skip
+
+
+def _reads(descriptor: int | None) -> list[str]:
+    return [] if descriptor is None else ["-trace", f"enable={TRACED},file=/dev/fd/{descriptor}"]
 
 
 def throttle(ceiling: Ceiling) -> str:

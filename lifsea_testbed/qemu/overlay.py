@@ -14,7 +14,7 @@ SYSTEM_DISK = 20 << 30
 
 @dataclass(frozen=True, kw_only=True)
 class Layers:
-    """Disks (qcow2) between the image and a machine's overlay, the lowest first; and a log of its writes.
+    """Disks (qcow2) between the image and a machine's overlay, the lowest first; logs of its writes and reads.
 
     The overlay is made anew; where a path is given it stays when the machine is gone.
     """
@@ -22,6 +22,7 @@ class Layers:
     below: tuple[Path, ...] = ()
     overlay: Path | None = None
     write_log: Path | None = None
+    reads: Path | None = None
 
 
 def create(path: Path, *, image_size: int) -> None:
