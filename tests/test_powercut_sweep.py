@@ -13,6 +13,7 @@ from typing import cast
 import pytest
 from rich.console import Console
 
+from lifsea_testbed import cli
 from lifsea_testbed.bench import Bench
 from lifsea_testbed.deadline import Deadline
 from lifsea_testbed.errors import CallerError, GuestFailure, LaunchError
@@ -188,6 +189,12 @@ def test_the_report_holds_every_state_and_the_picture_is_xml(timeline: Timeline,
 def test_a_campaign_that_makes_no_sense_is_refused(tmp_path: Path, wrong: dict[str, str]) -> None:
     with pytest.raises(CallerError):
         campaign.Campaign.parse(reports=tmp_path, **wrong)  # type: ignore[arg-type]
+
+
+def test_bad_input_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["powercut", "--image", str(tmp_path / "none.qcow2"), "--reports", str(tmp_path)]
+    assert [cli.main([*common, *more]) for more in ([], ["--budget", "soon"], ["--state", "x", "--shell"])] == [4, 4, 4]
+    assert capsys.readouterr().err.count("ERROR: ") == 3
 
 
 def test_a_campaign_is_read_as_it_is_written(tmp_path: Path) -> None:
