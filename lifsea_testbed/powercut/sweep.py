@@ -65,13 +65,20 @@ class Plan:
 
 
 def plan(timeline: Timeline, kinds: Sequence[Kind] = tuple(Kind), shard: Shard | None = None) -> Plan:
-    """Returns the disks of this part of the sweep."""
+    """Returns the disks of this part of the sweep; those of a kind spread, so that a budget leaves small gaps."""
     found: dict[str, list[State]] = {}
     for state in timeline.states.enumerate(kinds):
         digest = timeline.contents.digest(state)
         if shard is None or shard.holds(digest):
             found.setdefault(digest, []).append(state)
-    return Plan(of=found)
+    return Plan(of={digest: found[digest] for kind in kinds for digest in _spread(found, kind)})
+
+
+def _spread(found: dict[str, list[State]], kind: Kind) -> list[str]:
+    """The disks of one kind in the order of van der Corput: first, middle, quarters, eighths."""
+    listed = [digest for digest, states in found.items() if states[0].kind is kind]
+    bits = len(listed).bit_length()
+    return [listed[place] for place in sorted(range(len(listed)), key=lambda place: f"{place:0{bits}b}"[::-1])]
 
 
 class Sweep:
