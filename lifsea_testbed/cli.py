@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from lifsea_testbed.bench import Bench
     from lifsea_testbed.perf.history import History
 
-#: Exit statuses: as pytest has it for bad input, and as the gate has it for what is broken.
-_FAILED, _USAGE, _BROKEN = 1, 4, 6
+#: Exit statuses: the gate's for what failed and for what is broken, pytest's for bad input, a shell's for Ctrl-C.
+_FAILED, _USAGE, _BROKEN, _INTERRUPTED = 1, 4, 6, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,6 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, GuestFailure):
             return _FAILED
         return _USAGE if isinstance(error, CallerError) else _BROKEN
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return _INTERRUPTED
     except ImportError as error:
         print(f"ERROR: {error} (hint: pip install 'lifsea-testbed[perf]')", file=sys.stderr)
         return _USAGE
@@ -77,6 +80,7 @@ def _add_powercut(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fsck", action="store_true", help="have the repository of each machine checked as well")
     parser.add_argument("--state", metavar="NAME", help="boot this state and no other: 'epoch 17, without write 3'")
     parser.add_argument("--shell", action="store_true", help="with --state: sit down at its console")
+    parser.add_argument("--shrink", action="store_true", help="with --state: find the fewest lost writes that break it")
     parser.set_defaults(command=_powercut)
 
 
@@ -126,6 +130,9 @@ def _powercut(options: argparse.Namespace) -> None:
             with campaign.machine(bench, wish, options.state) as machine:
                 machine.start()
                 interactive.attend(machine)
+        elif options.shrink:
+            bench.say = print
+            print(f"the smallest loss: {campaign.shrink(bench, wish, options.state)}")
         else:
             campaign.boot(bench, wish, options.state)
 

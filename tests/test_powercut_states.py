@@ -17,6 +17,7 @@ from lifsea_testbed.disk.source import RawFile
 from lifsea_testbed.errors import CallerError, TestbedError
 from lifsea_testbed.powercut import disks
 from lifsea_testbed.powercut.content import Contents
+from lifsea_testbed.powercut.shrink import smallest
 from lifsea_testbed.powercut.states import CrashStates, Kind, State
 from lifsea_testbed.powercut.writelog import SECTOR, WriteLog, replay
 
@@ -113,6 +114,27 @@ def test_clusters_hold_what_the_model_says(made: list[tuple[int, bytes]]) -> Non
         assert bytes(disk) == model(made, state)
 
 
+@given(st.sets(st.integers(0, 30), min_size=1), st.sets(st.integers(0, 30)))
+def test_a_loss_is_shrunk_to_what_breaks(needed: set[int], more: set[int]) -> None:
+    tried: list[int] = []
+
+    def breaks(some: Sequence[int]) -> bool:
+        tried.append(len(some))
+        return needed <= set(some)
+
+    assert smallest(sorted(needed | more), breaks) == sorted(needed)
+    assert all(tried)
+
+
+def test_states_that_lack_several_writes_have_names_too() -> None:
+    states = CrashStates(read(logged([(0, filled(1)), (1, filled(1)), (2, filled(1)), FLUSH])).entries)
+    state = states.find("epoch 0, without writes 1+3")
+    assert state.kept == ((0, 0), (2, 0))
+    assert states.lacking(states.find("epoch 0"), [1, 3]) == state
+    assert states.lost(states.find("epoch 0, after write 1")) == [2, 3]
+    assert states.lost(states.find("epoch 0, without write 2")) == [2]
+
+
 def test_a_cut_is_dated_by_the_flush_that_follows() -> None:
     """Writes that no flush has covered may be lost, even if the program was told of success after them."""
     made = [(0, filled(1)), FLUSH, (1, filled(1)), (2, filled(2, 2)), FLUSH, (3, filled(1))]
@@ -125,6 +147,7 @@ def test_a_cut_is_dated_by_the_flush_that_follows() -> None:
 
 @pytest.mark.parametrize("name", [
     "epoch 9", "epoch 0, after write 0", "epoch 0, after write 3", "epoch 0, write 1 torn after 512 bytes",
+    "epoch 0, without writes 1", "epoch 0, without writes 2+1", "epoch 0, without writes 1+3",
     "epoch 0, write 2 torn after 700 bytes", "epoch 1, without write 1", "epoch 00", "somewhere",
 ])  # fmt: skip
 def test_what_is_no_state_is_refused(name: str) -> None:

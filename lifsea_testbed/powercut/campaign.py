@@ -20,6 +20,7 @@ from lifsea_testbed.machine import Machine
 from lifsea_testbed.powercut import record, report
 from lifsea_testbed.powercut.record import Timeline
 from lifsea_testbed.powercut.results import Depth, Outcome, Result, Results, judged
+from lifsea_testbed.powercut.shrink import smallest
 from lifsea_testbed.powercut.states import Kind
 from lifsea_testbed.powercut.sweep import Shard, Sweep, plan
 from lifsea_testbed.text import printable
@@ -104,6 +105,28 @@ def boot(bench: Bench, campaign: Campaign, name: str) -> Result:
         raise GuestFailure(f"{name}: {result.why}", expected="the old or the new image, whole", evidence=result.console)
     print(f"{name}: {result.outcome}, after {result.seconds:.0f} s")
     return result
+
+
+def shrink(bench: Bench, campaign: Campaign, name: str) -> str:
+    """Finds the fewest lost writes that break a disk as that state's do; returns the name of the state without them.
+
+    Raises:
+        CallerError: the state is not broken, or lacks nothing of its epoch.
+    """
+    with prepared(bench, campaign) as (sweeper, timeline):
+        results, states = Results(campaign.recording / "results.jsonl"), timeline.states
+
+        def breaks(numbers: Sequence[int]) -> bool:
+            state = states.lacking(whole, numbers)
+            result = judged(sweeper.known(state, results), state, timeline.facts)
+            bench.say(f"{state.name}: {result.outcome}")
+            return result.outcome is Outcome.BROKEN
+
+        whole = states.find(name)
+        lost = states.lost(whole)
+        if not lost or not breaks(lost):
+            raise CallerError(f"{name}: no lost write breaks it", hint="--state alone boots it again")
+        return states.lacking(whole, smallest(lost, breaks)).name
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from lifsea_testbed.powercut.writelog import SECTOR, Entry
 PAGE = 4096
 _HINT = "names look like 'epoch 17' or 'epoch 17, without write 3'; see docs/powercut.md"
 _NAME = re.compile(
-    r"epoch (?P<epoch>\d+)(?:, (?:after write (?P<after>\d+)|without write (?P<without>\d+)"
+    r"epoch (?P<epoch>\d+)(?:, (?:after write (?P<after>\d+)|without writes? (?P<without>\d+(?:\+\d+)*)"
     r"|write (?P<torn>\d+) torn after (?P<bytes>\d+) bytes|subset (?P<subset>\d+) of seed (?P<seed>\d+)))?"
 )
 
@@ -98,19 +98,37 @@ class CrashStates:
         if match is None or int(match["epoch"]) >= len(self.epochs):
             raise CallerError(f"{name!r}: no such state", hint=_HINT)
         epoch = self.epochs[int(match["epoch"])]
-        state = self._parsed(epoch, {key: int(value) for key, value in match.groupdict().items() if value})
+        if match["without"]:
+            state = self._lacking(epoch, [int(number) for number in match["without"].split("+")])
+        else:
+            state = self._parsed(epoch, {key: int(value) for key, value in match.groupdict().items() if value})
         if state is None or state.name != name:
             raise CallerError(f"{name!r}: no such state of an epoch of {len(epoch.writes)} writes", hint=_HINT)
         return state
 
+    def lost(self, state: State) -> list[int]:
+        """Returns the writes of its epoch, by number, that a state lacks, in whole or in part."""
+        kept = dict(state.kept)
+        return [number for number, place in enumerate(self._epoch(state).writes, start=1)
+                if place >= state.position or place in kept]  # fmt: skip
+
+    def lacking(self, state: State, numbers: Sequence[int]) -> State:
+        """Returns the state of the same epoch that lacks these writes and no others."""
+        return _without(self._epoch(state), numbers)
+
+    def _epoch(self, state: State) -> Epoch:
+        return next(epoch for epoch in self.epochs if epoch.end == state.latest)
+
+    def _lacking(self, epoch: Epoch, numbers: Sequence[int]) -> State | None:
+        in_order = sorted(set(numbers)) == list(numbers)
+        return _without(epoch, numbers) if in_order and numbers[0] >= 1 and numbers[-1] <= len(epoch.writes) else None
+
     def _parsed(self, epoch: Epoch, said: dict[str, int]) -> State | None:
-        number = said.get("after", said.get("without", said.get("torn", 1)))
+        number = said.get("after", said.get("torn", 1))
         if not 1 <= number <= max(1, len(epoch.writes)) or (len(said) > 1 and not epoch.writes):
             return None
         if "after" in said:
             return _prefix(epoch, number)
-        if "without" in said:
-            return _without(epoch, number)
         if "torn" in said:
             return self._torn(epoch, number, said["bytes"])
         return _subset(epoch, said["subset"], said["seed"]) if "subset" in said else _flush(epoch)
@@ -146,7 +164,7 @@ def _prefixes(epoch: Epoch) -> Iterator[State]:
 
 def _withouts(epoch: Epoch) -> Iterator[State]:
     for number in range(1, len(epoch.writes)):
-        yield _without(epoch, number)
+        yield _without(epoch, [number])
 
 
 def _flush(epoch: Epoch) -> State:
@@ -158,9 +176,10 @@ def _prefix(epoch: Epoch, number: int) -> State:
                  position=epoch.writes[number - 1] + 1, latest=epoch.end)  # fmt: skip
 
 
-def _without(epoch: Epoch, number: int) -> State:
-    return State(name=f"epoch {epoch.number}, without write {number}", kind=Kind.WITHOUT, position=epoch.end,
-                 kept=((epoch.writes[number - 1], 0),), latest=epoch.end)  # fmt: skip
+def _without(epoch: Epoch, numbers: Sequence[int]) -> State:
+    which = f"write{'s' if len(numbers) > 1 else ''} {'+'.join(map(str, numbers))}"
+    return State(name=f"epoch {epoch.number}, without {which}", kind=Kind.WITHOUT, position=epoch.end,
+                 kept=tuple((epoch.writes[number - 1], 0) for number in numbers), latest=epoch.end)  # fmt: skip
 
 
 def _tear(epoch: Epoch, number: int, size: int) -> State:

@@ -103,6 +103,13 @@ class Sweep:
             results.add(result)
             yield result
 
+    def known(self, state: State, results: Results) -> Result:
+        """Returns what a state leads to: as it is known of its disk, or by a boot now."""
+        digest = self._timeline.contents.digest(state)
+        if results.lacks(digest, self._depth):
+            results.add(self._boot_surely(state, digest))
+        return results.of[digest]
+
     def _boot_surely(self, state: State, digest: str) -> Result:
         """Boots a state again if QEMU died under it: that says nothing of the disk."""
         for _ in range(_ATTEMPTS - 1):
