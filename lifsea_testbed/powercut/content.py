@@ -59,6 +59,24 @@ class Digests:
         return self._entries[place].sector + kept.get(place, self._entries[place].sectors)
 
 
+class Disk:
+    """A base with some of its clusters changed."""
+
+    def __init__(self, base: Source, clusters: Mapping[int, bytes]) -> None:
+        self._base, self._clusters, self.size = base, clusters, base.size
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Returns exactly that many bytes."""
+        parts = []
+        while length > 0:
+            cluster, inside = divmod(offset, CLUSTER)
+            part = min(length, CLUSTER - inside)
+            held = self._clusters.get(cluster)
+            parts.append(self._base.read_at(offset, part) if held is None else held[inside:inside + part])
+            offset, length = offset + part, length - part
+        return b"".join(parts)
+
+
 class Contents:
     """The disks of one log above one base."""
 
@@ -94,6 +112,10 @@ class Contents:
             places = [place for place in self._touched[cluster] if place < state.position]
             if places:
                 yield cluster, self._cluster(cluster, places, kept)
+
+    def disk(self, state: State) -> Disk:
+        """Returns the state's disk as a source of bytes."""
+        return Disk(self._base, dict(self.clusters(state)))
 
     def _take(self, place: int) -> None:
         """Notes what a write makes of its sectors, and by how much each part of it changes the digest."""

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lifsea_testbed.powercut import picture
+from lifsea_testbed.powercut.finding import on_disk
 from lifsea_testbed.powercut.record import Timeline
 from lifsea_testbed.powercut.results import How, Outcome, Result, Results, judged
 from lifsea_testbed.powercut.states import State
@@ -73,12 +74,21 @@ def summarise(timeline: Timeline, planned: Plan, results: Results) -> Summary:
 def write(reports: Path, timeline: Timeline, summary: Summary) -> None:
     """Writes both files into that directory."""
     numbers = {name: value for name, value in vars(summary).items() if name != "states"}
+    broken = [{"state": result.state, "why": result.why, "console": result.console,
+               "on disk": on_disk(timeline.contents.disk(timeline.states.find(result.state))).splitlines()}
+              for result in summary.failures]  # fmt: skip
     report = {
         "recording": asdict(timeline.facts), "summary": numbers, "epochs": len(timeline.states.tried),
-        "states": [{**asdict(result), "state": state.name, "kind": state.kind} for state, result in summary.states],
+        "broken": broken,
+        "states": [_row(state, result) for state, result in summary.states],
     }  # fmt: skip
     (reports / "powercut.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
     (reports / "powercut.svg").write_text(picture.draw(timeline, summary.states), "utf-8")
+
+
+def _row(state: State, result: Result) -> dict[str, str | float]:
+    return {"state": state.name, "kind": state.kind, "outcome": result.outcome, "how": result.how, "why": result.why,
+            "like": result.like, "digest": result.digest, "seconds": result.seconds}  # fmt: skip
 
 
 def _states(timeline: Timeline, planned: Plan, results: Results) -> Iterator[tuple[State, Result]]:
