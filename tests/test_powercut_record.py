@@ -63,10 +63,11 @@ def test_a_disk_that_was_changed_beside_the_log_is_noticed(base: Path) -> None:
 
 
 def test_layers_and_log_are_put_where_they_belong() -> None:
-    words = " ".join(command(layers=(20, 21), write_log=22))
+    words = " ".join(command(layers=(20, 21), write_log=22, reads=23))
     assert "node-name=layer-1,file=layer-file-1,backing=image,read-only=on" in words
     assert "node-name=layer-2,file=layer-file-2,backing=layer-1,read-only=on" in words
     assert "node-name=overlay,file=overlay-file,backing=layer-2,discard=ignore" in words
     assert "driver=blklogwrites,node-name=logged,file=overlay,log=log-file,log-sector-size=512" in words
     assert "node-name=disk,file=logged" in words
+    assert "-trace enable=virtio_blk_handle_read,file=/dev/fd/23" in words
     assert INSTANCE.disk_serial in words

@@ -25,7 +25,7 @@ def draw(timeline: Timeline, judged: Sequence[tuple[State, Result]]) -> str:
         'font-size="12">',
         f'<rect width="{_WIDTH:.0f}" height="{height:.0f}" fill="white"/>',
         *_legend(), *_entries(timeline, first, step), *_marks(timeline, first, step, height), *_rows(),
-        *(_dot(state, result, first, step) for state, result in judged), "</svg>",
+        *(_dot(found, first, step) for found in _together(judged)), "</svg>",
     ]  # fmt: skip
     return "\n".join(parts) + "\n"
 
@@ -62,11 +62,21 @@ def _rows() -> Iterator[str]:
         yield f'<text x="4" y="{_height_of(number) + 4:.0f}">{escape(kind)}</text>'
 
 
-def _dot(state: State, result: Result, first: int, step: float) -> str:
+def _together(judged: Sequence[tuple[State, Result]]) -> list[list[tuple[State, Result]]]:
+    """The states that one dot stands for: of one kind, at one place of the log, with one outcome."""
+    found: dict[tuple[int, Kind, Outcome], list[tuple[State, Result]]] = {}
+    for state, result in judged:
+        found.setdefault((state.position, state.kind, result.outcome), []).append((state, result))
+    return sorted(found.values(), key=lambda some: some[0][1].outcome is Outcome.BROKEN)
+
+
+def _dot(found: Sequence[tuple[State, Result]], first: int, step: float) -> str:
+    state, result = found[0]
     x, y = _LEFT + (state.position - first) * step, _height_of(list(Kind).index(state.kind))
+    more = f", and {len(found) - 1} more" if len(found) > 1 else ""
     why = f": {result.why}" if result.why else ""
     return (f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{_COLOURS[result.outcome]}" fill-opacity="0.8">'
-            f"<title>{escape(f'{state.name}: {result.outcome}{why}')}</title></circle>")
+            f"<title>{escape(f'{state.name}{more}: {result.outcome}{why}')}</title></circle>")
 
 
 def _height_of(row: int) -> float:
