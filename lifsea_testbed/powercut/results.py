@@ -78,12 +78,10 @@ class Results:
                     self._keep(_result(json.loads(line)))
 
     def add(self, result: Result) -> None:
-        """Adds a result."""
-        line = json.dumps(asdict(result))
-        with self._path.open("a+b") as file:
-            if file.tell() and not self._ends_line(file.fileno(), file.tell()):
-                file.write(b"\n")
-            file.write(line.encode() + b"\n")
+        """Adds a result, in one write: several sweeps may share the file."""
+        line = json.dumps(asdict(result)).encode() + b"\n"
+        with self._path.open("a+b", buffering=0) as file:
+            file.write(line if self._is_whole(file.fileno()) else b"\n" + line)
         self._keep(result)
 
     def lacks(self, digest: str, depth: Depth) -> bool:
@@ -95,8 +93,10 @@ class Results:
         self.of[result.digest] = result
 
     @staticmethod
-    def _ends_line(descriptor: int, size: int) -> bool:
-        return os.pread(descriptor, 1, size - 1) == b"\n"
+    def _is_whole(descriptor: int) -> bool:
+        """Whether the last line was written to its end."""
+        size = os.fstat(descriptor).st_size
+        return size == 0 or os.pread(descriptor, 1, size - 1) == b"\n"
 
 
 def _result(found: dict[str, Any]) -> Result:
