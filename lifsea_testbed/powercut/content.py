@@ -7,6 +7,7 @@ from that of its prefix of the log and from the sectors of the few writes that i
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import itertools
 from collections import defaultdict
@@ -33,21 +34,28 @@ class Digests:
 
     def __init__(self, entries: Sequence[Entry], versions: Mapping[int, _Versions]) -> None:
         self._entries, self._versions = entries, versions
-        changes = [0] * len(entries)
-        for some in versions.values():
-            for (_, before), (place, content) in itertools.pairwise(some):
-                changes[place] += content - before
-        self.after = [0, *itertools.accumulate(changes)]
+        self._sectors: list[list[int]] = [[] for _ in entries]
+        changes: list[list[int]] = [[0] for _ in entries]
+        for sector in sorted(versions):
+            for (_, before), (place, content) in itertools.pairwise(versions[sector]):
+                self._sectors[place].append(sector)
+                changes[place].append(changes[place][-1] + content - before)
+        self._changes = changes
+        self._after = [0, *itertools.accumulate(parts[-1] for parts in changes)]
 
     def digest(self, state: State) -> str:
         """Returns what states that are equal in these sectors, and no others, have in common: 32 hexadecimal digits."""
-        total, kept = self.after[state.position], dict(state.kept)
+        last, kept = state.position - 1, dict(state.kept)
+        if list(kept) == [last]:
+            whole = bisect.bisect_left(self._sectors[last], self._end(last, kept))
+            return _text(self._after[last] + self._changes[last][whole])
+        total = self._after[state.position]
         for sector in self._lost(state):
             below, *versions = self._versions[sector]
             there = [below, *(version for version in versions if version[0] < state.position)]
             left = [version for version in there[1:] if sector < self._end(version[0], kept)]
             total += [below, *left][-1][1] - there[-1][1]
-        return text(total)
+        return _text(total)
 
     def _lost(self, state: State) -> set[int]:
         """The sectors of the writes, or parts of writes, that the state lacks."""
@@ -84,7 +92,6 @@ class Contents:
         self._log, self._base = log, base
         self._versions: dict[int, _Versions] = {}
         self._touched: defaultdict[int, list[int]] = defaultdict(list)
-        self._torn: dict[int, list[int]] = {}
         for place, entry in enumerate(log.entries):
             if entry.is_write:
                 self._take(place)
@@ -92,9 +99,6 @@ class Contents:
 
     def digest(self, state: State) -> str:
         """Returns what equal disks, and no others, have in common: 32 hexadecimal digits."""
-        last = state.position - 1
-        if len(state.kept) == 1 and state.kept[0][0] == last:
-            return text(self._digests.after[last] + self._torn[last][state.kept[0][1]])
         return self._digests.digest(state)
 
     def touches(self, sector: int) -> bool:
@@ -118,18 +122,14 @@ class Contents:
         return Disk(self._base, dict(self.clusters(state)))
 
     def _take(self, place: int) -> None:
-        """Notes what a write makes of its sectors, and by how much each part of it changes the digest."""
-        entry, change = self._log.entries[place], 0
-        self._torn[place] = [0]
+        """Notes what a write makes of its sectors."""
+        entry = self._log.entries[place]
         data, below = self._log.data(entry), self._base.read_at(entry.sector * SECTOR, entry.sectors * SECTOR)
         for number in range(entry.sectors):
             sector, start = entry.sector + number, number * SECTOR
             if sector not in self._versions:
                 self._versions[sector] = [(-1, _hash(sector, below[start:start + SECTOR]))]
-            content = _hash(sector, data[start:start + SECTOR])
-            change += content - self._versions[sector][-1][1]
-            self._torn[place].append(change)
-            self._versions[sector].append((place, content))
+            self._versions[sector].append((place, _hash(sector, data[start:start + SECTOR])))
         for cluster in range(entry.sector // _IN_CLUSTER, (entry.sector + entry.sectors - 1) // _IN_CLUSTER + 1):
             self._touched[cluster].append(place)
 
@@ -150,8 +150,7 @@ class Contents:
         return bytes(content)
 
 
-def text(total: int) -> str:
-    """Returns a sum of hashes as a digest."""
+def _text(total: int) -> str:
     return f"{total % _MODULUS:0{2 * _DIGEST}x}"
 
 
