@@ -136,9 +136,10 @@ def bare_boot(bench: Bench) -> float:
         pairs = {name: socket.socketpair() for name in ("monitor", "console", "assistant", "channel")}
         files = [stack.enter_context(path.open(mode)) for path, mode in
                  ((bench.image.path, "rb"), (machine._overlay, "r+b"))]  # fmt: skip
-        wires = argv.Wires(**{name: theirs.fileno() for name, (_, theirs) in pairs.items()},
-                           image=files[0].fileno(), overlay=files[1].fileno())
-        inherited = [wires.monitor, wires.console, wires.assistant, wires.channel, wires.image, wires.overlay]
+        inherited = [*(theirs.fileno() for _, theirs in pairs.values()), *(file.fileno() for file in files)]
+        monitor, console, assistant, channel, image, overlay = inherited
+        wires = argv.Wires(monitor=monitor, console=console, assistant=assistant, channel=channel, image=image,
+                           overlay=overlay)  # fmt: skip
         qemu = subprocess.Popen(bench.accelerator.confinement.wrap(argv.command(machine._hardware, wires)),
                                 cwd=machine._directory, pass_fds=inherited)  # fmt: skip
         try:

@@ -24,6 +24,7 @@ from lifsea_testbed.machine import Machine
 from lifsea_testbed.qemu import argv
 from lifsea_testbed.qemu.accelerator import Accelerator
 from lifsea_testbed.qemu.emulator import Emulator
+from lifsea_testbed.qemu.overlay import Layers
 from lifsea_testbed.text import slug
 
 #: The profile that an image is held to when none is named and its os-release fits none.
@@ -129,11 +130,19 @@ class Bench:
             yield machine
 
     @contextlib.contextmanager
-    def _made(self, name: str, user_data: bytes | None = None) -> Iterator[Machine]:
+    def off(self, name: str, *, layers: Layers, instance: Instance) -> Iterator[Machine]:
+        """A machine with that identity and these layers of its disk, off; the caller powers it on."""
+        with self._made(name, layers=layers, instance=instance) as machine:
+            yield machine
+
+    @contextlib.contextmanager
+    def _made(self, name: str, user_data: bytes | None = None, *, layers: Layers | None = None,
+              instance: Instance | None = None) -> Iterator[Machine]:
         with self._directories(name) as (directory, records):
             machine = Machine(
-                hardware=self._hardware(), image=self.image, profile=lambda: self.profile, patience=self.patience,
-                directory=directory, records=records, confinement=self.accelerator.confinement, user_data=user_data,
+                hardware=self._hardware(instance), image=self.image, profile=lambda: self.profile,
+                patience=self.patience, directory=directory, records=records, confinement=self.accelerator.confinement,
+                user_data=user_data, layers=layers,
             )  # fmt: skip
             try:
                 yield machine
@@ -166,10 +175,10 @@ class Bench:
             self._hopeless = None if self._booted else error
             raise
         self._booted = True
-        self._identify(machine)
+        self.identify(machine)
         self.say(f"shell open after {machine.shell_after:.1f} s by {machine.road}, profile {self.profile.name}")
 
-    def _identify(self, machine: Machine) -> None:
+    def identify(self, machine: Machine) -> None:
         """Chooses the profile by what the first machine says of itself, unless the user named one."""
         if not self._identified:
             release = machine.guest.os_release
@@ -177,12 +186,12 @@ class Bench:
             self.image_version = release.get("VERSION_ID", "")
             self._identified = True
 
-    def _hardware(self) -> argv.Hardware:
+    def _hardware(self, instance: Instance | None) -> argv.Hardware:
         return argv.Hardware(
             emulator=self.emulator,
             accelerator=self.accelerator.kind,
             host_is_ice_lake=host_is_ice_lake(),
-            instance=Instance(type=self.instance_type),
+            instance=instance or Instance(type=self.instance_type),
             memory=self.fitting.memory,
             image_format=self.image.format,
         )

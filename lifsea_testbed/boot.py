@@ -7,9 +7,8 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from lifsea_testbed.console.access import log_in, type_agent
 from lifsea_testbed.console.assistant import Assistant
@@ -23,6 +22,7 @@ from lifsea_testbed.lifeline import Lifeline
 from lifsea_testbed.profile import Access, Line, Road
 from lifsea_testbed.qemu import argv
 from lifsea_testbed.qemu.confinement import Confinement
+from lifsea_testbed.qemu.overlay import Layers
 from lifsea_testbed.qemu.process import QemuProcess
 from lifsea_testbed.qemu.qmp import Event, EventName, Monitor
 
@@ -36,6 +36,12 @@ _SIGN_OF_LIFE = 2.0
 _LAST_WORDS = 0.3
 
 
+class _Layered(TypedDict):
+    layers: tuple[int, ...]
+    write_log: int | None
+    reads: int | None
+
+
 class Boot:
     """A machine that is powered on: the process, its monitor, its transcript, the channel to its shell.
 
@@ -43,7 +49,7 @@ class Boot:
     """
 
     def __init__(self, hardware: argv.Hardware, *, image: Image, overlay: Path, directory: Path, transcript: Path,
-                 confinement: Confinement, with_virtio_console: bool = False) -> None:
+                 confinement: Confinement, with_virtio_console: bool = False, layers: Layers | None = None) -> None:
         self.lifeline = Lifeline()
         self.events: list[Event] = []
         self._subscribers: list[tuple[EventName, Callable[[Event], None]]] = [
@@ -58,7 +64,8 @@ class Boot:
             names = ["monitor", "console", "assistant", "channel", *(["virtio_console"] if with_virtio_console else [])]
             ours, theirs = _pairs(handed_over, names)
             wires = argv.Wires(**theirs, image=_opened(handed_over, image.path, os.O_RDONLY),
-                               overlay=_opened(handed_over, overlay, os.O_RDWR))
+                               overlay=_opened(handed_over, overlay, os.O_RDWR),
+                               **_layered(handed_over, layers or Layers()))
             self.command = argv.command(hardware, wires)
             self.transcript = Transcript(ours["console"], lifeline=self.lifeline, file=transcript)
             self.consoles = {Line.SERIAL: self.transcript}
@@ -209,5 +216,16 @@ def _opened(handed_over: contextlib.ExitStack, path: Path, mode: int) -> int:
     return descriptor
 
 
+def _layered(handed_over: contextlib.ExitStack, layers: Layers) -> _Layered:
+    """The descriptors of what lies between image and overlay, and of the logs of writes and reads."""
+    log = None if layers.write_log is None else _opened(handed_over, layers.write_log, os.O_RDWR | os.O_CREAT)
+    reads = None if layers.reads is None else _opened(handed_over, layers.reads, os.O_WRONLY | os.O_CREAT)
+    if reads is not None:
+        os.fchmod(reads, 0o666)  # QEMU opens it once more, by /dev/fd, as the user that it is confined to
+    return {"layers": tuple(_opened(handed_over, path, os.O_RDONLY) for path in layers.below), "write_log": log,
+            "reads": reads}  # fmt: skip
+
+
 def _numbers(wires: argv.Wires) -> tuple[int, ...]:
-    return tuple(number for number in asdict(wires).values() if number is not None)
+    single = (number for number in vars(wires).values() if isinstance(number, int))
+    return (*single, *wires.layers)

@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from lifsea_testbed.ecs import catalogue
-from lifsea_testbed.errors import CallerError, Explained
+from lifsea_testbed.errors import CallerError, Explained, GuestFailure
 from lifsea_testbed.text import printable
 
 if TYPE_CHECKING:
+    from lifsea_testbed.bench import Bench
     from lifsea_testbed.perf.history import History
 
-#: Exit statuses: as pytest has it for bad input, and as the gate has it for what is broken.
-_USAGE, _BROKEN = 4, 6
+#: Exit statuses: the gate's for what failed and for what is broken, pytest's for bad input, a shell's for Ctrl-C.
+_FAILED, _USAGE, _BROKEN, _INTERRUPTED = 1, 4, 6, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,7 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command(options)
     except Explained as error:
         print(f"ERROR: {printable(error.one_line)}", file=sys.stderr)
+        if isinstance(error, GuestFailure):
+            return _FAILED
         return _USAGE if isinstance(error, CallerError) else _BROKEN
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return _INTERRUPTED
     except ImportError as error:
         print(f"ERROR: {error} (hint: pip install 'lifsea-testbed[perf]')", file=sys.stderr)
         return _USAGE
@@ -40,20 +46,42 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lifsea_testbed", description="What is not a run of pytest.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_shell(commands.add_parser("shell", help="boot an image and sit down at its console"))
+    _add_powercut(commands.add_parser("powercut", help="cut the power at every write of an upgrade"))
     _add_dashboard(commands.add_parser("dashboard", help="write a history as a static site"))
     history = commands.add_parser("history", help="carry a history from place to place")
     _add_history(history.add_subparsers(required=True, metavar="COMMAND"))
     return parser
 
 
-def _add_shell(parser: argparse.ArgumentParser) -> None:
+def _add_machine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", required=True, metavar="FILE", help="a qcow2 or raw image; it is never written")
     parser.add_argument("--profile", default="auto", metavar="NAME", help="(default: %(default)s)")
     parser.add_argument("--instance-type", default=catalogue.DEFAULT, metavar="TYPE", help="(default: %(default)s)")
     parser.add_argument("--accel", default="auto", choices=("auto", "kvm", "tcg"), help="(default: %(default)s)")
     parser.add_argument("--reports", type=Path, default=Path("reports"), metavar="DIR",
-                        help="where the transcript goes (default: %(default)s)")
-    parser.set_defaults(command=_shell)
+                        help="where the transcript and the findings go (default: %(default)s)")
+
+
+def _add_shell(parser: argparse.ArgumentParser) -> None:
+    _add_machine(parser)
+    parser.set_defaults(command=_shell, next_image=None)
+
+
+def _add_powercut(parser: argparse.ArgumentParser) -> None:
+    _add_machine(parser)
+    parser.add_argument("--next-image", metavar="FILE", help="what is upgraded to; not needed once it was recorded")
+    parser.add_argument("--recording", type=Path, metavar="DIR",
+                        help="the recording, made there if there is none (default: powercut/ among the reports)")
+    parser.add_argument("--budget", metavar="TIME", help="boot no further state after so long: 90s, 30m, 2h")
+    parser.add_argument("--shard", default="1/1", metavar="K/N", help="sweep the K-th of N parts")
+    parser.add_argument("--only", action="append", metavar="KIND",
+                        help="flush, prefix, without, subset, torn-pages, torn-sectors; may be given several times")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of random subsets (default: %(default)s)")
+    parser.add_argument("--fsck", action="store_true", help="have the repository of each machine checked as well")
+    parser.add_argument("--state", metavar="NAME", help="boot this state and no other: 'epoch 17, without write 3'")
+    parser.add_argument("--shell", action="store_true", help="with --state: sit down at its console")
+    parser.add_argument("--shrink", action="store_true", help="with --state: find the fewest lost writes that break it")
+    parser.set_defaults(command=_powercut)
 
 
 def _add_dashboard(parser: argparse.ArgumentParser) -> None:
@@ -80,13 +108,45 @@ def _add_history(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def _shell(options: argparse.Namespace) -> None:
     from lifsea_testbed.interactive import sit_down
+
+    with _bench(options) as bench:
+        sit_down(bench)
+
+
+def _powercut(options: argparse.Namespace) -> None:
+    from lifsea_testbed import interactive
+    from lifsea_testbed.powercut import campaign
+
+    wish = campaign.Campaign.parse(
+        reports=options.reports.resolve(), recording=options.recording, budget=options.budget, shard=options.shard,
+        only=options.only, seed=options.seed, fsck=options.fsck,
+    )  # fmt: skip
+    if options.state and options.shell:
+        interactive.require_terminal()
+    with _bench(options) as bench:
+        if not options.state:
+            campaign.sweep(bench, wish)
+        elif options.shell:
+            with campaign.machine(bench, wish, options.state) as machine:
+                machine.start()
+                interactive.attend(machine)
+        elif options.shrink:
+            bench.say = print
+            print(f"the smallest loss: {campaign.shrink(bench, wish, options.state)}")
+        else:
+            campaign.boot(bench, wish, options.state)
+
+
+@contextmanager
+def _bench(options: argparse.Namespace) -> Iterator[Bench]:
     from lifsea_testbed.preflight import Wish, prepare
 
-    wish = Wish(image=options.image, next_image=None, profile=options.profile, instance_type=options.instance_type,
-                accelerator=options.accel, reports=options.reports.resolve())  # fmt: skip
+    wish = Wish(image=options.image, next_image=options.next_image, profile=options.profile,
+                instance_type=options.instance_type, accelerator=options.accel,
+                reports=options.reports.resolve())  # fmt: skip
     bench = prepare(wish).bench()
     try:
-        sit_down(bench)
+        yield bench
     finally:
         bench.close()
 

@@ -14,6 +14,7 @@ from lifsea_testbed.bench import Bench
 from lifsea_testbed.boot import Boot
 from lifsea_testbed.console.access import person_at_console
 from lifsea_testbed.errors import CallerError, TestbedError
+from lifsea_testbed.machine import Machine
 from lifsea_testbed.text import harmless, printable
 
 #: Ctrl-] leaves, as in telnet; Ctrl-T opens the monitor for one command.
@@ -28,13 +29,23 @@ def sit_down(bench: Bench) -> None:
         CallerError: standard input is no terminal.
         GuestCrashed, LaunchError: the machine ended by itself.
     """
+    require_terminal()
+    with bench.started("interactive", user_data=person_at_console()) as machine:
+        attend(machine)
+
+
+def require_terminal() -> None:
+    """Raises CallerError unless standard input is a terminal."""
     if not sys.stdin.isatty():
         raise CallerError("standard input is no terminal", hint="run it at a terminal, or use pytest")
-    with bench.started("interactive", user_data=person_at_console()) as machine:
-        print(f"{machine.instance.id} powers on; {HELP}\r")
-        with _raw(sys.stdin.fileno()) as modes:
-            machine.boot.transcript.tap(lambda data: _show(harmless(data)))
-            Keys(machine.boot, modes).pass_on()
+
+
+def attend(machine: Machine) -> None:
+    """Hands the console of a machine that was started to the terminal, until either has had enough."""
+    print(f"{machine.instance.id} powers on; {HELP}\r")
+    with _raw(sys.stdin.fileno()) as modes:
+        machine.boot.transcript.tap(lambda data: _show(harmless(data)))
+        Keys(machine.boot, modes).pass_on()
     print(f"\r\nthe transcript is in {machine.records}")
 
 

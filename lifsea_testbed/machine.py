@@ -27,6 +27,7 @@ from lifsea_testbed.profile import Line, Profile, Road
 from lifsea_testbed.qemu import argv, overlay
 from lifsea_testbed.qemu.accelerator import Kind
 from lifsea_testbed.qemu.confinement import Confinement
+from lifsea_testbed.qemu.overlay import Layers
 from lifsea_testbed.text import printable
 
 T = TypeVar("T")
@@ -43,7 +44,8 @@ class Machine:
     """
 
     def __init__(self, *, hardware: argv.Hardware, image: Image, profile: Callable[[], Profile], patience: Patience,
-                 directory: Path, records: Path, confinement: Confinement, user_data: bytes | None = None) -> None:
+                 directory: Path, records: Path, confinement: Confinement, user_data: bytes | None = None,
+                 layers: Layers | None = None) -> None:
         self.instance: Instance = hardware.instance
         self.records = records
         self.guest = Guest(self, profile)
@@ -57,7 +59,8 @@ class Machine:
         self._patience = patience
         self._directory = directory
         self._confinement = confinement
-        self._overlay = directory / "overlay.qcow2"
+        self._layers = layers or Layers()
+        self._overlay = self._layers.overlay or directory / "overlay.qcow2"
         if user_data is None:
             user_data = access.user_data(argv.CHANNEL_PORT, profile().access.line)
         metadata = Metadata(self.instance, user_data=user_data, token_required=profile().metadata.token == "required")
@@ -127,7 +130,7 @@ class Machine:
         boot = Boot(self._hardware, image=self._image, overlay=self._overlay, directory=self._directory,
                     transcript=self.records / f"transcript-{len(self.boots) + 1}.txt",
                     confinement=self._confinement,
-                    with_virtio_console=self._profile().access.line is Line.VIRTIO)  # fmt: skip
+                    with_virtio_console=self._profile().access.line is Line.VIRTIO, layers=self._layers)  # fmt: skip
         self.boots.append(boot)
         self._record("qemu-argv.txt", f"{shlex.join(boot.command)}\n")
         boot.start()
@@ -197,13 +200,7 @@ class Machine:
             WaitTimedOut: the guest did not go down.
             BootFailed, GuestCrashed: it did not come up.
         """
-        self._save_journal()
-        self.boot.lifeline.expect_end()
-        self.run("systemctl --no-block reboot || reboot")
-        deadline = self._patience.deadline(_GOING_DOWN)
-        if not self.boot.wait_until_off(deadline):
-            raise WaitTimedOut(f"the guest did not go down within {deadline.allowance:.0f} s",
-                               evidence=self.boot.transcript.tail())  # fmt: skip
+        self._go_down("reboot")
         self._come_back()
 
     def power_cut(self) -> None:
@@ -215,6 +212,14 @@ class Machine:
             BootFailed, GuestCrashed: it did not come up.
         """
         self._come_back()
+
+    def power_off(self) -> None:
+        """Powers off in the guest's own way, and returns when the machine is off.
+
+        Raises:
+            WaitTimedOut: the guest did not go down.
+        """
+        self._go_down("poweroff")
 
     def crash(self) -> None:
         """Has the guest's kernel panic, and returns when the shell is open again after a cold boot.
@@ -278,6 +283,15 @@ class Machine:
         for boot in self.boots:
             boot.close()
         self._service.__exit__()
+
+    def _go_down(self, how: str) -> None:
+        self._save_journal()
+        self.boot.lifeline.expect_end()
+        self.run(f"systemctl --no-block {how} || {how}")
+        deadline = self._patience.deadline(_GOING_DOWN)
+        if not self.boot.wait_until_off(deadline):
+            raise WaitTimedOut(f"the guest did not go down within {deadline.allowance:.0f} s",
+                               evidence=self.boot.transcript.tail())  # fmt: skip
 
     def _come_back(self) -> None:
         before = self.boot_id

@@ -22,12 +22,14 @@ INSTANCE = Instance(type=catalogue.find("ecs.g7.large"))
 
 
 def command(kind: Kind = Kind.KVM, *, ice_lake: bool = True, version: str = "10.0.2",
-            size: catalogue.InstanceType = INSTANCE.type) -> list[str]:
+            size: catalogue.InstanceType = INSTANCE.type, layers: tuple[int, ...] = (),
+            write_log: int | None = None, reads: int | None = None) -> list[str]:
     hardware = argv.Hardware(emulator=emulator.Emulator(binary="qemu", version=version), accelerator=kind,
                              host_is_ice_lake=ice_lake, memory=8192,
                              instance=dataclasses.replace(INSTANCE, type=size),
                              image_format=DiskFormat.QCOW2)  # fmt: skip
-    return argv.command(hardware, argv.Wires(monitor=10, console=11, assistant=15, channel=12, image=13, overlay=14))
+    return argv.command(hardware, argv.Wires(monitor=10, console=11, assistant=15, channel=12, image=13, overlay=14,
+                                              layers=layers, write_log=write_log, reads=reads))  # fmt: skip
 
 
 def values(option: str, words: list[str]) -> list[str]:

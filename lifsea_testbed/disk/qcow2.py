@@ -6,6 +6,7 @@ import functools
 import struct
 import zlib
 from array import array
+from collections.abc import Iterator
 
 from lifsea_testbed.disk.source import Source
 from lifsea_testbed.errors import DiskDamaged, NotJudged
@@ -63,6 +64,15 @@ class Qcow2:
             parts.append(self._read(offset >> self._bits, inside, part))
             offset, length = offset + part, length - part
         return b"".join(parts)
+
+    def own(self) -> Iterator[tuple[int, int]]:
+        """Yields the parts of the disk, offset and length, that the file holds itself, in order."""
+        for first, table in enumerate(self._tables):
+            entries = self._table(table & _OFFSET) if table & _OFFSET else ()
+            for second, entry in enumerate(entries):
+                if entry:
+                    offset = first * (self._cluster // 8) + second << self._bits
+                    yield offset, min(self._cluster, self.size - offset)
 
     def _read(self, cluster: int, inside: int, length: int) -> bytes:
         entry = self._entry(cluster)

@@ -22,11 +22,15 @@ CHANNEL_PORT = "org.lifsea.testbed.0"
 CHANNEL_DEVICE = "channel-port"
 #: The socket of the metadata service, in QEMU's working directory.
 METADATA_SOCKET = "metadata"
+#: The event of QEMU's trace that tells of a read by the guest (QEMU hw/block/trace-events): `… sector N nsectors N`.
+TRACED = "virtio_blk_handle_read"
 #: The group that throttles all disks together.
 CEILING = "ceiling"
 #: QEMU's user network has one queue, whatever the instance type has.
 NETWORK_QUEUES = 1
 
+#: Sets of descriptors up to this one are the image's, the overlay's and the log's.
+_FIRST_LAYER = 3
 _TRANSITIONAL = "disable-modern=off,disable-legacy=off"
 #: The last extended leaf of CPUID that an Ice Lake has.
 _EXTENDED_LEAVES = 0x80000008
@@ -39,7 +43,9 @@ _BURST = 1800
 class Wires:
     """The descriptors that QEMU inherits: monitor, ttyS0, Cloud Assistant's port, the channel's, the two disk files.
 
-    With `virtio_console` the machine has an hvc0 as well, which an ecs.g7 has not.
+    With `virtio_console` the machine has an hvc0 as well, which an ecs.g7 has not. `layers` are disks in qcow2 between
+    the image and the overlay, the lowest first; with `write_log` each write and flush of the guest is logged there, and
+    with `reads` a line for each of its reads.
     """
 
     monitor: int
@@ -49,6 +55,9 @@ class Wires:
     image: int
     overlay: int
     virtio_console: int | None = None
+    layers: tuple[int, ...] = ()
+    write_log: int | None = None
+    reads: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +81,7 @@ def command(hardware: Hardware, wires: Wires) -> list[str]:
         *_identity(hardware),
         *_consoles(wires),
         *_disk(hardware, wires),
+        *_reads(wires.reads),
         *_network(hardware.instance),
     ]
 
@@ -160,18 +170,52 @@ def _virtio_console(wires: Wires) -> list[str]:
 
 
 def _disk(hardware: Hardware, wires: Wires) -> list[str]:
+    top = f"layer-{len(wires.layers)}" if wires.layers else "image"
+    discard = "unmap" if wires.write_log is None else "ignore"
     return [
         "-add-fd", f"fd={wires.image},set=1",
         "-add-fd", f"fd={wires.overlay},set=2",
         "-blockdev", "driver=file,node-name=image-file,filename=/dev/fdset/1,read-only=on,auto-read-only=off",
         "-blockdev", f"driver={hardware.image_format},node-name=image,file=image-file,read-only=on",
-        "-blockdev", "driver=file,node-name=overlay-file,filename=/dev/fdset/2,discard=unmap",
-        "-blockdev", "driver=qcow2,node-name=overlay,file=overlay-file,backing=image,discard=unmap",
+        *_layers(wires.layers),
+        "-blockdev", f"driver=file,node-name=overlay-file,filename=/dev/fdset/2,discard={discard}",
+        "-blockdev", f"driver=qcow2,node-name=overlay,file=overlay-file,backing={top},discard={discard}",
+        *_write_log(wires.write_log),
         "-object", throttle(hardware.instance.type.disks),
-        "-blockdev", f"driver=throttle,node-name=disk,file=overlay,throttle-group={CEILING},discard=unmap",
+        "-blockdev", f"driver=throttle,node-name=disk,file={'overlay' if wires.write_log is None else 'logged'},"
+                     f"throttle-group={CEILING},discard=unmap",
         "-device", f"virtio-blk-pci,id=system,drive=disk,addr=4,bootindex=1,{_TRANSITIONAL},"
                    f"serial={hardware.instance.disk_serial}",
     ]  # fmt: skip
+
+
+def _layers(descriptors: tuple[int, ...]) -> list[str]:
+    options: list[str] = []
+    for number, descriptor in enumerate(descriptors, start=1):
+        below = f"layer-{number - 1}" if number > 1 else "image"
+        options += [
+            "-add-fd", f"fd={descriptor},set={_FIRST_LAYER + number}",
+            "-blockdev", f"driver=file,node-name=layer-file-{number},filename=/dev/fdset/{_FIRST_LAYER + number},"
+                         "read-only=on,auto-read-only=off",
+            "-blockdev", f"driver=qcow2,node-name=layer-{number},file=layer-file-{number},backing={below},"
+                         "read-only=on",
+        ]  # fmt: skip
+    return options
+
+
+def _write_log(descriptor: int | None) -> list[str]:
+    """Logs above the image format: what is discarded is on record and stays as it is, so that a replay is exact."""
+    if descriptor is None:
+        return []
+    return [
+        "-add-fd", f"fd={descriptor},set=3",
+        "-blockdev", "driver=file,node-name=log-file,filename=/dev/fdset/3",
+        "-blockdev", "driver=blklogwrites,node-name=logged,file=overlay,log=log-file,log-sector-size=512,discard=unmap",
+    ]  # fmt: skip
+
+
+def _reads(descriptor: int | None) -> list[str]:
+    return [] if descriptor is None else ["-trace", f"enable={TRACED},file=/dev/fd/{descriptor}"]
 
 
 def throttle(ceiling: Ceiling) -> str:

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 from lifsea_testbed.errors import HostError
 
 #: The smallest system disk that ECS sells with a g7 (ESSD, 20 GiB): an image that is smaller has room to grow into.
 SYSTEM_DISK = 20 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layers:
+    """Disks (qcow2) between the image and a machine's overlay, the lowest first; logs of its writes and reads.
+
+    The overlay is made anew; where a path is given it stays when the machine is gone.
+    """
+
+    below: tuple[Path, ...] = ()
+    overlay: Path | None = None
+    write_log: Path | None = None
+    reads: Path | None = None
 
 
 def create(path: Path, *, image_size: int) -> None:

@@ -1,0 +1,86 @@
+"""What crash states cost, on a synthetic log: `python -m benchmarks.powercut`, under a minute on one core."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import struct
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from lifsea_testbed.disk.source import RawFile
+from lifsea_testbed.powercut import disks
+from lifsea_testbed.powercut.content import Contents
+from lifsea_testbed.powercut.states import CrashStates, State
+from lifsea_testbed.powercut.writelog import SECTOR, WriteLog
+
+#: A log like that of one upgrade, larger: 3,000 writes with a flush after every eighth, 28 MiB in all.
+_WRITES, _EPOCH, _DISK = 3000, 8, 1 << 30
+_COUNTS = (100, 1000, 10_000)
+
+
+def log(path: Path) -> None:
+    """Writes a log of random writes, most of one page."""
+    draw = random.Random(1)
+    with path.open("wb") as file:
+        file.write(struct.pack("<QQQI", 0x6A736677736872, 1, 0, SECTOR).ljust(SECTOR, b"\0"))
+        for number in range(_WRITES):
+            sectors = draw.choice((8, 8, 8, 8, 32, 64))
+            place = draw.randrange(4096) * 64
+            file.write(struct.pack("<QQQQ", place, sectors, 0, 0).ljust(SECTOR, b"\0"))
+            file.write(draw.randbytes(sectors * SECTOR))
+            if number % _EPOCH == _EPOCH - 1:
+                file.write(struct.pack("<QQQQ", 0, 0, 1, 0).ljust(SECTOR, b"\0"))
+
+
+def digests(contents: Contents, states: CrashStates) -> dict[int, float]:
+    """Prints and returns microseconds per state for each number of states, drawn from all kinds alike."""
+    found = {}
+    every = list(itertools.islice(states.enumerate(), 100_000))
+    for count in _COUNTS:
+        chosen = random.Random(count).sample(every, count)
+        started = time.perf_counter()
+        distinct = len({contents.digest(state) for state in chosen})
+        found[count] = 1e6 * (time.perf_counter() - started) / count
+        print(f"{count:6} states told apart: {found[count]:6.1f} µs a state, {distinct} distinct")
+    return found
+
+
+def making(contents: Contents, states: CrashStates, folder: Path) -> float:
+    """Prints the time that it takes to make a state's disk, and returns the longest (seconds)."""
+    taken = []
+    for state in _spread(states):
+        started = time.perf_counter()
+        disks.write(folder / "state.qcow2", contents.clusters(state), size=_DISK)
+        taken.append(time.perf_counter() - started)
+        print(f"{state.name}: {taken[-1]:.3f} s, {(folder / 'state.qcow2').stat().st_size >> 20} MiB")
+    return max(taken)
+
+
+def _spread(states: CrashStates) -> Iterator[State]:
+    for epoch in (0, 100, 200, len(states.epochs) - 1):
+        yield states.find(f"epoch {epoch}")
+
+
+def main() -> None:
+    """Prints everything."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, below = Path(folder) / "log", Path(folder) / "base"
+        log(path)
+        with below.open("wb") as file:
+            file.truncate(_DISK)
+        with RawFile(path) as source, RawFile(below) as base:
+            started = time.perf_counter()
+            read = WriteLog(source, disk_size=_DISK)
+            contents, states = Contents(read, base), CrashStates(read.entries)
+            print(f"{len(read.entries)} entries read and hashed in {time.perf_counter() - started:.2f} s")
+            costs = digests(contents, states)
+            slowest = making(contents, states, Path(folder))
+    print(f"powercut: {max(costs.values()):.0f} µs a state at most, {costs[_COUNTS[-1]] / costs[_COUNTS[0]]:.2f} times "
+          f"as much at {_COUNTS[-1]} as at {_COUNTS[0]}; a disk in {slowest:.3f} s at most")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""A campaign: record an upgrade unless that was done, sweep its states as long as the budget lasts, report."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from lifsea_testbed import profile as profiles
+from lifsea_testbed.bench import Bench
+from lifsea_testbed.deadline import Deadline
+from lifsea_testbed.errors import CallerError, GuestFailure, TestbedError
+from lifsea_testbed.machine import Machine
+from lifsea_testbed.powercut import record, report
+from lifsea_testbed.powercut.record import Timeline
+from lifsea_testbed.powercut.results import Depth, Outcome, Result, Results, judged
+from lifsea_testbed.powercut.shrink import smallest
+from lifsea_testbed.powercut.states import Kind
+from lifsea_testbed.powercut.sweep import Shard, Sweep, plan
+from lifsea_testbed.text import printable
+
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+_FOREVER = 365 * 24 * 3600.0
+_NAMES = {kind.name.lower().replace("_", "-"): kind for kind in Kind}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Campaign:
+    """What is to be swept: which kinds of states, which part of them, how deep, for how long (seconds)."""
+
+    reports: Path
+    recording: Path
+    budget: float = _FOREVER
+    shard: Shard
+    kinds: tuple[Kind, ...] = tuple(Kind)
+    seed: int = 1
+    depth: Depth = Depth.BOOT
+
+    @classmethod
+    def parse(cls, *, reports: Path, recording: Path | None = None, budget: str | None = None, shard: str = "1/1",
+              only: Sequence[str] | None = None, seed: int = 1, fsck: bool = False) -> Self:
+        """Reads a campaign as it is written on the command line.
+
+        Raises:
+            CallerError: something of it cannot be understood.
+        """
+        return cls(reports=reports, recording=(recording or reports / "powercut").resolve(), budget=_seconds(budget),
+                   shard=Shard.parse(shard), kinds=_kinds(only), seed=seed,
+                   depth=Depth.FSCK if fsck else Depth.BOOT)  # fmt: skip
+
+
+@contextlib.contextmanager
+def prepared(bench: Bench, campaign: Campaign) -> Iterator[tuple[Sweep, Timeline]]:
+    """The recording, made now if there is none, open; and what boots its states."""
+    recording = record.load(campaign.recording, bench.image, bench.next_image)
+    if recording is None:
+        bench.say("recording an upgrade")
+        recording = record.record(bench, campaign.recording)
+    bench.profile = profiles.load(recording.facts.profile)
+    with record.timeline(recording, bench.image, seed=campaign.seed) as timeline:
+        yield Sweep(bench, recording, timeline, depth=campaign.depth), timeline
+
+
+def sweep(bench: Bench, campaign: Campaign, console: Console | None = None) -> report.Summary:
+    """Sweeps, shows how it goes, and leaves the findings among the reports, also when it is interrupted.
+
+    Raises:
+        GuestFailure: some state neither boots the old image nor the new one.
+        TestbedError: a boot came out otherwise than was inferred.
+    """
+    deadline = Deadline.after(campaign.budget)
+    with prepared(bench, campaign) as (sweeper, timeline):
+        planned = plan(timeline, campaign.kinds, campaign.shard)
+        results = Results(campaign.recording / "results.jsonl")
+        try:
+            _follow(sweeper.run(planned, results, deadline), timeline, results, list(planned.of), console)
+        finally:
+            summary = report.summarise(timeline, planned, results)
+            report.write(campaign.reports, timeline, summary)
+    print(summary.line)
+    if summary.contradicted:
+        raise TestbedError(f"{summary.contradicted} boots came out otherwise than was inferred",
+                           expected="a boot that reads the same ends the same", hint="see powercut.json")  # fmt: skip
+    if summary.failures:
+        raise _failure(summary)
+    return summary
+
+
+def boot(bench: Bench, campaign: Campaign, name: str) -> Result:
+    """Boots the state of that name and says what came up.
+
+    Raises:
+        GuestFailure: neither the old image nor the new one, or the old one when it had to be the new one.
+    """
+    with prepared(bench, campaign) as (sweeper, timeline):
+        state = timeline.states.find(name)
+        result = judged(sweeper.boot(state, timeline.contents.digest(state)), state, timeline.facts)
+    if result.outcome is Outcome.BROKEN:
+        raise GuestFailure(f"{name}: {result.why}", expected="the old or the new image, whole", evidence=result.console)
+    print(f"{name}: {result.outcome}, after {result.seconds:.0f} s")
+    return result
+
+
+def shrink(bench: Bench, campaign: Campaign, name: str) -> str:
+    """Finds the fewest lost writes that break a disk as that state's do; returns the name of the state without them.
+
+    Raises:
+        CallerError: the state is not broken, or lacks nothing of its epoch.
+    """
+    with prepared(bench, campaign) as (sweeper, timeline):
+        results, states = Results(campaign.recording / "results.jsonl"), timeline.states
+
+        def breaks(numbers: Sequence[int]) -> bool:
+            state = states.lacking(whole, numbers)
+            result = judged(sweeper.known(state, results), state, timeline.facts)
+            bench.say(f"{state.name}: {result.outcome}")
+            return result.outcome is Outcome.BROKEN
+
+        whole = states.find(name)
+        lost = states.lost(whole)
+        if not lost or not breaks(lost):
+            raise CallerError(f"{name}: no lost write breaks it", hint="--state alone boots it again")
+        return states.lacking(whole, smallest(lost, breaks)).name
+
+
+@contextlib.contextmanager
+def machine(bench: Bench, campaign: Campaign, name: str) -> Iterator[Machine]:
+    """The machine on the disk of the state of that name, off."""
+    with prepared(bench, campaign) as (sweeper, timeline), sweeper.machine(timeline.states.find(name)) as made:
+        yield made
+
+
+def _follow(going: Iterator[Result], timeline: Timeline, results: Results, digests: Sequence[str],
+            console: Console | None) -> None:
+    """Shows how many disks are done and left, and which are broken."""
+    columns = (TextColumn("power cuts"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[broken]} broken"),
+               TimeElapsedColumn())  # fmt: skip
+    done = [results.of[digest] for digest in digests if digest in results.of]
+    broken = sum(result.outcome is Outcome.BROKEN for result in done)
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("", total=len(digests), completed=len(done), broken=broken)
+        for result in going:
+            counted = judged(result, timeline.states.find(result.state), timeline.facts)
+            broken += counted.outcome is Outcome.BROKEN
+            progress.update(task, advance=1, broken=broken)
+            if counted.outcome is Outcome.BROKEN:
+                progress.console.print(printable(f"{counted.state}: broken: {counted.why}"), markup=False)
+
+
+def _failure(summary: report.Summary) -> GuestFailure:
+    first = summary.failures[0]
+    names = "\n".join(f"{result.state}: {result.why}" for result in summary.failures[:20])
+    return GuestFailure(
+        f"power cuts lead to {summary.broken} disks that are broken: {first.state}: {first.why}",
+        expected="the old or the new image, whole", evidence=f"{names}\n\n{first.console}",
+        hint=f"--state '{first.state}' boots it again; all are in powercut.json",
+    )  # fmt: skip
+
+
+def _seconds(text: str | None) -> float:
+    if text is None:
+        return _FOREVER
+    match = re.fullmatch(r"(\d+)([smh]?)", text)
+    if match is None:
+        raise CallerError(f"{text}: no time", hint="90s, 30m or 2h")
+    return int(match[1]) * float(_UNITS[match[2] or "s"])
+
+
+def _kinds(names: Sequence[str] | None) -> tuple[Kind, ...]:
+    for name in names or ():
+        if name not in _NAMES:
+            raise CallerError(f"{name}: no kind of state", hint=", ".join(_NAMES))
+    return tuple(kind for name, kind in _NAMES.items() if not names or name in names)

@@ -1,0 +1,75 @@
+"""States that need no boot: they differ from a booted one in sectors alone that its boot never read.
+
+A machine that finds the same in every sector that it reads cannot tell the two disks apart, so what it did on one it
+can do on the other; docs/decisions has the argument. A part of what is inferred is booted nevertheless.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+
+from lifsea_testbed.powercut.content import Contents, Digests
+from lifsea_testbed.powercut.results import How, Result
+from lifsea_testbed.powercut.states import State
+from lifsea_testbed.qemu.argv import TRACED
+
+#: One in so many inferred results is confirmed by a boot.
+_CONFIRMED = 20
+_READ = re.compile(rf"^{TRACED} .*\bsector (\d+) nsectors (\d+)$", re.MULTILINE)
+
+
+class Inference:
+    """What the boots so far say of states that were not booted."""
+
+    def __init__(self, contents: Contents) -> None:
+        self._contents = contents
+        self._known: dict[tuple[tuple[int, int], ...], tuple[Digests, dict[str, Result]]] = {}
+
+    def learn(self, result: Result, state: State) -> None:
+        """Takes in what a boot read and where it led to; what was itself inferred teaches nothing."""
+        if not result.reads or result.how is How.INFERRED:
+            return
+        if result.reads not in self._known:
+            sectors = (sector for first, count in result.reads for sector in range(first, first + count))
+            self._known[result.reads] = self._contents.within(sectors), {}
+        digests, results = self._known[result.reads]
+        results[digests.digest(state)] = result
+
+    def infer(self, state: State, digest: str) -> Result | None:
+        """Returns the result that a state must have, or nothing if only a boot can tell."""
+        for digests, results in reversed(self._known.values()):
+            if like := results.get(digests.digest(state)):
+                return replace(like, digest=digest, state=state.name, how=How.INFERRED, like=like.state, seconds=0.0,
+                               reads=())  # fmt: skip
+        return None
+
+    @staticmethod
+    def is_to_be_confirmed(digest: str) -> bool:
+        """Whether a disk is among those that are booted although their result can be inferred: by chance, for good."""
+        return int(digest[:8], 16) % _CONFIRMED == 0  # other digits than those that choose a shard
+
+
+def parse_reads(trace: str, contents: Contents) -> tuple[tuple[int, int], ...]:
+    """Returns the sectors that a machine read according to its trace, of those that the log touches, in order."""
+    wanted = {sector for first, count in map(_numbers, _READ.finditer(trace))
+              for sector in range(first, first + count) if contents.touches(sector)}  # fmt: skip
+    return tuple(_ranges(sorted(wanted)))
+
+
+def _numbers(match: re.Match[str]) -> tuple[int, int]:
+    return int(match[1]), int(match[2])
+
+
+def _ranges(sectors: list[int]) -> Iterator[tuple[int, int]]:
+    first = count = 0
+    for sector in sectors:
+        if count and sector == first + count:
+            count += 1
+            continue
+        if count:
+            yield first, count
+        first, count = sector, 1
+    if count:
+        yield first, count

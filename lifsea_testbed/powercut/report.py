@@ -1,0 +1,97 @@
+"""What a sweep found, in numbers and by state: powercut.json and powercut.svg."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lifsea_testbed.powercut import picture
+from lifsea_testbed.powercut.finding import on_disk
+from lifsea_testbed.powercut.record import Timeline
+from lifsea_testbed.powercut.results import How, Outcome, Result, Results, judged
+from lifsea_testbed.powercut.states import State
+from lifsea_testbed.powercut.sweep import Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """States enumerated; distinct disks among them; of these booted, inferred, left, broken; what each state came to.
+
+    `contradicted` are boots whose outcome was not what had been inferred: the inference is unsound if there is one.
+    """
+
+    enumerated: int
+    distinct: int
+    booted: int
+    inferred: int
+    confirmed: int
+    contradicted: int
+    left: int
+    broken: int
+    old: int
+    new: int
+    seconds: float
+    states: list[tuple[State, Result]]
+
+    @property
+    def line(self) -> str:
+        """The numbers on one line."""
+        rate = 60 * (self.booted + self.inferred) / self.seconds if self.seconds else 0.0
+        return (f"powercut: {self.enumerated} states, {self.distinct} distinct, {self.booted} booted, "
+                f"{self.inferred} inferred, {self.left} left, {self.broken} broken, {rate:.1f} states/min")  # fmt: skip
+
+    @property
+    def failures(self) -> list[Result]:
+        """One result for each broken disk."""
+        found = {result.digest: result for _, result in reversed(self.states) if result.outcome is Outcome.BROKEN}
+        return list(reversed(found.values()))
+
+
+def summarise(timeline: Timeline, planned: Plan, results: Results) -> Summary:
+    """Returns what is known of the planned states.
+
+    A disk counts as broken if it is for any of the states that lead to it: a cut after success was announced can give
+    the same disk as one before.
+    """
+    states = list(_states(timeline, planned, results))
+    worst: dict[str, Outcome] = {}
+    for _, result in states:
+        worst[result.digest] = Outcome.BROKEN if worst.get(result.digest) is Outcome.BROKEN else result.outcome
+    how = Counter(results.of[digest].how for digest in worst)
+    counts = {outcome: sum(found is outcome for found in worst.values()) for outcome in Outcome}
+    return Summary(
+        enumerated=planned.enumerated, distinct=len(planned.of), booted=len(worst) - how[How.INFERRED],
+        inferred=how[How.INFERRED], confirmed=how[How.CONFIRMED], contradicted=how[How.CONTRADICTED],
+        left=len(planned.of) - len(worst),
+        broken=counts[Outcome.BROKEN], old=counts[Outcome.OLD], new=counts[Outcome.NEW],
+        seconds=sum(results.of[digest].seconds for digest in worst), states=states,
+    )  # fmt: skip
+
+
+def write(reports: Path, timeline: Timeline, summary: Summary) -> None:
+    """Writes both files into that directory."""
+    numbers = {name: value for name, value in vars(summary).items() if name != "states"}
+    broken = [{"state": result.state, "why": result.why, "console": result.console,
+               "on disk": on_disk(timeline.contents.disk(timeline.states.find(result.state))).splitlines()}
+              for result in summary.failures]  # fmt: skip
+    report = {
+        "recording": asdict(timeline.facts), "summary": numbers, "epochs": len(timeline.states.tried),
+        "broken": broken,
+        "states": [_row(state, result) for state, result in summary.states],
+    }  # fmt: skip
+    (reports / "powercut.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+    (reports / "powercut.svg").write_text(picture.draw(timeline, summary.states), "utf-8")
+
+
+def _row(state: State, result: Result) -> dict[str, str | float]:
+    return {"state": state.name, "kind": state.kind, "outcome": result.outcome, "how": result.how, "why": result.why,
+            "like": result.like, "digest": result.digest, "seconds": result.seconds}  # fmt: skip
+
+
+def _states(timeline: Timeline, planned: Plan, results: Results) -> Iterator[tuple[State, Result]]:
+    for digest, states in planned.of.items():
+        if result := results.of.get(digest):
+            yield from ((state, judged(result, state, timeline.facts)) for state in states)

@@ -1,0 +1,184 @@
+"""The sweep: each distinct crash state booted once by the disk's own boot loader, or its outcome inferred."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from lifsea_testbed.bench import Bench
+from lifsea_testbed.deadline import Deadline
+from lifsea_testbed.ecs.instance import Instance
+from lifsea_testbed.errors import CallerError, GuestFailure, LaunchError
+from lifsea_testbed.machine import Machine
+from lifsea_testbed.powercut import disks
+from lifsea_testbed.powercut.inference import Inference, parse_reads
+from lifsea_testbed.powercut.record import Recording, Timeline
+from lifsea_testbed.powercut.results import Depth, How, Outcome, Result, Results
+from lifsea_testbed.powercut.states import Kind, State
+from lifsea_testbed.qemu.overlay import Layers
+from lifsea_testbed.scenario import IN_ETC
+from lifsea_testbed.text import slug
+
+#: How often a state is booted under which QEMU dies by itself (seen under TCG: SIGABRT, and not again).
+_ATTEMPTS = 3
+_SHARD = "choose K/N with K from 1 to N, such as 1/4"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """Part `number` of `count` equal parts of all disks; equal disks are in the same part."""
+
+    number: int = 1
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Reads `K/N`.
+
+        Raises:
+            CallerError: it is something else.
+        """
+        number, _, count = text.partition("/")
+        if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+            raise CallerError(f"{text}: no part of a sweep", hint=_SHARD)
+        return cls(number=int(number), count=int(count))
+
+    def holds(self, digest: str) -> bool:
+        """Whether a disk belongs to this part."""
+        return int(digest, 16) % self.count == self.number - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The distinct disks of a sweep, in the order in which they are to be booted, and the states that lead to each."""
+
+    of: dict[str, list[State]] = field(default_factory=dict)
+
+    @property
+    def enumerated(self) -> int:
+        """How many states there are."""
+        return sum(len(states) for states in self.of.values())
+
+
+def plan(timeline: Timeline, kinds: Sequence[Kind] = tuple(Kind), shard: Shard | None = None) -> Plan:
+    """Returns the disks of this part of the sweep; those of a kind spread, so that a budget leaves small gaps."""
+    found: dict[str, list[State]] = {}
+    for state in timeline.states.enumerate(kinds):
+        digest = timeline.contents.digest(state)
+        if shard is None or shard.holds(digest):
+            found.setdefault(digest, []).append(state)
+    return Plan(of={digest: found[digest] for kind in kinds for digest in _spread(found, kind)})
+
+
+def _spread(found: dict[str, list[State]], kind: Kind) -> list[str]:
+    """The disks of one kind in the order of van der Corput: first, middle, quarters, eighths."""
+    listed = [digest for digest, states in found.items() if states[0].kind is kind]
+    bits = len(listed).bit_length()
+    return [listed[place] for place in sorted(range(len(listed)), key=lambda place: f"{place:0{bits}b}"[::-1])]
+
+
+class Sweep:
+    """Boots states of one recording on one bench."""
+
+    def __init__(self, bench: Bench, recording: Recording, timeline: Timeline, *, depth: Depth = Depth.BOOT) -> None:
+        self._bench, self._recording, self._timeline = bench, recording, timeline
+        self._depth = depth
+
+    def run(self, planned: Plan, results: Results, deadline: Deadline) -> Iterator[Result]:
+        """Gives each disk its result, one after the other, boots until the deadline alone; yields the new ones."""
+        inference = self._inference(results)
+        for digest, states in planned.of.items():
+            if not results.lacks(digest, self._depth):
+                continue
+            result = inference.infer(states[0], digest)
+            if result is None or inference.is_to_be_confirmed(digest):
+                if deadline.expired:
+                    continue
+                result = _compared(self._boot_surely(states[0], digest), result)
+                inference.learn(result, states[0])
+            results.add(result)
+            yield result
+
+    def known(self, state: State, results: Results) -> Result:
+        """Returns what a state leads to: as it is known of its disk, or by a boot now."""
+        digest = self._timeline.contents.digest(state)
+        if results.lacks(digest, self._depth):
+            results.add(self._boot_surely(state, digest))
+        return results.of[digest]
+
+    def _boot_surely(self, state: State, digest: str) -> Result:
+        """Boots a state again if QEMU died under it: that says nothing of the disk."""
+        for _ in range(_ATTEMPTS - 1):
+            with contextlib.suppress(LaunchError):
+                return self.boot(state, digest)
+        return self.boot(state, digest)
+
+    def _inference(self, results: Results) -> Inference:
+        inference = Inference(self._timeline.contents)
+        for digest, result in results.of.items():
+            if not results.lacks(digest, self._depth):
+                inference.learn(result, self._timeline.states.find(result.state))
+        return inference
+
+    def boot(self, state: State, digest: str) -> Result:
+        """Boots a state and returns what came up."""
+        started = time.monotonic()
+        with self.machine(state) as machine:
+            try:
+                machine.power_on()
+                outcome, why, console = self._look(machine)
+            except GuestFailure as error:
+                outcome, why = Outcome.BROKEN, error.happened
+                console = machine.boot.transcript.tail()
+            reads = parse_reads(self._reads(state).read_text("ascii"), self._timeline.contents)
+        return Result(digest=digest, state=state.name, outcome=outcome, why=why, console=console, depth=self._depth,
+                      seconds=round(time.monotonic() - started, 1), reads=reads)  # fmt: skip
+
+    @contextlib.contextmanager
+    def machine(self, state: State) -> Iterator[Machine]:
+        """The machine that was recorded, off, with the disk of that state below a fresh overlay."""
+        facts = self._timeline.facts
+        instance = Instance(type=self._bench.instance_type, id=facts.instance, uuid=facts.uuid,
+                            disk_serial=facts.disk_serial, mac=facts.mac)  # fmt: skip
+        path, reads = self._reads(state).with_suffix(".qcow2"), self._reads(state)
+        try:
+            disks.write(path, self._timeline.contents.clusters(state), size=facts.disk_size)
+            layers = Layers(below=(self._recording.base, path), reads=reads)
+            with self._bench.off(f"powercut-{state.name}", layers=layers, instance=instance) as machine:
+                yield machine
+        finally:
+            path.unlink(missing_ok=True)
+            reads.unlink(missing_ok=True)
+
+    def _reads(self, state: State) -> Path:
+        return self._recording.directory / f"{slug(state.name)}-{os.getpid()}.reads"
+
+    def _look(self, machine: Machine) -> tuple[Outcome, str, str]:
+        """Tells which image runs, and what is wrong with it."""
+        facts, running = self._timeline.facts, machine.guest.booted_deployment().commit
+        if running not in (facts.old, facts.new):
+            return Outcome.BROKEN, f"neither the old nor the new image runs, but {running}", ""
+        wrong = list(self._wrong(machine, is_new=running == facts.new))
+        if wrong:
+            return Outcome.BROKEN, "; ".join(wrong), machine.boot.transcript.tail()
+        return Outcome.NEW if running == facts.new else Outcome.OLD, "", ""
+
+    def _wrong(self, machine: Machine, *, is_new: bool) -> Iterator[str]:
+        if machine.guest.read(IN_ETC) != IN_ETC:
+            yield f"{IN_ETC} is not as it was before the upgrade"
+        if is_new and (missing := machine.guest.new_defaults_missing()):
+            yield f"/etc lacks new defaults: {', '.join(missing)}"
+        if self._depth is Depth.FSCK and (damage := machine.guest.repository_damage()):
+            yield f"ostree fsck: {damage[-1]}"
+
+
+def _compared(booted: Result, inferred: Result | None) -> Result:
+    """The result of a boot, and whether it is what had been inferred."""
+    if inferred is None:
+        return booted
+    how = How.CONFIRMED if booted.outcome is inferred.outcome else How.CONTRADICTED
+    return replace(booted, how=how, like=inferred.like)

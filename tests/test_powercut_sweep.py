@@ -1,0 +1,226 @@
+"""A sweep boots each distinct disk once, goes on where it was killed, and counts what came up as it should."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import xml.etree.ElementTree as ET
+from collections import Counter
+from pathlib import Path
+from typing import cast
+
+import pytest
+from rich.console import Console
+
+from lifsea_testbed import cli
+from lifsea_testbed.bench import Bench
+from lifsea_testbed.deadline import Deadline
+from lifsea_testbed.errors import CallerError, GuestFailure, LaunchError
+from lifsea_testbed.image import Image
+from lifsea_testbed.powercut import campaign, record, report
+from lifsea_testbed.powercut.content import Contents
+from lifsea_testbed.powercut.inference import Inference, parse_reads
+from lifsea_testbed.powercut.record import Facts, Recording, Timeline
+from lifsea_testbed.powercut.results import Depth, How, Outcome, Result, Results, judged
+from lifsea_testbed.powercut.states import CrashStates, Kind, State
+from lifsea_testbed.powercut.sweep import Shard, Sweep, plan
+from tests.test_powercut_states import BASE, FLUSH, Bytes, filled, logged, read
+
+# The last write before the announcement (entry 5) is only flushed after it.
+MADE = [(0, filled(1)), FLUSH, (4, filled(2, 2)), (0, filled(1)), FLUSH, (9, filled(2)), (12, filled(1)), FLUSH]
+FACTS = Facts(image="a", next_image="b", profile="reference", instance="i", uuid="u", disk_serial="d", mac="m", old="0",
+              new="1", started=2, announced=6, disk_size=len(BASE), qemu="10.0.2")  # fmt: skip
+
+
+@pytest.fixture
+def timeline() -> Timeline:
+    log = read(logged(MADE))
+    return Timeline(facts=FACTS, log=log, contents=Contents(log, Bytes(BASE)),
+                    states=CrashStates(log.entries, start=FACTS.started))  # fmt: skip
+
+
+class Paper(Sweep):
+    """A sweep that boots nothing: the new image comes up once the write at sector 9 is there."""
+
+    def __init__(self, timeline: Timeline, outcomes: dict[str, Outcome] | None = None,
+                 depth: Depth = Depth.BOOT, reads: tuple[tuple[int, int], ...] = ()) -> None:
+        self.booted: list[str] = []
+        self._read = reads
+        self._timeline, self._depth = timeline, depth
+        self._outcomes = outcomes or {}
+
+    def boot(self, state: State, digest: str) -> Result:
+        self.booted.append(state.name)
+        is_new = state.position > 5 and 5 not in dict(state.kept)
+        outcome = self._outcomes.get(state.name, Outcome.NEW if is_new else Outcome.OLD)
+        return Result(digest=digest, state=state.name, outcome=outcome, depth=self._depth, seconds=30.0,
+                      reads=self._read)  # fmt: skip
+
+
+def results(tmp_path: Path) -> Results:
+    return Results(tmp_path / "results.jsonl")
+
+
+def run(sweep: Paper, timeline: Timeline, found: Results) -> None:
+    list(sweep.run(plan(timeline), found, Deadline.after(60.0)))
+
+
+def test_equal_disks_are_booted_once(timeline: Timeline, tmp_path: Path) -> None:
+    sweep, planned = Paper(timeline), plan(timeline)
+    run(sweep, timeline, results(tmp_path))
+    assert len(sweep.booted) == len(planned.of) < planned.enumerated
+    assert sweep.booted[:3] == ["epoch 1", "epoch 3", "epoch 2"]
+
+
+def test_a_sweep_that_was_killed_goes_on(timeline: Timeline, tmp_path: Path) -> None:
+    run(Paper(timeline), timeline, results(tmp_path))
+    path = tmp_path / "results.jsonl"
+    whole = path.read_text("utf-8")
+    lines = whole.splitlines(keepends=True)
+    path.write_text("".join(lines[:3]) + lines[3][:20], "utf-8")
+    sweep = Paper(timeline)
+    run(sweep, timeline, results(tmp_path))
+    assert len(sweep.booted) == len(lines) - 3
+    assert results(tmp_path).of.keys() == {json.loads(line)["digest"] for line in lines}
+
+
+def test_a_deeper_sweep_boots_again(timeline: Timeline, tmp_path: Path) -> None:
+    run(Paper(timeline), timeline, results(tmp_path))
+    deeper = Paper(timeline, depth=Depth.FSCK)
+    run(deeper, timeline, results(tmp_path))
+    assert len(deeper.booted) == len(plan(timeline).of)
+    assert not results(tmp_path).lacks(next(iter(plan(timeline).of)), Depth.BOOT)
+
+
+def test_no_boot_starts_after_the_deadline(timeline: Timeline, tmp_path: Path) -> None:
+    sweep = Paper(timeline)
+    assert list(sweep.run(plan(timeline), results(tmp_path), Deadline.after(0.0))) == []
+
+
+def test_a_dead_qemu_says_nothing_of_the_disk(timeline: Timeline, tmp_path: Path) -> None:
+    sweep = Paper(timeline)
+    died = iter([LaunchError("QEMU was killed by SIGABRT"), LaunchError("QEMU was killed by SIGABRT")])
+    boot = sweep.boot
+
+    def fragile(state: State, digest: str) -> Result:
+        if error := next(died, None):
+            raise error
+        return boot(state, digest)
+
+    sweep.boot = fragile  # type: ignore[method-assign]
+    run(sweep, timeline, results(tmp_path))
+    assert len(sweep.booted) == len(plan(timeline).of)
+
+
+def test_what_a_boot_never_read_needs_no_boot(timeline: Timeline, tmp_path: Path) -> None:
+    """States that differ in sector 12 alone have one outcome if no boot reads it; one in twenty is booted still."""
+    sweep = Paper(timeline, reads=((0, 1), (4, 2), (9, 1)))
+    found = results(tmp_path)
+    run(sweep, timeline, found)
+    known = {result.state: result for result in found.of.values()}
+    same = known["epoch 2, after write 1"], known["epoch 3"]
+    assert len(sweep.booted) < len(plan(timeline).of)
+    assert [result.outcome for result in same] == [Outcome.NEW, Outcome.NEW]
+    assert {result.how for result in same} == {How.BOOTED, How.INFERRED}
+    assert all(result.like in sweep.booted for result in known.values() if result.how is How.INFERRED)
+
+
+def test_a_boot_that_disagrees_is_told(timeline: Timeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Inference, "is_to_be_confirmed", staticmethod(lambda digest: True))
+    sweep = Paper(timeline, {"epoch 2, after write 1": Outcome.BROKEN}, reads=((0, 1), (4, 2), (9, 1)))
+    found = results(tmp_path)
+    run(sweep, timeline, found)
+    assert Counter(result.how for result in found.of.values())[How.CONTRADICTED] == 1
+    assert report.summarise(timeline, plan(timeline), found).contradicted == 1
+
+
+def test_reads_are_told_by_the_trace(timeline: Timeline) -> None:
+    lines = ["virtio_blk_handle_read vdev 0x55 req 0x56 sector 3 nsectors 3", "something else sector 9 nsectors 1",
+             "virtio_blk_handle_read vdev 0x55 req 0x56 sector 12 nsectors 1"]  # fmt: skip
+    assert parse_reads("\n".join(lines), timeline.contents) == ((4, 2), (12, 1))
+
+
+def test_shards_are_disjoint_and_together_everything(timeline: Timeline) -> None:
+    parts = [set(plan(timeline, shard=Shard.parse(f"{number}/3")).of) for number in (1, 2, 3)]
+    assert set.union(*parts) == set(plan(timeline).of)
+    assert sum(map(len, parts)) == len(plan(timeline).of)
+
+
+def test_the_old_image_is_wrong_once_success_was_announced(timeline: Timeline) -> None:
+    """The log had six entries then: what is flushed only later may still be lost."""
+    counted = {}
+    for name in ("epoch 1, after write 2", "epoch 2", "epoch 2, without write 1"):
+        state = timeline.states.find(name)
+        result = Result(digest="", state=name, outcome=Outcome.OLD, depth=Depth.BOOT)
+        counted[name] = judged(result, state, FACTS).outcome
+    assert counted == {"epoch 1, after write 2": Outcome.OLD, "epoch 2": Outcome.BROKEN,
+                       "epoch 2, without write 1": Outcome.BROKEN}  # fmt: skip
+
+
+def test_a_disk_is_broken_if_any_state_that_leads_to_it_is(timeline: Timeline, tmp_path: Path) -> None:
+    found = results(tmp_path)
+    run(Paper(timeline), timeline, found)
+    summary = report.summarise(timeline, plan(timeline), found)
+    by_name = {state.name: result for state, result in summary.states}
+    shared = by_name["epoch 1, after write 2"], by_name["epoch 2"]
+    assert shared[0].digest == shared[1].digest
+    assert [result.outcome for result in shared] == [Outcome.OLD, Outcome.BROKEN]
+    assert summary.old + summary.new + summary.broken == summary.booted == summary.distinct
+    assert summary.left == 0
+    assert "epoch 2" in [failure.state for failure in summary.failures]
+    assert summary.line.endswith("2.0 states/min")
+
+
+def test_the_report_holds_every_state_and_the_picture_is_xml(timeline: Timeline, tmp_path: Path) -> None:
+    found = results(tmp_path)
+    run(Paper(timeline), timeline, found)
+    summary = report.summarise(timeline, plan(timeline), found)
+    report.write(tmp_path, timeline, summary)
+    written = json.loads((tmp_path / "powercut.json").read_text("utf-8"))
+    assert len(written["states"]) == written["summary"]["enumerated"] == plan(timeline).enumerated
+    circles = ET.parse(tmp_path / "powercut.svg").getroot().iterfind(".//{http://www.w3.org/2000/svg}circle")
+    dots = {(state.position, state.kind, result.outcome) for state, result in summary.states}
+    assert len(list(circles)) == len(dots) + len(Outcome)
+
+
+@pytest.mark.parametrize("wrong", [
+    {"budget": "soon"}, {"shard": "0/2"}, {"shard": "3/2"}, {"shard": "x"}, {"only": ["everything"]},
+])  # fmt: skip
+def test_a_campaign_that_makes_no_sense_is_refused(tmp_path: Path, wrong: dict[str, str]) -> None:
+    with pytest.raises(CallerError):
+        campaign.Campaign.parse(reports=tmp_path, **wrong)  # type: ignore[arg-type]
+
+
+def test_bad_input_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["powercut", "--image", str(tmp_path / "none.qcow2"), "--reports", str(tmp_path)]
+    assert [cli.main([*common, *more]) for more in ([], ["--budget", "soon"], ["--state", "x", "--shell"])] == [4, 4, 4]
+    assert capsys.readouterr().err.count("ERROR: ") == 3
+
+
+def test_a_campaign_is_read_as_it_is_written(tmp_path: Path) -> None:
+    wished = campaign.Campaign.parse(reports=tmp_path, budget="30m", shard="2/4", only=["torn-pages", "flush"])
+    assert (wished.budget, wished.shard.number, wished.kinds) == (1800.0, 2, (Kind.FLUSH, Kind.TORN_PAGES))
+    assert wished.recording == tmp_path / "powercut"
+
+
+def test_a_sweep_ends_with_what_is_broken(timeline: Timeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first broken state is named, with the option that boots it again; the report is there nevertheless."""
+    sweep = Paper(timeline, {"epoch 2, after write 1": Outcome.BROKEN})
+    monkeypatch.setattr(campaign, "prepared", lambda bench, wished: contextlib.nullcontext((sweep, timeline)))
+    wished = campaign.Campaign.parse(reports=tmp_path, recording=tmp_path)
+    with pytest.raises(GuestFailure, match="epoch 2") as raised:
+        campaign.sweep(cast(Bench, None), wished, Console(file=io.StringIO()))
+    assert "--state 'epoch 2'" in raised.value.hint
+    assert "epoch 2, after write 1" in raised.value.evidence
+    assert (tmp_path / "powercut.json").is_file()
+
+
+def test_a_recording_of_another_image_is_refused(tmp_path: Path) -> None:
+    image = cast(Image, type("Other", (), {"sha256": "c"}))
+    assert record.load(tmp_path, image, None) is None
+    (tmp_path / "recording.json").write_text(json.dumps(vars(FACTS)), "utf-8")
+    with pytest.raises(CallerError, match="other images"):
+        record.load(tmp_path, image, None)
+    same = cast(Image, type("Same", (), {"sha256": "a"}))
+    assert record.load(tmp_path, same, None) == Recording(directory=tmp_path, facts=FACTS)
