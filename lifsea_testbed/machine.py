@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import shlex
 import time
 from collections.abc import Callable, Sequence
@@ -330,13 +331,13 @@ class Machine:
         self.boot.do_without_shell()
         self.guest.offline = functools.cache(lambda: offline.read(self._image))
         wanted, deadline = self._profile().boot.ready_line, self._patience.deadline(self._profile().boot.shell_within)
-        try:
-            if wanted:
-                self.boot.transcript.wait_for(wanted, deadline)
-            elif not self.boot.assistant.answers(deadline):
-                raise WaitTimedOut("Cloud Assistant did not answer on its port", evidence=self.boot.transcript.tail())
-        except WaitTimedOut as error:
-            raise BootFailed(error.happened, expected="a sign that the OS is up", evidence=error.evidence) from error
+        # A prompt is a line without an end, and a sign as good as any.
+        is_up = self.boot.transcript.asks(re.compile(wanted), 0, deadline) if wanted \
+            else self.boot.assistant.answers(deadline)  # fmt: skip
+        if not is_up:
+            missing = f"no console line matched {wanted!r}" if wanted else "Cloud Assistant did not answer on its port"
+            raise BootFailed(f"{missing} within {deadline.allowance:.0f} s", expected="a sign that the OS is up",
+                             evidence=self.boot.transcript.tail())  # fmt: skip
         self.shell_after = time.monotonic() - self.boot.power_on
 
     def _save_journal(self) -> None:
