@@ -233,11 +233,8 @@ class PortChannel:
             header, body = self._receive_result(nonce, Deadline.after(GRACE))
         except WaitTimedOut:
             self._in_step = False
-            return WaitTimedOut(f"a command took over {deadline.allowance:.0f} s and could not be killed: {script}",
-                                hint="the guest hangs, or is not being run")
-        printed = body[: header.output].decode("utf-8", "replace")[-2000:]
-        return WaitTimedOut(f"a command took more than {deadline.allowance:.0f} s and was killed: {script}",
-                            evidence=printed)
+            return overrun(script, deadline)
+        return overrun(script, deadline, printed=body[: header.output])
 
     def _send(self, data: bytes) -> None:
         try:
@@ -278,6 +275,15 @@ class PortChannel:
         if not data and deadline.expired:
             raise WaitTimedOut("the channel is silent")
         self._received += data
+
+
+def overrun(script: str, deadline: Deadline, *, printed: bytes | None = None) -> WaitTimedOut:
+    """Returns the error for a command that took too long: with what it had printed if it could be killed."""
+    if printed is None:
+        return WaitTimedOut(f"a command took over {deadline.allowance:.0f} s and could not be killed: {script}",
+                            hint="the guest hangs, or is not being run")
+    return WaitTimedOut(f"a command took more than {deadline.allowance:.0f} s and was killed: {script}",
+                        evidence=printed.decode("utf-8", "replace")[-2000:])
 
 
 def new_nonce() -> str:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from lifsea_testbed.console.channel import GRACE, LARGEST_ANSWER, SLOWEST, CommandResult, new_nonce
+from lifsea_testbed.console.channel import GRACE, LARGEST_ANSWER, SLOWEST, CommandResult, new_nonce, overrun
 from lifsea_testbed.console.digest import same
 from lifsea_testbed.console.lines import Frame, octal
 from lifsea_testbed.deadline import Deadline
@@ -156,10 +156,8 @@ class TerminalChannel:
             end = End.parse(frame.payload)
             printed = self._fetch(nonce, "out", min(end.output, 2000), "")
         except WaitTimedOut:
-            return WaitTimedOut(f"a command took over {deadline.allowance:.0f} s and could not be killed: {script}",
-                                hint="the guest hangs, or is not being run")
-        return WaitTimedOut(f"a command took more than {deadline.allowance:.0f} s and was killed: {script}",
-                            evidence=printed.decode("utf-8", "replace"))
+            return overrun(script, deadline)
+        return overrun(script, deadline, printed=printed)
 
     def _fetch(self, nonce: str, name: str, size: int, digest: str) -> bytes:
         data, length = bytearray(), _FIRST
