@@ -35,7 +35,7 @@ _OVERHEAD = 512
 #: Below this (MiB) no profile's image boots to its kubelet.
 _LEAST_MEMORY = 1024
 #: What a machine's overlay may come to need (bytes): a deployed second image and its containers.
-_LEAST_DISK = 3 << 30
+LEAST_DISK = 3 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +76,8 @@ def require_disk(directory: Path) -> None:
         HostError: it does not.
     """
     free = shutil.disk_usage(directory).free
-    if free < _LEAST_DISK:
-        raise HostError(f"only {free >> 20} MiB are free in {directory}", expected=f"{_LEAST_DISK >> 20} MiB",
+    if free < LEAST_DISK:
+        raise HostError(f"only {free >> 20} MiB are free in {directory}", expected=f"{LEAST_DISK >> 20} MiB",
                         hint="free disk space, or set TMPDIR to another disk")  # fmt: skip
 
 

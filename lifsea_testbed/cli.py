@@ -1,8 +1,9 @@
-"""The command line: `python -m lifsea_testbed`, for what is not a run of pytest."""
+"""The command line: `lifsea-testbed`, for what is not a run of pytest."""
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from lifsea_testbed.ecs import catalogue
-from lifsea_testbed.errors import CallerError, Explained, GuestFailure
+from lifsea_testbed.errors import CallerError, Explained, GuestFailure, HostError
 from lifsea_testbed.text import printable
 
 if TYPE_CHECKING:
@@ -43,14 +44,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m lifsea_testbed", description="What is not a run of pytest.")
+    parser = argparse.ArgumentParser(prog="lifsea-testbed", description="What is not a run of pytest.")
+    parser.add_argument("--version", action="version", version=importlib.metadata.version("lifsea-testbed"))
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    doctor = commands.add_parser("doctor", help="look at what this host has of all that a run needs")
+    doctor.set_defaults(command=_doctor)
+    _add_explain(commands.add_parser("explain", help="say what a claim promises, how it is judged, and what breaks it"))
     _add_shell(commands.add_parser("shell", help="boot an image and sit down at its console"))
     _add_powercut(commands.add_parser("powercut", help="cut the power at every write of an upgrade"))
     _add_dashboard(commands.add_parser("dashboard", help="write a history as a static site"))
     history = commands.add_parser("history", help="carry a history from place to place")
     _add_history(history.add_subparsers(required=True, metavar="COMMAND"))
+    completion = commands.add_parser("completion", help="write what completes this command in a shell")
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="which one")
+    completion.set_defaults(command=_complete)
     return parser
+
+
+def _add_explain(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("claim", nargs="?", metavar="CLAIM", help="its id; without one, all of them are listed")
+    parser.set_defaults(command=_explain)
 
 
 def _add_machine(parser: argparse.ArgumentParser) -> None:
@@ -104,6 +117,27 @@ def _add_history(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     importing.set_defaults(command=_import)
     exporting.set_defaults(command=_export)
     merging.set_defaults(command=_merge)
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    from lifsea_testbed import doctor
+
+    findings = doctor.examine(doctor.gather())
+    print(*findings, sep="\n")
+    if missing := [finding.what for finding in findings if finding.state is doctor.State.MISSING]:
+        raise HostError(f"this host can run no image: {', '.join(missing)}", hint="each has its remedy above")
+
+
+def _explain(options: argparse.Namespace) -> None:
+    from lifsea_testbed import explain
+
+    print(explain.explain(options.claim) if options.claim else explain.overview())
+
+
+def _complete(options: argparse.Namespace) -> None:
+    from lifsea_testbed import completion
+
+    print(completion.script(_parser(), options.shell))
 
 
 def _shell(options: argparse.Namespace) -> None:
