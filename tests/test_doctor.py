@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import stat
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -76,24 +76,20 @@ def test_a_host_that_can_run_nothing_is_told_so(monkeypatch: pytest.MonkeyPatch,
     assert shown.err.startswith("ERROR: this host can run no image: accelerator, QEMU, features, sandbox (hint: ")
 
 
-@pytest.mark.parametrize(("script", "what"), [
-    ('case "$*" in *blklogwrites*) echo "Parameter \'driver\' does not accept value" >&2; exit 1;; esac', "blklogwrites"),
-    ("case \"$*\" in *'-device help'*) exit 0;; esac", "pvpanic"),
-])  # fmt: skip
+REFUSES = "case \"$*\" in *blklogwrites*) echo \"Parameter 'driver' does not accept value\" >&2; exit 1;; esac"
+LISTS_NONE = "case \"$*\" in *'-device help'*) exit 0;; esac"
+
+
+@pytest.mark.parametrize(("script", "what"), [(REFUSES, "blklogwrites"), (LISTS_NONE, "pvpanic"), ("", "")])
 def test_a_qemu_that_lacks_something_is_found_out(tmp_path: Path, script: str, what: str) -> None:
     qemu = tmp_path / "qemu"
     qemu.write_text(f'#!/bin/sh\n{script}\nexec qemu-system-x86_64 "$@"\n')
-    qemu.chmod(qemu.stat().st_mode | stat.S_IXUSR)
-    lacking = list(doctor._lacking(Emulator(binary=str(qemu), version="10.0")))
-    assert what in lacking
-    assert list(doctor._lacking(Emulator(binary="qemu-system-x86_64", version="10.0"))) == []
-
-
-def test_a_qemu_that_dies_of_its_sandbox_is_found_out(tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
-    for directory in tmp_path.parents[:3]:
-        directory.chmod(0o755)
-    qemu = tmp_path / "qemu"
-    qemu.write_text("#!/bin/sh\necho 'failed to install seccomp syscall filter in the kernel' >&2\nexit 1\n")
     qemu.chmod(0o755)
-    assert "seccomp" in doctor._sandboxed(Emulator(binary=str(qemu), version="10.0"))
+    lacking = list(doctor._lacking(Emulator(binary=str(qemu), version="10.0")))
+    assert what in lacking if what else lacking == []
+
+
+def test_a_qemu_that_dies_of_its_sandbox_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = "failed to install seccomp syscall filter in the kernel"
+    monkeypatch.setattr(doctor, "_answer", lambda command, words_in: subprocess.CompletedProcess(command, 1, "", words))
+    assert doctor._sandboxed(Emulator(binary="qemu-system-x86_64", version="10.0")) == words
