@@ -26,9 +26,9 @@ _FAILED, _USAGE, _BROKEN, _INTERRUPTED = 1, 4, 6, 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status; what goes wrong is said in one line."""
     options = _parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], None] = options.command
+    command: Callable[[argparse.Namespace], int | None] = options.command
     try:
-        command(options)
+        return command(options) or 0
     except Explained as error:
         print(f"ERROR: {printable(error.one_line)}", file=sys.stderr)
         if isinstance(error, GuestFailure):
@@ -40,7 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ImportError as error:
         print(f"ERROR: {error} (hint: pip install 'lifsea-testbed[perf]')", file=sys.stderr)
         return _USAGE
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -53,6 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_shell(commands.add_parser("shell", help="boot an image and sit down at its console"))
     _add_powercut(commands.add_parser("powercut", help="cut the power at every write of an upgrade"))
     _add_dashboard(commands.add_parser("dashboard", help="write a history as a static site"))
+    gate = commands.add_parser("gate", help="merge, verify: what is done with a gate.json")
+    _add_gate(gate.add_subparsers(required=True, metavar="COMMAND"))
     history = commands.add_parser("history", help="carry a history from place to place")
     _add_history(history.add_subparsers(required=True, metavar="COMMAND"))
     completion = commands.add_parser("completion", help="write what completes this command in a shell")
@@ -138,6 +139,38 @@ def _complete(options: argparse.Namespace) -> None:
     from lifsea_testbed import completion
 
     print(completion.script(_parser(), options.shell))
+
+
+def _add_gate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    merging = commands.add_parser("merge", help="one verdict out of the gate.json of each shard")
+    merging.add_argument("files", nargs="+", type=Path, metavar="FILE", help="the gate.json of a shard")
+    merging.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="where the reports go")
+    merging.add_argument("--sign-with", type=Path, metavar="KEY", help="sign the verdict with this key of minisign")
+    merging.set_defaults(command=_gate_merge)
+    verifying = commands.add_parser("verify", help="check a signature; the exit status is the verdict's")
+    verifying.add_argument("file", type=Path, metavar="FILE", help="a gate.json, its signature beside it")
+    verifying.add_argument("-p", "--public-key", type=Path, required=True, metavar="KEY", help="minisign's public key")
+    verifying.add_argument("--image", type=Path, metavar="FILE", help="make sure that it is this image's verdict")
+    verifying.set_defaults(command=_gate_verify)
+    commands.add_parser("schema", help="print the JSON Schema of gate.json").set_defaults(command=_gate_schema)
+
+
+def _gate_merge(options: argparse.Namespace) -> int:
+    from lifsea_testbed.report import commands
+
+    return commands.join(options)
+
+
+def _gate_verify(options: argparse.Namespace) -> int:
+    from lifsea_testbed.report import commands
+
+    return commands.verify(options)
+
+
+def _gate_schema(options: argparse.Namespace) -> int:
+    from lifsea_testbed.report import commands
+
+    return commands.print_schema(options)
 
 
 def _shell(options: argparse.Namespace) -> None:
