@@ -134,7 +134,7 @@ class Run:
         """Tells Allure the claim, of a test as well whose machine will not come up."""
         steps.listen(allure.Steps())
         if claim := _claim(item):
-            allure.name(claim, page=allure_report.claims_page(self._config.option.reports_url))
+            allure.name(catalogue()[claim], page=self._claims_page)
         return (yield)
 
     @pytest.hookimpl(wrapper=True)
@@ -143,7 +143,7 @@ class Run:
         machines = _machines(item)
         item.stash[_MARKS] = {name: evidence.mark(machine) for name, machine in machines.items() if machine.boots}
         if claim := _claim(item):
-            allure.describe(catalogue()[claim].promise)
+            allure.describe(catalogue()[claim], page=self._claims_page)
         return (yield)
 
     @pytest.hookimpl(wrapper=True, trylast=True)
@@ -297,6 +297,10 @@ class Run:
             self._ended[item.nodeid] = outcome
         report.lifsea_outcome = {**asdict(outcome), "status": str(outcome.status)}  # type: ignore[attr-defined]
         report.lifsea_image = [self.bench.profile_name, self._version]  # type: ignore[attr-defined]
+
+    @property
+    def _claims_page(self) -> str:
+        return allure_report.claims_page(self._config.option.reports_url)
 
     @property
     def _version(self) -> str:

@@ -17,8 +17,8 @@ PACKAGE = ROOT / "lifsea_testbed"
 ROOMS = (
     "masking", "errors", "deadline", "text", "steps", "records", "lifeline", "claims", "image", "disk", "profile",
     "known", "ecs", "qemu", "console", "guest", "boot", "autopsy", "machine", "scenario", "bench", "powercut",
-    "preflight", "doctor", "explain", "report", "perf", "run", "measuring", "claim", "plugin", "interactive", "completion",
-    "cli", "__main__",
+    "preflight", "doctor", "explain", "report", "perf", "run", "measuring", "claim", "plugin", "interactive",
+    "completion", "cli", "__main__",
 )  # fmt: skip
 #: Who may import a library; to swap it is to touch one room.
 OWNERS = {

@@ -10,6 +10,7 @@ from typing import Any
 
 import allure
 
+from lifsea_testbed.claims import Claim
 from lifsea_testbed.masking import masked
 from lifsea_testbed.report.verdict import Status
 from lifsea_testbed.text import printable
@@ -22,15 +23,19 @@ _link: Callable[..., None] = allure.dynamic.link
 _attach_file: Callable[..., None] = allure.attach.file
 
 
-def name(claim: str, *, page: str) -> None:
-    """Names the claim that the running test judges; `page` is where all claims are explained."""
-    _label("claim", claim)
-    _link(f"{page}#{claim}", link_type="claim", name=claim)
+def name(claim: Claim, *, page: str) -> None:
+    """Names the claim that the running test judges; `page` is where all claims are explained.
+
+    Allure 3 makes a link of an address that has a scheme, and of no other; in a description it does.
+    """
+    _label("claim", claim.id)
+    if "://" in page:
+        _link(f"{page}#{claim.id}", link_type="claim", name=claim.id)
 
 
-def describe(promise: str) -> None:
-    """Puts the promise at the head of the running test."""
-    _description(promise)
+def describe(claim: Claim, *, page: str) -> None:
+    """Puts the promise, its source and its explanation at the head of the running test."""
+    _description(f"{claim.promise}\n\nClaim [{claim.id}]({page}#{claim.id}), source: {claim.source}")
 
 
 class Steps:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lifsea_testbed.claims import catalogue
-from lifsea_testbed.errors import Blame, HostError
+from lifsea_testbed.errors import Blame, CallerError, HostError
 from lifsea_testbed.explain import explain
 from lifsea_testbed.report.document import Document
 from lifsea_testbed.report.verdict import Status
@@ -62,7 +62,7 @@ def prepare(document: Document, reports: Path, results: Path) -> None:
         "historyPath": "allure-history.jsonl",
         "categories": [{"name": name, "matchers": {"labels": _labels(status, blame)}}
                        for name, status, blame in _CATEGORIES],
-        "plugins": {"awesome": {"options": {"reportLanguage": "en"}}},
+        "plugins": {"awesome": {"options": {"singleFile": True, "reportLanguage": "en"}}},
     })  # fmt: skip
     (reports / _PAGE).write_text(_claims(), "utf-8")
 
@@ -102,9 +102,15 @@ def _pattern(status: Status) -> str:
 
 def _trace(status: Status, blame: Blame | None) -> dict[str, str]:
     """Allure 2 knows no labels: it tells the blame for what is broken by the exception that the trace begins with."""
-    hosts = "|".join(sorted(each.__name__ for each in _family(HostError)))
-    patterns = {Blame.HOST: f"(?s)({hosts}): .*", Blame.HARNESS: f"(?s)(?!({hosts}): ).*"}
-    return {"traceRegex": patterns[blame]} if status is Status.BROKEN and blame in patterns else {}
+    if status is not Status.BROKEN:
+        return {}
+    host, caller = _names(HostError), _names(CallerError)
+    patterns = {Blame.HOST: f"({host})", Blame.CALLER: f"({caller})", Blame.HARNESS: f"(?!({host}|{caller}): )"}
+    return {"traceRegex": f"(?s){patterns[blame or Blame.HARNESS]}.*"}
+
+
+def _names(error: type[Exception]) -> str:
+    return "|".join(sorted(each.__name__ for each in _family(error)))
 
 
 def _family(error: type[Exception]) -> Iterator[type[Exception]]:
