@@ -45,7 +45,7 @@ def listing() -> float:
     """Prints and returns the median of a listing of the suites."""
     runs = [taken(["--collect-only", "suites"], ROOT) for _ in range(_TURNS)]
     used = statistics.median(run[0] for run in runs)
-    print(f"listing the suites: {used:.2f} s of processor time, on the clock {min(run[1] for run in runs):.2f} s at best")
+    print(f"listing the suites: {used:.2f} s of processor, {min(run[1] for run in runs):.2f} s at best on a clock")
     return used
 
 

@@ -39,7 +39,7 @@ HOST = Host(processor="any", cores=2, memory=4096, kernel="6.1")
 
 def shard(index: int, *outcomes: Outcome, count: int = 3, **changes: object) -> Document:
     part = Shard(index=index, count=count)
-    run = RunRecord(shard=part, host=HOST, guest_memory=8192, accelerator="tcg", tools={"qemu": "8.1.0"})
+    run = RunRecord(shard=part, host=HOST, accelerator="tcg", tools={"qemu": "8.1.0"})
     made = Document(
         testbed="0.1.0", verdict=Verdict.NOT_JUDGED, exit_status=7, why="a shard", image=IMAGE, profile="reference",
         instance_type="ecs.g7.large", selected=[], shard=part, runs=[run], claims=gate.settle(PROMISES, outcomes),
@@ -84,6 +84,8 @@ def test_a_whole_set_passes_in_whatever_order_it_comes() -> None:
      "2/gate.json is foreign: another version of the test bed; shard 3/3 missing"),
     ([*whole()[:2], shard(3, outcome("no-initramfs"), selected=["no-initramfs"])], Verdict.NOT_JUDGED,
      "2/gate.json is foreign: another selection; shard 3/3 missing"),
+    ([*whole()[:2], shard(3, shard=Shard(index=3, count=3, plan="another"))], Verdict.NOT_JUDGED,
+     "2/gate.json is foreign: another plan of shards; shard 3/3 missing"),
     ([*whole()[:2], shard(3, count=4)], Verdict.NOT_JUDGED,
      "2/gate.json is foreign: another number of shards; shard 3/3 missing"),
 ])  # fmt: skip
@@ -169,7 +171,11 @@ def keys(directory: Path, password: str = "") -> tuple[Path, Path]:
     return secret, public
 
 
-@pytest.mark.parametrize("password", ["", "correct horse"])
+#: minisign makes it dear to try passwords: each use of such a key takes ten seconds and a GiB of memory.
+_DEAR = pytest.param("correct horse", marks=pytest.mark.nightly)
+
+
+@pytest.mark.parametrize("password", ["", _DEAR])
 def test_minisign_itself_verifies_what_is_signed_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, password: str
 ) -> None:
@@ -213,7 +219,10 @@ def test_a_verdict_that_was_changed_or_is_another_s_is_refused(
 def test_a_wrong_password_is_said_before_anything_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    secret, _ = keys(tmp_path, "correct horse")
+    key = minisign.KeyPair.generate().secret_key
+    key.encrypt("correct horse", opslimit=minisign.OPSLIMIT // 1024, memlimit=minisign.MEMLIMIT // 1024)
+    secret = tmp_path / "key"
+    secret.write_bytes(bytes(key))
     monkeypatch.setenv(PASSWORD, "battery staple")
     files = written(tmp_path, whole())
     assert main(["gate", "merge", *files, "-o", str(tmp_path / "out"), "--sign-with", str(secret)]) == 4

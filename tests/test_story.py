@@ -6,6 +6,7 @@ import datetime
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -213,9 +214,14 @@ def test_known_issues_are_accounted_for(story: Story) -> None:
 
 
 def test_flakes_are_counted_in_the_history(story: Story) -> None:
-    with History(str(story.reports.parent / "history.db")) as history:
+    path = story.reports.parent / "history.db"
+    with History(str(path)) as history:
         kept = [sample for sample in history.samples() if sample.metric.name == "attempts-until-passed"]
     assert [(sample.test, sample.value) for sample in kept] == [("test_suite.py::test_identity", 2.0)]
+    (query,) = re.findall(r"^    (SELECT .*;)$", (HERE.parent / "docs/verdict.md").read_text(), re.MULTILINE)
+    with sqlite3.connect(path) as connection:
+        assert connection.execute(query).fetchall() == [("test_suite.py::test_identity", 1)]
+    connection.close()
 
 
 def test_what_is_written_is_valid(story: Story) -> None:

@@ -67,6 +67,7 @@ def _differences(first: Document, other: Document) -> list[str]:
         "instance type": (first.instance_type, other.instance_type),
         "version of the test bed": (first.testbed, other.testbed),
         "number of shards": tuple(document.shard and document.shard.count for document in (first, other)),
+        "plan of shards": tuple(document.shard and document.shard.plan for document in (first, other)),
     }  # fmt: skip
     return [name for name, (one, two) in pairs.items() if one != two]
 
