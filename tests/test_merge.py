@@ -141,6 +141,17 @@ def test_merging_leaves_all_reports(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert (tmp_path / "out/summary.md").read_text() == markdown.summary(document.read(tmp_path / "out/gate.json"))
 
 
+def test_evidence_is_found_from_where_the_merged_verdict_lies(tmp_path: Path) -> None:
+    failed = Outcome(claim="no-sshd", test="t", status=Status.FAILED, why="sshd", evidence="evidence/t")
+    (path,) = written(tmp_path, [shard(1, failed, count=1)])
+    (tmp_path / "0/evidence/t").mkdir(parents=True)
+    (tmp_path / "0/evidence/t/explanation.txt").write_text("CommandFailed: sshd is there")
+    assert main(["gate", "merge", path, "-o", str(tmp_path / "out/reports")]) == 1
+    claim = document.read(tmp_path / "out/reports/gate.json").claims[0]
+    assert claim.evidence == claim.tests[0].evidence == ["../../0/evidence/t"]
+    assert "CommandFailed: sshd is there" in (tmp_path / "out/reports/junit.xml").read_text()
+
+
 @pytest.mark.parametrize(("content", "complaint"), [
     (None, "cannot be read"), ("{}", "not a gate.json of schema 2"), ("[", "not a gate.json"),
     ('{"schema": 1}', "not a gate.json of schema 2"),
