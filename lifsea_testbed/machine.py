@@ -67,8 +67,8 @@ class Machine:
         self._layers = layers or Layers()
         self._overlay = self._layers.overlay or directory / "overlay.qcow2"
         self._dump_memory = dump_memory
-        given = [] if user_data is None else printable(user_data).splitlines()
-        self._mask = Mask(lambda: [*given, *self._service.metadata.tokens])
+        given = [line for line in printable(user_data or b"").splitlines() if not line.startswith("#")]
+        self._mask = Mask(lambda: [*given, profile().access.password, *self._service.metadata.tokens])
         self._records = Records(records, self._mask)
         if user_data is None:
             user_data = access.user_data(argv.CHANNEL_PORT, profile().access.line)

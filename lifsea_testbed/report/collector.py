@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
 import platform
@@ -102,7 +103,7 @@ class Collector:
         wished = prepared.wish.shard
         shard = Shard(index=wished[0], count=wished[1], plan=self._plan) if wished else None
         return Document(
-            testbed=importlib.metadata.version("lifsea-testbed"), verdict=verdict, exit_status=verdict.exit_status,
+            testbed=_versions()["lifsea-testbed"], verdict=verdict, exit_status=verdict.exit_status,
             why=why, image=_image(prepared.image, self._version),
             next_image=_image(prepared.next_image) if prepared.next_image else None,
             profile=self._profile.name, instance_type=prepared.wish.instance_type, selected=list(prepared.wish.claims),
@@ -136,13 +137,17 @@ class Collector:
 
 def run_record(prepared: Prepared, shard: Shard | None = None) -> RunRecord:
     """Returns on what, and with what, this process works."""
-    versions = {name: importlib.metadata.version(name) for name in ("lifsea-testbed", "pytest")}
-    return RunRecord(
-        shard=shard, host=host(), accelerator=str(prepared.accelerator.kind),
-        tools={**versions, "python": platform.python_version(), "qemu": prepared.emulator.version},
-    )  # fmt: skip
+    return RunRecord(shard=shard, host=host(), accelerator=str(prepared.accelerator.kind),
+                     tools={**_versions(), "qemu": prepared.emulator.version})  # fmt: skip
 
 
+@functools.cache
+def _versions() -> dict[str, str]:
+    packages = {name: importlib.metadata.version(name) for name in ("lifsea-testbed", "pytest")}
+    return {**packages, "python": platform.python_version()}
+
+
+@functools.cache
 def host() -> Host:
     """Returns what is to be known of the host."""
     return Host(processor=_processor(), cores=benches.host_cores(), memory=psutil.virtual_memory().total >> 20,
