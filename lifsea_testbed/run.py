@@ -132,6 +132,8 @@ class Run:
         """Remembers where each machine stands before the test."""
         machines = _machines(item)
         item.stash[_MARKS] = {name: evidence.mark(machine) for name, machine in machines.items() if machine.boots}
+        if claim := _claim(item):
+            allure.describe(claim, catalogue()[claim].promise)
         return (yield)
 
     @pytest.hookimpl(wrapper=True, trylast=True)
@@ -171,10 +173,8 @@ class Run:
             self._collector.add(Outcome.from_fields(fields), profile=profile, version=version)
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
-        """Tells Allure, in the process that ran the test, which claim was judged and by which word."""
+        """Gives Allure, in the process that ran the test, the word of the gate."""
         if outcome := self._ended.pop(nodeid, None):
-            if outcome.claim:
-                allure.describe(outcome.claim, catalogue()[outcome.claim].promise)
             again = outcome.status is Status.PASSED and outcome.attempt > 1
             allure.tell(self._config.pluginmanager.get_plugin("allure_listener"),
                         Status.FLAKY if again else outcome.status, blame=outcome.blame, issue=outcome.issue,

@@ -17,7 +17,7 @@ _attach_file: Callable[..., None] = allure.attach.file
 
 
 def describe(claim: str, promise: str) -> None:
-    """Names the claim that the test judges which runs, or has just ended."""
+    """Names the claim that the running test judges."""
     _label("claim", claim)
     _description(promise)
 
