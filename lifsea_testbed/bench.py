@@ -18,7 +18,7 @@ from lifsea_testbed import profile as profiles
 from lifsea_testbed.deadline import Patience
 from lifsea_testbed.ecs.catalogue import InstanceType
 from lifsea_testbed.ecs.instance import Instance
-from lifsea_testbed.errors import Explained, HostError, NotJudged, TestbedError
+from lifsea_testbed.errors import Explained, HostError, NotJudged
 from lifsea_testbed.image import Image
 from lifsea_testbed.machine import Machine
 from lifsea_testbed.qemu import argv
@@ -157,9 +157,8 @@ class Bench:
                 machine.close()
 
     def forgive(self) -> None:
-        """Lets an image be tried again that never came up, where that was not its own fault."""
-        if isinstance(self._hopeless, TestbedError):
-            self._hopeless = None
+        """Has an image that never came up be tried again."""
+        self._hopeless = None
 
     def close(self) -> None:
         """Removes everything that the machines left."""

@@ -68,8 +68,8 @@ class Machine:
         self._layers = layers or Layers()
         self._overlay = self._layers.overlay or directory / "overlay.qcow2"
         self._dump_memory = dump_memory
-        given = [] if user_data is None else printable(user_data).splitlines()
-        self._mask = Mask(lambda: [*given, *self._service.metadata.tokens])
+        given = [line for line in printable(user_data or b"").splitlines() if not line.startswith("#")]
+        self._mask = Mask(lambda: [*given, profile().access.password, *self._service.metadata.tokens])
         self._records = Records(records, self._mask)
         if user_data is None:
             user_data = access.user_data(argv.CHANNEL_PORT, profile().access.line)
@@ -303,15 +303,16 @@ class Machine:
 
         What cannot be had is said in missing.txt.
         """
-        number = len(self.boots)
-        if not number or self._records.was_attempted(screen := f"screen-{number}.png"):
+        if not self.boots:
             return
         self.save_evidence()
-        self._records.attempt(screen, lambda path: autopsy.screen(self.boot, path))
-        if self._dump_memory:
-            self._records.attempt(f"memory-{number}.kdump", lambda path: autopsy.memory(self.boot, path))
-        if self.boot.lifeline.ended:
-            self.boot.close()
+        boot, screen, memory = self.boot, f"screen-{len(self.boots)}.png", f"memory-{len(self.boots)}.kdump"
+        if not (boot.lifeline.ended and self._records.was_attempted(screen)):
+            self._records.attempt(screen, lambda path: autopsy.screen(boot, path))
+        if self._dump_memory and not self._records.was_attempted(memory):
+            self._records.attempt(memory, lambda path: autopsy.memory(boot, path))
+        if boot.lifeline.ended:
+            boot.close()
             self._save_journal_of_disk()
 
     def close(self) -> None:
@@ -386,9 +387,9 @@ class Machine:
             self._records.write(f"journal-{len(self.boots)}.txt", system.journal(self))
 
     def _save_journal_of_disk(self) -> None:
-        """The journal of a boot whose shell could not be asked for it, once."""
+        """The journal of a boot whose shell could not be asked for it."""
         name = f"journal-{len(self.boots)}.txt"
-        if not (self.records / name).exists() and not self._layers.below:
+        if not (self.records / name).exists() and not self._layers.below and not self._records.was_attempted(name):
             self._records.attempt(name, lambda path: self._records.write(path.name, autopsy.journal(
                 self._image, self._overlay, self._directory, self._confinement)))  # fmt: skip
 

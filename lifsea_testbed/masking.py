@@ -8,20 +8,22 @@ from collections.abc import Callable, Iterable
 MASK = "[masked]"
 _NAMES = (r"client-key-data|(?:id-|refresh-|access-|bearer-)?token|token[_-]?secret|password|passwd|passphrase|secret"
           r"|(?:access[_-]?)?key[_-]?secret|security[_-]?token|api[_-]?key|private[_-]?key")  # fmt: skip
-#: What comes before a secret is group 1, where it tells what was there.
-_SECRETS = tuple(re.compile(pattern, re.IGNORECASE) for pattern in (
-    r"(x-aliyun-ecs-metadata-token[\"']?\s*[:=]\s*[\"']?)[^\s\"']+",
-    r"(authorization[\"']?\s*[:=]\s*[\"']?(?:bearer|basic)\s+)[^\s\"']+",
-    rf"(?<![\w-])((?:{_NAMES})[\"']?\s*[:=]\s*[\"']?)(?!{re.escape(MASK)})[^\s\"',;}}]+",
-    r"(--(?:token|password|secret)[= ])\S+",
+#: Words of which one is, in lower case, in every line that the pattern after them fits: most lines have none. What
+#: comes before a secret is group 1, where it tells what was there.
+_SECRETS = tuple((words.split(), re.compile(pattern, re.IGNORECASE)) for words, pattern in (
+    ("metadata-token", r"(x-aliyun-ecs-metadata-token[\"']?\s*[:=]\s*[\"']?)[^\s\"']+"),
+    ("authorization", r"(authorization[\"']?\s*[:=]\s*[\"']?(?:bearer|basic)\s+)[^\s\"']+"),
+    ("key token pass secret",
+     rf"(?<![\w-])((?:{_NAMES})[\"']?\s*[:=]\s*[\"']?)(?!{re.escape(MASK)})[^\s\"',;}}]+"),
+    ("--token --password --secret", r"(--(?:token|password|secret)[= ])\S+"),
     # Password hashes, as in shadow(5) and crypt(5).
-    r"()\$(?:1|2[abxy]?|5|6|7|y|gy|sha1|md5|argon2\w*)\$[^\s:\"']{8,}",
+    ("$", r"()\$(?:1|2[abxy]?|5|6|7|y|gy|sha1|md5|argon2\w*)\$[^\s:\"']{8,}"),
     # A JSON Web Token; a bootstrap token of kubeadm; the identifier of an Alibaba Cloud access key.
-    r"()\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*",
-    r"()\b[a-z0-9]{6}\.[a-z0-9]{16}\b",
-    r"()\bLTAI[A-Za-z0-9]{12,}\b",
+    ("eyj", r"()\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"),
+    (".", r"()\b[a-z0-9]{6}\.[a-z0-9]{16}\b"),
+    ("ltai", r"()\bLTAI[A-Za-z0-9]{12,}\b"),
     # The base64 of a PEM file that is no certificate.
-    r"()LS0tLS1CRUdJTi(?!BDRVJUSUZJ)[A-Za-z0-9+/=]{16,}",
+    ("ls0tls1crudjti", r"()LS0tLS1CRUdJTi(?!BDRVJUSUZJ)[A-Za-z0-9+/=]{16,}"),
 ))  # fmt: skip
 _KEY_BEGINS = re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----")
 _KEY_ENDS = re.compile(r"-----END [A-Z0-9 ]*PRIVATE KEY-----")
@@ -47,7 +49,7 @@ class Mask:
             end = _KEY_ENDS.search(line)
             self._left = 0 if end else self._left - 1
             return f"{MASK}{self._plain(line[end.end():])}" if end else MASK
-        begin = _KEY_BEGINS.search(line)
+        begin = _KEY_BEGINS.search(line) if "-----BEGIN" in line else None
         if begin is None:
             return self._plain(line)
         end = _KEY_ENDS.search(line, begin.end())
@@ -68,8 +70,10 @@ class Mask:
         for secret in self._secrets():
             if len(secret) >= _SHORTEST:
                 line = line.replace(secret, MASK)
-        for pattern in _SECRETS:
-            line = pattern.sub(rf"\1{MASK}", line)
+        lower = line.lower()
+        for words, pattern in _SECRETS:
+            if any(word in lower for word in words):
+                line = pattern.sub(rf"\1{MASK}", line)
         return line
 
 

@@ -33,15 +33,15 @@ class Records:
                 file.write(self._mask.text(printable(text)))
 
     def attempt(self, name: str, make: Callable[[Path], None]) -> None:
-        """Has a file made, at most once; missing.txt says why it could not be."""
-        if self.was_attempted(name):
-            return
+        """Has a file made; missing.txt says, once, why it could not be."""
+        first = not self.was_attempted(name)
         self._tried.add(name)
         try:
             make(self._directory / name)
         except Exception as error:
             why = (str(error) or type(error).__name__).splitlines()[0]
-            self.append(MISSING, f"{name}: {why}\n")
+            if first:
+                self.append(MISSING, f"{name}: {why}\n")
 
     def was_attempted(self, name: str) -> bool:
         """Tells whether that file was to be made already."""

@@ -289,9 +289,9 @@ class Run:
 
     def _stamp(self, report: pytest.TestReport, item: pytest.Item, judgement: Judgement, folder: Path | None) -> None:
         kept = str(folder.relative_to(self._prepared.wish.reports)) if folder else ""
-        outcome = Outcome(claim=_claim(item) or "", test=item.nodeid, status=judgement.status, issue=judgement.issue,
-                          why=printable(judgement.why)[:_LONGEST_WHY], blame=str(judgement.blame or ""),
-                          attempt=_attempt(item), evidence=kept)  # fmt: skip
+        why = printable(judgement.why).replace("\n", " ")[:_LONGEST_WHY]
+        outcome = Outcome(claim=_claim(item) or "", test=item.nodeid, status=judgement.status, why=why, evidence=kept,
+                          blame=str(judgement.blame or ""), issue=judgement.issue, attempt=_attempt(item))  # fmt: skip
         earlier = self._ended.get(item.nodeid)
         if earlier is None or outcome.status.gravity < earlier.status.gravity:
             self._ended[item.nodeid] = outcome

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
 import platform
@@ -45,6 +46,7 @@ class Collector:
         self._outcomes: list[Outcome] = []
         self._figures: dict[str, list[Figure]] = {}
         self._durations: dict[str, float] = {}
+        self._plan = ""
         self._started = time.time()
         self._profile = profiles.load(
             benches.FALLBACK if prepared.wish.profile == benches.AUTO else prepared.wish.profile
@@ -70,9 +72,9 @@ class Collector:
         """Takes the time that one part of a test took."""
         self._durations[test] = self._durations.get(test, 0.0) + seconds
 
-    def finish(self, troubles: Iterable[str] = (), failures: Iterable[str] = ()) -> Document:
-        """Settles the verdict, writes every report, and returns what they say."""
-        prepared = self._prepared
+    def finish(self, troubles: Iterable[str] = (), failures: Iterable[str] = (), *, plan: str = "") -> Document:
+        """Settles the verdict, writes every report, and returns what they say; `plan` is by which shards were cut."""
+        prepared, self._plan = self._prepared, plan
         changed = [] if prepared.image.unchanged else [f"{prepared.image.path} changed during the run"]
         troubles = [*troubles, *changed]
         failures = [*failures, *(self._flaky() if self._flaky_fails else [])]
@@ -98,9 +100,10 @@ class Collector:
         """Returns gate.json as far as the run has come."""
         prepared = self._prepared
         claims = self._claims()
-        shard = Shard(index=prepared.wish.shard[0], count=prepared.wish.shard[1]) if prepared.wish.shard else None
+        wished = prepared.wish.shard
+        shard = Shard(index=wished[0], count=wished[1], plan=self._plan) if wished else None
         return Document(
-            testbed=importlib.metadata.version("lifsea-testbed"), verdict=verdict, exit_status=verdict.exit_status,
+            testbed=_versions()["lifsea-testbed"], verdict=verdict, exit_status=verdict.exit_status,
             why=why, image=_image(prepared.image, self._version),
             next_image=_image(prepared.next_image) if prepared.next_image else None,
             profile=self._profile.name, instance_type=prepared.wish.instance_type, selected=list(prepared.wish.claims),
@@ -120,11 +123,12 @@ class Collector:
         return [f"flaky: {', '.join(self.flakes)}"] if self.flakes else []
 
     def _write_run(self) -> None:
-        """What differs from run to run, and so has no place in gate.json; seconds."""
+        """What differs from run to run, and so has no place in gate.json; seconds and MiB."""
         times = {
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._started)),
             "duration": round(time.time() - self._started, 1),
             "accelerator": self._prepared.accelerator.why,
+            "guest_memory": self._prepared.fitting.memory,
             "image": str(self._prepared.image.path),
             "tests": {test: round(self._durations[test], 3) for test in sorted(self._durations)},
         }
@@ -133,13 +137,17 @@ class Collector:
 
 def run_record(prepared: Prepared, shard: Shard | None = None) -> RunRecord:
     """Returns on what, and with what, this process works."""
-    versions = {name: importlib.metadata.version(name) for name in ("lifsea-testbed", "pytest")}
-    return RunRecord(
-        shard=shard, host=host(), guest_memory=prepared.fitting.memory, accelerator=str(prepared.accelerator.kind),
-        tools={**versions, "python": platform.python_version(), "qemu": prepared.emulator.version},
-    )  # fmt: skip
+    return RunRecord(shard=shard, host=host(), accelerator=str(prepared.accelerator.kind),
+                     tools={**_versions(), "qemu": prepared.emulator.version})  # fmt: skip
 
 
+@functools.cache
+def _versions() -> dict[str, str]:
+    packages = {name: importlib.metadata.version(name) for name in ("lifsea-testbed", "pytest")}
+    return {**packages, "python": platform.python_version()}
+
+
+@functools.cache
 def host() -> Host:
     """Returns what is to be known of the host."""
     return Host(processor=_processor(), cores=benches.host_cores(), memory=psutil.virtual_memory().total >> 20,

@@ -14,7 +14,7 @@ from lifsea_testbed.report import document, junit, markdown, merge, signature, t
 def join(options: argparse.Namespace) -> int:
     """Merges the gate.json of each shard into a directory of reports, and returns the exit status of the verdict."""
     signer = signature.Signer(options.sign_with, os.environ.get(signature.PASSWORD, "")) if options.sign_with else None
-    joined = merge.merge([(str(path), document.read(path)) for path in options.files])
+    joined = merge.merge([(str(path), _seen_from(options.output, path)) for path in options.files])
     path = options.output / "gate.json"
     try:
         options.output.mkdir(parents=True, exist_ok=True)
@@ -57,6 +57,10 @@ def _require_same(path: Path, signed: document.Document) -> None:
     if found != signed.image.sha256:
         raise CallerError(f"{path}: not the image that was judged: its digest is {found}",
                           hint=f"the verdict is on {signed.image.name}, {signed.image.sha256}")  # fmt: skip
+
+
+def _seen_from(output: Path, path: Path) -> document.Document:
+    return merge.moved(document.read(path), os.path.relpath(path.parent.resolve(), output.resolve()))
 
 
 def _durations(paths: list[Path]) -> dict[str, float]:

@@ -95,10 +95,11 @@ class ImageRecord(_Record):
 
 
 class Shard(_Record):
-    """The part of all tests that was run: the index-th of count, from 1."""
+    """The part of all tests that was run: the index-th of count, from 1; `plan` stands for how they were cut."""
 
     index: int = Field(ge=1)
     count: int = Field(ge=1)
+    plan: str = ""
 
     def __str__(self) -> str:
         """As on the command line."""
@@ -115,11 +116,10 @@ class Host(_Record):
 
 
 class RunRecord(_Record):
-    """On what, and with what, a part of the tests was run; `guest_memory` in MiB."""
+    """On what, and with what, a part of the tests was run."""
 
     shard: Shard | None = None
     host: Host
-    guest_memory: int
     accelerator: str
     tools: dict[str, str] = Field(description="name of a tool → its version")
 

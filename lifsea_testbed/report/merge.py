@@ -54,6 +54,16 @@ def merge(documents: Sequence[tuple[str, Document]]) -> Document:
     })  # fmt: skip
 
 
+def moved(document: Document, prefix: str) -> Document:
+    """Returns the document with its evidence below that folder: as it is seen from elsewhere."""
+    claims = [claim.model_copy(update={"tests": _moved(claim.tests, prefix)}) for claim in document.claims]
+    return document.model_copy(update={"claims": claims, "others": _moved(document.others, prefix)})
+
+
+def _moved(tests: Sequence[TestRecord], prefix: str) -> list[TestRecord]:
+    return [test.model_copy(update={"evidence": [f"{prefix}/{folder}" for folder in test.evidence]}) for test in tests]
+
+
 def _index(document: Document) -> int:
     return document.shard.index if document.shard else 0
 
@@ -67,6 +77,7 @@ def _differences(first: Document, other: Document) -> list[str]:
         "instance type": (first.instance_type, other.instance_type),
         "version of the test bed": (first.testbed, other.testbed),
         "number of shards": tuple(document.shard and document.shard.count for document in (first, other)),
+        "plan of shards": tuple(document.shard and document.shard.plan for document in (first, other)),
     }  # fmt: skip
     return [name for name, (one, two) in pairs.items() if one != two]
 

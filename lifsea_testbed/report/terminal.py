@@ -43,4 +43,5 @@ def _issues(document: Document, width: int) -> Iterator[tuple[str, str]]:
 
 
 def _cut(line: str, width: int) -> str:
+    line = line.replace("\n", " ")
     return line if len(line) <= width else f"{line[: width - 1]}…"
