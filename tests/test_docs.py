@@ -35,10 +35,11 @@ PARSED = {
     "channel.md:lifsea-testbed shell": TERMINAL, "quick-start.md:lifsea-testbed shell": TERMINAL,
     "your-own-os.md:lifsea-testbed shell": TERMINAL, "red-gate.md:lifsea-testbed shell": TERMINAL,
     "quick-start.md:ci/gate": GATE, "ci.md:ci/gate": "tests/test_pipelines.py runs it with all that it starts replaced",
+    "verdict.md:pytest": "README.md runs it", "verdict.md:lifsea-testbed gate": "tests/test_merge.py merges shards",
     "powercut.md:lifsea-testbed powercut": "the state is one of a whole sweep, which takes hours",
 }  # fmt: skip
 #: What a line of shell may start that is no program of this project.
-OTHERS = {"python", "python3", "pip", "venv/bin/pip", "mkdir", "sed", "cat", ".", "test", "ci/publish"}
+OTHERS = {"python", "python3", "pip", "venv/bin/pip", "mkdir", "sed", "cat", ".", "test", "ci/publish", "minisign"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -102,8 +102,8 @@ def test_it_is_typed(built: Path, tmp_path: Path) -> None:
     """A type checker takes the annotations of the package that is installed."""
     (wheel,) = built.glob("*.whl")
     site = tmp_path / "site"
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site, wheel]
-    subprocess.run(install, check=True)
+    install = ["pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)]
+    subprocess.run([sys.executable, "-m", *install], check=True)
     (tmp_path / "user.py").write_text("from lifsea_testbed.deadline import Deadline\nDeadline.after('soon')\n")
     check = [sys.executable, "-m", "mypy", "--strict", "--config-file", "", "--cache-dir", "cache", "user.py"]
     told = subprocess.run(check, cwd=tmp_path, env={"MYPYPATH": str(site), "PATH": "/usr/bin:/bin"}, text=True,

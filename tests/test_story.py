@@ -218,7 +218,7 @@ def test_flakes_are_counted_in_the_history(story: Story) -> None:
     with History(str(path)) as history:
         kept = [sample for sample in history.samples() if sample.metric.name == "attempts-until-passed"]
     assert [(sample.test, sample.value) for sample in kept] == [("test_suite.py::test_identity", 2.0)]
-    (query,) = re.findall(r"^    (SELECT .*;)$", (HERE.parent / "docs/verdict.md").read_text(), re.MULTILINE)
+    (query,) = re.findall(r"^(SELECT .*;)$", (HERE.parent / "docs/verdict.md").read_text(), re.MULTILINE)
     with sqlite3.connect(path) as connection:
         assert connection.execute(query).fetchall() == [("test_suite.py::test_identity", 1)]
     connection.close()
