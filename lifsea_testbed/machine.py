@@ -33,7 +33,7 @@ from lifsea_testbed.qemu.confinement import Confinement
 from lifsea_testbed.qemu.overlay import Layers
 from lifsea_testbed.records import Records
 from lifsea_testbed.steps import step
-from lifsea_testbed.text import printable
+from lifsea_testbed.text import first_line, printable
 
 T = TypeVar("T")
 #: How long a machine may take to go down once it was told to (seconds on real hardware).
@@ -166,15 +166,15 @@ class Machine:
         script = command if isinstance(command, str) else shlex.join(command)
         started = time.monotonic() - self.boot.power_on
         try:
-            with step(f"run: {_first_line(script)}"):
+            with step(f"run: {first_line(script)}"):
                 result = self.boot.channel.run(script, input=input, deadline=self._patience.deadline(within))
         except WaitTimedOut as error:
             raise self.boot.why_silent() or error from error
         self._records.append("commands.txt", f"[{started:9.3f}] {result.exit_status:3d} {result.duration:7.3f} s  "
-                                     f"{_first_line(script)}\n")  # fmt: skip
+                                     f"{first_line(script)}\n")  # fmt: skip
         if check and not result.ok:
             raise CommandFailed(
-                f"status {result.exit_status} from: {_first_line(script)}", evidence=printable(result.stderr)[-2000:]
+                f"status {result.exit_status} from: {first_line(script)}", evidence=printable(result.stderr)[-2000:]
             )
         return result
 
@@ -392,8 +392,3 @@ class Machine:
         if not (self.records / name).exists() and not self._layers.below and not self._records.was_attempted(name):
             self._records.attempt(name, lambda path: self._records.write(path.name, autopsy.journal(
                 self._image, self._overlay, self._directory, self._confinement)))  # fmt: skip
-
-
-def _first_line(script: str) -> str:
-    lines = script.strip().splitlines() or [""]
-    return lines[0] if len(lines) == 1 else f"{lines[0]} … ({len(lines)} lines)"

@@ -72,6 +72,8 @@ def test_a_run_gives_allure_all_that_it_shows(place: pytest.Pytester) -> None:
     assert [claim for claim in catalogue() if f'id="{claim}"' not in page] == []
 
 
+@pytest.mark.nightly
+@pytest.mark.boots
 def test_a_claim_is_named_although_its_machine_never_comes_up(place: pytest.Pytester) -> None:
     judge_quickly(place, raw_image(place.path / "disk.raw", "Kernel panic - not syncing\n"))
     labels = {label["name"]: label["value"] for label in results(place.path / "reports")["test_boots"]["labels"]}
