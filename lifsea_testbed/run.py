@@ -158,6 +158,8 @@ class Run:
         if isinstance(error, pytest.skip.Exception) or (error is None and call.when != "call"):
             return report
         judgement = self._judge(item, report, error)
+        if isinstance(error, Explained):
+            report.longrepr = printable(f"{type(error).__name__}: {error}")
         wrong = judgement.status not in (Status.PASSED, Status.NOT_JUDGED)
         folder = self._keep_evidence(item, report, error, judgement) if wrong or call.when == "call" else None
         if wrong and folder:
@@ -283,8 +285,7 @@ class Run:
         for picture in sorted(folder.glob("*.png")):
             allure.attach_picture(picture.name, picture)
         if isinstance(error, Explained):
-            report.longrepr = printable(f"{type(error).__name__}: {error}")
-            allure.attach("explanation", report.longrepr)
+            allure.attach("explanation", report.longreprtext)
         report.sections.append(("more", f"evidence: {_relative(folder)}\nreproduce: {self._command(item)}"))
 
     def _stamp(self, report: pytest.TestReport, item: pytest.Item, judgement: Judgement, folder: Path | None) -> None:

@@ -115,7 +115,7 @@ class Monitor:
             self._pass_on(message)
 
     def _pass_on(self, message: Mapping[str, Any]) -> None:
-        self._log(_line("<", message))
+        self._log(_line("<", dict(message)))
         stamp = message.get("timestamp", {})
         at = stamp.get("seconds", 0) + stamp.get("microseconds", 0) / 1e6
         self._on_event(Event(name=str(message.get("event")), data=message.get("data", {}), at=at))
