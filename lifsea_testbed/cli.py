@@ -107,15 +107,18 @@ def _add_dashboard(parser: argparse.ArgumentParser) -> None:
 
 def _add_history(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     importing = commands.add_parser("import", help="add samples from JSON lines; those that are there stay single")
+    sweeping = commands.add_parser("import-sweep", help="add what a sweep of power cuts, or a shard of it, came to")
     exporting = commands.add_parser("export", help="write every sample as JSON lines, or the newest for other programs")
     merging = commands.add_parser("merge", help="add every sample of another history")
-    for parser in (importing, exporting, merging):
+    for parser in (importing, sweeping, exporting, merging):
         parser.add_argument("--history", required=True, metavar="FILE|URL", help="an SQLite file or a PostgreSQL URL")
     importing.add_argument("files", nargs="+", type=Path, metavar="FILE", help="such as reports/metrics.jsonl")
+    sweeping.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a powercut.json")
     exporting.add_argument("--format", default="jsonl", choices=sorted(_FORMATS), help="(default: %(default)s)")
     exporting.add_argument("-o", "--output", type=Path, metavar="FILE", help="instead of standard output")
     merging.add_argument("other", metavar="OTHER", help="the history to take from; it is not changed")
     importing.set_defaults(command=_import)
+    sweeping.set_defaults(command=_import_sweep)
     exporting.set_defaults(command=_export)
     merging.set_defaults(command=_merge)
 
@@ -237,6 +240,14 @@ def _import(options: argparse.Namespace) -> None:
             except OSError as error:
                 raise CallerError(f"{path}: cannot be read: {error.strerror}", hint="check the path") from None
             print(f"{path}: {added} samples are new")
+
+
+def _import_sweep(options: argparse.Namespace) -> None:
+    from lifsea_testbed.perf import sweeps
+
+    with _history(options.history) as history:
+        for path in options.files:
+            print(f"{path}: {history.add(sweeps.read(path))} samples are new")
 
 
 def _export(options: argparse.Namespace) -> None:

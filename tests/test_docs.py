@@ -35,6 +35,7 @@ PARSED = {
     "channel.md:lifsea-testbed shell": TERMINAL, "quick-start.md:lifsea-testbed shell": TERMINAL,
     "your-own-os.md:lifsea-testbed shell": TERMINAL, "red-gate.md:lifsea-testbed shell": TERMINAL,
     "quick-start.md:ci/gate": GATE, "ci.md:ci/gate": "tests/test_pipelines.py runs it with all that it starts replaced",
+    "ci.md:lifsea-testbed history": "tests/test_pipelines.py runs it, with a sweep in two shards",
     "verdict.md:pytest": "README.md runs it", "verdict.md:lifsea-testbed gate": "tests/test_merge.py merges shards",
     "powercut.md:lifsea-testbed powercut": "the state is one of a whole sweep, which takes hours",
 }  # fmt: skip

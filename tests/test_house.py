@@ -24,7 +24,7 @@ ROOMS = (
 OWNERS = {
     "qemu": {"qemu.qmp"}, "pexpect": {"console.wire"}, "allure": {"report.allure"},
     "minisign": {"report.signature"},
-    "pydantic": {"profile", "perf.jsonlines", "known", "report.document"}, "packaging": {"known"},
+    "pydantic": {"profile", "perf.jsonlines", "perf.sweeps", "known", "report.document"}, "packaging": {"known"},
     "pytest": {"plugin", "run", "measuring", "claim"},
     "psutil": {"bench", "report.collector"}, "rich": {"report.progress", "powercut.campaign"},
     "otava": {"perf.changes"},

@@ -6,6 +6,7 @@ by line only, since what knows its grammar is Jenkins.
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -15,11 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import yaml
 from dockerfile_parse import DockerfileParser
 
-from lifsea_testbed.cli import _parser
+from lifsea_testbed.cli import _parser, main
+from tests.postgres import server
 from tests.real import ROOT
 
 CI = ROOT / "ci"
@@ -145,24 +148,64 @@ def test_shellcheck_is_content() -> None:
         assert told.returncode == 0, told.stdout
 
 
-def test_each_pod_sweeps_its_own_part(tmp_path: Path) -> None:
-    """The command of the job is run as each pod runs it, with what it starts replaced."""
-    (tmp_path / "lifsea-testbed").write_text('#!/bin/sh\nprintf "%s\\n" "$@" >>"$RAN"\n')
+FAKE = """\
+#!/bin/sh
+printf "%s\\n" "$@" >>"$RAN.$1"
+[ "$1" = powercut ] || exit 0
+[ "$STATUS" = 4 ] || touch "$REPORT"
+exit "$STATUS"
+"""
+
+
+@pytest.mark.parametrize("status", [0, 1, 4])
+def test_each_pod_sweeps_its_own_part(tmp_path: Path, status: int) -> None:
+    """The command of the job is run as each pod runs it, with what it starts replaced; its status is the sweep's."""
+    (tmp_path / "lifsea-testbed").write_text(FAKE)
     (tmp_path / "lifsea-testbed").chmod(0o755)
-    _, sweep = yaml.safe_load_all((CI / "powercut-job.yaml").read_text("utf-8"))
+    text = (CI / "powercut-job.yaml").read_text("utf-8").replace("/work/", f"{tmp_path}/")
+    _, sweep = yaml.safe_load_all(text)
     (container,) = sweep["spec"]["template"]["spec"]["containers"]
-    count, parts, reports = sweep["spec"]["completions"], [], []
+    count, parts = sweep["spec"]["completions"], []
     for index in range(count):
-        environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "JOB_COMPLETION_INDEX": str(index),
-                       "RAN": str(tmp_path / "ran")}  # fmt: skip
-        subprocess.run([*container["command"], *container["args"]], env=environment, check=True)
-        words = (tmp_path / "ran").read_text().splitlines()
-        (tmp_path / "ran").unlink()
+        report = tmp_path / f"reports-{index}/powercut.json"
+        report.parent.mkdir()
+        environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "JOB_COMPLETION_INDEX": str(index), "HISTORY": "URL",
+                       "RAN": str(tmp_path / f"ran-{index}"), "STATUS": str(status), "REPORT": str(report)}  # fmt: skip
+        ended = subprocess.run([*container["command"], *container["args"]], env=environment, check=False)
+        assert ended.returncode == status
+        words = (tmp_path / f"ran-{index}.powercut").read_text().splitlines()
         parts.append(words[words.index("--shard") + 1])
-        reports.append(words[words.index("--reports") + 1])
-        assert _parser().parse_args(words).recording == Path("/work/powercut")
+        options = _parser().parse_args(words)
+        assert (options.recording, options.reports) == (tmp_path / "powercut", report.parent)
+        kept = tmp_path / f"ran-{index}.history"
+        assert kept.exists() is (status != 4)
+        assert status == 4 or kept.read_text().split() == ["history", "import-sweep", "--history", "URL", str(report)]
     assert parts == [f"{index}/{count}" for index in range(1, count + 1)]
-    assert len(set(reports)) == count
+
+
+def test_the_parts_of_a_sweep_are_summed_in_postgresql(tmp_path: Path) -> None:
+    """Each shard's report is added by the command of the job; a second time it adds nothing."""
+    query = "SELECT metric, sum(value) FROM samples_in_full WHERE metric LIKE 'power-cuts-%' GROUP BY metric"
+    assert f"{query};" in (ROOT / "docs/ci.md").read_text("utf-8")
+    numbers = {"distinct": (10, 12), "booted": (3, 4), "inferred": (7, 5), "left": (0, 3), "broken": (0, 1)}
+    files = [tmp_path / f"powercut-{shard}.json" for shard in (0, 1)]
+    for shard, path in enumerate(files):
+        summary = {name: values[shard] for name, values in numbers.items()}
+        recording = {"image": "0" * 64, "profile": "reference", "qemu": "10.0.2"}
+        path.write_text(json.dumps({"recording": recording, "summary": summary, "states": []}))
+    with server() as address:
+        for _ in range(2):
+            assert main(["history", "import-sweep", "--history", address, *map(str, files)]) == 0
+        with psycopg.connect(address) as connection:
+            found: dict[str, float] = dict(connection.execute(query).fetchall())
+    assert found == {f"power-cuts-{name}": sum(values) for name, values in numbers.items()}
+
+
+def test_what_is_no_sweep_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "powercut.json").write_text("{}")
+    place = ["--history", str(tmp_path / "figures.db")]
+    assert main(["history", "import-sweep", *place, str(tmp_path / "powercut.json")]) == 4
+    assert "not a powercut.json (hint: " in capsys.readouterr().err
 
 
 @pytest.fixture
