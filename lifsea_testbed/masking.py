@@ -57,6 +57,10 @@ class Mask:
         rest = self.line(line[end.end():]) if end else ""
         return f"{self._plain(line[:begin.start()])}{MASK}{rest}"
 
+    def unfinished(self, line: str) -> str:
+        """Returns the beginning of the next line without what is secret in it; it is still to come as a whole."""
+        return MASK if self._left and line else self.text(line)
+
     def text(self, text: str) -> str:
         """Returns a whole text without what is secret in it; what a stream of lines had under way stays as it is."""
         other = Mask(self._secrets)

@@ -70,7 +70,7 @@ class LineReader:
     @property
     def unfinished(self) -> str:
         """The printable part of a line that has no end yet: a prompt, or a boot loader that waits."""
-        return printable(self._rest)
+        return self._mask.unfinished(printable(self._rest))
 
     @property
     def unfinished_since(self) -> Line:
