@@ -7,7 +7,6 @@ import copy
 import itertools
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from lifsea_testbed.ecs.catalogue import InstanceType
 from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.errors import Explained, HostError
 from lifsea_testbed.image import Image
+from lifsea_testbed.leftovers import PrivateDirectory
 from lifsea_testbed.machine import Machine
 from lifsea_testbed.qemu import argv
 from lifsea_testbed.qemu.accelerator import Accelerator
@@ -101,8 +101,8 @@ class Bench:
         self._hopeless: Explained | None = None
         self._booted = False
         self._numbers = itertools.count(1)
-        self._directory = Path(tempfile.mkdtemp(prefix="lifsea-testbed-"))
-        self._directory.chmod(0o711)
+        self._directory = PrivateDirectory()
+        self._directory.path.chmod(0o711)
 
     @property
     def profile_name(self) -> str:
@@ -151,12 +151,12 @@ class Bench:
 
     def close(self) -> None:
         """Removes everything that the machines left."""
-        shutil.rmtree(self._directory, ignore_errors=True)
+        self._directory.close()
 
     @contextlib.contextmanager
     def _directories(self, name: str) -> Iterator[tuple[Path, Path]]:
         """A private directory that is removed at the end, and one for the records, which stays."""
-        directory = self._directory / str(next(self._numbers))
+        directory = self._directory.path / str(next(self._numbers))
         directory.mkdir(mode=0o700)
         records = self.records / slug(name) / os.environ.get("PYTEST_XDIST_WORKER", "")
         shutil.rmtree(records, ignore_errors=True)

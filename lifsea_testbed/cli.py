@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_shell(commands.add_parser("shell", help="boot an image and sit down at its console"))
     _add_powercut(commands.add_parser("powercut", help="cut the power at every write of an upgrade"))
+    _add_doctor(commands.add_parser("doctor", help="say what runs that were killed left on this host"))
     _add_dashboard(commands.add_parser("dashboard", help="write a history as a static site"))
     history = commands.add_parser("history", help="carry a history from place to place")
     _add_history(history.add_subparsers(required=True, metavar="COMMAND"))
@@ -82,6 +83,11 @@ def _add_powercut(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shell", action="store_true", help="with --state: sit down at its console")
     parser.add_argument("--shrink", action="store_true", help="with --state: find the fewest lost writes that break it")
     parser.set_defaults(command=_powercut)
+
+
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--clean", action="store_true", help="remove it")
+    parser.set_defaults(command=_doctor)
 
 
 def _add_dashboard(parser: argparse.ArgumentParser) -> None:
@@ -135,6 +141,18 @@ def _powercut(options: argparse.Namespace) -> None:
             print(f"the smallest loss: {campaign.shrink(bench, wish, options.state)}")
         else:
             campaign.boot(bench, wish, options.state)
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    from lifsea_testbed import leftovers
+
+    found = leftovers.clean() if options.clean else leftovers.find()
+    for leftover in found:
+        print(f"{'removed' if options.clean else 'left by a dead run'}: {leftover}")
+    if not found:
+        print("no dead run left anything")
+    elif not options.clean:
+        print("the next run removes it, and so does --clean")
 
 
 @contextmanager

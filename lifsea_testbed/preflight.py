@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lifsea_testbed import bench as benches
+from lifsea_testbed import leftovers
 from lifsea_testbed import profile as profiles
 from lifsea_testbed.bench import Bench, Fitting
 from lifsea_testbed.claims import catalogue
 from lifsea_testbed.ecs import catalogue as instances
 from lifsea_testbed.errors import CallerError
 from lifsea_testbed.image import Image, examine
+from lifsea_testbed.leftovers import Leftover
 from lifsea_testbed.qemu import accelerator as accelerators
 from lifsea_testbed.qemu import emulator as emulators
 from lifsea_testbed.qemu.accelerator import Accelerator
@@ -34,7 +36,7 @@ class Wish:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A wish that this host can grant."""
+    """A wish that this host can grant; `cleaned` is what earlier runs had left on it."""
 
     wish: Wish
     image: Image
@@ -42,6 +44,7 @@ class Prepared:
     accelerator: Accelerator
     emulator: emulators.Emulator
     fitting: Fitting
+    cleaned: tuple[Leftover, ...] = ()
 
     def bench(self) -> Bench:
         """Returns the bench for one process of the run."""
@@ -55,6 +58,8 @@ class Prepared:
 def prepare(wish: Wish, *, measured: Accelerator | None = None) -> Prepared:
     """Checks the wish against image, profile, catalogue and host; `measured` spares the measurement.
 
+    What runs that were killed left on the host is removed.
+
     Raises:
         CallerError: the input is bad.
         HostError: the host cannot do it.
@@ -67,12 +72,13 @@ def prepare(wish: Wish, *, measured: Accelerator | None = None) -> Prepared:
     image = examine(Path(wish.image))
     next_image = examine(Path(wish.next_image)) if wish.next_image else None
     emulator = emulators.find()
+    cleaned = tuple(leftovers.clean())
     benches.require_disk(Path(tempfile.gettempdir()))
     fitting = benches.fit_memory(instance_type.memory, benches.available_memory())
     accelerator = measured or accelerators.choose(wish.accelerator, emulator)
     _require_directory(wish.reports)
     return Prepared(wish=wish, image=image, next_image=next_image, emulator=emulator, fitting=fitting,
-                    accelerator=accelerator)  # fmt: skip
+                    accelerator=accelerator, cleaned=cleaned)  # fmt: skip
 
 
 def _require_directory(path: Path) -> None:

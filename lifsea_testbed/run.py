@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable, Generator
 from dataclasses import asdict
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from lifsea_testbed import bench as benches
+from lifsea_testbed import leftovers
 from lifsea_testbed.bench import Bench, workers
 from lifsea_testbed.claims import catalogue
 from lifsea_testbed.errors import CallerError, Explained, HostError, NotJudged
@@ -53,6 +55,8 @@ class Run:
             instance_type=config.option.instance_type, accelerator=config.option.accel,
             reports=Path(config.option.reports).resolve(), claims=tuple(config.option.claim),
         )  # fmt: skip
+        if controller := getattr(config, "workerinput", {}).get("lifsea_controller"):
+            leftovers.die_with_parent(controller)
         try:
             prepared = prepare(wish, measured=_measured(config))
         except (CallerError, HostError) as error:
@@ -88,6 +92,8 @@ class Run:
         if prepared.accelerator.kind is Kind.TCG and not prepared.emulator.threads_are_sound:
             lines.append(f"WARNING: QEMU {prepared.emulator.version} emulates all processors on one thread, for a bug "
                          "of its own; 8.1 and later are faster")  # fmt: skip
+        if prepared.cleaned:
+            lines.append(f"removed what dead runs had left: {', '.join(map(str, prepared.cleaned))}")
         if fitting.is_short:
             lines.append(f"WARNING: {fitting.memory} MiB instead of {fitting.wanted}: the host has no more to give")
         return lines
@@ -96,6 +102,7 @@ class Run:
     def pytest_configure_node(self, node: Any) -> None:
         """Tells a worker of xdist what was measured already."""
         accelerator = self._prepared.accelerator
+        node.workerinput["lifsea_controller"] = os.getpid()
         node.workerinput["lifsea_accelerator"] = {**asdict(accelerator), "kind": str(accelerator.kind)}
 
     @pytest.hookimpl(optionalhook=True)
