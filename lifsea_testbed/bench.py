@@ -110,15 +110,17 @@ class Bench:
         return self.profile.name
 
     @contextlib.contextmanager
-    def machine(self, name: str) -> Iterator[Machine]:
+    def machine(self, name: str, *, memory: int | None = None) -> Iterator[Machine]:
         """A new machine, powered on, its root shell open; gone when the context is left.
+
+        `memory` (MiB) is what it gets where several have to fit on the host.
 
         Raises:
             Explained: the image did not come up. If it never did before, later calls raise the same at once.
         """
         if self._hopeless is not None:
             raise copy.copy(self._hopeless)
-        with self._made(name) as machine:
+        with self._made(name, memory=memory) as machine:
             self._power_on(machine)
             yield machine
 
@@ -137,10 +139,10 @@ class Bench:
 
     @contextlib.contextmanager
     def _made(self, name: str, user_data: bytes | None = None, *, layers: Layers | None = None,
-              instance: Instance | None = None) -> Iterator[Machine]:
+              instance: Instance | None = None, memory: int | None = None) -> Iterator[Machine]:
         with self._directories(name) as (directory, records):
             machine = Machine(
-                hardware=self._hardware(instance), image=self.image, profile=lambda: self.profile,
+                hardware=self._hardware(instance, memory), image=self.image, profile=lambda: self.profile,
                 patience=self.patience, directory=directory, records=records, confinement=self.accelerator.confinement,
                 user_data=user_data, layers=layers,
             )  # fmt: skip
@@ -148,6 +150,14 @@ class Bench:
                 yield machine
             finally:
                 machine.close()
+
+    def memory_for(self, machines: int) -> int:
+        """Returns the memory (MiB) that each of so many machines gets: as much as one alone, or an equal part.
+
+        Raises:
+            HostError: the host has too little for so many.
+        """
+        return fit_memory(self.fitting.memory, available_memory() // machines).memory
 
     def close(self) -> None:
         """Removes everything that the machines left."""
@@ -186,13 +196,13 @@ class Bench:
             self.image_version = release.get("VERSION_ID", "")
             self._identified = True
 
-    def _hardware(self, instance: Instance | None) -> argv.Hardware:
+    def _hardware(self, instance: Instance | None, memory: int | None) -> argv.Hardware:
         return argv.Hardware(
             emulator=self.emulator,
             accelerator=self.accelerator.kind,
             host_is_ice_lake=host_is_ice_lake(),
             instance=instance or Instance(type=self.instance_type),
-            memory=self.fitting.memory,
+            memory=memory or self.fitting.memory,
             image_format=self.image.format,
         )
 

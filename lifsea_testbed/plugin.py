@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
     from lifsea_testbed.bench import Bench
+    from lifsea_testbed.fleet import Fleet
     from lifsea_testbed.image import Image
     from lifsea_testbed.machine import Machine
     from lifsea_testbed.perf.measure import Measure
@@ -133,6 +134,15 @@ def own_machine(bench: Bench, request: pytest.FixtureRequest) -> Iterator[Machin
     """A machine of the test's own, booted cold: for reboots, upgrades and whatever else changes it."""
     with bench.machine(request.node.nodeid) as own:
         yield own
+
+
+@pytest.fixture
+def machines(bench: Bench, request: pytest.FixtureRequest) -> Iterator[Callable[[int], Fleet]]:
+    """Makes fleets: `machines(3)` is three machines, up and on a private network of their own; gone after the test."""
+    from lifsea_testbed import fleet
+
+    with fleet.Maker(request.node.nodeid, make=bench.machine, memory_for=bench.memory_for) as maker:
+        yield maker
 
 
 @pytest.fixture(scope="session")

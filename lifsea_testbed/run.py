@@ -178,9 +178,10 @@ class Run:
         failed = judgement.status in (Status.FAILED, Status.BROKEN)
         marks = item.stash.get(_MARKS, {})
         return [
-            evidence.collect(machine, marks[name], self._prepared.wish.reports / "evidence", item.nodeid, failed=failed)
+            evidence.collect(machine, marks.get(name, evidence.START), self._prepared.wish.reports / "evidence",
+                             item.nodeid if name in _MACHINES else f"{item.nodeid} {name}", failed=failed)
             for name, machine in _machines(item).items()
-            if name in marks
+            if machine.boots
         ]
 
     def _explain(self, report: pytest.TestReport, item: pytest.Item, error: BaseException | None,
@@ -225,7 +226,9 @@ class Run:
 
 def _machines(item: pytest.Item) -> dict[str, Machine]:
     values = getattr(item, "funcargs", {})
-    return {name: getattr(values[name], "machine", values[name]) for name in _MACHINES
+    fleet = {f"machine {number}": machine
+             for number, machine in enumerate(getattr(values.get("machines"), "machines", ()), start=1)}  # fmt: skip
+    return fleet | {name: getattr(values[name], "machine", values[name]) for name in _MACHINES
             if name in values and name in item.fixturenames}  # type: ignore[attr-defined] # fmt: skip
 
 

@@ -15,9 +15,9 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "lifsea_testbed"
 #: The rooms in the order of one run. A room knows those before it and itself, never those after it.
 ROOMS = (
-    "errors", "deadline", "text", "lifeline", "leftovers", "claims", "image", "disk", "profile", "ecs", "qemu",
-    "console", "guest", "boot", "machine", "scenario", "bench", "powercut", "preflight", "report", "perf", "run",
-    "measuring", "claim", "plugin", "interactive", "cli", "__main__",
+    "errors", "deadline", "text", "lifeline", "leftovers", "hub", "claims", "image", "disk", "profile", "ecs", "qemu",
+    "console", "guest", "boot", "machine", "scenario", "bench", "fleet", "powercut", "preflight", "report", "perf",
+    "run", "measuring", "claim", "plugin", "interactive", "cli", "__main__",
 )  # fmt: skip
 #: Who may import a library; to swap it is to touch one room.
 OWNERS = {
