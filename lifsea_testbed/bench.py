@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from lifsea_testbed import profile as profiles
+from lifsea_testbed.capacity import OVERHEAD, available_memory
 from lifsea_testbed.deadline import Patience
 from lifsea_testbed.ecs.catalogue import InstanceType
 from lifsea_testbed.ecs.instance import Instance
@@ -30,8 +29,6 @@ from lifsea_testbed.text import slug
 #: The profile that an image is held to when none is named and its os-release fits none.
 FALLBACK = "lifsea-3.3"
 AUTO = "auto"
-#: QEMU's own memory beside the guest's, and what the rest of the host must keep (MiB).
-_OVERHEAD = 512
 #: Below this (MiB) no profile's image boots to its kubelet.
 _LEAST_MEMORY = 1024
 #: What a machine's overlay may come to need (bytes): a deployed second image and its containers.
@@ -57,16 +54,11 @@ def fit_memory(wanted: int, available: int) -> Fitting:
     Raises:
         HostError: less is left than any image needs.
     """
-    memory = min(wanted, available - _OVERHEAD)
+    memory = min(wanted, available - OVERHEAD)
     if memory < _LEAST_MEMORY:
-        raise HostError(f"only {available} MiB of memory are free", expected=f"{_LEAST_MEMORY + _OVERHEAD} MiB",
+        raise HostError(f"only {available} MiB of memory are free", expected=f"{_LEAST_MEMORY + OVERHEAD} MiB",
                         hint="stop other programs, or run on a larger host")  # fmt: skip
     return Fitting(memory=memory // 256 * 256 if memory < wanted else wanted, wanted=wanted)
-
-
-def workers(*, processors: int, memory: int) -> int:
-    """Returns how many machines run side by side on a host with processors and memory for so many."""
-    return max(1, min(processors, memory))
 
 
 def require_disk(directory: Path) -> None:
@@ -110,17 +102,17 @@ class Bench:
         return self.profile.name
 
     @contextlib.contextmanager
-    def machine(self, name: str, *, memory: int | None = None) -> Iterator[Machine]:
+    def machine(self, name: str, *, guest_memory: int | None = None) -> Iterator[Machine]:
         """A new machine, powered on, its root shell open; gone when the context is left.
 
-        `memory` (MiB) is what it gets where several have to fit on the host.
+        `guest_memory` (MiB) is what it gets where several have to fit on the host.
 
         Raises:
             Explained: the image did not come up. If it never did before, later calls raise the same at once.
         """
         if self._hopeless is not None:
             raise copy.copy(self._hopeless)
-        with self._made(name, memory=memory) as machine:
+        with self._made(name, guest_memory=guest_memory) as machine:
             self._power_on(machine)
             yield machine
 
@@ -139,10 +131,10 @@ class Bench:
 
     @contextlib.contextmanager
     def _made(self, name: str, user_data: bytes | None = None, *, layers: Layers | None = None,
-              instance: Instance | None = None, memory: int | None = None) -> Iterator[Machine]:
+              instance: Instance | None = None, guest_memory: int | None = None) -> Iterator[Machine]:
         with self._directories(name) as (directory, records):
             machine = Machine(
-                hardware=self._hardware(instance, memory), image=self.image, profile=lambda: self.profile,
+                hardware=self._hardware(instance, guest_memory), image=self.image, profile=lambda: self.profile,
                 patience=self.patience, directory=directory, records=records, confinement=self.accelerator.confinement,
                 user_data=user_data, layers=layers,
             )  # fmt: skip
@@ -196,25 +188,15 @@ class Bench:
             self.image_version = release.get("VERSION_ID", "")
             self._identified = True
 
-    def _hardware(self, instance: Instance | None, memory: int | None) -> argv.Hardware:
+    def _hardware(self, instance: Instance | None, guest_memory: int | None) -> argv.Hardware:
         return argv.Hardware(
             emulator=self.emulator,
             accelerator=self.accelerator.kind,
             host_is_ice_lake=host_is_ice_lake(),
             instance=instance or Instance(type=self.instance_type),
-            memory=memory or self.fitting.memory,
+            memory=guest_memory or self.fitting.memory,
             image_format=self.image.format,
         )
-
-
-def available_memory() -> int:
-    """Returns the memory that the host can still give (MiB), a limit of the control group included."""
-    available = psutil.virtual_memory().available >> 20
-    with contextlib.suppress(OSError, ValueError):
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text("ascii"))
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text("ascii"))
-        available = min(available, (limit - used) >> 20)
-    return available
 
 
 def host_is_ice_lake() -> bool:
@@ -222,8 +204,3 @@ def host_is_ice_lake() -> bool:
     with contextlib.suppress(OSError):
         return " avx512_vbmi2 " in Path("/proc/cpuinfo").read_text("ascii", "replace")
     return False
-
-
-def host_cores() -> int:
-    """Returns the processors that this process may use."""
-    return len(os.sched_getaffinity(0))

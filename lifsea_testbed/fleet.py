@@ -108,7 +108,7 @@ class Maker:
         """
         memory, first = self._memory_for(count), len(self.machines) + 1
         names = [f"{self._test} machine {number}" for number in range(first, first + count)]
-        made = self._stack.enter_context(fleet([self._make(name, memory=memory) for name in names]))
+        made = self._stack.enter_context(fleet([self._make(name, guest_memory=memory) for name in names]))
         self.machines += made
         return made
 

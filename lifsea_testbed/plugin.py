@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Callable, Generator, Iterator
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _RUN = "lifsea-testbed-run"
 _MEASURING = "lifsea-testbed-measuring"
+_SHARDING = "lifsea-testbed-sharding"
 #: The fixtures that are, or come from, a machine that the test does not share as it was booted.
 _CHANGED = frozenset({"own_machine", "twins", "rebooted", "upgraded"})
 
@@ -38,6 +40,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
                     help="auto measures what KVM is worth here (default: %(default)s)")
     group.addoption("--reports", default="reports", metavar="DIR",
                     help="where gate.json, junit.xml, allure/ and evidence/ go (default: %(default)s)")
+    group.addoption("--shard", type=_shard, metavar="K/N",
+                    help="run the K-th of N parts of the tests; the verdicts of all parts are to be joined")
+    group.addoption("--shard-durations", action="append", default=[], metavar="FILE",
+                    help="cut parts that take equally long, by an earlier run.json, the same for all; repeatable")
     group = parser.getgroup("lifsea-perf", "figures of container OS images (lifsea_testbed)")
     group.addoption("--history", metavar="FILE|URL",
                     help="keep what is measured in this SQLite file or PostgreSQL database, and judge it by it")
@@ -56,6 +62,38 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--reports-url", default="", metavar="URL", help="where --reports will be published")
 
 
+def _shard(text: str) -> tuple[int, int]:
+    from lifsea_testbed import spread
+    from lifsea_testbed.errors import CallerError
+
+    try:
+        return spread.parse(text)
+    except CallerError as error:
+        raise pytest.UsageError(error.one_line) from None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_cmdline_main(config: pytest.Config) -> Generator[None, Any, Any]:
+    """Has xdist keep the tests of one scenario together, unless --dist says how tests are spread."""
+    if config.option.image and getattr(config.option, "numprocesses", None) and config.option.dist == "no":
+        config.option.dist = "loadgroup"
+    return (yield)
+
+
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Bounds the workers by memory as well as by processors: each has a machine of its own."""
+    if not config.option.image or os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
+        return None
+    from lifsea_testbed import preflight
+    from lifsea_testbed.errors import Explained
+
+    try:
+        return preflight.workers(config.option.instance_type)
+    except Explained:
+        return 1  # what is wrong is said before anything starts
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Refuses bad input in one line; otherwise gets the run ready."""
@@ -67,6 +105,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
     run = Run.start(config)
     config.pluginmanager.register(run, _RUN)
+    if config.option.shard:
+        from lifsea_testbed.sharding import Sharding
+
+        sharding = Sharding.start(config)
+        run.plan = lambda: sharding.plan
+        config.pluginmanager.register(sharding, _SHARDING)
     config.pluginmanager.register(Measuring.start(config, run), _MEASURING)
 
 
@@ -78,6 +122,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         run.close()
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Refuses to run suites without an image; puts the tests that share a machine before those that do not."""
     judged = [item for item in items if item.get_closest_marker("claim")]
@@ -86,6 +131,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.option.claim:
         _select(config, items)
     items.sort(key=lambda item: not _CHANGED.isdisjoint(getattr(item, "fixturenames", ())))
+    if config.pluginmanager.has_plugin("xdist"):
+        _group(items)
+
+
+def _group(items: list[pytest.Item]) -> None:
+    """Puts the tests of one scenario into one group of xdist, unless they are in one."""
+    from lifsea_testbed import spread
+
+    for item in items:
+        name = spread.scenario(getattr(item, "fixturenames", ()))
+        if name and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(name))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Takes its groups out of the names of the tests again, once xdist's main process has them."""
+    from lifsea_testbed import spread
+
+    for item in session.items:
+        item._nodeid = spread.name(item.nodeid)  # type: ignore[attr-defined]
 
 
 def _select(config: pytest.Config, items: list[pytest.Item]) -> None:

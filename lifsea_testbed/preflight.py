@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lifsea_testbed import bench as benches
-from lifsea_testbed import leftovers
+from lifsea_testbed import capacity, leftovers
 from lifsea_testbed import profile as profiles
 from lifsea_testbed.bench import Bench, Fitting
 from lifsea_testbed.claims import catalogue
@@ -32,6 +32,9 @@ class Wish:
     accelerator: str
     reports: Path
     claims: tuple[str, ...] = ()
+    #: The k-th of n parts of the tests, or all of them.
+    shard: tuple[int, int] | None = None
+    workers: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +58,9 @@ class Prepared:
         )  # fmt: skip
 
 
-def prepare(wish: Wish, *, measured: Accelerator | None = None) -> Prepared:
-    """Checks the wish against image, profile, catalogue and host; `measured` spares the measurement.
+def prepare(wish: Wish, *, measured: Accelerator | None = None, memory: int | None = None) -> Prepared:
+    """Checks the wish against image, profile, catalogue and host; `measured` spares the measurement,
+    and `memory` (MiB) is what guests get in the other processes of the run.
 
     What runs that were killed left on the host is removed.
 
@@ -74,11 +78,28 @@ def prepare(wish: Wish, *, measured: Accelerator | None = None) -> Prepared:
     emulator = emulators.find()
     cleaned = tuple(leftovers.clean())
     benches.require_disk(Path(tempfile.gettempdir()))
-    fitting = benches.fit_memory(instance_type.memory, benches.available_memory())
+    fitting = _fit(instance_type.memory, wish.workers) if memory is None else \
+        Fitting(memory=memory, wanted=instance_type.memory)  # fmt: skip
     accelerator = measured or accelerators.choose(wish.accelerator, emulator)
     _require_directory(wish.reports)
     return Prepared(wish=wish, image=image, next_image=next_image, emulator=emulator, fitting=fitting,
                     accelerator=accelerator, cleaned=cleaned)  # fmt: skip
+
+
+def workers(instance_type: str) -> int:
+    """Returns how many workers with a machine of that type the host bears.
+
+    Raises:
+        CallerError: there is no such type.
+        HostError: the host has too little memory for one.
+    """
+    wanted, available = instances.find(instance_type), capacity.available_memory()
+    return capacity.workers(processors=capacity.processors(), memory=available, guest_processors=wanted.cpus,
+                            guest_memory=benches.fit_memory(wanted.memory, available).memory)  # fmt: skip
+
+
+def _fit(wanted: int, workers: int) -> Fitting:
+    return benches.fit_memory(wanted, capacity.available_memory() // workers)
 
 
 def _require_directory(path: Path) -> None:

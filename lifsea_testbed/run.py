@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from lifsea_testbed import bench as benches
-from lifsea_testbed import leftovers
-from lifsea_testbed.bench import Bench, workers
+from lifsea_testbed import leftovers, spread
+from lifsea_testbed.bench import Bench
 from lifsea_testbed.claims import catalogue
 from lifsea_testbed.errors import CallerError, Explained, HostError, NotJudged
 from lifsea_testbed.machine import Machine
@@ -38,6 +37,11 @@ class Run:
         self.bench.say = self._say
         #: Returns what the figures make of the verdict: failures, and troubles of the test bed.
         self.judge_figures: Callable[[], tuple[list[str], list[str]]] = lambda: ([], [])
+        #: Returns by which plan the tests were cut into shards, if they were.
+        self.plan: Callable[[], str] = lambda: ""
+        self._troubles: list[str] = []
+        # A shard may have no test at all.
+        self._usual = (0, 1, 5) if prepared.wish.shard else (0, 1)
         self._config = config
         self._prepared = prepared
         self._collector = None if hasattr(config, "workerinput") else Collector(prepared)
@@ -54,11 +58,12 @@ class Run:
             image=config.option.image, next_image=config.option.next_image, profile=config.option.profile,
             instance_type=config.option.instance_type, accelerator=config.option.accel,
             reports=Path(config.option.reports).resolve(), claims=tuple(config.option.claim),
+            shard=config.option.shard, workers=config.option.numprocesses or 1,
         )  # fmt: skip
-        if controller := getattr(config, "workerinput", {}).get("lifsea_controller"):
+        if controller := _told(config, "lifsea_controller"):
             leftovers.die_with_parent(controller)
         try:
-            prepared = prepare(wish, measured=_measured(config))
+            prepared = prepare(wish, measured=_measured(config), memory=_told(config, "lifsea_memory"))
         except (CallerError, HostError) as error:
             raise pytest.UsageError(printable(error.one_line)) from None
         config.option.xmlpath = config.option.xmlpath or str(wish.reports / "junit.xml")
@@ -103,13 +108,13 @@ class Run:
         """Tells a worker of xdist what was measured already."""
         accelerator = self._prepared.accelerator
         node.workerinput["lifsea_controller"] = os.getpid()
+        node.workerinput["lifsea_memory"] = self._prepared.fitting.memory
         node.workerinput["lifsea_accelerator"] = {**asdict(accelerator), "kind": str(accelerator.kind)}
 
     @pytest.hookimpl(optionalhook=True)
-    def pytest_xdist_auto_num_workers(self) -> int:
-        """Bounds the workers by memory as well as by processors: each has a machine of its own."""
-        return workers(processors=benches.host_cores() // self.bench.instance_type.cpus,
-                       memory=benches.available_memory() // self._prepared.fitting.memory)  # fmt: skip
+    def pytest_handlecrashitem(self, crashitem: str) -> None:
+        """Knows of a test whose worker died: nothing is known of what it judges."""
+        self._troubles.append(f"a worker died in {spread.name(crashitem)}")
 
     # Tests, one by one
 
@@ -154,9 +159,10 @@ class Run:
         """Settles the verdict and makes it the exit status."""
         if self._collector is None:
             return
-        stopped = [] if exitstatus in (0, 1) else [f"pytest stopped early ({pytest.ExitCode(exitstatus).name.lower()})"]
+        name = pytest.ExitCode(exitstatus).name.lower()
+        stopped = [] if exitstatus in self._usual else [f"pytest stopped early ({name})"]
         failures, troubles = self.judge_figures()
-        verdict, why = self._collector.finish([*stopped, *troubles], failures)
+        verdict, why = self._collector.finish([*stopped, *self._troubles, *troubles], failures, plan=self.plan())
         if exitstatus != pytest.ExitCode.INTERRUPTED:
             session.exitstatus = _exit_status(verdict, exitstatus)
         results = self._collector.results()
@@ -237,8 +243,13 @@ def _claim(item: pytest.Item) -> str | None:
     return str(marker.args[0]) if marker else None
 
 
+def _told(config: pytest.Config, name: str) -> Any:
+    """What the main process told this worker, if it is one."""
+    return getattr(config, "workerinput", {}).get(name)
+
+
 def _measured(config: pytest.Config) -> Accelerator | None:
-    fields = getattr(config, "workerinput", {}).get("lifsea_accelerator")
+    fields = _told(config, "lifsea_accelerator")
     return Accelerator(**{**fields, "kind": Kind(fields["kind"])}) if fields else None
 
 

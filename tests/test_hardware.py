@@ -187,11 +187,6 @@ def test_memory_is_cut_to_what_the_host_has() -> None:
         bench.fit_memory(8192, 1200)
 
 
-@pytest.mark.parametrize(("processors", "memory", "count"), [(2, 3, 2), (8, 2, 2), (0, 4, 1), (4, 0, 1)])
-def test_workers_are_bounded_by_memory_too(processors: int, memory: int, count: int) -> None:
-    assert bench.workers(processors=processors, memory=memory) == count
-
-
 def test_a_full_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "_LEAST_DISK", 1 << 60)
     with pytest.raises(HostError, match="MiB are free"):

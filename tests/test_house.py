@@ -15,15 +15,16 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "lifsea_testbed"
 #: The rooms in the order of one run. A room knows those before it and itself, never those after it.
 ROOMS = (
-    "errors", "deadline", "text", "lifeline", "leftovers", "hub", "claims", "image", "disk", "profile", "ecs", "qemu",
-    "console", "guest", "boot", "machine", "scenario", "bench", "fleet", "powercut", "preflight", "report", "perf",
-    "run", "measuring", "claim", "plugin", "interactive", "cli", "__main__",
+    "errors", "deadline", "text", "lifeline", "leftovers", "hub", "capacity", "spread", "claims", "image", "disk",
+    "profile", "ecs", "qemu", "console", "guest", "boot", "machine", "scenario", "bench", "fleet", "powercut",
+    "preflight", "report", "perf", "run", "sharding", "measuring", "claim", "plugin", "interactive", "cli",
+    "__main__",
 )  # fmt: skip
 #: Who may import a library; to swap it is to touch one room.
 OWNERS = {
     "qemu": {"qemu.qmp"}, "pexpect": {"console.wire"}, "allure": {"report.allure"},
-    "pydantic": {"profile", "perf.jsonlines"}, "pytest": {"plugin", "run", "measuring", "claim"},
-    "psutil": {"bench", "leftovers", "report.collector"}, "otava": {"perf.changes"},
+    "pydantic": {"profile", "perf.jsonlines"}, "pytest": {"plugin", "run", "sharding", "measuring", "claim"},
+    "psutil": {"capacity", "leftovers", "report.collector"}, "otava": {"perf.changes"},
     "sqlalchemy": {"perf.schema", "perf.history", "perf.migrations.versions.v0001_samples"},
     "alembic": {"perf.history", "perf.migrations.env", "perf.migrations.versions.v0001_samples"},
     "scipy": {"perf.judge", "perf.changes"}, "numpy": {"perf.judge", "perf.changes", "perf.trend"},

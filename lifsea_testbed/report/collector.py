@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 
 from lifsea_testbed import bench as benches
+from lifsea_testbed import capacity
 from lifsea_testbed import profile as profiles
 from lifsea_testbed.claims import catalogue
 from lifsea_testbed.preflight import Prepared
@@ -44,14 +45,19 @@ class Collector:
         """The result of each claim of the profile, or of those of them that the user selected."""
         wanted = self._prepared.wish.claims or self._profile.claims
         promises = {claim: catalogue()[claim].promise for claim in self._profile.claims if claim in wanted}
-        return gate.settle(promises, self._outcomes)
+        results = gate.settle(promises, self._outcomes)
+        return [result for result in results if not self._prepared.wish.shard or result.why != gate.NOT_RUN]
 
-    def finish(self, troubles: Iterable[str] = (), failures: Iterable[str] = ()) -> tuple[Verdict, str]:
+    def finish(self, troubles: Iterable[str] = (), failures: Iterable[str] = (), *,
+               plan: str = "") -> tuple[Verdict, str]:
         """Settles the verdict, writes it, and returns it with its reason."""
         changed = [] if self._prepared.image.unchanged else [f"{self._prepared.image.path} changed during the run"]
         verdict, why = gate.conclude(self.results(), troubles=[*troubles, *changed], failures=failures,
                                      selected=self._prepared.wish.claims)  # fmt: skip
-        self._write(verdict, why)
+        if self._prepared.wish.shard and verdict is Verdict.PASS:
+            index, count = self._prepared.wish.shard
+            verdict, why = Verdict.PARTIAL, f"this is shard {index}/{count}; the others are open"
+        self._write(verdict, why, plan)
         return verdict, why
 
     @property
@@ -59,8 +65,9 @@ class Collector:
         """The name of the profile that the image is held to."""
         return self._profile.name
 
-    def _write(self, verdict: Verdict, why: str) -> None:
+    def _write(self, verdict: Verdict, why: str, plan: str = "") -> None:
         prepared = self._prepared
+        shard = prepared.wish.shard and {"index": prepared.wish.shard[0], "count": prepared.wish.shard[1], "plan": plan}
         document: dict[str, object] = {
             "schema": SCHEMA,
             "verdict": verdict,
@@ -73,6 +80,7 @@ class Collector:
                 "file_size": prepared.image.file_size,
             },
             "profile": self._profile.name,
+            "shard": shard,
             "selected": list(prepared.wish.claims),
             "instance_type": prepared.wish.instance_type,
             "host": host(prepared),
@@ -87,7 +95,7 @@ def host(prepared: Prepared) -> dict[str, object]:
     """Returns what is to be known of the host: processor, memory (MiB), kernel, and the versions that matter."""
     return {
         "processor": _processor(),
-        "cores": benches.host_cores(),
+        "cores": capacity.processors(),
         "memory": psutil.virtual_memory().total >> 20,
         "guest_memory": prepared.fitting.memory,
         "kernel": platform.release(),
