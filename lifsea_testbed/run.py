@@ -75,6 +75,8 @@ class Run:
     def close(self) -> None:
         """Removes what the machines left and says the last line."""
         self.bench.close()
+        if self._collector:
+            leftovers.clean()  # a worker that died has left its machines' directory
         if self._last_line:
             print(self._last_line, flush=True)
 
