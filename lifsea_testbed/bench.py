@@ -7,6 +7,7 @@ import copy
 import itertools
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,7 @@ class Bench:
         self.profile = profiles.load(FALLBACK if profile == AUTO else profile)
         self.image_version = ""
         self.say: Callable[[str], None] = lambda line: None
+        self._telling = threading.Lock()
         self._identified = profile != AUTO
         self._hopeless: Explained | None = None
         self._booted = False
@@ -170,7 +172,7 @@ class Bench:
 
     def _power_on(self, machine: Machine) -> None:
         most = self.profile.boot.shell_within * self.patience.factor
-        self.say(f"powering on {machine.instance.id}: a shell may take {most:.0f} s")
+        self._tell(f"powering on {machine.instance.id}: a shell may take {most:.0f} s")
         try:
             machine.power_on()
         except Explained as error:
@@ -178,7 +180,12 @@ class Bench:
             raise
         self._booted = True
         self.identify(machine)
-        self.say(f"shell open after {machine.shell_after:.1f} s by {machine.road}, profile {self.profile.name}")
+        self._tell(f"shell open after {machine.shell_after:.1f} s by {machine.road}, profile {self.profile.name}")
+
+    def _tell(self, line: str) -> None:
+        """Says a line; machines that are powered on side by side take turns."""
+        with self._telling:
+            self.say(line)
 
     def identify(self, machine: Machine) -> None:
         """Chooses the profile by what the first machine says of itself, unless the user named one."""

@@ -22,7 +22,7 @@ _RUN = "lifsea-testbed-run"
 _MEASURING = "lifsea-testbed-measuring"
 _SHARDING = "lifsea-testbed-sharding"
 #: The fixtures that are, or come from, a machine that the test does not share as it was booted.
-_CHANGED = frozenset({"own_machine", "twins", "rebooted", "upgraded"})
+_CHANGED = frozenset({"own_machine", "machines", "twins", "rebooted", "upgraded"})
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
