@@ -58,7 +58,7 @@ class Run:
             image=config.option.image, next_image=config.option.next_image, profile=config.option.profile,
             instance_type=config.option.instance_type, accelerator=config.option.accel,
             reports=Path(config.option.reports).resolve(), claims=tuple(config.option.claim),
-            shard=config.option.shard, workers=config.option.numprocesses or 1,
+            shard=config.option.shard, workers=getattr(config.option, "numprocesses", None) or 1,
         )  # fmt: skip
         if controller := _told(config, "lifsea_controller"):
             leftovers.die_with_parent(controller)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,15 @@ import pytest
 from lifsea_testbed.fleet import Fleet, Maker, fleet
 from lifsea_testbed.machine import Machine
 from tests import real
+from tests.quick import lay_out
+
+SUITE = """
+from lifsea_testbed.claim import claim
+
+@claim("no-sshd")
+def test_fleet(machines):
+    machines(2)
+"""
 
 
 class FakeMachine:
@@ -35,6 +45,22 @@ def test_where_one_does_not_come_up_none_is_left() -> None:
     with pytest.raises(OSError, match="no"), fleet(contexts):  # type: ignore[arg-type]
         pass
     assert sorted(story) == ["one gone", "one up", "three gone", "three up"]
+
+
+@pytest.mark.boots
+def test_a_fleet_of_machines_without_a_shell_is_not_judged(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network card is there, but nobody can be asked to give it an address."""
+    monkeypatch.setenv("TMPDIR", str(pytester.path / "tmp"))
+    options = lay_out(pytester.path, SUITE)
+    result = pytester.runpytest_subprocess(*options)
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["*not judged: *no shell*"])
+    arguments = sorted(pytester.path.glob("reports/evidence/*machine*/qemu-argv.txt"))
+    identities = {re.findall(r"-uuid (\S+)", path.read_text())[0] for path in arguments}
+    assert len(identities) == len(arguments) == 2
+    assert list((pytester.path / "tmp").iterdir()) == []
 
 
 def reaches(one: Machine, address: str) -> bool:
