@@ -8,7 +8,7 @@ import itertools
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +62,16 @@ def fit_memory(wanted: int, available: int) -> Fitting:
     return Fitting(memory=memory // 256 * 256 if memory < wanted else wanted, wanted=wanted)
 
 
+def choose_place(places: Sequence[Path], *, machines: int, memory: int, fitting: Fitting) -> Path:
+    """Returns the last of the places, which is in memory, if it has room for the overlays of so many machines.
+
+    Their guests need their own part of the host's memory (MiB) beside it. Otherwise the first, on disk.
+    """
+    needed, left = machines * _LEAST_DISK, memory - machines * (fitting.memory + OVERHEAD)
+    fits = left >= needed >> 20 and shutil.disk_usage(places[-1]).free >= needed
+    return places[-1] if fits else places[0]
+
+
 def require_disk(directory: Path) -> None:
     """Makes sure that a machine's overlay finds room.
 
@@ -78,7 +88,8 @@ class Bench:
     """Makes machines; all their files lie in one private directory that is removed at the end."""
 
     def __init__(self, *, image: Image, next_image: Image | None, profile: str, instance_type: InstanceType,
-                 emulator: Emulator, accelerator: Accelerator, fitting: Fitting, records: Path) -> None:
+                 emulator: Emulator, accelerator: Accelerator, fitting: Fitting, records: Path,
+                 place: Path | None = None) -> None:
         self.image = image
         self.next_image = next_image
         self.instance_type = instance_type
@@ -95,7 +106,7 @@ class Bench:
         self._hopeless: Explained | None = None
         self._booted = False
         self._numbers = itertools.count(1)
-        self._directory = PrivateDirectory()
+        self._directory = PrivateDirectory(place)
         self._directory.path.chmod(0o711)
 
     @property

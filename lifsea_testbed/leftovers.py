@@ -19,6 +19,8 @@ from pathlib import Path
 import psutil
 
 _PREFIX = "lifsea-run-"
+#: The file system in memory that every Linux has (shm_overview(7)).
+IN_MEMORY = Path("/dev/shm")
 #: prctl(2), PR_SET_PDEATHSIG.
 _SIGNAL_AT_PARENTS_DEATH = 1
 #: How long a process that was killed may take to be gone (seconds).
@@ -39,13 +41,13 @@ class Leftover:
 
 
 class PrivateDirectory:
-    """A new directory below the place for temporary files, locked for as long as this process has it.
+    """A new directory in a place for temporary files, locked for as long as this process has it.
 
     Its name is short: a socket's address has 108 bytes (unix(7)).
     """
 
-    def __init__(self) -> None:
-        self.path, self._lock = _make()
+    def __init__(self, place: Path | None = None) -> None:
+        self.path, self._lock = _make(place)
 
     def __enter__(self) -> PrivateDirectory:
         """Nothing is left to be done."""
@@ -64,14 +66,20 @@ class PrivateDirectory:
 
 
 def find() -> list[Leftover]:
-    """Returns the directories, of this user and in the place for temporary files, whose owners are dead."""
+    """Returns the directories, of this user and in the places for temporary files, whose owners are dead."""
     found = []
-    for path in sorted(Path(tempfile.gettempdir()).glob(f"{_PREFIX}*")):
+    for path in [path for place in places() for path in sorted(place.glob(f"{_PREFIX}*"))]:
         with _locked(path) as is_ours:
             if is_ours:
                 processes = tuple(process.pid for process in _at_work_in(path))
                 found.append(Leftover(path=path, size=_size(path), processes=processes))
     return found
+
+
+def places() -> list[Path]:
+    """Returns where private directories are made: on disk, and in memory unless the user named the place (TMPDIR)."""
+    on_disk = Path(tempfile.gettempdir())
+    return [on_disk] if os.environ.get("TMPDIR") or not IN_MEMORY.is_dir() else [on_disk, IN_MEMORY]
 
 
 def remove(leftover: Leftover) -> None:
@@ -105,9 +113,9 @@ def die_with_parent(parent: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _make() -> tuple[Path, int]:
+def _make(place: Path | None) -> tuple[Path, int]:
     while True:
-        path = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
         try:
             return path, _lock(path)
         except FileNotFoundError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +46,7 @@ class Prepared:
     accelerator: Accelerator
     emulator: emulators.Emulator
     fitting: Fitting
+    place: Path
     cleaned: tuple[Leftover, ...] = ()
 
     def bench(self) -> Bench:
@@ -55,12 +55,14 @@ class Prepared:
             image=self.image, next_image=self.next_image, profile=self.wish.profile,
             instance_type=instances.find(self.wish.instance_type), emulator=self.emulator,
             accelerator=self.accelerator, fitting=self.fitting, records=self.wish.reports / "evidence",
+            place=self.place,
         )  # fmt: skip
 
 
-def prepare(wish: Wish, *, measured: Accelerator | None = None, memory: int | None = None) -> Prepared:
+def prepare(wish: Wish, *, measured: Accelerator | None = None, memory: int | None = None,
+            place: Path | None = None) -> Prepared:
     """Checks the wish against image, profile, catalogue and host; `measured` spares the measurement,
-    and `memory` (MiB) is what guests get in the other processes of the run.
+    `memory` (MiB) is what guests get in the other processes of the run, and `place` is where these have their overlays.
 
     What runs that were killed left on the host is removed.
 
@@ -77,13 +79,15 @@ def prepare(wish: Wish, *, measured: Accelerator | None = None, memory: int | No
     next_image = examine(Path(wish.next_image)) if wish.next_image else None
     emulator = emulators.find()
     cleaned = tuple(leftovers.clean())
-    benches.require_disk(Path(tempfile.gettempdir()))
     fitting = _fit(instance_type.memory, wish.workers) if memory is None else \
         Fitting(memory=memory, wanted=instance_type.memory)  # fmt: skip
+    place = place or benches.choose_place(leftovers.places(), machines=wish.workers, fitting=fitting,
+                                          memory=capacity.available_memory())  # fmt: skip
+    benches.require_disk(place)
     accelerator = measured or accelerators.choose(wish.accelerator, emulator)
     _require_directory(wish.reports)
     return Prepared(wish=wish, image=image, next_image=next_image, emulator=emulator, fitting=fitting,
-                    accelerator=accelerator, cleaned=cleaned)  # fmt: skip
+                    accelerator=accelerator, place=place, cleaned=cleaned)  # fmt: skip
 
 
 def workers(instance_type: str) -> int:

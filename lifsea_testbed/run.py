@@ -63,7 +63,8 @@ class Run:
         if controller := _told(config, "lifsea_controller"):
             leftovers.die_with_parent(controller)
         try:
-            prepared = prepare(wish, measured=_measured(config), memory=_told(config, "lifsea_memory"))
+            prepared = prepare(wish, measured=_measured(config), memory=_told(config, "lifsea_memory"),
+                               place=Path(place) if (place := _told(config, "lifsea_place")) else None)
         except (CallerError, HostError) as error:
             raise pytest.UsageError(printable(error.one_line)) from None
         config.option.xmlpath = config.option.xmlpath or str(wish.reports / "junit.xml")
@@ -111,6 +112,7 @@ class Run:
         accelerator = self._prepared.accelerator
         node.workerinput["lifsea_controller"] = os.getpid()
         node.workerinput["lifsea_memory"] = self._prepared.fitting.memory
+        node.workerinput["lifsea_place"] = str(self._prepared.place)
         node.workerinput["lifsea_accelerator"] = {**asdict(accelerator), "kind": str(accelerator.kind)}
 
     @pytest.hookimpl(optionalhook=True)
