@@ -116,6 +116,13 @@ class Run:
         node.workerinput["lifsea_accelerator"] = {**asdict(accelerator), "kind": str(accelerator.kind)}
 
     @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> object:
+        """Has a run go on after a worker died."""
+        from lifsea_testbed import scheduling
+
+        return scheduling.scheduler(config, log)
+
+    @pytest.hookimpl(optionalhook=True)
     def pytest_handlecrashitem(self, crashitem: str) -> None:
         """Knows of a test whose worker died: nothing is known of what it judges."""
         self._troubles.append(f"a worker died in {spread.name(crashitem)}")

@@ -17,13 +17,14 @@ PACKAGE = ROOT / "lifsea_testbed"
 ROOMS = (
     "errors", "deadline", "text", "lifeline", "leftovers", "hub", "capacity", "spread", "claims", "image", "disk",
     "profile", "ecs", "qemu", "console", "guest", "boot", "machine", "scenario", "bench", "fleet", "powercut",
-    "preflight", "report", "perf", "run", "sharding", "measuring", "claim", "plugin", "interactive", "cli",
-    "__main__",
+    "preflight", "report", "perf", "scheduling", "run", "sharding", "measuring", "claim", "plugin", "interactive",
+    "cli", "__main__",
 )  # fmt: skip
 #: Who may import a library; to swap it is to touch one room.
 OWNERS = {
     "qemu": {"qemu.qmp"}, "pexpect": {"console.wire"}, "allure": {"report.allure"},
-    "pydantic": {"profile", "perf.jsonlines"}, "pytest": {"plugin", "run", "sharding", "measuring", "claim"},
+    "pydantic": {"profile", "perf.jsonlines"}, "xdist": {"scheduling"},
+    "pytest": {"plugin", "run", "scheduling", "sharding", "measuring", "claim"},
     "psutil": {"capacity", "leftovers", "report.collector"}, "otava": {"perf.changes"},
     "sqlalchemy": {"perf.schema", "perf.history", "perf.migrations.versions.v0001_samples"},
     "alembic": {"perf.history", "perf.migrations.env", "perf.migrations.versions.v0001_samples"},
