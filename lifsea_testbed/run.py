@@ -62,6 +62,7 @@ class Run:
         )  # fmt: skip
         if controller := _told(config, "lifsea_controller"):
             leftovers.die_with_parent(controller)
+            config.option.loadgroup = _told(config, "lifsea_groups")  # a worker of xdist knows the command line alone
         try:
             prepared = prepare(wish, measured=_measured(config), memory=_told(config, "lifsea_memory"),
                                place=Path(place) if (place := _told(config, "lifsea_place")) else None)
@@ -110,6 +111,7 @@ class Run:
     def pytest_configure_node(self, node: Any) -> None:
         """Tells a worker of xdist what was measured already."""
         accelerator = self._prepared.accelerator
+        node.workerinput["lifsea_groups"] = self._config.option.dist == "loadgroup"
         node.workerinput["lifsea_controller"] = os.getpid()
         node.workerinput["lifsea_memory"] = self._prepared.fitting.memory
         node.workerinput["lifsea_place"] = str(self._prepared.place)
