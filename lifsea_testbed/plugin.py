@@ -149,7 +149,7 @@ def _group(items: list[pytest.Item]) -> None:
 def pytest_collection_finish(session: pytest.Session) -> Generator[None, None, None]:
     """Puts its group into a test's name while xdist's worker tells it, and takes it out again.
 
-    xdist 3.8 does so itself, by an attribute that pytest has no more since 9.1 or 9.2; with 9.2 no group reaches it.
+    xdist 3.8 does so itself, but by an attribute that pytest 9.2 does not look at: no group would come through.
     """
     from lifsea_testbed import spread
 
