@@ -7,19 +7,19 @@ import copy
 import itertools
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from lifsea_testbed import profile as profiles
+from lifsea_testbed.capacity import OVERHEAD, available_memory
 from lifsea_testbed.deadline import Patience
 from lifsea_testbed.ecs.catalogue import InstanceType
 from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.errors import Explained, HostError, NotJudged
 from lifsea_testbed.image import Image
+from lifsea_testbed.leftovers import PrivateDirectory
 from lifsea_testbed.machine import Machine
 from lifsea_testbed.qemu import argv
 from lifsea_testbed.qemu.accelerator import Accelerator
@@ -30,8 +30,6 @@ from lifsea_testbed.text import slug
 #: The profile that an image is held to when none is named and its os-release fits none.
 FALLBACK = "lifsea-3.3"
 AUTO = "auto"
-#: QEMU's own memory beside the guest's, and what the rest of the host must keep (MiB).
-_OVERHEAD = 512
 #: Below this (MiB) no profile's image boots to its kubelet.
 _LEAST_MEMORY = 1024
 #: What a machine's overlay may come to need (bytes): a deployed second image and its containers.
@@ -57,16 +55,21 @@ def fit_memory(wanted: int, available: int) -> Fitting:
     Raises:
         HostError: less is left than any image needs.
     """
-    memory = min(wanted, available - _OVERHEAD)
+    memory = min(wanted, available - OVERHEAD)
     if memory < _LEAST_MEMORY:
-        raise HostError(f"only {available} MiB of memory are free", expected=f"{_LEAST_MEMORY + _OVERHEAD} MiB",
+        raise HostError(f"only {available} MiB of memory are free", expected=f"{_LEAST_MEMORY + OVERHEAD} MiB",
                         hint="stop other programs, or run on a larger host")  # fmt: skip
     return Fitting(memory=memory // 256 * 256 if memory < wanted else wanted, wanted=wanted)
 
 
-def workers(*, processors: int, memory: int) -> int:
-    """Returns how many machines run side by side on a host with processors and memory for so many."""
-    return max(1, min(processors, memory))
+def choose_place(places: Sequence[Path], *, machines: int, memory: int, fitting: Fitting) -> Path:
+    """Returns the last of the places, which is in memory, if it has room for the overlays of so many machines.
+
+    Their guests need their own part of the host's memory (MiB) beside it. Otherwise the first, on disk.
+    """
+    needed, left = machines * LEAST_DISK, memory - machines * (fitting.memory + OVERHEAD)
+    fits = left >= needed >> 20 and shutil.disk_usage(places[-1]).free >= needed
+    return places[-1] if fits else places[0]
 
 
 def require_disk(directory: Path) -> None:
@@ -86,7 +89,7 @@ class Bench:
 
     def __init__(self, *, image: Image, next_image: Image | None, profile: str, instance_type: InstanceType,
                  emulator: Emulator, accelerator: Accelerator, fitting: Fitting, records: Path,
-                 dump_memory: bool = False) -> None:
+                 dump_memory: bool = False, place: Path | None = None) -> None:
         self.image = image
         self.next_image = next_image
         self.instance_type = instance_type
@@ -99,12 +102,13 @@ class Bench:
         self.profile = profiles.load(FALLBACK if profile == AUTO else profile)
         self.image_version = ""
         self.say: Callable[[str], None] = lambda line: None
+        self._telling = threading.Lock()
         self._identified = profile != AUTO
         self._hopeless: Explained | None = None
         self._booted = False
         self._numbers = itertools.count(1)
-        self._directory = Path(tempfile.mkdtemp(prefix="lifsea-testbed-"))
-        self._directory.chmod(0o711)
+        self._directory = PrivateDirectory(place)
+        self._directory.path.chmod(0o711)
 
     @property
     def profile_name(self) -> str:
@@ -112,15 +116,17 @@ class Bench:
         return self.profile.name
 
     @contextlib.contextmanager
-    def machine(self, name: str) -> Iterator[Machine]:
+    def machine(self, name: str, *, guest_memory: int | None = None) -> Iterator[Machine]:
         """A new machine, powered on, its root shell open; gone when the context is left.
+
+        `guest_memory` (MiB) is what it gets where several have to fit on the host.
 
         Raises:
             Explained: the image did not come up. If it never did before, later calls raise the same at once.
         """
         if self._hopeless is not None:
             raise copy.copy(self._hopeless)
-        with self._made(name) as machine:
+        with self._made(name, guest_memory=guest_memory) as machine:
             self._power_on(machine)
             yield machine
 
@@ -139,10 +145,10 @@ class Bench:
 
     @contextlib.contextmanager
     def _made(self, name: str, user_data: bytes | None = None, *, layers: Layers | None = None,
-              instance: Instance | None = None) -> Iterator[Machine]:
+              instance: Instance | None = None, guest_memory: int | None = None) -> Iterator[Machine]:
         with self._directories(name) as (directory, records):
             machine = Machine(
-                hardware=self._hardware(instance), image=self.image, profile=lambda: self.profile,
+                hardware=self._hardware(instance, guest_memory), image=self.image, profile=lambda: self.profile,
                 patience=self.patience, directory=directory, records=records, confinement=self.accelerator.confinement,
                 user_data=user_data, layers=layers, dump_memory=self._dump_memory,
             )  # fmt: skip
@@ -159,15 +165,22 @@ class Bench:
     def forgive(self) -> None:
         """Has an image that never came up be tried again."""
         self._hopeless = None
+    def memory_for(self, machines: int) -> int:
+        """Returns the memory (MiB) that each of so many machines gets: as much as one alone, or an equal part.
+
+        Raises:
+            HostError: the host has too little for so many.
+        """
+        return fit_memory(self.fitting.memory, available_memory() // machines).memory
 
     def close(self) -> None:
         """Removes everything that the machines left."""
-        shutil.rmtree(self._directory, ignore_errors=True)
+        self._directory.close()
 
     @contextlib.contextmanager
     def _directories(self, name: str) -> Iterator[tuple[Path, Path]]:
         """A private directory that is removed at the end, and one for the records, which stays."""
-        directory = self._directory / str(next(self._numbers))
+        directory = self._directory.path / str(next(self._numbers))
         directory.mkdir(mode=0o700)
         records = self.records / slug(name) / os.environ.get("PYTEST_XDIST_WORKER", "")
         shutil.rmtree(records, ignore_errors=True)
@@ -179,7 +192,7 @@ class Bench:
 
     def _power_on(self, machine: Machine) -> None:
         most = self.profile.boot.shell_within * self.patience.factor
-        self.say(f"powering on {machine.instance.id}: a shell may take {most:.0f} s")
+        self._tell(f"powering on {machine.instance.id}: a shell may take {most:.0f} s")
         try:
             machine.power_on()
         except Explained as error:
@@ -187,7 +200,12 @@ class Bench:
             raise
         self._booted = True
         self.identify(machine)
-        self.say(f"shell open after {machine.shell_after:.1f} s by {machine.road}, profile {self.profile.name}")
+        self._tell(f"shell open after {machine.shell_after:.1f} s by {machine.road}, profile {self.profile.name}")
+
+    def _tell(self, line: str) -> None:
+        """Says a line; machines that are powered on side by side take turns."""
+        with self._telling:
+            self.say(line)
 
     def identify(self, machine: Machine) -> None:
         """Learns the image's version, and chooses the profile by it unless the user named one."""
@@ -200,25 +218,15 @@ class Bench:
             with contextlib.suppress(Explained, NotJudged):
                 self.image_version = machine.guest.os_release.get("VERSION_ID", "")
 
-    def _hardware(self, instance: Instance | None) -> argv.Hardware:
+    def _hardware(self, instance: Instance | None, guest_memory: int | None) -> argv.Hardware:
         return argv.Hardware(
             emulator=self.emulator,
             accelerator=self.accelerator.kind,
             host_is_ice_lake=host_is_ice_lake(),
             instance=instance or Instance(type=self.instance_type),
-            memory=self.fitting.memory,
+            memory=guest_memory or self.fitting.memory,
             image_format=self.image.format,
         )
-
-
-def available_memory() -> int:
-    """Returns the memory that the host can still give (MiB), a limit of the control group included."""
-    available = psutil.virtual_memory().available >> 20
-    with contextlib.suppress(OSError, ValueError):
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text("ascii"))
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text("ascii"))
-        available = min(available, (limit - used) >> 20)
-    return available
 
 
 def host_is_ice_lake() -> bool:
@@ -226,8 +234,3 @@ def host_is_ice_lake() -> bool:
     with contextlib.suppress(OSError):
         return " avx512_vbmi2 " in Path("/proc/cpuinfo").read_text("ascii", "replace")
     return False
-
-
-def host_cores() -> int:
-    """Returns the processors that this process may use."""
-    return len(os.sched_getaffinity(0))

@@ -16,6 +16,7 @@ from lifsea_testbed.console.channel import Channel, NoChannel, PortChannel
 from lifsea_testbed.console.terminal import TerminalChannel
 from lifsea_testbed.console.transcript import Transcript
 from lifsea_testbed.deadline import Deadline
+from lifsea_testbed.ecs.instance import Card
 from lifsea_testbed.errors import Explained, GuestCrashed, HostError, LaunchError, TestbedError, WaitTimedOut
 from lifsea_testbed.image import Image
 from lifsea_testbed.lifeline import Lifeline
@@ -84,8 +85,8 @@ class Boot:
             self.process = QemuProcess(self.command, directory=directory, inherit=_numbers(wires),
                                        confinement=confinement, on_exit=self._on_exit)
 
-    def start(self) -> None:
-        """Lets the machine execute its first instruction, and starts its clock.
+    def start(self, cards: Iterable[Card] = ()) -> None:
+        """Lets the machine execute its first instruction, with those further cards, and starts its clock.
 
         Raises:
             LaunchError: QEMU refused its arguments or died.
@@ -96,10 +97,22 @@ class Boot:
             if self.process.wait(1.0):
                 raise self.process.death() from None
             raise
+        for card in cards:
+            self.attach(card)
         self.power_on = time.monotonic()
         for console in self.consoles.values():
             console.start(self.power_on)
         self.execute("cont")
+
+    def attach(self, card: Card) -> None:
+        """Attaches a network card, whether the machine runs yet or not."""
+        name = f"card-{card.mac.replace(':', '')}"
+        with card.plug() as wire:
+            self.monitor.hand_over(wire.fileno(), name, deadline=Deadline.after(_GREETING))
+        self.execute("netdev_add", {"type": "stream", "id": name, "server": False,
+                                    "addr": {"type": "fd", "str": name}})  # fmt: skip
+        self.execute("device_add", {"driver": "virtio-net-pci", "id": f"{name}-device", "netdev": name, "mac": card.mac,
+                                    "romfile": "", "disable-modern": False, "disable-legacy": "off"})  # fmt: skip
 
     def open_shell(self, road: Road, access: Access, deadline: Deadline) -> str:
         """Takes that road to a root shell, makes it the channel, and returns the boot id.

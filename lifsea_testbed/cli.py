@@ -46,8 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lifsea-testbed", description="What is not a run of pytest.")
     parser.add_argument("--version", action="version", version=importlib.metadata.version("lifsea-testbed"))
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    doctor = commands.add_parser("doctor", help="look at what this host has of all that a run needs")
-    doctor.set_defaults(command=_doctor)
+    _add_doctor(commands.add_parser("doctor", help="look at what this host has of all that a run needs, and at what "
+                                                   "runs that were killed left on it"))  # fmt: skip
     _add_explain(commands.add_parser("explain", help="say what a claim promises, how it is judged, and what breaks it"))
     _add_shell(commands.add_parser("shell", help="boot an image and sit down at its console"))
     _add_powercut(commands.add_parser("powercut", help="cut the power at every write of an upgrade"))
@@ -98,6 +98,11 @@ def _add_powercut(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_powercut)
 
 
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--clean", action="store_true", help="remove what killed runs left")
+    parser.set_defaults(command=_doctor)
+
+
 def _add_dashboard(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--history", required=True, metavar="FILE|URL", help="an SQLite file or a PostgreSQL URL")
     parser.add_argument("-o", "--output", type=Path, default=Path("reports/dashboard"), metavar="DIR",
@@ -124,10 +129,15 @@ def _add_history(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _doctor(options: argparse.Namespace) -> None:
-    from lifsea_testbed import doctor
+    from lifsea_testbed import doctor, leftovers
 
     findings = doctor.examine(doctor.gather())
     print(*findings, sep="\n")
+    found = leftovers.clean() if options.clean else leftovers.find()
+    for leftover in found:
+        print(f"{'removed' if options.clean else 'left by a dead run'}: {leftover}")
+    if found and not options.clean:
+        print("the next run removes it, and so does --clean")
     if missing := [finding.what for finding in findings if finding.state is doctor.State.MISSING]:
         raise HostError(f"this host can run no image: {', '.join(missing)}", hint="each has its remedy above")
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lifsea_testbed import bench as benches
+from lifsea_testbed import capacity
 from lifsea_testbed.ecs import catalogue as instances
 from lifsea_testbed.errors import HostError
 from lifsea_testbed.qemu import accelerator as accelerators
@@ -93,7 +94,7 @@ def gather() -> Facts:
         sandbox_trouble=_sandboxed(emulator) if isinstance(emulator, Emulator) else "",
         accelerator=_chosen(emulator) if isinstance(emulator, Emulator) else HostError("QEMU is not installed"),
         kvm_exists=_KVM.exists(), kvm_opens=usable and os.access(_KVM, os.R_OK | os.W_OK),
-        memory=benches.available_memory(), directory=directory, disk=shutil.disk_usage(directory).free,
+        memory=capacity.available_memory(), directory=directory, disk=shutil.disk_usage(directory).free,
         huge_pages=_HUGE_PAGES.read_text("ascii").strip() if _HUGE_PAGES.exists() else "",
         compilers=tuple(name for name in _COMPILERS if shutil.which(name)),
     )  # fmt: skip

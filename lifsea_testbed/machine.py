@@ -17,7 +17,7 @@ from lifsea_testbed.boot import Boot
 from lifsea_testbed.console import access
 from lifsea_testbed.console.channel import CommandResult
 from lifsea_testbed.deadline import Patience
-from lifsea_testbed.ecs.instance import TIME_SERVERS, Instance
+from lifsea_testbed.ecs.instance import TIME_SERVERS, Card, Instance
 from lifsea_testbed.ecs.metadata import Metadata, Seen
 from lifsea_testbed.ecs.service import MetadataService
 from lifsea_testbed.errors import BootFailed, CommandFailed, GuestCrashed, GuestFailure, WaitTimedOut
@@ -59,6 +59,7 @@ class Machine:
         self.shell_after = 0.0
         self.road = Road.NONE
         self.boots: list[Boot] = []
+        self._cards: list[Card] = []
         self._hardware = hardware
         self._image = image
         self._profile = profile
@@ -149,7 +150,7 @@ class Machine:
                     mask=self._mask, log=log)  # fmt: skip
         self.boots.append(boot)
         self._records.append("qemu-argv.txt", f"{shlex.join(boot.command)}\n")
-        boot.start()
+        boot.start(self._cards)
 
     def run(self, command: str | Sequence[str], *, check: bool = True, within: float = QUESTION,
             input: bytes = b"") -> CommandResult:
@@ -289,6 +290,11 @@ class Machine:
         })  # fmt: skip
         return self.wait_until(lambda: self.guest.disks().get(serial, ""), "the attached disk appears",
                                within=_ATTACHING)  # fmt: skip
+
+    def attach_card(self, card: Card) -> None:
+        """Attaches a further network card to the running machine; it is there again after each later power-on."""
+        self._cards.append(card)
+        self.boot.attach(card)
 
     def save_evidence(self) -> None:
         """Leaves the journal and the metadata requests among the records, as far as they can still be had."""

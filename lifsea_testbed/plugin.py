@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Callable, Generator, Iterator
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from lifsea_testbed.bench import Bench
+    from lifsea_testbed.fleet import Fleet
     from lifsea_testbed.image import Image
     from lifsea_testbed.machine import Machine
     from lifsea_testbed.perf.measure import Measure
@@ -18,8 +20,9 @@ if TYPE_CHECKING:
 
 _RUN = "lifsea-testbed-run"
 _MEASURING = "lifsea-testbed-measuring"
+_SHARDING = "lifsea-testbed-sharding"
 #: The fixtures that are, or come from, a machine that the test does not share as it was booted.
-_CHANGED = frozenset({"own_machine", "twins", "rebooted", "upgraded"})
+_CHANGED = frozenset({"own_machine", "machines", "twins", "rebooted", "upgraded"})
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,6 +46,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
                     help="with --reruns: run again also what failed by the fault of the image")
     group.addoption("--dump-memory", action="store_true", help="keep the guest's memory among the evidence")
     group.addoption("--sign-with", metavar="KEY", help="sign gate.json with this key file of minisign")
+    group.addoption("--shard", type=_shard, metavar="K/N",
+                    help="run the K-th of N parts of the tests; the verdicts of all parts are to be joined")
+    group.addoption("--shard-durations", action="append", default=[], metavar="FILE",
+                    help="cut parts that take equally long, by an earlier run.json, the same for all; repeatable")
     group = parser.getgroup("lifsea-perf", "figures of container OS images (lifsea_testbed)")
     group.addoption("--history", metavar="FILE|URL",
                     help="keep what is measured in this SQLite file or PostgreSQL database, and judge it by it")
@@ -61,6 +68,38 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--reports-url", default="", metavar="URL", help="where --reports will be published")
 
 
+def _shard(text: str) -> tuple[int, int]:
+    from lifsea_testbed import spread
+    from lifsea_testbed.errors import CallerError
+
+    try:
+        return spread.parse(text)
+    except CallerError as error:
+        raise pytest.UsageError(error.one_line) from None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_cmdline_main(config: pytest.Config) -> Generator[None, Any, Any]:
+    """Has xdist keep the tests of one scenario together, unless --dist says how tests are spread."""
+    if config.option.image and getattr(config.option, "numprocesses", None) and config.option.dist == "no":
+        config.option.dist = "loadgroup"
+    return (yield)
+
+
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Bounds the workers by memory as well as by processors: each has a machine of its own."""
+    if not config.option.image or os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
+        return None
+    from lifsea_testbed import preflight
+    from lifsea_testbed.errors import Explained
+
+    try:
+        return preflight.workers(config.option.instance_type)
+    except Explained:
+        return 1  # what is wrong is said before anything starts
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Refuses bad input in one line; otherwise gets the run ready."""
@@ -72,6 +111,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
     run = Run.start(config)
     config.pluginmanager.register(run, _RUN)
+    if config.option.shard:
+        from lifsea_testbed.sharding import Sharding
+
+        sharding = Sharding.start(config)
+        run.plan = lambda: sharding.plan
+        config.pluginmanager.register(sharding, _SHARDING)
     config.pluginmanager.register(Measuring.start(config, run), _MEASURING)
 
 
@@ -83,6 +128,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         run.close()
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Refuses to run suites without an image; puts the tests that share a machine before those that do not."""
     judged = [item for item in items if item.get_closest_marker("claim")]
@@ -91,6 +137,47 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.option.claim:
         _select(config, items)
     items.sort(key=lambda item: not _CHANGED.isdisjoint(getattr(item, "fixturenames", ())))
+    if config.pluginmanager.has_plugin("xdist"):
+        _group(items)
+
+
+def _group(items: list[pytest.Item]) -> None:
+    """Puts the tests of one scenario into one group of xdist, unless they are in one."""
+    from lifsea_testbed import spread
+
+    for item in items:
+        name = spread.scenario(getattr(item, "fixturenames", ()))
+        if name and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(name))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_finish(session: pytest.Session) -> Generator[None, None, None]:
+    """Puts its group into a test's name while xdist's worker tells it, and takes it out again.
+
+    xdist 3.8 does so itself, but by an attribute that pytest 9.2 does not look at: no group would come through.
+    """
+    from lifsea_testbed import spread
+
+    if getattr(session.config.option, "loadgroup", False):
+        for item in session.items:
+            marker = item.get_closest_marker("xdist_group")
+            if marker and marker.args and "@" not in item.nodeid:
+                _rename(item, f"{item.nodeid}@{marker.args[0]}")
+    yield
+    for item in session.items:
+        _rename(item, spread.name(item.nodeid))
+
+
+def _rename(item: Any, name: str) -> None:
+    if name == item.nodeid:
+        return
+    if hasattr(item, "_id"):
+        from _pytest.nodeid import coerce_node_id
+
+        item._id = coerce_node_id(name)
+    else:
+        item._nodeid = name
 
 
 def _select(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -139,6 +226,15 @@ def own_machine(bench: Bench, request: pytest.FixtureRequest) -> Iterator[Machin
     """A machine of the test's own, booted cold: for reboots, upgrades and whatever else changes it."""
     with bench.machine(request.node.nodeid) as own:
         yield own
+
+
+@pytest.fixture
+def machines(bench: Bench, request: pytest.FixtureRequest) -> Iterator[Callable[[int], Fleet]]:
+    """Makes fleets: `machines(3)` is three machines, up and on a private network of their own; gone after the test."""
+    from lifsea_testbed import fleet
+
+    with fleet.Maker(request.node.nodeid, make=bench.machine, memory_for=bench.memory_for) as maker:
+        yield maker
 
 
 @pytest.fixture(scope="session")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from lifsea_testbed import bench as benches
+from lifsea_testbed import capacity, leftovers
 from lifsea_testbed import known as known_issues
 from lifsea_testbed import profile as profiles
 from lifsea_testbed.bench import Bench, Fitting
@@ -16,6 +16,7 @@ from lifsea_testbed.ecs import catalogue as instances
 from lifsea_testbed.errors import CallerError
 from lifsea_testbed.image import Image, examine
 from lifsea_testbed.known import Known
+from lifsea_testbed.leftovers import Leftover
 from lifsea_testbed.qemu import accelerator as accelerators
 from lifsea_testbed.qemu import emulator as emulators
 from lifsea_testbed.qemu.accelerator import Accelerator
@@ -36,11 +37,12 @@ class Wish:
     shard: tuple[int, int] | None = None
     known_issues: tuple[Path, ...] = ()
     dump_memory: bool = False
+    workers: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A wish that this host can grant."""
+    """A wish that this host can grant; `cleaned` is what earlier runs had left on it."""
 
     wish: Wish
     image: Image
@@ -49,6 +51,8 @@ class Prepared:
     emulator: emulators.Emulator
     fitting: Fitting
     known: Known
+    place: Path
+    cleaned: tuple[Leftover, ...] = ()
 
     def bench(self) -> Bench:
         """Returns the bench for one process of the run."""
@@ -57,11 +61,16 @@ class Prepared:
             instance_type=instances.find(self.wish.instance_type), emulator=self.emulator,
             accelerator=self.accelerator, fitting=self.fitting, records=self.wish.reports / "evidence",
             dump_memory=self.wish.dump_memory,
+            place=self.place,
         )  # fmt: skip
 
 
-def prepare(wish: Wish, *, measured: Accelerator | None = None) -> Prepared:
-    """Checks the wish against image, profile, catalogue and host; `measured` spares the measurement.
+def prepare(wish: Wish, *, measured: Accelerator | None = None, memory: int | None = None,
+            place: Path | None = None) -> Prepared:
+    """Checks the wish against image, profile, catalogue and host; `measured` spares the measurement,
+    `memory` (MiB) is what guests get in the other processes of the run, and `place` is where these have their overlays.
+
+    What runs that were killed left on the host is removed.
 
     Raises:
         CallerError: the input is bad.
@@ -76,12 +85,16 @@ def prepare(wish: Wish, *, measured: Accelerator | None = None) -> Prepared:
     image = examine(Path(wish.image))
     next_image = examine(Path(wish.next_image)) if wish.next_image else None
     emulator = emulators.find()
-    benches.require_disk(Path(tempfile.gettempdir()))
-    fitting = benches.fit_memory(instance_type.memory, benches.available_memory())
+    cleaned = tuple(leftovers.clean())
+    fitting = _fit(instance_type.memory, wish.workers) if memory is None else \
+        Fitting(memory=memory, wanted=instance_type.memory)  # fmt: skip
+    place = place or benches.choose_place(leftovers.places(), machines=wish.workers, fitting=fitting,
+                                          memory=capacity.available_memory())  # fmt: skip
+    benches.require_disk(place)
     accelerator = measured or accelerators.choose(wish.accelerator, emulator)
     _require_directory(wish.reports)
     return Prepared(wish=wish, image=image, next_image=next_image, emulator=emulator, fitting=fitting,
-                    accelerator=accelerator, known=known)  # fmt: skip
+                    accelerator=accelerator, known=known, place=place, cleaned=cleaned)  # fmt: skip
 
 
 def _known_issues(wish: Wish) -> list[Path]:
@@ -89,6 +102,22 @@ def _known_issues(wish: Wish) -> list[Path]:
     beside = Path(wish.profile).with_name("known-issues.toml")
     is_file = wish.profile.endswith(".toml") and beside.is_file()
     return list(dict.fromkeys([*wish.known_issues, *([beside] if is_file else [])]))
+
+
+def workers(instance_type: str) -> int:
+    """Returns how many workers with a machine of that type the host bears.
+
+    Raises:
+        CallerError: there is no such type.
+        HostError: the host has too little memory for one.
+    """
+    wanted, available = instances.find(instance_type), capacity.available_memory()
+    return capacity.workers(processors=capacity.processors(), memory=available, guest_processors=wanted.cpus,
+                            guest_memory=benches.fit_memory(wanted.memory, available).memory)  # fmt: skip
+
+
+def _fit(wanted: int, workers: int) -> Fitting:
+    return benches.fit_memory(wanted, capacity.available_memory() // workers)
 
 
 def _require_directory(path: Path) -> None:

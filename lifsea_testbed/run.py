@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from lifsea_testbed import bench as benches
-from lifsea_testbed import steps
-from lifsea_testbed.bench import Bench, workers
+from lifsea_testbed import leftovers, spread, steps
+from lifsea_testbed.bench import Bench
 from lifsea_testbed.claims import catalogue
 from lifsea_testbed.errors import Blame, CallerError, Explained, HostError
 from lifsea_testbed.machine import Machine
@@ -44,6 +43,11 @@ class Run:
         self.bench.say = self._say
         #: Returns what the figures make of the verdict: failures, and troubles of the test bed.
         self.judge_figures: Callable[[], tuple[list[str], list[str]]] = lambda: ([], [])
+        #: Returns by which plan the tests were cut into shards, if they were.
+        self.plan: Callable[[], str] = lambda: ""
+        self._troubles: list[str] = []
+        # A shard may have no test at all.
+        self._usual = (0, 1, 5) if prepared.wish.shard else (0, 1)
         self._config = config
         self._prepared = prepared
         is_worker = hasattr(config, "workerinput")
@@ -70,10 +74,15 @@ class Run:
             reports=Path(config.option.reports).resolve(), claims=tuple(config.option.claim),
             known_issues=tuple(Path(path).resolve() for path in config.option.known_issues),
             dump_memory=config.option.dump_memory,
+            shard=config.option.shard, workers=getattr(config.option, "numprocesses", None) or 1,
         )  # fmt: skip
+        if controller := _told(config, "lifsea_controller"):
+            leftovers.die_with_parent(controller)
+            config.option.loadgroup = _told(config, "lifsea_groups")  # a worker of xdist knows the command line alone
         try:
             signer = _signer(config)
-            prepared = prepare(wish, measured=_measured(config))
+            prepared = prepare(wish, measured=_measured(config), memory=_told(config, "lifsea_memory"),
+                               place=Path(place) if (place := _told(config, "lifsea_place")) else None)
         except (CallerError, HostError) as error:
             raise pytest.UsageError(printable(error.one_line)) from None
         if not config.option.allure_report_dir:
@@ -87,6 +96,8 @@ class Run:
         steps.listen()
         if self._spinner:
             self._spinner.close()
+        if self._collector:
+            leftovers.clean()  # a worker that died has left its machines' directory
         if self._document and self._collector:
             for line in github.commands(self._document, self._lines, os.environ):
                 print(line)
@@ -111,6 +122,8 @@ class Run:
         if prepared.accelerator.kind is Kind.TCG and not prepared.emulator.threads_are_sound:
             lines.append(f"WARNING: QEMU {prepared.emulator.version} emulates all processors on one thread, for a bug "
                          "of its own; 8.1 and later are faster")  # fmt: skip
+        if prepared.cleaned:
+            lines.append(f"removed what dead runs had left: {', '.join(map(str, prepared.cleaned))}")
         if fitting.is_short:
             lines.append(f"WARNING: {fitting.memory} MiB instead of {fitting.wanted}: the host has no more to give")
         return lines
@@ -119,13 +132,23 @@ class Run:
     def pytest_configure_node(self, node: Any) -> None:
         """Tells a worker of xdist what was measured already."""
         accelerator = self._prepared.accelerator
+        node.workerinput["lifsea_groups"] = self._config.option.dist == "loadgroup"
+        node.workerinput["lifsea_controller"] = os.getpid()
+        node.workerinput["lifsea_memory"] = self._prepared.fitting.memory
+        node.workerinput["lifsea_place"] = str(self._prepared.place)
         node.workerinput["lifsea_accelerator"] = {**asdict(accelerator), "kind": str(accelerator.kind)}
 
     @pytest.hookimpl(optionalhook=True)
-    def pytest_xdist_auto_num_workers(self) -> int:
-        """Bounds the workers by memory as well as by processors: each has a machine of its own."""
-        return workers(processors=benches.host_cores() // self.bench.instance_type.cpus,
-                       memory=benches.available_memory() // self._prepared.fitting.memory)  # fmt: skip
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> object:
+        """Has a run go on after a worker died."""
+        from lifsea_testbed import scheduling
+
+        return scheduling.scheduler(config, log)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_handlecrashitem(self, crashitem: str) -> None:
+        """Knows of a test whose worker died: nothing is known of what it judges."""
+        self._troubles.append(f"a worker died in {spread.name(crashitem)}")
 
     # Tests, one by one
 
@@ -205,9 +228,10 @@ class Run:
         """Settles the verdict and makes it the exit status."""
         if self._collector is None:
             return
-        stopped = [] if exitstatus in (0, 1) else [f"pytest stopped early ({pytest.ExitCode(exitstatus).name.lower()})"]
+        name = pytest.ExitCode(exitstatus).name.lower()
+        stopped = [] if exitstatus in self._usual else [f"pytest stopped early ({name})"]
         failures, troubles = self.judge_figures()
-        document = self._collector.finish([*stopped, *troubles], failures)
+        document = self._collector.finish([*stopped, *self._troubles, *troubles], failures, plan=self.plan())
         if self._signer:
             self._signer.sign(self._collector.path, document)
         if exitstatus != pytest.ExitCode.INTERRUPTED:
@@ -335,7 +359,9 @@ class Run:
 
 def _machines(item: pytest.Item) -> dict[str, Machine]:
     values = getattr(item, "funcargs", {})
-    return {name: getattr(values[name], "machine", values[name]) for name in _MACHINES
+    fleet = {f"machine {number}": machine
+             for number, machine in enumerate(getattr(values.get("machines"), "machines", ()), start=1)}  # fmt: skip
+    return fleet | {name: getattr(values[name], "machine", values[name]) for name in _MACHINES
             if name in values and name in item.fixturenames}  # type: ignore[attr-defined] # fmt: skip
 
 
@@ -344,8 +370,13 @@ def _claim(item: pytest.Item) -> str | None:
     return str(marker.args[0]) if marker else None
 
 
+def _told(config: pytest.Config, name: str) -> Any:
+    """What the main process told this worker, if it is one."""
+    return getattr(config, "workerinput", {}).get(name)
+
+
 def _measured(config: pytest.Config) -> Accelerator | None:
-    fields = getattr(config, "workerinput", {}).get("lifsea_accelerator")
+    fields = _told(config, "lifsea_accelerator")
     return Accelerator(**{**fields, "kind": Kind(fields["kind"])}) if fields else None
 
 

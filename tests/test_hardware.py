@@ -6,10 +6,11 @@ import dataclasses
 import itertools
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from lifsea_testbed import bench
+from lifsea_testbed import bench, leftovers
 from lifsea_testbed.ecs import catalogue
 from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.errors import HostError, ProfileRefused
@@ -187,9 +188,23 @@ def test_memory_is_cut_to_what_the_host_has() -> None:
         bench.fit_memory(8192, 1200)
 
 
-@pytest.mark.parametrize(("processors", "memory", "count"), [(2, 3, 2), (8, 2, 2), (0, 4, 1), (4, 0, 1)])
-def test_workers_are_bounded_by_memory_too(processors: int, memory: int, count: int) -> None:
-    assert bench.workers(processors=processors, memory=memory) == count
+@pytest.mark.parametrize(("machines", "memory", "place"), [
+    (1, 16000, "memory"), (1, 11000, "disk"), (2, 16000, "disk"), (2, 24000, "memory"),
+])  # fmt: skip
+def test_overlays_lie_in_memory_where_they_fit_beside_the_guests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machines: int, memory: int, place: str
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=7 << 30))
+    places = [tmp_path / "disk", tmp_path / "memory"]
+    fitting = bench.Fitting(memory=8192, wanted=8192)
+    chosen = bench.choose_place(places, machines=machines, memory=memory, fitting=fitting)
+    assert chosen.name == place
+
+
+def test_overlays_lie_where_the_user_wants_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    assert leftovers.places() == [tmp_path]
 
 
 def test_a_full_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,18 +15,18 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "lifsea_testbed"
 #: The rooms in the order of one run. A room knows those before it and itself, never those after it.
 ROOMS = (
-    "masking", "errors", "deadline", "text", "steps", "records", "lifeline", "claims", "image", "disk", "profile",
-    "known", "ecs", "qemu", "console", "guest", "boot", "autopsy", "machine", "scenario", "bench", "powercut",
-    "preflight", "doctor", "explain", "report", "perf", "run", "measuring", "claim", "plugin", "interactive",
-    "completion", "cli", "__main__",
+    "masking", "errors", "deadline", "text", "steps", "records", "lifeline", "leftovers", "hub", "capacity", "spread",
+    "claims", "image", "disk", "profile", "known", "ecs", "qemu", "console", "guest", "boot", "autopsy", "machine",
+    "scenario", "bench", "fleet", "powercut", "preflight", "doctor", "explain", "report", "perf", "scheduling", "run",
+    "sharding", "measuring", "claim", "plugin", "interactive", "completion", "cli", "__main__",
 )  # fmt: skip
 #: Who may import a library; to swap it is to touch one room.
 OWNERS = {
     "qemu": {"qemu.qmp"}, "pexpect": {"console.wire"}, "allure": {"report.allure"},
-    "minisign": {"report.signature"},
+    "minisign": {"report.signature"}, "xdist": {"scheduling"},
     "pydantic": {"profile", "perf.jsonlines", "perf.sweeps", "known", "report.document"}, "packaging": {"known"},
-    "pytest": {"plugin", "run", "measuring", "claim"},
-    "psutil": {"bench", "report.collector"}, "rich": {"report.progress", "powercut.campaign"},
+    "pytest": {"plugin", "run", "scheduling", "sharding", "measuring", "claim"},
+    "psutil": {"capacity", "leftovers", "report.collector"}, "rich": {"report.progress", "powercut.campaign"},
     "otava": {"perf.changes"},
     "sqlalchemy": {"perf.schema", "perf.history", "perf.migrations.versions.v0001_samples"},
     "alembic": {"perf.history", "perf.migrations.env", "perf.migrations.versions.v0001_samples"},

@@ -92,3 +92,13 @@ def test_a_device_of_a_group_is_reached_by_that_group(tmp_path: Path) -> None:
 ])  # fmt: skip
 def test_an_end_in_words(status: int | None, words: str) -> None:
     assert describe_exit(status) == words
+
+
+def test_it_outlives_the_thread_that_asked_for_it(tmp_path: Path) -> None:
+    """The kernel's signal at a parent's death comes when a thread of it ends, if that thread had the child."""
+    made: list[QemuProcess] = []
+    thread = threading.Thread(target=lambda: made.append(start(tmp_path, "sleep", "60")))
+    thread.start()
+    thread.join()
+    assert not made[0].wait(0.3)
+    made[0].kill()

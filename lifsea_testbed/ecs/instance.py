@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import secrets
+import socket
 import string
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from lifsea_testbed.ecs.catalogue import InstanceType
@@ -50,3 +52,14 @@ class Instance:
     def host_name(self) -> str:
         """The name that ECS gives an instance: `iZ` and the identifier, ended by `Z`."""
         return f"iZ{self.id.removeprefix('i-')[:18]}Z"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """A further network card (an elastic network interface): its address, and what makes a wire to it at each power-on.
+
+    `plug` returns QEMU's end of a stream of frames, each after its length, and leaves it to the caller to close.
+    """
+
+    plug: Callable[[], socket.socket]
+    mac: str = field(default_factory=_mac_address)

@@ -27,6 +27,8 @@ else
 fi 2>/dev/null
 """
 
+_CARDS = "grep -Hi . /sys/class/net/*/address"
+
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Listener:
@@ -76,6 +78,31 @@ def ssh_speakers(shell: Shell) -> list[Listener]:
         NotJudged: the image has nothing that opens a TCP connection.
     """
     return [listener for listener in listeners(shell) if _banner(shell, listener).startswith("SSH-")]
+
+
+def card(shell: Shell, mac: str) -> str:
+    """Returns the name of the network card with that address, or nothing if there is none (yet)."""
+    for line in shell.run(_CARDS, check=False).stdout.splitlines():
+        path, _, address = line.partition(":")
+        if address.strip().lower() == mac:
+            return path.split("/")[-2]
+    return ""
+
+
+def holds_address(shell: Shell, name: str, address: str) -> bool:
+    """Tells whether a network card is up with that address (with its prefix); gives it that where it is not.
+
+    Raises:
+        NotJudged: the image has no ip(8).
+        CommandFailed: the card does not take the address.
+    """
+    shown = shell.run(["ip", "-o", "address", "show", "dev", name, "up"], check=False)
+    if shown.exit_status == 127:
+        raise NotJudged("the image has no ip(8) to give a network card its address with")
+    if f" inet {address} " in shown.stdout:
+        return True
+    shell.run(f"ip address replace {address} dev {shlex.quote(name)} && ip link set {shlex.quote(name)} up")
+    return False
 
 
 def http_get(shell: Shell, url: str) -> str | None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 import struct
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from lifsea_testbed.disk.tree import Tree
 from lifsea_testbed.errors import DiskDamaged, NotJudged
 from lifsea_testbed.guest.packages import Package
+from lifsea_testbed.leftovers import PrivateDirectory
 
 _PLACES = ("/usr/lib/sysimage/rpm", "/usr/share/rpm", "/var/lib/rpm")
 # Tags of a header (rpm docs/manual/tags.md).
@@ -109,8 +109,8 @@ def _overflowing(database: bytes, size: int, number: int, length: int) -> bytes:
 
 
 def _from_sqlite(database: bytes, log: bytes) -> list[bytes]:
-    with tempfile.TemporaryDirectory(prefix="lifsea-testbed-") as directory:
-        path = Path(directory, "rpmdb.sqlite")
+    with PrivateDirectory() as directory:
+        path = directory.path / "rpmdb.sqlite"
         path.write_bytes(database)
         path.with_name("rpmdb.sqlite-wal").write_bytes(log)
         connection = sqlite3.connect(path)

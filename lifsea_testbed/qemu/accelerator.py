@@ -12,12 +12,12 @@ import enum
 import os
 import select
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from lifsea_testbed.deadline import Deadline
 from lifsea_testbed.errors import HostError
+from lifsea_testbed.leftovers import PrivateDirectory
 from lifsea_testbed.qemu.confinement import Confinement, confinement
 from lifsea_testbed.qemu.emulator import Emulator
 from lifsea_testbed.text import printable
@@ -127,11 +127,11 @@ def decide(wish: str, *, kvm: Speed, tcg: Speed) -> Accelerator:
 
 def measure(kind: Kind, emulator: Emulator) -> Speed:
     """Returns how fast a 64-bit guest executes; QEMU's words beside it."""
-    with tempfile.TemporaryDirectory(prefix="lifsea-testbed-") as directory:
-        Path(directory).chmod(0o755)
-        (Path(directory) / _ROM).write_bytes(payload_rom())
+    with PrivateDirectory() as directory:
+        directory.path.chmod(0o755)
+        (directory.path / _ROM).write_bytes(payload_rom())
         process = subprocess.Popen(
-            confine(kind).wrap(_command(kind, emulator)), cwd=directory,
+            confine(kind).wrap(_command(kind, emulator)), cwd=directory.path,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )
         try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
+import functools
 import signal
 import subprocess
 import threading
@@ -24,10 +26,10 @@ class QemuProcess:
         self.command = tuple(command)
         self._stderr = directory / "qemu.stderr"
         with self._stderr.open("ab") as stderr:
-            self._process = subprocess.Popen(
-                confinement.wrap(list(command)), cwd=directory, pass_fds=inherit,
+            self._process = _starter().submit(
+                subprocess.Popen, confinement.wrap(list(command)), cwd=directory, pass_fds=inherit,
                 stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr,
-            )
+            ).result()
         self._on_exit = on_exit
         self._watcher = threading.Thread(target=self._watch, name="qemu-exit", daemon=True)
         self._watcher.start()
@@ -73,6 +75,16 @@ class QemuProcess:
     def _watch(self) -> None:
         self._process.wait()
         self._on_exit(self)
+
+
+@functools.cache
+def _starter() -> concurrent.futures.ThreadPoolExecutor:
+    """The one thread that starts every QEMU, and ends with this process alone.
+
+    The kernel kills a child that asked for it when the thread that started it ends (prctl(2), PR_SET_PDEATHSIG): one
+    that a passing thread had started would be gone with that.
+    """
+    return concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="qemu-start")
 
 
 def describe_exit(status: int | None) -> str:

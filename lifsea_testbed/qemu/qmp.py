@@ -91,6 +91,11 @@ class Monitor:
         _run(self._send_descriptor(descriptor), deadline)
         return f"/dev/fdset/{self.execute('add-fd', deadline=deadline)['fdset-id']}"
 
+    def hand_over(self, descriptor: int, name: str, *, deadline: Deadline) -> None:
+        """Passes an open socket to QEMU, by a name that the next command refers to; the name must not be a number."""
+        _run(self._send_descriptor(descriptor), deadline)
+        self.execute("getfd", {"fdname": name}, deadline=deadline)
+
     def close(self) -> None:
         """Ends the connection; a second time does nothing."""
         if self._events is not None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from lifsea_testbed import bench as benches
+from lifsea_testbed import capacity
 from lifsea_testbed import profile as profiles
 from lifsea_testbed.claims import catalogue
 from lifsea_testbed.image import Image
@@ -150,7 +151,7 @@ def _versions() -> dict[str, str]:
 @functools.cache
 def host() -> Host:
     """Returns what is to be known of the host."""
-    return Host(processor=_processor(), cores=benches.host_cores(), memory=psutil.virtual_memory().total >> 20,
+    return Host(processor=_processor(), cores=capacity.processors(), memory=psutil.virtual_memory().total >> 20,
                 kernel=platform.release())  # fmt: skip
 
 

@@ -26,6 +26,10 @@ class Mark:
     position: int
 
 
+#: The place where every machine starts.
+START = Mark(boot=0, position=0)
+
+
 def mark(machine: Machine) -> Mark:
     """Returns the place where the machine stands now."""
     return Mark(boot=len(machine.boots) - 1, position=machine.boot.transcript.position)

@@ -1,0 +1,185 @@
+"""Nothing is left: pytest, a worker of xdist or QEMU is killed at a random moment, and the next run is green."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+
+from lifsea_testbed.deadline import Deadline
+from tests import real
+from tests.quick import lay_out
+
+SUITE = """
+from lifsea_testbed.claim import claim
+
+@claim("boots-to-ready")
+def test_one(machine):
+    machine.wait_until_ready()
+
+@claim("no-sshd")
+def test_two(own_machine):
+    pass
+
+@claim("no-python")
+def test_three(own_machine):
+    pass
+
+@claim("shell-kept")
+def test_four(own_machine):
+    pass
+"""
+REAL = """
+extends = "reference"
+name = "real"
+claims = ["boots-to-ready", "no-sshd"]
+"""
+MARK = "LIFSEA_TESTBED_ROUND"
+GREEN, BROKEN = 0, 6
+#: What the kernel kills with its parent is gone at once; on a busy host it takes until it is scheduled (seconds).
+DYING = 20.0
+
+
+class Victim(enum.Enum):
+    """Who is killed."""
+
+    PYTEST = "pytest"
+    WORKER = "a worker"
+    QEMU = "QEMU"
+
+
+@dataclass
+class Place:
+    """A directory in which runs are killed: the options of a run, and how long a whole one takes (seconds)."""
+
+    path: Path
+    options: list[str]
+    whole: float = 0.0
+    processes: str = ""
+    left: list[int] = field(default_factory=list)
+
+    def start(self, *options: str) -> subprocess.Popen[bytes]:
+        """A run, whose processes all carry a mark of its own."""
+        self.processes = uuid.uuid4().hex
+        environment = {**os.environ, "TMPDIR": str(self.path / "tmp"), MARK: self.processes,
+                       "PYTHONPATH": str(real.ROOT)}  # fmt: skip
+        with (self.path / "output").open("wb") as output:
+            return subprocess.Popen([sys.executable, "-m", "pytest", "-q", *self.options, *options], cwd=self.path,
+                                    env=environment, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
+
+    def alive(self) -> list[psutil.Process]:
+        """The processes of the last run that execute anything still."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get(MARK) == self.processes and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+    def files(self) -> list[Path]:
+        """What lies in the directory for temporary files, sockets among it."""
+        return sorted((self.path / "tmp").rglob("*"))
+
+    def said(self) -> str:
+        """The end of what the run said."""
+        return (self.path / "output").read_text("utf-8", "replace")[-3000:]
+
+    def assert_green(self, *options: str) -> None:
+        """A whole run passes and leaves nothing."""
+        started = time.monotonic()
+        assert self.start(*options).wait() == GREEN, self.said()
+        self.whole = time.monotonic() - started
+        assert self.files() == []
+        self.assert_no_process()
+
+    def assert_no_process(self) -> None:
+        """Every process of the last run is gone, or will be once it is scheduled."""
+        deadline = Deadline.after(DYING)
+        while (alive := self.alive()) and not deadline.expired:
+            time.sleep(0.02)
+        assert alive == []
+
+
+def kill_one(place: Place, victim: Victim, chance: random.Random) -> bool:
+    """Starts a run and kills one of its processes at a random moment; returns whether there was one to kill."""
+    run = place.start(*([] if victim is Victim.QEMU else ["-n", "2"]))
+    time.sleep(chance.uniform(0.0, place.whole))
+    while run.poll() is None:
+        if found := candidates(run, victim):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                chance.choice(found).send_signal(signal.SIGKILL)
+            break
+        time.sleep(0.005)
+    status = run.wait()
+    place.assert_no_process()
+    if victim is Victim.PYTEST:
+        assert status in (-signal.SIGKILL, GREEN), place.said()
+        place.left.append(len(list((place.path / "tmp").iterdir())))
+    else:
+        assert status in (BROKEN, GREEN), place.said()
+        assert place.files() == []
+    return status != GREEN
+
+
+def candidates(run: subprocess.Popen[bytes], victim: Victim) -> list[psutil.Process]:
+    """The processes of the run that are what is to be killed."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        main = psutil.Process(run.pid)
+        if victim is Victim.PYTEST:
+            return [main]
+        below = main.children(recursive=victim is Victim.QEMU)
+        name = "qemu-system" if victim is Victim.QEMU else "python"
+        return [process for process in below if process.name().startswith(name)]
+    return []
+
+
+def kill_again_and_again(place: Place, victims: list[Victim], seed: int) -> Counter[Victim]:
+    """Kills one after the other, with a green run after each; returns how many died before their run was over."""
+    chance, hit = random.Random(seed), Counter[Victim]()
+    place.assert_green()
+    for victim in victims:
+        hit[victim] += kill_one(place, victim, chance)
+        place.assert_green()
+    print(f"{len(victims)} kills, {hit.total()} of them during the run: {dict(hit)}; directories that a killed pytest "
+          f"left to the next run: {sum(place.left)}; then 0 processes, sockets and files, and each next run was green")
+    return hit
+
+
+@pytest.fixture
+def quick(tmp_path: Path) -> Place:
+    """Runs on a guest that is up within a second."""
+    return Place(tmp_path, lay_out(tmp_path, SUITE))
+
+
+@pytest.mark.boots
+def test_a_killed_run_leaves_nothing_to_the_next(quick: Place) -> None:
+    kill_again_and_again(quick, [Victim.PYTEST], seed=1)
+
+
+@pytest.mark.nightly
+@pytest.mark.boots
+def test_a_hundred_kills_leave_nothing(quick: Place) -> None:
+    victims = [Victim.PYTEST, Victim.WORKER, Victim.QEMU] * 33 + [Victim.PYTEST]
+    hit = kill_again_and_again(quick, victims, seed=2)
+    assert all(hit[victim] >= 20 for victim in Victim), hit
+
+
+@pytest.mark.nightly
+@pytest.mark.boots
+def test_kills_of_runs_on_a_real_guest_leave_nothing(tmp_path: Path) -> None:
+    options = lay_out(tmp_path, SUITE.partition('@claim("no-python")')[0])
+    options[options.index("disk.raw")] = str(real.built("reference"))
+    (tmp_path / "quick.toml").write_text(REAL)
+    kill_again_and_again(Place(tmp_path, options), list(Victim), seed=3)
