@@ -6,7 +6,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from images import reference
+from images import lines, reference
 from images.archive import Archive
 from images.command import run
 from images.errors import BuildError
@@ -24,7 +24,8 @@ class Mutant:
 
     `claim` is the one that has to find it, `also` are others that it may break as well; `change` says what is done,
     `why` what makes it easy to miss. `tree` is run in the tree that is committed, `sysroot` in the deployed sysroot;
-    both as root, with $PACKAGES (unpacked Debian packages) and the functions of functions.sh.
+    both as root, with $PACKAGES (unpacked Debian packages) and the functions of functions.sh. `line` is the release
+    line whose image is changed, and whose profile it is held to.
     """
 
     name: str
@@ -35,6 +36,12 @@ class Mutant:
     packages: tuple[str, ...] = ()
     tree: str = ""
     sysroot: str = ""
+    line: str = "3.3"
+
+    @property
+    def profile(self) -> str:
+        """The profile that the mutant is held to."""
+        return "reference" if self.line == "3.3" else f"reference-{self.line}"
 
     @property
     def recipe(self) -> str:
@@ -73,11 +80,11 @@ def build(store: Store, suite: str, name: str) -> Path:
                 run("bash", "-eu", "-o", "pipefail", "-c", f'. "{_FUNCTIONS}"\n{script}', cwd=place,
                     environment={"PACKAGES": str(scratch / "packages")})  # fmt: skip
 
-    mutation = reference.Mutation(
+    mutation = reference.Change(
         recipe=mutant.recipe,
         tree=lambda tree: change(mutant.tree, tree), sysroot=lambda sysroot: change(mutant.sysroot, sysroot),
     )  # fmt: skip
-    return reference.build(store, suite, reference.REFERENCE, mutation)
+    return lines.build(store, suite, mutant.line, mutation, kept_as="mutant")
 
 
 def document() -> str:

@@ -18,9 +18,11 @@ from lifsea_testbed import profile as profiles
 from lifsea_testbed.deadline import Patience
 from lifsea_testbed.ecs.catalogue import InstanceType
 from lifsea_testbed.ecs.instance import Instance
-from lifsea_testbed.errors import Explained, HostError
+from lifsea_testbed.errors import DiskDamaged, Explained, HostError, NotJudged
+from lifsea_testbed.guest import offline
 from lifsea_testbed.image import Image
 from lifsea_testbed.machine import Machine
+from lifsea_testbed.profile import Profile
 from lifsea_testbed.qemu import argv
 from lifsea_testbed.qemu.accelerator import Accelerator
 from lifsea_testbed.qemu.emulator import Emulator
@@ -85,7 +87,8 @@ class Bench:
     """Makes machines; all their files lie in one private directory that is removed at the end."""
 
     def __init__(self, *, image: Image, next_image: Image | None, profile: str, instance_type: InstanceType,
-                 emulator: Emulator, accelerator: Accelerator, fitting: Fitting, records: Path) -> None:
+                 emulator: Emulator, accelerator: Accelerator, fitting: Fitting, records: Path,
+                 data_disk: int | None = None) -> None:
         self.image = image
         self.next_image = next_image
         self.instance_type = instance_type
@@ -93,8 +96,9 @@ class Bench:
         self.accelerator = accelerator
         self.fitting = fitting
         self.records = records
+        self._data_disk = data_disk
         self.patience = Patience(factor=accelerator.patience)
-        self.profile = profiles.load(FALLBACK if profile == AUTO else profile)
+        self.profile = recognised(image) or profiles.load(FALLBACK) if profile == AUTO else profiles.load(profile)
         self.image_version = ""
         self.say: Callable[[str], None] = lambda line: None
         self._identified = profile != AUTO
@@ -186,15 +190,26 @@ class Bench:
             self.image_version = release.get("VERSION_ID", "")
             self._identified = True
 
+    @property
+    def _size_of_data_disk(self) -> int:
+        return self.profile.disks.data if self._data_disk is None else self._data_disk
+
     def _hardware(self, instance: Instance | None) -> argv.Hardware:
         return argv.Hardware(
             emulator=self.emulator,
             accelerator=self.accelerator.kind,
             host_is_ice_lake=host_is_ice_lake(),
-            instance=instance or Instance(type=self.instance_type),
+            instance=instance or Instance(type=self.instance_type, data_disk=self._size_of_data_disk),
             memory=self.fitting.memory,
             image_format=self.image.format,
         )
+
+
+def recognised(image: Image) -> Profile | None:
+    """Returns the profile that fits to the os-release on the image's disk, if one does and the disk can be read."""
+    with contextlib.suppress(DiskDamaged, NotJudged):
+        return profiles.matching(offline.read(image).os_release())
+    return None
 
 
 def available_memory() -> int:

@@ -66,6 +66,7 @@ class Machine:
             user_data = access.user_data(argv.CHANNEL_PORT, profile().access.line)
         metadata = Metadata(self.instance, user_data=user_data, token_required=profile().metadata.token == "required")
         overlay.create(self._overlay, image_size=image.virtual_size)
+        self._data = overlay.create_data_disk(directory / "data.raw", size=hardware.instance.data_disk)
         confinement.admit(directory)
         self._service = MetadataService(metadata, directory / argv.METADATA_SOCKET)
         self._service.admit(confinement.uid, confinement.gid)
@@ -131,7 +132,8 @@ class Machine:
         boot = Boot(self._hardware, image=self._image, overlay=self._overlay, directory=self._directory,
                     transcript=self.records / f"transcript-{len(self.boots) + 1}.txt",
                     confinement=self._confinement,
-                    with_virtio_console=self._profile().access.line is Line.VIRTIO, layers=self._layers)  # fmt: skip
+                    with_virtio_console=self._profile().access.line is Line.VIRTIO, layers=self._layers,
+                    data=self._data)  # fmt: skip
         self.boots.append(boot)
         self._record("qemu-argv.txt", f"{shlex.join(boot.command)}\n")
         boot.start()

@@ -30,6 +30,7 @@ class Wish:
     accelerator: str
     reports: Path
     claims: tuple[str, ...] = ()
+    data_disk: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,7 @@ class Prepared:
             image=self.image, next_image=self.next_image, profile=self.wish.profile,
             instance_type=instances.find(self.wish.instance_type), emulator=self.emulator,
             accelerator=self.accelerator, fitting=self.fitting, records=self.wish.reports / "evidence",
+            data_disk=self.wish.data_disk,
         )  # fmt: skip
 
 

@@ -52,6 +52,7 @@ class Run:
             image=config.option.image, next_image=config.option.next_image, profile=config.option.profile,
             instance_type=config.option.instance_type, accelerator=config.option.accel,
             reports=Path(config.option.reports).resolve(), claims=tuple(config.option.claim),
+            data_disk=config.option.data_disk,
         )  # fmt: skip
         try:
             prepared = prepare(wish, measured=_measured(config))
@@ -204,6 +205,7 @@ class Run:
         options = ["--image", wish.image, "--profile", wish.profile, "--instance-type", wish.instance_type,
                    "--accel", wish.accelerator]  # fmt: skip
         options += ["--next-image", wish.next_image] if wish.next_image else []
+        options += [] if wish.data_disk is None else [f"--data-disk={wish.data_disk}"]
         options += [f"--claim={claim}" for claim in wish.claims]
         return shlex.join(["pytest", item.nodeid, *options])
 
