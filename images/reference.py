@@ -53,7 +53,7 @@ NEXT = Version(
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """What is done to the tree before it is committed, and to the sysroot once it is deployed; `recipe` tells it all."""
+    """What is done to the tree before it is committed, and to the sysroot after; `recipe` is what it depends on."""
 
     recipe: str
     tree: Callable[[Path], None]
