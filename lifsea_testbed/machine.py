@@ -63,7 +63,8 @@ class Machine:
         self._layers = layers or Layers()
         self._overlay = self._layers.overlay or directory / "overlay.qcow2"
         if user_data is None:
-            user_data = access.user_data(argv.CHANNEL_PORT, profile().access.line)
+            no_shell = profile().access.roads == [Road.NONE]
+            user_data = b"" if no_shell else access.user_data(argv.CHANNEL_PORT, profile().access.line)
         metadata = Metadata(self.instance, user_data=user_data, token_required=profile().metadata.token == "required")
         overlay.create(self._overlay, image_size=image.virtual_size)
         self._data = overlay.create_data_disk(directory / "data.raw", size=hardware.instance.data_disk)

@@ -61,6 +61,7 @@ def test_an_ordinary_system_is_read(plain: Path) -> None:
     assert content.os_release() == {"ID": "x", "NAME": "X (y)"}
     assert content.packages() == [Package(name="a", version="1")]
     assert list(map(str, content.executables())) == ["/usr/bin/dash", "/usr/bin/su"]
+    assert content.executables_holding(["(", "#!"]) == ["/usr/bin/dash"]
     assert list(map(str, content.setuid_files())) == ["/usr/bin/su"]
     assert content.units_named(r".*\.service") == ["sshd@.service"]
     assert content.initramfs_signs() == ["grub2/grub.cfg:\tinitrd /initrd.img"]
