@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,8 @@ from tests.test_claims import judges
 from tests.test_suites import DEFECTS
 
 #: Those that every suite is run on: one for each room of the system.
-SAMPLE = ("python-in-libexec", "dropbear-renamed", "one-file-replaced", "setuid-file", "sysctl-overridden",
-          "operations-at-boot", "user-data-asked-again", "initrd-in-one-entry")  # fmt: skip
+SAMPLE = ("python-in-libexec", "dropbear-renamed", "one-file-replaced", "sysctl-overridden", "operations-at-boot",
+          "user-data-asked-again", "initrd-in-one-entry", "unit-fails")  # fmt: skip
 #: The claims that are judged by going to the next image and back.
 TRAVELLING = {"upgrade", "rollback", "etc-var-writable-and-kept"}
 #: What no mutant breaks, and why: it is on a fake guest that their judges are seen to fail (tests/test_suites.py).
@@ -30,11 +31,12 @@ UNBROKEN = {
 MUTANTS = {name: mutations.read(name) for name in mutations.names()}
 
 
-def judged(name: str, into: Path, *options: str) -> dict[str, str]:
-    """The status of each claim that was judged on that mutant."""
-    image = into / f"{name}.qcow2"
+def judged(name: str, into: Path, by: str, *options: str) -> dict[str, str]:
+    """The status of each claim that was judged on that mutant, kept for the table."""
+    image, started = into / f"{name}.qcow2", time.monotonic()
     build = [sys.executable, "-m", "images", "build", f"{mutations.PREFIX}{name}", "-o", str(image)]
     subprocess.run(build, cwd=ROOT, check=True)
+    made_in = time.monotonic() - started
     judge = [sys.executable, "-m", "pytest", "suites", "-p", "no:cacheprovider", "--image", str(image), "--profile",
              MUTANTS[name].profile, "--reports", str(into / "reports"), *options]  # fmt: skip
     done = subprocess.run(judge, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -42,7 +44,9 @@ def judged(name: str, into: Path, *options: str) -> dict[str, str]:
     print(done.stdout)
     gate = json.loads((into / "reports/gate.json").read_text("utf-8"))
     assert gate["verdict"] != "broken", gate["why"]
-    return {claim["id"]: claim["status"] for claim in gate["claims"]}
+    statuses = {claim["id"]: claim["status"] for claim in gate["claims"]}
+    table.keep(table.Run(mutant=name, judged_by=by, made_in=round(made_in, 1), statuses=statuses))
+    return statuses
 
 
 @pytest.mark.nightly
@@ -50,8 +54,7 @@ def judged(name: str, into: Path, *options: str) -> dict[str, str]:
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_mutant_is_killed_by_the_claim_meant(name: str, tmp_path: Path) -> None:
     claim = MUTANTS[name].claim
-    statuses = judged(name, tmp_path, "--claim", claim, *travelling(claim))
-    table.keep(name, "claim", statuses)
+    statuses = judged(name, tmp_path, "claim", "--claim", claim, *travelling(claim))
     if statuses[claim] == "not_judged":
         pytest.skip(f"this host cannot judge {claim}")
     assert statuses == {claim: "failed"}
@@ -62,8 +65,7 @@ def test_a_mutant_is_killed_by_the_claim_meant(name: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", SAMPLE)
 def test_a_mutant_is_killed_by_no_other_claim(name: str, tmp_path: Path) -> None:
     mutant = MUTANTS[name]
-    statuses = judged(name, tmp_path)
-    table.keep(name, "suite", statuses)
+    statuses = judged(name, tmp_path, "suite")
     failed = {claim for claim, status in statuses.items() if status in ("failed", "broken")}
     assert mutant.claim in failed
     assert failed - {mutant.claim, *mutant.also} == set()
