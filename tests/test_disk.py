@@ -107,6 +107,14 @@ def test_each_kind_of_ext4_is_read(tmp_path: Path, options: tuple[str, ...]) -> 
         assert len(tree.names("/d")) == 400 and tree.read("/d/../large") == large
 
 
+def test_an_image_is_recognised_before_it_boots(tmp_path: Path) -> None:
+    root = disks.fill(tmp_path / "root", {**SYSTEM, "usr/lib/os-release": "ID=lifsea\nVERSION_ID=3.5.1\n"})
+    known = bench.recognised(image.examine(disks.disk(tmp_path / "known.raw", root=root)))
+    assert known is not None and known.name == "lifsea-3.5"
+    other = disks.disk(tmp_path / "other.raw", root=disks.fill(tmp_path / "none", {"etc/motd": ""}))
+    assert bench.recognised(image.examine(other)) is None
+
+
 def test_other_file_systems_are_not_judged(plain: Path, tmp_path: Path) -> None:
     other = bytearray(plain.read_bytes())
     for start in (1 << 20, 17 << 20):
