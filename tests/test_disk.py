@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lifsea_testbed import image, profile
+from lifsea_testbed import bench, image, profile
 from lifsea_testbed.disk import ext4, journal
 from lifsea_testbed.disk.ext4 import Ext4
 from lifsea_testbed.disk.partitions import partitions
