@@ -16,11 +16,10 @@ _TABLE = """\
 
 Each row is an image that breaks one promise. "killed" is the claim that has to fail and did, "also" one that may fail
 beside it, "false alarm" any other that failed, "·" one that was kept; an empty cell was not judged. A mutant that was
-held to its claim alone has one cell. {killed} of {count} mutants were killed by the claim meant, {left} were not run;
-making one took {quickest:.0f} to {slowest:.0f} s, with two machines to a host of two cores.
+held to its claim alone has one cell. {killed} of {count} mutants were killed by the claim meant; {left} were not run.
 
-| mutant | judged by | made in | {claims} |
-|---|---|---|{rule}
+| mutant | judged by | {claims} |
+|---|---|{rule}
 {rows}
 """
 _LEGEND = {"passed": "·", "broken": "broken"}
@@ -28,11 +27,10 @@ _LEGEND = {"passed": "·", "broken": "broken"}
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One mutant that was judged: by its claim alone or by the whole suite; `made_in` seconds."""
+    """One mutant that was judged: by its claim alone or by the whole suite."""
 
     mutant: str
     judged_by: str
-    made_in: float
     statuses: Mapping[str, str]
 
 
@@ -54,12 +52,9 @@ def text(runs: list[Run]) -> str:
     mutants = {name: mutations.read(name) for name in mutations.names()}
     claims = sorted({mutant.claim for mutant in mutants.values()})
     killed = {run.mutant for run in runs if run.statuses.get(mutants[run.mutant].claim) == "failed"}
-    rows = [f"| {run.mutant} | {run.judged_by} | {run.made_in:.0f} s | {_cells(mutants[run.mutant], run, claims)} |"
-            for run in runs]  # fmt: skip
-    times = [run.made_in for run in runs]
+    rows = [f"| {run.mutant} | {run.judged_by} | {_cells(mutants[run.mutant], run, claims)} |" for run in runs]
     return _TABLE.format(killed=len(killed), count=len(mutants), left=len(mutants) - len({run.mutant for run in runs}),
-                         quickest=min(times), slowest=max(times), claims=" | ".join(claims), rule="---|" * len(claims),
-                         rows="\n".join(rows))  # fmt: skip
+                         claims=" | ".join(claims), rule="---|" * len(claims), rows="\n".join(rows))  # fmt: skip
 
 
 def _cells(mutant: mutations.Mutant, run: Run, claims: list[str]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -33,10 +32,9 @@ MUTANTS = {name: mutations.read(name) for name in mutations.names()}
 
 def judged(name: str, into: Path, by: str, *options: str) -> dict[str, str]:
     """The status of each claim that was judged on that mutant, kept for the table."""
-    image, started = into / f"{name}.qcow2", time.monotonic()
+    image = into / f"{name}.qcow2"
     build = [sys.executable, "-m", "images", "build", f"{mutations.PREFIX}{name}", "-o", str(image)]
     subprocess.run(build, cwd=ROOT, check=True)
-    made_in = time.monotonic() - started
     judge = [sys.executable, "-m", "pytest", "suites", "-p", "no:cacheprovider", "--image", str(image), "--profile",
              MUTANTS[name].profile, "--reports", str(into / "reports"), *options]  # fmt: skip
     done = subprocess.run(judge, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -45,7 +43,7 @@ def judged(name: str, into: Path, by: str, *options: str) -> dict[str, str]:
     gate = json.loads((into / "reports/gate.json").read_text("utf-8"))
     assert gate["verdict"] != "broken", gate["why"]
     statuses = {claim["id"]: claim["status"] for claim in gate["claims"]}
-    table.keep(table.Run(mutant=name, judged_by=by, made_in=round(made_in, 1), statuses=statuses))
+    table.keep(table.Run(mutant=name, judged_by=by, statuses=statuses))
     return statuses
 
 
