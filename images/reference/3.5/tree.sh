@@ -1,6 +1,7 @@
 # What LifseaOS 3.5 does otherwise than 3.4: the host has no shell. The first boot's work, user-data with it, is done by
 # a container that brings one; the operations tool, which is a script, is gone.
-cp "$LINE/lifsea-init.service" usr/lib/systemd/system/
+cp "$LINE/lifsea-init.service" "$LINE/lifsea-ready.service" usr/lib/systemd/system/
+ln -s ../lifsea-ready.service usr/lib/systemd/system/multi-user.target.wants/
 install -m 644 "$LINE/bootstrap" usr/share/lifsea/
 rm usr/libexec/lifsea/init
 sed -i '/^After=/s/ lifsea-init\.service//' usr/lib/systemd/system/containerd.service
