@@ -22,10 +22,10 @@ PREFIX = "mutant:"
 class Mutant:
     """One way to break a promise.
 
-    `claim` is the one that has to find it, `also` are others that it may break as well; `change` says what is done,
-    `why` what makes it easy to miss. `tree` is run in the tree that is committed, `sysroot` in the deployed sysroot;
-    both as root, with $PACKAGES (unpacked Debian packages) and the functions of functions.sh. `line` is the release
-    line whose image is changed, and whose profile it is held to.
+    `claim` is the one that has to find it, `also` are others that were seen to fail beside it; `change` says what is
+    done, `why` what makes it easy to miss. `tree` is run in the tree that is committed, `sysroot` in the deployed
+    sysroot; both as root, with $PACKAGES (unpacked Debian packages) and the functions of functions.sh. `line` is the
+    release line whose image is changed, and whose profile it is held to.
     """
 
     name: str

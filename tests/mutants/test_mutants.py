@@ -82,6 +82,7 @@ def test_there_are_enough_mutants_and_each_can_be_told() -> None:
     assert len(MUTANTS) >= 40 and set(SAMPLE) <= set(MUTANTS)
     assert [name for name, mutant in MUTANTS.items() if not (mutant.tree or mutant.sysroot)] == []
     assert [name for name, mutant in MUTANTS.items() if not set(mutant.also) <= set(catalogue())] == []
+    assert [name for name, mutant in MUTANTS.items() if mutant.also and name not in SAMPLE] == []
     assert [name for name, mutant in MUTANTS.items() if not (mutant.change + mutant.why).endswith(".")] == []
 
 
