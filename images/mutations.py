@@ -104,14 +104,16 @@ _DOCUMENT = """\
 
 A suite that passes on a good image shows nothing until it is seen to fail on a bad one. Each of these {count} images is
 the reference image with one change, and the claim named beside it has to fail on it; {claims} claims are tried so. A
-mutant is a file in `images/mutants/`; this page is made of them by `python -m images mutants`.
+mutant is a file in `images/mutants/`; this page is made of them by `python -m images mutants`. Where the file names a
+release line, such as 3.5, it is that line's image that is changed.
 
     .venv/bin/python -m images build mutant:python-in-libexec -o build/mutant.qcow2
     .venv/bin/pytest suites --image build/mutant.qcow2 --claim no-python
 
 `.venv/bin/pytest tests/mutants -m nightly` makes each and judges it by the claim meant; on a sample it runs every
 suite, and a claim that fails there and is neither the one meant nor listed as `also` is a false alarm. What became of
-each is in `reports/mutants.md`.
+each is in `reports/mutants.md`, and what had become of them when that was last copied, in
+[mutants-judged.md](mutants-judged.md).
 
 | mutant | claim that has to fail | what is changed | why it is easy to miss |
 |---|---|---|---|
