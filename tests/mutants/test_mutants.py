@@ -88,3 +88,11 @@ def test_there_are_enough_mutants_and_each_can_be_told() -> None:
 
 def test_the_document_is_in_step_with_the_mutants() -> None:
     assert (ROOT / "docs/mutants.md").read_text("utf-8") == mutations.document()
+
+
+def test_no_mutant_is_on_record_as_a_survivor() -> None:
+    lines = (ROOT / "docs/mutants-judged.md").read_text("utf-8").splitlines()
+    rows = {line.split(" | ")[0].removeprefix("| "): line for line in lines
+            if " | claim | " in line or " | suite | " in line}  # fmt: skip
+    assert rows and set(rows) <= set(MUTANTS)
+    assert [name for name, row in rows.items() if "killed" not in row or "false alarm" in row] == []
