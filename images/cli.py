@@ -8,13 +8,15 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from images import control, mutations, progress, reference
+from images import control, lines, mutations, progress, reference
 from images.command import run
 from images.errors import BuildError
 from images.store import Store
 
 _RECIPES: dict[str, Callable[[Store, str], Path]] = {
     "reference": lambda store, suite: reference.build(store, suite, reference.REFERENCE),
+    "reference-3.4": lambda store, suite: lines.build(store, suite, "3.4"),
+    "reference-3.5": lambda store, suite: lines.build(store, suite, "3.5"),
     "next": lambda store, suite: reference.build(store, suite, reference.NEXT),
     "control": lambda store, suite: control.build(store),
 }

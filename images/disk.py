@@ -1,4 +1,4 @@
-"""A disk laid out as LifseaOS up to 3.3 lays it out, made without mounting anything."""
+"""A disk laid out as LifseaOS lays it out, made without mounting anything."""
 
 from __future__ import annotations
 
@@ -20,19 +20,27 @@ start={esp}M, size={esp_size}M, type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B, name=
 start={boot}M, size={boot_size}M, type=0FC63DAF-8483-4772-8E79-3D69D8477DE4, name=boot
 start={root}M, size={root_size}M, type=0FC63DAF-8483-4772-8E79-3D69D8477DE4, name=root
 """
+_METADATA = "start={start}M, size={size}M, type=0FC63DAF-8483-4772-8E79-3D69D8477DE4, name=metadata\n"
 
 
-def make(image: Path, *, boot: Path, root: Path, root_size: int, grub: Path) -> None:
-    """Makes a qcow2 image: BIOS boot, an empty ESP, /boot and / (`root_size` in MiB), and GRUB to boot from."""
+def make(image: Path, *, boot: Path, root: Path, root_size: int, grub: Path, metadata: int = 0) -> None:
+    """Makes a qcow2 image: BIOS boot, an empty ESP, /boot and / (`root_size` in MiB), and GRUB to boot from.
+
+    With `metadata` (MiB) there is a fifth partition behind them: a file system with an upper and a work directory.
+    """
     raw = image.with_suffix(".raw")
+    metadata_start = _ROOT_START + root_size
     with raw.open("wb") as file:
-        file.truncate((_ROOT_START + root_size + 1) * _MEBIBYTE)
+        file.truncate((metadata_start + metadata + 1) * _MEBIBYTE)
     table = _TABLE.format(core=bootloader.CORE_SECTOR, esp=_ESP_START, esp_size=_ESP, boot=_BOOT_START,
                           boot_size=_BOOT, root=_ROOT_START, root_size=root_size)  # fmt: skip
+    table += _METADATA.format(start=metadata_start, size=metadata) if metadata else ""
     run("sfdisk", "--quiet", raw, given=table)
     run("mkfs.fat", "-F", "32", "-n", "EFI-SYSTEM", "--offset", str(_ESP_START * 2048), raw, str(_ESP * 1024))
     _file_system(raw, boot, "boot", start=_BOOT_START, size=_BOOT)
     _file_system(raw, root, "root", start=_ROOT_START, size=root_size)
+    if metadata:
+        _file_system(raw, _layers(root.with_name("metadata")), "metadata", start=metadata_start, size=metadata)
     bootloader.install(grub, raw)
     run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, image)
     raw.unlink()
@@ -42,3 +50,10 @@ def _file_system(disk: Path, content: Path, label: str, *, start: int, size: int
     # Nothing is left for the kernel to initialise later: its writes would be in every measurement.
     options = f"lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0,offset={start * _MEBIBYTE}"
     run("mke2fs", "-q", "-F", "-t", "ext4", "-L", label, "-d", content, "-E", options, disk, f"{size}M")
+
+
+def _layers(directory: Path) -> Path:
+    """What an overlay wants of the file system that its upper layer lies on."""
+    for name in ("upper", "work"):
+        (directory / name).mkdir(parents=True)
+    return directory

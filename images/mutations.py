@@ -6,7 +6,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from images import reference
+from images import lines, reference
 from images.archive import Archive
 from images.command import run
 from images.errors import BuildError
@@ -22,9 +22,10 @@ PREFIX = "mutant:"
 class Mutant:
     """One way to break a promise.
 
-    `claim` is the one that has to find it, `also` are others that it may break as well; `change` says what is done,
-    `why` what makes it easy to miss. `tree` is run in the tree that is committed, `sysroot` in the deployed sysroot;
-    both as root, with $PACKAGES (unpacked Debian packages) and the functions of functions.sh.
+    `claim` is the one that has to find it, `also` are others that were seen to fail beside it; `change` says what is
+    done, `why` what makes it easy to miss. `tree` is run in the tree that is committed, `sysroot` in the deployed
+    sysroot; both as root, with $PACKAGES (unpacked Debian packages) and the functions of functions.sh. `line` is the
+    release line whose image is changed, and whose profile it is held to.
     """
 
     name: str
@@ -35,6 +36,12 @@ class Mutant:
     packages: tuple[str, ...] = ()
     tree: str = ""
     sysroot: str = ""
+    line: str = "3.3"
+
+    @property
+    def profile(self) -> str:
+        """The profile that the mutant is held to."""
+        return "reference" if self.line == "3.3" else f"reference-{self.line}"
 
     @property
     def recipe(self) -> str:
@@ -73,11 +80,11 @@ def build(store: Store, suite: str, name: str) -> Path:
                 run("bash", "-eu", "-o", "pipefail", "-c", f'. "{_FUNCTIONS}"\n{script}', cwd=place,
                     environment={"PACKAGES": str(scratch / "packages")})  # fmt: skip
 
-    mutation = reference.Mutation(
+    mutation = reference.Change(
         recipe=mutant.recipe,
         tree=lambda tree: change(mutant.tree, tree), sysroot=lambda sysroot: change(mutant.sysroot, sysroot),
     )  # fmt: skip
-    return reference.build(store, suite, reference.REFERENCE, mutation)
+    return lines.build(store, suite, mutant.line, mutation, kept_as="mutant")
 
 
 def document() -> str:
@@ -97,7 +104,8 @@ _DOCUMENT = """\
 
 A suite that passes on a good image shows nothing until it is seen to fail on a bad one. Each of these {count} images is
 the reference image with one change, and the claim named beside it has to fail on it; {claims} claims are tried so. A
-mutant is a file in `images/mutants/`; this page is made of them by `python -m images mutants`.
+mutant is a file in `images/mutants/`; this page is made of them by `python -m images mutants`. Where the file names a
+release line, such as 3.5, it is that line's image that is changed.
 
 ```sh nightly
 python -m images build mutant:python-in-libexec -o build/mutant.qcow2
@@ -106,7 +114,8 @@ pytest suites --image build/mutant.qcow2 --claim no-python || test $? = 1
 
 `.venv/bin/pytest tests/mutants -m nightly` makes each and judges it by the claim meant; on a sample it runs every
 suite, and a claim that fails there and is neither the one meant nor listed as `also` is a false alarm. What became of
-each is in `reports/mutants.md`.
+each is in `reports/mutants.md`, and what had become of them when that was last copied, in
+[mutants-judged.md](mutants-judged.md).
 
 | mutant | claim that has to fail | what is changed | why it is easy to miss |
 |---|---|---|---|

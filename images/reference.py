@@ -1,4 +1,4 @@
-"""The reference image: a stand-in for LifseaOS up to 3.3, made of Debian packages; and the next version of it."""
+"""The reference image: a stand-in for LifseaOS up to 3.3, made of Debian packages; and what is made by changing it."""
 
 from __future__ import annotations
 
@@ -29,11 +29,15 @@ OSTREE_VERSION={version}
 
 @dataclass(frozen=True, kw_only=True)
 class Version:
-    """One version of the image: its number, which build of the kernel it has, and which files are new in it."""
+    """One version of the image: its number, which build of the kernel it has, and which files are new in it.
+
+    With `metadata` (MiB) its disk has a fifth partition, for the upper layer of an overlay on /etc.
+    """
 
     number: str
     kernel: int
     new_files: tuple[tuple[str, str], ...] = ()
+    metadata: int = 0
 
 
 REFERENCE = Version(number="3.3.0", kernel=1)
@@ -48,16 +52,16 @@ NEXT = Version(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mutation:
-    """What is done to break a promise: to the tree before it is committed, and to the sysroot once it is deployed."""
+class Change:
+    """What is done to the tree before it is committed, and to the sysroot after; `recipe` is what it depends on."""
 
     recipe: str
     tree: Callable[[Path], None]
     sysroot: Callable[[Path], None]
 
 
-def build(store: Store, suite: str, version: Version, mutation: Mutation | None = None) -> Path:
-    """Returns the directory with the image (image.qcow2) and its commit (commit)."""
+def build(store: Store, suite: str, version: Version, *changes: Change, kept_as: str = "") -> Path:
+    """Returns the directory with the image (image.qcow2) and its commit (commit); changes are made in their order."""
     linux, release = kernel.kernel(store, version.kernel)
     parts = {
         "kubelet": kubelet.kubelet(store), "prepare-root": prepare_root.prepare_root(store),
@@ -75,23 +79,21 @@ def build(store: Store, suite: str, version: Version, mutation: Mutation | None 
             tree.add_program(root, parts["kubelet"], "usr/bin/kubelet")
             tree.add_program(root, parts["prepare-root"], "usr/lib/ostree/ostree-prepare-root")
             tree.lay_out(root)
-            if mutation:
-                mutation.tree(root)
+            for change in changes:
+                change.tree(root)
             with progress.step("ostree commit and deployment"):
                 commit = sysroot.make(root, scratch / "sysroot", version.number)
             sysroot.put_into_var(scratch / "sysroot", parts["containers"], "lib/containerd")
-            if mutation:
-                mutation.sysroot(scratch / "sysroot")
+            for change in changes:
+                change.sysroot(scratch / "sysroot")
             sysroot.split_boot(scratch / "sysroot", scratch / "boot")
             with progress.step("disk"):
                 disk.make(into / "image.qcow2", boot=scratch / "boot", root=scratch / "sysroot",
-                          root_size=_ROOT_SIZE, grub=parts["grub"])  # fmt: skip
+                          root_size=_ROOT_SIZE, metadata=version.metadata, grub=parts["grub"])  # fmt: skip
             (into / "commit").write_text(f"{commit}\n")
 
-    recipe: list[Ingredient] = [*_CODE, _LISTS, _FILES, *made_of, repr(version)]
-    if mutation:
-        return store.artefact("mutant", [*recipe, mutation.recipe], make)
-    return store.artefact(f"image-{version.number}", recipe, make)
+    recipe: list[Ingredient] = [*_CODE, _LISTS, _FILES, *made_of, repr(version), *(each.recipe for each in changes)]
+    return store.artefact(kept_as or f"image-{version.number}", recipe, make)
 
 
 def _make_tree(root: Path, packages: Path, lists: tree.Lists, version: Version) -> None:

@@ -17,10 +17,12 @@ from lifsea_testbed.capacity import OVERHEAD, available_memory
 from lifsea_testbed.deadline import Patience
 from lifsea_testbed.ecs.catalogue import InstanceType
 from lifsea_testbed.ecs.instance import Instance
-from lifsea_testbed.errors import Explained, HostError, NotJudged
+from lifsea_testbed.errors import DiskDamaged, Explained, HostError, NotJudged
+from lifsea_testbed.guest import offline
 from lifsea_testbed.image import Image
 from lifsea_testbed.leftovers import PrivateDirectory
 from lifsea_testbed.machine import Machine
+from lifsea_testbed.profile import Profile
 from lifsea_testbed.qemu import argv
 from lifsea_testbed.qemu.accelerator import Accelerator
 from lifsea_testbed.qemu.emulator import Emulator
@@ -89,7 +91,7 @@ class Bench:
 
     def __init__(self, *, image: Image, next_image: Image | None, profile: str, instance_type: InstanceType,
                  emulator: Emulator, accelerator: Accelerator, fitting: Fitting, records: Path,
-                 dump_memory: bool = False, place: Path | None = None) -> None:
+                 dump_memory: bool = False, place: Path | None = None, data_disk: int | None = None) -> None:
         self.image = image
         self.next_image = next_image
         self.instance_type = instance_type
@@ -98,8 +100,9 @@ class Bench:
         self.fitting = fitting
         self.records = records
         self._dump_memory = dump_memory
+        self._data_disk = data_disk
         self.patience = Patience(factor=accelerator.patience)
-        self.profile = profiles.load(FALLBACK if profile == AUTO else profile)
+        self.profile = recognised(image) or profiles.load(FALLBACK) if profile == AUTO else profiles.load(profile)
         self.image_version = ""
         self.say: Callable[[str], None] = lambda line: None
         self._telling = threading.Lock()
@@ -218,15 +221,26 @@ class Bench:
             with contextlib.suppress(Explained, NotJudged):
                 self.image_version = machine.guest.os_release.get("VERSION_ID", "")
 
+    @property
+    def _size_of_data_disk(self) -> int:
+        return self.profile.disks.data if self._data_disk is None else self._data_disk
+
     def _hardware(self, instance: Instance | None, guest_memory: int | None) -> argv.Hardware:
         return argv.Hardware(
             emulator=self.emulator,
             accelerator=self.accelerator.kind,
             host_is_ice_lake=host_is_ice_lake(),
-            instance=instance or Instance(type=self.instance_type),
+            instance=instance or Instance(type=self.instance_type, data_disk=self._size_of_data_disk),
             memory=guest_memory or self.fitting.memory,
             image_format=self.image.format,
         )
+
+
+def recognised(image: Image) -> Profile | None:
+    """Returns the profile that fits to the os-release on the image's disk, if one does and the disk can be read."""
+    with contextlib.suppress(DiskDamaged, NotJudged):
+        return profiles.matching(offline.read(image).os_release())
+    return None
 
 
 def host_is_ice_lake() -> bool:

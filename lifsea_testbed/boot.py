@@ -52,7 +52,8 @@ class Boot:
 
     def __init__(self, hardware: argv.Hardware, *, image: Image, overlay: Path, directory: Path, transcript: Path,
                  confinement: Confinement, with_virtio_console: bool = False, layers: Layers | None = None,
-                 mask: Mask | None = None, log: Callable[[str], None] = lambda line: None) -> None:
+                 mask: Mask | None = None, log: Callable[[str], None] = lambda line: None,
+                 data: Path | None = None) -> None:
         self.lifeline = Lifeline()
         self.events: list[Event] = []
         self._subscribers: list[tuple[EventName, Callable[[Event], None]]] = [
@@ -69,6 +70,7 @@ class Boot:
             ours, theirs = _pairs(handed_over, names)
             wires = argv.Wires(**theirs, image=_opened(handed_over, image.path, os.O_RDONLY),
                                overlay=_opened(handed_over, overlay, os.O_RDWR),
+                               data=_opened(handed_over, data, os.O_RDWR) if data else None,
                                **_layered(handed_over, layers or Layers()))
             self.command = argv.command(hardware, wires)
             self.transcript = Transcript(ours["console"], lifeline=self.lifeline, file=transcript,

@@ -73,9 +73,11 @@ class Machine:
         self._mask = Mask(lambda: [*given, profile().access.password, *self._service.metadata.tokens])
         self._records = Records(records, self._mask)
         if user_data is None:
-            user_data = access.user_data(argv.CHANNEL_PORT, profile().access.line)
+            no_shell = profile().access.roads == [Road.NONE]
+            user_data = b"" if no_shell else access.user_data(argv.CHANNEL_PORT, profile().access.line)
         metadata = Metadata(self.instance, user_data=user_data, token_required=profile().metadata.token == "required")
         overlay.create(self._overlay, image_size=image.virtual_size)
+        self._data = overlay.create_data_disk(directory / "data.raw", size=hardware.instance.data_disk)
         confinement.admit(directory)
         self._service = MetadataService(metadata, directory / argv.METADATA_SOCKET)
         self._service.admit(confinement.uid, confinement.gid)
@@ -147,7 +149,7 @@ class Machine:
                     transcript=self.records / f"transcript-{len(self.boots) + 1}.txt",
                     confinement=self._confinement,
                     with_virtio_console=self._profile().access.line is Line.VIRTIO, layers=self._layers,
-                    mask=self._mask, log=log)  # fmt: skip
+                    mask=self._mask, log=log, data=self._data)  # fmt: skip
         self.boots.append(boot)
         self._records.append("qemu-argv.txt", f"{shlex.join(boot.command)}\n")
         boot.start(self._cards)

@@ -36,6 +36,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
                     help="judge this claim only; repeatable; such a run is never a pass")
     group.addoption("--instance-type", default="ecs.g7.large", metavar="TYPE",
                     help="the instance to look like (default: %(default)s)")
+    group.addoption("--data-disk", type=int, metavar="GIB",
+                    help="the size of an empty data disk, 0 for none (default: as the profile says)")
     group.addoption("--accel", default="auto", choices=("auto", "kvm", "tcg"),
                     help="auto measures what KVM is worth here (default: %(default)s)")
     group.addoption("--reports", default="reports", metavar="DIR",

@@ -38,6 +38,7 @@ class Wish:
     known_issues: tuple[Path, ...] = ()
     dump_memory: bool = False
     workers: int = 1
+    data_disk: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,7 @@ class Prepared:
             accelerator=self.accelerator, fitting=self.fitting, records=self.wish.reports / "evidence",
             dump_memory=self.wish.dump_memory,
             place=self.place,
+            data_disk=self.wish.data_disk,
         )  # fmt: skip
 
 

@@ -78,6 +78,12 @@ class Size(_Table):
     most: float | None = Field(default=None, gt=0, description="MiB of the image file, compressed")
 
 
+class Disks(_Table):
+    """Which disks an instance has to have beside its system disk."""
+
+    data: int = Field(default=0, ge=0, le=65536, description="GiB of an empty data disk; 0: none")
+
+
 class Budget(_Table):
     """How much of systemd and udev may be left; what is not known is left out."""
 
@@ -179,6 +185,7 @@ class Profile(_Table):
     access: Access = Access()
     boot: Boot = Boot()
     image: Size = Size()
+    disks: Disks = Disks()
     packages: Packages = Packages()
     budget: Budget = Budget()
     paths: Paths = Paths()

@@ -75,6 +75,7 @@ class Run:
             known_issues=tuple(Path(path).resolve() for path in config.option.known_issues),
             dump_memory=config.option.dump_memory,
             shard=config.option.shard, workers=getattr(config.option, "numprocesses", None) or 1,
+            data_disk=config.option.data_disk,
         )  # fmt: skip
         if controller := _told(config, "lifsea_controller"):
             leftovers.die_with_parent(controller)
@@ -340,6 +341,7 @@ class Run:
         options = ["--image", wish.image, "--profile", wish.profile, "--instance-type", wish.instance_type,
                    "--accel", wish.accelerator]  # fmt: skip
         options += ["--next-image", wish.next_image] if wish.next_image else []
+        options += [] if wish.data_disk is None else [f"--data-disk={wish.data_disk}"]
         options += [f"--claim={claim}" for claim in wish.claims]
         options += [f"--known-issues={path}" for path in wish.known_issues]
         return shlex.join(["pytest", item.nodeid, *options])

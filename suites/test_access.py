@@ -63,4 +63,5 @@ def test_no_account_has_a_password(machine: Machine) -> None:
 @claim("no-default-password")
 def test_nobody_is_logged_in_without_asking(machine: Machine) -> None:
     """No getty logs an account in by itself."""
+    machine.wait_until_ready()
     assert machine.guest.automatic_logins() == []

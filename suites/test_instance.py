@@ -66,14 +66,14 @@ def test_the_firmware_says_who_made_it(machine: Machine) -> None:
 @claim("instance-as-sold")
 def test_every_device_sits_in_its_slot(machine: Machine) -> None:
     """The PCI bus holds an instance's devices and no other, virtio devices by their transitional numbers."""
-    assert machine.guest.hardware.pci_devices() == appearance.PCI
-    assert machine.guest.hardware.virtio_devices() == appearance.VIRTIO
+    assert machine.guest.hardware.pci_devices() == appearance.pci(machine.instance)
+    assert machine.guest.hardware.virtio_devices() == appearance.virtio(machine.instance)
 
 
 @claim("instance-as-sold")
-def test_the_disk_has_the_serial_number_of_the_instances(machine: Machine) -> None:
-    """The system disk is known by its identifier without `d-`."""
-    assert list(machine.guest.disks()) == [machine.instance.disk_serial]
+def test_the_disks_have_the_serial_numbers_of_the_instances(machine: Machine) -> None:
+    """Each disk is known by its identifier without `d-`, the system disk first."""
+    assert list(machine.guest.disks()) == machine.instance.disk_serials
 
 
 @claim("instance-as-sold")

@@ -14,6 +14,17 @@ from lifsea_testbed.claims import catalogue
 from lifsea_testbed.errors import NotJudged, ProfileRefused
 
 SUITES = Path(__file__).parent.parent / "suites"
+LONGEST_JUDGE = 15
+#: What the articles on LifseaOS and its documentation promise, claim by claim.
+PROMISES = {
+    "boot-two-seconds", "packages-about-200", "image-small", "no-initramfs", "drivers-built-in", "no-logind",
+    "no-resolved", "few-units", "few-udev-rules", "root-read-only", "escaped-container-cannot-write",
+    "etc-var-writable-and-kept", "no-sshd", "no-python", "no-interpreters", "shell-kept", "shell-absent",
+    "no-package-manager", "disk-grown", "hostname-set", "ntp-set", "user-data-ran-once", "ops-container-off",
+    "ops-container-on-demand", "operations-audited", "image-whole", "nodes-identical", "no-surprise-listeners",
+    "setuid-known", "no-default-password", "sysctls", "containerd-ready", "kubelet-ready", "upgrade", "rollback",
+    "console-clean",
+}  # fmt: skip
 
 
 def judges() -> Iterator[tuple[str, ast.FunctionDef]]:
@@ -27,6 +38,23 @@ def judges() -> Iterator[tuple[str, ast.FunctionDef]]:
 
 def test_every_claim_has_a_judge_and_every_judge_a_claim() -> None:
     assert {name for name, _ in judges()} == set(catalogue())
+
+
+def test_every_judge_fits_on_a_few_lines() -> None:
+    """A judge of a claim has one idea, on 15 lines at the most."""
+    long = [node.name for _, node in judges() if (node.end_lineno or node.lineno) - node.lineno + 1 > LONGEST_JUDGE]
+    assert long == []
+
+
+def test_every_promise_of_lifseaos_is_a_claim() -> None:
+    assert PROMISES - set(catalogue()) == set()
+
+
+def test_the_stand_ins_promise_what_they_stand_in_for() -> None:
+    for line in ("3.3", "3.4", "3.5"):
+        reference = profiles.load("reference" if line == "3.3" else f"reference-{line}")
+        assert reference.claims == profiles.load(f"lifsea-{line}").claims
+        assert reference.security == profiles.load("reference").security
 
 
 def test_every_judge_says_in_a_sentence_what_holds() -> None:
@@ -86,6 +114,8 @@ def test_a_profile_inherits_table_by_table() -> None:
     ({"ID": "alinux", "VERSION_ID": "3"}, "alinux-3"),
     ({"ID": "bottlerocket", "VERSION_ID": "1.20.0"}, "bottlerocket"),
     ({"ID": "lifsea-reference", "VERSION_ID": "3.3.0"}, "reference"),
+    ({"ID": "lifsea-reference", "VERSION_ID": "3.4.0"}, "reference-3.4"),
+    ({"ID": "lifsea-reference", "VERSION_ID": "3.5.0"}, "reference-3.5"),
 ])  # fmt: skip
 def test_an_image_finds_its_profile(fields: dict[str, str], name: str) -> None:
     found = profiles.matching(fields)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lifsea_testbed import image, profile
+from lifsea_testbed import bench, image, profile
 from lifsea_testbed.disk import ext4, journal
 from lifsea_testbed.disk.ext4 import Ext4
 from lifsea_testbed.disk.partitions import partitions
@@ -61,6 +61,7 @@ def test_an_ordinary_system_is_read(plain: Path) -> None:
     assert content.os_release() == {"ID": "x", "NAME": "X (y)"}
     assert content.packages() == [Package(name="a", version="1")]
     assert list(map(str, content.executables())) == ["/usr/bin/dash", "/usr/bin/su"]
+    assert content.executables_holding(["(", "#!"]) == ["/usr/bin/dash"]
     assert list(map(str, content.setuid_files())) == ["/usr/bin/su"]
     assert content.units_named(r".*\.service") == ["sshd@.service"]
     assert content.initramfs_signs() == ["grub2/grub.cfg:\tinitrd /initrd.img"]
@@ -104,6 +105,14 @@ def test_each_kind_of_ext4_is_read(tmp_path: Path, options: tuple[str, ...]) -> 
         assert tree.read("/large") == large and tree.read("/long") == b"7"
         assert tree.read("/sparse") == bytes(3 << 20) + b"end"
         assert len(tree.names("/d")) == 400 and tree.read("/d/../large") == large
+
+
+def test_an_image_is_recognised_before_it_boots(tmp_path: Path) -> None:
+    root = disks.fill(tmp_path / "root", {**SYSTEM, "usr/lib/os-release": "ID=lifsea\nVERSION_ID=3.5.1\n"})
+    known = bench.recognised(image.examine(disks.disk(tmp_path / "known.raw", root=root)))
+    assert known is not None and known.name == "lifsea-3.5"
+    other = disks.disk(tmp_path / "other.raw", root=disks.fill(tmp_path / "none", {"etc/motd": ""}))
+    assert bench.recognised(image.examine(other)) is None
 
 
 def test_other_file_systems_are_not_judged(plain: Path, tmp_path: Path) -> None:

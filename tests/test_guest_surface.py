@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 import pytest
 
 from lifsea_testbed.errors import NotJudged
-from lifsea_testbed.guest import containers, files, kernel, network, node, ostree, packages, udev, units
+from lifsea_testbed.guest import accounts, containers, files, kernel, network, node, ostree, packages, udev, units
 from tests.fakes import FakeShell
 
 TABLES = """\
@@ -43,6 +43,26 @@ def test_privileges_come_by_mode_and_by_capability() -> None:
 
 def test_privileges_by_capability_need_getcap() -> None:
     assert files.setuid(FakeShell({"getcap": (1, ""), "/6000": "/usr/bin/su\0"})) == [PurePosixPath("/usr/bin/su")]
+
+
+SERVICES = """\
+ExecStart={ path=/sbin/agetty ; argv[]=/sbin/agetty --keep-baud 115200 - vt220 ; ignore_errors=yes ; pid=0 }
+Id=serial-getty@ttyS0.service
+
+ExecStart={ path=/sbin/agetty ; argv[]=/sbin/agetty --autologin root --noclear - linux ; ignore_errors=yes ; pid=0 }
+Id=getty@tty1.service
+
+ExecStart={ path=/usr/sbin/agetty ; argv[]=/usr/sbin/agetty -a root 115200 ; ignore_errors=no ; pid=0 }
+Id=console.service
+"""
+
+
+def test_whoever_is_logged_in_without_asking_is_seen_in_units_and_in_processes() -> None:
+    assert accounts.parse_services(SERVICES) == ["getty@tty1.service", "console.service"]
+    processes = ["1 /sbin/init", "7 /bin/login -f -- root", "8 /bin/login -p -- root", "9 tail -f /var/log/login"]
+    assert accounts.parse_processes(processes) == ["process 7 /bin/login -f -- root"]
+    shell = FakeShell({"systemctl show": SERVICES, "for pid": "\n".join(processes)})
+    assert len(accounts.logged_in_by_themselves(shell)) == 3
 
 
 def test_marks_are_looked_for_as_they_are() -> None:

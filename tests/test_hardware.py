@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from lifsea_testbed import bench, leftovers
-from lifsea_testbed.ecs import catalogue
+from lifsea_testbed.ecs import appearance, catalogue, directory
 from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.errors import HostError, ProfileRefused
 from lifsea_testbed.image import DiskFormat
@@ -24,13 +24,13 @@ INSTANCE = Instance(type=catalogue.find("ecs.g7.large"))
 
 def command(kind: Kind = Kind.KVM, *, ice_lake: bool = True, version: str = "10.0.2",
             size: catalogue.InstanceType = INSTANCE.type, layers: tuple[int, ...] = (),
-            write_log: int | None = None, reads: int | None = None) -> list[str]:
+            write_log: int | None = None, reads: int | None = None, data: int | None = None) -> list[str]:
     hardware = argv.Hardware(emulator=emulator.Emulator(binary="qemu", version=version), accelerator=kind,
                              host_is_ice_lake=ice_lake, memory=8192,
                              instance=dataclasses.replace(INSTANCE, type=size),
                              image_format=DiskFormat.QCOW2)  # fmt: skip
     return argv.command(hardware, argv.Wires(monitor=10, console=11, assistant=15, channel=12, image=13, overlay=14,
-                                              layers=layers, write_log=write_log, reads=reads))  # fmt: skip
+                                              layers=layers, write_log=write_log, reads=reads, data=data))  # fmt: skip
 
 
 def values(option: str, words: list[str]) -> list[str]:
@@ -85,6 +85,32 @@ def test_the_devices_sit_in_the_slots_of_an_instance() -> None:
     assert ",addr=4," in slots["virtio-blk-pci"] and f"serial={INSTANCE.disk_serial}" in slots["virtio-blk-pci"]
     assert ",addr=5," in slots["virtio-net-pci"] and "mac=00:16:3e:" in slots["virtio-net-pci"]
     assert all("disable-legacy=off" in device for name, device in slots.items() if name.startswith("virtio-"))
+
+
+def test_a_data_disk_is_the_last_device_and_throttled_with_the_first() -> None:
+    words = command(data=20, layers=(16, 17))
+    disk = next(device for device in values("-device", words) if "drive=data," in device)
+    assert f",addr={int(appearance.DATA_SLOT[:2], 16)}," in disk and f"serial={INSTANCE.data_serial}" in disk
+    assert [node for node in values("-blockdev", words) if "node-name=data," in node and argv.CEILING in node]
+    sets = [value.rpartition("set=")[2] for value in values("-add-fd", words)]
+    assert len(sets) == len(set(sets)) == 5
+    assert not [device for device in values("-device", command()) if "drive=data," in device]
+
+
+def test_an_instance_with_a_data_disk_looks_like_it() -> None:
+    larger = dataclasses.replace(INSTANCE, data_disk=20)
+    assert set(appearance.pci(larger)) - set(appearance.pci(INSTANCE)) == {appearance.DATA_SLOT}
+    assert set(appearance.virtio(larger)) - set(appearance.virtio(INSTANCE)) == {appearance.DATA_SLOT}
+    assert larger.disk_serials == [INSTANCE.disk_serial, INSTANCE.data_serial] != INSTANCE.disk_serials
+    tree = directory.meta_data(larger)
+    assert tree[f"disks/{larger.data_serial}/name"] == "data disk"
+    assert directory.meta_data(INSTANCE).keys() < tree.keys()
+
+
+def test_a_data_disk_takes_no_room_until_it_is_written(tmp_path: Path) -> None:
+    disk = overlay.create_data_disk(tmp_path / "data", size=20)
+    assert disk is not None and (disk.stat().st_size, disk.stat().st_blocks) == (20 << 30, 0)
+    assert overlay.create_data_disk(tmp_path / "none", size=0) is None
 
 
 def test_the_image_boots_by_its_own_means() -> None:

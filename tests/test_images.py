@@ -11,10 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from images import bootloader, cli, containers, kubelet, mutations, reference, tree
+from images import bootloader, cli, containers, disk, kubelet, mutations, reference, tree
 from images.command import run
 from images.errors import BuildError
 from images.store import Store, fingerprint
+from lifsea_testbed.disk.ext4 import Ext4, is_ext4
+from lifsea_testbed.disk.partitions import partitions
+from lifsea_testbed.disk.qcow2 import Qcow2
+from lifsea_testbed.disk.source import RawFile
+from lifsea_testbed.disk.tree import Tree, root_of
 
 IMAGES = Path(reference.__file__).parent
 
@@ -214,6 +219,26 @@ def test_a_mutant_that_does_not_hold_together_is_refused(tmp_path: Path, monkeyp
     for name, complaint in (("odd", "colour"), ("none", "No such file")):
         with pytest.raises(BuildError, match=complaint):
             mutations.read(name)
+
+
+def test_what_runs_before_systemd_is_compiled_without_a_warning(tmp_path: Path) -> None:
+    run("gcc", "-Wall", "-Wextra", "-Werror", "-o", tmp_path / "preinit", IMAGES / "reference/3.4/preinit.c")
+    for script in ("3.4/tree.sh", "3.5/tree.sh", "3.5/bootstrap"):
+        run("sh", "-n", IMAGES / "reference" / script)
+
+
+def test_a_disk_with_metadata_has_a_fifth_partition(tmp_path: Path) -> None:
+    (tmp_path / "boot").mkdir()
+    (tmp_path / "root").mkdir()
+    (grub := tmp_path / "grub").mkdir()
+    for name in ("boot.img", "core.img"):
+        (grub / name).write_bytes(bytes(2048))
+    image = tmp_path / "image.qcow2"
+    disk.make(image, boot=tmp_path / "boot", root=tmp_path / "root", root_size=8, grub=grub, metadata=8)
+    with RawFile(image) as file:
+        parts = [part for part in partitions(Qcow2(file)) if is_ext4(part.content)]
+        assert [part.number for part in parts] == [3, 4, 5]
+        assert {"upper", "work"} <= set(Tree(root_of(Ext4(parts[-1].content))).names("/"))
 
 
 @pytest.mark.parametrize("name", mutations.names())

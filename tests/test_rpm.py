@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import struct
+import zlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -53,6 +54,18 @@ def berkeley(values: list[bytes]) -> bytes:
     return b"".join(pages)
 
 
+def ndb(values: list[bytes]) -> bytes:
+    """An ndb database: one page of slots, and a blob for each value."""
+    slots, blobs = bytearray(b"Slot".ljust(16, b"\0") * 256), b""
+    for number, value in enumerate(values, start=1):
+        length = -(-(len(value) + 28) // 16) * 16
+        struct.pack_into("<4s3I", slots, 16 + 16 * number, b"Slot", number, (4096 + len(blobs)) // 16, length // 16)
+        blob = (struct.pack("<4s3I", b"BlbS", number, 1, len(value)) + value).ljust(length - 12, b"\0")
+        blobs += blob + struct.pack("<2I4s", zlib.adler32(blob), len(value), b"BlbE")
+    struct.pack_into("<4s7I", slots, 0, b"RpmP", 0, 1, 1, len(values) + 1, 0, 0, 0)
+    return bytes(slots) + blobs
+
+
 def packages_in(files: Mapping[str, bytes]) -> list[tuple[str, str]]:
     tree: Any = Files(files)
     return [(package.name, package.version) for package in rpm.packages(tree)]
@@ -89,8 +102,17 @@ def test_an_endless_query_of_a_database_is_ended(tmp_path: Path, monkeypatch: py
         packages_in({"/var/lib/rpm/rpmdb.sqlite": (tmp_path / "db").read_bytes()})
 
 
-def test_ndb_is_not_judged() -> None:
-    with pytest.raises(NotJudged, match="ndb"):
-        packages_in({"/usr/lib/sysimage/rpm/Packages.db": b"RpmP"})
+def test_ndb_is_read() -> None:
+    database, place = ndb([header("glibc"), header("bash", epoch=2)]), "/usr/lib/sysimage/rpm/Packages.db"
+    assert packages_in({place: database}) == [("bash", "2:1.2-3.al8"), ("glibc", "1.2-3.al8")]
+    for damaged in (database[:4096], database[:-16], database.replace(b"Slot", b"Slut", 1),
+                    database.replace(b"BlbE", b"BlbF", 1), database.replace(b"bash", b"dash")):  # fmt: skip
+        with pytest.raises(DiskDamaged):
+            packages_in({place: damaged})
+
+
+def test_a_database_of_another_kind_is_not_judged() -> None:
+    with pytest.raises(NotJudged, match="no ndb"):
+        packages_in({"/usr/lib/sysimage/rpm/Packages.db": b"RpmQ" + bytes(4092)})
     with pytest.raises(NotJudged, match="neither"):
         packages_in({})

@@ -129,7 +129,7 @@ DEFECTS: dict[str, list[dict[str, Any]]] = {
     "test_every_device_sits_in_its_slot": [
         {"pci_devices": {**appearance.PCI, "07.0": appearance.PCI["00.0"]}}, {"virtio_devices": {}},
     ],
-    "test_the_disk_has_the_serial_number_of_the_instances": [{"disks": {"": "vda"}}],
+    "test_the_disks_have_the_serial_numbers_of_the_instances": [{"disks": {"": "vda"}}],
     "test_the_network_card_is_the_instances": [
         {"network_cards": []}, {"network_cards": [dataclasses.replace(CARD, mac="52:54:00:12:34:56")]},
     ],
@@ -279,7 +279,7 @@ class FakeMachine:
         traits = {**SOUND, **defect}
         self.guest = FakeGuest(traits, profile)
         self.instance = SimpleNamespace(host_name="iZtestZ", type=INSTANCE.type, mac=INSTANCE.mac, uuid=INSTANCE.uuid,
-                                        disk_serial=INSTANCE.disk_serial)  # fmt: skip
+                                        disk_serials=INSTANCE.disk_serials, data_disk=0)  # fmt: skip
         self.memory, self.network_queues = traits["memory_given"], traits["queues_shown"]
         self.has_every_feature = self.has_its_model_number = not emulated
         self.time_servers = ("t1", "t2")

@@ -70,9 +70,21 @@ PCI = {
     "05.0": PciDevice(vendor=_VIRTIO, device=0x1000, kind=0x020000),
     "06.0": PciDevice(vendor=_VIRTIO, device=0x1002, kind=0x00FF00),
 }
+#: The slot of a data disk, of an instance that has one.
+DATA_SLOT = "07.0"
 #: PCI slot → number of the virtio device (virtio specification, 5: 1 network, 2 block, 3 console, 5 balloon).
 VIRTIO = {"03.0": 3, "04.0": 2, "05.0": 1, "06.0": 5}
 CARD_SLOT = "05.0"
+
+
+def pci(instance: Instance) -> dict[str, PciDevice]:
+    """Returns what is in each PCI slot of that instance."""
+    return {**PCI, DATA_SLOT: PCI["04.0"]} if instance.data_disk else PCI
+
+
+def virtio(instance: Instance) -> dict[str, int]:
+    """Returns the number of the virtio device in each PCI slot of that instance."""
+    return {**VIRTIO, DATA_SLOT: VIRTIO["04.0"]} if instance.data_disk else VIRTIO
 
 
 def dmi(instance: Instance) -> dict[str, str]:

@@ -25,6 +25,7 @@ _CREDENTIALS = {"Code": "Success", "AccessKeyId": "STS.testbed", "AccessKeySecre
                 "SecurityToken": "testbed", "LastUpdated": "2026-01-01T00:00:00Z",
                 "Expiration": "2036-01-01T00:00:00Z"}  # fmt: skip
 _SECRETS = "ram/"
+_DISKS = ("system disk", "data disk")
 
 
 def meta_data(instance: Instance) -> dict[str, str]:
@@ -81,8 +82,8 @@ def _identity(instance: Instance) -> dict[str, str]:
         "instance/max-netbw-egress": str(instance.type.network * _GIGABIT),
         "instance/virtualization-solution": "ECS Virt",
         "instance/virtualization-solution-version": "2",
-        f"disks/{instance.disk_serial}/id": f"d-{instance.disk_serial}",
-        f"disks/{instance.disk_serial}/name": "system disk",
+        **{f"disks/{serial}/id": f"d-{serial}" for serial in instance.disk_serials},
+        **{f"disks/{serial}/name": name for serial, name in zip(instance.disk_serials, _DISKS, strict=False)},
     }
 
 

@@ -35,18 +35,25 @@ class Instance:
     """A machine's identity: no two instances have an identifier, a UUID, a disk serial or a MAC address in common.
 
     A disk's serial is its identifier without `d-`, 20 characters (ECS documentation, "query the serial number of a
-    disk"), which is just what virtio-blk's serial field holds.
+    disk"), which is just what virtio-blk's serial field holds. `data_disk` is in GiB; 0 means that there is none.
     """
 
     type: InstanceType
     id: str = field(default_factory=lambda: _identifier("i-"))
     uuid: str = field(default_factory=lambda: str(uuid.uuid4()))
     disk_serial: str = field(default_factory=_identifier)
+    data_disk: int = 0
+    data_serial: str = field(default_factory=_identifier)
     mac: str = field(default_factory=_mac_address)
     public_address: str | None = None
     public_keys: tuple[str, ...] = ()
     role: str | None = None
     ends_at: str | None = None
+
+    @property
+    def disk_serials(self) -> list[str]:
+        """The serials of its disks, the system disk's first."""
+        return [self.disk_serial, *([self.data_serial] if self.data_disk else [])]
 
     @property
     def host_name(self) -> str:

@@ -29,6 +29,10 @@ class Content(Protocol):
         """Returns every executable regular file of the system, sorted."""
         ...
 
+    def executables_holding(self, marks: Iterable[str]) -> list[str]:
+        """Returns the executables in whose content one of the marks occurs, sorted."""
+        ...
+
     def setuid_files(self) -> list[PurePosixPath]:
         """Returns every regular file that gives privileges to whoever starts it, sorted."""
         ...
@@ -71,6 +75,10 @@ class Asked:
     def executables(self) -> list[PurePosixPath]:
         """Returns what find finds on every mount."""
         return files.executables(self._shell)
+
+    def executables_holding(self, marks: Iterable[str]) -> list[str]:
+        """Returns what grep finds in them."""
+        return files.holding(self._shell, marks)
 
     def setuid_files(self) -> list[PurePosixPath]:
         """Returns what find and getcap find on every mount."""

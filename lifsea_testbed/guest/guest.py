@@ -113,7 +113,7 @@ class Guest:
 
     def executables_holding(self, marks: list[str]) -> list[str]:
         """The executables whose content has one of the marks."""
-        return files.holding(self._shell, marks)
+        return self._content.executables_holding(marks)
 
     def files_matching(self, patterns: list[str]) -> list[str]:
         """The files whose name fits one of the shell's patterns."""

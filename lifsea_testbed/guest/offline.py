@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -75,6 +76,12 @@ class OfflineTree:
     def executables(self) -> list[PurePosixPath]:
         """Returns every executable regular file of the system, sorted."""
         return [file.path for file in self._files if file.mode & 0o111]
+
+    def executables_holding(self, marks: Iterable[str]) -> list[str]:
+        """Returns the executables in whose content one of the marks occurs, sorted."""
+        sought = re.compile(b"|".join(re.escape(mark.encode()) for mark in marks))
+        with self.tree() as tree:
+            return [str(path) for path in self.executables() if sought.search(tree.read(path) or b"")]
 
     def setuid_files(self) -> list[PurePosixPath]:
         """Returns every regular file that is setuid or setgid, sorted; capabilities are not read offline."""

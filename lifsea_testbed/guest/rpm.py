@@ -1,9 +1,10 @@
-"""rpm's database, read without rpm: rpmdb.sqlite (rpm 4.16 and later), and Packages of Berkeley DB (before)."""
+"""rpm's database, read without rpm: rpmdb.sqlite (rpm 4.16 and later), ndb's Packages.db, Berkeley DB's Packages."""
 
 from __future__ import annotations
 
 import sqlite3
 import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
@@ -21,6 +22,8 @@ _STEPS = 10_000_000
 # Berkeley DB's pages (db 5.3, src/dbinc/db_page.h).
 _HASH_MAGIC, _PAGE_HEADER = 0x061561, 26
 _HASH_PAGES, _OVERFLOW_PAGE, _OFF_PAGE = (2, 13), 7, 3
+# ndb's slots and blobs (rpm 4.18, lib/backend/ndb/rpmpkg.c); all numbers are little-endian.
+_SLOT_PAGE, _SLOT, _BLOB_HEAD, _BLOB_TAIL = 4096, 16, 16, 12
 
 
 def packages(tree: Tree) -> list[Package]:
@@ -28,15 +31,15 @@ def packages(tree: Tree) -> list[Package]:
 
     Raises:
         DiskDamaged: the database contradicts itself.
-        NotJudged: there is none, or one of a kind that is not read here (ndb).
+        NotJudged: there is none, or one of a kind that is not read here.
     """
     for place in map(PurePosixPath, _PLACES):
         if database := tree.read(place / "rpmdb.sqlite"):
             return _sorted(_from_sqlite(database, tree.read(place / "rpmdb.sqlite-wal") or b""))
         if database := tree.read(place / "Packages"):
             return _sorted(berkeley_values(database))
-        if tree.find(place / "Packages.db"):
-            raise NotJudged(f"{place}/Packages.db is an rpm database of the kind ndb, which is not read offline")
+        if database := tree.read(place / "Packages.db"):
+            return _sorted(ndb_values(database))
     raise NotJudged("the image carries neither a dpkg status file nor an rpm database")
 
 
@@ -80,6 +83,41 @@ def berkeley_values(database: bytes) -> Iterator[bytes]:
             if (left := left - length) < 0:
                 raise _damaged("has more in it than its pages hold")
             yield _overflowing(database, size, number, length)
+
+
+def ndb_values(database: bytes) -> Iterator[bytes]:
+    """Yields the values of an ndb database: each package's header.
+
+    Raises:
+        DiskDamaged: its slots and blobs contradict themselves.
+        NotJudged: it is a database of another kind, or of a later version.
+    """
+    magic, version, _, pages = struct.unpack_from("<4s3I", database) if len(database) >= 2 * _SLOT else (b"", 0, 0, 0)
+    if magic != b"RpmP" or version != 0:
+        raise NotJudged("the rpm database is no ndb of this version")
+    if pages * _SLOT_PAGE > len(database):
+        raise _damaged("is cut short")
+    left = len(database)
+    for place in range(2 * _SLOT, pages * _SLOT_PAGE, _SLOT):
+        mark, number, block, count = struct.unpack_from("<4s3I", database, place)
+        if mark != b"Slot":
+            raise _damaged("has a slot that is none")
+        if block:
+            if (left := left - count * _SLOT) < 0:
+                raise _damaged("has more in it than its blobs hold")
+            yield _blob(database[block * _SLOT:(block + count) * _SLOT], number, count * _SLOT)
+
+
+def _blob(blob: bytes, number: int, size: int) -> bytes:
+    if len(blob) < size or size < _BLOB_HEAD + _BLOB_TAIL:
+        raise _damaged("has a blob that is cut short")
+    mark, owner, _, length = struct.unpack_from("<4s3I", blob)
+    checksum, again, end = struct.unpack_from("<2I4s", blob, size - _BLOB_TAIL)
+    if (mark, owner, end) != (b"BlbS", number, b"BlbE") or not length == again <= size - _BLOB_HEAD - _BLOB_TAIL:
+        raise _damaged("has a blob that is another's")
+    if checksum != zlib.adler32(blob[:-_BLOB_TAIL]):
+        raise _damaged("has a blob whose sum is wrong")
+    return blob[_BLOB_HEAD:_BLOB_HEAD + length]
 
 
 def _values(page: bytes) -> list[int]:

@@ -29,8 +29,8 @@ CEILING = "ceiling"
 #: QEMU's user network has one queue, whatever the instance type has.
 NETWORK_QUEUES = 1
 
-#: Sets of descriptors up to this one are the image's, the overlay's and the log's.
-_FIRST_LAYER = 3
+#: Sets of descriptors up to this one are the image's, the overlay's, the log's and the data disk's.
+_FIRST_LAYER = 4
 _TRANSITIONAL = "disable-modern=off,disable-legacy=off"
 #: The last extended leaf of CPUID that an Ice Lake has.
 _EXTENDED_LEAVES = 0x80000008
@@ -45,7 +45,7 @@ class Wires:
 
     With `virtio_console` the machine has an hvc0 as well, which an ecs.g7 has not. `layers` are disks in qcow2 between
     the image and the overlay, the lowest first; with `write_log` each write and flush of the guest is logged there, and
-    with `reads` a line for each of its reads.
+    with `reads` a line for each of its reads. `data` is a raw file, for an instance with a data disk.
     """
 
     monitor: int
@@ -58,6 +58,7 @@ class Wires:
     layers: tuple[int, ...] = ()
     write_log: int | None = None
     reads: int | None = None
+    data: int | None = None
 
 
 #: How every QEMU of a run is started. The user network starts one relay for each connection to the metadata service and
@@ -90,6 +91,7 @@ def command(hardware: Hardware, wires: Wires) -> list[str]:
         *_identity(hardware),
         *_consoles(wires),
         *_disk(hardware, wires),
+        *_data_disk(hardware.instance, wires.data),
         *_reads(wires.reads),
         *_network(hardware.instance),
     ]
@@ -185,6 +187,19 @@ def _disk(hardware: Hardware, wires: Wires) -> list[str]:
                      f"throttle-group={CEILING},discard=unmap",
         "-device", f"virtio-blk-pci,id=system,drive=disk,addr=4,bootindex=1,{_TRANSITIONAL},"
                    f"serial={hardware.instance.disk_serial}",
+    ]  # fmt: skip
+
+
+def _data_disk(instance: Instance, descriptor: int | None) -> list[str]:
+    if descriptor is None:
+        return []
+    slot = int(appearance.DATA_SLOT.partition(".")[0], 16)
+    return [
+        "-add-fd", f"fd={descriptor},set={_FIRST_LAYER}",
+        "-blockdev", f"driver=file,node-name=data-file,filename=/dev/fdset/{_FIRST_LAYER},discard=unmap",
+        "-blockdev", "driver=raw,node-name=data-raw,file=data-file,discard=unmap",
+        "-blockdev", f"driver=throttle,node-name=data,file=data-raw,throttle-group={CEILING},discard=unmap",
+        "-device", f"virtio-blk-pci,id=data,drive=data,addr={slot},{_TRANSITIONAL},serial={instance.data_serial}",
     ]  # fmt: skip
 
 

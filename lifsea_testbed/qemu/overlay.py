@@ -39,3 +39,12 @@ def create(path: Path, *, image_size: int) -> None:
     if made.returncode:
         raise HostError(f"no overlay could be made in {path.parent}", evidence=made.stderr,
                         hint="free disk space, or set TMPDIR to another disk")
+
+
+def create_data_disk(path: Path, *, size: int) -> Path | None:
+    """Makes an empty data disk of so many GiB, which takes no room until it is written; none of a size of 0."""
+    if not size:
+        return None
+    with path.open("wb") as file:
+        file.truncate(size << 30)
+    return path

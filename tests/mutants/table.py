@@ -1,8 +1,10 @@
-"""What became of each mutant, kept from run to run, and the table of it in reports/."""
+"""What became of each mutant, kept from run to run, and the table of it: reports/mutants.md."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from images import mutations
@@ -12,38 +14,51 @@ _KEPT = REPORTS / "mutants"
 _TABLE = """\
 # Mutants × claims
 
-Each row is an image that breaks one promise; {killed} of {run} that were run are killed, {left} were not run. "killed"
-is a claim that failed as it has to, "also" one that may fail beside it, "false alarm" any other.
+Each row is an image that breaks one promise. "killed" is the claim that has to fail and did, "also" one that may fail
+beside it, "false alarm" any other that failed, "·" one that was kept; an empty cell was not judged. A mutant that was
+held to its claim alone has one cell. {killed} of {count} mutants were killed by the claim meant; {left} were not run.
 
-| mutant | run as | {claims} |
+| mutant | judged by | {claims} |
 |---|---|{rule}
 {rows}
 """
 _LEGEND = {"failed": "failed", "passed": "·", "not judged": "not judged", "broken": "broken"}
 
 
-def keep(name: str, how: str, statuses: dict[str, str]) -> None:
-    """Writes down the statuses of the claims of one run, and the table anew."""
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One mutant that was judged: by its claim alone or by the whole suite."""
+
+    mutant: str
+    judged_by: str
+    statuses: Mapping[str, str]
+
+
+def keep(run: Run) -> None:
+    """Writes down what became of one run, and the table anew."""
     _KEPT.mkdir(parents=True, exist_ok=True)
-    (_KEPT / f"{name}.{how}.json").write_text(json.dumps(statuses), "utf-8")
-    (REPORTS / "mutants.md").write_text(text(), "utf-8")
+    (_KEPT / f"{run.mutant}.{run.judged_by}.json").write_text(json.dumps(asdict(run)), "utf-8")
+    (REPORTS / "mutants.md").write_text(text(kept()), "utf-8")
 
 
-def text() -> str:
+def kept() -> list[Run]:
+    """The last run of each mutant that there is, by its claim and by the whole suite."""
+    runs = [Run(**json.loads(path.read_text("utf-8"))) for path in sorted(_KEPT.glob("*.json"))]
+    return [run for run in runs if run.mutant in mutations.names()]
+
+
+def text(runs: list[Run]) -> str:
     """The table: a row for each run, a column for each claim that a mutant has to break."""
     mutants = {name: mutations.read(name) for name in mutations.names()}
     claims = sorted({mutant.claim for mutant in mutants.values()})
-    runs = [(*path.stem.split("."), json.loads(path.read_text("utf-8"))) for path in sorted(_KEPT.glob("*.json"))]
-    runs = [run for run in runs if run[0] in mutants]
-    rows = [f"| {name} | {how} | {_cells(mutants[name], statuses, claims)} |" for name, how, statuses in runs]
-    run = {name for name, _, _ in runs}
-    killed = {name for name, _, statuses in runs if statuses.get(mutants[name].claim) == "failed"}
-    return _TABLE.format(killed=len(killed), run=len(run), left=len(mutants) - len(run), claims=" | ".join(claims),
-                         rule="---|" * len(claims), rows="\n".join(rows))  # fmt: skip
+    killed = {run.mutant for run in runs if run.statuses.get(mutants[run.mutant].claim) == "failed"}
+    rows = [f"| {run.mutant} | {run.judged_by} | {_cells(mutants[run.mutant], run, claims)} |" for run in runs]
+    return _TABLE.format(killed=len(killed), count=len(mutants), left=len(mutants) - len({run.mutant for run in runs}),
+                         claims=" | ".join(claims), rule="---|" * len(claims), rows="\n".join(rows))  # fmt: skip
 
 
-def _cells(mutant: mutations.Mutant, statuses: dict[str, str], claims: list[str]) -> str:
-    return " | ".join(_cell(mutant, claim, statuses.get(claim, "")) for claim in claims)
+def _cells(mutant: mutations.Mutant, run: Run, claims: list[str]) -> str:
+    return " | ".join(_cell(mutant, claim, run.statuses.get(claim, "")) for claim in claims)
 
 
 def _cell(mutant: mutations.Mutant, claim: str, status: str) -> str:

@@ -1,0 +1,12 @@
+# What LifseaOS 3.5 does otherwise than 3.4: the host has no shell. The first boot's work, user-data with it, is done by
+# a container that brings one; the operations tool, which is a script, is gone.
+cp "$LINE/lifsea-init.service" "$LINE/lifsea-ready.service" usr/lib/systemd/system/
+ln -s ../lifsea-ready.service usr/lib/systemd/system/multi-user.target.wants/
+install -m 644 "$LINE/bootstrap" usr/share/lifsea/
+rm usr/libexec/lifsea/init
+sed -i '/^After=/s/ lifsea-init\.service//' usr/lib/systemd/system/containerd.service
+sed -i '/^After=/s/$/ lifsea-init.service/' usr/lib/systemd/system/kubelet.service
+rm -f usr/bin/sh usr/bin/bash usr/bin/dash usr/bin/rbash
+find usr -type f -perm /111 -print | while read -r file; do
+	[ "$(head -c 2 "$file" | tr -d '\0')" != '#!' ] || rm "$file"
+done
