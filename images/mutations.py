@@ -24,7 +24,8 @@ class Mutant:
 
     `claim` is the one that has to find it, `also` are others that it may break as well; `change` says what is done,
     `why` what makes it easy to miss. `tree` is run in the tree that is committed, `sysroot` in the deployed sysroot;
-    both as root, with $PACKAGES (unpacked Debian packages) and the functions of functions.sh.
+    both as root, with $PACKAGES (unpacked Debian packages, of `suite` if it is not the image's) and the functions of
+    functions.sh.
     """
 
     name: str
@@ -33,13 +34,14 @@ class Mutant:
     why: str
     also: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
+    suite: str = ""
     tree: str = ""
     sysroot: str = ""
 
     @property
     def recipe(self) -> str:
         """Everything that the image depends on."""
-        return repr((self.packages, self.tree, self.sysroot, _FUNCTIONS.read_text("utf-8")))
+        return repr((self.packages, self.suite, self.tree, self.sysroot, _FUNCTIONS.read_text("utf-8")))
 
 
 def names() -> list[str]:
@@ -69,7 +71,7 @@ def build(store: Store, suite: str, name: str) -> Path:
     def change(script: str, place: Path) -> None:
         if script:
             with store.scratch() as scratch:
-                _unpack(mutant.packages, suite, scratch)
+                _unpack(mutant.packages, mutant.suite or suite, scratch)
                 run("bash", "-eu", "-o", "pipefail", "-c", f'. "{_FUNCTIONS}"\n{script}', cwd=place,
                     environment={"PACKAGES": str(scratch / "packages")})  # fmt: skip
 
