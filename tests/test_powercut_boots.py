@@ -55,7 +55,7 @@ def test_an_upgrade_without_flushes_is_found_broken(bench: Bench, reports: Path)
     """The control: the same writes, half of them lost, as if nothing had been flushed, do not leave a whole image."""
     wished = Campaign.parse(reports=reports)
     with campaign.prepared(bench, wished) as (_, timeline):
-        recording = load(wished.recording, bench.image, bench.next_image)
+        recording = load(wished.recording, bench.image, bench.next_image, "upgrade")
         assert recording is not None
         lying = replace(timeline, states=without_flushes(timeline))
         sweep = Sweep(bench, recording, lying)

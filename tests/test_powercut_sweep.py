@@ -29,8 +29,9 @@ from tests.test_powercut_states import BASE, FLUSH, Bytes, filled, logged, read
 
 # The last write before the announcement (entry 5) is only flushed after it.
 MADE = [(0, filled(1)), FLUSH, (4, filled(2, 2)), (0, filled(1)), FLUSH, (9, filled(2)), (12, filled(1)), FLUSH]
-FACTS = Facts(image="a", next_image="b", profile="reference", instance="i", uuid="u", disk_serial="d", mac="m", old="0",
-              new="1", started=2, announced=6, disk_size=len(BASE), qemu="10.0.2")  # fmt: skip
+FACTS = Facts(subject="upgrade", image="a", next_image="b", profile="reference", instance="i", uuid="u",
+              disk_serial="d", mac="m", layers=("base.qcow2",), old="0", new="1", started=2, announced=6,
+              disk_size=len(BASE), qemu="10.0.2")  # fmt: skip
 
 
 @pytest.fixture
@@ -218,9 +219,9 @@ def test_a_sweep_ends_with_what_is_broken(timeline: Timeline, tmp_path: Path, mo
 
 def test_a_recording_of_another_image_is_refused(tmp_path: Path) -> None:
     image = cast(Image, type("Other", (), {"sha256": "c"}))
-    assert record.load(tmp_path, image, None) is None
+    assert record.load(tmp_path, image, None, "upgrade") is None
     (tmp_path / "recording.json").write_text(json.dumps(vars(FACTS)), "utf-8")
     with pytest.raises(CallerError, match="other images"):
-        record.load(tmp_path, image, None)
+        record.load(tmp_path, image, None, "upgrade")
     same = cast(Image, type("Same", (), {"sha256": "a"}))
-    assert record.load(tmp_path, same, None) == Recording(directory=tmp_path, facts=FACTS)
+    assert record.load(tmp_path, same, None, "upgrade") == Recording(directory=tmp_path, facts=FACTS)

@@ -114,6 +114,11 @@ def deploy(shell: Shell, os: str, commit: str) -> None:
     shell.run(f"ostree admin deploy --os={shlex.quote(os)} {shlex.quote(commit)}", within=_WHOLE_IMAGE)
 
 
+def stage(shell: Shell, os: str, commit: str) -> None:
+    """Has that commit made the one that boots next when the machine is shut down."""
+    shell.run(f"ostree admin deploy --stage --os={shlex.quote(os)} {shlex.quote(commit)}", within=_WHOLE_IMAGE)
+
+
 def roll_back(shell: Shell) -> None:
     """Makes the deployment that is second in boot order the first, as it was before an upgrade."""
     shell.run("ostree admin set-default 1", within=_WHOLE_IMAGE)

@@ -17,13 +17,14 @@ from lifsea_testbed.bench import Bench
 from lifsea_testbed.deadline import Deadline
 from lifsea_testbed.errors import CallerError, GuestFailure, TestbedError
 from lifsea_testbed.machine import Machine
-from lifsea_testbed.powercut import record, report
-from lifsea_testbed.powercut.record import Timeline
+from lifsea_testbed.powercut import disks, record, report
+from lifsea_testbed.powercut.record import Recording, Timeline
 from lifsea_testbed.powercut.results import Depth, Outcome, Result, Results, judged
 from lifsea_testbed.powercut.shrink import smallest
 from lifsea_testbed.powercut.states import Kind
+from lifsea_testbed.powercut.subject import SUBJECTS, Prepared, SecondBoot, Subject, Upgrade
 from lifsea_testbed.powercut.sweep import Shard, Sweep, plan
-from lifsea_testbed.text import printable
+from lifsea_testbed.text import printable, slug
 
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 _FOREVER = 365 * 24 * 3600.0
@@ -32,8 +33,13 @@ _NAMES = {kind.name.lower().replace("_", "-"): kind for kind in Kind}
 
 @dataclass(frozen=True, kw_only=True)
 class Campaign:
-    """What is to be swept: which kinds of states, which part of them, how deep, for how long (seconds)."""
+    """What is to be swept: of which subject which kinds of states, which part, how deep, for how long (seconds).
 
+    With `second` it is the boot after the cut of that name.
+    """
+
+    subject: str = "upgrade"
+    second: str = ""
     reports: Path
     recording: Path
     budget: float = _FOREVER
@@ -44,27 +50,59 @@ class Campaign:
 
     @classmethod
     def parse(cls, *, reports: Path, recording: Path | None = None, budget: str | None = None, shard: str = "1/1",
-              only: Sequence[str] | None = None, seed: int = 1, fsck: bool = False) -> Self:
+              only: Sequence[str] | None = None, seed: int = 1, depth: str = Depth.BOOT, subject: str = Upgrade.name,
+              second: str | None = None) -> Self:
         """Reads a campaign as it is written on the command line.
 
         Raises:
             CallerError: something of it cannot be understood.
         """
-        return cls(reports=reports, recording=(recording or reports / "powercut").resolve(), budget=_seconds(budget),
-                   shard=Shard.parse(shard), kinds=_kinds(only), seed=seed,
-                   depth=Depth.FSCK if fsck else Depth.BOOT)  # fmt: skip
+        if subject not in SUBJECTS:
+            raise CallerError(f"{subject}: nothing that is cut", hint=", ".join(SUBJECTS))
+        place = "powercut" if subject == Upgrade.name else f"powercut-{subject}"
+        return cls(reports=reports, recording=(recording or reports / place).resolve(), budget=_seconds(budget),
+                   shard=Shard.parse(shard), kinds=_kinds(only), seed=seed, depth=Depth(depth), subject=subject,
+                   second=second or "")  # fmt: skip
+
+    @property
+    def results(self) -> Path:
+        """Where the results of the states are kept."""
+        return self.place / "results.jsonl"
+
+    @property
+    def place(self) -> Path:
+        """The directory of the recording that is swept: that of the second boot lies in that of the first cut."""
+        return self.recording / f"second-{slug(self.second)}" if self.second else self.recording
 
 
 @contextlib.contextmanager
 def prepared(bench: Bench, campaign: Campaign) -> Iterator[tuple[Sweep, Timeline]]:
     """The recording, made now if there is none, open; and what boots its states."""
-    recording = record.load(campaign.recording, bench.image, bench.next_image)
-    if recording is None:
-        bench.say("recording an upgrade")
-        recording = record.record(bench, campaign.recording)
-    bench.profile = profiles.load(recording.facts.profile)
+    recording = _recorded(bench, campaign.recording, SUBJECTS[campaign.subject])
+    if campaign.second:
+        recording = _recorded(bench, campaign.place, _second(bench, recording, campaign))
     with record.timeline(recording, bench.image, seed=campaign.seed) as timeline:
         yield Sweep(bench, recording, timeline, depth=campaign.depth), timeline
+
+
+def _recorded(bench: Bench, place: Path, subject: Subject) -> Recording:
+    recording = record.load(place, bench.image, bench.next_image, subject.name)
+    if recording is None:
+        bench.say(f"recording: {subject.name}")
+        recording = record.record(bench, place, subject)
+    bench.profile = profiles.load(recording.facts.profile)
+    return recording
+
+
+def _second(bench: Bench, first: Recording, campaign: Campaign) -> SecondBoot:
+    """The boot after a cut, whose disk is made and kept for it."""
+    facts, cut = first.facts, campaign.recording / f"cut-{slug(campaign.second)}.qcow2"
+    with record.timeline(first, bench.image, seed=campaign.seed) as timeline:
+        state = timeline.states.find(campaign.second)
+        disks.write(cut, timeline.contents.clusters(state), size=facts.disk_size)
+    prepared = Prepared(instance=record.instance(bench, facts), layers=(*first.layers, cut), old=facts.old,
+                        new=facts.new)  # fmt: skip
+    return SecondBoot(prepared, announced=facts.announced <= state.latest)
 
 
 def sweep(bench: Bench, campaign: Campaign, console: Console | None = None) -> report.Summary:
@@ -77,7 +115,7 @@ def sweep(bench: Bench, campaign: Campaign, console: Console | None = None) -> r
     deadline = Deadline.after(campaign.budget)
     with prepared(bench, campaign) as (sweeper, timeline):
         planned = plan(timeline, campaign.kinds, campaign.shard)
-        results = Results(campaign.recording / "results.jsonl")
+        results = Results(campaign.results)
         try:
             _follow(sweeper.run(planned, results, deadline), timeline, results, list(planned.of), console)
         finally:
@@ -114,7 +152,7 @@ def shrink(bench: Bench, campaign: Campaign, name: str) -> str:
         CallerError: the state is not broken, or lacks nothing of its epoch.
     """
     with prepared(bench, campaign) as (sweeper, timeline):
-        results, states = Results(campaign.recording / "results.jsonl"), timeline.states
+        results, states = Results(campaign.results), timeline.states
 
         def breaks(numbers: Sequence[int]) -> bool:
             state = states.lacking(whole, numbers)
