@@ -10,6 +10,7 @@ import pytest
 if TYPE_CHECKING:
     from lifsea_testbed.bench import Bench
     from lifsea_testbed.image import Image
+    from lifsea_testbed.journey import Travelled, Troubled
     from lifsea_testbed.machine import Machine
     from lifsea_testbed.perf.measure import Measure
     from lifsea_testbed.profile import Profile
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 _RUN = "lifsea-testbed-run"
 _MEASURING = "lifsea-testbed-measuring"
 #: The fixtures that are, or come from, a machine that the test does not share as it was booted.
-_CHANGED = frozenset({"own_machine", "twins", "rebooted", "upgraded"})
+_CHANGED = frozenset({"own_machine", "twins", "rebooted", "upgraded", "travelled", "troubled", "power_cuts"})
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -159,6 +160,24 @@ def rolled_back(upgraded: Upgraded) -> RolledBack:
     from lifsea_testbed import scenario
 
     return scenario.roll_back(upgraded)
+
+
+@pytest.fixture(scope="session")
+def travelled(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Travelled]:
+    """A machine that went from image to image and back, by commits that are made up from its own."""
+    from lifsea_testbed import journey
+
+    with bench.machine("travelled-machine") as machine:
+        yield journey.travel(bench, machine, tmp_path_factory.mktemp("offer"))
+
+
+@pytest.fixture(scope="session")
+def troubled(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Troubled]:
+    """A machine whose upgrade met one trouble after the other, and none in the end."""
+    from lifsea_testbed import journey
+
+    with bench.machine("troubled-machine") as machine:
+        yield journey.meet_trouble(bench, machine, tmp_path_factory.mktemp("offer"))
 
 
 @pytest.fixture

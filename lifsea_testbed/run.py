@@ -24,7 +24,8 @@ from lifsea_testbed.report.verdict import Judgement, Status, judge
 from lifsea_testbed.text import printable
 
 #: The fixtures that are a machine, or hold one.
-_MACHINES = ("machine", "watched", "own_machine", "twins", "rebooted", "upgraded", "rolled_back")
+_MACHINES = ("machine", "watched", "own_machine", "twins", "rebooted", "upgraded", "rolled_back",
+             "travelled", "troubled")  # fmt: skip
 _MARKS = pytest.StashKey[dict[str, evidence.Mark]]()
 
 
