@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lifsea_testbed.journey import Travelled, Troubled
     from lifsea_testbed.machine import Machine
     from lifsea_testbed.perf.measure import Measure
+    from lifsea_testbed.powercut.campaign import PowerCuts
     from lifsea_testbed.profile import Profile
     from lifsea_testbed.run import Run
     from lifsea_testbed.scenario import Rebooted, RolledBack, Twins, Upgraded
@@ -38,6 +39,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
                     help="auto measures what KVM is worth here (default: %(default)s)")
     group.addoption("--reports", default="reports", metavar="DIR",
                     help="where gate.json, junit.xml, allure/ and evidence/ go (default: %(default)s)")
+    group.addoption("--power-cuts", metavar="TIME",
+                    help="cut the power in an upgrade, for so long: 30m; without it that is not judged")
     group = parser.getgroup("lifsea-perf", "figures of container OS images (lifsea_testbed)")
     group.addoption("--history", metavar="FILE|URL",
                     help="keep what is measured in this SQLite file or PostgreSQL database, and judge it by it")
@@ -178,6 +181,16 @@ def troubled(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
     with bench.machine("troubled-machine") as machine:
         yield journey.meet_trouble(bench, machine, tmp_path_factory.mktemp("offer"))
+
+
+@pytest.fixture(scope="session")
+def power_cuts(bench: Bench, pytestconfig: pytest.Config) -> PowerCuts:
+    """What became of an upgrade of the image at each moment at which the power may fail."""
+    from lifsea_testbed.powercut import campaign
+
+    run: Run | None = pytestconfig.pluginmanager.get_plugin(_RUN)
+    assert run is not None
+    return campaign.cut(bench, run.prepared.wish.reports, pytestconfig.option.power_cuts)
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ from lifsea_testbed.bench import Bench
 from lifsea_testbed.deadline import Deadline
 from lifsea_testbed.errors import CallerError, GuestFailure, LaunchError
 from lifsea_testbed.image import Image
-from lifsea_testbed.powercut import campaign, record, report
+from lifsea_testbed.powercut import campaign, inference, record, report
 from lifsea_testbed.powercut.content import Contents
-from lifsea_testbed.powercut.inference import Inference, parse_reads
+from lifsea_testbed.powercut.inference import parse_reads
 from lifsea_testbed.powercut.record import Facts, Recording, Timeline
 from lifsea_testbed.powercut.results import Depth, How, Outcome, Result, Results, judged
 from lifsea_testbed.powercut.states import CrashStates, Kind, State
@@ -128,7 +128,7 @@ def test_what_a_boot_never_read_needs_no_boot(timeline: Timeline, tmp_path: Path
 
 
 def test_a_boot_that_disagrees_is_told(timeline: Timeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Inference, "is_to_be_confirmed", staticmethod(lambda digest: True))
+    monkeypatch.setattr(inference, "_CONFIRMED", 1)
     sweep = Paper(timeline, {"epoch 2, after write 1": Outcome.BROKEN}, reads=((0, 1), (4, 2), (9, 1)))
     found = results(tmp_path)
     run(sweep, timeline, found)

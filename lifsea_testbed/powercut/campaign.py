@@ -15,11 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lifsea_testbed import profile as profiles
 from lifsea_testbed.bench import Bench
 from lifsea_testbed.deadline import Deadline
-from lifsea_testbed.errors import CallerError, GuestFailure, TestbedError
+from lifsea_testbed.errors import CallerError, GuestFailure, NotJudged, TestbedError
 from lifsea_testbed.machine import Machine
 from lifsea_testbed.powercut import disks, record, report
 from lifsea_testbed.powercut.record import Recording, Timeline
-from lifsea_testbed.powercut.results import Depth, Outcome, Result, Results, judged
+from lifsea_testbed.powercut.results import Depth, How, Outcome, Result, Results, judged
 from lifsea_testbed.powercut.shrink import smallest
 from lifsea_testbed.powercut.states import Kind
 from lifsea_testbed.powercut.subject import SUBJECTS, Prepared, SecondBoot, Subject, Upgrade
@@ -75,6 +75,40 @@ class Campaign:
         return self.recording / f"second-{slug(self.second)}" if self.second else self.recording
 
 
+@dataclass(frozen=True, kw_only=True)
+class PowerCuts:
+    """What became of a sweep within a suite: its numbers and broken states, and how long it could take."""
+
+    summary: report.Summary
+    budget: str
+
+    @property
+    def broken(self) -> list[str]:
+        """What is broken, one line a state; the console's end of the first is in the report."""
+        return [f"{result.state}: {result.why}" for result in self.summary.failures]
+
+    def require_all(self) -> None:
+        """Raises NotJudged, with the numbers, if the budget left anything out."""
+        left, unconfirmed = self.summary.left, self.summary.unconfirmed
+        if left or unconfirmed:
+            raise NotJudged(f"{self.summary.line}; {self.budget} left out {left} of {self.summary.distinct} disks and "
+                            f"{unconfirmed} confirmations: the same run again goes on from here")  # fmt: skip
+
+
+def cut(bench: Bench, reports: Path, budget: str | None) -> PowerCuts:
+    """Sweeps an upgrade for as long as a suite was given.
+
+    Raises:
+        NotJudged: it was given no time.
+        CallerError: the budget is no time.
+    """
+    if budget is None:
+        raise NotJudged("no time was given for power cuts (--power-cuts 30m)")
+    recording = reports / f"powercut-{bench.image.sha256[:12]}"
+    campaign = Campaign.parse(reports=reports, budget=budget, recording=recording)
+    return PowerCuts(summary=survey(bench, campaign), budget=budget)
+
+
 @contextlib.contextmanager
 def prepared(bench: Bench, campaign: Campaign) -> Iterator[tuple[Sweep, Timeline]]:
     """The recording, made now if there is none, open; and what boots its states."""
@@ -106,10 +140,23 @@ def _second(bench: Bench, first: Recording, campaign: Campaign) -> SecondBoot:
 
 
 def sweep(bench: Bench, campaign: Campaign, console: Console | None = None) -> report.Summary:
-    """Sweeps, shows how it goes, and leaves the findings among the reports, also when it is interrupted.
+    """Sweeps as `survey` does, and prints the numbers.
 
     Raises:
         GuestFailure: some state neither boots the old image nor the new one.
+        TestbedError: a boot came out otherwise than was inferred.
+    """
+    summary = survey(bench, campaign, console)
+    print(summary.line)
+    if summary.failures:
+        raise _failure(summary)
+    return summary
+
+
+def survey(bench: Bench, campaign: Campaign, console: Console | None = None) -> report.Summary:
+    """Sweeps, shows how it goes, and leaves the findings among the reports, also when it is interrupted.
+
+    Raises:
         TestbedError: a boot came out otherwise than was inferred.
     """
     deadline = Deadline.after(campaign.budget)
@@ -121,12 +168,9 @@ def sweep(bench: Bench, campaign: Campaign, console: Console | None = None) -> r
         finally:
             summary = report.summarise(timeline, planned, results)
             report.write(campaign.reports, timeline, summary)
-    print(summary.line)
     if summary.contradicted:
         raise TestbedError(f"{summary.contradicted} boots came out otherwise than was inferred",
                            expected="a boot that reads the same ends the same", hint="see powercut.json")  # fmt: skip
-    if summary.failures:
-        raise _failure(summary)
     return summary
 
 
@@ -186,7 +230,7 @@ def _follow(going: Iterator[Result], timeline: Timeline, results: Results, diges
         for result in going:
             counted = judged(result, timeline.states.find(result.state), timeline.facts)
             broken += counted.outcome is Outcome.BROKEN
-            progress.update(task, advance=1, broken=broken)
+            progress.update(task, advance=result.how in (How.BOOTED, How.INFERRED), broken=broken)
             if counted.outcome is Outcome.BROKEN:
                 progress.console.print(printable(f"{counted.state}: broken: {counted.why}"), markup=False)
 

@@ -123,7 +123,6 @@ def record(bench: Bench, directory: Path, subject: Subject, *, settle: float = S
     """Records what the subject does to the disk, from a clean boot until the kernel has written all back.
 
     Raises:
-        CallerError: there is no next image, and the subject needs one.
         TestbedError: the log is unsound, or its replay is not what the disk held in the end.
         GuestFailure: the machine did not come up, or did not do it.
     """

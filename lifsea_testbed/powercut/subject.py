@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import ClassVar, Protocol
 
 from lifsea_testbed.bench import Bench
 from lifsea_testbed.ecs.instance import Instance
-from lifsea_testbed.errors import CallerError
 from lifsea_testbed.guest import ostree
 from lifsea_testbed.guest.ostree import Deployment
-from lifsea_testbed.image import Image
 from lifsea_testbed.machine import Machine
 from lifsea_testbed.qemu.overlay import Layers
 from lifsea_testbed.scenario import IN_ETC
+from lifsea_testbed.upgrade.offer import make_up
+from lifsea_testbed.upgrade.repository import Repository
+from lifsea_testbed.upgrade.way import OstreeUpgrade
 
 BASE = "base.qcow2"
 #: Returns how long the log is (bytes).
@@ -65,7 +67,7 @@ class Subject(Protocol):
 
 
 class Upgrade:
-    """A deployment of the next image, which was pulled before."""
+    """A deployment of the next image, pulled before; without one, of a commit that is made up from the image's own."""
 
     name = "upgrade"
 
@@ -73,7 +75,7 @@ class Upgrade:
         """Has the next image pulled and safely on disk."""
         instance = Instance(type=bench.instance_type)
         with bench.off("powercut-prepare", layers=Layers(overlay=directory / BASE), instance=instance) as machine:
-            before, commit = _pull(bench, machine, _next(bench))
+            before, commit = _pull(bench, machine)
             self._go_on(machine, before.os, commit)
             machine.power_off()
         return self._prepared(instance, directory / BASE, before, commit)
@@ -182,20 +184,23 @@ SUBJECTS: dict[str, Subject] = {
 }
 
 
-def _next(bench: Bench) -> Image:
-    if bench.next_image is None:
-        raise CallerError("there is nothing to upgrade to", hint="give --next-image")
-    return bench.next_image
-
-
-def _pull(bench: Bench, machine: Machine, next_image: Image) -> tuple[Deployment, str]:
-    """Has the next image in the machine's repository, and something of the machine's own in /etc."""
+def _pull(bench: Bench, machine: Machine) -> tuple[Deployment, str]:
+    """Has the next commit in the machine's repository, and something of the machine's own in /etc."""
     machine.power_on()
     bench.identify(machine)
     machine.wait_until_ready()
     machine.guest.write(IN_ETC, IN_ETC)
-    commit = ostree.pull_from_disk(machine, machine.attach_disk(next_image))
+    commit = ostree.pull_from_disk(machine, machine.attach_disk(bench.next_image)) if bench.next_image \
+        else _pull_made_up(machine)  # fmt: skip
     return machine.guest.booted_deployment(), commit
+
+
+def _pull_made_up(machine: Machine) -> str:
+    with tempfile.TemporaryDirectory() as directory:
+        repository = Repository(Path(directory))
+        (offer,) = make_up(machine, Path(directory), machine.serve(repository), 1)
+        OstreeUpgrade(machine).fetch(offer)
+    return offer.commit
 
 
 def _start(machine: Machine) -> None:

@@ -13,7 +13,7 @@ from lifsea_testbed.bench import Bench
 from lifsea_testbed.deadline import Deadline
 from lifsea_testbed.errors import CallerError, GuestFailure, LaunchError
 from lifsea_testbed.machine import Machine
-from lifsea_testbed.powercut import disks, record
+from lifsea_testbed.powercut import disks, inference, record
 from lifsea_testbed.powercut.inference import Inference, parse_reads
 from lifsea_testbed.powercut.judge import look
 from lifsea_testbed.powercut.record import Recording, Timeline
@@ -88,17 +88,35 @@ class Sweep:
         self._depth = depth
 
     def run(self, planned: Plan, results: Results, deadline: Deadline) -> Iterator[Result]:
-        """Gives each disk its result, one after the other, boots until the deadline alone; yields the new ones."""
-        inference = self._inference(results)
+        """Gives each disk its result, one after the other, boots until the deadline alone; yields the new ones.
+
+        What could be inferred is confirmed, in part, once every disk has a result.
+        """
+        known = self._inference(results)
         for digest, states in planned.of.items():
             if not results.lacks(digest, self._depth):
                 continue
-            result = inference.infer(states[0], digest)
-            if result is None or inference.is_to_be_confirmed(digest):
+            result = known.infer(states[0], digest)
+            if result is None:
                 if deadline.expired:
                     continue
-                result = _compared(self._boot_surely(states[0], digest), result)
-                inference.learn(result, states[0])
+                result = self._boot_surely(states[0], digest)
+                known.learn(result, states[0])
+            results.add(result)
+            yield result
+        yield from self._confirm(planned, results, deadline)
+
+    def _confirm(self, planned: Plan, results: Results, deadline: Deadline) -> Iterator[Result]:
+        """Boots a part of what was inferred; none of it before the last disk that nothing is known of."""
+        if any(results.lacks(digest, self._depth) for digest in planned.of):
+            return
+        for digest, states in planned.of.items():
+            inferred = results.of[digest]
+            if not inference.is_unconfirmed(inferred):
+                continue
+            if deadline.expired:
+                return
+            result = _compared(self._boot_surely(states[0], digest), inferred)
             results.add(result)
             yield result
 
@@ -117,11 +135,11 @@ class Sweep:
         return self.boot(state, digest)
 
     def _inference(self, results: Results) -> Inference:
-        inference = Inference(self._timeline.contents)
+        known = Inference(self._timeline.contents)
         for digest, result in results.of.items():
             if not results.lacks(digest, self._depth):
-                inference.learn(result, self._timeline.states.find(result.state))
-        return inference
+                known.learn(result, self._timeline.states.find(result.state))
+        return known
 
     def boot(self, state: State, digest: str) -> Result:
         """Boots a state and returns what came up."""
@@ -156,9 +174,7 @@ class Sweep:
         return self._recording.directory / f"{slug(state.name)}-{os.getpid()}.reads"
 
 
-def _compared(booted: Result, inferred: Result | None) -> Result:
+def _compared(booted: Result, inferred: Result) -> Result:
     """The result of a boot, and whether it is what had been inferred."""
-    if inferred is None:
-        return booted
     how = How.CONFIRMED if booted.outcome is inferred.outcome else How.CONTRADICTED
     return replace(booted, how=how, like=inferred.like)

@@ -82,10 +82,14 @@ class OstreeUpgrade:
         """Returns the commit."""
         return offer.commit
 
-    def apply(self, offer: Offer) -> str:
-        """Pulls the branch, and deploys the commit."""
+    def fetch(self, offer: Offer) -> None:
+        """Pulls the branch."""
         _describe(self._shell, offer)
         self._shell.run(f"ostree pull {_REMOTE} {shlex.quote(offer.branch)}", within=_WHOLE_IMAGE)
+
+    def apply(self, offer: Offer) -> str:
+        """Pulls the branch, and deploys the commit."""
+        self.fetch(offer)
         os = shlex.quote(ostree.booted(self._shell).os)
         return _last_line(self._shell.run(f"ostree admin deploy --os={os} {offer.commit}", within=_WHOLE_IMAGE).stdout)
 
