@@ -19,7 +19,7 @@ from tests.real import ROOT, built
 SAMPLE = ("python-in-libexec", "dropbear-renamed", "one-file-replaced", "setuid-file", "sysctl-overridden",
           "operations-at-boot", "user-data-asked-again", "initrd-in-one-entry")  # fmt: skip
 #: The claims that are judged by going to the next image and back.
-TRAVELLING = {"upgrade", "rollback", "etc-var-writable-and-kept"}
+TRAVELLING = {"upgrade", "rollback", "etc-var-writable-and-kept", "atomic-upgrade"}
 #: What no mutant breaks, and why the suites are seen to fail on it all the same.
 UNBROKEN = {
     "shell-kept": "without a shell nothing at all is judged as it should be: tests/test_roads.py",
@@ -72,7 +72,8 @@ def test_a_mutant_is_killed_by_no_other_claim(name: str, tmp_path: Path) -> None
 
 
 def travelling(claim: str) -> list[str]:
-    return ["--next-image", str(built("next"))] if claim in TRAVELLING else []
+    cuts = ["--power-cuts", "8m"] if claim == "atomic-upgrade" else []
+    return [*cuts, "--next-image", str(built("next"))] if claim in TRAVELLING else []
 
 
 def test_every_claim_has_a_mutant_or_a_reason() -> None:
