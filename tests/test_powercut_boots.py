@@ -12,6 +12,7 @@ import pytest
 from lifsea_testbed.bench import Bench
 from lifsea_testbed.powercut import campaign
 from lifsea_testbed.powercut.campaign import Campaign
+from lifsea_testbed.powercut.disks import Milestones
 from lifsea_testbed.powercut.record import Timeline, load
 from lifsea_testbed.powercut.results import Outcome
 from lifsea_testbed.powercut.states import CrashStates, Kind
@@ -58,7 +59,8 @@ def test_an_upgrade_without_flushes_is_found_broken(bench: Bench, reports: Path)
         recording = load(wished.recording, bench.image, bench.next_image, "upgrade")
         assert recording is not None
         lying = replace(timeline, states=without_flushes(timeline))
-        sweep = Sweep(bench, recording, lying)
-        outcomes = [sweep.boot(state, lying.contents.digest(state)).outcome
-                    for state in list(lying.states.enumerate([Kind.SUBSET]))[:2]]  # fmt: skip
+        with Milestones(lying.contents, lying.states, recording.directory) as milestones:
+            sweep = Sweep(bench, recording, lying, milestones)
+            outcomes = [sweep.boot(state, lying.contents.digest(state)).outcome
+                        for state in list(lying.states.enumerate([Kind.SUBSET]))[:2]]  # fmt: skip
     assert Outcome.BROKEN in outcomes

@@ -115,8 +115,9 @@ def prepared(bench: Bench, campaign: Campaign) -> Iterator[tuple[Sweep, Timeline
     recording = _recorded(bench, campaign.recording, SUBJECTS[campaign.subject])
     if campaign.second:
         recording = _recorded(bench, campaign.place, _second(bench, recording, campaign))
-    with record.timeline(recording, bench.image, seed=campaign.seed) as timeline:
-        yield Sweep(bench, recording, timeline, depth=campaign.depth), timeline
+    with record.timeline(recording, bench.image, seed=campaign.seed) as timeline, \
+            disks.Milestones(timeline.contents, timeline.states, recording.directory) as milestones:  # fmt: skip
+        yield Sweep(bench, recording, timeline, milestones, depth=campaign.depth), timeline
 
 
 def _recorded(bench: Bench, place: Path, subject: Subject) -> Recording:

@@ -89,9 +89,10 @@ class Disk:
 
 
 class Contents:
-    """The disks of one log above one base."""
+    """The disks of one log above one base: so many entries, disks of that size (bytes)."""
 
     def __init__(self, log: WriteLog, base: Source) -> None:
+        self.count, self.size = len(log.entries), log.disk_size
         self._log, self._base = log, base
         self._versions: dict[int, _Versions] = {}
         self._touched: defaultdict[int, list[int]] = defaultdict(list)
@@ -112,9 +113,12 @@ class Contents:
         """Returns digests over those sectors alone; the log touches each of them."""
         return Digests(self._log.entries, {sector: self._versions[sector] for sector in sectors})
 
-    def clusters(self, state: State) -> Iterator[tuple[int, bytes]]:
-        """Yields the clusters that the log has touched up to that state, in order: number and content."""
-        for cluster in sorted(self._touched):
+    def clusters(self, state: State, since: int = 0) -> Iterator[tuple[int, bytes]]:
+        """Yields the clusters that the log has touched from entry `since` up to that state: number and content.
+
+        They come in order. What the state lacks must not lie before `since`.
+        """
+        for cluster in sorted(self._touched_within(since, state.position)):
             content = self._changed(cluster, state)
             if content is not None:
                 yield cluster, content
@@ -122,6 +126,10 @@ class Contents:
     def disk(self, state: State) -> Disk:
         """Returns the state's disk as a source of bytes, each made when it is read."""
         return Disk(self._base, lambda cluster: self._changed(cluster, state))
+
+    def _touched_within(self, place: int, end: int) -> Iterable[int]:
+        writes = (entry for entry in self._log.entries[place:end] if entry.is_write)
+        return {cluster for entry in writes for cluster in _clusters(entry)}
 
     def _changed(self, cluster: int, state: State) -> bytes | None:
         """What the log has made of a cluster up to that state, or nothing if it has not touched it."""
@@ -137,7 +145,7 @@ class Contents:
             if sector not in self._versions:
                 self._versions[sector] = [(-1, _hash(sector, below[start:start + SECTOR]))]
             self._versions[sector].append((place, _hash(sector, data[start:start + SECTOR])))
-        for cluster in range(entry.sector // _IN_CLUSTER, (entry.sector + entry.sectors - 1) // _IN_CLUSTER + 1):
+        for cluster in _clusters(entry):
             self._touched[cluster].append(place)
 
     def _cluster(self, cluster: int, places: list[int], kept: dict[int, int]) -> bytes:
@@ -155,6 +163,10 @@ class Contents:
                 content[(start - first) * SECTOR:(end - first) * SECTOR] = \
                     self._log.data(entry, start - entry.sector, end - start)  # fmt: skip
         return bytes(content)
+
+
+def _clusters(entry: Entry) -> range:
+    return range(entry.sector // _IN_CLUSTER, (entry.sector + entry.sectors - 1) // _IN_CLUSTER + 1)
 
 
 def _text(total: int) -> str:

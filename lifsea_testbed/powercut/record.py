@@ -18,7 +18,7 @@ from lifsea_testbed.errors import CallerError, LaunchError, TestbedError
 from lifsea_testbed.image import Image
 from lifsea_testbed.machine import Machine
 from lifsea_testbed.powercut.content import CLUSTER, Contents
-from lifsea_testbed.powercut.states import CrashStates, Kind, State
+from lifsea_testbed.powercut.states import CrashStates, prefix
 from lifsea_testbed.powercut.subject import Prepared, Subject, Told
 from lifsea_testbed.powercut.writelog import WriteLog
 from lifsea_testbed.qemu.overlay import Layers
@@ -171,9 +171,7 @@ def check(log: WriteLog, base: Source, final: Qcow2) -> None:
     Raises:
         TestbedError: it does not.
     """
-    count = len(log.entries)
-    everything = State(name="everything", kind=Kind.PREFIX, position=count, latest=count)
-    replayed = dict(Contents(log, base).clusters(everything))
+    replayed = dict(Contents(log, base).clusters(prefix(len(log.entries))))
     written = {place // CLUSTER for offset, length in final.own() for place in range(offset, offset + length, CLUSTER)}
     for cluster in sorted(replayed.keys() | written):
         wanted = replayed.get(cluster)

@@ -83,8 +83,9 @@ def _spread(found: dict[str, list[State]], kind: Kind) -> list[str]:
 class Sweep:
     """Boots states of one recording on one bench."""
 
-    def __init__(self, bench: Bench, recording: Recording, timeline: Timeline, *, depth: Depth = Depth.BOOT) -> None:
-        self._bench, self._recording, self._timeline = bench, recording, timeline
+    def __init__(self, bench: Bench, recording: Recording, timeline: Timeline, milestones: disks.Milestones, *,
+                 depth: Depth = Depth.BOOT) -> None:
+        self._bench, self._recording, self._timeline, self._milestones = bench, recording, timeline, milestones
         self._depth = depth
 
     def run(self, planned: Plan, results: Results, deadline: Deadline) -> Iterator[Result]:
@@ -158,12 +159,10 @@ class Sweep:
     @contextlib.contextmanager
     def machine(self, state: State) -> Iterator[Machine]:
         """The machine that was recorded, off, with the disk of that state below a fresh overlay."""
-        facts = self._timeline.facts
-        instance = record.instance(self._bench, facts)
+        instance = record.instance(self._bench, self._timeline.facts)
         path, reads = self._reads(state).with_suffix(".qcow2"), self._reads(state)
         try:
-            disks.write(path, self._timeline.contents.clusters(state), size=facts.disk_size)
-            layers = Layers(below=(*self._recording.layers, path), reads=reads)
+            layers = Layers(below=(*self._recording.layers, *self._milestones.write(path, state)), reads=reads)
             with self._bench.off(f"powercut-{state.name}", layers=layers, instance=instance) as machine:
                 yield machine
         finally:
