@@ -26,7 +26,7 @@ tree={place}.tree
 rm -rf $tree
 mkdir -p $tree/usr/etc/lifsea-testbed-defaults
 for name in edited left removed; do echo {version} >$tree/usr/etc/lifsea-testbed-defaults/$name; done
-ostree --repo={place} commit --branch={ref} --parent={base} --subject={version} --owner-uid=0 --owner-gid=0 \\
+ostree --repo={place} commit --branch={ref} --parent={base} --subject={version} \\
     --add-metadata-string=version={version} --tree=ref={base} --tree=dir=$tree
 rm -rf $tree
 """
