@@ -13,6 +13,7 @@ import pytest
 from lifsea_testbed import bench as benches
 from lifsea_testbed.bench import Bench, workers
 from lifsea_testbed.claims import catalogue
+from lifsea_testbed.deadline import seconds
 from lifsea_testbed.errors import CallerError, Explained, HostError, NotJudged
 from lifsea_testbed.machine import Machine
 from lifsea_testbed.preflight import Prepared, Wish, prepare
@@ -55,6 +56,7 @@ class Run:
             reports=Path(config.option.reports).resolve(), claims=tuple(config.option.claim),
         )  # fmt: skip
         try:
+            seconds(config.option.power_cuts or "0s")
             prepared = prepare(wish, measured=_measured(config))
         except (CallerError, HostError) as error:
             raise pytest.UsageError(printable(error.one_line)) from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lifsea_testbed import profile as profiles
 from lifsea_testbed.bench import Bench
-from lifsea_testbed.deadline import Deadline
+from lifsea_testbed.deadline import Deadline, seconds
 from lifsea_testbed.errors import CallerError, GuestFailure, NotJudged, TestbedError
 from lifsea_testbed.machine import Machine
 from lifsea_testbed.powercut import disks, record, report
@@ -26,7 +25,6 @@ from lifsea_testbed.powercut.subject import SUBJECTS, Prepared, SecondBoot, Subj
 from lifsea_testbed.powercut.sweep import Shard, Sweep, plan
 from lifsea_testbed.text import printable, slug
 
-_UNITS = {"s": 1, "m": 60, "h": 3600}
 _FOREVER = 365 * 24 * 3600.0
 _NAMES = {kind.name.lower().replace("_", "-"): kind for kind in Kind}
 
@@ -60,9 +58,9 @@ class Campaign:
         if subject not in SUBJECTS:
             raise CallerError(f"{subject}: nothing that is cut", hint=", ".join(SUBJECTS))
         place = "powercut" if subject == Upgrade.name else f"powercut-{subject}"
-        return cls(reports=reports, recording=(recording or reports / place).resolve(), budget=_seconds(budget),
-                   shard=Shard.parse(shard), kinds=_kinds(only), seed=seed, depth=Depth(depth), subject=subject,
-                   second=second or "")  # fmt: skip
+        return cls(reports=reports, recording=(recording or reports / place).resolve(),
+                   budget=_FOREVER if budget is None else seconds(budget), shard=Shard.parse(shard), kinds=_kinds(only),
+                   seed=seed, depth=Depth(depth), subject=subject, second=second or "")  # fmt: skip
 
     @property
     def results(self) -> Path:
@@ -244,15 +242,6 @@ def _failure(summary: report.Summary) -> GuestFailure:
         expected="the old or the new image, whole", evidence=f"{names}\n\n{first.console}",
         hint=f"--state '{first.state}' boots it again; all are in powercut.json",
     )  # fmt: skip
-
-
-def _seconds(text: str | None) -> float:
-    if text is None:
-        return _FOREVER
-    match = re.fullmatch(r"(\d+)([smh]?)", text)
-    if match is None:
-        raise CallerError(f"{text}: no time", hint="90s, 30m or 2h")
-    return int(match[1]) * float(_UNITS[match[2] or "s"])
 
 
 def _kinds(names: Sequence[str] | None) -> tuple[Kind, ...]:
