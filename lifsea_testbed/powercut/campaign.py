@@ -123,7 +123,8 @@ def _recorded(bench: Bench, place: Path, subject: Subject) -> Recording:
     if recording is None:
         bench.say(f"recording: {subject.name}")
         recording = record.record(bench, place, subject)
-    bench.profile = profiles.load(recording.facts.profile)
+    if bench.profile_name != recording.facts.profile:
+        bench.profile = profiles.load(recording.facts.profile)
     return recording
 
 
