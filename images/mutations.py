@@ -24,8 +24,8 @@ class Mutant:
 
     `claim` is the one that has to find it, `also` are others that were seen to fail beside it; `change` says what is
     done, `why` what makes it easy to miss. `tree` is run in the tree that is committed, `sysroot` in the deployed
-    sysroot; both as root, with $PACKAGES (unpacked Debian packages) and the functions of functions.sh. `line` is the
-    release line whose image is changed, and whose profile it is held to.
+    sysroot; both as root, with $PACKAGES (unpacked Debian packages, of `suite` if it is not the image's) and the
+    functions of functions.sh. `line` is the release line whose image is changed, and whose profile it is held to.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Mutant:
     why: str
     also: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
+    suite: str = ""
     tree: str = ""
     sysroot: str = ""
     line: str = "3.3"
@@ -46,7 +47,7 @@ class Mutant:
     @property
     def recipe(self) -> str:
         """Everything that the image depends on."""
-        return repr((self.packages, self.tree, self.sysroot, _FUNCTIONS.read_text("utf-8")))
+        return repr((self.packages, self.suite, self.tree, self.sysroot, _FUNCTIONS.read_text("utf-8")))
 
 
 def names() -> list[str]:
@@ -76,7 +77,7 @@ def build(store: Store, suite: str, name: str) -> Path:
     def change(script: str, place: Path) -> None:
         if script:
             with store.scratch() as scratch:
-                _unpack(mutant.packages, suite, scratch)
+                _unpack(mutant.packages, mutant.suite or suite, scratch)
                 run("bash", "-eu", "-o", "pipefail", "-c", f'. "{_FUNCTIONS}"\n{script}', cwd=place,
                     environment={"PACKAGES": str(scratch / "packages")})  # fmt: skip
 

@@ -91,7 +91,11 @@ def _add_powercut(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", action="append", metavar="KIND",
                         help="flush, prefix, without, subset, torn-pages, torn-sectors; may be given several times")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of random subsets (default: %(default)s)")
-    parser.add_argument("--fsck", action="store_true", help="have the repository of each machine checked as well")
+    parser.add_argument("--depth", default="boot", choices=("boot", "fsck", "next"),
+                        help="fsck: check repository and /usr as well; next: and upgrade again (default: %(default)s)")
+    parser.add_argument("--cut", default="upgrade", choices=("upgrade", "rollback", "staged", "first-boot"),
+                        help="what the power is cut in (default: %(default)s)")
+    parser.add_argument("--second", metavar="NAME", help="cut the boot that follows this state, and not what led to it")
     parser.add_argument("--state", metavar="NAME", help="boot this state and no other: 'epoch 17, without write 3'")
     parser.add_argument("--shell", action="store_true", help="with --state: sit down at its console")
     parser.add_argument("--shrink", action="store_true", help="with --state: find the fewest lost writes that break it")
@@ -199,7 +203,7 @@ def _powercut(options: argparse.Namespace) -> None:
 
     wish = campaign.Campaign.parse(
         reports=options.reports.resolve(), recording=options.recording, budget=options.budget, shard=options.shard,
-        only=options.only, seed=options.seed, fsck=options.fsck,
+        only=options.only, seed=options.seed, depth=options.depth, subject=options.cut, second=options.second,
     )  # fmt: skip
     if options.state and options.shell:
         interactive.require_terminal()

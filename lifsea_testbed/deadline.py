@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
+
+from lifsea_testbed.errors import CallerError
+
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,3 +43,15 @@ class Patience:
     def deadline(self, seconds: float) -> Deadline:
         """Returns the deadline for something that takes at most `seconds` on real hardware."""
         return Deadline.after(seconds * self.factor)
+
+
+def seconds(text: str) -> float:
+    """Returns a length of time as it is written on the command line: 90s, 30m or 2h.
+
+    Raises:
+        CallerError: it is none.
+    """
+    match = re.fullmatch(r"(\d+)([smh]?)", text, re.ASCII)
+    if match is None:
+        raise CallerError(f"{text}: no length of time", hint="90s, 30m or 2h")
+    return int(match[1]) * float(_UNITS[match[2]])

@@ -17,9 +17,9 @@ from lifsea_testbed.boot import Boot
 from lifsea_testbed.console import access
 from lifsea_testbed.console.channel import CommandResult
 from lifsea_testbed.deadline import Patience
-from lifsea_testbed.ecs.instance import TIME_SERVERS, Card, Instance
+from lifsea_testbed.ecs.instance import MIRROR_ADDRESS, TIME_SERVERS, Card, Instance
 from lifsea_testbed.ecs.metadata import Metadata, Seen
-from lifsea_testbed.ecs.service import MetadataService
+from lifsea_testbed.ecs.service import Answering, MetadataService, WebService
 from lifsea_testbed.errors import BootFailed, CommandFailed, GuestCrashed, GuestFailure, WaitTimedOut
 from lifsea_testbed.guest import offline, system, transfer
 from lifsea_testbed.guest.guest import Guest
@@ -82,6 +82,7 @@ class Machine:
         self._service = MetadataService(metadata, directory / argv.METADATA_SOCKET)
         self._service.admit(confinement.uid, confinement.gid)
         self._service.__enter__()
+        self._services: list[WebService] = [self._service]
 
     @property
     def boot(self) -> Boot:
@@ -260,6 +261,14 @@ class Machine:
             raise GuestFailure("the kernel did not panic when it was asked to", expected="sysrq c panics",
                                evidence=self.boot.transcript.tail())  # fmt: skip
 
+    def serve(self, repository: Answering) -> str:
+        """Has the cloud's mirror answer with that repository from now on; returns its URL."""
+        service = WebService(repository, self._directory / argv.REPOSITORY_SOCKET)
+        service.admit(self._confinement.uid, self._confinement.gid)
+        self._services.append(service)
+        service.__enter__()
+        return f"http://{MIRROR_ADDRESS}/"
+
     def put(self, content: bytes | Path, path: str) -> None:
         """Writes a file of the guest, and compares digests; see guest/transfer.py."""
         transfer.put(self, content, path)
@@ -331,7 +340,8 @@ class Machine:
             boot.close()
         if self._records.was_attempted(f"screen-{len(self.boots)}.png"):
             self._save_journal_of_disk()
-        self._service.__exit__()
+        for service in self._services:
+            service.__exit__()
 
     def _go_down(self, how: str) -> None:
         self._save_journal()

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from lifsea_testbed.bench import Bench
     from lifsea_testbed.fleet import Fleet
     from lifsea_testbed.image import Image
+    from lifsea_testbed.journey import Travelled, Troubled
     from lifsea_testbed.machine import Machine
     from lifsea_testbed.perf.measure import Measure
+    from lifsea_testbed.powercut.campaign import PowerCuts
     from lifsea_testbed.profile import Profile
     from lifsea_testbed.run import Run
     from lifsea_testbed.scenario import Rebooted, RolledBack, Twins, Upgraded
@@ -22,7 +24,8 @@ _RUN = "lifsea-testbed-run"
 _MEASURING = "lifsea-testbed-measuring"
 _SHARDING = "lifsea-testbed-sharding"
 #: The fixtures that are, or come from, a machine that the test does not share as it was booted.
-_CHANGED = frozenset({"own_machine", "machines", "twins", "rebooted", "upgraded"})
+_CHANGED = frozenset({"own_machine", "machines", "twins", "rebooted", "upgraded", "travelled", "troubled",
+                      "power_cuts"})  # fmt: skip
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -52,6 +55,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
                     help="run the K-th of N parts of the tests; the verdicts of all parts are to be joined")
     group.addoption("--shard-durations", action="append", default=[], metavar="FILE",
                     help="cut parts that take equally long, by an earlier run.json, the same for all; repeatable")
+    group.addoption("--power-cuts", metavar="TIME",
+                    help="cut the power in an upgrade, for so long: 30m; without it that is not judged")
     group = parser.getgroup("lifsea-perf", "figures of container OS images (lifsea_testbed)")
     group.addoption("--history", metavar="FILE|URL",
                     help="keep what is measured in this SQLite file or PostgreSQL database, and judge it by it")
@@ -263,6 +268,34 @@ def rolled_back(upgraded: Upgraded) -> RolledBack:
     from lifsea_testbed import scenario
 
     return scenario.roll_back(upgraded)
+
+
+@pytest.fixture(scope="session")
+def travelled(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Travelled]:
+    """A machine that went from image to image and back, by commits that are made up from its own."""
+    from lifsea_testbed import journey
+
+    with bench.machine("travelled-machine") as machine:
+        yield journey.travel(bench, machine, tmp_path_factory.mktemp("offer"))
+
+
+@pytest.fixture(scope="session")
+def troubled(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Troubled]:
+    """A machine whose upgrade met one trouble after the other, and none in the end."""
+    from lifsea_testbed import journey
+
+    with bench.machine("troubled-machine") as machine:
+        yield journey.meet_trouble(bench, machine, tmp_path_factory.mktemp("offer"))
+
+
+@pytest.fixture(scope="session")
+def power_cuts(bench: Bench, pytestconfig: pytest.Config) -> PowerCuts:
+    """What became of an upgrade of the image at each moment at which the power may fail."""
+    from lifsea_testbed.powercut import campaign
+
+    run: Run | None = pytestconfig.pluginmanager.get_plugin(_RUN)
+    assert run is not None
+    return campaign.cut(bench, run.prepared.wish.reports, pytestconfig.option.power_cuts)
 
 
 @pytest.fixture

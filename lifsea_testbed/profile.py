@@ -145,15 +145,23 @@ class Security(_Table):
     sysctls: dict[str, int | Literal["absent"]] = Field(default={}, description="absent: the kernel has no such one")
 
 
+class UpgradeTool(enum.StrEnum):
+    """What upgrades an OS."""
+
+    OSTREE = "ostree"
+    RPM_OSTREE = "rpm-ostree"
+    COMMANDS = "commands"
+
+
 class Upgrades(_Table):
-    """The commands by which an OS is upgraded, rolled back, and told that it came up well: for people to look up.
+    """How an OS is upgraded and rolled back: by a tool that is known, or by commands (upgrade/way.py)."""
 
-    The suites upgrade by ostree alone, as LifseaOS does; they run none of these.
-    """
-
-    deploy: str = ""
+    tool: UpgradeTool = UpgradeTool.OSTREE
+    deploy: str = Field(default="", description="what is on offer is in $OFFER_URL, _BRANCH, _COMMIT and _VERSION")
     roll_back: str = ""
-    confirm: str = ""
+    running: str = Field(default="", description="prints what runs (default: VERSION_ID of os-release)")
+    boots_next: str = Field(default="", description="prints, in the same way, what boots next")
+    confirm: str = Field(default="", description="tells the OS that it came up well: for people to look up")
 
 
 class Nodes(_Table):

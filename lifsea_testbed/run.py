@@ -14,6 +14,7 @@ import pytest
 from lifsea_testbed import leftovers, spread, steps
 from lifsea_testbed.bench import Bench
 from lifsea_testbed.claims import catalogue
+from lifsea_testbed.deadline import seconds
 from lifsea_testbed.errors import Blame, CallerError, Explained, HostError
 from lifsea_testbed.machine import Machine
 from lifsea_testbed.masking import masked
@@ -29,7 +30,8 @@ from lifsea_testbed.report.verdict import Judgement, Status, judge
 from lifsea_testbed.text import printable
 
 #: The fixtures that are a machine, or hold one.
-_MACHINES = ("machine", "watched", "own_machine", "twins", "rebooted", "upgraded", "rolled_back")
+_MACHINES = ("machine", "watched", "own_machine", "twins", "rebooted", "upgraded", "rolled_back",
+             "travelled", "troubled")  # fmt: skip
 #: A reason is a line; the evidence has the whole story (characters).
 _LONGEST_WHY = 500
 _MARKS = pytest.StashKey[dict[str, evidence.Mark]]()
@@ -81,6 +83,7 @@ class Run:
             leftovers.die_with_parent(controller)
             config.option.loadgroup = _told(config, "lifsea_groups")  # a worker of xdist knows the command line alone
         try:
+            seconds(config.option.power_cuts or "0s")
             signer = _signer(config)
             prepared = prepare(wish, measured=_measured(config), memory=_told(config, "lifsea_memory"),
                                place=Path(place) if (place := _told(config, "lifsea_place")) else None)

@@ -16,9 +16,9 @@ PACKAGE = ROOT / "lifsea_testbed"
 #: The rooms in the order of one run. A room knows those before it and itself, never those after it.
 ROOMS = (
     "masking", "errors", "deadline", "text", "steps", "records", "lifeline", "leftovers", "hub", "capacity", "spread",
-    "claims", "image", "disk", "profile", "known", "ecs", "qemu", "console", "guest", "boot", "autopsy", "machine",
-    "scenario", "bench", "fleet", "powercut", "preflight", "doctor", "explain", "report", "perf", "scheduling", "run",
-    "sharding", "measuring", "claim", "plugin", "interactive", "completion", "cli", "__main__",
+    "claims", "image", "disk", "profile", "known", "ecs", "qemu", "console", "guest", "upgrade", "boot", "autopsy",
+    "machine", "scenario", "bench", "fleet", "journey", "powercut", "preflight", "doctor", "explain", "report", "perf",
+    "scheduling", "run", "sharding", "measuring", "claim", "plugin", "interactive", "completion", "cli", "__main__",
 )  # fmt: skip
 #: Who may import a library; to swap it is to touch one room.
 OWNERS = {

@@ -12,6 +12,7 @@ import pytest
 from lifsea_testbed.bench import Bench
 from lifsea_testbed.powercut import campaign
 from lifsea_testbed.powercut.campaign import Campaign
+from lifsea_testbed.powercut.disks import Milestones
 from lifsea_testbed.powercut.record import Timeline, load
 from lifsea_testbed.powercut.results import Outcome
 from lifsea_testbed.powercut.states import CrashStates, Kind
@@ -55,10 +56,38 @@ def test_an_upgrade_without_flushes_is_found_broken(bench: Bench, reports: Path)
     """The control: the same writes, half of them lost, as if nothing had been flushed, do not leave a whole image."""
     wished = Campaign.parse(reports=reports)
     with campaign.prepared(bench, wished) as (_, timeline):
-        recording = load(wished.recording, bench.image, bench.next_image)
+        recording = load(wished.recording, bench.image, bench.next_image, "upgrade")
         assert recording is not None
         lying = replace(timeline, states=without_flushes(timeline))
-        sweep = Sweep(bench, recording, lying)
-        outcomes = [sweep.boot(state, lying.contents.digest(state)).outcome
-                    for state in list(lying.states.enumerate([Kind.SUBSET]))[:2]]  # fmt: skip
+        with Milestones(lying.contents, lying.states, recording.directory) as milestones:
+            sweep = Sweep(bench, recording, lying, milestones)
+            outcomes = [sweep.boot(state, lying.contents.digest(state)).outcome
+                        for state in list(lying.states.enumerate([Kind.SUBSET]))[:2]]  # fmt: skip
     assert Outcome.BROKEN in outcomes
+
+
+@pytest.mark.parametrize("subject", ["rollback", "staged", "first-boot"])
+def test_what_else_is_cut_leaves_a_whole_machine(bench: Bench, tmp_path: Path, subject: str) -> None:
+    """At flushes spread over it; a minute or two of them."""
+    wished = Campaign.parse(reports=tmp_path, subject=subject, only=["flush"], budget="2m")
+    summary = campaign.survey(bench, wished)
+    assert summary.booted >= 2
+    assert [(failure.state, failure.why) for failure in summary.failures] == []
+
+
+def test_a_boot_after_a_cut_can_be_cut_as_well(bench: Bench, reports: Path) -> None:
+    wished = Campaign.parse(reports=reports, only=["flush"], budget="2m")
+    with campaign.prepared(bench, wished) as (_, timeline):
+        late = [epoch for epoch in timeline.states.epochs if epoch.end < timeline.facts.announced][-1]
+    summary = campaign.survey(bench, replace(wished, second=f"epoch {late.number}"))
+    assert summary.booted >= 2
+    assert [(failure.state, failure.why) for failure in summary.failures] == []
+
+
+def test_the_next_upgrade_succeeds_from_a_cut_in_the_middle(bench: Bench, reports: Path) -> None:
+    wished = Campaign.parse(reports=reports, depth="next")
+    with campaign.prepared(bench, wished) as (sweep, timeline):
+        during = [epoch for epoch in timeline.states.tried if epoch.end < timeline.facts.announced]
+        state = timeline.states.find(f"epoch {during[len(during) // 2].number}")
+        result = sweep.boot(state, timeline.contents.digest(state))
+    assert (result.outcome, result.why) == (Outcome.OLD, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import subprocess
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lifsea_testbed.disk.qcow2 import Qcow2
-from lifsea_testbed.disk.source import RawFile
+from lifsea_testbed.disk.source import RawFile, Source
 from lifsea_testbed.errors import CallerError, TestbedError
 from lifsea_testbed.powercut import disks
 from lifsea_testbed.powercut.content import Contents
@@ -188,6 +189,25 @@ def test_a_made_disk_is_sound_and_shows_what_is_below(tmp_path: Path, size: int)
         assert {number: disk.read_at(number * 4096, 4096) for number in held} == held
         if size > 4 * 4096:
             assert disk.read_at(4096, 4096) == b"b" * 4096
+
+
+def test_a_state_holds_but_what_came_after_its_milestone(tmp_path: Path) -> None:
+    """The layers together are the disk that a naive model makes; there are two once the log is long."""
+    made = [request for number in range(100) for request in ((number % SECTORS, filled(number)), FLUSH)]
+    log, base = read(logged(made)), Bytes(BASE)
+    contents, states = Contents(log, base), CrashStates(log.entries)
+    with disks.Milestones(contents, states, tmp_path) as milestones:
+        for name in ("epoch 0", "epoch 31, after write 1", "epoch 32", "epoch 70", "epoch 99, without write 1"):
+            state = states.find(name) if "99" not in name else states.lacking(states.find("epoch 99"), [1])
+            disk: Source = base
+            layers = milestones.write(tmp_path / "state.qcow2", state)
+            with contextlib.ExitStack() as stack:
+                for layer in layers:
+                    disk = Qcow2(stack.enter_context(RawFile(layer)), disk)
+                assert disk.read_at(0, len(BASE)) == contents.disk(state).read_at(0, len(BASE))
+                assert disk.read_at(0, len(BASE)) == replay(BASE, log, state.position if "without" not in name else 198)
+            assert len(layers) == (2 if states.epoch(state).first >= 64 else 1)
+    assert list(tmp_path.glob("milestones-*")) == []
 
 
 def test_a_large_state_is_made_whole(tmp_path: Path) -> None:

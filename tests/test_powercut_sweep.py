@@ -18,9 +18,9 @@ from lifsea_testbed.bench import Bench
 from lifsea_testbed.deadline import Deadline
 from lifsea_testbed.errors import CallerError, GuestFailure, LaunchError
 from lifsea_testbed.image import Image
-from lifsea_testbed.powercut import campaign, record, report
+from lifsea_testbed.powercut import campaign, inference, record, report
 from lifsea_testbed.powercut.content import Contents
-from lifsea_testbed.powercut.inference import Inference, parse_reads
+from lifsea_testbed.powercut.inference import parse_reads
 from lifsea_testbed.powercut.record import Facts, Recording, Timeline
 from lifsea_testbed.powercut.results import Depth, How, Outcome, Result, Results, judged
 from lifsea_testbed.powercut.states import CrashStates, Kind, State
@@ -29,8 +29,9 @@ from tests.test_powercut_states import BASE, FLUSH, Bytes, filled, logged, read
 
 # The last write before the announcement (entry 5) is only flushed after it.
 MADE = [(0, filled(1)), FLUSH, (4, filled(2, 2)), (0, filled(1)), FLUSH, (9, filled(2)), (12, filled(1)), FLUSH]
-FACTS = Facts(image="a", next_image="b", profile="reference", instance="i", uuid="u", disk_serial="d", mac="m", old="0",
-              new="1", started=2, announced=6, disk_size=len(BASE), qemu="10.0.2")  # fmt: skip
+FACTS = Facts(subject="upgrade", image="a", next_image="b", profile="reference", instance="i", uuid="u",
+              disk_serial="d", mac="m", layers=("base.qcow2",), old="0", new="1", started=2, announced=6,
+              disk_size=len(BASE), qemu="10.0.2")  # fmt: skip
 
 
 @pytest.fixture
@@ -127,7 +128,7 @@ def test_what_a_boot_never_read_needs_no_boot(timeline: Timeline, tmp_path: Path
 
 
 def test_a_boot_that_disagrees_is_told(timeline: Timeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Inference, "is_to_be_confirmed", staticmethod(lambda digest: True))
+    monkeypatch.setattr(inference, "_CONFIRMED", 1)
     sweep = Paper(timeline, {"epoch 2, after write 1": Outcome.BROKEN}, reads=((0, 1), (4, 2), (9, 1)))
     found = results(tmp_path)
     run(sweep, timeline, found)
@@ -218,9 +219,9 @@ def test_a_sweep_ends_with_what_is_broken(timeline: Timeline, tmp_path: Path, mo
 
 def test_a_recording_of_another_image_is_refused(tmp_path: Path) -> None:
     image = cast(Image, type("Other", (), {"sha256": "c"}))
-    assert record.load(tmp_path, image, None) is None
+    assert record.load(tmp_path, image, None, "upgrade") is None
     (tmp_path / "recording.json").write_text(json.dumps(vars(FACTS)), "utf-8")
     with pytest.raises(CallerError, match="other images"):
-        record.load(tmp_path, image, None)
+        record.load(tmp_path, image, None, "upgrade")
     same = cast(Image, type("Same", (), {"sha256": "a"}))
-    assert record.load(tmp_path, same, None) == Recording(directory=tmp_path, facts=FACTS)
+    assert record.load(tmp_path, same, None, "upgrade") == Recording(directory=tmp_path, facts=FACTS)

@@ -20,6 +20,7 @@ from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.guest.hardware import NetworkCard
 from lifsea_testbed.perf.measure import Measure
+from tests import journeys
 
 SUITES = Path(__file__).parent.parent / "suites"
 TESTS: dict[str, Callable[..., None]] = {
@@ -46,12 +47,13 @@ SOUND: dict[str, Any] = {
     "features": {"hypervisor", *appearance.ICE_LAKE_FEATURES}, "memory_found": 8191, "dmi": appearance.dmi(INSTANCE),
     "smbios_version": "2.8", "pci_devices": appearance.PCI, "virtio_devices": appearance.VIRTIO,
     "disks": {INSTANCE.disk_serial: "vda"}, "network_cards": [CARD], "console": appearance.CONSOLE,
-    "virtio_ports": [appearance.ASSISTANT_PORT], "clock_offset": 0, "queues_shown": 2,
+    "virtio_ports": [appearance.ASSISTANT_PORT], "clock_offset": 0, "queues_shown": 2, **journeys.SOUND,
 }  # fmt: skip
 #: A sound machine of another kind, for the tests that such a one has to pass.
 SOUND_FOR: dict[str, dict[str, Any]] = {"test_there_is_no_posix_shell": {"has_posix_shell": False}}
 #: For each test, the defects of a machine that it has to find, one at least for each of its assertions.
 DEFECTS: dict[str, list[dict[str, Any]]] = {
+    **journeys.DEFECTS,
     "test_there_is_no_ssh_server": [{"executables": ["/usr/sbin/sshd"]}, {"units": ["sshd.service"]}],
     "test_no_program_is_an_ssh_server_under_another_name": [{"marks": ["/usr/bin/helper"]}],
     "test_there_is_no_host_key": [{"files_matching": ["/etc/ssh/ssh_host_rsa_key"]}],
@@ -306,8 +308,10 @@ def run(name: str, defect: dict[str, Any], *, emulated: bool = False) -> None:
     profile = profiles.load("reference")
     machine = FakeMachine(defect, profile, emulated=emulated)
     image = SimpleNamespace(fits_into=lambda size: {**SOUND, **defect}["fits"])
-    offered: dict[str, Any] = {"machine": machine, "watched": machine, "own_machine": machine, "profile": profile,
-                               "measure": Measure(), "bench": SimpleNamespace(image=image)}  # fmt: skip
+    offered: dict[str, Any] = {
+        "machine": machine, "watched": machine, "own_machine": machine, "profile": profile, "measure": Measure(),
+        "bench": SimpleNamespace(image=image), **journeys.offered({**SOUND, **defect}),
+    }  # fmt: skip
     wanted = inspect.signature(TESTS[name]).parameters
     anything: Any = machine
     if "twins" in wanted:
@@ -347,6 +351,8 @@ def test_a_defect_is_found(name: str, defect: dict[str, Any]) -> None:
     ("test_the_processor_does_what_an_ice_lake_does", {"features": {"avx512f"}}, "gfni"),
     ("test_the_memory_is_as_sold", {"memory_given": 4096}, "4096 MiB to give, ecs.g7.large has 8192"),
     ("test_the_network_card_has_its_queues", {"queues_shown": 1}, "1 queue, ecs.g7.large has 2"),
+    ("test_every_power_cut_boots_old_or_new", {"disks_left": 7}, "left out 7 of 20 disks"),
+    ("test_every_power_cut_boots_old_or_new", {"disks_unconfirmed": 3}, "and 3 confirmations"),
 ])  # fmt: skip
 def test_what_the_host_cannot_show_is_not_judged(name: str, lack: dict[str, Any], reason: str) -> None:
     with pytest.raises(NotJudged, match=reason):

@@ -12,8 +12,10 @@ from lifsea_testbed.image import DiskFormat, Image
 
 
 @contextlib.contextmanager
-def opened(image: Image, overlay: Path | None = None) -> Iterator[Source]:
-    """Yields the disk as a machine sees it that has that overlay above the image; the machine must not be running.
+def opened(image: Image, *overlays: Path) -> Iterator[Source]:
+    """Yields the disk as a machine sees it that has those overlays (qcow2) above the image, the lowest first.
+
+    The machine must be off.
 
     Raises:
         DiskDamaged, NotJudged: one of the files cannot be read.
@@ -21,4 +23,6 @@ def opened(image: Image, overlay: Path | None = None) -> Iterator[Source]:
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(RawFile(image.path))
         disk: Source = Qcow2(file) if image.format is DiskFormat.QCOW2 else file
-        yield Qcow2(stack.enter_context(RawFile(overlay)), disk) if overlay else disk
+        for overlay in overlays:
+            disk = Qcow2(stack.enter_context(RawFile(overlay)), disk)
+        yield disk

@@ -31,10 +31,11 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Response:
-    """One HTTP response."""
+    """One HTTP response; it breaks off where more bytes are promised than there are."""
 
     status: int
     body: bytes = b""
+    promised: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The metadata service on a unix socket: QEMU's user network hands each connection of the guest to it.
+"""A web service on a unix socket: QEMU's user network hands each connection of the guest to it.
 
 Nothing listens on a network.
 """
@@ -13,25 +13,32 @@ import socketserver
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self
 
-from lifsea_testbed.ecs.metadata import Metadata, Request
+from lifsea_testbed.ecs.metadata import Metadata, Request, Response
 
 #: A guest that sends nothing for this long (seconds) loses its connection.
 _SILENCE = 30.0
 
 
-class MetadataService:
-    """Serves one instance's metadata at a unix socket for as long as the context lasts."""
+class Answering(Protocol):
+    """Something that answers requests: an instance's metadata, a repository."""
 
-    def __init__(self, metadata: Metadata, path: Path) -> None:
-        self.metadata = metadata
+    def answer(self, request: Request) -> Response:
+        """Returns the response to that request."""
+        ...
+
+
+class WebService:
+    """Serves what answers at a unix socket for as long as the context lasts."""
+
+    def __init__(self, answering: Answering, path: Path) -> None:
         self.path = path
         with _short_name(path) as name:
-            self._server = _Server(name, _Handler, metadata)
-        self._thread = threading.Thread(target=self._server.serve_forever, name="metadata", daemon=True)
+            self._server = _Server(name, _Handler, answering)
+        self._thread = threading.Thread(target=self._server.serve_forever, name=path.name, daemon=True)
 
-    def __enter__(self) -> MetadataService:
+    def __enter__(self) -> Self:
         """Starts to answer."""
         self._thread.start()
         return self
@@ -47,12 +54,20 @@ class MetadataService:
         os.chown(self.path, uid, gid)
 
 
+class MetadataService(WebService):
+    """Serves one instance's metadata."""
+
+    def __init__(self, metadata: Metadata, path: Path) -> None:
+        self.metadata = metadata
+        super().__init__(metadata, path)
+
+
 class _Server(socketserver.ThreadingUnixStreamServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, path: str, handler: type[_Handler], metadata: Metadata) -> None:
-        self.metadata = metadata
+    def __init__(self, path: str, handler: type[_Handler], answering: Answering) -> None:
+        self.answering = answering
         super().__init__(path, handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -66,10 +81,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
-        response = self.server.metadata.answer(Request(method=self.command, path=self.path, headers=headers))
+        response = self.server.answering.answer(Request(method=self.command, path=self.path, headers=headers))
         self.send_response(response.status, http.client.responses.get(response.status))
         self.send_header("Content-Type", "text/plain")
-        self.send_header("Content-Length", str(len(response.body)))
+        self.send_header("Content-Length", str(len(response.body) if response.promised is None else response.promised))
         self.send_header("Connection", "close")
         self.end_headers()
         if self.command != "HEAD":
@@ -83,7 +98,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return "guest"
 
     def log_message(self, format: str, *args: object) -> None:
-        """The metadata keep their own record."""
+        """What answers keeps its own record."""
 
 
 @contextlib.contextmanager

@@ -48,7 +48,7 @@ class OfflineTree:
     @contextlib.contextmanager
     def tree(self) -> Iterator[Tree]:
         """Yields the files themselves."""
-        with opened(self._image, self._overlay) as disk:
+        with opened(self._image, *([self._overlay] if self._overlay else [])) as disk:
             yield boots_next(disk)
 
     def os_release(self) -> dict[str, str]:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from lifsea_testbed.errors import GuestFailure
 from lifsea_testbed.guest.shell import Shell
 
+#: The repository of a system that runs.
+REPOSITORY = "/ostree/repo"
 #: How long ostree may take to pull or deploy a whole image on real hardware (seconds).
 _WHOLE_IMAGE = 120.0
 _HEADING = re.compile(r"^(?P<booted>[* ]) (?P<os>\S+) (?P<commit>[0-9a-f]{64})\.(?P<serial>\d+)(?: \((?P<note>.*)\))?$")
@@ -26,7 +28,7 @@ set -- "$point"/ostree/deploy/*/deploy/*.0
 [ -d "$1" ] || {{ echo "no ostree deployment on /dev/{device}" >&2; exit 1; }}
 commit=${{1##*/}}
 commit=${{commit%.0}}
-ostree pull-local --repo=/ostree/repo "$point/ostree/repo" "$commit" >&2
+ostree pull-local --repo={repository} "$point/ostree/repo" "$commit" >&2
 echo "$commit"
 """
 
@@ -104,14 +106,19 @@ def parse_changes(text: str) -> list[str]:
     return [f"{row[0]} {row[1]}" for row in rows if len(row) == 2 and row[1].startswith("/usr/")]
 
 
-def pull_from_disk(shell: Shell, device: str) -> str:
-    """Pulls the image that is deployed on another disk into the machine's repository; returns its commit."""
-    return shell.run(_PULL.format(device=device), within=_WHOLE_IMAGE).stdout.strip()
+def pull_from_disk(shell: Shell, device: str, *, repository: str = REPOSITORY) -> str:
+    """Pulls the image that is deployed on another disk into a repository, the machine's own; returns its commit."""
+    return shell.run(_PULL.format(device=device, repository=repository), within=_WHOLE_IMAGE).stdout.strip()
 
 
 def deploy(shell: Shell, os: str, commit: str) -> None:
     """Makes that commit the one that boots next; the running one stays as the second."""
     shell.run(f"ostree admin deploy --os={shlex.quote(os)} {shlex.quote(commit)}", within=_WHOLE_IMAGE)
+
+
+def stage(shell: Shell, os: str, commit: str) -> None:
+    """Has that commit made the one that boots next when the machine is shut down."""
+    shell.run(f"ostree admin deploy --stage --os={shlex.quote(os)} {shlex.quote(commit)}", within=_WHOLE_IMAGE)
 
 
 def roll_back(shell: Shell) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,26 +13,31 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lifsea_testbed import profile as profiles
 from lifsea_testbed.bench import Bench
-from lifsea_testbed.deadline import Deadline
-from lifsea_testbed.errors import CallerError, GuestFailure, TestbedError
+from lifsea_testbed.deadline import Deadline, seconds
+from lifsea_testbed.errors import CallerError, GuestFailure, NotJudged, TestbedError
 from lifsea_testbed.machine import Machine
-from lifsea_testbed.powercut import record, report
-from lifsea_testbed.powercut.record import Timeline
-from lifsea_testbed.powercut.results import Depth, Outcome, Result, Results, judged
+from lifsea_testbed.powercut import disks, record, report
+from lifsea_testbed.powercut.record import Recording, Timeline
+from lifsea_testbed.powercut.results import Depth, How, Outcome, Result, Results, judged
 from lifsea_testbed.powercut.shrink import smallest
 from lifsea_testbed.powercut.states import Kind
+from lifsea_testbed.powercut.subject import SUBJECTS, Prepared, SecondBoot, Subject, Upgrade
 from lifsea_testbed.powercut.sweep import Shard, Sweep, plan
-from lifsea_testbed.text import printable
+from lifsea_testbed.text import printable, slug
 
-_UNITS = {"s": 1, "m": 60, "h": 3600}
 _FOREVER = 365 * 24 * 3600.0
 _NAMES = {kind.name.lower().replace("_", "-"): kind for kind in Kind}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Campaign:
-    """What is to be swept: which kinds of states, which part of them, how deep, for how long (seconds)."""
+    """What is to be swept: of which subject which kinds of states, which part, how deep, for how long (seconds).
 
+    With `second` it is the boot after the cut of that name.
+    """
+
+    subject: str = "upgrade"
+    second: str = ""
     reports: Path
     recording: Path
     budget: float = _FOREVER
@@ -44,51 +48,129 @@ class Campaign:
 
     @classmethod
     def parse(cls, *, reports: Path, recording: Path | None = None, budget: str | None = None, shard: str = "1/1",
-              only: Sequence[str] | None = None, seed: int = 1, fsck: bool = False) -> Self:
+              only: Sequence[str] | None = None, seed: int = 1, depth: str = Depth.BOOT, subject: str = Upgrade.name,
+              second: str | None = None) -> Self:
         """Reads a campaign as it is written on the command line.
 
         Raises:
             CallerError: something of it cannot be understood.
         """
-        return cls(reports=reports, recording=(recording or reports / "powercut").resolve(), budget=_seconds(budget),
-                   shard=Shard.parse(shard), kinds=_kinds(only), seed=seed,
-                   depth=Depth.FSCK if fsck else Depth.BOOT)  # fmt: skip
+        if subject not in SUBJECTS:
+            raise CallerError(f"{subject}: nothing that is cut", hint=", ".join(SUBJECTS))
+        place = "powercut" if subject == Upgrade.name else f"powercut-{subject}"
+        return cls(reports=reports, recording=(recording or reports / place).resolve(),
+                   budget=_FOREVER if budget is None else seconds(budget), shard=Shard.parse(shard), kinds=_kinds(only),
+                   seed=seed, depth=Depth(depth), subject=subject, second=second or "")  # fmt: skip
+
+    @property
+    def results(self) -> Path:
+        """Where the results of the states are kept."""
+        return self.place / "results.jsonl"
+
+    @property
+    def place(self) -> Path:
+        """The directory of the recording that is swept: that of the second boot lies in that of the first cut."""
+        return self.recording / f"second-{slug(self.second)}" if self.second else self.recording
+
+
+@dataclass(frozen=True, kw_only=True)
+class PowerCuts:
+    """What became of a sweep within a suite: its numbers and broken states, and how long it could take."""
+
+    summary: report.Summary
+    budget: str
+
+    @property
+    def broken(self) -> list[str]:
+        """What is broken, one line a state; the console's end of the first is in the report."""
+        return [f"{result.state}: {result.why}" for result in self.summary.failures]
+
+    def require_all(self) -> None:
+        """Raises NotJudged, with the numbers, if the budget left anything out."""
+        left, unconfirmed = self.summary.left, self.summary.unconfirmed
+        if left or unconfirmed:
+            raise NotJudged(f"{self.summary.line}; {self.budget} left out {left} of {self.summary.distinct} disks and "
+                            f"{unconfirmed} confirmations: the same run again goes on from here")  # fmt: skip
+
+
+def cut(bench: Bench, reports: Path, budget: str | None) -> PowerCuts:
+    """Sweeps an upgrade for as long as a suite was given.
+
+    Raises:
+        NotJudged: it was given no time.
+        CallerError: the budget is no time.
+    """
+    if budget is None:
+        raise NotJudged("no time was given for power cuts (--power-cuts 30m)")
+    recording = reports / f"powercut-{bench.image.sha256[:12]}"
+    campaign = Campaign.parse(reports=reports, budget=budget, recording=recording)
+    return PowerCuts(summary=survey(bench, campaign), budget=budget)
 
 
 @contextlib.contextmanager
 def prepared(bench: Bench, campaign: Campaign) -> Iterator[tuple[Sweep, Timeline]]:
     """The recording, made now if there is none, open; and what boots its states."""
-    recording = record.load(campaign.recording, bench.image, bench.next_image)
+    recording = _recorded(bench, campaign.recording, SUBJECTS[campaign.subject])
+    if campaign.second:
+        recording = _recorded(bench, campaign.place, _second(bench, recording, campaign))
+    with record.timeline(recording, bench.image, seed=campaign.seed) as timeline, \
+            disks.Milestones(timeline.contents, timeline.states, recording.directory) as milestones:  # fmt: skip
+        yield Sweep(bench, recording, timeline, milestones, depth=campaign.depth), timeline
+
+
+def _recorded(bench: Bench, place: Path, subject: Subject) -> Recording:
+    recording = record.load(place, bench.image, bench.next_image, subject.name)
     if recording is None:
-        bench.say("recording an upgrade")
-        recording = record.record(bench, campaign.recording)
-    bench.profile = profiles.load(recording.facts.profile)
-    with record.timeline(recording, bench.image, seed=campaign.seed) as timeline:
-        yield Sweep(bench, recording, timeline, depth=campaign.depth), timeline
+        bench.say(f"recording: {subject.name}")
+        recording = record.record(bench, place, subject)
+    if bench.profile_name != recording.facts.profile:
+        bench.profile = profiles.load(recording.facts.profile)
+    return recording
+
+
+def _second(bench: Bench, first: Recording, campaign: Campaign) -> SecondBoot:
+    """The boot after a cut, whose disk is made and kept for it."""
+    facts, cut = first.facts, campaign.recording / f"cut-{slug(campaign.second)}.qcow2"
+    with record.timeline(first, bench.image, seed=campaign.seed) as timeline:
+        state = timeline.states.find(campaign.second)
+        disks.write(cut, timeline.contents.clusters(state), size=facts.disk_size)
+    prepared = Prepared(instance=record.instance(bench, facts), layers=(*first.layers, cut), old=facts.old,
+                        new=facts.new)  # fmt: skip
+    return SecondBoot(prepared, announced=facts.announced <= state.latest)
 
 
 def sweep(bench: Bench, campaign: Campaign, console: Console | None = None) -> report.Summary:
-    """Sweeps, shows how it goes, and leaves the findings among the reports, also when it is interrupted.
+    """Sweeps as `survey` does, and prints the numbers.
 
     Raises:
         GuestFailure: some state neither boots the old image nor the new one.
         TestbedError: a boot came out otherwise than was inferred.
     """
+    summary = survey(bench, campaign, console)
+    print(summary.line)
+    if summary.failures:
+        raise _failure(summary)
+    return summary
+
+
+def survey(bench: Bench, campaign: Campaign, console: Console | None = None) -> report.Summary:
+    """Sweeps, shows how it goes, and leaves the findings among the reports, also when it is interrupted.
+
+    Raises:
+        TestbedError: a boot came out otherwise than was inferred.
+    """
     deadline = Deadline.after(campaign.budget)
     with prepared(bench, campaign) as (sweeper, timeline):
         planned = plan(timeline, campaign.kinds, campaign.shard)
-        results = Results(campaign.recording / "results.jsonl")
+        results = Results(campaign.results)
         try:
             _follow(sweeper.run(planned, results, deadline), timeline, results, list(planned.of), console)
         finally:
             summary = report.summarise(timeline, planned, results)
             report.write(campaign.reports, timeline, summary)
-    print(summary.line)
     if summary.contradicted:
         raise TestbedError(f"{summary.contradicted} boots came out otherwise than was inferred",
                            expected="a boot that reads the same ends the same", hint="see powercut.json")  # fmt: skip
-    if summary.failures:
-        raise _failure(summary)
     return summary
 
 
@@ -114,7 +196,7 @@ def shrink(bench: Bench, campaign: Campaign, name: str) -> str:
         CallerError: the state is not broken, or lacks nothing of its epoch.
     """
     with prepared(bench, campaign) as (sweeper, timeline):
-        results, states = Results(campaign.recording / "results.jsonl"), timeline.states
+        results, states = Results(campaign.results), timeline.states
 
         def breaks(numbers: Sequence[int]) -> bool:
             state = states.lacking(whole, numbers)
@@ -148,7 +230,7 @@ def _follow(going: Iterator[Result], timeline: Timeline, results: Results, diges
         for result in going:
             counted = judged(result, timeline.states.find(result.state), timeline.facts)
             broken += counted.outcome is Outcome.BROKEN
-            progress.update(task, advance=1, broken=broken)
+            progress.update(task, advance=result.how in (How.BOOTED, How.INFERRED), broken=broken)
             if counted.outcome is Outcome.BROKEN:
                 progress.console.print(printable(f"{counted.state}: broken: {counted.why}"), markup=False)
 
@@ -161,15 +243,6 @@ def _failure(summary: report.Summary) -> GuestFailure:
         expected="the old or the new image, whole", evidence=f"{names}\n\n{first.console}",
         hint=f"--state '{first.state}' boots it again; all are in powercut.json",
     )  # fmt: skip
-
-
-def _seconds(text: str | None) -> float:
-    if text is None:
-        return _FOREVER
-    match = re.fullmatch(r"(\d+)([smh]?)", text)
-    if match is None:
-        raise CallerError(f"{text}: no time", hint="90s, 30m or 2h")
-    return int(match[1]) * float(_UNITS[match[2] or "s"])
 
 
 def _kinds(names: Sequence[str] | None) -> tuple[Kind, ...]:

@@ -8,10 +8,11 @@ from that of its prefix of the log and from the sectors of the few writes that i
 from __future__ import annotations
 
 import bisect
+import functools
 import hashlib
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from lifsea_testbed.disk.source import Source
 from lifsea_testbed.powercut.states import State
@@ -20,6 +21,8 @@ from lifsea_testbed.powercut.writelog import SECTOR, Entry, WriteLog
 #: The unit in which a state's disk is made (bytes): the page of a file system, so that most are written as a whole.
 CLUSTER = 4096
 _IN_CLUSTER = CLUSTER // SECTOR
+#: How many clusters of a disk are kept once they were made.
+_KEPT = 4096
 _DIGEST = 16
 _MODULUS = 1 << 8 * _DIGEST
 
@@ -68,10 +71,10 @@ class Digests:
 
 
 class Disk:
-    """A base with some of its clusters changed."""
+    """A base, some of whose clusters are changed: `changed` gives the content of those, and nothing for the others."""
 
-    def __init__(self, base: Source, clusters: Mapping[int, bytes]) -> None:
-        self._base, self._clusters, self.size = base, clusters, base.size
+    def __init__(self, base: Source, changed: Callable[[int], bytes | None]) -> None:
+        self._base, self._changed, self.size = base, functools.lru_cache(_KEPT)(changed), base.size
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Returns exactly that many bytes."""
@@ -79,16 +82,17 @@ class Disk:
         while length > 0:
             cluster, inside = divmod(offset, CLUSTER)
             part = min(length, CLUSTER - inside)
-            held = self._clusters.get(cluster)
+            held = self._changed(cluster)
             parts.append(self._base.read_at(offset, part) if held is None else held[inside:inside + part])
             offset, length = offset + part, length - part
         return b"".join(parts)
 
 
 class Contents:
-    """The disks of one log above one base."""
+    """The disks of one log above one base: so many entries, disks of that size (bytes)."""
 
     def __init__(self, log: WriteLog, base: Source) -> None:
+        self.count, self.size = len(log.entries), log.disk_size
         self._log, self._base = log, base
         self._versions: dict[int, _Versions] = {}
         self._touched: defaultdict[int, list[int]] = defaultdict(list)
@@ -109,17 +113,28 @@ class Contents:
         """Returns digests over those sectors alone; the log touches each of them."""
         return Digests(self._log.entries, {sector: self._versions[sector] for sector in sectors})
 
-    def clusters(self, state: State) -> Iterator[tuple[int, bytes]]:
-        """Yields the clusters that the log has touched up to that state, in order: number and content."""
-        kept = dict(state.kept)
-        for cluster in sorted(self._touched):
-            places = [place for place in self._touched[cluster] if place < state.position]
-            if places:
-                yield cluster, self._cluster(cluster, places, kept)
+    def clusters(self, state: State, since: int = 0) -> Iterator[tuple[int, bytes]]:
+        """Yields the clusters that the log has touched from entry `since` up to that state: number and content.
+
+        They come in order. What the state lacks must not lie before `since`.
+        """
+        for cluster in sorted(self._touched_within(since, state.position)):
+            content = self._changed(cluster, state)
+            if content is not None:
+                yield cluster, content
 
     def disk(self, state: State) -> Disk:
-        """Returns the state's disk as a source of bytes."""
-        return Disk(self._base, dict(self.clusters(state)))
+        """Returns the state's disk as a source of bytes, each made when it is read."""
+        return Disk(self._base, lambda cluster: self._changed(cluster, state))
+
+    def _touched_within(self, place: int, end: int) -> Iterable[int]:
+        writes = (entry for entry in self._log.entries[place:end] if entry.is_write)
+        return {cluster for entry in writes for cluster in _clusters(entry)}
+
+    def _changed(self, cluster: int, state: State) -> bytes | None:
+        """What the log has made of a cluster up to that state, or nothing if it has not touched it."""
+        places = [place for place in self._touched.get(cluster, ()) if place < state.position]
+        return self._cluster(cluster, places, dict(state.kept)) if places else None
 
     def _take(self, place: int) -> None:
         """Notes what a write makes of its sectors."""
@@ -130,7 +145,7 @@ class Contents:
             if sector not in self._versions:
                 self._versions[sector] = [(-1, _hash(sector, below[start:start + SECTOR]))]
             self._versions[sector].append((place, _hash(sector, data[start:start + SECTOR])))
-        for cluster in range(entry.sector // _IN_CLUSTER, (entry.sector + entry.sectors - 1) // _IN_CLUSTER + 1):
+        for cluster in _clusters(entry):
             self._touched[cluster].append(place)
 
     def _cluster(self, cluster: int, places: list[int], kept: dict[int, int]) -> bytes:
@@ -148,6 +163,10 @@ class Contents:
                 content[(start - first) * SECTOR:(end - first) * SECTOR] = \
                     self._log.data(entry, start - entry.sector, end - start)  # fmt: skip
         return bytes(content)
+
+
+def _clusters(entry: Entry) -> range:
+    return range(entry.sector // _IN_CLUSTER, (entry.sector + entry.sectors - 1) // _IN_CLUSTER + 1)
 
 
 def _text(total: int) -> str:

@@ -1,4 +1,4 @@
-"""A crash state as a disk of its own: a small qcow2 file with what the log changed, above the recording's base.
+"""A crash state as a disk of its own: small qcow2 files with what the log changed, above the recording's base.
 
 The format is qcow2 version 3 (QEMU docs/interop/qcow2.txt): header, reference counts, two levels of tables, clusters.
 The file names no backing file: QEMU is told which disk lies below.
@@ -7,18 +7,23 @@ The file names no backing file: QEMU is told which disk lies below.
 from __future__ import annotations
 
 import struct
+import tempfile
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
-from lifsea_testbed.powercut.content import CLUSTER
+from lifsea_testbed.powercut.content import CLUSTER, Contents
+from lifsea_testbed.powercut.states import CrashStates, State, prefix
 
 _BITS = CLUSTER.bit_length() - 1
 _MAGIC, _VERSION, _HEADER_LENGTH = b"QFI\xfb", 3, 104
 #: Reference counts of 16 bits, and how many there are in a cluster.
 _REFCOUNT_ORDER, _COUNTS = 4, CLUSTER // 2
 _IN_TABLE = CLUSTER // 8
+#: No more milestones than these are made, and none nearer to the last one than so many entries of the log.
+_MILESTONES, _BETWEEN = 16, 64
 #: "Refcount is exactly one": set in every entry of the two tables.
 _COPIED = 1 << 63
 
@@ -37,6 +42,40 @@ class _Layout:
     def total(self) -> int:
         """The length of the file in clusters."""
         return 1 + self.table_of_counts + self.counts + self.first_table + self.second_tables + self.data
+
+
+class Milestones:
+    """The disk at a few places of the log, each made once: the disk of a state holds but what came after its milestone.
+
+    So the cost of a state does not grow with the log. The files lie in a directory of their own, gone with the context.
+    """
+
+    def __init__(self, contents: Contents, states: CrashStates, directory: Path) -> None:
+        self._contents, self._states = contents, states
+        self._step = max(_BETWEEN, -(-contents.count // _MILESTONES))
+        self._scratch = tempfile.TemporaryDirectory(prefix="milestones-", dir=directory)
+        self._made: dict[int, Path] = {}
+
+    def __enter__(self) -> Self:
+        """Returns the milestones themselves."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Removes them."""
+        self._scratch.cleanup()
+
+    def write(self, path: Path, state: State) -> tuple[Path, ...]:
+        """Writes what a state has above its milestone; returns the layers of its disk, the lowest first."""
+        place = self._states.epoch(state).first // self._step * self._step
+        write(path, self._contents.clusters(state, since=place), size=self._contents.size)
+        return (self._milestone(place), path) if place else (path,)
+
+    def _milestone(self, place: int) -> Path:
+        if place not in self._made:
+            path = Path(self._scratch.name) / f"{place}.qcow2"
+            write(path, self._contents.clusters(prefix(place)), size=self._contents.size)
+            self._made[place] = path
+        return self._made[place]
 
 
 def write(path: Path, clusters: Iterable[tuple[int, bytes]], *, size: int) -> None:

@@ -45,10 +45,11 @@ class Inference:
                                reads=())  # fmt: skip
         return None
 
-    @staticmethod
-    def is_to_be_confirmed(digest: str) -> bool:
-        """Whether a disk is among those that are booted although their result can be inferred: by chance, for good."""
-        return int(digest[:8], 16) % _CONFIRMED == 0  # other digits than those that choose a shard
+
+def is_unconfirmed(result: Result) -> bool:
+    """Whether a result is among those that a boot has to confirm, by the disk's digest, and was inferred only."""
+    # Other digits of the digest choose a shard.
+    return result.how is How.INFERRED and int(result.digest[:8], 16) % _CONFIRMED == 0
 
 
 def parse_reads(trace: str, contents: Contents) -> tuple[tuple[int, int], ...]:

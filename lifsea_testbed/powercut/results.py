@@ -23,10 +23,11 @@ class Outcome(enum.StrEnum):
 
 
 class Depth(enum.StrEnum):
-    """How much is asked of a machine that came up."""
+    """How much is asked of a machine that came up; each asks what those before it ask."""
 
     BOOT = "boot"
     FSCK = "fsck"
+    NEXT = "next"
 
 
 class How(enum.StrEnum):
@@ -87,7 +88,7 @@ class Results:
     def lacks(self, digest: str, depth: Depth) -> bool:
         """Whether a disk has yet to be booted for a result of that depth."""
         result = self.of.get(digest)
-        return result is None or (depth is Depth.FSCK and result.depth is Depth.BOOT)
+        return result is None or list(Depth).index(result.depth) < list(Depth).index(depth)
 
     def _keep(self, result: Result) -> None:
         self.of[result.digest] = result

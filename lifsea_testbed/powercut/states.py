@@ -109,14 +109,15 @@ class CrashStates:
     def lost(self, state: State) -> list[int]:
         """Returns the writes of its epoch, by number, that a state lacks, in whole or in part."""
         kept = dict(state.kept)
-        return [number for number, place in enumerate(self._epoch(state).writes, start=1)
+        return [number for number, place in enumerate(self.epoch(state).writes, start=1)
                 if place >= state.position or place in kept]  # fmt: skip
 
     def lacking(self, state: State, numbers: Sequence[int]) -> State:
         """Returns the state of the same epoch that lacks these writes and no others."""
-        return _without(self._epoch(state), numbers)
+        return _without(self.epoch(state), numbers)
 
-    def _epoch(self, state: State) -> Epoch:
+    def epoch(self, state: State) -> Epoch:
+        """Returns the epoch in which the power fails."""
         return next(epoch for epoch in self.epochs if epoch.end == state.latest)
 
     def _lacking(self, epoch: Epoch, numbers: Sequence[int]) -> State | None:
@@ -151,6 +152,11 @@ class CrashStates:
     def _torn(self, epoch: Epoch, number: int, size: int) -> State | None:
         whole = self._entries[epoch.writes[number - 1]].sectors * SECTOR
         return None if size % SECTOR or not 0 < size < whole else _tear(epoch, number, size)
+
+
+def prefix(count: int) -> State:
+    """Returns the disk on which the log's first entries are, so many and no others."""
+    return State(name=f"the first {count} entries", kind=Kind.PREFIX, position=count, latest=count)
 
 
 def _flushes(epoch: Epoch) -> Iterator[State]:

@@ -11,16 +11,15 @@ from pathlib import Path
 
 from lifsea_testbed.bench import Bench
 from lifsea_testbed.deadline import Deadline
-from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.errors import CallerError, GuestFailure, LaunchError
 from lifsea_testbed.machine import Machine
-from lifsea_testbed.powercut import disks
+from lifsea_testbed.powercut import disks, inference, record
 from lifsea_testbed.powercut.inference import Inference, parse_reads
+from lifsea_testbed.powercut.judge import look
 from lifsea_testbed.powercut.record import Recording, Timeline
 from lifsea_testbed.powercut.results import Depth, How, Outcome, Result, Results
 from lifsea_testbed.powercut.states import Kind, State
 from lifsea_testbed.qemu.overlay import Layers
-from lifsea_testbed.scenario import IN_ETC
 from lifsea_testbed.text import slug
 
 #: How often a state is booted under which QEMU dies by itself (seen under TCG: SIGABRT, and not again).
@@ -84,22 +83,41 @@ def _spread(found: dict[str, list[State]], kind: Kind) -> list[str]:
 class Sweep:
     """Boots states of one recording on one bench."""
 
-    def __init__(self, bench: Bench, recording: Recording, timeline: Timeline, *, depth: Depth = Depth.BOOT) -> None:
-        self._bench, self._recording, self._timeline = bench, recording, timeline
+    def __init__(self, bench: Bench, recording: Recording, timeline: Timeline, milestones: disks.Milestones, *,
+                 depth: Depth = Depth.BOOT) -> None:
+        self._bench, self._recording, self._timeline, self._milestones = bench, recording, timeline, milestones
         self._depth = depth
 
     def run(self, planned: Plan, results: Results, deadline: Deadline) -> Iterator[Result]:
-        """Gives each disk its result, one after the other, boots until the deadline alone; yields the new ones."""
-        inference = self._inference(results)
+        """Gives each disk its result, one after the other, boots until the deadline alone; yields the new ones.
+
+        What could be inferred is confirmed, in part, once every disk has a result.
+        """
+        known = self._inference(results)
         for digest, states in planned.of.items():
             if not results.lacks(digest, self._depth):
                 continue
-            result = inference.infer(states[0], digest)
-            if result is None or inference.is_to_be_confirmed(digest):
+            result = known.infer(states[0], digest)
+            if result is None:
                 if deadline.expired:
                     continue
-                result = _compared(self._boot_surely(states[0], digest), result)
-                inference.learn(result, states[0])
+                result = self._boot_surely(states[0], digest)
+                known.learn(result, states[0])
+            results.add(result)
+            yield result
+        yield from self._confirm(planned, results, deadline)
+
+    def _confirm(self, planned: Plan, results: Results, deadline: Deadline) -> Iterator[Result]:
+        """Boots a part of what was inferred; none of it before the last disk that nothing is known of."""
+        if any(results.lacks(digest, self._depth) for digest in planned.of):
+            return
+        for digest, states in planned.of.items():
+            inferred = results.of[digest]
+            if not inference.is_unconfirmed(inferred):
+                continue
+            if deadline.expired:
+                return
+            result = _compared(self._boot_surely(states[0], digest), inferred)
             results.add(result)
             yield result
 
@@ -118,11 +136,11 @@ class Sweep:
         return self.boot(state, digest)
 
     def _inference(self, results: Results) -> Inference:
-        inference = Inference(self._timeline.contents)
+        known = Inference(self._timeline.contents)
         for digest, result in results.of.items():
             if not results.lacks(digest, self._depth):
-                inference.learn(result, self._timeline.states.find(result.state))
-        return inference
+                known.learn(result, self._timeline.states.find(result.state))
+        return known
 
     def boot(self, state: State, digest: str) -> Result:
         """Boots a state and returns what came up."""
@@ -130,10 +148,10 @@ class Sweep:
         with self.machine(state) as machine:
             try:
                 machine.power_on()
-                outcome, why, console = self._look(machine)
+                outcome, why = look(machine, self._timeline.facts, self._depth)
             except GuestFailure as error:
                 outcome, why = Outcome.BROKEN, error.happened
-                console = machine.boot.transcript.tail()
+            console = machine.boot.transcript.tail() if outcome is Outcome.BROKEN else ""
             reads = parse_reads(self._reads(state).read_text("ascii"), self._timeline.contents)
         return Result(digest=digest, state=state.name, outcome=outcome, why=why, console=console, depth=self._depth,
                       seconds=round(time.monotonic() - started, 1), reads=reads)  # fmt: skip
@@ -141,13 +159,10 @@ class Sweep:
     @contextlib.contextmanager
     def machine(self, state: State) -> Iterator[Machine]:
         """The machine that was recorded, off, with the disk of that state below a fresh overlay."""
-        facts = self._timeline.facts
-        instance = Instance(type=self._bench.instance_type, id=facts.instance, uuid=facts.uuid,
-                            disk_serial=facts.disk_serial, mac=facts.mac)  # fmt: skip
+        instance = record.instance(self._bench, self._timeline.facts)
         path, reads = self._reads(state).with_suffix(".qcow2"), self._reads(state)
         try:
-            disks.write(path, self._timeline.contents.clusters(state), size=facts.disk_size)
-            layers = Layers(below=(self._recording.base, path), reads=reads)
+            layers = Layers(below=(*self._recording.layers, *self._milestones.write(path, state)), reads=reads)
             with self._bench.off(f"powercut-{state.name}", layers=layers, instance=instance) as machine:
                 yield machine
         finally:
@@ -157,28 +172,8 @@ class Sweep:
     def _reads(self, state: State) -> Path:
         return self._recording.directory / f"{slug(state.name)}-{os.getpid()}.reads"
 
-    def _look(self, machine: Machine) -> tuple[Outcome, str, str]:
-        """Tells which image runs, and what is wrong with it."""
-        facts, running = self._timeline.facts, machine.guest.booted_deployment().commit
-        if running not in (facts.old, facts.new):
-            return Outcome.BROKEN, f"neither the old nor the new image runs, but {running}", ""
-        wrong = list(self._wrong(machine, is_new=running == facts.new))
-        if wrong:
-            return Outcome.BROKEN, "; ".join(wrong), machine.boot.transcript.tail()
-        return Outcome.NEW if running == facts.new else Outcome.OLD, "", ""
 
-    def _wrong(self, machine: Machine, *, is_new: bool) -> Iterator[str]:
-        if machine.guest.read(IN_ETC) != IN_ETC:
-            yield f"{IN_ETC} is not as it was before the upgrade"
-        if is_new and (missing := machine.guest.new_defaults_missing()):
-            yield f"/etc lacks new defaults: {', '.join(missing)}"
-        if self._depth is Depth.FSCK and (damage := machine.guest.repository_damage()):
-            yield f"ostree fsck: {damage[-1]}"
-
-
-def _compared(booted: Result, inferred: Result | None) -> Result:
+def _compared(booted: Result, inferred: Result) -> Result:
     """The result of a boot, and whether it is what had been inferred."""
-    if inferred is None:
-        return booted
     how = How.CONFIRMED if booted.outcome is inferred.outcome else How.CONTRADICTED
     return replace(booted, how=how, like=inferred.like)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from lifsea_testbed.ecs import appearance
 from lifsea_testbed.ecs.catalogue import Ceiling
-from lifsea_testbed.ecs.instance import METADATA_ADDRESS, NAME_SERVERS, PRIVATE_ADDRESS, Instance
+from lifsea_testbed.ecs.instance import METADATA_ADDRESS, MIRROR_ADDRESS, NAME_SERVERS, PRIVATE_ADDRESS, Instance
 from lifsea_testbed.image import DiskFormat
 from lifsea_testbed.qemu.accelerator import Kind
 from lifsea_testbed.qemu.emulator import MACHINE_TYPE, Emulator
@@ -22,6 +22,8 @@ CHANNEL_PORT = "org.lifsea.testbed.0"
 CHANNEL_DEVICE = "channel-port"
 #: The socket of the metadata service, in QEMU's working directory.
 METADATA_SOCKET = "metadata"
+#: The socket of the repository that the cloud's mirror offers, if the test bed serves one.
+REPOSITORY_SOCKET = "repository"
 #: The event of QEMU's trace that tells of a read by the guest (QEMU hw/block/trace-events): `… sector N nsectors N`.
 TRACED = "virtio_blk_handle_read"
 #: The group that throttles all disks together.
@@ -244,11 +246,11 @@ def throttle(ceiling: Ceiling) -> str:
 
 
 def _network(instance: Instance) -> list[str]:
-    # restrict: the guest reaches the metadata service and nothing else, neither the host nor any network.
-    relay = f"socat - UNIX-CONNECT:{METADATA_SOCKET}"
+    # restrict: the guest reaches these services and nothing else, neither the host nor any network.
+    services = "".join(f",guestfwd=tcp:{address}:80-cmd:socat - UNIX-CONNECT:{socket}" for address, socket in
+                       ((METADATA_ADDRESS, METADATA_SOCKET), (MIRROR_ADDRESS, REPOSITORY_SOCKET)))  # fmt: skip
     return [
         "-netdev", "user,id=card,restrict=on,net=100.100.0.0/16,host=100.100.0.2,"
-                   f"dns={NAME_SERVERS[0]},dhcpstart={PRIVATE_ADDRESS},"
-                   f"guestfwd=tcp:{METADATA_ADDRESS}:80-cmd:{relay}",
+                   f"dns={NAME_SERVERS[0]},dhcpstart={PRIVATE_ADDRESS}{services}",
         "-device", f"virtio-net-pci,netdev=card,addr=5,mac={instance.mac},romfile=,{_TRANSITIONAL}",
     ]  # fmt: skip

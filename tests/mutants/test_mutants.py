@@ -20,7 +20,7 @@ from tests.test_suites import DEFECTS
 SAMPLE = ("python-in-libexec", "dropbear-renamed", "one-file-replaced", "sysctl-overridden", "operations-at-boot",
           "user-data-asked-again", "initrd-in-one-entry", "unit-fails")  # fmt: skip
 #: The claims that are judged by going to the next image and back.
-TRAVELLING = {"upgrade", "rollback", "etc-var-writable-and-kept"}
+TRAVELLING = {"upgrade", "rollback", "etc-var-writable-and-kept", "atomic-upgrade"}
 #: What no mutant breaks, and why: it is on a fake guest that their judges are seen to fail (tests/test_suites.py).
 UNBROKEN = {
     "drivers-built-in": "the kernel of the reference image has no modules; the control image's has, and fails",
@@ -70,7 +70,8 @@ def test_a_mutant_is_killed_by_no_other_claim(name: str, tmp_path: Path) -> None
 
 
 def travelling(claim: str) -> list[str]:
-    return ["--next-image", str(built("next"))] if claim in TRAVELLING else []
+    cuts = ["--power-cuts", "8m"] if claim == "atomic-upgrade" else []
+    return [*cuts, "--next-image", str(built("next"))] if claim in TRAVELLING else []
 
 
 def test_every_claim_is_broken_by_a_mutant_or_by_a_fake_guest() -> None:

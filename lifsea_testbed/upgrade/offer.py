@@ -1,0 +1,79 @@
+"""What is on offer to a machine: commits above the one that it runs, in a repository that the test bed serves.
+
+The repository is made in the guest by the OS's own ostree, and holds only what the machine lacks: its own repository is
+named as the parent.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from lifsea_testbed.guest import ostree, transfer
+from lifsea_testbed.guest.shell import Shell
+
+#: Files below /etc that made-up commits bring: one that the machine edits as well, one that it leaves, one it removes.
+EDITED, LEFT, REMOVED = (f"/etc/lifsea-testbed-defaults/{name}" for name in ("edited", "left", "removed"))
+_PLACE = "/run/lifsea-testbed-offer"
+#: How long ostree may take to write a commit on real hardware (seconds).
+_COMMIT = 120.0
+_MAKE = "set -e; rm -rf {place}; ostree --repo={place} init --mode=archive; " \
+        "ostree --repo={place} config set core.parent {repository}"  # fmt: skip
+_COMMIT_NEXT = """
+set -e
+tree={place}.tree
+rm -rf $tree
+mkdir -p $tree/usr/etc/lifsea-testbed-defaults
+for name in edited left removed; do echo {version} >$tree/usr/etc/lifsea-testbed-defaults/$name; done
+ostree --repo={place} commit --branch={ref} --parent={base} --subject={version} \\
+    --add-metadata-string=version={version} --tree=ref={base} --tree=dir=$tree
+rm -rf $tree
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offer:
+    """A commit that can be had from a repository at a URL, by the name of its branch.
+
+    With `signed` the machine is told to take nothing from there that is not signed.
+    """
+
+    url: str
+    branch: str
+    commit: str
+    version: str
+    signed: bool = False
+
+
+def make_up(shell: Shell, into: Path, url: str, count: int) -> list[Offer]:
+    """Makes so many commits, each above the last, the first above the one that runs; returns them, oldest first.
+
+    They differ from it in a few files, so that a machine can be upgraded that has no next image, and no network.
+    """
+    base = ostree.booted(shell)
+    offers: list[Offer] = []
+    shell.run(_MAKE.format(place=_PLACE, repository=ostree.REPOSITORY))
+    for number in range(1, count + 1):
+        branch, version = f"lifsea-testbed/{number}", f"{base.version or 0}+testbed.{number}"
+        script = _COMMIT_NEXT.format(place=_PLACE, ref=branch, base=offers[-1].commit if offers else base.commit,
+                                     version=shlex.quote(version))  # fmt: skip
+        commit = shell.run(script, within=_COMMIT).stdout.strip()
+        offers.append(Offer(url=url, branch=branch, commit=commit, version=version))
+    _take(shell, into)
+    return offers
+
+
+def from_disk(shell: Shell, device: str, into: Path, url: str) -> Offer:
+    """Offers the image that is deployed on another disk of the machine."""
+    shell.run(_MAKE.format(place=_PLACE, repository=ostree.REPOSITORY))
+    commit = ostree.pull_from_disk(shell, device, repository=_PLACE)
+    branch = "lifsea-testbed/next"
+    shell.run(f"ostree --repo={_PLACE} refs --create={branch} {commit}")
+    _take(shell, into)
+    return Offer(url=url, branch=branch, commit=commit, version="")
+
+
+def _take(shell: Shell, into: Path) -> None:
+    transfer.get_tree(shell, _PLACE, into)
+    shell.run(f"rm -rf {_PLACE}")

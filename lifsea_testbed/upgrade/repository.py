@@ -1,0 +1,53 @@
+"""An ostree repository as a web server offers it: files of one directory, sound or with a fault that is wanted.
+
+The layout is that of an archive repository (ostree's documentation, "repository structure and formats").
+"""
+
+from __future__ import annotations
+
+import enum
+import urllib.parse
+from pathlib import Path
+
+from lifsea_testbed.ecs.metadata import Request, Response
+
+#: Content objects in an archive repository: a header and the deflated content.
+_CONTENT = ".filez"
+
+
+class Fault(enum.StrEnum):
+    """What can be wrong with a repository: content that breaks off, content that is other than its name says."""
+
+    NONE = "none"
+    CUT_OFF = "cut off in the middle"
+    CORRUPTED = "corrupted"
+
+
+class Repository:
+    """Answers requests for the files of a directory and of nothing else; `asked` are the paths, in order.
+
+    `fault` can be changed at any time.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.fault = Fault.NONE
+        self.asked: list[str] = []
+        self._directory = directory.resolve()
+
+    def answer(self, request: Request) -> Response:
+        """Returns the response to that request."""
+        path = urllib.parse.unquote(request.path.partition("?")[0]).lstrip("/")
+        self.asked.append(path)
+        if request.method not in ("GET", "HEAD"):
+            return Response(status=405)
+        file = (self._directory / path).resolve()
+        if not file.is_relative_to(self._directory) or not file.is_file():
+            return Response(status=404)
+        return self._faulty(file.read_bytes(), path)
+
+    def _faulty(self, content: bytes, path: str) -> Response:
+        if self.fault is Fault.NONE or not path.endswith(_CONTENT):
+            return Response(status=200, body=content)
+        if self.fault is Fault.CUT_OFF:
+            return Response(status=200, body=content[:len(content) // 2], promised=len(content))
+        return Response(status=200, body=content[:-1] + bytes([content[-1] ^ 0xFF]))
