@@ -28,6 +28,7 @@ from lifsea_testbed.profile import Line, Profile, Road
 from lifsea_testbed.qemu import argv, overlay
 from lifsea_testbed.qemu.accelerator import Kind
 from lifsea_testbed.qemu.confinement import Confinement
+from lifsea_testbed.qemu.counter import Counter
 from lifsea_testbed.qemu.overlay import Layers
 from lifsea_testbed.text import printable
 
@@ -46,7 +47,7 @@ class Machine:
 
     def __init__(self, *, hardware: argv.Hardware, image: Image, profile: Callable[[], Profile], patience: Patience,
                  directory: Path, records: Path, confinement: Confinement, user_data: bytes | None = None,
-                 layers: Layers | None = None) -> None:
+                 layers: Layers | None = None, counter: Counter | None = None) -> None:
         self.instance: Instance = hardware.instance
         self.records = records
         self.guest = Guest(self, profile)
@@ -61,6 +62,7 @@ class Machine:
         self._directory = directory
         self._confinement = confinement
         self._layers = layers or Layers()
+        self._counter = counter
         self._overlay = self._layers.overlay or directory / "overlay.qcow2"
         if user_data is None:
             user_data = access.user_data(argv.CHANNEL_PORT, profile().access.line)
@@ -131,7 +133,8 @@ class Machine:
         boot = Boot(self._hardware, image=self._image, overlay=self._overlay, directory=self._directory,
                     transcript=self.records / f"transcript-{len(self.boots) + 1}.txt",
                     confinement=self._confinement,
-                    with_virtio_console=self._profile().access.line is Line.VIRTIO, layers=self._layers)  # fmt: skip
+                    with_virtio_console=self._profile().access.line is Line.VIRTIO, layers=self._layers,
+                    counter=self._counter)  # fmt: skip
         self.boots.append(boot)
         self._record("qemu-argv.txt", f"{shlex.join(boot.command)}\n")
         boot.start()

@@ -45,7 +45,7 @@ class Wires:
 
     With `virtio_console` the machine has an hvc0 as well, which an ecs.g7 has not. `layers` are disks in qcow2 between
     the image and the overlay, the lowest first; with `write_log` each write and flush of the guest is logged there, and
-    with `reads` a line for each of its reads.
+    with `reads` a line for each of its reads; with `counter`, a plugin's library and its memory, TCG counts.
     """
 
     monitor: int
@@ -58,6 +58,7 @@ class Wires:
     layers: tuple[int, ...] = ()
     write_log: int | None = None
     reads: int | None = None
+    counter: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +84,7 @@ def command(hardware: Hardware, wires: Wires) -> list[str]:
         *_disk(hardware, wires),
         *_reads(wires.reads),
         *_network(hardware.instance),
+        *_counter(wires.counter),
     ]
 
 
@@ -216,6 +218,10 @@ def _write_log(descriptor: int | None) -> list[str]:
 
 def _reads(descriptor: int | None) -> list[str]:
     return [] if descriptor is None else ["-trace", f"enable={TRACED},file=/dev/fd/{descriptor}"]
+
+
+def _counter(counter: tuple[int, int] | None) -> list[str]:
+    return [] if counter is None else ["-plugin", f"/dev/fd/{counter[0]},memory={counter[1]}"]
 
 
 def throttle(ceiling: Ceiling) -> str:
