@@ -9,6 +9,7 @@ import pytest
 
 if TYPE_CHECKING:
     from lifsea_testbed.bench import Bench
+    from lifsea_testbed.boottime.campaign import ColdBoots
     from lifsea_testbed.image import Image
     from lifsea_testbed.machine import Machine
     from lifsea_testbed.perf.measure import Measure
@@ -38,6 +39,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--reports", default="reports", metavar="DIR",
                     help="where gate.json, junit.xml, allure/ and evidence/ go (default: %(default)s)")
     group = parser.getgroup("lifsea-perf", "figures of container OS images (lifsea_testbed)")
+    group.addoption("--boots", type=int, default=10, metavar="N",
+                    help="cold boots by which boot time is judged (default: %(default)s)")
     group.addoption("--history", metavar="FILE|URL",
                     help="keep what is measured in this SQLite file or PostgreSQL database, and judge it by it")
     group.addoption("--perf-gate", action="store_true",
@@ -126,6 +129,15 @@ def twins(machine: Machine, bench: Bench) -> Iterator[Twins]:
 
     with bench.machine("twin-machine") as other:
         yield scenario.compare(machine, other)
+
+
+@pytest.fixture(scope="session")
+def cold_boots(machine: Machine, bench: Bench, pytestconfig: pytest.Config) -> ColdBoots:
+    """What was seen of cold boots on disks of their own; the shared machine stands still meanwhile."""
+    from lifsea_testbed.boottime import campaign
+
+    with machine.paused():
+        return campaign.cold_boots(bench, pytestconfig.option.boots)
 
 
 @pytest.fixture

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from lifsea_testbed.boottime.campaign import ColdBoots
 from lifsea_testbed.claim import claim
-from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.machine import Machine
+from lifsea_testbed.perf.measure import Measure
 from lifsea_testbed.profile import Profile, known
 
 
@@ -16,11 +17,11 @@ def test_every_unit_is_up(machine: Machine) -> None:
 
 
 @claim("boot-two-seconds")
-def test_first_boot_is_as_quick_as_promised(machine: Machine, profile: Profile) -> None:
-    """From power-on until user-data runs, the first boot takes no longer than advertised."""
-    if not machine.runs_at_hardware_speed:
-        raise NotJudged(f"emulated: the shell opened after {machine.shell_after:.1f} s; no wall clock counts here")
-    assert machine.shell_after <= profile.boot.promised
+def test_first_boot_is_as_quick_as_promised(cold_boots: ColdBoots, profile: Profile, measure: Measure) -> None:
+    """From power-on until user-data runs, the first boot is as quick as advertised; emulated, by what it executes."""
+    cold_boots.report(measure)
+    checked = cold_boots.held_to(profile.boot)
+    assert checked.kept, str(checked)
 
 
 @claim("no-initramfs")

@@ -16,8 +16,8 @@ PACKAGE = ROOT / "lifsea_testbed"
 #: The rooms in the order of one run. A room knows those before it and itself, never those after it.
 ROOMS = (
     "errors", "deadline", "text", "lifeline", "claims", "image", "disk", "profile", "ecs", "qemu", "console", "guest",
-    "boot", "machine", "scenario", "bench", "powercut", "preflight", "report", "perf", "run", "measuring", "claim",
-    "plugin", "interactive", "cli", "__main__",
+    "boot", "machine", "scenario", "bench", "powercut", "preflight", "report", "perf", "boottime", "run", "measuring",
+    "claim", "plugin", "interactive", "cli", "__main__",
 )  # fmt: skip
 #: Who may import a library; to swap it is to touch one room.
 OWNERS = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from html import escape
 
@@ -69,7 +70,7 @@ def _phases(seen: Observation, scale: float) -> Iterator[str]:
 
 def _load(curve: Sequence[Progress], scale: float) -> Iterator[str]:
     """How much was executed in each interval, as a share of the busiest one."""
-    pairs = [(a, b) for a, b in zip(curve, curve[1:], strict=False) if b.at > a.at]
+    pairs = [(a, b) for a, b in itertools.pairwise(curve) if b.at > a.at]
     if not pairs:
         return
     rates = [(b.counts.work - a.counts.work) / (b.at - a.at) for a, b in pairs]

@@ -41,6 +41,13 @@ PHASES = {
 END = Mark.USER_DATA
 _KERNEL = re.compile(r"\[ +\d+\.\d{6}\] ")
 _INIT = re.compile(r"Run \S+ as init process")
+_SYSTEMD = re.compile(r"systemd\[1\]: ")
+#: What ttyS0 says at a mark, byte by byte.
+_SAID = {
+    Mark.KERNEL: rb"\[ +0\.\d{6}\] Linux version",
+    Mark.INIT: rb"Run \S+ as init process",
+    Mark.SYSTEMD: rb"systemd\[1\]: ",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,11 +83,12 @@ def on_console(lines: Sequence[Line]) -> dict[Mark, float]:
     A kernel's first line may be the end of one that the boot loader began, so its second line tells, which the kernel
     writes right behind it.
     """
-    marks = {Mark.FIRST_BYTE: line.at for line in lines[:1]}
     kernels = [line for line in lines if _KERNEL.search(line.text)]
-    marks |= {Mark.KERNEL: line.at for line in kernels[1:2]}
-    marks |= {Mark.INIT: line.at for line in [line for line in kernels if _INIT.search(line.text)][:1]}
-    return marks
+    inits = [line for line in kernels if _INIT.search(line.text)]
+    systemds = [line for line in lines if _SYSTEMD.search(line.text)]
+    told = ((Mark.FIRST_BYTE, lines[:1]), (Mark.KERNEL, kernels[1:2]), (Mark.INIT, inits[:1]),
+            (Mark.SYSTEMD, systemds[:1]))  # fmt: skip
+    return {mark: line.at for mark, found in told for line in found}
 
 
 def in_record(stamps: Iterable[Stamp]) -> dict[Mark, Stamp]:
@@ -89,9 +97,9 @@ def in_record(stamps: Iterable[Stamp]) -> dict[Mark, Stamp]:
     for stamp in stamps:
         (sector if stamp.value == BOOT_SECTOR else stamps_of_bytes).append(stamp)
     said = bytes(stamp.value for stamp in stamps_of_bytes)
-    marks = {Mark.BOOT_LOADER: stamp for stamp in sector[:1]}
-    marks |= {Mark.FIRST_BYTE: stamp for stamp in stamps_of_bytes[:1]}
-    for mark, pattern in ((Mark.KERNEL, rb"\[ +0\.\d{6}\] Linux version"), (Mark.INIT, rb"Run \S+ as init process")):
+    told = ((Mark.BOOT_LOADER, sector[:1]), (Mark.FIRST_BYTE, stamps_of_bytes[:1]))
+    marks = {mark: stamp for mark, found in told for stamp in found}
+    for mark, pattern in _SAID.items():
         if found := re.search(pattern, said):
             marks[mark] = stamps_of_bytes[found.start()]
     return marks

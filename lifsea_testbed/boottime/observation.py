@@ -27,7 +27,7 @@ class Which(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """What was executed until a moment (seconds after power-on), and for how long all processors had halted (seconds)."""
+    """What was executed until a moment (seconds after power-on), and how long all processors had halted (seconds)."""
 
     at: float
     counts: Counts
@@ -38,8 +38,8 @@ class Progress:
 class Observation:
     """One boot: its marks (seconds after power-on), and what was executed until each, where that was counted.
 
-    `error` is how wrong the marks may be that are of the guest's clock (seconds); `programs` has the instructions of each
-    program by name, all its starts together; `curve` is the progress, some hundred points of it.
+    `error` is how wrong the marks may be that are of the guest's clock (seconds); `programs` has the instructions of
+    each program by name, all its starts together; `curve` is the progress, some hundred points of it.
     """
 
     image: str

@@ -1,4 +1,4 @@
-"""Cold boots, observed: the image's file in the host's page cache, a fresh overlay, nothing asked before the shell opens."""
+"""Cold boots, observed: the image in the host's page cache, a fresh overlay, nothing asked before the shell opens."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ def _observe(bench: Bench, machine: Machine, which: Which, until: Mark) -> Obser
     exact = in_record(stamp for stamp in record.marks if stamp.at >= machine.boot.power_on)
     marks |= on_console(lines) | {mark: stamp.at - machine.boot.power_on for mark, stamp in exact.items()}
     aligned, units = _ask(machine) if machine.road is not Road.NONE else (None, [])
-    if aligned:
-        marks |= _of_guest(machine, aligned, units)
+    if aligned:  # what the console tells is nearer
+        marks = _of_guest(machine, aligned, units) | marks
     progress = {mark: _at(record, machine.boot.power_on, at, exact.get(mark)) for mark, at in marks.items()} \
         if record.samples else {}  # fmt: skip
     return Observation(
@@ -108,7 +108,8 @@ def _later(bench: Bench, machine: Machine, until: Mark) -> dict[Mark, float]:
             machine.boot.lifeline.pause(_SECOND / 2, deadline)
         marks |= {Mark.QUIET: quiet} if quiet is not None else {}
     if until is Mark.KUBELET and "kubelet-ready" in bench.profile.claims:
-        machine.wait_until(machine.guest.kubelet_health, "the kubelet is healthy", within=bench.profile.boot.ready_within)
+        within = bench.profile.boot.ready_within
+        machine.wait_until(machine.guest.kubelet_health, "the kubelet is healthy", within=within)
         marks[Mark.KUBELET] = time.monotonic() - machine.boot.power_on
     return marks
 

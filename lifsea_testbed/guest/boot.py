@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.guest.shell import Shell
 
-#: /proc/timer_list begins with the moment at which it was read: CLOCK_MONOTONIC, in nanoseconds (kernel/time/timer_list.c).
-_CLOCK = "while read -r first second now rest; do [ \"$first $second\" = 'now at' ] && break; done </proc/timer_list; " \
-         "echo \"$now\""  # fmt: skip
+#: /proc/timer_list begins with when it was read: CLOCK_MONOTONIC in nanoseconds (kernel/time/timer_list.c).
+_CLOCK = """while read -r first second now rest; do [ "$first $second" = 'now at' ] && break; done </proc/timer_list
+echo "$now"
+"""
 _MANAGER = ("UserspaceTimestampMonotonic", "UnitsLoadFinishTimestampMonotonic", "FinishTimestampMonotonic")
 _UNIT = ("Id", "InactiveExitTimestampMonotonic", "ActiveEnterTimestampMonotonic", "CPUUsageNSec", "ControlGroup")
 #: What is never started or never counted (systemd.unit(5): the kinds of units that do something).
@@ -20,7 +21,7 @@ _UNKNOWN = (1 << 64) - 1
 
 @dataclass(frozen=True, kw_only=True)
 class UnitTimes:
-    """When a unit was started and when it was up (guest's monotonic clock, seconds), and its processor time (seconds)."""
+    """When a unit was started and when it was up (seconds, guest's monotonic clock), and its processor time."""
 
     name: str
     started: float
@@ -41,7 +42,7 @@ def monotonic(shell: Shell) -> float:
 
 
 def manager_times(shell: Shell) -> dict[str, float]:
-    """Returns when systemd started (`userspace`), had loaded its units (`loaded`) and was done (`finished`), in seconds."""
+    """Returns when systemd started (`userspace`), had loaded its units (`loaded`) and was done (`finished`)."""
     shown = shell.run(f"systemctl show --property={','.join(_MANAGER)}").stdout
     times = _properties(shown)
     named = zip(("userspace", "loaded", "finished"), _MANAGER, strict=True)

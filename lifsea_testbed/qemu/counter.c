@@ -310,13 +310,12 @@ static void on_start(unsigned index, void *unused)
 /* --- translation */
 
 /* Linux's entry of an interrupt without a number of its own (asm_sysvec_… in arch/x86/entry/entry_64.S): CLAC, or the NOP
- * in its place, CLD, and -1 where an exception has its code. */
+ * in its place, CLD, -1 where an exception has its code, and a call. QEMU ends a block at CLAC. */
 static bool enters_interrupt(const uint8_t *code, size_t length)
 {
-	if (length < 6 || !((code[0] == 0x0f && code[1] == 0x01 && code[2] == 0xca) || (code[0] == 0x0f && code[1] == 0x1f)))
-		return false;
-	code += code[3] == 0xfc ? 4 : 3;
-	return code[0] == 0x6a && code[1] == 0xff;
+	size_t at = length > 3 && code[0] == 0x0f && (code[1] == 0x01 || code[1] == 0x1f) ? 3 : 0;
+	at += length > at && code[at] == 0xfc;
+	return length > at + 2 && code[at] == 0x6a && code[at + 1] == 0xff && code[at + 2] == 0xe8;
 }
 
 /* The start code of glibc's loader and of its static programs, of Go's, and of musl's. */

@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.text import printable
@@ -47,7 +48,8 @@ class Counts:
     def since(self, before: Counts) -> Counts:
         """What was executed since then."""
         return Counts(user=self.user - before.user, kernel=self.kernel - before.kernel,
-                      waiting=self.waiting - before.waiting, interrupts=self.interrupts - before.interrupts)  # fmt: skip
+                      waiting=self.waiting - before.waiting,
+                      interrupts=self.interrupts - before.interrupts)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +111,7 @@ class Memory:
             self._map.close()
             os.close(self.descriptor)
 
-    def _table(self, layout: struct.Struct, place: int, count: int) -> Iterator[tuple[int, ...]]:
+    def _table(self, layout: struct.Struct, place: int, count: int) -> Iterator[tuple[Any, ...]]:
         return layout.iter_unpack(self._map[place : place + count * layout.size])
 
 
