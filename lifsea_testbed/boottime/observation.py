@@ -96,7 +96,12 @@ def by_name(programs: Iterable[Program]) -> dict[str, int]:
 
 def save(observations: Iterable[Observation], path: Path) -> None:
     """Writes the observations as JSON lines."""
-    path.write_text("".join(json.dumps(seen.fields()) + "\n" for seen in observations), "utf-8")
+    path.write_text("".join(map(line, observations)), "utf-8")
+
+
+def line(seen: Observation) -> str:
+    """Returns an observation as a line of JSON."""
+    return json.dumps(seen.fields()) + "\n"
 
 
 def load(path: Path) -> list[Observation]:
