@@ -1,10 +1,11 @@
 /* A plugin for QEMU's TCG that counts what the guest executes, into memory that the test bed maps as well.
  *
  * Each translated block adds its number of instructions to a counter of the processor that runs it: one for kernel
- * space, one for user space and firmware, one for blocks that wait (they hold a PAUSE: how often they turn says how fast
- * the host is, not how much the guest has to do). So do the ticks of the local APIC's timer: what is executed between
- * the entry of such an interrupt and the IRET after it is counted once more, as interrupts. A processor that halts
- * executes nothing; the time in which all of them do is added up as idle.
+ * space, one for user space and firmware. What of them says how fast the host is, not how much the guest has to do, is
+ * counted once more: as waiting, the turns of a loop that looks at a clock, a port or another processor (it comes back
+ * to the same RDTSC, IN or PAUSE at once); as interrupts, what is executed between the entry of an interrupt of the local
+ * APIC, such as its timer's, and the IRET after it. A processor that halts executes nothing; the time in which all of
+ * them do is added up as idle.
  *
  * What is noted beside, always with the host's monotonic clock and the counters:
  *   samples    every few milliseconds
@@ -63,7 +64,8 @@ GByteArray *g_byte_array_set_size(GByteArray *, unsigned);
 
 /* The layout is also in counter.py. */
 enum { SAMPLES = 1 << 17, MARKS = 1 << 18, PROGRAMS = 1 << 13, NAME = 128 };
-enum { LONGEST_INTERRUPT = 100000, PROCESSORS = 256, SPACES = 1 << 14, SERIAL_PORT = 0x3f8, BOOT_SECTOR = 0x7c00 };
+enum { LONGEST_INTERRUPT = 100000, LONGEST_TURN = 256 };
+enum { EXIT_GROUP = 231, PROCESSORS = 256, SPACES = 1 << 14, SERIAL_PORT = 0x3f8, BOOT_SECTOR = 0x7c00 };
 static const uint64_t INTERVAL_NS = 2000000;
 static const uint64_t KERNEL_SPACE = 1ull << 63;
 
@@ -82,7 +84,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER, idling = PTHREAD_MUTEX_
 static bool idles[PROCESSORS];
 static uint64_t idle, idle_since;
 static struct { uint64_t address; unsigned program; } spaces[SPACES];
-static struct { bool known; void *rax, *rdx, *rsp, *cr3; GByteArray *buffer; struct counts seen; uint64_t entered; } cpu[PROCESSORS];
+static struct { bool known; void *rax, *rdx, *rsp, *cr3; GByteArray *buffer; struct counts seen; uint64_t entered, looked_at, looked; } cpu[PROCESSORS];
 
 __attribute__((visibility("default"))) int qemu_plugin_version = 4;
 
@@ -204,6 +206,21 @@ static void on_return(unsigned index, void *unused)
 	cpu[index].entered = 0;
 }
 
+/* --- loops that wait */
+
+/* Called at each instruction that such a loop looks with. */
+static void on_look(unsigned index, void *address)
+{
+	struct counts *have = qemu_plugin_scoreboard_find(score, index);
+	uint64_t executed = have->user + have->kernel;
+	if (index >= PROCESSORS)
+		return;
+	if (cpu[index].looked_at == (uint64_t)address && executed - cpu[index].looked < LONGEST_TURN)
+		have->waiting += executed - cpu[index].looked;
+	cpu[index].looked_at = (uint64_t)address;
+	cpu[index].looked = executed;
+}
+
 /* --- marks */
 
 static struct mark stamp(uint64_t value)
@@ -275,6 +292,18 @@ static void on_switch(unsigned index, void *unused)
 	pthread_mutex_unlock(&lock);
 }
 
+/* A program ends: its page tables are soon another's. */
+static void on_system_call(unsigned index, void *unused)
+{
+	if (index >= PROCESSORS || !cpu[index].known || read_register(index, cpu[index].rax) != EXIT_GROUP)
+		return;
+	uint64_t address = space_of(index);
+	pthread_mutex_lock(&lock);
+	settle(index, address);
+	*program_in(address) = 0;
+	pthread_mutex_unlock(&lock);
+}
+
 /* A program may start: then the kernel has cleared the registers, argc lies at the stack pointer, and argv[0] behind it,
  * not far above. */
 static void on_start(unsigned index, void *unused)
@@ -309,6 +338,14 @@ static void on_start(unsigned index, void *unused)
 
 /* --- translation */
 
+static bool looks(const uint8_t *code, size_t size)
+{
+	if (size == 1)
+		return code[0] == 0xec || code[0] == 0xed;
+	return (code[0] == 0xf3 && code[1] == 0x90) || (code[0] == 0x0f && code[1] == 0x31) || code[0] == 0xe4 ||
+		(code[0] == 0x0f && code[1] == 0x01 && code[2] == 0xf9);
+}
+
 /* Linux's entry of an interrupt without a number of its own (asm_sysvec_… in arch/x86/entry/entry_64.S): CLAC, or the NOP
  * in its place, CLD, -1 where an exception has its code, and a call. QEMU ends a block at CLAC. */
 static bool enters_interrupt(const uint8_t *code, size_t length)
@@ -336,24 +373,28 @@ static bool starts_program(const uint8_t *code, size_t length)
 static void on_translation(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
 {
 	uint64_t address = qemu_plugin_tb_vaddr(tb);
-	size_t count = qemu_plugin_tb_n_insns(tb), length = 0;
+	size_t count = qemu_plugin_tb_n_insns(tb), length = 0, place = 0;
 	uint8_t first[24];
-	bool waits = false, in_kernel = address & KERNEL_SPACE;
+	bool in_kernel = address & KERNEL_SPACE;
 	for (size_t i = 0; i < count; i++) {
 		struct qemu_plugin_insn *insn = qemu_plugin_tb_get_insn(tb, i);
 		uint8_t code[16] = { 0 };
 		size_t size = qemu_plugin_insn_data(insn, code, sizeof code);
-		waits |= size == 2 && code[0] == 0xf3 && code[1] == 0x90;
+		if (looks(code, size))
+			qemu_plugin_register_vcpu_insn_exec_cb(insn, on_look, NO_REGS, (void *)(address + place));
 		if (size == 2 && code[0] == 0x48 && code[1] == 0xcf)
 			qemu_plugin_register_vcpu_insn_exec_cb(insn, on_return, NO_REGS, NULL);
+		if (!in_kernel && size == 2 && code[0] == 0x0f && code[1] == 0x05)
+			qemu_plugin_register_vcpu_insn_exec_cb(insn, on_system_call, R_REGS, NULL);
 		if (size == 1 && code[0] == 0xee)
 			qemu_plugin_register_vcpu_insn_exec_cb(insn, on_out, R_REGS, NULL);
 		if (code[0] == 0x0f && code[1] == 0x22 && (code[2] & 0x38) == 0x18)
 			qemu_plugin_register_vcpu_insn_exec_cb(insn, on_switch, R_REGS, NULL);
-		if (length + size <= sizeof first) {
+		if (place == length && length + size <= sizeof first) {
 			memcpy(first + length, code, size);
 			length += size;
 		}
+		place += size;
 	}
 	if (address == BOOT_SECTOR)
 		qemu_plugin_register_vcpu_insn_exec_cb(qemu_plugin_tb_get_insn(tb, 0), on_boot_sector, NO_REGS, NULL);
@@ -362,7 +403,7 @@ static void on_translation(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
 		qemu_plugin_register_vcpu_insn_exec_cb(qemu_plugin_tb_get_insn(tb, 0), on_interrupt, NO_REGS, NULL);
 	if (!in_kernel && starts_program(first + skipped, length - skipped))
 		qemu_plugin_register_vcpu_insn_exec_cb(qemu_plugin_tb_get_insn(tb, 0), on_start, R_REGS, NULL);
-	size_t member = waits ? offsetof(struct counts, waiting) : in_kernel ? offsetof(struct counts, kernel) : 0;
+	size_t member = in_kernel ? offsetof(struct counts, kernel) : offsetof(struct counts, user);
 	qemu_plugin_register_vcpu_tb_exec_inline_per_vcpu(tb, ADD_U64, (qemu_plugin_u64){ score, member }, count);
 }
 

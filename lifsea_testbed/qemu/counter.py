@@ -30,9 +30,9 @@ BOOT_SECTOR = 0x7C00
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """Instructions that the guest executed so far: in user space or firmware, in the kernel, and while it waited.
+    """Instructions that the guest executed so far: in user space or firmware, and in the kernel.
 
-    `interrupts` are those of the kernel's that the local APIC's timer had it execute.
+    `waiting` and `interrupts` are among them: the turns of loops that wait, and the ticks of the local APIC.
     """
 
     user: int = 0
@@ -43,7 +43,7 @@ class Counts:
     @property
     def work(self) -> int:
         """What the guest had to execute however long it took: neither waiting nor ticks."""
-        return self.user + self.kernel - self.interrupts
+        return self.user + self.kernel - self.waiting - self.interrupts
 
     def since(self, before: Counts) -> Counts:
         """What was executed since then."""
