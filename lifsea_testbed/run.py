@@ -36,6 +36,8 @@ class Run:
         self.bench.say = self._say
         #: Returns what the figures make of the verdict: failures, and troubles of the test bed.
         self.judge_figures: Callable[[], tuple[list[str], list[str]]] = lambda: ([], [])
+        #: What became of the figures, a sentence each.
+        self.figures: list[str] = []
         self._config = config
         self._prepared = prepared
         self._collector = None if hasattr(config, "workerinput") else Collector(prepared)
@@ -149,7 +151,7 @@ class Run:
             return
         stopped = [] if exitstatus in (0, 1) else [f"pytest stopped early ({pytest.ExitCode(exitstatus).name.lower()})"]
         failures, troubles = self.judge_figures()
-        verdict, why = self._collector.finish([*stopped, *troubles], failures)
+        verdict, why = self._collector.finish([*stopped, *troubles], failures, self.figures)
         if exitstatus != pytest.ExitCode.INTERRUPTED:
             session.exitstatus = _exit_status(verdict, exitstatus)
         results = self._collector.results()

@@ -10,9 +10,10 @@ from lifsea_testbed.profile import Profile, known
 
 
 @claim("boots-to-ready")
-def test_every_unit_is_up(machine: Machine) -> None:
+def test_every_unit_is_up(machine: Machine, measure: Measure) -> None:
     """The boot comes to its end, and no unit has failed."""
     machine.wait_until_ready()
+    measure("memory-after-boot", machine.guest.memory_used(), unit="B", better="lower")
     assert machine.guest.failed_units() == []
 
 
@@ -53,9 +54,11 @@ def test_nothing_fails_after_the_boot(watched: Machine) -> None:
 
 
 @claim("few-units")
-def test_there_are_few_units(machine: Machine, profile: Profile) -> None:
+def test_there_are_few_units(machine: Machine, profile: Profile, measure: Measure) -> None:
     """systemd knows no more unit files than the profile's budget."""
-    assert len(machine.guest.units_named(r".*")) <= known(profile.budget.units, "how many units are few")
+    count = len(machine.guest.units_named(r".*"))
+    measure("units", count, unit="units", better="lower", exact=True)
+    assert count <= known(profile.budget.units, "how many units are few")
 
 
 @claim("few-udev-rules")

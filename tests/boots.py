@@ -16,11 +16,13 @@ def progress(at: float, rate: float = 1e9, idle: float = 0.0) -> Progress:
     return Progress(at=at, counts=Counts(user=work // 2, kernel=work - work // 2), idle=idle)
 
 
-def boot(*, image: str = "old.qcow2", rate: float = 1e9, idle: float = 0.0, counted: bool = True,
+def boot(*, image: str = "old.qcow2", took: float = 4.0, rate: float = 1e9, idle: float = 0.0, counted: bool = True,
          programs: dict[str, int] | None = None, units: list[UnitTimes] | None = None) -> Observation:
-    made = {mark: progress(at, rate, idle) for mark, at in TIMES.items()}
+    """A first boot that came to user-data after so many seconds, executing so much in each."""
+    times = {mark: at * took / TIMES[Mark.USER_DATA] for mark, at in TIMES.items()}
+    made = {mark: progress(at, rate, idle) for mark, at in times.items()}
     return Observation(
-        image=image, which=Which.FIRST, error=0.001, marks=dict(TIMES), progress=made if counted else {},
+        image=image, which=Which.FIRST, error=0.001, marks=times, progress=made if counted else {},
         curve=[progress(at / 10, rate) for at in range(51)] if counted else [], programs=programs or {},
         units=units or [],
     )  # fmt: skip

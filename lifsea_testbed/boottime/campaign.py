@@ -58,14 +58,16 @@ class Comparisons:
 
 
 def cold_boots(bench: Bench, count: int) -> ColdBoots:
-    """Boots the bench's image so many times for the first time.
+    """Boots the bench's image so many times for the first time; where emulation is slow, not until the kubelet.
 
     Raises:
         Explained: it did not come up.
     """
     with ExitStack() as stack:
         counter = _counter(stack, bench)
-        seen = [one for number in range(count) for one in observe.boots(bench, f"cold-boot-{number + 1}", counter)]
+        until = Mark.FINISHED if counter else Mark.KUBELET
+        seen = [one for number in range(count)
+                for one in observe.boots(bench, f"cold-boot-{number + 1}", counter, until=until)]  # fmt: skip
     return ColdBoots(seen=seen, at_hardware_speed=bench.accelerator.kind is Kind.KVM)
 
 

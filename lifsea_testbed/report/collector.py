@@ -30,6 +30,7 @@ class Collector:
         self._profile = profiles.load(
             benches.FALLBACK if prepared.wish.profile == benches.AUTO else prepared.wish.profile
         )
+        self._figures: list[str] = []
         self.path = prepared.wish.reports / "gate.json"
         self.path.unlink(missing_ok=True)
 
@@ -46,8 +47,10 @@ class Collector:
         promises = {claim: catalogue()[claim].promise for claim in self._profile.claims if claim in wanted}
         return gate.settle(promises, self._outcomes)
 
-    def finish(self, troubles: Iterable[str] = (), failures: Iterable[str] = ()) -> tuple[Verdict, str]:
-        """Settles the verdict, writes it, and returns it with its reason."""
+    def finish(self, troubles: Iterable[str] = (), failures: Iterable[str] = (),
+               figures: Iterable[str] = ()) -> tuple[Verdict, str]:
+        """Settles the verdict, writes it with what became of the figures, and returns it with its reason."""
+        self._figures = list(figures)
         changed = [] if self._prepared.image.unchanged else [f"{self._prepared.image.path} changed during the run"]
         verdict, why = gate.conclude(self.results(), troubles=[*troubles, *changed], failures=failures,
                                      selected=self._prepared.wish.claims)  # fmt: skip
@@ -79,6 +82,7 @@ class Collector:
             "accelerator": {"kind": prepared.accelerator.kind, "why": prepared.accelerator.why},
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._started)),
             "duration": round(time.time() - self._started, 1),
+            "figures": self._figures,
         }
         gate.write(self.path, document, self.results())
 
