@@ -7,12 +7,14 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from lifsea_testbed.boottime.attribution import Growth
-from lifsea_testbed.boottime.marks import PHASES, Mark
+from lifsea_testbed.boottime.marks import PHASES
 from lifsea_testbed.boottime.observation import Observation, Progress
 from lifsea_testbed.guest.boot import UnitTimes
 
 _COLOURS = dict(zip(PHASES.values(), ("#718096", "#805ad5", "#2b6cb0", "#2c7a7b", "#2f855a"), strict=True))
 _WIDTH, _LEFT, _RIGHT, _TOP, _ROW, _LOAD = 1200.0, 10.0, 20.0, 34.0, 16.0, 60.0
+#: The rows for the names of marks, and what a letter takes.
+_MARK_ROWS, _LETTER = 6, 6.6
 #: Units that took less (seconds) are left out.
 _SHORT = 0.02
 _NAMES = 380.0
@@ -23,7 +25,7 @@ def boot(seen: Observation) -> str:
     units = [unit for unit in seen.units if unit.active - unit.started >= _SHORT]
     ends = [*seen.marks.values(), *(unit.active for unit in units)]
     scale = (_WIDTH - _LEFT - _RIGHT) / max(ends, default=1.0)
-    below = _TOP + 2 * _ROW + _LOAD + 30
+    below = _TOP + 2 * _ROW + _LOAD + 12 * _MARK_ROWS + 6
     height = below + _ROW * (len(units) + 2)
     return _svg(height, [
         f'<text x="{_LEFT}" y="18" font-size="14">{escape(seen.image)}, {seen.which} boot; marks of the guest\'s clock '
@@ -83,15 +85,16 @@ def _load(curve: Sequence[Progress], scale: float) -> Iterator[str]:
 
 
 def _marks(seen: Observation, scale: float, height: float) -> Iterator[str]:
-    y = _TOP + 2 * _ROW + _LOAD
-    for number, (mark, at) in enumerate(sorted(seen.marks.items(), key=lambda item: item[1])):
-        x = _LEFT + at * scale
-        near_end = x > _WIDTH - 150
+    """A line for each mark, its name on the first row that has room for it."""
+    y, taken = _TOP + 2 * _ROW + _LOAD, [0.0] * _MARK_ROWS
+    for mark, at in sorted(seen.marks.items(), key=lambda item: item[1]):
+        x, name = _LEFT + at * scale, f"{mark} {at:.2f}"
+        width = _LETTER * len(name)
+        left = min(x + 3, _WIDTH - width)
+        row = next((row for row, end in enumerate(taken) if end < left), _MARK_ROWS - 1)
+        taken[row] = left + width
         yield (f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{height - _ROW:.1f}" stroke="#d69e2e" '
-               f'stroke-dasharray="3"/><text x="{x + (-3 if near_end else 3):.1f}" '
-               f'y="{y + 12 * (1 + number % 2):.1f}" '
-               f'text-anchor="{"end" if near_end else "start"}" fill="#975a16">{mark}'
-               f'{"" if mark is Mark.POWER_ON else f" {at:.2f}"}</text>')  # fmt: skip
+               f'stroke-dasharray="3"/><text x="{left:.1f}" y="{y + 12 * (1 + row):.1f}" fill="#975a16">{name}</text>')
 
 
 def _units(units: Sequence[UnitTimes], scale: float, top: float) -> Iterator[str]:
