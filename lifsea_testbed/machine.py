@@ -8,7 +8,7 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -216,15 +216,6 @@ class Machine:
             BootFailed, GuestCrashed: it did not come up.
         """
         self._come_back()
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """The machine stands still meanwhile, and leaves the host to others; its clock stands as well."""
-        self.boot.execute("stop")
-        try:
-            yield
-        finally:
-            self.boot.execute("cont")
 
     def power_off(self) -> None:
         """Powers off in the guest's own way, and returns when the machine is off.

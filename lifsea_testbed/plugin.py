@@ -9,7 +9,7 @@ import pytest
 
 if TYPE_CHECKING:
     from lifsea_testbed.bench import Bench
-    from lifsea_testbed.boottime.campaign import ColdBoots
+    from lifsea_testbed.boottime.coldboots import ColdBoots
     from lifsea_testbed.image import Image
     from lifsea_testbed.machine import Machine
     from lifsea_testbed.perf.measure import Measure
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _RUN = "lifsea-testbed-run"
 _MEASURING = "lifsea-testbed-measuring"
 #: The fixtures that are, or come from, a machine that the test does not share as it was booted.
-_CHANGED = frozenset({"own_machine", "twins", "rebooted", "upgraded"})
+_CHANGED = frozenset({"own_machine", "twins", "rebooted", "upgraded", "cold_boots"})
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -132,12 +132,11 @@ def twins(machine: Machine, bench: Bench) -> Iterator[Twins]:
 
 
 @pytest.fixture(scope="session")
-def cold_boots(machine: Machine, bench: Bench, pytestconfig: pytest.Config) -> ColdBoots:
-    """What was seen of cold boots on disks of their own; the shared machine stands still meanwhile."""
-    from lifsea_testbed.boottime import campaign
+def cold_boots(bench: Bench, pytestconfig: pytest.Config) -> ColdBoots:
+    """What was seen of cold boots on disks of their own."""
+    from lifsea_testbed.boottime import coldboots
 
-    with machine.paused():
-        return campaign.cold_boots(bench, pytestconfig.option.boots)
+    return coldboots.cold_boots(bench, pytestconfig.option.boots)
 
 
 @pytest.fixture

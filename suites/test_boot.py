@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lifsea_testbed.boottime.campaign import ColdBoots
+from lifsea_testbed.boottime.coldboots import ColdBoots
 from lifsea_testbed.claim import claim
 from lifsea_testbed.machine import Machine
 from lifsea_testbed.perf.measure import Measure

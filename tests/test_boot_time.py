@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from lifsea_testbed.boottime import attribution, budget, campaign, charts, kernel, marks, observation
+from lifsea_testbed.boottime import attribution, budget, campaign, charts, coldboots, kernel, marks, observation
 from lifsea_testbed.boottime.alignment import Exchange, align
 from lifsea_testbed.boottime.attribution import Kind
 from lifsea_testbed.boottime.marks import Mark
@@ -152,7 +152,7 @@ def test_comparisons_tell_each_metric() -> None:
 
 def test_figures_have_a_place_in_the_history() -> None:
     measure = Measure()
-    campaign.ColdBoots(seen=[boot()], at_hardware_speed=True).report(measure)
+    coldboots.ColdBoots(seen=[boot()], at_hardware_speed=True).report(measure)
     taken = {figure.metric.name: figure.value for figure in measure.taken}
     assert taken["boot"] == 4.0 and taken["boot-instructions"] == 4e9 and taken["boot-to-finished"] == 5.0
     for whole in ("boot", "boot-instructions"):

@@ -31,7 +31,7 @@ def control() -> Path:
 @pytest.mark.boots
 def test_an_ordinary_server_breaks_the_promises_that_it_cannot_keep(control: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "suites", "--image", str(control), "--profile", "lifsea-3.3",
-               "--reports", str(tmp_path)]  # fmt: skip
+               "--reports", str(tmp_path), "--boots", "1"]  # fmt: skip
     judged = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     claims = {claim["id"]: claim["status"] for claim in json.loads((tmp_path / "gate.json").read_text())["claims"]}
     assert judged.returncode == 1, judged.stdout[-3000:]

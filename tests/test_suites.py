@@ -15,7 +15,7 @@ import pytest
 
 from lifsea_testbed import profile as profiles
 from lifsea_testbed import scenario
-from lifsea_testbed.boottime.campaign import ColdBoots
+from lifsea_testbed.boottime.coldboots import ColdBoots
 from lifsea_testbed.ecs import appearance, catalogue
 from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.errors import NotJudged

@@ -3,50 +3,19 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lifsea_testbed.bench import Bench
-from lifsea_testbed.boottime import attribution, budget, charts, kernel, observe
+from lifsea_testbed.boottime import attribution, budget, charts, coldboots, kernel, observe
 from lifsea_testbed.boottime import observation as observations
 from lifsea_testbed.boottime.attribution import Growth
 from lifsea_testbed.boottime.marks import END, Mark
 from lifsea_testbed.boottime.observation import Observation, Which
 from lifsea_testbed.errors import NotJudged
-from lifsea_testbed.perf.judge import BudgetCheck, Comparison, compare
-from lifsea_testbed.perf.metric import Metric
-from lifsea_testbed.profile import Boot
-from lifsea_testbed.qemu.accelerator import Kind
-from lifsea_testbed.qemu.counter import Counter
-
-_INSTRUCTIONS = "less waiting and ticks"
-#: Marks that are figures of their own, beside the phases of the boot.
-_FURTHER = (Mark.TARGET, Mark.ASSISTANT, Mark.CONTAINERD, Mark.FINISHED, Mark.QUIET, Mark.KUBELET)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ColdBoots:
-    """The cold boots of one image, and whether they ran at hardware speed."""
-
-    seen: list[Observation]
-    at_hardware_speed: bool
-
-    def report(self, measure: Callable[..., None]) -> None:
-        """Hands over each figure of each boot: the whole, its phases, the further marks; times and instructions."""
-        for one in self.seen:
-            for name, value, unit, definition in _figures(one):
-                measure(name, value, unit=unit, better="lower", definition=definition)
-
-    def held_to(self, promised: Boot) -> BudgetCheck:
-        """Returns whether the first boot is certain to be as quick as advertised.
-
-        Raises:
-            NotJudged: this host cannot tell.
-        """
-        return budget.judge(self.seen, promised, at_hardware_speed=self.at_hardware_speed)
+from lifsea_testbed.perf.judge import Comparison, compare
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,20 +24,6 @@ class Comparisons:
 
     judged: list[tuple[Which, Comparison]]
     suspects: list[Growth]
-
-
-def cold_boots(bench: Bench, count: int) -> ColdBoots:
-    """Boots the bench's image so many times for the first time; where emulation is slow, not until the kubelet.
-
-    Raises:
-        Explained: it did not come up.
-    """
-    with ExitStack() as stack:
-        counter = _counter(stack, bench)
-        until = Mark.FINISHED if counter else Mark.KUBELET
-        seen = [one for number in range(count)
-                for one in observe.boots(bench, f"cold-boot-{number + 1}", counter, until=until)]  # fmt: skip
-    return ColdBoots(seen=seen, at_hardware_speed=bench.accelerator.kind is Kind.KVM)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,22 +65,13 @@ def run(benches: Sequence[Bench], wish: Wish) -> Iterator[str]:
 def in_turns(benches: Sequence[Bench], wish: Wish) -> Iterator[tuple[int, int, Observation]]:
     """Boots each bench's image in turns, each round in the other order; yields the bench's place and the round too."""
     with ExitStack() as stack:
-        counter = _counter(stack, benches[0])
+        counting = coldboots.counter(stack, benches[0])
         for number in range(1, wish.boots + 1):
             places = list(range(len(benches)))
             for place in places if number % 2 else reversed(places):
-                for one in observe.boots(benches[place], f"boot-{number}-of-{place + 1}", counter, which=wish.which,
+                for one in observe.boots(benches[place], f"boot-{number}-of-{place + 1}", counting, which=wish.which,
                                          until=wish.until):  # fmt: skip
                     yield place, number, one
-
-
-def _counter(stack: ExitStack, bench: Bench) -> Counter | None:
-    """What counts, or nothing where nothing can: times are told all the same."""
-    try:
-        return stack.enter_context(observe.counting(bench))
-    except NotJudged as error:
-        bench.say(f"instructions are not counted: {error}")
-        return None
 
 
 def comparisons(before: Sequence[Observation], after: Sequence[Observation], *, floor: float) -> Comparisons:
@@ -184,26 +130,6 @@ def write(reports: Path, seen: Sequence[Sequence[Observation]], grown: Sequence[
 def _median(seen: Sequence[Observation]) -> Observation:
     ordered = sorted(seen, key=lambda one: one.marks[END])
     return ordered[(len(ordered) - 1) // 2]
-
-
-def _figures(one: Observation) -> Iterator[tuple[str, Any, str, str]]:
-    kind = f"{one.which} boot"
-    prefix = "" if one.which is Which.FIRST else "later-"
-    yield f"{prefix}boot", one.marks[END], "s", _definition(budget.BOOT, one)
-    for phase in one.phases:
-        yield f"{prefix}boot/{phase.name}", phase.duration, "s", f"phase of the {kind}, by the host's clock"
-    for mark in _FURTHER:
-        if mark in one.marks:
-            yield f"{prefix}boot-to-{mark}", one.marks[mark], "s", f"from power-on until {mark}, {kind}"
-    if one.is_counted:
-        yield f"{prefix}boot-instructions", one.progress[END].counts.work, "instructions", \
-            _definition(budget.INSTRUCTIONS, one)  # fmt: skip
-        for name, count in one.instructions().items():
-            yield f"{prefix}boot-instructions/{name}", count, "instructions", f"phase of the {kind}, {_INSTRUCTIONS}"
-
-
-def _definition(metric: Metric, one: Observation) -> str:
-    return metric.definition.replace("first boot", f"{one.which} boot")
 
 
 def _executed(boots: Sequence[Observation], mark: Mark) -> str:
