@@ -12,11 +12,13 @@ import pytest
 from lifsea_testbed.boottime import kernel, observe
 from lifsea_testbed.boottime.marks import Mark, in_record
 from lifsea_testbed.boottime.observation import Which
+from lifsea_testbed.console.transcript import Line
 from lifsea_testbed.deadline import Deadline
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.image import examine
 from lifsea_testbed.preflight import Wish, prepare
 from lifsea_testbed.qemu import counter, emulator
+from lifsea_testbed.qemu.counter import Record
 from tests import real
 from tests.boot_sector import slow_image
 
@@ -25,10 +27,9 @@ LINES = 12
 TURNS = 8 * 65536
 
 
-@pytest.mark.boots
-def test_marks_agree_with_the_processors_own_clock(tmp_path: Path) -> None:
-    """The counter stamps a byte in the guest's OUT instruction itself; the console's time of its line is compared."""
-    image = slow_image(tmp_path / "slow.raw", "t\n" * LINES)
+def boot(tmp_path: Path, *, waits: bool) -> tuple[list[Line], Record, float]:
+    """What a boot sector prints slowly: lines, and what was counted, and when it was powered on."""
+    image = slow_image(tmp_path / "slow.raw", "t\n" * LINES, waits=waits)
     wish = Wish(image=str(image), next_image=None, profile="reference", instance_type="ecs.g7.large",
                 accelerator="tcg", reports=tmp_path)  # fmt: skip
     bench = prepare(wish).bench()
@@ -40,6 +41,21 @@ def test_marks_agree_with_the_processors_own_clock(tmp_path: Path) -> None:
         record, start = machine.boot.counts.record(), machine.boot.power_on
         lines = machine.boot.transcript.since()
     bench.close()
+    return lines, record, start
+
+
+@pytest.mark.boots
+def test_loops_that_wait_are_told_from_work(tmp_path: Path) -> None:
+    _, record, _ = boot(tmp_path, waits=True)
+    firsts = [stamp.counts for stamp in record.marks if stamp.value == ord("t")]
+    executed = [after.since(before) for before, after in itertools.pairwise(firsts)]
+    assert all(each.work < 200 and 3 * TURNS < each.waiting < 5 * TURNS for each in executed)
+
+
+@pytest.mark.boots
+def test_marks_agree_with_the_processors_own_clock(tmp_path: Path) -> None:
+    """The counter stamps a byte in the guest's OUT instruction itself; the console's time of its line is compared."""
+    lines, record, start = boot(tmp_path, waits=False)
     firsts = [stamp for stamp in record.marks if stamp.value == ord("t")]
     errors = [line.at - (stamp.at - start) for line, stamp in zip(lines, firsts, strict=True)]
     assert 0 <= statistics.median(errors) <= 0.001
