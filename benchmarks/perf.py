@@ -26,7 +26,7 @@ from lifsea_testbed.boottime import attribution, budget, kernel, observation, ob
 from lifsea_testbed.boottime.attribution import Kind
 from lifsea_testbed.boottime.observation import Observation
 from lifsea_testbed.image import examine
-from lifsea_testbed.perf.judge import Change, compare
+from lifsea_testbed.perf.judge import FLOOR, Change, compare
 from lifsea_testbed.perf.metric import Metric
 from lifsea_testbed.preflight import Wish, prepare
 from lifsea_testbed.qemu import counter, emulator
@@ -143,6 +143,16 @@ def culprits(good: Sequence[Observation], slow: Sequence[Observation]) -> str:
     return "; ".join(str(growth) for growth in found if growth.kind in (Kind.PROGRAM, Kind.UNIT)) or "nothing"
 
 
+def accusations(seen: Sequence[Observation]) -> int:
+    """In how many of 200 comparisons of one image with itself a program is named for a percent of the boot or more."""
+    random, found = np.random.default_rng(7), 0
+    for _ in range(TRIALS):
+        drawn = [seen[place] for place in random.permutation(len(seen))[: 2 * SIDE]]
+        named = attribution.suspects(drawn[:SIDE], drawn[SIDE:])
+        found += any(growth.kind is Kind.PROGRAM and abs(growth.share) >= FLOOR for growth in named)
+    return found
+
+
 def initcall() -> str:
     """What the kernel alone names as grown most, where one initcall of it is slower."""
     qemu = emulator.find()
@@ -175,7 +185,8 @@ def judge() -> str:
     print(f"slower initcall: {initcall()}")
     false = {metric.name: alarms(good, metric, values) for metric, values in
              ((budget.INSTRUCTIONS, budget.instructions), (budget.BOOT, budget.times))}  # fmt: skip
-    print(f"false alarms of {TRIALS} comparisons of {SIDE} with {SIDE} boots, drawn from {len(good)}: {false}")
+    print(f"false alarms of {TRIALS} comparisons of {SIDE} with {SIDE} boots, drawn from {len(good)}: {false}; "
+          f"programs accused of a percent or more: {accusations(good)}")  # fmt: skip
     return (f"perf: spread {instructions:.2%} instr vs {wall:.1%} wall; detects 2 % in {found.get(2)} boots; "
             f"false alarms {false[budget.INSTRUCTIONS.name]}/{TRIALS}")  # fmt: skip
 
