@@ -27,6 +27,8 @@ _LONGEST_LINE = 16_384
 #: After a fatal line the next ones, a panic's call trace, are let in for this long (seconds).
 _AFTERMATH = 0.3
 _POLL = 0.2
+#: A line without an end that stays as it is for so long (seconds) is a prompt, of a boot loader that gave up perhaps.
+_PROMPT = 0.6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +69,11 @@ class LineReader:
     def unfinished(self) -> str:
         """The printable part of a line that has no end yet: a prompt, or a boot loader that waits."""
         return printable(self._rest)
+
+    @property
+    def unfinished_since(self) -> Line:
+        """The line that has no end yet, with the time of its first byte; its text is empty if there is none."""
+        return Line(at=self._started, text=self.unfinished)
 
     def flush(self) -> list[Line]:
         """Returns the unfinished line, if there is one."""
@@ -197,6 +204,9 @@ class Transcript:
     def _read(self) -> None:
         with self._file.open("a", encoding="utf-8") as file:
             for data in self._chunks():
+                if not data:
+                    self._judge_prompt()
+                    continue
                 text = self._without_frames(data)
                 self._take(self._reader.feed(text, time.monotonic() - self._power_on), file.write)
                 file.flush()
@@ -228,6 +238,11 @@ class Transcript:
             if self._written < _LARGEST_FILE:
                 self._written += len(str(line)) + 1
                 write(f"{line}\n")
+
+    def _judge_prompt(self) -> None:
+        line = self._reader.unfinished_since
+        if line.text and time.monotonic() - self._power_on - line.at > _PROMPT and not self._lifeline.ended:
+            self._judge(line)
 
     def _judge(self, line: Line) -> None:
         kind = fatal.find(line.text)
