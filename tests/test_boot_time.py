@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from lifsea_testbed.boottime import attribution, budget, campaign, charts, coldboots, kernel, marks, observation
+from lifsea_testbed.boottime import (
+    attribution,
+    budget,
+    campaign,
+    charts,
+    coldboots,
+    kernel,
+    marks,
+    observation,
+    observe,
+)
 from lifsea_testbed.boottime.alignment import Exchange, align
 from lifsea_testbed.boottime.attribution import Kind
 from lifsea_testbed.boottime.marks import Mark
+from lifsea_testbed.boottime.observation import Which
+from lifsea_testbed.cli import main
 from lifsea_testbed.console.transcript import Line
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.guest import boot as guest
@@ -167,3 +182,35 @@ def test_charts_are_drawings_whatever_units_are_called() -> None:
         tags = {element.tag.rpartition("}")[2] for element in ElementTree.fromstring(drawn).iter()}
         assert tags <= {"svg", "rect", "text", "title", "line", "polyline"}
     assert f"program {hostile}"[:20] in "".join(ElementTree.fromstring(charts.difference(grown, "")).itertext())
+
+
+@pytest.fixture
+def benches(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Two benches whose boots were seen already, the second one slower; no kernel can be had of them."""
+    images = [SimpleNamespace(name=name, image=None, emulator=None, say=print) for name in ("old", "new")]
+    rates = {"old": 1e9, "new": 1.1e9}
+
+    def refuse(image: object, emulator: object) -> None:
+        raise NotJudged("no boot entry")
+
+    monkeypatch.setattr(observe, "counting", lambda bench: contextlib.nullcontext())
+    monkeypatch.setattr(observe, "boots", lambda bench, *_, **__: [boot(image=bench.name, rate=rates[bench.name])])
+    monkeypatch.setattr(kernel, "run", refuse)
+    return images
+
+
+def test_a_campaign_tells_what_got_slower(benches: list[Any], tmp_path: Path) -> None:
+    wish = campaign.Wish(boots=5, floor=0.01, until=Mark.FINISHED, which=(Which.FIRST,), initcalls=True,
+                         reports=tmp_path)  # fmt: skip
+    told = list(campaign.run(benches, wish))
+    assert [line.partition(",")[0] for line in told[:4]] == ["old", "new", "new", "old"]
+    assert any(line.startswith("first boots: boot-instructions regressed: 4e+09 → 4.4e+09") for line in told)
+    assert "initcalls not judged: no boot entry" in told
+    assert any(line.startswith("grew most: phase user-space") for line in told)
+    assert len(observation.load(tmp_path / "boots.jsonl")) == 10
+    assert {path.name for path in tmp_path.glob("*.svg")} == {"boot-1.svg", "boot-2.svg", "difference.svg"}
+
+
+def test_no_boot_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["boot-time", "--image", "none.qcow2", "--boots", "0"]) == 4
+    assert "--boots 0: nothing to see" in capsys.readouterr().err
