@@ -72,7 +72,11 @@ def read(name: str) -> Mutant:
 
 def build(store: Store, suite: str, name: str) -> Path:
     """Returns the directory with the mutant's image (image.qcow2); the few that were used last are kept."""
-    mutant = read(name)
+    return make(store, suite, read(name))
+
+
+def make(store: Store, suite: str, mutant: Mutant) -> Path:
+    """Returns the directory with the image of a mutant that need not have a file of its own."""
 
     def change(script: str, place: Path) -> None:
         if script:

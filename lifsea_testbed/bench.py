@@ -25,6 +25,7 @@ from lifsea_testbed.machine import Machine
 from lifsea_testbed.profile import Profile
 from lifsea_testbed.qemu import argv
 from lifsea_testbed.qemu.accelerator import Accelerator
+from lifsea_testbed.qemu.counter import Counter
 from lifsea_testbed.qemu.emulator import Emulator
 from lifsea_testbed.qemu.overlay import Layers
 from lifsea_testbed.text import slug
@@ -134,6 +135,17 @@ class Bench:
             yield machine
 
     @contextlib.contextmanager
+    def cold(self, name: str, counter: Counter | None) -> Iterator[Machine]:
+        """A new machine like `machine`, on which the counter, if there is one, counts from the first instruction on.
+
+        Raises:
+            Explained: the image did not come up.
+        """
+        with self._made(name, counter=counter) as machine:
+            self._power_on(machine)
+            yield machine
+
+    @contextlib.contextmanager
     def started(self, name: str, *, user_data: bytes) -> Iterator[Machine]:
         """A new machine that was given that user-data, powered on and not waited for."""
         with self._made(name, user_data) as machine:
@@ -148,12 +160,13 @@ class Bench:
 
     @contextlib.contextmanager
     def _made(self, name: str, user_data: bytes | None = None, *, layers: Layers | None = None,
-              instance: Instance | None = None, guest_memory: int | None = None) -> Iterator[Machine]:
+              instance: Instance | None = None, guest_memory: int | None = None,
+              counter: Counter | None = None) -> Iterator[Machine]:
         with self._directories(name) as (directory, records):
             machine = Machine(
                 hardware=self._hardware(instance, guest_memory), image=self.image, profile=lambda: self.profile,
                 patience=self.patience, directory=directory, records=records, confinement=self.accelerator.confinement,
-                user_data=user_data, layers=layers, dump_memory=self._dump_memory,
+                user_data=user_data, layers=layers, dump_memory=self._dump_memory, counter=counter,
             )  # fmt: skip
             try:
                 yield machine

@@ -24,6 +24,7 @@ from lifsea_testbed.masking import Mask
 from lifsea_testbed.profile import Access, Line, Road
 from lifsea_testbed.qemu import argv
 from lifsea_testbed.qemu.confinement import Confinement
+from lifsea_testbed.qemu.counter import Counter, Memory
 from lifsea_testbed.qemu.overlay import Layers
 from lifsea_testbed.qemu.process import QemuProcess
 from lifsea_testbed.qemu.qmp import Event, EventName, Monitor
@@ -53,7 +54,7 @@ class Boot:
     def __init__(self, hardware: argv.Hardware, *, image: Image, overlay: Path, directory: Path, transcript: Path,
                  confinement: Confinement, with_virtio_console: bool = False, layers: Layers | None = None,
                  mask: Mask | None = None, log: Callable[[str], None] = lambda line: None,
-                 data: Path | None = None) -> None:
+                 data: Path | None = None, counter: Counter | None = None) -> None:
         self.lifeline = Lifeline()
         self.events: list[Event] = []
         self._subscribers: list[tuple[EventName, Callable[[Event], None]]] = [
@@ -65,12 +66,14 @@ class Boot:
         ]
         self.power_on = time.monotonic()
         mask = mask or Mask()
+        self.counts = Memory() if counter else None
         with contextlib.ExitStack() as handed_over:
             names = ["monitor", "console", "assistant", "channel", *(["virtio_console"] if with_virtio_console else [])]
             ours, theirs = _pairs(handed_over, names)
             wires = argv.Wires(**theirs, image=_opened(handed_over, image.path, os.O_RDONLY),
                                overlay=_opened(handed_over, overlay, os.O_RDWR),
                                data=_opened(handed_over, data, os.O_RDWR) if data else None,
+                               counter=(counter.library, self.counts.descriptor) if counter and self.counts else None,
                                **_layered(handed_over, layers or Layers()))
             self.command = argv.command(hardware, wires)
             self.transcript = Transcript(ours["console"], lifeline=self.lifeline, file=transcript,
@@ -176,6 +179,8 @@ class Boot:
         self._port.close()
         self.assistant.close()
         self.monitor.close()
+        if self.counts is not None:
+            self.counts.close()
         self.lifeline.end(lambda: LaunchError("the machine is off"))
         self.lifeline.close()
 
@@ -248,4 +253,4 @@ def _layered(handed_over: contextlib.ExitStack, layers: Layers) -> _Layered:
 
 def _numbers(wires: argv.Wires) -> tuple[int, ...]:
     single = (number for number in vars(wires).values() if isinstance(number, int))
-    return (*single, *wires.layers)
+    return (*single, *wires.layers, *(wires.counter or ()))

@@ -6,7 +6,7 @@ import argparse
 import importlib.metadata
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
                                                    "runs that were killed left on it"))  # fmt: skip
     _add_explain(commands.add_parser("explain", help="say what a claim promises, how it is judged, and what breaks it"))
     _add_shell(commands.add_parser("shell", help="boot an image and sit down at its console"))
+    _add_boot_time(commands.add_parser("boot-time", help="boot an image again and again, and say how long and why"))
     _add_powercut(commands.add_parser("powercut", help="cut the power at every write of an upgrade"))
     _add_dashboard(commands.add_parser("dashboard", help="write a history as a static site"))
     gate = commands.add_parser("gate", help="merge, verify: what is done with a gate.json")
@@ -79,6 +80,19 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
 def _add_shell(parser: argparse.ArgumentParser) -> None:
     _add_machine(parser)
     parser.set_defaults(command=_shell, next_image=None)
+
+
+def _add_boot_time(parser: argparse.ArgumentParser) -> None:
+    _add_machine(parser)
+    parser.add_argument("--against", metavar="OTHER", help="boot this image in turns with it, and say what got slower")
+    parser.add_argument("--boots", type=int, default=10, metavar="N", help="of each image (default: %(default)s)")
+    parser.add_argument("--later", action="store_true", help="boot each disk a second time, and judge those apart")
+    parser.add_argument("--until", default="finished", choices=("finished", "quiet", "kubelet"),
+                        help="the last mark that is waited for (default: %(default)s)")
+    parser.add_argument("--initcalls", action="store_true", help="with --against: run both kernels alone as well")
+    parser.add_argument("--floor", type=float, default=1.0, metavar="PERCENT",
+                        help="the smallest change that counts (default: %(default)s)")
+    parser.set_defaults(command=_boot_time, next_image=None)
 
 
 def _add_powercut(parser: argparse.ArgumentParser) -> None:
@@ -221,11 +235,28 @@ def _powercut(options: argparse.Namespace) -> None:
             campaign.boot(bench, wish, options.state)
 
 
+def _boot_time(options: argparse.Namespace) -> None:
+    from lifsea_testbed.boottime import campaign
+    from lifsea_testbed.boottime.marks import Mark
+    from lifsea_testbed.boottime.observation import Which
+
+    if options.boots < 1:
+        raise CallerError(f"--boots {options.boots}: nothing to see", hint="ten show more than one")
+    wish = campaign.Wish(boots=options.boots, floor=options.floor / 100, until=Mark(options.until),
+                         which=tuple(Which) if options.later else (Which.FIRST,), initcalls=options.initcalls,
+                         reports=options.reports.resolve() / "boot-time")  # fmt: skip
+    with ExitStack() as stack:
+        images = [options.image, *([options.against] if options.against else [])]
+        benches = [stack.enter_context(_bench(options, image)) for image in images]
+        for line in campaign.run(benches, wish):
+            print(printable(line), flush=True)
+
+
 @contextmanager
-def _bench(options: argparse.Namespace) -> Iterator[Bench]:
+def _bench(options: argparse.Namespace, image: str = "") -> Iterator[Bench]:
     from lifsea_testbed.preflight import Wish, prepare
 
-    wish = Wish(image=options.image, next_image=options.next_image, profile=options.profile,
+    wish = Wish(image=image or options.image, next_image=options.next_image, profile=options.profile,
                 instance_type=options.instance_type, accelerator=options.accel,
                 reports=options.reports.resolve())  # fmt: skip
     bench = prepare(wish).bench()

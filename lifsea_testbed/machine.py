@@ -30,6 +30,7 @@ from lifsea_testbed.profile import Line, Profile, Road
 from lifsea_testbed.qemu import argv, overlay
 from lifsea_testbed.qemu.accelerator import Kind
 from lifsea_testbed.qemu.confinement import Confinement
+from lifsea_testbed.qemu.counter import Counter
 from lifsea_testbed.qemu.overlay import Layers
 from lifsea_testbed.records import Records
 from lifsea_testbed.steps import step
@@ -51,7 +52,7 @@ class Machine:
 
     def __init__(self, *, hardware: argv.Hardware, image: Image, profile: Callable[[], Profile], patience: Patience,
                  directory: Path, records: Path, confinement: Confinement, user_data: bytes | None = None,
-                 layers: Layers | None = None, dump_memory: bool = False) -> None:
+                 layers: Layers | None = None, dump_memory: bool = False, counter: Counter | None = None) -> None:
         self.instance: Instance = hardware.instance
         self.records = records
         self.guest = Guest(self, profile)
@@ -67,6 +68,7 @@ class Machine:
         self._directory = directory
         self._confinement = confinement
         self._layers = layers or Layers()
+        self._counter = counter
         self._overlay = self._layers.overlay or directory / "overlay.qcow2"
         self._dump_memory = dump_memory
         given = [line for line in printable(user_data or b"").splitlines() if not line.startswith("#")]
@@ -150,7 +152,7 @@ class Machine:
                     transcript=self.records / f"transcript-{len(self.boots) + 1}.txt",
                     confinement=self._confinement,
                     with_virtio_console=self._profile().access.line is Line.VIRTIO, layers=self._layers,
-                    mask=self._mask, log=log, data=self._data)  # fmt: skip
+                    mask=self._mask, log=log, data=self._data, counter=self._counter)  # fmt: skip
         self.boots.append(boot)
         self._records.append("qemu-argv.txt", f"{shlex.join(boot.command)}\n")
         boot.start(self._cards)

@@ -119,6 +119,7 @@ class Measuring:
         from lifsea_testbed.perf import verdict
 
         self._findings = verdict.judge(self._history, samples, floor=self._config.option.perf_floor / 100)
+        self._run.findings = [printable(line) for line in self._findings.lines]
         self._history.add(samples)
         return self._findings.failures if self._config.option.perf_gate else []
 

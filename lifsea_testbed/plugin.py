@@ -10,6 +10,7 @@ import pytest
 
 if TYPE_CHECKING:
     from lifsea_testbed.bench import Bench
+    from lifsea_testbed.boottime.coldboots import ColdBoots
     from lifsea_testbed.fleet import Fleet
     from lifsea_testbed.image import Image
     from lifsea_testbed.journey import Travelled, Troubled
@@ -25,7 +26,7 @@ _MEASURING = "lifsea-testbed-measuring"
 _SHARDING = "lifsea-testbed-sharding"
 #: The fixtures that are, or come from, a machine that the test does not share as it was booted.
 _CHANGED = frozenset({"own_machine", "machines", "twins", "rebooted", "upgraded", "travelled", "troubled",
-                      "power_cuts"})  # fmt: skip
+                      "power_cuts", "cold_boots"})  # fmt: skip
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -58,6 +59,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--power-cuts", metavar="TIME",
                     help="cut the power in an upgrade, for so long: 30m; without it that is not judged")
     group = parser.getgroup("lifsea-perf", "figures of container OS images (lifsea_testbed)")
+    group.addoption("--boots", type=int, default=10, metavar="N",
+                    help="cold boots by which boot time is judged (default: %(default)s)")
     group.addoption("--history", metavar="FILE|URL",
                     help="keep what is measured in this SQLite file or PostgreSQL database, and judge it by it")
     group.addoption("--perf-gate", action="store_true",
@@ -226,6 +229,14 @@ def twins(machine: Machine, bench: Bench) -> Iterator[Twins]:
 
     with bench.machine("twin-machine") as other:
         yield scenario.compare(machine, other)
+
+
+@pytest.fixture(scope="session")
+def cold_boots(bench: Bench, pytestconfig: pytest.Config) -> ColdBoots:
+    """What was seen of cold boots on disks of their own."""
+    from lifsea_testbed.boottime import coldboots
+
+    return coldboots.cold_boots(bench, pytestconfig.option.boots)
 
 
 @pytest.fixture

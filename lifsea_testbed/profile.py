@@ -28,6 +28,7 @@ class Boot(_Table):
     ready_within: float = Field(default=30.0, gt=0, description="from the shell until the last ready sign")
     ready_line: str = Field(default="", description="without a shell: a console line of an OS that is up")
     promised: float = Field(default=2.0, gt=0, description="the first boot as advertised")
+    instructions: float | None = Field(default=None, gt=0, description="what a first boot may execute, emulated")
     watched: float = Field(default=30.0, ge=0, description="seconds of uptime at which a boot is judged that is quiet")
     allowed_kernel_errors: list[str] = Field(default=[], description="regular expressions of harmless messages")
 

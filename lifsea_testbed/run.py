@@ -50,6 +50,8 @@ class Run:
         self._troubles: list[str] = []
         # A shard may have no test at all.
         self._usual = (0, 1, 5) if prepared.wish.shard else (0, 1)
+        #: What became of the figures, a sentence each.
+        self.findings: list[str] = []
         self._config = config
         self._prepared = prepared
         is_worker = hasattr(config, "workerinput")
@@ -235,7 +237,8 @@ class Run:
         name = pytest.ExitCode(exitstatus).name.lower()
         stopped = [] if exitstatus in self._usual else [f"pytest stopped early ({name})"]
         failures, troubles = self.judge_figures()
-        document = self._collector.finish([*stopped, *self._troubles, *troubles], failures, plan=self.plan())
+        document = self._collector.finish([*stopped, *self._troubles, *troubles], failures, plan=self.plan(),
+                                          findings=self.findings)
         if self._signer:
             self._signer.sign(self._collector.path, document)
         if exitstatus != pytest.ExitCode.INTERRUPTED:

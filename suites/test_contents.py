@@ -20,8 +20,9 @@ def test_there_are_about_200_packages(machine: Machine, profile: Profile, measur
 
 
 @claim("image-small")
-def test_the_image_is_small(bench: Bench, profile: Profile) -> None:
+def test_the_image_is_small(bench: Bench, profile: Profile, measure: Measure) -> None:
     """The image file, compressed, is no larger than promised."""
+    measure("image-size", bench.image.file_size, unit="B", better="lower", exact=True)
     most = known(profile.image.most, "how large the image may be")
     assert bench.image.fits_into(int(most * _MEBIBYTE))
 

@@ -8,9 +8,16 @@ from pathlib import Path
 _CODE = bytes.fromhex("fa 31c0 8ed8 be167c ac 84c0 7406 baf803 ee ebf5 f4 ebfd")
 
 
-def boot_sector(text: str) -> bytes:
-    """Returns a boot sector that prints the text (at most 480 characters)."""
-    sector = _CODE + text.encode("ascii") + b"\0"
+#: The same, with half a million turns of an empty loop before each byte.
+_SLOW_CODE = bytes.fromhex("fa 31c0 8ed8 be1f7c ac 84c0 7410 bb0800 31c9 e2fe 4b 75f9 baf803 ee ebeb f4 ebfd")
+
+#: And with a PAUSE in that loop.
+_WAITING_CODE = bytes.fromhex("fa 31c0 8ed8 be217c ac 84c0 7412 bb0800 31c9 f390 e2fc 4b 75f7 baf803 ee ebe9 f4 ebfd")
+
+
+def boot_sector(text: str, code: bytes = _CODE) -> bytes:
+    """Returns a boot sector that prints the text (at most 470 characters)."""
+    sector = code + text.encode("ascii") + b"\0"
     assert len(sector) <= 510
     return sector.ljust(510, b"\0") + b"\x55\xaa"
 
@@ -18,4 +25,10 @@ def boot_sector(text: str) -> bytes:
 def raw_image(path: Path, text: str = "") -> Path:
     """Writes a raw disk of 1 MiB with that boot sector."""
     path.write_bytes(boot_sector(text).ljust(1 << 20, b"\0"))
+    return path
+
+
+def slow_image(path: Path, text: str, *, waits: bool = False) -> Path:
+    """Writes a raw disk whose boot sector takes its time before each character, at work or waiting."""
+    path.write_bytes(boot_sector(text, _WAITING_CODE if waits else _SLOW_CODE).ljust(1 << 20, b"\0"))
     return path

@@ -24,17 +24,24 @@ INSTANCE = Instance(type=catalogue.find("ecs.g7.large"))
 
 def command(kind: Kind = Kind.KVM, *, ice_lake: bool = True, version: str = "10.0.2",
             size: catalogue.InstanceType = INSTANCE.type, layers: tuple[int, ...] = (),
-            write_log: int | None = None, reads: int | None = None, data: int | None = None) -> list[str]:
+            write_log: int | None = None, reads: int | None = None, data: int | None = None,
+            counter: tuple[int, int] | None = None) -> list[str]:
     hardware = argv.Hardware(emulator=emulator.Emulator(binary="qemu", version=version), accelerator=kind,
                              host_is_ice_lake=ice_lake, memory=8192,
                              instance=dataclasses.replace(INSTANCE, type=size),
                              image_format=DiskFormat.QCOW2)  # fmt: skip
     return argv.command(hardware, argv.Wires(monitor=10, console=11, assistant=15, channel=12, image=13, overlay=14,
-                                              layers=layers, write_log=write_log, reads=reads, data=data))  # fmt: skip
+                                              layers=layers, write_log=write_log, reads=reads, data=data,
+                                              counter=counter))  # fmt: skip
 
 
 def values(option: str, words: list[str]) -> list[str]:
     return [value for name, value in itertools.pairwise(words) if name == option]
+
+
+def test_a_counter_is_a_library_and_its_memory() -> None:
+    assert values("-plugin", command(Kind.TCG, counter=(20, 21))) == ["/dev/fd/20,memory=21"]
+    assert values("-plugin", command(Kind.TCG)) == []
 
 
 def test_the_payload_is_what_its_source_assembles_to(tmp_path: Path) -> None:

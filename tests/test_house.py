@@ -18,7 +18,8 @@ ROOMS = (
     "masking", "errors", "deadline", "text", "steps", "records", "lifeline", "leftovers", "hub", "capacity", "spread",
     "claims", "image", "disk", "profile", "known", "ecs", "qemu", "console", "guest", "upgrade", "boot", "autopsy",
     "machine", "scenario", "bench", "fleet", "journey", "powercut", "preflight", "doctor", "explain", "report", "perf",
-    "scheduling", "run", "sharding", "measuring", "claim", "plugin", "interactive", "completion", "cli", "__main__",
+    "boottime", "scheduling", "run", "sharding", "measuring", "claim", "plugin", "interactive", "completion", "cli",
+    "__main__",
 )  # fmt: skip
 #: Who may import a library; to swap it is to touch one room.
 OWNERS = {

@@ -153,6 +153,10 @@ class Guest:
         """Seconds since the kernel started."""
         return kernel.uptime(self._shell)
 
+    def memory_used(self) -> int:
+        """The bytes of memory that are in use."""
+        return kernel.memory_used(self._shell)
+
     def sysctls(self, names: Iterable[str]) -> dict[str, int | str]:
         """The values of kernel settings; absent where the kernel has no such one."""
         return kernel.sysctls(self._shell, names)

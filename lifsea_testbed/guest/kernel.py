@@ -57,6 +57,13 @@ def uptime(shell: Shell) -> float:
     return float(shell.run("cat /proc/uptime").stdout.split()[0])
 
 
+def memory_used(shell: Shell) -> int:
+    """Returns the bytes of memory that are in use and not available for anything else (proc(5), meminfo)."""
+    lines = (line.split() for line in shell.run("cat /proc/meminfo").lines)
+    sizes = {words[0]: int(words[1]) << 10 for words in lines if len(words) > 1}
+    return sizes["MemTotal:"] - sizes["MemAvailable:"]
+
+
 def sysctls(shell: Shell, names: Iterable[str]) -> dict[str, int | str]:
     """Returns the value of each kernel setting (sysctl(8)); of one that the kernel does not have, "absent"."""
     paths = {name: f"/proc/sys/{name.replace('.', '/')}" for name in names}

@@ -47,7 +47,8 @@ class Wires:
 
     With `virtio_console` the machine has an hvc0 as well, which an ecs.g7 has not. `layers` are disks in qcow2 between
     the image and the overlay, the lowest first; with `write_log` each write and flush of the guest is logged there, and
-    with `reads` a line for each of its reads. `data` is a raw file, for an instance with a data disk.
+    with `reads` a line for each of its reads; with `counter`, a plugin and its memory, TCG counts. `data` is a
+    raw file, for an instance with a data disk.
     """
 
     monitor: int
@@ -61,6 +62,7 @@ class Wires:
     write_log: int | None = None
     reads: int | None = None
     data: int | None = None
+    counter: tuple[int, int] | None = None
 
 
 #: How every QEMU of a run is started. The user network starts one relay for each connection to the metadata service and
@@ -96,6 +98,7 @@ def command(hardware: Hardware, wires: Wires) -> list[str]:
         *_data_disk(hardware.instance, wires.data),
         *_reads(wires.reads),
         *_network(hardware.instance),
+        *_counter(wires.counter),
     ]
 
 
@@ -232,6 +235,10 @@ def _write_log(descriptor: int | None) -> list[str]:
 
 def _reads(descriptor: int | None) -> list[str]:
     return [] if descriptor is None else ["-trace", f"enable={TRACED},file=/dev/fd/{descriptor}"]
+
+
+def _counter(counter: tuple[int, int] | None) -> list[str]:
+    return [] if counter is None else ["-plugin", f"/dev/fd/{counter[0]},memory={counter[1]}"]
 
 
 def throttle(ceiling: Ceiling) -> str:

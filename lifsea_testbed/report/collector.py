@@ -52,6 +52,7 @@ class Collector:
         self._profile = profiles.load(
             benches.FALLBACK if prepared.wish.profile == benches.AUTO else prepared.wish.profile
         )
+        self._findings: list[str] = []
         self.path = prepared.wish.reports / "gate.json"
         for name in ("gate.json", "gate.json.minisig", "run.json", "junit.xml", "summary.md"):
             self.path.with_name(name).unlink(missing_ok=True)
@@ -73,9 +74,13 @@ class Collector:
         """Takes the time that one part of a test took."""
         self._durations[test] = self._durations.get(test, 0.0) + seconds
 
-    def finish(self, troubles: Iterable[str] = (), failures: Iterable[str] = (), *, plan: str = "") -> Document:
-        """Settles the verdict, writes every report, and returns what they say; `plan` is by which shards were cut."""
-        prepared, self._plan = self._prepared, plan
+    def finish(self, troubles: Iterable[str] = (), failures: Iterable[str] = (), *, plan: str = "",
+               findings: Iterable[str] = ()) -> Document:
+        """Settles the verdict, writes every report, and returns what they say.
+
+        `plan` is by which shards were cut, `findings` what became of the figures, a sentence each.
+        """
+        prepared, self._plan, self._findings = self._prepared, plan, list(findings)
         changed = [] if prepared.image.unchanged else [f"{prepared.image.path} changed during the run"]
         troubles = [*troubles, *changed]
         failures = [*failures, *(self._flaky() if self._flaky_fails else [])]
@@ -111,7 +116,7 @@ class Collector:
             shard=shard, runs=[run_record(prepared, shard)], claims=claims,
             others=gate.records(outcome for outcome in self._outcomes if not outcome.claim),
             known_issues=issues.record(self._known, claims, profile=self._profile.name, version=self._version),
-            troubles=list(troubles), failures=list(failures),
+            troubles=list(troubles), failures=list(failures), findings=self._findings,
         )  # fmt: skip
 
     def _claims(self) -> list[ClaimRecord]:

@@ -1,0 +1,61 @@
+"""The advertised boot time: on real hardware by the clock, under emulation by what is executed until then."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lifsea_testbed.boottime.marks import END
+from lifsea_testbed.boottime.observation import Observation
+from lifsea_testbed.errors import NotJudged
+from lifsea_testbed.perf.metric import Better, Metric
+from lifsea_testbed.profile import Boot, known
+
+if TYPE_CHECKING:
+    from lifsea_testbed.perf.judge import BudgetCheck
+
+BOOT = Metric(name="boot", unit="s", better=Better.LOWER,
+              definition="from power-on (QMP cont) until the root shell of user-data answers, first boot")  # fmt: skip
+INSTRUCTIONS = Metric(
+    name="boot-instructions", unit="instructions", better=Better.LOWER,
+    definition="executed from power-on until the root shell of user-data answers, first boot; less waiting and ticks",
+)  # fmt: skip
+
+
+def times(seen: Sequence[Observation]) -> list[float]:
+    """Returns the seconds until the mark that an advertised boot time is held against, of each boot."""
+    return [one.marks[END] for one in seen]
+
+
+def instructions(seen: Sequence[Observation]) -> list[float]:
+    """Returns the instructions until that mark, of each boot that was counted."""
+    return [float(one.progress[END].counts.work) for one in seen if one.is_counted]
+
+
+def judge(seen: Sequence[Observation], promised: Boot, *, at_hardware_speed: bool) -> BudgetCheck:
+    """Returns whether the first boot is certain to be as quick as advertised: the worse end of its interval says.
+
+    Under emulation, more instructions than the profile's budget are too slow on any machine. If they are within it,
+    what they would take at the budget's own rate and the least time in which all processors had halted have to fit
+    into the promise together.
+
+    Raises:
+        NotJudged: under emulation, neither is certain, or nothing was counted.
+    """
+    try:
+        from lifsea_testbed.perf import judge as judges
+    except ImportError:
+        raise NotJudged("the median's interval needs more packages (pip install 'lifsea-testbed[perf]')") from None
+    if at_hardware_speed:
+        return judges.check(BOOT, times(seen), promised.promised)
+    budget = known(promised.instructions, "how many instructions a first boot may execute")
+    counted = instructions(seen)
+    if not counted:
+        raise NotJudged("emulated, and instructions were not counted")
+    check = judges.check(INSTRUCTIONS, counted, budget)
+    idle = min(one.progress[END].idle for one in seen if one.is_counted)
+    worst = check.median.high / budget * promised.promised + idle
+    if check.kept and worst > promised.promised:
+        raise NotJudged(f"emulated: {check}; but all processors had halted for {idle:.2f} s, which makes up to "
+                        f"{worst:.2f} s with them, and this host cannot tell its delays from the image's")  # fmt: skip
+    return check

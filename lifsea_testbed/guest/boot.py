@@ -1,0 +1,79 @@
+"""The boot as the guest itself remembers it: its clock, and when systemd started what."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from lifsea_testbed.errors import NotJudged
+from lifsea_testbed.guest.shell import Shell
+
+#: /proc/timer_list begins with when it was read: CLOCK_MONOTONIC in nanoseconds (kernel/time/timer_list.c).
+_CLOCK = """while read -r first second now rest; do [ "$first $second" = 'now at' ] && break; done </proc/timer_list
+echo "$now"
+"""
+_MANAGER = ("UserspaceTimestampMonotonic", "UnitsLoadFinishTimestampMonotonic", "FinishTimestampMonotonic")
+_UNIT = ("Id", "InactiveExitTimestampMonotonic", "ActiveEnterTimestampMonotonic", "CPUUsageNSec", "ControlGroup")
+#: What is never started or never counted (systemd.unit(5): the kinds of units that do something).
+_KINDS = ("service", "socket", "mount", "target", "device", "swap")
+_UNKNOWN = (1 << 64) - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitTimes:
+    """When a unit was started and when it was up (seconds, guest's monotonic clock), and its processor time."""
+
+    name: str
+    started: float
+    active: float
+    processor: float
+
+
+def monotonic(shell: Shell) -> float:
+    """Returns the guest's CLOCK_MONOTONIC in seconds, of a moment within the call.
+
+    Raises:
+        NotJudged: the kernel does not show it.
+    """
+    said = shell.run(_CLOCK, check=False).stdout.strip()
+    if not said.isdigit():
+        raise NotJudged("the guest's kernel does not show its monotonic clock (/proc/timer_list)")
+    return int(said) / 1e9
+
+
+def manager_times(shell: Shell) -> dict[str, float]:
+    """Returns when systemd started (`userspace`), had loaded its units (`loaded`) and was done (`finished`)."""
+    shown = shell.run(f"systemctl show --property={','.join(_MANAGER)}").stdout
+    times = _properties(shown)
+    named = zip(("userspace", "loaded", "finished"), _MANAGER, strict=True)
+    return {name: int(times[key]) / 1e6 for name, key in named if times.get(key, "0").strip("0")}
+
+
+def unit_times(shell: Shell) -> list[UnitTimes]:
+    """Returns the times of every unit that was started in this boot."""
+    kinds = " ".join(f"'*.{kind}'" for kind in _KINDS)
+    return parse_units(shell.run(f"systemctl show --property={','.join(_UNIT)} {kinds}").stdout)
+
+
+def default_target(shell: Shell) -> str:
+    """Returns the name of the target that the boot aims at."""
+    return shell.run("systemctl get-default").stdout.strip()
+
+
+def parse_units(shown: str) -> list[UnitTimes]:
+    """Reads what `systemctl show` prints of units, an empty line between them."""
+    found = [_properties(block) for block in re.split(r"\n\s*\n", shown)]
+    return sorted((_times(unit) for unit in found if int(unit.get("InactiveExitTimestampMonotonic") or 0)),
+                  key=lambda unit: (unit.started, unit.name))  # fmt: skip
+
+
+def _times(unit: dict[str, str]) -> UnitTimes:
+    started = int(unit["InactiveExitTimestampMonotonic"])
+    used = unit.get("CPUUsageNSec", "")
+    counted = int(used) if used.isdigit() and int(used) != _UNKNOWN else 0
+    return UnitTimes(name=unit.get("Id", ""), started=started / 1e6, processor=counted / 1e9,
+                     active=max(started, int(unit.get("ActiveEnterTimestampMonotonic") or 0)) / 1e6)  # fmt: skip
+
+
+def _properties(block: str) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
