@@ -54,7 +54,7 @@ def test_a_fleet_of_machines_without_a_shell_is_not_judged(
     """The network card is there, but nobody can be asked to give it an address."""
     monkeypatch.setenv("TMPDIR", str(pytester.path / "tmp"))
     options = lay_out(pytester.path, SUITE)
-    result = pytester.runpytest_subprocess(*options)
+    result = pytester.runpytest_subprocess(*options, "-rs")
     result.assert_outcomes(skipped=1)
     result.stdout.fnmatch_lines(["*not judged: *no shell*"])
     arguments = sorted(pytester.path.glob("reports/evidence/*machine*/qemu-argv.txt"))

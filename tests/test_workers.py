@@ -115,7 +115,7 @@ def gate(place: Path) -> dict[str, Any]:
     return document
 
 
-def tests_of(document: dict[str, Any]) -> list[str]:
+def judged(document: dict[str, Any]) -> list[str]:
     return [test for claim in document["claims"] for test in claim["tests"]]
 
 
@@ -138,7 +138,7 @@ def test_each_scenario_is_brought_about_once_and_machines_are_spread(start: Star
     assert made == {"upgraded": 1, "rolled_back": 1, "rebooted": 1, "own": 4}
     assert workers == {"gw0", "gw1"}
     assert gate(pytester.path)["verdict"] == "pass" and result.ret == 0
-    assert [test for test in tests_of(gate(pytester.path)) if "@" in test] == []
+    assert [test for test in judged(gate(pytester.path)) if "@" in test] == []
     assert_nothing_is_left(pytester.path)
 
 
@@ -190,7 +190,7 @@ def test_shards_run_each_test_once(start: Start, pytester: pytest.Pytester) -> N
         assert document["verdict"] == "partial" and result.ret == 7
         assert (document["shard"]["index"], document["shard"]["count"]) == (int(shard[0]), 2)
         plans.add(document["shard"]["plan"])
-        seen += tests_of(document)
+        seen += judged(document)
     assert len(seen) == len(set(seen)) == 11
     assert len(plans) == 1 and plans != {""}
     assert story(pytester.path)[0] == {"upgraded": 1, "rolled_back": 1, "rebooted": 1, "own": 4}
