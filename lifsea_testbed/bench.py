@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
+import hashlib
 import itertools
 import os
 import shutil
@@ -15,6 +17,7 @@ from pathlib import Path
 import psutil
 
 from lifsea_testbed import profile as profiles
+from lifsea_testbed.console import access
 from lifsea_testbed.deadline import Patience
 from lifsea_testbed.ecs.catalogue import InstanceType
 from lifsea_testbed.ecs.instance import Instance
@@ -22,8 +25,9 @@ from lifsea_testbed.errors import Explained, HostError
 from lifsea_testbed.image import Image
 from lifsea_testbed.machine import Machine
 from lifsea_testbed.qemu import argv
-from lifsea_testbed.qemu.accelerator import Accelerator
+from lifsea_testbed.qemu.accelerator import Accelerator, Kind
 from lifsea_testbed.qemu.emulator import Emulator
+from lifsea_testbed.qemu.memory import Memory
 from lifsea_testbed.qemu.overlay import Layers
 from lifsea_testbed.text import slug
 
@@ -36,6 +40,9 @@ _OVERHEAD = 512
 _LEAST_MEMORY = 1024
 #: What a machine's overlay may come to need (bytes): a deployed second image and its containers.
 _LEAST_DISK = 3 << 30
+#: In their stead, the identity and the wires of a machine of which only the rest counts.
+_ANYBODY = functools.partial(Instance, id="i-", uuid="", disk_serial="", mac="")
+_NO_WIRES = argv.Wires(monitor=0, console=0, assistant=0, channel=0, image=0, overlay=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +117,7 @@ class Bench:
         return self.profile.name
 
     @contextlib.contextmanager
-    def machine(self, name: str) -> Iterator[Machine]:
+    def machine(self, name: str, *, layers: Layers | None = None, memory: Memory | None = None) -> Iterator[Machine]:
         """A new machine, powered on, its root shell open; gone when the context is left.
 
         Raises:
@@ -118,7 +125,7 @@ class Bench:
         """
         if self._hopeless is not None:
             raise copy.copy(self._hopeless)
-        with self._made(name) as machine:
+        with self._made(name, layers=layers, memory=memory) as machine:
             self._power_on(machine)
             yield machine
 
@@ -130,24 +137,38 @@ class Bench:
             yield machine
 
     @contextlib.contextmanager
-    def off(self, name: str, *, layers: Layers, instance: Instance) -> Iterator[Machine]:
-        """A machine with that identity and these layers of its disk, off; the caller powers it on."""
-        with self._made(name, layers=layers, instance=instance) as machine:
+    def off(self, name: str, *, layers: Layers, instance: Instance, memory: Memory | None = None) -> Iterator[Machine]:
+        """A machine with that identity, these layers of its disk and that memory, off; the caller powers it on."""
+        with self._made(name, layers=layers, instance=instance, memory=memory) as machine:
             yield machine
 
     @contextlib.contextmanager
     def _made(self, name: str, user_data: bytes | None = None, *, layers: Layers | None = None,
-              instance: Instance | None = None) -> Iterator[Machine]:
+              instance: Instance | None = None, memory: Memory | None = None) -> Iterator[Machine]:
         with self._directories(name) as (directory, records):
             machine = Machine(
                 hardware=self._hardware(instance), image=self.image, profile=lambda: self.profile,
                 patience=self.patience, directory=directory, records=records, confinement=self.accelerator.confinement,
-                user_data=user_data, layers=layers,
+                user_data=user_data, layers=layers, memory=memory,
             )  # fmt: skip
             try:
                 yield machine
             finally:
                 machine.close()
+
+    def room(self, name: str) -> Path:
+        """Returns a place in the private directory for a file of that name, which QEMU may open."""
+        return self._directory / f"{next(self._numbers)}-{name}"
+
+    def key(self) -> dict[str, str]:
+        """Returns what two benches have in common whose machines are alike up to their identity."""
+        command = argv.command(self._hardware(_ANYBODY(type=self.instance_type)), _NO_WIRES)
+        told = access.user_data(argv.CHANNEL_PORT, self.profile.access.line)
+        processor = "any" if self.accelerator.kind is Kind.TCG else host_processor()
+        return {"image": self.image.sha256, "profile": _digest(self.profile.model_dump_json().encode()),
+                "command": _digest("\0".join(command).encode()), "user-data": _digest(told), "processor": processor,
+                "instance": self.instance_type.name, "memory": str(self.fitting.memory),
+                "qemu": self.emulator.version, "accelerator": str(self.accelerator.kind)}  # fmt: skip
 
     def close(self) -> None:
         """Removes everything that the machines left."""
@@ -195,6 +216,18 @@ class Bench:
             memory=self.fitting.memory,
             image_format=self.image.format,
         )
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def host_processor() -> str:
+    """Returns the name of the host's processor."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text("ascii", "replace").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return "unknown"
 
 
 def available_memory() -> int:

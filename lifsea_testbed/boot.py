@@ -22,6 +22,7 @@ from lifsea_testbed.lifeline import Lifeline
 from lifsea_testbed.profile import Access, Line, Road
 from lifsea_testbed.qemu import argv
 from lifsea_testbed.qemu.confinement import Confinement
+from lifsea_testbed.qemu.memory import Memory
 from lifsea_testbed.qemu.overlay import Layers
 from lifsea_testbed.qemu.process import QemuProcess
 from lifsea_testbed.qemu.qmp import Event, EventName, Monitor
@@ -32,6 +33,9 @@ _GREETING = 30.0
 _SHELL_ANSWERS = 30.0
 #: How long it may take to answer that it is there (seconds).
 _SIGN_OF_LIFE = 2.0
+#: How long the state of the devices, some MiB, may take to be read or written, and how often one looks (seconds).
+_MIGRATING = 60.0
+_GLANCE = 0.003
 #: After an event that says that the guest is down, its last console lines are let in for this long (seconds).
 _LAST_WORDS = 0.3
 
@@ -42,6 +46,12 @@ class _Layered(TypedDict):
     reads: int | None
 
 
+class _Remembered(TypedDict):
+    memory: int | None
+    copied: bool
+    incoming: bool
+
+
 class Boot:
     """A machine that is powered on: the process, its monitor, its transcript, the channel to its shell.
 
@@ -49,7 +59,8 @@ class Boot:
     """
 
     def __init__(self, hardware: argv.Hardware, *, image: Image, overlay: Path, directory: Path, transcript: Path,
-                 confinement: Confinement, with_virtio_console: bool = False, layers: Layers | None = None) -> None:
+                 confinement: Confinement, with_virtio_console: bool = False, layers: Layers | None = None,
+                 memory: Memory | None = None) -> None:
         self.lifeline = Lifeline()
         self.events: list[Event] = []
         self._subscribers: list[tuple[EventName, Callable[[Event], None]]] = [
@@ -60,12 +71,14 @@ class Boot:
             (EventName.VSERPORT_CHANGE, self._on_port),
         ]
         self.power_on = time.monotonic()
+        self.started_at = 0
+        self._state = memory.state if memory else None
         with contextlib.ExitStack() as handed_over:
             names = ["monitor", "console", "assistant", "channel", *(["virtio_console"] if with_virtio_console else [])]
             ours, theirs = _pairs(handed_over, names)
             wires = argv.Wires(**theirs, image=_opened(handed_over, image.path, os.O_RDONLY),
                                overlay=_opened(handed_over, overlay, os.O_RDWR),
-                               **_layered(handed_over, layers or Layers()))
+                               **_layered(handed_over, layers or Layers()), **_remembered(handed_over, memory))
             self.command = argv.command(hardware, wires)
             self.transcript = Transcript(ours["console"], lifeline=self.lifeline, file=transcript)
             self.consoles = {Line.SERIAL: self.transcript}
@@ -80,10 +93,10 @@ class Boot:
                                        confinement=confinement, on_exit=self._on_exit)
 
     def start(self) -> None:
-        """Lets the machine execute its first instruction, and starts its clock.
+        """Lets the machine execute its first instruction, or go on from its state, and starts its clock.
 
         Raises:
-            LaunchError: QEMU refused its arguments or died.
+            LaunchError: QEMU refused its arguments or the state, or died.
         """
         try:
             self.monitor.connect(Deadline.after(_GREETING))
@@ -94,7 +107,22 @@ class Boot:
         self.power_on = time.monotonic()
         for console in self.consoles.values():
             console.start(self.power_on)
-        self.execute("cont")
+        if self._state is not None:
+            self._load(self._state)
+        self.started_at = self._at("cont")
+
+    def save(self, state: Path) -> int:
+        """Stops the machine for good and saves the state of its devices; memory and disk are complete in their files.
+
+        Returns when it stopped, in microseconds since the epoch on the host.
+
+        Raises:
+            TestbedError: QEMU could not; the machine stands still.
+        """
+        stopped_at = self._at("stop")
+        with state.open("wb") as file:
+            self._migrate("migrate", file.fileno())
+        return stopped_at
 
     def open_shell(self, road: Road, access: Access, deadline: Deadline) -> str:
         """Takes that road to a root shell, makes it the channel, and returns the boot id.
@@ -103,14 +131,9 @@ class Boot:
             WaitTimedOut: no shell opened in time.
             GuestCrashed, LaunchError: the machine ended first.
         """
-        if road is Road.USER_DATA and access.line is Line.PORT:
-            self.channel = self._port
-            return self.channel.greet(deadline)
-        console = self.consoles[access.console]
-        self.channel = terminal = TerminalChannel(console, lifeline=self.lifeline)
-        console.give_frames_to(terminal.offer)
         if road is Road.USER_DATA:
-            return terminal.greet(deadline)
+            return self.meet_shell(road, access, deadline)
+        console, terminal = self._take_console(access)
         while True:
             try:
                 if road is Road.LOGIN:
@@ -121,6 +144,25 @@ class Boot:
             except WaitTimedOut:
                 if deadline.expired:
                     raise
+
+    def meet_shell(self, road: Road, access: Access, deadline: Deadline) -> str:
+        """Makes the shell that opens by itself, or is open already, the channel, and returns the boot id.
+
+        Raises:
+            WaitTimedOut: no shell answered in time.
+            GuestCrashed, LaunchError: the machine ended first.
+        """
+        if road is Road.USER_DATA and access.line is Line.PORT:
+            self.channel = self._port
+        else:
+            self._take_console(access)
+        return self.channel.greet(deadline)
+
+    def _take_console(self, access: Access) -> tuple[Transcript, TerminalChannel]:
+        console = self.consoles[access.console]
+        self.channel = terminal = TerminalChannel(console, lifeline=self.lifeline)
+        console.give_frames_to(terminal.offer)
+        return console, terminal
 
     def do_without_shell(self) -> None:
         """Makes every question to the guest *not judged*."""
@@ -158,6 +200,33 @@ class Boot:
         self.monitor.close()
         self.lifeline.end(lambda: LaunchError("the machine is off"))
         self.lifeline.close()
+
+    def _at(self, command: str) -> int:
+        """Executes a command and returns when (microseconds since the epoch)."""
+        before = time.time_ns()
+        self.execute(command)
+        return (before + time.time_ns()) // 2000
+
+    def _load(self, state: Path) -> None:
+        try:
+            with state.open("rb") as file:
+                self._migrate("migrate-incoming", file.fileno())
+        except LaunchError:
+            if self.process.wait(1.0):
+                raise self.process.death() from None
+            raise
+
+    def _migrate(self, command: str, descriptor: int) -> None:
+        """Has the state go to an open file or come from it, without the memory, and waits for the end of that."""
+        deadline = Deadline.after(_MIGRATING)
+        self.execute("migrate-set-capabilities", {"capabilities": [{"capability": "x-ignore-shared", "state": True}]})
+        name = self.monitor.add_descriptor(descriptor, deadline=deadline)
+        self.execute(command, {"uri": f"file:{name}"})
+        while (status := self.execute("query-migrate").get("status")) != "completed":
+            if status in ("failed", "cancelled") or deadline.expired:
+                raise LaunchError(f"QEMU did not finish {command}: {status}", evidence=self.process.said(),
+                                  expected=f"completed within {deadline.allowance:.0f} s")  # fmt: skip
+            self.lifeline.pause(_GLANCE, deadline)
 
     def _on_exit(self, process: QemuProcess) -> None:
         if self.lifeline.end_is_expected:
@@ -226,6 +295,14 @@ def _layered(handed_over: contextlib.ExitStack, layers: Layers) -> _Layered:
             "reads": reads}  # fmt: skip
 
 
+def _remembered(handed_over: contextlib.ExitStack, memory: Memory | None) -> _Remembered:
+    """The descriptor of the memory's file, which QEMU opens once more, by /proc, as the user that it is confined to."""
+    if memory is None:
+        return {"memory": None, "copied": False, "incoming": False}
+    descriptor = _opened(handed_over, memory.path, os.O_RDONLY if memory.copied else os.O_RDWR)
+    return {"memory": descriptor, "copied": memory.copied, "incoming": memory.state is not None}
+
+
 def _numbers(wires: argv.Wires) -> tuple[int, ...]:
-    single = (number for number in vars(wires).values() if isinstance(number, int))
+    single = (number for number in vars(wires).values() if type(number) is int)
     return (*single, *wires.layers)

@@ -15,7 +15,7 @@ from typing import TypeVar
 from lifsea_testbed.boot import Boot
 from lifsea_testbed.console import access
 from lifsea_testbed.console.channel import CommandResult
-from lifsea_testbed.deadline import Patience
+from lifsea_testbed.deadline import Deadline, Patience
 from lifsea_testbed.ecs.instance import TIME_SERVERS, Instance
 from lifsea_testbed.ecs.metadata import Metadata, Seen
 from lifsea_testbed.ecs.service import MetadataService
@@ -24,10 +24,11 @@ from lifsea_testbed.guest import offline, system, transfer
 from lifsea_testbed.guest.guest import Guest
 from lifsea_testbed.guest.shell import QUESTION
 from lifsea_testbed.image import Image
-from lifsea_testbed.profile import Line, Profile, Road
+from lifsea_testbed.profile import Access, Line, Profile, Road
 from lifsea_testbed.qemu import argv, overlay
 from lifsea_testbed.qemu.accelerator import Kind
 from lifsea_testbed.qemu.confinement import Confinement
+from lifsea_testbed.qemu.memory import Memory
 from lifsea_testbed.qemu.overlay import Layers
 from lifsea_testbed.text import printable
 
@@ -35,6 +36,8 @@ T = TypeVar("T")
 #: How long a machine may take to go down once it was told to (seconds on real hardware).
 _GOING_DOWN = 30.0
 _ATTACHING = 10.0
+#: How long the shell of a machine that goes on may take to answer (seconds on the host); it waited at its prompt.
+_RESUMING = 30.0
 
 
 class Machine:
@@ -46,7 +49,7 @@ class Machine:
 
     def __init__(self, *, hardware: argv.Hardware, image: Image, profile: Callable[[], Profile], patience: Patience,
                  directory: Path, records: Path, confinement: Confinement, user_data: bytes | None = None,
-                 layers: Layers | None = None) -> None:
+                 layers: Layers | None = None, memory: Memory | None = None) -> None:
         self.instance: Instance = hardware.instance
         self.records = records
         self.guest = Guest(self, profile)
@@ -55,12 +58,13 @@ class Machine:
         self.road = Road.NONE
         self.boots: list[Boot] = []
         self._hardware = hardware
-        self._image = image
+        self.image = image
         self._profile = profile
         self._patience = patience
         self._directory = directory
         self._confinement = confinement
         self._layers = layers or Layers()
+        self._memory = memory
         self._overlay = self._layers.overlay or directory / "overlay.qcow2"
         if user_data is None:
             user_data = access.user_data(argv.CHANNEL_PORT, profile().access.line)
@@ -75,6 +79,27 @@ class Machine:
     def boot(self) -> Boot:
         """The current boot, or the last one."""
         return self.boots[-1]
+
+    @property
+    def access(self) -> Access:
+        """How its shell is come by."""
+        return self._profile().access
+
+    @property
+    def disks(self) -> tuple[Path, ...]:
+        """The layers (qcow2) of its disk above the image, the lowest first."""
+        return *self._layers.below, self._overlay
+
+    @property
+    def memory_file(self) -> Path | None:
+        """The file of its own that its memory lies in, if it has one."""
+        is_own = self._memory is not None and not self._memory.copied and len(self.boots) == 1
+        return self._memory.path if self._memory and is_own else None
+
+    @property
+    def metadata(self) -> Metadata:
+        """What answers the guest's questions to the metadata service, over all boots."""
+        return self._service.metadata
 
     @property
     def requests(self) -> list[Seen]:
@@ -128,13 +153,25 @@ class Machine:
         Raises:
             LaunchError: QEMU did not start.
         """
-        boot = Boot(self._hardware, image=self._image, overlay=self._overlay, directory=self._directory,
+        boot = Boot(self._hardware, image=self.image, overlay=self._overlay, directory=self._directory,
                     transcript=self.records / f"transcript-{len(self.boots) + 1}.txt",
                     confinement=self._confinement,
-                    with_virtio_console=self._profile().access.line is Line.VIRTIO, layers=self._layers)  # fmt: skip
+                    with_virtio_console=self._profile().access.line is Line.VIRTIO, layers=self._layers,
+                    memory=None if self.boots else self._memory)  # fmt: skip
         self.boots.append(boot)
         self._record("qemu-argv.txt", f"{shlex.join(boot.command)}\n")
         boot.start()
+
+    def resume(self, access: Access, *, road: Road, shell_after: float) -> None:
+        """Goes on from the state that its memory was given with, and returns when the shell answers there.
+
+        Raises:
+            LaunchError: QEMU did not start, or did not take the state.
+            WaitTimedOut: the shell does not answer.
+        """
+        self.start()
+        self.road, self.shell_after = road, shell_after
+        self.boot_id = self.boot.meet_shell(road, access, Deadline.after(_RESUMING))
 
     def run(self, command: str | Sequence[str], *, check: bool = True, within: float = QUESTION,
             input: bytes = b"") -> CommandResult:
@@ -329,7 +366,7 @@ class Machine:
     def _await_sign_of_readiness(self) -> None:
         """Waits, without a shell, for the console line of the profile, or for an answer of Cloud Assistant."""
         self.boot.do_without_shell()
-        self.guest.offline = functools.cache(lambda: offline.read(self._image))
+        self.guest.offline = functools.cache(lambda: offline.read(self.image))
         wanted, deadline = self._profile().boot.ready_line, self._patience.deadline(self._profile().boot.shell_within)
         # A prompt is a line without an end, and a sign as good as any.
         is_up = self.boot.transcript.asks(re.compile(wanted), 0, deadline) if wanted \

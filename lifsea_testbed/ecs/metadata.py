@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from lifsea_testbed.ecs import directory
@@ -67,6 +67,18 @@ class Metadata:
         self._texts = {"meta-data/all": directory.whole(self._tree).encode(),
                        "dynamic/instance-identity/document": directory.document(instance).encode(),
                        **({"user-data": user_data} if user_data else {})}  # fmt: skip
+
+    @property
+    def tokens(self) -> dict[str, float]:
+        """The tokens that were given out, and how long each is good yet (seconds)."""
+        now = self._clock()
+        return {token: end - now for token, end in self._tokens.items() if end > now}
+
+    def recall(self, tokens: Mapping[str, float], seen: Iterable[Seen]) -> None:
+        """Takes up where another left off: with the tokens that the guest holds, and the record of what it asked."""
+        now = self._clock()
+        self._tokens |= {token: now + left for token, left in tokens.items()}
+        self.seen[:0] = seen
 
     def answer(self, request: Request) -> Response:
         """Returns the response to that request and records both."""

@@ -31,6 +31,7 @@ NETWORK_QUEUES = 1
 
 #: Sets of descriptors up to this one are the image's, the overlay's and the log's.
 _FIRST_LAYER = 3
+_MEMORY = "memory"
 _TRANSITIONAL = "disable-modern=off,disable-legacy=off"
 #: The last extended leaf of CPUID that an Ice Lake has.
 _EXTENDED_LEAVES = 0x80000008
@@ -45,7 +46,8 @@ class Wires:
 
     With `virtio_console` the machine has an hvc0 as well, which an ecs.g7 has not. `layers` are disks in qcow2 between
     the image and the overlay, the lowest first; with `write_log` each write and flush of the guest is logged there, and
-    with `reads` a line for each of its reads.
+    with `reads` a line for each of its reads. `memory` is a file that the machine's memory lies in: with `copied` it is
+    left as it is, and with `incoming` QEMU waits for a state to go on from.
     """
 
     monitor: int
@@ -58,6 +60,9 @@ class Wires:
     layers: tuple[int, ...] = ()
     write_log: int | None = None
     reads: int | None = None
+    memory: int | None = None
+    copied: bool = False
+    incoming: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,11 +83,13 @@ def command(hardware: Hardware, wires: Wires) -> list[str]:
         hardware.emulator.binary,
         *_process(),
         *_board(hardware),
+        *_memory(hardware, wires),
         *_identity(hardware),
         *_consoles(wires),
         *_disk(hardware, wires),
         *_reads(wires.reads),
         *_network(hardware.instance),
+        *(["-incoming", "defer"] if wires.incoming else []),
     ]
 
 
@@ -114,6 +121,17 @@ def _board(hardware: Hardware) -> list[str]:
         "-device", "cirrus-vga,addr=2",
         "-device", f"virtio-balloon-pci,addr=6,{_TRANSITIONAL}",
         "-device", "pvpanic",
+    ]  # fmt: skip
+
+
+def _memory(hardware: Hardware, wires: Wires) -> list[str]:
+    if wires.memory is None:
+        return []
+    sharing = "share=off,readonly=on,rom=off" if wires.copied else "share=on"
+    return [
+        "-object", f"memory-backend-file,id={_MEMORY},size={hardware.memory}M,mem-path=/proc/self/fd/{wires.memory},"
+                   f"{sharing}",
+        "-machine", f"memory-backend={_MEMORY}",
     ]  # fmt: skip
 
 
