@@ -111,6 +111,21 @@ class Bench:
         self._directory = Path(tempfile.mkdtemp(prefix="lifsea-testbed-"))
         self._directory.chmod(0o711)
 
+    def fit(self, memory: int) -> None:
+        """Gives every later machine so much memory (MiB), as much as one that was saved elsewhere had.
+
+        Raises:
+            HostError: the host has less.
+        """
+        if memory + _OVERHEAD > available_memory():
+            raise HostError(f"the machine has {memory} MiB of memory", expected="as much is free on this host")
+        self.fitting = Fitting(memory=memory, wanted=memory)
+
+    @property
+    def is_identified(self) -> bool:
+        """Whether the profile is the one that the image will be held to."""
+        return self._identified
+
     @property
     def profile_name(self) -> str:
         """The name of the profile that images are held to."""

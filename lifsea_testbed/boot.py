@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
 import time
@@ -173,6 +174,28 @@ class Boot:
         self.lifeline.check()
         return self.monitor.execute(name, arguments, deadline=Deadline.after(_GREETING))
 
+    def attach_disk(self, image: Image) -> str:
+        """Attaches an image as a read-only data disk, and returns the serial number that the guest knows it by."""
+        node, serial = f"data-{os.urandom(4).hex()}", os.urandom(10).hex()
+        with image.path.open("rb") as file:
+            name = self.monitor.add_descriptor(file.fileno(), deadline=Deadline.after(_GREETING))
+        self.execute("blockdev-add", {
+            "driver": "throttle", "node-name": node, "read-only": True, "throttle-group": argv.CEILING,
+            "file": {"driver": str(image.format), "read-only": True,
+                     "file": {"driver": "file", "filename": name, "read-only": True, "auto-read-only": False}},
+        })  # fmt: skip
+        self.execute("device_add", {
+            "driver": "virtio-blk-pci", "drive": node, "serial": serial, "id": node,
+            "disable-modern": False, "disable-legacy": "off",
+        })  # fmt: skip
+        return serial
+
+    @property
+    def written(self) -> int:
+        """How much the guest has written to its system disk since it was powered on, or went on (bytes)."""
+        devices = self.execute("query-blockstats")
+        return sum(int(device["stats"]["wr_bytes"]) for device in devices if argv.SYSTEM_DISK in device.get("qdev", ""))
+
     def why_silent(self) -> HostError | None:
         """Returns the host's part in a guest that does not answer: QEMU does not answer either, or does not run it."""
         try:
@@ -204,7 +227,7 @@ class Boot:
     def _at(self, command: str) -> int:
         """Executes a command and returns when (microseconds since the epoch)."""
         before = time.time_ns()
-        self.execute(command)
+        self.monitor.execute(command, deadline=Deadline.after(_GREETING))
         return (before + time.time_ns()) // 2000
 
     def _load(self, state: Path) -> None:
@@ -219,14 +242,14 @@ class Boot:
     def _migrate(self, command: str, descriptor: int) -> None:
         """Has the state go to an open file or come from it, without the memory, and waits for the end of that."""
         deadline = Deadline.after(_MIGRATING)
-        self.execute("migrate-set-capabilities", {"capabilities": [{"capability": "x-ignore-shared", "state": True}]})
-        name = self.monitor.add_descriptor(descriptor, deadline=deadline)
-        self.execute(command, {"uri": f"file:{name}"})
-        while (status := self.execute("query-migrate").get("status")) != "completed":
+        execute = functools.partial(self.monitor.execute, deadline=deadline)
+        execute("migrate-set-capabilities", {"capabilities": [{"capability": "x-ignore-shared", "state": True}]})
+        execute(command, {"uri": f"file:{self.monitor.add_descriptor(descriptor, deadline=deadline)}"})
+        while (status := execute("query-migrate").get("status")) != "completed":
             if status in ("failed", "cancelled") or deadline.expired:
                 raise LaunchError(f"QEMU did not finish {command}: {status}", evidence=self.process.said(),
                                   expected=f"completed within {deadline.allowance:.0f} s")  # fmt: skip
-            self.lifeline.pause(_GLANCE, deadline)
+            self.process.wait(_GLANCE)
 
     def _on_exit(self, process: QemuProcess) -> None:
         if self.lifeline.end_is_expected:

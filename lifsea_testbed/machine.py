@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import re
 import shlex
 import time
@@ -65,6 +64,7 @@ class Machine:
         self._confinement = confinement
         self._layers = layers or Layers()
         self._memory = memory
+        self._resumed = False
         self._overlay = self._layers.overlay or directory / "overlay.qcow2"
         if user_data is None:
             user_data = access.user_data(argv.CHANNEL_PORT, profile().access.line)
@@ -169,6 +169,7 @@ class Machine:
             LaunchError: QEMU did not start, or did not take the state.
             WaitTimedOut: the shell does not answer.
         """
+        self._resumed = True
         self.start()
         self.road, self.shell_after = road, shell_after
         self.boot_id = self.boot.meet_shell(road, access, Deadline.after(_RESUMING))
@@ -292,32 +293,25 @@ class Machine:
 
     def attach_disk(self, image: Image) -> str:
         """Attaches an image as a read-only data disk to the running machine; returns its name in the guest's /dev."""
-        node, serial = f"data-{os.urandom(4).hex()}", os.urandom(10).hex()
-        with image.path.open("rb") as file:
-            name = self.boot.monitor.add_descriptor(file.fileno(), deadline=self._patience.deadline(_ATTACHING))
-        self.boot.execute("blockdev-add", {
-            "driver": "throttle", "node-name": node, "read-only": True, "throttle-group": argv.CEILING,
-            "file": {"driver": str(image.format), "read-only": True,
-                     "file": {"driver": "file", "filename": name, "read-only": True, "auto-read-only": False}},
-        })  # fmt: skip
-        self.boot.execute("device_add", {
-            "driver": "virtio-blk-pci", "drive": node, "serial": serial, "id": node,
-            "disable-modern": False, "disable-legacy": "off",
-        })  # fmt: skip
+        serial = self.boot.attach_disk(image)
         return self.wait_until(lambda: self.guest.disks().get(serial, ""), "the attached disk appears",
                                within=_ATTACHING)  # fmt: skip
 
-    def save_evidence(self) -> None:
+    def save_evidence(self, *, journal: bool = True) -> None:
         """Leaves the journal and the metadata requests among the records, as far as they can still be had."""
-        self._save_journal()
+        if journal:
+            self._save_journal()
         requests = "".join(f"{seen.method} {printable(seen.path)} {seen.status}{' token' if seen.with_token else ''}\n"
                            for seen in self.requests)  # fmt: skip
         (self.records / "metadata-requests.txt").write_text(requests, "utf-8")
 
     def close(self) -> None:
-        """Cuts the power and removes everything but the records."""
+        """Cuts the power and removes everything but the records.
+
+        A machine that was restored leaves its journal only if it is asked for: its boot is on record already.
+        """
         with contextlib.suppress(OSError):
-            self.save_evidence()
+            self.save_evidence(journal=not self._resumed)
         for boot in self.boots:
             boot.close()
         self._service.__exit__()

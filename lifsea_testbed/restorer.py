@@ -26,10 +26,9 @@ from lifsea_testbed.qemu.overlay import Layers
 from lifsea_testbed.template import Template
 from lifsea_testbed.template_cache import TemplateCache
 
-#: A machine is quiet when QEMU uses no more than this share of one processor for a while (seconds), and one that never
-#: is gets saved after so long (seconds).
-_QUIET, _WHILE, _RESTLESS = 0.25, 0.5, 30.0
-_GLANCE = 0.05
+#: A machine is quiet when QEMU uses no more than this share of one processor in so many looks that follow each other,
+#: so far apart (seconds); one that never is gets saved after so long (seconds).
+_QUIET, _LOOKS, _BETWEEN, _RESTLESS = 0.25, 3, 0.4, 30.0
 #: Overlays lie in memory as long as the host has so much of it to spare beside a guest's own (MiB).
 _SPARE = 2048
 _SHARED_MEMORY = Path("/dev/shm")
@@ -79,13 +78,17 @@ class Restorer:
         if self.why_cold:
             return None
         if self._template is None:
-            self._key = self._key or {"format": str(templates.FORMAT), **self._bench.key()}
             try:
-                self._template = self._cache.get(self._key, self._make, self._say_that_another_makes_it)
+                self._template = self._cache.get(self.key(), self._make, self._say_that_another_makes_it)
             except CannotRestore as error:
                 self.why_cold = error.happened
                 self._bench.say(f"not restored: {self.why_cold}")
         return self._template
+
+    def key(self) -> dict[str, str]:
+        """Returns what tells the machines of this bench from others, as it was when it was first asked for."""
+        self._key = self._key or {"format": str(templates.FORMAT), **self._bench.key()}
+        return self._key
 
     def close(self) -> None:
         """Removes what the machines left, and lets the template go."""
@@ -155,14 +158,17 @@ class Restorer:
                 raise CannotRestore("the image offers no shell to set a restored machine's clock by")
             with contextlib.suppress(BootFailed):  # whoever needs it to be ready finds out that it is not
                 machine.wait_until_ready()
+            ready = time.monotonic()
+            machine.run("sync")
             _await_quiet(machine)
+            quiet = time.monotonic() - ready
             try:
                 ahead = templates.clock_ahead(machine)
             except ChannelError as error:
                 raise CannotRestore(error.happened, evidence=error.evidence) from error
             machine.save_evidence()
-            templates.save(machine, directory, key=self._key, profile=bench.profile_name, ahead=ahead,
-                           took=time.monotonic() - began)  # fmt: skip
+            templates.save(machine, directory, key=self.key(), profile=bench.profile_name, ahead=ahead,
+                           took=time.monotonic() - began, quiet=quiet)  # fmt: skip
         bench.say(f"template made in {time.monotonic() - began:.1f} s")
 
     def _say_that_another_makes_it(self) -> None:
@@ -181,9 +187,8 @@ def _why_cold(bench: Bench, cold: bool) -> str:
 
 def _await_quiet(machine: Machine) -> None:
     """Returns when nothing much goes on in the machine any more, or when that takes too long."""
-    deadline, use = Deadline.after(_RESTLESS), machine.boot.process.processor_time
-    while not deadline.expired:
+    deadline, use, quiet = Deadline.after(_RESTLESS), machine.boot.process.processor_time, 0
+    while quiet < _LOOKS and not deadline.expired:
         before, since = use(), time.monotonic()
-        machine.boot.lifeline.pause(_WHILE, deadline)
-        if use() - before <= _QUIET * (time.monotonic() - since):
-            return
+        machine.boot.lifeline.pause(_BETWEEN, deadline)
+        quiet = quiet + 1 if use() - before <= _QUIET * (time.monotonic() - since) else 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from lifsea_testbed import bench as benches
+from lifsea_testbed import template_cache
 from lifsea_testbed.bench import Bench, workers
 from lifsea_testbed.claims import catalogue
 from lifsea_testbed.errors import CallerError, Explained, HostError, NotJudged
@@ -21,10 +22,14 @@ from lifsea_testbed.report import allure, evidence
 from lifsea_testbed.report.collector import Collector
 from lifsea_testbed.report.gate import Outcome, Verdict, counted
 from lifsea_testbed.report.verdict import Judgement, Status, judge
-from lifsea_testbed.text import printable
+from lifsea_testbed.restorer import Restorer
+from lifsea_testbed.sharing import SharedMachine
+from lifsea_testbed.template import keep
+from lifsea_testbed.template_cache import TemplateCache
+from lifsea_testbed.text import printable, slug
 
 #: The fixtures that are a machine, or hold one.
-_MACHINES = ("machine", "watched", "own_machine", "twins", "rebooted", "upgraded", "rolled_back")
+_MACHINES = ("machine", "booted", "watched", "own_machine", "twins", "rebooted", "upgraded", "rolled_back")
 _MARKS = pytest.StashKey[dict[str, evidence.Mark]]()
 
 
@@ -34,6 +39,9 @@ class Run:
     def __init__(self, config: pytest.Config, prepared: Prepared) -> None:
         self.bench: Bench = prepared.bench()
         self.bench.say = self._say
+        self.restorer = Restorer(self.bench, TemplateCache(template_cache.directory()), cold=config.option.cold,
+                                 keeps=config.option.keep == "on-failure")  # fmt: skip
+        self.shared = SharedMachine(self.restorer, lambda: self.bench.profile)
         #: Returns what the figures make of the verdict: failures, and troubles of the test bed.
         self.judge_figures: Callable[[], tuple[list[str], list[str]]] = lambda: ([], [])
         self._config = config
@@ -65,6 +73,8 @@ class Run:
 
     def close(self) -> None:
         """Removes what the machines left and says the last line."""
+        self.shared.close()
+        self.restorer.close()
         self.bench.close()
         if self._last_line:
             print(self._last_line, flush=True)
@@ -88,6 +98,8 @@ class Run:
         if prepared.accelerator.kind is Kind.TCG and not prepared.emulator.threads_are_sound:
             lines.append(f"WARNING: QEMU {prepared.emulator.version} emulates all processors on one thread, for a bug "
                          "of its own; 8.1 and later are faster")  # fmt: skip
+        lines.append(f"machines: booted, not restored: {self.restorer.why_cold}" if self.restorer.why_cold else
+                     f"machines: restored from a template in {template_cache.directory()}")  # fmt: skip
         if fitting.is_short:
             lines.append(f"WARNING: {fitting.memory} MiB instead of {fitting.wanted}: the host has no more to give")
         return lines
@@ -132,6 +144,8 @@ class Run:
         if judgement.status in (Status.FAILED, Status.BROKEN):
             self._explain(report, item, error, folders)
         self._stamp(report, item, judgement)
+        if call.when == "call" and judgement.status in (Status.FAILED, Status.BROKEN) and self._config.option.keep:
+            report.sections.append(("kept", "\n".join(self._keep(item))))
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -175,6 +189,19 @@ class Run:
             for name, machine in _machines(item).items()
             if name in marks
         ]
+
+    def _keep(self, item: pytest.Item) -> Iterator[str]:
+        """Saves the machines of a failed test as they stand; yields how to get at each, or why one is lost."""
+        for name, machine in _machines(item).items():
+            directory = self._prepared.wish.reports / "kept" / slug(f"{item.nodeid}-{name}")
+            wished = self._prepared.wish.profile
+            profile = self.bench.profile_name if wished == benches.AUTO else wished
+            try:
+                keep(machine, directory, key=self.restorer.key(), profile=profile)
+            except (Explained, OSError) as error:
+                yield f"{name} could not be kept: {error}"
+            else:
+                yield f"{name}: python -m lifsea_testbed shell --kept {shlex.quote(_relative(directory))}"
 
     def _explain(self, report: pytest.TestReport, item: pytest.Item, error: BaseException | None,
                  folders: list[Path]) -> None:

@@ -37,8 +37,8 @@ class Facts(BaseModel):
     """Whose memory it is: the machine's identity, and what has to be known to talk to it.
 
     `image` is the path that the image had, `clock` is the guest's at the moment that it was stopped (microseconds since
-    the epoch), `tokens` are those of the metadata service with the seconds that they are good for, `shell_after` and
-    `took` are seconds.
+    the epoch), `tokens` are those of the metadata service with the seconds that they are good for, `shell_after`,
+    `took` (all that it cost) and `quiet` (the part of it that the guest took to come to rest) are seconds.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -47,6 +47,7 @@ class Facts(BaseModel):
     key: dict[str, str]
     image: str
     profile: str
+    accelerator: str
     instance: Instance
     memory: int
     disks: int
@@ -59,6 +60,7 @@ class Facts(BaseModel):
     seen: list[Seen]
     made: str
     took: float
+    quiet: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +102,7 @@ def load(directory: Path) -> Template:
 
 
 def save(machine: Machine, directory: Path, *, key: dict[str, str], profile: str, ahead: int = 0,
-         took: float = 0.0) -> Template:
+         took: float = 0.0, quiet: float = 0.0) -> Template:
     """Stops a machine for good and saves it; its memory must lie in a file of its own.
 
     `ahead` is how far its clock is ahead of the host's (microseconds). The files that lie in the directory already
@@ -120,10 +122,11 @@ def save(machine: Machine, directory: Path, *, key: dict[str, str], profile: str
     for source, target in [(memory, directory / MEMORY), *_disks(machine, directory)]:
         _bring(source, target)
     facts = Facts(
-        key=key, image=str(machine.image.path), profile=profile, instance=machine.instance, memory=machine.memory,
-        disks=len(machine.disks), road=machine.road, access=machine.access, boot_id=machine.boot_id,
-        shell_after=machine.shell_after, clock=stopped_at + ahead, tokens=tokens, seen=machine.requests,
-        made=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), took=took,
+        key=key, image=str(machine.image.path), profile=profile, accelerator=key["accelerator"],
+        instance=machine.instance, memory=machine.memory, disks=len(machine.disks), road=machine.road,
+        access=machine.access, boot_id=machine.boot_id, shell_after=machine.shell_after, clock=stopped_at + ahead,
+        tokens=tokens, seen=machine.requests, made=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), took=took,
+        quiet=quiet,
     )  # fmt: skip
     shutil.copytree(machine.records, directory / RECORDS, dirs_exist_ok=True)
     (directory / FACTS).write_text(facts.model_dump_json(indent=1) + "\n", "utf-8")
@@ -131,6 +134,18 @@ def save(machine: Machine, directory: Path, *, key: dict[str, str], profile: str
         if path.is_file():
             path.chmod(0o444)
     return Template(directory=directory, facts=facts)
+
+
+def keep(machine: Machine, directory: Path, *, key: dict[str, str], profile: str) -> Template:
+    """Saves a machine as it stands, in a directory of its own, which is emptied before.
+
+    Raises:
+        TestbedError: its memory is not in a file of its own, or QEMU is gone.
+        HostError: there is no room.
+    """
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    return save(machine, directory, key=key, profile=profile)
 
 
 def clock_ahead(machine: Machine) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from lifsea_testbed.claim import claim
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.machine import Machine
@@ -9,27 +11,28 @@ from lifsea_testbed.profile import Profile, known
 
 
 @claim("boots-to-ready")
-def test_every_unit_is_up(machine: Machine) -> None:
+def test_every_unit_is_up(booted: Machine) -> None:
     """The boot comes to its end, and no unit has failed."""
-    machine.wait_until_ready()
-    assert machine.guest.failed_units() == []
+    booted.wait_until_ready()
+    assert booted.guest.failed_units() == []
 
 
 @claim("boot-two-seconds")
-def test_first_boot_is_as_quick_as_promised(machine: Machine, profile: Profile) -> None:
+def test_first_boot_is_as_quick_as_promised(booted: Machine, profile: Profile) -> None:
     """From power-on until user-data runs, the first boot takes no longer than advertised."""
-    if not machine.runs_at_hardware_speed:
-        raise NotJudged(f"emulated: the shell opened after {machine.shell_after:.1f} s; no wall clock counts here")
-    assert machine.shell_after <= profile.boot.promised
+    if not booted.runs_at_hardware_speed:
+        raise NotJudged(f"emulated: the shell opened after {booted.shell_after:.1f} s; no wall clock counts here")
+    assert booted.shell_after <= profile.boot.promised
 
 
 @claim("no-initramfs")
-def test_nothing_loads_an_initramfs(machine: Machine) -> None:
+def test_nothing_loads_an_initramfs(booted: Machine) -> None:
     """No boot entry names an initramfs, and the kernel unpacked none."""
-    assert machine.guest.initramfs_signs() == []
+    assert booted.guest.initramfs_signs() == []
 
 
 @claim("drivers-built-in")
+@pytest.mark.shares_machine
 def test_no_virtio_or_ext4_module_is_loaded(machine: Machine) -> None:
     """What an ECS instance needs to boot is part of the kernel."""
     drivers = ("virtio", "net_failover", "ext4", "jbd2")
@@ -37,10 +40,10 @@ def test_no_virtio_or_ext4_module_is_loaded(machine: Machine) -> None:
 
 
 @claim("console-clean")
-def test_the_kernel_reports_no_error(machine: Machine) -> None:
+def test_the_kernel_reports_no_error(booted: Machine) -> None:
     """No kernel message of priority error or graver, but those that the profile allows."""
-    machine.wait_until_ready()
-    assert machine.guest.kernel_errors() == []
+    booted.wait_until_ready()
+    assert booted.guest.kernel_errors() == []
 
 
 @claim("console-clean")
@@ -52,12 +55,14 @@ def test_nothing_fails_after_the_boot(watched: Machine) -> None:
 
 
 @claim("few-units")
+@pytest.mark.shares_machine
 def test_there_are_few_units(machine: Machine, profile: Profile) -> None:
     """systemd knows no more unit files than the profile's budget."""
     assert len(machine.guest.units_named(r".*")) <= known(profile.budget.units, "how many units are few")
 
 
 @claim("few-udev-rules")
+@pytest.mark.shares_machine
 def test_there_are_few_udev_rules(machine: Machine, profile: Profile) -> None:
     """udev's files have no more rules than the profile's budget."""
     assert len(machine.guest.udev_rules()) <= known(profile.budget.udev_rules, "how many rules are few")

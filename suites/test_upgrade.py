@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from lifsea_testbed.claim import claim
 from lifsea_testbed.machine import Machine
 from lifsea_testbed.scenario import IN_ETC, IN_VAR, MACHINE_ID, RolledBack, Twins, Upgraded
 
 
 @claim("image-whole")
+@pytest.mark.shares_machine
 def test_the_running_system_is_the_deployed_commit(machine: Machine) -> None:
     """ostree knows the booted deployment, it is the one that boots next, and the repository is sound."""
     assert machine.guest.deployments()[0] == machine.guest.booted_deployment()
@@ -15,12 +18,14 @@ def test_the_running_system_is_the_deployed_commit(machine: Machine) -> None:
 
 
 @claim("image-whole")
+@pytest.mark.shares_machine
 def test_usr_is_the_commits_byte_for_byte(machine: Machine) -> None:
     """Below /usr no file was added, none is missing, and none differs in a byte or a bit of its mode."""
     assert machine.guest.changed_files() == []
 
 
 @claim("image-whole")
+@pytest.mark.shares_machine
 def test_the_whole_image_has_one_version(machine: Machine) -> None:
     """What os-release says is the version of the booted commit."""
     version = machine.guest.booted_deployment().version

@@ -16,14 +16,15 @@ PACKAGE = ROOT / "lifsea_testbed"
 #: The rooms in the order of one run. A room knows those before it and itself, never those after it.
 ROOMS = (
     "errors", "deadline", "text", "lifeline", "claims", "image", "disk", "profile", "ecs", "qemu", "console", "guest",
-    "boot", "machine", "scenario", "bench", "powercut", "preflight", "report", "perf", "run", "measuring", "claim",
-    "plugin", "interactive", "cli", "__main__",
+    "boot", "machine", "template", "template_cache", "scenario", "bench", "restorer", "sharing", "powercut",
+    "preflight", "report", "perf", "run", "measuring", "claim", "plugin", "interactive", "cli", "__main__",
 )  # fmt: skip
 #: Who may import a library; to swap it is to touch one room.
 OWNERS = {
     "qemu": {"qemu.qmp"}, "pexpect": {"console.wire"}, "allure": {"report.allure"},
-    "pydantic": {"profile", "perf.jsonlines"}, "pytest": {"plugin", "run", "measuring", "claim"},
-    "psutil": {"bench", "report.collector"}, "otava": {"perf.changes"},
+    "pydantic": {"profile", "template", "perf.jsonlines"}, "filelock": {"template_cache"},
+    "pytest": {"plugin", "run", "measuring", "claim"}, "psutil": {"bench", "report.collector"},
+    "otava": {"perf.changes"},
     "sqlalchemy": {"perf.schema", "perf.history", "perf.migrations.versions.v0001_samples"},
     "alembic": {"perf.history", "perf.migrations.env", "perf.migrations.versions.v0001_samples"},
     "scipy": {"perf.judge", "perf.changes"}, "numpy": {"perf.judge", "perf.changes", "perf.trend"},

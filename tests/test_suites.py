@@ -306,7 +306,7 @@ def run(name: str, defect: dict[str, Any], *, emulated: bool = False) -> None:
     profile = profiles.load("reference")
     machine = FakeMachine(defect, profile, emulated=emulated)
     image = SimpleNamespace(fits_into=lambda size: {**SOUND, **defect}["fits"])
-    offered: dict[str, Any] = {"machine": machine, "watched": machine, "own_machine": machine, "profile": profile,
+    offered: dict[str, Any] = {"machine": machine, "booted": machine, "watched": machine, "profile": profile,
                                "measure": Measure(), "bench": SimpleNamespace(image=image)}  # fmt: skip
     wanted = inspect.signature(TESTS[name]).parameters
     anything: Any = machine

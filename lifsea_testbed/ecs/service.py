@@ -19,6 +19,8 @@ from lifsea_testbed.ecs.metadata import Metadata, Request
 
 #: A guest that sends nothing for this long (seconds) loses its connection.
 _SILENCE = 30.0
+#: How often the service looks whether it is to end (seconds): so long does the end of a machine take.
+_GLANCE = 0.05
 
 
 class MetadataService:
@@ -29,7 +31,8 @@ class MetadataService:
         self.path = path
         with _short_name(path) as name:
             self._server = _Server(name, _Handler, metadata)
-        self._thread = threading.Thread(target=self._server.serve_forever, name="metadata", daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(_GLANCE,), name="metadata",
+                                        daemon=True)  # fmt: skip
 
     def __enter__(self) -> MetadataService:
         """Starts to answer."""

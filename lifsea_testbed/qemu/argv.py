@@ -20,6 +20,8 @@ from lifsea_testbed.qemu.emulator import MACHINE_TYPE, Emulator
 CHANNEL_PORT = "org.lifsea.testbed.0"
 #: The channel's device, as events of the monitor name it.
 CHANNEL_DEVICE = "channel-port"
+#: The system disk's device, as the monitor names it.
+SYSTEM_DISK = "system"
 #: The socket of the metadata service, in QEMU's working directory.
 METADATA_SOCKET = "metadata"
 #: The event of QEMU's trace that tells of a read by the guest (QEMU hw/block/trace-events): `… sector N nsectors N`.
@@ -202,7 +204,7 @@ def _disk(hardware: Hardware, wires: Wires) -> list[str]:
         "-object", throttle(hardware.instance.type.disks),
         "-blockdev", f"driver=throttle,node-name=disk,file={'overlay' if wires.write_log is None else 'logged'},"
                      f"throttle-group={CEILING},discard=unmap",
-        "-device", f"virtio-blk-pci,id=system,drive=disk,addr=4,bootindex=1,{_TRANSITIONAL},"
+        "-device", f"virtio-blk-pci,id={SYSTEM_DISK},drive=disk,addr=4,bootindex=1,{_TRANSITIONAL},"
                    f"serial={hardware.instance.disk_serial}",
     ]  # fmt: skip
 
