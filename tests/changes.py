@@ -21,7 +21,8 @@ CHANGES = (
 )
 COMMANDS = (
     "true", "cat /proc/meminfo", "ls -lR /etc", "systemctl list-units --all --no-pager", "dmesg | tail -n 20",
-    "head -c 200000 /dev/urandom | od", "find /usr -type f | wc -l", "ip address", "sha256sum /bin/sh", "date; uptime; id",
+    "head -c 200000 /dev/urandom | od", "find /usr -type f | wc -l", "ip address", "sha256sum /bin/sh",
+    "date; uptime; id",
 )
 _LOOK = """ls -d /etc/testbed-change /var/testbed-change /run/testbed-change /tmp/testbed-change 2>/dev/null
 grep testbed-change /etc/hosts /proc/sys/kernel/hostname /proc/self/mounts

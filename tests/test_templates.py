@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import random
+import shlex
 import struct
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import pexpect
 import pytest
 
 from lifsea_testbed import template as templates
+from lifsea_testbed import template_cache
 from lifsea_testbed.ecs import catalogue
 from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.ecs.metadata import TOKEN_HEADER, TTL_HEADER, Metadata, Request, Seen
@@ -290,16 +292,31 @@ def test_restored_machines_are_clean_and_not_each_other(tmp_path: Path) -> None:
     assert one["uuid"] != other["uuid"] and one["random"] != other["random"]
 
 
+#: Where templates lie; pytester has a home of its own.
+CACHE = template_cache.directory().parent.parent
+FAILS = """
+def test_fails(machine):
+    machine.run("echo in-memory >/run/state; echo on-disk >/etc/state; sleep 4242 >/dev/null 2>&1 &")
+    assert machine is None
+"""
+
+
 @pytest.mark.boots
-def test_a_kept_machine_is_opened_where_it_stood(tmp_path: Path) -> None:
-    kept = tmp_path / "kept"
-    with real.restorer(tmp_path / "reports", keeps=True) as restorer, restorer.machine("failed") as machine:
-        machine.run("echo in-memory >/run/state; echo on-disk >/etc/state; exec 9</etc/state; sleep 4242 & ")
-        templates.keep(machine, kept, key=restorer.key(), profile="reference")
+def test_the_machine_of_a_failed_test_is_kept_and_opens_where_it_stood(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(CACHE))
+    pytester.makepyfile(test_failing=FAILS)
+    ran = pytester.runpytest_subprocess("--image", str(real.built("reference")), "--profile", "reference",
+                                        "-p", "no:cacheprovider", "--keep", "on-failure")  # fmt: skip
+    ran.assert_outcomes(failed=1)
+    (line,) = [line for line in ran.outlines if "shell --kept" in line]
+    python, *command = shlex.split(line.partition(": ")[2])
+    assert python == "python"
+    kept = pytester.path / command[-1]
     before = allocated(kept)
     for _ in range(2):
-        shell = pexpect.spawn(sys.executable, ["-m", "lifsea_testbed", "shell", "--kept", str(kept), "--reports",
-                                               str(tmp_path / "shell")], cwd=real.ROOT, timeout=120)  # fmt: skip
+        shell = pexpect.spawn(sys.executable, command, cwd=str(pytester.path), timeout=120)
         shell.expect("powers on")
         shell.expect(r"[#$] ")
         shell.sendline("cat /run/state /etc/state; pgrep -fx 'sleep 4242' >/dev/null && echo still-$((40+2))")
