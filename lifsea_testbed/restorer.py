@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from pathlib import Path
 from lifsea_testbed import template as templates
 from lifsea_testbed.bench import Bench, available_memory
 from lifsea_testbed.deadline import Deadline
-from lifsea_testbed.errors import BootFailed, ChannelError, TestbedError
+from lifsea_testbed.errors import BootFailed, ChannelError, HostError, LaunchError, TestbedError
 from lifsea_testbed.machine import Machine
 from lifsea_testbed.profile import Road
 from lifsea_testbed.qemu import memory
@@ -106,6 +105,8 @@ class Restorer:
             try:
                 return self._go_on(stack, template, name)
             except (TestbedError, OSError) as error:
+                if isinstance(error, HostError) and not isinstance(error, LaunchError):
+                    raise  # the host has no room for it, whatever is in the template
                 failures.append(error)
                 self._bench.say(f"template {template.directory.name} does not restore and is discarded: {error}")
                 self._cache.discard(template)
@@ -131,8 +132,7 @@ class Restorer:
         if template is None:
             memory.create(path, size=self._bench.fitting.memory)
         else:
-            subprocess.run(["cp", "--sparse=always", "--reflink=auto", "--no-preserve=mode",
-                            str(template.memory.path), str(path)], check=True)  # fmt: skip
+            memory.copy(template.memory.path, path)
         self._bench.accelerator.confinement.admit(path)
         return Memory(path=path, state=template.memory.state if template else None)
 

@@ -30,6 +30,8 @@ from lifsea_testbed.text import printable, slug
 
 #: The fixtures that are a machine, or hold one.
 _MACHINES = ("machine", "booted", "watched", "own_machine", "twins", "rebooted", "upgraded", "rolled_back")
+#: Those of them that no later test needs.
+_KEPT = frozenset({"machine", "own_machine"})
 _MARKS = pytest.StashKey[dict[str, evidence.Mark]]()
 
 
@@ -192,7 +194,8 @@ class Run:
 
     def _keep(self, item: pytest.Item) -> Iterator[str]:
         """Saves the machines of a failed test as they stand; yields how to get at each, or why one is lost."""
-        for name, machine in _machines(item).items():
+        for name in _KEPT & _machines(item).keys():
+            machine = _machines(item)[name]
             directory = self._prepared.wish.reports / "kept" / slug(f"{item.nodeid}-{name}")
             wished = self._prepared.wish.profile
             profile = self.bench.profile_name if wished == benches.AUTO else wished

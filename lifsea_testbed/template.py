@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +17,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.ecs.metadata import Seen
-from lifsea_testbed.errors import GuestFailure, HostError, TestbedError
+from lifsea_testbed.errors import GuestFailure, TestbedError
 from lifsea_testbed.guest.renewal import renew
 from lifsea_testbed.machine import Machine
 from lifsea_testbed.profile import Access, Road
-from lifsea_testbed.qemu.memory import Memory
+from lifsea_testbed.qemu.memory import Memory, copy
 from lifsea_testbed.qemu.overlay import Layers
 
 #: Of the files and of what is in them; one of another format is made anew.
@@ -194,9 +193,6 @@ def _disks(machine: Machine, directory: Path) -> list[tuple[Path, Path]]:
 
 def _bring(source: Path, target: Path) -> None:
     if not target.exists():
-        copied = subprocess.run(["cp", "--sparse=always", "--reflink=auto", str(source), str(target)],
-                                capture_output=True, text=True, check=False)
-        if copied.returncode:
-            raise HostError(f"{target} could not be written", evidence=copied.stderr, hint="free disk space")
+        copy(source, target)
     if os.geteuid() == 0:
         os.chown(target, 0, 0)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from lifsea_testbed.errors import ChannelError
 from lifsea_testbed.guest.shell import Shell
 
 _SCRIPT = r"""mark=/run/lifsea-testbed-mark
@@ -20,6 +21,7 @@ echo $$
 cat /proc/[0-9]*/stat 2>/dev/null
 echo
 cat /proc/self/mounts /proc/modules 2>/dev/null
+command -v find >/dev/null
 """
 _STAT = re.compile(r"(?P<pid>\d+) \((?P<name>.*)\) \S (?P<parent>\d+) (?:\S+ ){17}(?P<start>\d+) ")
 #: All kernel threads are children of kthreadd, which is process 2.
@@ -46,8 +48,16 @@ class Look:
 
 
 def look(shell: Shell, paths: Sequence[str]) -> Look:
-    """Looks at the files below those paths, at the processes, at what is mounted, and at the modules."""
-    return parse(shell.run(_SCRIPT.format(paths=" ".join(paths))).stdout)
+    """Looks at the files below those paths, at the processes, at what is mounted, and at the modules.
+
+    Raises:
+        ChannelError: the guest has no `find` to look with.
+    """
+    result = shell.run(_SCRIPT.format(paths=" ".join(paths)), check=False)
+    if not result.ok:
+        raise ChannelError("it cannot be told what was changed on this machine", expected="the guest has find",
+                           evidence=result.stderr)  # fmt: skip
+    return parse(result.stdout)
 
 
 def parse(output: str) -> Look:
