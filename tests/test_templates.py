@@ -21,11 +21,13 @@ import pytest
 
 from lifsea_testbed import template as templates
 from lifsea_testbed import template_cache
+from lifsea_testbed.deadline import Deadline
 from lifsea_testbed.ecs import catalogue
 from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.ecs.metadata import TOKEN_HEADER, TTL_HEADER, Metadata, Request, Seen
 from lifsea_testbed.errors import BootFailed, ChannelError, TestbedError
 from lifsea_testbed.guest import renewal
+from lifsea_testbed.machine import Machine
 from lifsea_testbed.profile import Access, Road
 from lifsea_testbed.qemu.emulator import Emulator
 from lifsea_testbed.restorer import Restorer
@@ -269,6 +271,17 @@ def test_where_nothing_can_be_restored_machines_are_booted_and_the_reason_is_kno
 
 # The real thing
 
+_MONTH = 30 * 86_400 * 1_000_000
+_INVOCATIONS = "systemctl show -p Id -p InvocationID '*.service'"
+
+
+def assert_a_step_starts_nothing(machine: Machine) -> None:
+    """A guest that lost a month runs the services that it ran before, and is as quiet."""
+    before, ahead = machine.run(_INVOCATIONS).stdout, time.time() + _MONTH / 1e6
+    assert abs(renewal.renew(machine, step=_MONTH) / 1e6 - ahead) < 5
+    machine.boot.lifeline.pause(2.0, Deadline.after(2.0))
+    assert machine.run(_INVOCATIONS).stdout == before
+
 
 @pytest.mark.boots
 def test_restored_machines_are_clean_and_not_each_other(tmp_path: Path) -> None:
@@ -287,6 +300,8 @@ def test_restored_machines_are_clean_and_not_each_other(tmp_path: Path) -> None:
                 seen.append({"uuid": machine.run("cat /proc/sys/kernel/random/uuid").stdout,
                              "random": machine.run("head -c 16 /dev/urandom | od -An -tx1").stdout,
                              "id": machine.run("cat /etc/machine-id").stdout, "boot": machine.boot_id})  # fmt: skip
+                if number:
+                    assert_a_step_starts_nothing(machine)
     one, other = seen
     assert one["id"] == other["id"] and one["boot"] == other["boot"]
     assert one["uuid"] != other["uuid"] and one["random"] != other["random"]
