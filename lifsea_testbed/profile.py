@@ -155,7 +155,8 @@ class Sharing(_Table):
 
     files: list[str] = Field(default=[
         r"/run/lifsea-testbed.*", r"/(run|var)/log/journal.*", r"/run/systemd/(journal|units)/?.*", r"/run/udev.*",
-        r"/var/lib/chrony/.*", r"/var/lib/kubelet(/(cpu|memory)_manager_state|/device-plugins.*)?",
+        r"/run/systemd/transient(/kubepods.*)?", r"/var/lib/chrony/.*",
+        r"/var/lib/kubelet(/(cpu|memory)_manager_state|/device-plugins.*)?",
     ], description="what is written, below the paths that can be")  # fmt: skip
     processes: list[str] = Field(default=[r"\(sd-.*", "systemd-tmpfile", "iptables", "ip6tables", "mount"],
                                  description="what comes and goes, by name")  # fmt: skip

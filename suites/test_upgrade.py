@@ -10,7 +10,6 @@ from lifsea_testbed.scenario import IN_ETC, IN_VAR, MACHINE_ID, RolledBack, Twin
 
 
 @claim("image-whole")
-@pytest.mark.shares_machine
 def test_the_running_system_is_the_deployed_commit(machine: Machine) -> None:
     """ostree knows the booted deployment, it is the one that boots next, and the repository is sound."""
     assert machine.guest.deployments()[0] == machine.guest.booted_deployment()
@@ -18,7 +17,6 @@ def test_the_running_system_is_the_deployed_commit(machine: Machine) -> None:
 
 
 @claim("image-whole")
-@pytest.mark.shares_machine
 def test_usr_is_the_commits_byte_for_byte(machine: Machine) -> None:
     """Below /usr no file was added, none is missing, and none differs in a byte or a bit of its mode."""
     assert machine.guest.changed_files() == []

@@ -329,7 +329,7 @@ def test_the_machine_of_a_failed_test_is_kept_and_opens_where_it_stood(
     python, *command = shlex.split(line.partition(": ")[2])
     assert python == "python"
     kept = pytester.path / command[-1]
-    before = allocated(kept)
+    before = stamps(kept)
     for _ in range(2):
         shell = pexpect.spawn(sys.executable, command, cwd=str(pytester.path), timeout=120)
         shell.expect("powers on")
@@ -343,7 +343,11 @@ def test_the_machine_of_a_failed_test_is_kept_and_opens_where_it_stood(
         shell.expect(pexpect.EOF)
         shell.close()
         assert shell.exitstatus == 0
-    assert allocated(kept) == before
+    assert stamps(kept) == before
+
+
+def stamps(directory: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in directory.rglob("*")}
 
 
 CHUNKS, RESTORES = 10, 100
