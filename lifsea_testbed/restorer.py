@@ -28,7 +28,7 @@ from lifsea_testbed.template_cache import TemplateCache
 #: A machine is quiet when QEMU uses no more than this share of one processor in so many looks that follow each other,
 #: so far apart (seconds); one that never is gets saved after so long (seconds).
 _QUIET, _LOOKS, _BETWEEN, _RESTLESS = 0.25, 3, 0.4, 30.0
-#: Overlays lie in memory as long as the host has so much of it to spare beside a guest's own (MiB).
+#: What machines write lies in memory as long as the host has so much of it to spare beside a guest's own (MiB).
 _SPARE = 2048
 _SHARED_MEMORY = Path("/dev/shm")
 
@@ -117,7 +117,7 @@ class Restorer:
     def _go_on(self, stack: contextlib.ExitStack, template: Template, name: str) -> Machine:
         with contextlib.ExitStack() as inner:
             memory = self._own_memory(inner, template) if self._keeps else template.memory
-            layers = Layers(below=template.layers.below, overlay=self._overlay(inner))
+            layers = Layers(below=template.layers.below, overlay=self._place(inner, "overlay.qcow2"))
             machine = inner.enter_context(self._bench.off(name, layers=layers, instance=template.facts.instance,
                                                           memory=memory))  # fmt: skip
             templates.resume(template, machine)
@@ -127,8 +127,7 @@ class Restorer:
 
     def _own_memory(self, stack: contextlib.ExitStack, template: Template | None = None) -> Memory:
         """A file of the machine's own for its memory, so that it can be saved."""
-        path = self._bench.room("memory")
-        stack.callback(path.unlink, missing_ok=True)
+        path = self._place(stack, "memory")
         if template is None:
             memory.create(path, size=self._bench.fitting.memory)
         else:
@@ -136,9 +135,9 @@ class Restorer:
         self._bench.accelerator.confinement.admit(path)
         return Memory(path=path, state=template.memory.state if template else None)
 
-    def _overlay(self, stack: contextlib.ExitStack) -> Path:
-        """A place for a machine's writes: in memory if there is enough of it, otherwise on disk."""
-        path = self._bench.room("overlay.qcow2")
+    def _place(self, stack: contextlib.ExitStack, name: str) -> Path:
+        """A place for what a machine writes: in memory if there is enough of it, otherwise on disk."""
+        path = self._bench.room(name)
         if available_memory() >= self._bench.fitting.memory + _SPARE and _SHARED_MEMORY.is_dir():
             self._fast = self._fast or Path(tempfile.mkdtemp(prefix="lifsea-testbed-", dir=_SHARED_MEMORY))
             path = self._fast / path.name
@@ -149,11 +148,9 @@ class Restorer:
         """Boots a machine, waits until it is up and quiet, and saves it."""
         bench, began = self._bench, time.monotonic()
         bench.say("making a template, which later machines are restored from")
-        path = directory / templates.MEMORY
-        memory.create(path, size=bench.fitting.memory)
-        bench.accelerator.confinement.admit(path)
         layers = Layers(overlay=templates.disk(directory, 1))
-        with bench.machine("template-machine", layers=layers, memory=Memory(path=path)) as machine:
+        with contextlib.ExitStack() as stack, bench.machine("template-machine", layers=layers,
+                                                            memory=self._own_memory(stack)) as machine:  # fmt: skip
             if machine.road is Road.NONE:
                 raise CannotRestore("the image offers no shell to set a restored machine's clock by")
             with contextlib.suppress(BootFailed):  # whoever needs it to be ready finds out that it is not
