@@ -44,7 +44,7 @@ systemctl daemon-reload; systemctl restart serial-getty@ttyS0.service"""
 _BARE_SHELL = """for name in /sys/class/virtio-ports/*/name; do
     if [ "$(cat $name)" = org.lifsea.testbed.0 ]; then port=${name%/name}; fi
 done
-systemd-run --no-block sh -c "sleep 0.2; systemctl stop lifsea-testbed-shell; exec 3<>/dev/${port##*/}
+systemd-run --no-block sh -c "sleep 4; systemctl stop lifsea-testbed-shell; exec 3<>/dev/${port##*/}
     sh <&3 >&3 2>/dev/null; systemctl start lifsea-testbed-shell"
 """
 
@@ -90,7 +90,7 @@ def raw_echo(machine: Machine) -> list[float]:
     """A shell alone on the port of the channel: `echo` is typed and read back, with no framing at all."""
     machine.run(_BARE_SHELL)
     wire = machine.boot._port._wire
-    time.sleep(2.0)
+    time.sleep(6.0)
 
     def echo() -> None:
         wire.send(b"echo x\n")
