@@ -128,8 +128,9 @@ def test_real_changes_are_found_and_reading_is_none(tmp_path: Path) -> None:
         with shared.lent() as first:
             first.run("find /etc /usr -type f | wc -l; systemctl is-system-running; ls -lR /var >/dev/null || true")
         for script, trace in (("echo x >>/etc/hostname", "/etc/hostname"), ("touch /var/lib/x", "/var/lib/x"),
-                              ("sleep 300 &", "process started: sleep"), ("mount -t tmpfs x /mnt", "/var/mnt")):
+                              ("sleep 300 >/dev/null 2>&1 &", "process started: sleep"),
+                              ("mount -t tmpfs x /mnt", "/var/mnt")):
             with pytest.raises(NotLeftAsFound) as caught, shared.lent() as machine:
-                machine.run(f"{script} >/dev/null 2>&1")
+                machine.run(script)
             assert trace in caught.value.evidence
         shared.close()
