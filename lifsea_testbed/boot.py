@@ -17,9 +17,18 @@ from lifsea_testbed.console.channel import Channel, NoChannel, PortChannel
 from lifsea_testbed.console.terminal import TerminalChannel
 from lifsea_testbed.console.transcript import Transcript
 from lifsea_testbed.deadline import Deadline
-from lifsea_testbed.errors import Explained, GuestCrashed, HostError, LaunchError, TestbedError, WaitTimedOut
+from lifsea_testbed.errors import (
+    BootFailed,
+    Explained,
+    GuestCrashed,
+    HostError,
+    LaunchError,
+    TestbedError,
+    WaitTimedOut,
+)
 from lifsea_testbed.image import Image
 from lifsea_testbed.lifeline import Lifeline
+from lifsea_testbed.masking import Mask
 from lifsea_testbed.profile import Access, Line, Road
 from lifsea_testbed.qemu import argv
 from lifsea_testbed.qemu.confinement import Confinement
@@ -61,7 +70,8 @@ class Boot:
 
     def __init__(self, hardware: argv.Hardware, *, image: Image, overlay: Path, directory: Path, transcript: Path,
                  confinement: Confinement, with_virtio_console: bool = False, layers: Layers | None = None,
-                 memory: Memory | None = None) -> None:
+                 memory: Memory | None = None, mask: Mask | None = None,
+                 log: Callable[[str], None] = lambda line: None) -> None:
         self.lifeline = Lifeline()
         self.events: list[Event] = []
         self._subscribers: list[tuple[EventName, Callable[[Event], None]]] = [
@@ -74,6 +84,7 @@ class Boot:
         self.power_on = time.monotonic()
         self.started_at = 0
         self._state = memory.state if memory else None
+        mask = mask or Mask()
         with contextlib.ExitStack() as handed_over:
             names = ["monitor", "console", "assistant", "channel", *(["virtio_console"] if with_virtio_console else [])]
             ours, theirs = _pairs(handed_over, names)
@@ -81,15 +92,17 @@ class Boot:
                                overlay=_opened(handed_over, overlay, os.O_RDWR),
                                **_layered(handed_over, layers or Layers()), **_remembered(handed_over, memory))
             self.command = argv.command(hardware, wires)
-            self.transcript = Transcript(ours["console"], lifeline=self.lifeline, file=transcript)
+            self.transcript = Transcript(ours["console"], lifeline=self.lifeline, file=transcript,
+                                         mask=mask.stream())
             self.consoles = {Line.SERIAL: self.transcript}
             if with_virtio_console:
                 beside = transcript.with_name(f"hvc0-{transcript.name}")
-                self.consoles[Line.VIRTIO] = Transcript(ours["virtio_console"], lifeline=self.lifeline, file=beside)
+                self.consoles[Line.VIRTIO] = Transcript(ours["virtio_console"], lifeline=self.lifeline, file=beside,
+                                                        mask=mask.stream())
             self.assistant = Assistant(ours["assistant"], lifeline=self.lifeline)
             self._port = PortChannel(ours["channel"], lifeline=self.lifeline)
             self.channel: Channel = self._port
-            self.monitor = Monitor(ours["monitor"], on_event=self._on_event)
+            self.monitor = Monitor(ours["monitor"], on_event=self._on_event, log=log)
             self.process = QemuProcess(self.command, directory=directory, inherit=_numbers(wires),
                                        confinement=confinement, on_exit=self._on_exit)
 
@@ -195,6 +208,15 @@ class Boot:
         """How much the guest has written to its system disk since it was powered on, or went on (bytes)."""
         devices = self.execute("query-blockstats")
         return sum(int(device["stats"]["wr_bytes"]) for device in devices if argv.SYSTEM_DISK in device.get("qdev", ""))
+
+    def no_shell(self, roads: str, asked: str) -> BootFailed:
+        """The error that tells that no root shell opened by any of the roads, and what was asked of the metadata."""
+        return BootFailed(
+            f"no root shell within {time.monotonic() - self.power_on:.0f} s of power-on",
+            expected=f"a root shell by {roads}",
+            evidence=f"asked of the metadata service: {asked}\n{self.transcript.tail()}",
+            hint="read the transcript; an image without a shell needs a profile that says so",
+        )  # fmt: skip
 
     def why_silent(self) -> HostError | None:
         """Returns the host's part in a guest that does not answer: QEMU does not answer either, or does not run it."""

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lifsea_testbed import template as templates
-from lifsea_testbed.bench import Bench, available_memory
+from lifsea_testbed.bench import AUTO, Bench, available_memory
 from lifsea_testbed.deadline import Deadline
 from lifsea_testbed.errors import BootFailed, ChannelError, HostError, LaunchError, TestbedError
 from lifsea_testbed.machine import Machine
@@ -88,6 +88,15 @@ class Restorer:
         """Returns what tells the machines of this bench from others, as it was when it was first asked for."""
         self._key = self._key or {"format": str(templates.FORMAT), **self._bench.key()}
         return self._key
+
+    def keep(self, machine: Machine, directory: Path, profile: str) -> None:
+        """Stops a machine for good and saves it as it stands; the profile is the one that was asked for.
+
+        Raises:
+            TestbedError: its memory is not in a file of its own, or QEMU is gone.
+        """
+        name = self._bench.profile_name if profile == AUTO else profile
+        templates.keep(machine, directory, key=self.key(), profile=name)
 
     def close(self) -> None:
         """Removes what the machines left, and lets the template go."""

@@ -143,6 +143,14 @@ def test_a_panic_ends_every_wait_at_once(console: Console) -> None:
     assert "Call Trace" in caught.value.evidence
 
 
+def test_a_boot_loader_that_waits_at_its_prompt_ends_every_wait(console: Console) -> None:
+    console.guest.sendall(b"GNU GRUB\r\n\x1b[Kgrub> ")
+    started = time.monotonic()
+    with pytest.raises(GuestCrashed, match="boot loader stopped: grub>"):
+        console.transcript.wait_for("login:", Deadline.after(60))
+    assert time.monotonic() - started < 10.0
+
+
 def test_escape_sequences_do_not_reach_the_file(console: Console) -> None:
     console.guest.sendall(b"\x1b[2J\x1b]0;own\x07text\n")
     console.transcript.wait_for("text", Deadline.after(10))

@@ -17,6 +17,7 @@ from lifsea_testbed.console.wire import HungUp, Wire
 from lifsea_testbed.deadline import Deadline
 from lifsea_testbed.errors import ChannelError, GuestCrashed, WaitTimedOut
 from lifsea_testbed.lifeline import Lifeline
+from lifsea_testbed.masking import Mask
 from lifsea_testbed.text import printable
 
 #: Characters that are kept in memory; the file beside has every line, up to its own bound in bytes.
@@ -27,6 +28,8 @@ _LONGEST_LINE = 16_384
 #: After a fatal line the next ones, a panic's call trace, are let in for this long (seconds).
 _AFTERMATH = 0.3
 _POLL = 0.2
+#: A line without an end that stays as it is for so long (seconds) is a prompt, of a boot loader that gave up perhaps.
+_PROMPT = 0.6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +50,10 @@ def _weight(line: Line) -> int:
 
 
 class LineReader:
-    """Cuts a stream of bytes into lines, each stamped with the time of its first byte."""
+    """Cuts a stream of bytes into lines, each stamped with the time of its first byte, secrets masked."""
 
-    def __init__(self) -> None:
+    def __init__(self, mask: Mask | None = None) -> None:
+        self._mask = mask or Mask()
         self._rest = b""
         self._started = 0.0
 
@@ -68,6 +72,11 @@ class LineReader:
         """The printable part of a line that has no end yet: a prompt, or a boot loader that waits."""
         return printable(self._rest)
 
+    @property
+    def unfinished_since(self) -> Line:
+        """The line that has no end yet, with the time of its first byte; its text is empty if there is none."""
+        return Line(at=self._started, text=self.unfinished)
+
     def flush(self) -> list[Line]:
         """Returns the unfinished line, if there is one."""
         return [self._take()] if self._rest else []
@@ -75,13 +84,14 @@ class LineReader:
     def _take(self) -> Line:
         text = printable(self._rest.rstrip(b"\r\n")).replace("\n", " ")
         self._rest = b""
-        return Line(at=self._started, text=text)
+        return Line(at=self._started, text=self._mask.line(text))
 
 
 class Transcript:
     """Reads the console of one power-on until it closes; a fatal line ends the lifeline."""
 
-    def __init__(self, connection: socket.socket, *, lifeline: Lifeline, file: Path) -> None:
+    def __init__(self, connection: socket.socket, *, lifeline: Lifeline, file: Path,
+                 mask: Mask | None = None) -> None:
         self._wire = Wire(connection)
         self._lifeline = lifeline
         self._file = file
@@ -90,7 +100,7 @@ class Transcript:
         self._lines: deque[Line] = deque()
         self._kept = 0
         self._count = 0
-        self._reader = LineReader()
+        self._reader = LineReader(mask)
         self._splitter = Splitter()
         self._see: Callable[[bytes], None] = lambda data: None
         self._offer: Callable[[Frame], bool] = lambda frame: False
@@ -197,6 +207,9 @@ class Transcript:
     def _read(self) -> None:
         with self._file.open("a", encoding="utf-8") as file:
             for data in self._chunks():
+                if not data:
+                    self._judge_prompt()
+                    continue
                 text = self._without_frames(data)
                 self._take(self._reader.feed(text, time.monotonic() - self._power_on), file.write)
                 file.flush()
@@ -228,6 +241,11 @@ class Transcript:
             if self._written < _LARGEST_FILE:
                 self._written += len(str(line)) + 1
                 write(f"{line}\n")
+
+    def _judge_prompt(self) -> None:
+        line = self._reader.unfinished_since
+        if line.text and time.monotonic() - self._power_on - line.at > _PROMPT and not self._lifeline.ended:
+            self._judge(line)
 
     def _judge(self, line: Line) -> None:
         kind = fatal.find(line.text)
