@@ -70,9 +70,9 @@ class Metadata:
 
     @property
     def tokens(self) -> dict[str, float]:
-        """The tokens that were given out, and how long each is good yet (seconds)."""
+        """Every token that was handed out, and how long it is good yet (seconds, negative when it is not any more)."""
         now = self._clock()
-        return {token: end - now for token, end in self._tokens.items() if end > now}
+        return {token: end - now for token, end in self._tokens.items()}
 
     def recall(self, tokens: Mapping[str, float], seen: Iterable[Seen]) -> None:
         """Takes up where another left off: with the tokens that the guest holds, and the record of what it asked."""
