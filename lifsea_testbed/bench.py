@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
+import hashlib
 import itertools
 import os
 import shutil
@@ -14,6 +16,7 @@ from pathlib import Path
 
 from lifsea_testbed import profile as profiles
 from lifsea_testbed.capacity import OVERHEAD, available_memory
+from lifsea_testbed.console import access
 from lifsea_testbed.deadline import Patience
 from lifsea_testbed.ecs.catalogue import InstanceType
 from lifsea_testbed.ecs.instance import Instance
@@ -24,9 +27,10 @@ from lifsea_testbed.leftovers import PrivateDirectory
 from lifsea_testbed.machine import Machine
 from lifsea_testbed.profile import Profile
 from lifsea_testbed.qemu import argv
-from lifsea_testbed.qemu.accelerator import Accelerator
+from lifsea_testbed.qemu.accelerator import Accelerator, Kind
 from lifsea_testbed.qemu.counter import Counter
 from lifsea_testbed.qemu.emulator import Emulator
+from lifsea_testbed.qemu.memory import Memory
 from lifsea_testbed.qemu.overlay import Layers
 from lifsea_testbed.text import slug
 
@@ -37,6 +41,9 @@ AUTO = "auto"
 _LEAST_MEMORY = 1024
 #: What a machine's overlay may come to need (bytes): a deployed second image and its containers.
 LEAST_DISK = 3 << 30
+#: In their stead, the identity and the wires of a machine of which only the rest counts.
+_ANYBODY = functools.partial(Instance, id="i-", uuid="", disk_serial="", mac="")
+_NO_WIRES = argv.Wires(monitor=0, console=0, assistant=0, channel=0, image=0, overlay=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,13 +121,29 @@ class Bench:
         self._directory = PrivateDirectory(place)
         self._directory.path.chmod(0o711)
 
+    def fit(self, memory: int) -> None:
+        """Gives every later machine so much memory (MiB), as much as one that was saved elsewhere had.
+
+        Raises:
+            HostError: the host has less.
+        """
+        if memory + OVERHEAD > available_memory():
+            raise HostError(f"the machine has {memory} MiB of memory", expected="as much is free on this host")
+        self.fitting = Fitting(memory=memory, wanted=memory)
+
+    @property
+    def is_identified(self) -> bool:
+        """Whether the profile is the one that the image will be held to."""
+        return self._identified
+
     @property
     def profile_name(self) -> str:
         """The name of the profile that images are held to."""
         return self.profile.name
 
     @contextlib.contextmanager
-    def machine(self, name: str, *, guest_memory: int | None = None) -> Iterator[Machine]:
+    def machine(self, name: str, *, guest_memory: int | None = None, layers: Layers | None = None,
+                memory: Memory | None = None) -> Iterator[Machine]:
         """A new machine, powered on, its root shell open; gone when the context is left.
 
         `guest_memory` (MiB) is what it gets where several have to fit on the host.
@@ -130,7 +153,7 @@ class Bench:
         """
         if self._hopeless is not None:
             raise copy.copy(self._hopeless)
-        with self._made(name, guest_memory=guest_memory) as machine:
+        with self._made(name, guest_memory=guest_memory, layers=layers, memory=memory) as machine:
             self._power_on(machine)
             yield machine
 
@@ -153,20 +176,20 @@ class Bench:
             yield machine
 
     @contextlib.contextmanager
-    def off(self, name: str, *, layers: Layers, instance: Instance) -> Iterator[Machine]:
-        """A machine with that identity and these layers of its disk, off; the caller powers it on."""
-        with self._made(name, layers=layers, instance=instance) as machine:
+    def off(self, name: str, *, layers: Layers, instance: Instance, memory: Memory | None = None) -> Iterator[Machine]:
+        """A machine with that identity, these layers of its disk and that memory, off; the caller powers it on."""
+        with self._made(name, layers=layers, instance=instance, memory=memory) as machine:
             yield machine
 
     @contextlib.contextmanager
     def _made(self, name: str, user_data: bytes | None = None, *, layers: Layers | None = None,
               instance: Instance | None = None, guest_memory: int | None = None,
-              counter: Counter | None = None) -> Iterator[Machine]:
+              counter: Counter | None = None, memory: Memory | None = None) -> Iterator[Machine]:
         with self._directories(name) as (directory, records):
             machine = Machine(
                 hardware=self._hardware(instance, guest_memory), image=self.image, profile=lambda: self.profile,
                 patience=self.patience, directory=directory, records=records, confinement=self.accelerator.confinement,
-                user_data=user_data, layers=layers, dump_memory=self._dump_memory, counter=counter,
+                user_data=user_data, layers=layers, memory=memory, dump_memory=self._dump_memory, counter=counter,
             )  # fmt: skip
             try:
                 yield machine
@@ -178,9 +201,24 @@ class Bench:
             finally:
                 machine.close()
 
+    def room(self, name: str) -> Path:
+        """Returns a place in the private directory for a file of that name, which QEMU may open."""
+        return self._directory.path / f"{next(self._numbers)}-{name}"
+
+    def key(self) -> dict[str, str]:
+        """Returns what two benches have in common whose machines are alike up to their identity."""
+        command = argv.command(self._hardware(_ANYBODY(type=self.instance_type), None), _NO_WIRES)
+        told = access.user_data(argv.CHANNEL_PORT, self.profile.access.line)
+        processor = "any" if self.accelerator.kind is Kind.TCG else host_processor()
+        return {"image": self.image.sha256, "profile": _digest(self.profile.model_dump_json().encode()),
+                "command": _digest("\0".join(command).encode()), "user-data": _digest(told), "processor": processor,
+                "instance": self.instance_type.name, "memory": str(self.fitting.memory),
+                "qemu": self.emulator.version, "accelerator": str(self.accelerator.kind)}  # fmt: skip
+
     def forgive(self) -> None:
         """Has an image that never came up be tried again."""
         self._hopeless = None
+
     def memory_for(self, machines: int) -> int:
         """Returns the memory (MiB) that each of so many machines gets: as much as one alone, or an equal part.
 
@@ -235,7 +273,8 @@ class Bench:
                 self.image_version = machine.guest.os_release.get("VERSION_ID", "")
 
     @property
-    def _size_of_data_disk(self) -> int:
+    def data_disk(self) -> int:
+        """The size of the data disk that machines have beside the system disk (GiB); 0 if they have none."""
         return self.profile.disks.data if self._data_disk is None else self._data_disk
 
     def _hardware(self, instance: Instance | None, guest_memory: int | None) -> argv.Hardware:
@@ -243,17 +282,29 @@ class Bench:
             emulator=self.emulator,
             accelerator=self.accelerator.kind,
             host_is_ice_lake=host_is_ice_lake(),
-            instance=instance or Instance(type=self.instance_type, data_disk=self._size_of_data_disk),
+            instance=instance or Instance(type=self.instance_type, data_disk=self.data_disk),
             memory=guest_memory or self.fitting.memory,
             image_format=self.image.format,
         )
 
 
 def recognised(image: Image) -> Profile | None:
-    """Returns the profile that fits to the os-release on the image's disk, if one does and the disk can be read."""
+    """Returns the profile that fits to the os-release on the disk of the image, if one does and it can be read."""
     with contextlib.suppress(DiskDamaged, NotJudged):
         return profiles.matching(offline.read(image).os_release())
     return None
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def host_processor() -> str:
+    """Returns the name of the processor of the host."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text("ascii", "replace").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return "unknown"
 
 
 def host_is_ice_lake() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
 import time
@@ -17,14 +18,23 @@ from lifsea_testbed.console.terminal import TerminalChannel
 from lifsea_testbed.console.transcript import Transcript
 from lifsea_testbed.deadline import Deadline
 from lifsea_testbed.ecs.instance import Card
-from lifsea_testbed.errors import Explained, GuestCrashed, HostError, LaunchError, TestbedError, WaitTimedOut
+from lifsea_testbed.errors import (
+    BootFailed,
+    Explained,
+    GuestCrashed,
+    HostError,
+    LaunchError,
+    TestbedError,
+    WaitTimedOut,
+)
 from lifsea_testbed.image import Image
 from lifsea_testbed.lifeline import Lifeline
 from lifsea_testbed.masking import Mask
 from lifsea_testbed.profile import Access, Line, Road
 from lifsea_testbed.qemu import argv
 from lifsea_testbed.qemu.confinement import Confinement
-from lifsea_testbed.qemu.counter import Counter, Memory
+from lifsea_testbed.qemu.counter import Counter, Tally
+from lifsea_testbed.qemu.memory import Memory
 from lifsea_testbed.qemu.overlay import Layers
 from lifsea_testbed.qemu.process import QemuProcess
 from lifsea_testbed.qemu.qmp import Event, EventName, Monitor
@@ -35,6 +45,9 @@ _GREETING = 30.0
 _SHELL_ANSWERS = 30.0
 #: How long it may take to answer that it is there (seconds).
 _SIGN_OF_LIFE = 2.0
+#: How long the state of the devices, some MiB, may take to be read or written, and how often one looks (seconds).
+_MIGRATING = 60.0
+_GLANCE = 0.003
 #: After an event that says that the guest is down, its last console lines are let in for this long (seconds).
 _LAST_WORDS = 0.3
 
@@ -45,6 +58,12 @@ class _Layered(TypedDict):
     reads: int | None
 
 
+class _Remembered(TypedDict):
+    memory: int | None
+    copied: bool
+    incoming: bool
+
+
 class Boot:
     """A machine that is powered on: the process, its monitor, its transcript, the channel to its shell.
 
@@ -53,8 +72,9 @@ class Boot:
 
     def __init__(self, hardware: argv.Hardware, *, image: Image, overlay: Path, directory: Path, transcript: Path,
                  confinement: Confinement, with_virtio_console: bool = False, layers: Layers | None = None,
-                 mask: Mask | None = None, log: Callable[[str], None] = lambda line: None,
-                 data: Path | None = None, counter: Counter | None = None) -> None:
+                 memory: Memory | None = None, mask: Mask | None = None,
+                 log: Callable[[str], None] = lambda line: None, data: Path | None = None,
+                 counter: Counter | None = None) -> None:
         self.lifeline = Lifeline()
         self.events: list[Event] = []
         self._subscribers: list[tuple[EventName, Callable[[Event], None]]] = [
@@ -65,8 +85,10 @@ class Boot:
             (EventName.VSERPORT_CHANGE, self._on_port),
         ]
         self.power_on = time.monotonic()
+        self.started_at = 0
+        self._state = memory.state if memory else None
         mask = mask or Mask()
-        self.counts = Memory() if counter else None
+        self.counts = Tally() if counter else None
         with contextlib.ExitStack() as handed_over:
             names = ["monitor", "console", "assistant", "channel", *(["virtio_console"] if with_virtio_console else [])]
             ours, theirs = _pairs(handed_over, names)
@@ -74,7 +96,7 @@ class Boot:
                                overlay=_opened(handed_over, overlay, os.O_RDWR),
                                data=_opened(handed_over, data, os.O_RDWR) if data else None,
                                counter=(counter.library, self.counts.descriptor) if counter and self.counts else None,
-                               **_layered(handed_over, layers or Layers()))
+                               **_layered(handed_over, layers or Layers()), **_remembered(handed_over, memory))
             self.command = argv.command(hardware, wires)
             self.transcript = Transcript(ours["console"], lifeline=self.lifeline, file=transcript,
                                          mask=mask.stream())
@@ -91,10 +113,10 @@ class Boot:
                                        confinement=confinement, on_exit=self._on_exit)
 
     def start(self, cards: Iterable[Card] = ()) -> None:
-        """Lets the machine execute its first instruction, with those further cards, and starts its clock.
+        """Lets the machine execute its first instruction, or go on from its state, with those further cards.
 
         Raises:
-            LaunchError: QEMU refused its arguments or died.
+            LaunchError: QEMU refused its arguments or the state, or died.
         """
         try:
             self.monitor.connect(Deadline.after(_GREETING))
@@ -107,7 +129,22 @@ class Boot:
         self.power_on = time.monotonic()
         for console in self.consoles.values():
             console.start(self.power_on)
-        self.execute("cont")
+        if self._state is not None:
+            self._load(self._state)
+        self.started_at = self._at("cont")
+
+    def save(self, state: Path) -> int:
+        """Stops the machine for good and saves the state of its devices; memory and disk are complete in their files.
+
+        Returns when it stopped, in microseconds since the epoch on the host.
+
+        Raises:
+            TestbedError: QEMU could not; the machine stands still.
+        """
+        stopped_at = self._at("stop")
+        with state.open("wb") as file:
+            self._migrate("migrate", file.fileno())
+        return stopped_at
 
     def attach(self, card: Card) -> None:
         """Attaches a network card, whether the machine runs yet or not."""
@@ -126,14 +163,9 @@ class Boot:
             WaitTimedOut: no shell opened in time.
             GuestCrashed, LaunchError: the machine ended first.
         """
-        if road is Road.USER_DATA and access.line is Line.PORT:
-            self.channel = self._port
-            return self.channel.greet(deadline)
-        console = self.consoles[access.console]
-        self.channel = terminal = TerminalChannel(console, lifeline=self.lifeline)
-        console.give_frames_to(terminal.offer)
         if road is Road.USER_DATA:
-            return terminal.greet(deadline)
+            return self.meet_shell(road, access, deadline)
+        console, terminal = self._take_console(access)
         while True:
             try:
                 if road is Road.LOGIN:
@@ -145,6 +177,25 @@ class Boot:
                 if deadline.expired:
                     raise
 
+    def meet_shell(self, road: Road, access: Access, deadline: Deadline) -> str:
+        """Makes the shell that opens by itself, or is open already, the channel, and returns the boot id.
+
+        Raises:
+            WaitTimedOut: no shell answered in time.
+            GuestCrashed, LaunchError: the machine ended first.
+        """
+        if road is Road.USER_DATA and access.line is Line.PORT:
+            self.channel = self._port
+        else:
+            self._take_console(access)
+        return self.channel.greet(deadline)
+
+    def _take_console(self, access: Access) -> tuple[Transcript, TerminalChannel]:
+        console = self.consoles[access.console]
+        self.channel = terminal = TerminalChannel(console, lifeline=self.lifeline)
+        console.give_frames_to(terminal.offer)
+        return console, terminal
+
     def do_without_shell(self) -> None:
         """Makes every question to the guest *not judged*."""
         self.channel = NoChannel()
@@ -153,6 +204,37 @@ class Boot:
         """Executes a monitor command and returns what it returned."""
         self.lifeline.check()
         return self.monitor.execute(name, arguments, deadline=Deadline.after(_GREETING))
+
+    def attach_disk(self, image: Image) -> str:
+        """Attaches an image as a read-only data disk, and returns the serial number that the guest knows it by."""
+        node, serial = f"data-{os.urandom(4).hex()}", os.urandom(10).hex()
+        with image.path.open("rb") as file:
+            name = self.monitor.add_descriptor(file.fileno(), deadline=Deadline.after(_GREETING))
+        self.execute("blockdev-add", {
+            "driver": "throttle", "node-name": node, "read-only": True, "throttle-group": argv.CEILING,
+            "file": {"driver": str(image.format), "read-only": True,
+                     "file": {"driver": "file", "filename": name, "read-only": True, "auto-read-only": False}},
+        })  # fmt: skip
+        self.execute("device_add", {
+            "driver": "virtio-blk-pci", "drive": node, "serial": serial, "id": node,
+            "disable-modern": False, "disable-legacy": "off",
+        })  # fmt: skip
+        return serial
+
+    @property
+    def written(self) -> int:
+        """How much the guest has written to its system disk since it was powered on, or went on (bytes)."""
+        devices = self.execute("query-blockstats")
+        return sum(int(device["stats"]["wr_bytes"]) for device in devices if argv.SYSTEM_DISK in device.get("qdev", ""))
+
+    def no_shell(self, roads: str, asked: str) -> BootFailed:
+        """The error that tells that no root shell opened by any of the roads, and what was asked of the metadata."""
+        return BootFailed(
+            f"no root shell within {time.monotonic() - self.power_on:.0f} s of power-on",
+            expected=f"a root shell by {roads}",
+            evidence=f"asked of the metadata service: {asked}\n{self.transcript.tail()}",
+            hint="read the transcript; an image without a shell needs a profile that says so",
+        )  # fmt: skip
 
     def why_silent(self) -> HostError | None:
         """Returns the host's part in a guest that does not answer: QEMU does not answer either, or does not run it."""
@@ -183,6 +265,33 @@ class Boot:
             self.counts.close()
         self.lifeline.end(lambda: LaunchError("the machine is off"))
         self.lifeline.close()
+
+    def _at(self, command: str) -> int:
+        """Executes a command and returns when (microseconds since the epoch)."""
+        before = time.time_ns()
+        self.monitor.execute(command, deadline=Deadline.after(_GREETING))
+        return (before + time.time_ns()) // 2000
+
+    def _load(self, state: Path) -> None:
+        try:
+            with state.open("rb") as file:
+                self._migrate("migrate-incoming", file.fileno())
+        except LaunchError:
+            if self.process.wait(1.0):
+                raise self.process.death() from None
+            raise
+
+    def _migrate(self, command: str, descriptor: int) -> None:
+        """Has the state go to an open file or come from it, without the memory, and waits for the end of that."""
+        deadline = Deadline.after(_MIGRATING)
+        execute = functools.partial(self.monitor.execute, deadline=deadline)
+        execute("migrate-set-capabilities", {"capabilities": [{"capability": "x-ignore-shared", "state": True}]})
+        execute(command, {"uri": f"file:{self.monitor.add_descriptor(descriptor, deadline=deadline)}"})
+        while (status := execute("query-migrate").get("status")) != "completed":
+            if status in ("failed", "cancelled") or deadline.expired:
+                raise LaunchError(f"QEMU did not finish {command}: {status}", evidence=self.process.said(),
+                                  expected=f"completed within {deadline.allowance:.0f} s")  # fmt: skip
+            self.process.wait(_GLANCE)
 
     def _on_exit(self, process: QemuProcess) -> None:
         if self.lifeline.end_is_expected:
@@ -251,6 +360,14 @@ def _layered(handed_over: contextlib.ExitStack, layers: Layers) -> _Layered:
             "reads": reads}  # fmt: skip
 
 
+def _remembered(handed_over: contextlib.ExitStack, memory: Memory | None) -> _Remembered:
+    """The descriptor of the memory's file, which QEMU opens once more, by /proc, as the user that it is confined to."""
+    if memory is None:
+        return {"memory": None, "copied": False, "incoming": False}
+    descriptor = _opened(handed_over, memory.path, os.O_RDONLY if memory.copied else os.O_RDWR)
+    return {"memory": descriptor, "copied": memory.copied, "incoming": memory.state is not None}
+
+
 def _numbers(wires: argv.Wires) -> tuple[int, ...]:
-    single = (number for number in vars(wires).values() if isinstance(number, int))
+    single = (number for number in vars(wires).values() if type(number) is int)
     return (*single, *wires.layers, *(wires.counter or ()))

@@ -68,8 +68,9 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_explain)
 
 
-def _add_machine(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--image", required=True, metavar="FILE", help="a qcow2 or raw image; it is never written")
+def _add_machine(parser: argparse.ArgumentParser, *, image_needed: bool = True) -> None:
+    parser.add_argument("--image", required=image_needed, metavar="FILE",
+                        help="a qcow2 or raw image; it is never written")
     parser.add_argument("--profile", default="auto", metavar="NAME", help="(default: %(default)s)")
     parser.add_argument("--instance-type", default=catalogue.DEFAULT, metavar="TYPE", help="(default: %(default)s)")
     parser.add_argument("--accel", default="auto", choices=("auto", "kvm", "tcg"), help="(default: %(default)s)")
@@ -78,7 +79,9 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_shell(parser: argparse.ArgumentParser) -> None:
-    _add_machine(parser)
+    _add_machine(parser, image_needed=False)
+    parser.add_argument("--kept", type=Path, metavar="DIR",
+                        help="instead of an image: a machine that --keep on-failure saved, as it stood")
     parser.set_defaults(command=_shell, next_image=None)
 
 
@@ -205,10 +208,19 @@ def _gate_schema(options: argparse.Namespace) -> int:
 
 
 def _shell(options: argparse.Namespace) -> None:
-    from lifsea_testbed.interactive import sit_down
+    from lifsea_testbed import interactive, template
 
+    if options.kept:
+        kept = template.load(options.kept.resolve())
+        options.image, options.profile, options.accel = kept.facts.image, kept.facts.profile, kept.facts.accelerator
+        options.instance_type = kept.facts.instance.type.name
+    elif not options.image:
+        raise CallerError("neither an image nor a kept machine was given", hint="--image FILE, or --kept DIR")
     with _bench(options) as bench:
-        sit_down(bench)
+        if options.kept:
+            interactive.sit_down_at(bench, kept)
+        else:
+            interactive.sit_down(bench)
 
 
 def _powercut(options: argparse.Namespace) -> None:

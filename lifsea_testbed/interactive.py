@@ -12,9 +12,10 @@ from collections.abc import Iterator
 
 from lifsea_testbed.bench import Bench
 from lifsea_testbed.boot import Boot
-from lifsea_testbed.console.access import person_at_console
-from lifsea_testbed.errors import CallerError, TestbedError
+from lifsea_testbed.console.access import person_at_console, shell_at_console
+from lifsea_testbed.errors import CallerError, ChannelError, GuestFailure, NotJudged, TestbedError
 from lifsea_testbed.machine import Machine
+from lifsea_testbed.template import Template
 from lifsea_testbed.text import harmless, printable
 
 #: Ctrl-] leaves, as in telnet; Ctrl-T opens the monitor for one command.
@@ -31,6 +32,30 @@ def sit_down(bench: Bench) -> None:
     """
     require_terminal()
     with bench.started("interactive", user_data=person_at_console()) as machine:
+        attend(machine)
+
+
+def sit_down_at(bench: Bench, kept: Template) -> None:
+    """Has a saved machine go on from where it stood, with a root shell on ttyS0, and hands its console to the terminal.
+
+    What was saved stays as it is: it can be opened again. Where the guest gives no shell any more, its console and the
+    monitor are what there is.
+
+    Raises:
+        CallerError: standard input is no terminal, or the image is another one by now.
+        LaunchError: QEMU does not take the state.
+    """
+    require_terminal()
+    if bench.image.sha256 != kept.facts.key["image"]:
+        raise CallerError(f"{bench.image.path} is not the image that the machine was saved above",
+                          hint="put that image back in its place")
+    bench.fit(kept.facts.memory)
+    with bench.off("kept-machine", layers=kept.layers, instance=kept.facts.instance, memory=kept.memory) as machine:
+        try:
+            machine.resume(kept.facts.access, road=kept.facts.road, shell_after=kept.facts.shell_after)
+            machine.run(shell_at_console(), check=False)
+        except (GuestFailure, ChannelError, NotJudged) as error:
+            print(f"no shell: {printable(str(error))}\r")
         attend(machine)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import re
 import shlex
 import time
@@ -16,21 +15,23 @@ from lifsea_testbed import autopsy
 from lifsea_testbed.boot import Boot
 from lifsea_testbed.console import access
 from lifsea_testbed.console.channel import CommandResult
-from lifsea_testbed.deadline import Patience
+from lifsea_testbed.deadline import Deadline, Patience
 from lifsea_testbed.ecs.instance import MIRROR_ADDRESS, TIME_SERVERS, Card, Instance
 from lifsea_testbed.ecs.metadata import Metadata, Seen
 from lifsea_testbed.ecs.service import Answering, MetadataService, WebService
 from lifsea_testbed.errors import BootFailed, CommandFailed, GuestCrashed, GuestFailure, WaitTimedOut
-from lifsea_testbed.guest import offline, system, transfer
+from lifsea_testbed.guest import offline, system
 from lifsea_testbed.guest.guest import Guest
 from lifsea_testbed.guest.shell import QUESTION
+from lifsea_testbed.guest.transfer import Transfers
 from lifsea_testbed.image import Image
 from lifsea_testbed.masking import Mask
-from lifsea_testbed.profile import Line, Profile, Road
+from lifsea_testbed.profile import Access, Line, Profile, Road
 from lifsea_testbed.qemu import argv, overlay
 from lifsea_testbed.qemu.accelerator import Kind
 from lifsea_testbed.qemu.confinement import Confinement
 from lifsea_testbed.qemu.counter import Counter
+from lifsea_testbed.qemu.memory import Memory
 from lifsea_testbed.qemu.overlay import Layers
 from lifsea_testbed.records import Records
 from lifsea_testbed.steps import step
@@ -40,9 +41,11 @@ T = TypeVar("T")
 #: How long a machine may take to go down once it was told to (seconds on real hardware).
 _GOING_DOWN = 30.0
 _ATTACHING = 10.0
+#: How long the shell of a machine that goes on may take to answer (seconds on the host); it waited at its prompt.
+_RESUMING = 30.0
 
 
-class Machine:
+class Machine(Transfers):
     """An instance with a disk of its own above the image; it can be powered on, rebooted, asked and changed.
 
     `directory` holds what is thrown away, `records` what is kept: the transcript of each boot, the journal, the
@@ -52,7 +55,8 @@ class Machine:
 
     def __init__(self, *, hardware: argv.Hardware, image: Image, profile: Callable[[], Profile], patience: Patience,
                  directory: Path, records: Path, confinement: Confinement, user_data: bytes | None = None,
-                 layers: Layers | None = None, dump_memory: bool = False, counter: Counter | None = None) -> None:
+                 layers: Layers | None = None, memory: Memory | None = None, dump_memory: bool = False,
+                 counter: Counter | None = None) -> None:
         self.instance: Instance = hardware.instance
         self.records = records
         self.guest = Guest(self, profile)
@@ -62,13 +66,14 @@ class Machine:
         self.boots: list[Boot] = []
         self._cards: list[Card] = []
         self._hardware = hardware
-        self._image = image
+        self.image = image
         self._profile = profile
         self._patience = patience
         self._directory = directory
         self._confinement = confinement
         self._layers = layers or Layers()
         self._counter = counter
+        self._memory, self._resumed = memory, False
         self._overlay = self._layers.overlay or directory / "overlay.qcow2"
         self._dump_memory = dump_memory
         given = [line for line in printable(user_data or b"").splitlines() if not line.startswith("#")]
@@ -90,6 +95,27 @@ class Machine:
     def boot(self) -> Boot:
         """The current boot, or the last one."""
         return self.boots[-1]
+
+    @property
+    def access(self) -> Access:
+        """How its shell is come by."""
+        return self._profile().access
+
+    @property
+    def disks(self) -> tuple[Path, ...]:
+        """The layers (qcow2) of its disk above the image, the lowest first."""
+        return *self._layers.below, self._overlay
+
+    @property
+    def memory_file(self) -> Path | None:
+        """The file of its own that its memory lies in, if it has one."""
+        is_own = self._memory is not None and not self._memory.copied and len(self.boots) == 1
+        return self._memory.path if self._memory and is_own else None
+
+    @property
+    def metadata(self) -> Metadata:
+        """What answers the guest's questions to the metadata service, over all boots."""
+        return self._service.metadata
 
     @property
     def requests(self) -> list[Seen]:
@@ -148,14 +174,26 @@ class Machine:
             self._records.append(f"qmp-{number}.txt", f"[{time.monotonic() - boot.power_on:9.3f}] {line}\n")
 
         number = len(self.boots) + 1
-        boot = Boot(self._hardware, image=self._image, overlay=self._overlay, directory=self._directory,
+        boot = Boot(self._hardware, image=self.image, overlay=self._overlay, directory=self._directory,
                     transcript=self.records / f"transcript-{len(self.boots) + 1}.txt",
                     confinement=self._confinement,
                     with_virtio_console=self._profile().access.line is Line.VIRTIO, layers=self._layers,
-                    mask=self._mask, log=log, data=self._data, counter=self._counter)  # fmt: skip
+                    memory=None if self.boots else self._memory, mask=self._mask, log=log, data=self._data,
+                    counter=self._counter)  # fmt: skip
         self.boots.append(boot)
         self._records.append("qemu-argv.txt", f"{shlex.join(boot.command)}\n")
         boot.start(self._cards)
+
+    def resume(self, access: Access, *, road: Road, shell_after: float) -> None:
+        """Goes on from the state that its memory was given with, and returns when the shell answers there.
+
+        Raises:
+            LaunchError, WaitTimedOut: QEMU did not start, or did not take the state; the shell does not answer.
+        """
+        self._resumed = True
+        self.start()
+        self.road, self.shell_after = road, shell_after
+        self.boot_id = self.boot.meet_shell(road, access, Deadline.after(_RESUMING))
 
     def run(self, command: str | Sequence[str], *, check: bool = True, within: float = QUESTION,
             input: bytes = b"") -> CommandResult:
@@ -264,43 +302,16 @@ class Machine:
                                evidence=self.boot.transcript.tail())  # fmt: skip
 
     def serve(self, repository: Answering) -> str:
-        """Has the cloud's mirror answer with that repository from now on; returns its URL."""
+        """Has the mirror of the cloud answer with that repository from now on; returns its URL."""
         service = WebService(repository, self._directory / argv.REPOSITORY_SOCKET)
         service.admit(self._confinement.uid, self._confinement.gid)
         self._services.append(service)
         service.__enter__()
         return f"http://{MIRROR_ADDRESS}/"
 
-    def put(self, content: bytes | Path, path: str) -> None:
-        """Writes a file of the guest, and compares digests; see guest/transfer.py."""
-        transfer.put(self, content, path)
-
-    def get(self, path: str, into: Path) -> None:
-        """Copies a file of the guest to the host, and compares digests; see guest/transfer.py."""
-        transfer.get(self, path, into)
-
-    def put_tree(self, directory: Path, path: str) -> None:
-        """Copies what is in a directory of the host into one of the guest; see guest/transfer.py."""
-        transfer.put_tree(self, directory, path)
-
-    def get_tree(self, path: str, into: Path) -> None:
-        """Copies what is in a directory of the guest into one of the host; see guest/transfer.py."""
-        transfer.get_tree(self, path, into)
-
     def attach_disk(self, image: Image) -> str:
         """Attaches an image as a read-only data disk to the running machine; returns its name in the guest's /dev."""
-        node, serial = f"data-{os.urandom(4).hex()}", os.urandom(10).hex()
-        with image.path.open("rb") as file:
-            name = self.boot.monitor.add_descriptor(file.fileno(), deadline=self._patience.deadline(_ATTACHING))
-        self.boot.execute("blockdev-add", {
-            "driver": "throttle", "node-name": node, "read-only": True, "throttle-group": argv.CEILING,
-            "file": {"driver": str(image.format), "read-only": True,
-                     "file": {"driver": "file", "filename": name, "read-only": True, "auto-read-only": False}},
-        })  # fmt: skip
-        self.boot.execute("device_add", {
-            "driver": "virtio-blk-pci", "drive": node, "serial": serial, "id": node,
-            "disable-modern": False, "disable-legacy": "off",
-        })  # fmt: skip
+        serial = self.boot.attach_disk(image)
         return self.wait_until(lambda: self.guest.disks().get(serial, ""), "the attached disk appears",
                                within=_ATTACHING)  # fmt: skip
 
@@ -309,9 +320,10 @@ class Machine:
         self._cards.append(card)
         self.boot.attach(card)
 
-    def save_evidence(self) -> None:
+    def save_evidence(self, *, journal: bool = True) -> None:
         """Leaves the journal and the metadata requests among the records, as far as they can still be had."""
-        self._save_journal()
+        if journal:
+            self._save_journal()
         start = self.boots[0].power_on if self.boots else 0.0
         requests = "".join(f"[{seen.at - start:9.3f}] {seen.method} {seen.path} {seen.status}"
                            f"{' token' if seen.with_token else ''}\n" for seen in self.requests)  # fmt: skip
@@ -337,7 +349,7 @@ class Machine:
     def close(self) -> None:
         """Cuts the power and removes everything but the records."""
         with contextlib.suppress(OSError):
-            self.save_evidence()
+            self.save_evidence(journal=not self._resumed)
         for boot in self.boots:
             boot.close()
         if self._records.was_attempted(f"screen-{len(self.boots)}.png"):
@@ -379,17 +391,12 @@ class Machine:
     def _no_shell(self) -> BootFailed:
         roads = ", ".join(self._profile().access.roads)
         asked = ", ".join(dict.fromkeys(printable(seen.path) for seen in self.requests)) or "nothing"
-        passed = time.monotonic() - self.boot.power_on
-        return BootFailed(
-            f"no root shell within {passed:.0f} s of power-on", expected=f"a root shell by {roads}",
-            evidence=f"asked of the metadata service: {asked}\n{self.boot.transcript.tail()}",
-            hint="read the transcript; an image without a shell needs a profile that says so",
-        )  # fmt: skip
+        return self.boot.no_shell(roads, asked)
 
     def _await_sign_of_readiness(self) -> None:
         """Waits, without a shell, for the console line of the profile, or for an answer of Cloud Assistant."""
         self.boot.do_without_shell()
-        self.guest.offline = functools.cache(lambda: offline.read(self._image))
+        self.guest.offline = functools.cache(lambda: offline.read(self.image))
         wanted, deadline = self._profile().boot.ready_line, self._patience.deadline(self._profile().boot.shell_within)
         # A prompt is a line without an end, and a sign as good as any.
         is_up = self.boot.transcript.asks(re.compile(wanted), 0, deadline) if wanted \
@@ -411,4 +418,4 @@ class Machine:
         name = f"journal-{len(self.boots)}.txt"
         if not (self.records / name).exists() and not self._layers.below and not self._records.was_attempted(name):
             self._records.attempt(name, lambda path: self._records.write(path.name, autopsy.journal(
-                self._image, self._overlay, self._directory, self._confinement)))  # fmt: skip
+                self.image, self._overlay, self._directory, self._confinement)))  # fmt: skip

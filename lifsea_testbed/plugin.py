@@ -46,6 +46,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
                     help="auto measures what KVM is worth here (default: %(default)s)")
     group.addoption("--reports", default="reports", metavar="DIR",
                     help="where gate.json, junit.xml, allure/ and evidence/ go (default: %(default)s)")
+    group.addoption("--cold", action="store_true",
+                    help="boot every machine, instead of restoring it from a template of one that was booted")
+    group.addoption("--keep", choices=("on-failure",),
+                    help="on-failure: save the machines of a failed test, so that a shell can be opened there later")
     group.addoption("--known-issues", action="append", default=[], metavar="FILE",
                     help="a TOML file of failures that are known for now; repeatable (see docs/verdict.md)")
     group.addoption("--rerun-product", action="store_true",
@@ -114,6 +118,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 def pytest_configure(config: pytest.Config) -> None:
     """Refuses bad input in one line; otherwise gets the run ready."""
     config.addinivalue_line("markers", "claim(id): the promise that the test judges (see claims.toml)")
+    config.addinivalue_line("markers", "shares_machine: the test changes nothing on its machine, which is checked")
     if not config.option.image or config.option.help or config.option.collectonly:
         return
     from lifsea_testbed.measuring import Measuring
@@ -201,34 +206,50 @@ def _select(config: pytest.Config, items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def bench(pytestconfig: pytest.Config) -> Bench:
     """The image, the profile, the host and the hardware of this run; it makes machines."""
-    run: Run | None = pytestconfig.pluginmanager.get_plugin(_RUN)
+    return _run(pytestconfig).bench
+
+
+def _run(config: pytest.Config) -> Run:
+    run: Run | None = config.pluginmanager.get_plugin(_RUN)
     if run is None:
         raise pytest.UsageError("no machine can be made without an image (hint: --image out.qcow2)")
-    return run.bench
+    return run
+
+
+@pytest.fixture
+def machine(bench: Bench, request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """A clean machine, up and ready: the test's own, to be changed at will, restored from a template.
+
+    With `@pytest.mark.shares_machine` it is one that all tests with that mark share, and that they leave as it is.
+    """
+    run = _run(request.config)
+    shares = request.node.get_closest_marker("shares_machine")
+    with run.shared.lent() if shares else run.restorer.machine(request.node.nodeid) as lent:
+        yield lent
 
 
 @pytest.fixture(scope="session")
-def machine(bench: Bench) -> Iterator[Machine]:
-    """A machine that is shared by tests that leave no trace on it, booted once."""
-    with bench.machine("shared-machine") as shared:
-        yield shared
+def booted(bench: Bench, pytestconfig: pytest.Config) -> Iterator[Machine]:
+    """A machine that was booted cold in this run, shared by the tests that judge its boot."""
+    with _run(pytestconfig).restorer.booted("booted-machine") as booted:
+        yield booted
 
 
 @pytest.fixture(scope="session")
-def watched(machine: Machine, bench: Bench) -> Machine:
-    """The shared machine, once it has been up for as long as the profile watches it."""
+def watched(booted: Machine, bench: Bench) -> Machine:
+    """The booted machine, once it has been up for as long as the profile watches it."""
     from lifsea_testbed import scenario
 
-    return scenario.watch(machine, bench.profile.boot.watched)
+    return scenario.watch(booted, bench.profile.boot.watched)
 
 
 @pytest.fixture(scope="session")
-def twins(machine: Machine, bench: Bench) -> Iterator[Twins]:
-    """What the shared machine and another one of the same image have in common, and what they do not."""
+def twins(booted: Machine, bench: Bench) -> Iterator[Twins]:
+    """What the booted machine and another one of the same image have in common, and what they do not."""
     from lifsea_testbed import scenario
 
     with bench.machine("twin-machine") as other:
-        yield scenario.compare(machine, other)
+        yield scenario.compare(booted, other)
 
 
 @pytest.fixture(scope="session")
@@ -241,8 +262,8 @@ def cold_boots(bench: Bench, pytestconfig: pytest.Config) -> ColdBoots:
 
 @pytest.fixture
 def own_machine(bench: Bench, request: pytest.FixtureRequest) -> Iterator[Machine]:
-    """A machine of the test's own, booted cold: for reboots, upgrades and whatever else changes it."""
-    with bench.machine(request.node.nodeid) as own:
+    """A machine of the test's own, booted cold: for whatever speaks of its first boot."""
+    with _run(request.config).restorer.booted(request.node.nodeid) as own:
         yield own
 
 
@@ -318,8 +339,10 @@ def measure(request: pytest.FixtureRequest) -> Measure:
 
 
 @pytest.fixture
-def profile(machine: Machine, bench: Bench) -> Profile:
-    """What the OS under test promises; known once its first machine has booted."""
+def profile(bench: Bench, pytestconfig: pytest.Config) -> Profile:
+    """What the OS under test promises; with --profile auto it is known once a machine is up."""
+    if not bench.is_identified:
+        _run(pytestconfig).shared.machine()
     return bench.profile
 
 

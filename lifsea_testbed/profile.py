@@ -165,6 +165,19 @@ class Upgrades(_Table):
     confirm: str = Field(default="", description="tells the OS that it came up well: for people to look up")
 
 
+class Sharing(_Table):
+    """What may change on a machine by itself while tests share it: regular expressions over whole paths and names."""
+
+    files: list[str] = Field(default=[
+        r"/run/lifsea-testbed.*", r"/(run|var)/log/journal.*", r"/run/systemd/(journal|units)/?.*", r"/run/udev.*",
+        r"/run/systemd/transient(/kubepods.*)?", r"/var/lib/chrony/.*",
+        r"/var/lib/kubelet(/(cpu|memory)_manager_state|/device-plugins.*)?",
+    ], description="what is written, below the paths that can be")  # fmt: skip
+    processes: list[str] = Field(default=[r"\(sd-.*", "systemd-tmpfile", "iptables", "ip6tables", "mount"],
+                                 description="what comes and goes, by name")  # fmt: skip
+    disk: float = Field(default=16.0, ge=0, description="MiB that the disk may take in while one test runs")
+
+
 class Nodes(_Table):
     """What has to differ between two machines of one image: patterns of files, where they exist."""
 
@@ -203,6 +216,7 @@ class Profile(_Table):
     containers: Containers = Containers()
     security: Security = Security()
     nodes: Nodes = Nodes()
+    sharing: Sharing = Sharing()
     upgrades: Upgrades = Upgrades()
     metadata: Metadata = Metadata()
     budgets: dict[str, float] = Field(default={}, description="metric → the value that its median must keep to")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lifsea_testbed import leftovers, spread, steps
+from lifsea_testbed import leftovers, spread, steps, template_cache
 from lifsea_testbed.bench import Bench
 from lifsea_testbed.claims import catalogue
 from lifsea_testbed.deadline import seconds
@@ -22,16 +22,21 @@ from lifsea_testbed.preflight import Prepared, Wish, prepare
 from lifsea_testbed.qemu.accelerator import Accelerator, Kind
 from lifsea_testbed.report import allure, allure_report, evidence, github, issues, terminal
 from lifsea_testbed.report.collector import Collector, run_record
-from lifsea_testbed.report.document import Document, Figure
+from lifsea_testbed.report.document import Document, figure
 from lifsea_testbed.report.gate import Outcome
 from lifsea_testbed.report.progress import Spinner
 from lifsea_testbed.report.signature import PASSWORD, Signer
 from lifsea_testbed.report.verdict import Judgement, Status, judge
-from lifsea_testbed.text import printable
+from lifsea_testbed.restorer import Restorer
+from lifsea_testbed.sharing import SharedMachine
+from lifsea_testbed.template_cache import TemplateCache
+from lifsea_testbed.text import printable, slug
 
 #: The fixtures that are a machine, or hold one.
-_MACHINES = ("machine", "watched", "own_machine", "twins", "rebooted", "upgraded", "rolled_back",
+_MACHINES = ("machine", "booted", "watched", "own_machine", "twins", "rebooted", "upgraded", "rolled_back",
              "travelled", "troubled")  # fmt: skip
+#: Those of them that no later test needs.
+_KEPT = frozenset({"machine", "own_machine"})
 #: A reason is a line; the evidence has the whole story (characters).
 _LONGEST_WHY = 500
 _MARKS = pytest.StashKey[dict[str, evidence.Mark]]()
@@ -43,6 +48,9 @@ class Run:
     def __init__(self, config: pytest.Config, prepared: Prepared, signer: Signer | None) -> None:
         self.bench: Bench = prepared.bench()
         self.bench.say = self._say
+        self.restorer = Restorer(self.bench, TemplateCache(template_cache.directory()), cold=config.option.cold,
+                                 keeps=config.option.keep == "on-failure")  # fmt: skip
+        self.shared = SharedMachine(self.restorer, lambda: self.bench.profile)
         #: Returns what the figures make of the verdict: failures, and troubles of the test bed.
         self.judge_figures: Callable[[], tuple[list[str], list[str]]] = lambda: ([], [])
         #: Returns by which plan the tests were cut into shards, if they were.
@@ -98,6 +106,8 @@ class Run:
 
     def close(self) -> None:
         """Removes what the machines left and says the last line."""
+        self.shared.close()
+        self.restorer.close()
         self.bench.close()
         steps.listen()
         if self._spinner:
@@ -130,6 +140,8 @@ class Run:
                          "of its own; 8.1 and later are faster")  # fmt: skip
         if prepared.cleaned:
             lines.append(f"removed what dead runs had left: {', '.join(map(str, prepared.cleaned))}")
+        lines.append(f"machines: booted, not restored: {self.restorer.why_cold}" if self.restorer.why_cold else
+                     f"machines: restored from a template in {template_cache.directory()}")  # fmt: skip
         if fitting.is_short:
             lines.append(f"WARNING: {fitting.memory} MiB instead of {fitting.wanted}: the host has no more to give")
         return lines
@@ -194,6 +206,8 @@ class Run:
         if wrong and folder:
             self._explain(report, item, error, folder)
         self._stamp(report, item, judgement, folder if wrong else None)
+        if wrong and call.when == "call" and self._config.option.keep:
+            report.sections.append(("kept", "\n".join(self._keep(item))))
         return report
 
     @pytest.hookimpl(tryfirst=True)
@@ -208,7 +222,7 @@ class Run:
         self._lines[report.nodeid] = (report.location[1] or 0) + 1
         self._collector.add_duration(report.nodeid, report.duration)
         if figures := getattr(report, "lifsea_figures", ()):
-            self._collector.add_figures(_figure(report.nodeid, fields) for fields in figures)
+            self._collector.add_figures(figure(report.nodeid, fields) for fields in figures)
         if fields := getattr(report, "lifsea_outcome", None):
             profile, version = report.lifsea_image
             self._collector.add(Outcome.from_fields(fields), profile=profile, version=version)
@@ -305,6 +319,17 @@ class Run:
             "host": f"{record.host.processor}, {record.host.cores} cores, kernel {record.host.kernel}",
             "versions": ", ".join(f"{name} {version}" for name, version in record.tools.items()),
         }  # fmt: skip
+
+    def _keep(self, item: pytest.Item) -> Iterator[str]:
+        """Saves the machines of a failed test as they stand; yields how to get at each, or why one is lost."""
+        for name in _KEPT & _machines(item).keys():
+            directory = self._prepared.wish.reports / "kept" / slug(f"{item.nodeid}-{name}")
+            try:
+                self.restorer.keep(_machines(item)[name], directory, self._prepared.wish.profile)
+            except (Explained, OSError) as error:
+                yield f"{name} could not be kept: {error}"
+            else:
+                yield f"{name}: python -m lifsea_testbed shell --kept {shlex.quote(_relative(directory))}"
 
     def _explain(self, report: pytest.TestReport, item: pytest.Item, error: BaseException | None,
                  folder: Path) -> None:
@@ -407,11 +432,6 @@ def _reruns(config: pytest.Config) -> int:
         return option or 0
     written = str(config.getini("reruns") or "0")
     return int(written) if written.isdecimal() else 0
-
-
-def _figure(test: str, fields: Mapping[str, Any]) -> Figure:
-    metric = fields["metric"]
-    return Figure(test=test, metric=metric["name"], value=fields["value"], unit=metric["unit"], better=metric["better"])
 
 
 def _relative(path: Path) -> str:

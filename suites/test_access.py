@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from lifsea_testbed.claim import claim
 from lifsea_testbed.machine import Machine
 from lifsea_testbed.profile import Profile, known
+
+pytestmark = pytest.mark.shares_machine
 
 
 @claim("no-sshd")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from lifsea_testbed.boottime.coldboots import ColdBoots
 from lifsea_testbed.claim import claim
 from lifsea_testbed.machine import Machine
@@ -10,11 +12,12 @@ from lifsea_testbed.profile import Profile, known
 
 
 @claim("boots-to-ready")
-def test_every_unit_is_up(machine: Machine, measure: Measure) -> None:
+@claim("boots-to-ready")
+def test_every_unit_is_up(booted: Machine, measure: Measure) -> None:
     """The boot comes to its end, and no unit has failed."""
-    machine.wait_until_ready()
-    measure("memory-after-boot", machine.guest.memory_used(), unit="B", better="lower")
-    assert machine.guest.failed_units() == []
+    booted.wait_until_ready()
+    measure("memory-after-boot", booted.guest.memory_used(), unit="B", better="lower")
+    assert booted.guest.failed_units() == []
 
 
 @claim("boot-two-seconds")
@@ -26,12 +29,13 @@ def test_first_boot_is_as_quick_as_promised(cold_boots: ColdBoots, profile: Prof
 
 
 @claim("no-initramfs")
-def test_nothing_loads_an_initramfs(machine: Machine) -> None:
+def test_nothing_loads_an_initramfs(booted: Machine) -> None:
     """No boot entry names an initramfs, and the kernel unpacked none."""
-    assert machine.guest.initramfs_signs() == []
+    assert booted.guest.initramfs_signs() == []
 
 
 @claim("drivers-built-in")
+@pytest.mark.shares_machine
 def test_no_virtio_or_ext4_module_is_loaded(machine: Machine) -> None:
     """What an ECS instance needs to boot is part of the kernel."""
     drivers = ("virtio", "net_failover", "ext4", "jbd2")
@@ -39,10 +43,10 @@ def test_no_virtio_or_ext4_module_is_loaded(machine: Machine) -> None:
 
 
 @claim("console-clean")
-def test_the_kernel_reports_no_error(machine: Machine) -> None:
+def test_the_kernel_reports_no_error(booted: Machine) -> None:
     """No kernel message of priority error or graver, but those that the profile allows."""
-    machine.wait_until_ready()
-    assert machine.guest.kernel_errors() == []
+    booted.wait_until_ready()
+    assert booted.guest.kernel_errors() == []
 
 
 @claim("console-clean")
@@ -54,6 +58,7 @@ def test_nothing_fails_after_the_boot(watched: Machine) -> None:
 
 
 @claim("few-units")
+@pytest.mark.shares_machine
 def test_there_are_few_units(machine: Machine, profile: Profile, measure: Measure) -> None:
     """systemd knows no more unit files than the profile's budget."""
     count = len(machine.guest.units_named(r".*"))
@@ -62,6 +67,7 @@ def test_there_are_few_units(machine: Machine, profile: Profile, measure: Measur
 
 
 @claim("few-udev-rules")
+@pytest.mark.shares_machine
 def test_there_are_few_udev_rules(machine: Machine, profile: Profile) -> None:
     """udev's files have no more rules than the profile's budget."""
     assert len(machine.guest.udev_rules()) <= known(profile.budget.udev_rules, "how many rules are few")

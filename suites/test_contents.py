@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from lifsea_testbed.bench import Bench
 from lifsea_testbed.claim import claim
 from lifsea_testbed.machine import Machine
 from lifsea_testbed.perf.measure import Measure
 from lifsea_testbed.profile import Profile, known
+
+pytestmark = pytest.mark.shares_machine
 
 _MEBIBYTE = 1 << 20
 

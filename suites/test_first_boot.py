@@ -12,26 +12,26 @@ _ALIGNMENT = 2 << 20
 
 
 @claim("disk-grown")
-def test_the_root_file_system_fills_the_disk(machine: Machine) -> None:
+def test_the_root_file_system_fills_the_disk(booted: Machine) -> None:
     """Nothing is left behind the root partition, and its file system spans it."""
-    machine.wait_until_ready()
-    disk = machine.guest.root_disk()
+    booted.wait_until_ready()
+    disk = booted.guest.root_disk()
     assert disk.unused <= _ALIGNMENT
     assert disk.filled >= _OWN_TABLES
 
 
 @claim("hostname-set")
-def test_the_host_name_is_the_instances(machine: Machine) -> None:
+def test_the_host_name_is_the_instances(booted: Machine) -> None:
     """The kernel's host name is what the metadata service said."""
-    machine.wait_until_ready()
-    assert machine.guest.host_name == machine.instance.host_name
+    booted.wait_until_ready()
+    assert booted.guest.host_name == booted.instance.host_name
 
 
 @claim("ntp-set")
-def test_chrony_asks_the_clouds_time_servers(machine: Machine) -> None:
+def test_chrony_asks_the_clouds_time_servers(booted: Machine) -> None:
     """The time servers of the metadata service are among chronyd's sources."""
-    machine.wait_until_ready()
-    assert set(machine.time_servers) <= set(machine.guest.time_sources())
+    booted.wait_until_ready()
+    assert set(booted.time_servers) <= set(booted.guest.time_sources())
 
 
 @claim("user-data-ran-once")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from lifsea_testbed.claim import claim
 from lifsea_testbed.ecs import appearance
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.machine import Machine
+
+pytestmark = pytest.mark.shares_machine
 
 #: Firmware keeps less than this of the memory for its tables (MiB), and a clock's two readings lie closer (seconds).
 _FIRMWARE = 3

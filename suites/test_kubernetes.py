@@ -8,15 +8,15 @@ from lifsea_testbed.profile import Profile
 
 
 @claim("containerd-ready")
-def test_containerd_answers(machine: Machine, profile: Profile) -> None:
+def test_containerd_answers(booted: Machine, profile: Profile) -> None:
     """containerd answers on its socket, and its CRI plugin is in order."""
-    machine.wait_until(machine.guest.containerd_version, "containerd answers", within=profile.boot.ready_within)
-    assert machine.guest.cri_state() == "ok"
+    booted.wait_until(booted.guest.containerd_version, "containerd answers", within=profile.boot.ready_within)
+    assert booted.guest.cri_state() == "ok"
 
 
 @claim("kubelet-ready")
-def test_the_kubelet_is_healthy(machine: Machine, profile: Profile) -> None:
+def test_the_kubelet_is_healthy(booted: Machine, profile: Profile) -> None:
     """healthz answers ok."""
-    health = machine.wait_until(machine.guest.kubelet_health, "the kubelet's healthz answers",
+    health = booted.wait_until(booted.guest.kubelet_health, "the kubelet's healthz answers",
                                 within=profile.boot.ready_within)  # fmt: skip
     assert health == "ok"

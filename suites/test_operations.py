@@ -7,17 +7,17 @@ from lifsea_testbed.machine import Machine
 
 
 @claim("ops-container-off")
-def test_the_operations_container_is_off(machine: Machine) -> None:
+def test_the_operations_container_is_off(booted: Machine) -> None:
     """Nobody started it, so it does not run."""
-    machine.wait_until_ready()
-    assert not machine.guest.operations.is_running
+    booted.wait_until_ready()
+    assert not booted.guest.operations.is_running
 
 
 @claim("ops-container-on-demand")
-def test_the_operations_container_starts_and_stops(own_machine: Machine) -> None:
+def test_the_operations_container_starts_and_stops(machine: Machine) -> None:
     """It runs after start, and not after stop."""
-    own_machine.wait_until_ready()
-    operations = own_machine.guest.operations
+    machine.wait_until_ready()
+    operations = machine.guest.operations
     operations.start()
     assert operations.is_running
     operations.stop()

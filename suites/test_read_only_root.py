@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from lifsea_testbed.claim import claim
 from lifsea_testbed.machine import Machine
 from lifsea_testbed.profile import Profile
@@ -28,6 +30,7 @@ def test_a_privileged_container_cannot_write_to_the_image(machine: Machine, prof
 
 
 @claim("paths-as-promised")
+@pytest.mark.shares_machine
 def test_the_changing_paths_lead_into_var(machine: Machine, profile: Profile) -> None:
     """Each of them is a link, or leads, to a directory below /var."""
     targets = {path: machine.guest.link_target(path) for path in profile.paths.into_var}
@@ -35,6 +38,7 @@ def test_the_changing_paths_lead_into_var(machine: Machine, profile: Profile) ->
 
 
 @claim("paths-as-promised")
+@pytest.mark.shares_machine
 def test_the_passing_paths_lie_in_memory(machine: Machine, profile: Profile) -> None:
     """/run and /tmp are tmpfs."""
     found = {path: machine.guest.file_system_of(path) for path in profile.paths.memory}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from lifsea_testbed.claim import claim
 from lifsea_testbed.machine import Machine
 from lifsea_testbed.scenario import IN_ETC, IN_VAR, MACHINE_ID, RolledBack, Twins, Upgraded
@@ -21,6 +23,7 @@ def test_usr_is_the_commits_byte_for_byte(machine: Machine) -> None:
 
 
 @claim("image-whole")
+@pytest.mark.shares_machine
 def test_the_whole_image_has_one_version(machine: Machine) -> None:
     """What os-release says is the version of the booted commit."""
     version = machine.guest.booted_deployment().version

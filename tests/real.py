@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lifsea_testbed import template_cache
 from lifsea_testbed.bench import Bench
 from lifsea_testbed.machine import Machine
 from lifsea_testbed.preflight import Wish, prepare
 from lifsea_testbed.profile import Access
+from lifsea_testbed.restorer import Restorer
+from lifsea_testbed.template_cache import TemplateCache
 
 ROOT = Path(__file__).parent.parent
 
@@ -35,6 +38,17 @@ def bench(reports: Path, **access: Any) -> Iterator[Bench]:
         yield made
     finally:
         made.close()
+
+
+@contextlib.contextmanager
+def restorer(reports: Path, *, keeps: bool = False) -> Iterator[Restorer]:
+    """What restores machines on the reference image, by a template from the cache if it was made before."""
+    with bench(reports) as made:
+        lender = Restorer(made, TemplateCache(template_cache.directory()), keeps=keeps)
+        try:
+            yield lender
+        finally:
+            lender.close()
 
 
 def change_access(bench: Bench, **access: Any) -> None:

@@ -17,15 +17,15 @@ PACKAGE = ROOT / "lifsea_testbed"
 ROOMS = (
     "masking", "errors", "deadline", "text", "steps", "records", "lifeline", "leftovers", "hub", "capacity", "spread",
     "claims", "image", "disk", "profile", "known", "ecs", "qemu", "console", "guest", "upgrade", "boot", "autopsy",
-    "machine", "scenario", "bench", "fleet", "journey", "powercut", "preflight", "doctor", "explain", "report", "perf",
-    "boottime", "scheduling", "run", "sharding", "measuring", "claim", "plugin", "interactive", "completion", "cli",
-    "__main__",
+    "machine", "template", "template_cache", "scenario", "bench", "fleet", "restorer", "sharing", "journey", "powercut",
+    "preflight", "doctor", "explain", "report", "perf", "boottime", "scheduling", "run", "sharding", "measuring",
+    "claim", "plugin", "interactive", "completion", "cli", "__main__",
 )  # fmt: skip
 #: Who may import a library; to swap it is to touch one room.
 OWNERS = {
     "qemu": {"qemu.qmp"}, "pexpect": {"console.wire"}, "allure": {"report.allure"},
-    "minisign": {"report.signature"}, "xdist": {"scheduling"},
-    "pydantic": {"profile", "perf.jsonlines", "perf.sweeps", "known", "report.document"}, "packaging": {"known"},
+    "minisign": {"report.signature"}, "xdist": {"scheduling"}, "filelock": {"template_cache"}, "packaging": {"known"},
+    "pydantic": {"profile", "template", "perf.jsonlines", "perf.sweeps", "known", "report.document"},
     "pytest": {"plugin", "run", "scheduling", "sharding", "measuring", "claim"},
     "psutil": {"capacity", "leftovers", "report.collector"}, "rich": {"report.progress", "powercut.campaign"},
     "otava": {"perf.changes"},

@@ -43,6 +43,7 @@ def place(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.
     (pytester.path / "quick.toml").write_text(PROFILE)
     (pytester.path / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(pytester.path / "tmp"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(pytester.path / "cache"))
     return pytester
 
 
@@ -138,6 +139,16 @@ def test_a_host_without_qemu_is_told_what_to_install(
 
 
 @pytest.mark.boots
+@pytest.mark.parametrize(("options", "said"), [([], "machines: restored from a template in *"),
+                                               (["--cold"], "machines: booted, not restored: asked for")])  # fmt: skip
+def test_the_header_says_how_machines_come_about(place: pytest.Pytester, options: list[str], said: str) -> None:
+    result = judge(place, raw_image(place.path / "disk.raw", "Kernel panic - not syncing\n"), *options)
+    assert result.ret == 1
+    result.stdout.fnmatch_lines([said])
+    assert not list((place.path / "cache").glob("lifsea-testbed/templates/*/memory"))
+
+
+@pytest.mark.boots
 def test_a_panic_fails_the_gate_and_nobody_waits_again(place: pytest.Pytester) -> None:
     image = raw_image(place.path / "disk.raw", "[    1.0] Kernel panic - not syncing: no root\n")
     before = image.read_bytes()
@@ -178,9 +189,9 @@ def test_reports_are_written_even_when_the_guest_is_dead(place: pytest.Pytester)
     assert 'message="failed: kernel panic' in (reports / "junit.xml").read_text()
     results = [json.loads(path.read_text()) for path in (reports / "allure").glob("*-result.json")]
     assert sorted(result["status"] for result in results) == ["failed", "failed"]
-    (transcript,) = (reports / "evidence/shared-machine").glob("transcript-1.txt")
+    (transcript,) = (reports / "evidence/template-machine").glob("transcript-1.txt")
     assert "not syncing" in transcript.read_text()
-    assert "-blockdev" in (reports / "evidence/shared-machine/qemu-argv.txt").read_text()
+    assert "-blockdev" in (reports / "evidence/template-machine/qemu-argv.txt").read_text()
 
 
 @pytest.mark.boots

@@ -310,8 +310,8 @@ def run(name: str, defect: dict[str, Any], *, emulated: bool = False) -> None:
     machine = FakeMachine(defect, profile, emulated=emulated)
     image = SimpleNamespace(fits_into=lambda size: {**SOUND, **defect}["fits"], file_size=1 << 28)
     offered: dict[str, Any] = {
-        "machine": machine, "watched": machine, "own_machine": machine, "profile": profile, "measure": Measure(),
-        "bench": SimpleNamespace(image=image), **journeys.offered({**SOUND, **defect}),
+        "machine": machine, "booted": machine, "watched": machine, "own_machine": machine, "profile": profile,
+        "measure": Measure(), "bench": SimpleNamespace(image=image), **journeys.offered({**SOUND, **defect}),
     }  # fmt: skip
     seen = [boot(took={**SOUND, **defect}["boot"], counted=False)] * 3
     offered["cold_boots"] = ColdBoots(seen=seen, at_hardware_speed=not emulated)

@@ -43,6 +43,11 @@ def person_at_console() -> bytes:
     return script.replace("[Service]\n", f"[Service]\nStandardInput=tty-force\nTTYPath=/dev/{Line.SERIAL}\n").encode()
 
 
+def shell_at_console() -> str:
+    """Returns a script that opens a root shell on ttyS0 of a running machine; whoever else reads there is stopped."""
+    return _AT_CONSOLE.format(line=Line.SERIAL)
+
+
 def log_in(console: Transcript, access: Access, deadline: Deadline) -> None:
     """Logs in on a console that asks for a name, and for a password if the user has one.
 
@@ -96,6 +101,17 @@ _TAKE_TERMINAL = """for getty in serial-getty getty; do
 	ln -sf /dev/null /etc/systemd/system/$getty@{line}.service
 	systemctl stop $getty@{line}.service
 done
+"""
+# The agent of a command channel has its terminal at descriptor 4; it answers before it is stopped.
+_AT_CONSOLE = """{{
+	sleep 1
+	for process in /proc/[0-9]*; do
+		case "$(readlink "$process/fd/0" "$process/fd/4")" in */dev/{line}*) kill -STOP "${{process#/proc/}}" ;; esac
+	done
+	export TERM=vt220 HOME=/root
+	exec setsid -c sh -c 'stty sane; cd /root; if command -v bash >/dev/null; then exec bash -l; else exec sh -l; fi' \
+		</dev/{line} >/dev/{line} 2>&1
+}} >/dev/null 2>&1 &
 """
 _USER_DATA = """#!/bin/sh
 mkdir -p {directory} /etc/systemd/system/basic.target.wants

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from lifsea_testbed.ecs import directory
@@ -70,9 +70,16 @@ class Metadata:
                        **({"user-data": user_data} if user_data else {})}  # fmt: skip
 
     @property
-    def tokens(self) -> list[str]:
-        """Every token that was handed out."""
-        return list(self._tokens)
+    def tokens(self) -> dict[str, float]:
+        """Every token that was handed out, and how long it is good yet (seconds, negative when it is not any more)."""
+        now = self._clock()
+        return {token: end - now for token, end in self._tokens.items()}
+
+    def recall(self, tokens: Mapping[str, float], seen: Iterable[Seen]) -> None:
+        """Takes up where another left off: with the tokens that the guest holds, and the record of what it asked."""
+        now = self._clock()
+        self._tokens |= {token: now + left for token, left in tokens.items()}
+        self.seen[:0] = seen
 
     def answer(self, request: Request) -> Response:
         """Returns the response to that request and records both."""

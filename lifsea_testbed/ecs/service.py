@@ -19,6 +19,8 @@ from lifsea_testbed.ecs.metadata import Metadata, Request, Response
 
 #: A guest that sends nothing for this long (seconds) loses its connection.
 _SILENCE = 30.0
+#: How often the service looks whether it is to end (seconds): so long does the end of a machine take.
+_GLANCE = 0.05
 
 
 class Answering(Protocol):
@@ -36,7 +38,8 @@ class WebService:
         self.path = path
         with _short_name(path) as name:
             self._server = _Server(name, _Handler, answering)
-        self._thread = threading.Thread(target=self._server.serve_forever, name=path.name, daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(_GLANCE,), name=path.name,
+                                        daemon=True)  # fmt: skip
 
     def __enter__(self) -> Self:
         """Starts to answer."""

@@ -21,6 +21,26 @@ PIECE = 4 << 20
 _A_PIECE = 400.0
 
 
+class Transfers:
+    """What copies files, for a class that runs scripts in a guest."""
+
+    def put(self: Shell, content: bytes | Path, path: str) -> None:
+        """Writes a file of the guest, and compares digests."""
+        put(self, content, path)
+
+    def get(self: Shell, path: str, into: Path) -> None:
+        """Copies a file of the guest to the host, and compares digests."""
+        get(self, path, into)
+
+    def put_tree(self: Shell, directory: Path, path: str) -> None:
+        """Copies what is in a directory of the host into one of the guest."""
+        put_tree(self, directory, path)
+
+    def get_tree(self: Shell, path: str, into: Path) -> None:
+        """Copies what is in a directory of the guest into one of the host."""
+        get_tree(self, path, into)
+
+
 def put(shell: Shell, content: bytes | Path, path: str) -> None:
     """Writes a file of the guest, whole, in place of what was there.
 

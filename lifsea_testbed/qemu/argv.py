@@ -20,6 +20,8 @@ from lifsea_testbed.qemu.emulator import MACHINE_TYPE, Emulator
 CHANNEL_PORT = "org.lifsea.testbed.0"
 #: The channel's device, as events of the monitor name it.
 CHANNEL_DEVICE = "channel-port"
+#: The system disk's device, as the monitor names it.
+SYSTEM_DISK = "system"
 #: The socket of the metadata service, in QEMU's working directory.
 METADATA_SOCKET = "metadata"
 #: The socket of the repository that the cloud's mirror offers, if the test bed serves one.
@@ -31,8 +33,9 @@ CEILING = "ceiling"
 #: QEMU's user network has one queue, whatever the instance type has.
 NETWORK_QUEUES = 1
 
-#: Sets of descriptors up to this one are the image's, the overlay's, the log's and the data disk's.
+#: Sets of descriptors up to this one are of the image, the overlay, the log and the data disk.
 _FIRST_LAYER = 4
+_MEMORY = "memory"
 _TRANSITIONAL = "disable-modern=off,disable-legacy=off"
 #: The last extended leaf of CPUID that an Ice Lake has.
 _EXTENDED_LEAVES = 0x80000008
@@ -48,7 +51,8 @@ class Wires:
     With `virtio_console` the machine has an hvc0 as well, which an ecs.g7 has not. `layers` are disks in qcow2 between
     the image and the overlay, the lowest first; with `write_log` each write and flush of the guest is logged there, and
     with `reads` a line for each of its reads; with `counter`, a plugin and its memory, TCG counts. `data` is a
-    raw file, for an instance with a data disk.
+    raw file, for an instance with a data disk. `memory` is a file that the memory of the machine lies in: with `copied`
+    it is left as it is, and with `incoming` QEMU waits for a state to go on from.
     """
 
     monitor: int
@@ -63,6 +67,9 @@ class Wires:
     reads: int | None = None
     data: int | None = None
     counter: tuple[int, int] | None = None
+    memory: int | None = None
+    copied: bool = False
+    incoming: bool = False
 
 
 #: How every QEMU of a run is started. The user network starts one relay for each connection to the metadata service and
@@ -92,6 +99,7 @@ def command(hardware: Hardware, wires: Wires) -> list[str]:
         hardware.emulator.binary,
         *PROCESS,
         *_board(hardware),
+        *_memory(hardware, wires),
         *_identity(hardware),
         *_consoles(wires),
         *_disk(hardware, wires),
@@ -99,6 +107,7 @@ def command(hardware: Hardware, wires: Wires) -> list[str]:
         *_reads(wires.reads),
         *_network(hardware.instance),
         *_counter(wires.counter),
+        *(["-incoming", "defer"] if wires.incoming else []),
     ]
 
 
@@ -120,6 +129,17 @@ def _board(hardware: Hardware) -> list[str]:
         "-device", "cirrus-vga,addr=2",
         "-device", f"virtio-balloon-pci,addr=6,{_TRANSITIONAL}",
         "-device", "pvpanic",
+    ]  # fmt: skip
+
+
+def _memory(hardware: Hardware, wires: Wires) -> list[str]:
+    if wires.memory is None:
+        return []
+    sharing = "share=off,readonly=on,rom=off" if wires.copied else "share=on"
+    return [
+        "-object", f"memory-backend-file,id={_MEMORY},size={hardware.memory}M,mem-path=/proc/self/fd/{wires.memory},"
+                   f"{sharing}",
+        "-machine", f"memory-backend={_MEMORY}",
     ]  # fmt: skip
 
 
@@ -190,7 +210,7 @@ def _disk(hardware: Hardware, wires: Wires) -> list[str]:
         "-object", throttle(hardware.instance.type.disks),
         "-blockdev", f"driver=throttle,node-name=disk,file={'overlay' if wires.write_log is None else 'logged'},"
                      f"throttle-group={CEILING},discard=unmap",
-        "-device", f"virtio-blk-pci,id=system,drive=disk,addr=4,bootindex=1,{_TRANSITIONAL},"
+        "-device", f"virtio-blk-pci,id={SYSTEM_DISK},drive=disk,addr=4,bootindex=1,{_TRANSITIONAL},"
                    f"serial={hardware.instance.disk_serial}",
     ]  # fmt: skip
 

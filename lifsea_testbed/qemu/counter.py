@@ -86,7 +86,7 @@ class Record:
     programs: list[Program] = field(default_factory=list)
 
 
-class Memory:
+class Tally:
     """The memory that QEMU counts in: `descriptor` is inherited by it."""
 
     def __init__(self) -> None:

@@ -32,8 +32,16 @@ class Emulator:
         own breakpoint, `int3: 0000`, about once in ten boots (QEMU commit "accel/tcg: Always lock pages before
         translation"; seen here with 7.2.22).
         """
+        return self._is_at_least(8, 1)
+
+    @property
+    def can_restore(self) -> bool:
+        """Whether it maps a file that it cannot write as memory that a guest can (`rom=off`: QEMU 8.2)."""
+        return self._is_at_least(8, 2)
+
+    def _is_at_least(self, major: int, minor: int) -> bool:
         numbers = re.match(r"(\d+)\.(\d+)", self.version)
-        return numbers is not None and (int(numbers[1]), int(numbers[2])) >= (8, 1)
+        return numbers is not None and (int(numbers[1]), int(numbers[2])) >= (major, minor)
 
 
 def find() -> Emulator:

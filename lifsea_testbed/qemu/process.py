@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import functools
+import os
 import signal
 import subprocess
 import threading
@@ -51,10 +52,18 @@ class QemuProcess:
             return next((line for line in lines if line.startswith("State:")), "")
         return describe_exit(self._process.poll())
 
+    def processor_time(self) -> float:
+        """How much of the host's processors it has used (seconds; proc(5): utime and stime)."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def said(self) -> str:
+        """The end of what it wrote on its standard streams."""
+        return printable(self._stderr.read_bytes()[-_STDERR_SHOWN:]) if self._stderr.exists() else ""
+
     def death(self) -> LaunchError:
         """The error that tells how it ended: exit status or signal, and what it said."""
-        said = printable(self._stderr.read_bytes()[-_STDERR_SHOWN:]) if self._stderr.exists() else ""
-        return LaunchError(f"QEMU {describe_exit(self._process.returncode)}", evidence=said,
+        return LaunchError(f"QEMU {describe_exit(self._process.returncode)}", evidence=self.said(),
                            hint="the host may be out of memory or disk; see the command line in the evidence")
 
     def kill(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -200,3 +201,9 @@ def schema() -> dict[str, Any]:
     made = Document.model_json_schema(by_alias=True, mode="serialization")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": f"lifsea-testbed-gate-{SCHEMA}", **made,
             "title": "gate.json of lifsea_testbed"}  # fmt: skip
+
+
+def figure(test: str, fields: Mapping[str, Any]) -> Figure:
+    """Returns the figure of a test, by the fields of its measurement."""
+    metric = fields["metric"]
+    return Figure(test=test, metric=metric["name"], value=fields["value"], unit=metric["unit"], better=metric["better"])

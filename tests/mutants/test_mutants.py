@@ -52,7 +52,7 @@ def judged(name: str, into: Path, by: str, *options: str) -> dict[str, str]:
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_mutant_is_killed_by_the_claim_meant(name: str, tmp_path: Path) -> None:
     claim = MUTANTS[name].claim
-    statuses = judged(name, tmp_path, "claim", "--claim", claim, *travelling(claim))
+    statuses = judged(name, tmp_path, "claim", "--cold", "--claim", claim, *travelling(claim))
     if statuses[claim] == "not judged":
         pytest.skip(f"this host cannot judge {claim}")
     assert statuses == {claim: "failed"}
@@ -63,7 +63,7 @@ def test_a_mutant_is_killed_by_the_claim_meant(name: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", SAMPLE)
 def test_a_mutant_is_killed_by_no_other_claim(name: str, tmp_path: Path) -> None:
     mutant = MUTANTS[name]
-    statuses = judged(name, tmp_path, "suite")
+    statuses = judged(name, tmp_path, "suite", "--boots", "1")
     failed = {claim for claim, status in statuses.items() if status in ("failed", "broken")}
     assert mutant.claim in failed
     assert failed - {mutant.claim, *mutant.also} == set()

@@ -1,0 +1,152 @@
+"""Machines: what a restored machine costs beside a booted one; alone, a hundred times, on two workers, and in memory.
+
+    python -m benchmarks.machines [--image FILE] [--tests N]
+
+Everything is measured in the same run, on a template that is made for it. The last line has the figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from lifsea_testbed.bench import Bench
+from lifsea_testbed.machine import Machine
+from lifsea_testbed.preflight import Wish, prepare
+from lifsea_testbed.restorer import Restorer
+from lifsea_testbed.template_cache import TemplateCache, allocated
+
+_ROOT = Path(__file__).parent.parent
+_COLD, _RESTORED, _AT_ONCE = 2, 15, 4
+_FIRST = "echo first >/etc/first"
+_SUITE = '''
+import pytest
+
+@pytest.mark.parametrize("number", range({tests}))
+def test_change(machine, number):
+    """Finds no other test's change, and makes its own."""
+    machine.run(f"test ! -e /etc/changed && echo {{number}} >/etc/changed")
+'''
+
+
+def cold(bench: Bench) -> tuple[float, float]:
+    """Returns how long a cold boot takes to its first answered command, and until every unit is up (seconds)."""
+    shell, ready = [], []
+    for number in range(_COLD):
+        started = time.monotonic()
+        with bench.machine(f"cold-{number}") as machine:
+            machine.run(_FIRST)
+            shell.append(time.monotonic() - started)
+            machine.wait_until_ready()
+            ready.append(time.monotonic() - started)
+        print(f"cold boot: first answer after {shell[-1]:.2f} s, ready after {ready[-1]:.2f} s")
+    return statistics.median(shell), statistics.median(ready)
+
+
+def make(restorer: Restorer, ready: float) -> None:
+    """Makes the template, and prints what it cost beside a cold boot to the same mark."""
+    started = time.monotonic()
+    template = restorer.template()
+    if template is None:
+        sys.exit(f"machines cannot be restored here: {restorer.why_cold}")
+    took = time.monotonic() - started
+    quiet, size = template.facts.quiet, allocated(template.directory) >> 20
+    print(f"template: {took:.2f} s, of which {quiet:.2f} s for the guest to come to rest; without that "
+          f"{took - quiet - ready:+.2f} s beside a cold boot until ready; {size} MiB on disk")
+
+
+def restored(restorer: Restorer) -> float:
+    """Returns the median of how long a restored machine takes to its first answered command (seconds)."""
+    taken = []
+    for number in range(_RESTORED):
+        started = time.monotonic()
+        with restorer.machine(f"restored-{number}") as machine:
+            machine.run(_FIRST)
+            taken.append(time.monotonic() - started)
+    median = statistics.median(taken)
+    print(f"restored: first answer after {median:.3f} s (from {min(taken):.3f} to {max(taken):.3f} s)")
+    return median
+
+
+def memory(restorer: Restorer) -> None:
+    """Prints what machines that were restored from one template take in memory together."""
+    with contextlib.ExitStack() as stack:
+        machines = [stack.enter_context(restorer.machine(f"memory-{number}")) for number in range(_AT_ONCE)]
+        for machine in machines:
+            machine.run(_FIRST)
+        used = [_used(machine) for machine in machines]
+        size = machines[0].memory
+    alone, proportional = sum(use[0] for use in used) >> 20, sum(use[1] for use in used) >> 20
+    print(f"memory of {_AT_ONCE} machines of {size} MiB, {_AT_ONCE * size} MiB together: {proportional} MiB (Pss); "
+          f"{alone} MiB if they shared nothing (Rss), so {100 - 100 * proportional // alone} % are saved")  # fmt: skip
+
+
+def _used(machine: Machine) -> tuple[int, int]:
+    info = psutil.Process(machine.boot.process.pid).memory_full_info()
+    return info.rss, info.pss
+
+
+def suite(image: str, cache: Path, tests: int, *options: str) -> float:
+    """Returns how long pytest takes for so many tests that each change their machine (seconds)."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "test_changes.py").write_text(_SUITE.format(tests=tests))
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--image", image, "--profile",
+                   "reference", "--reports", f"{folder}/reports", *options]  # fmt: skip
+        started = time.monotonic()
+        ran = subprocess.run(command, cwd=folder, env={**os.environ, "XDG_CACHE_HOME": str(cache)},
+                             capture_output=True, text=True, check=False)  # fmt: skip
+        taken = time.monotonic() - started
+    if not re.search(rf"\b{tests} passed", ran.stdout):
+        sys.exit(f"the suite did not pass:\n{ran.stdout[-4000:]}{ran.stderr[-2000:]}")
+    print(f"{tests} tests {' '.join(options)}: {taken:.1f} s")
+    return taken
+
+
+@contextlib.contextmanager
+def _bench(image: str, cache: Path) -> Iterator[tuple[Bench, Restorer]]:
+    with tempfile.TemporaryDirectory() as reports:
+        wish = Wish(image=image, next_image=None, profile="reference", instance_type="ecs.g7.large",
+                    accelerator="auto", reports=Path(reports))  # fmt: skip
+        bench = prepare(wish).bench()
+        print(f"accelerator: {bench.accelerator}")
+        restorer = Restorer(bench, TemplateCache(cache / "lifsea-testbed" / "templates"))
+        try:
+            yield bench, restorer
+        finally:
+            restorer.close()
+            bench.close()
+
+
+def main() -> None:
+    """Measures and prints everything."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--image", default=str(_ROOT / "build/reference.qcow2"))
+    parser.add_argument("--tests", type=int, default=100)
+    options = parser.parse_args()
+    image = str(Path(options.image).resolve())
+    with tempfile.TemporaryDirectory(prefix="lifsea-testbed-") as folder:
+        cache = Path(folder)
+        with _bench(image, cache) as (bench, restorer):
+            boot, ready = cold(bench)
+            make(restorer, ready)
+            restore = restored(restorer)
+            memory(restorer)
+        one = suite(image, cache, options.tests)
+        two = suite(image, cache, options.tests, "-n", "2")
+    print(f"machines: restore {restore:.2f} s, {boot / restore:.0f}× boot; {options.tests} tests {one:.0f} s; "
+          f"2 workers {one / two:.2f}×")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
