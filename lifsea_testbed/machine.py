@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from lifsea_testbed import autopsy
+from lifsea_testbed.as_sold import AsSold
 from lifsea_testbed.boot import Boot
 from lifsea_testbed.console import access
 from lifsea_testbed.console.channel import CommandResult
 from lifsea_testbed.deadline import Deadline, Patience
-from lifsea_testbed.ecs.instance import MIRROR_ADDRESS, TIME_SERVERS, Card, Instance
+from lifsea_testbed.ecs.instance import MIRROR_ADDRESS, Card, Instance
 from lifsea_testbed.ecs.metadata import Metadata, Seen
 from lifsea_testbed.ecs.service import Answering, MetadataService, WebService
 from lifsea_testbed.errors import BootFailed, CommandFailed, GuestCrashed, GuestFailure, WaitTimedOut
@@ -28,7 +29,6 @@ from lifsea_testbed.image import Image
 from lifsea_testbed.masking import Mask
 from lifsea_testbed.profile import Access, Line, Profile, Road
 from lifsea_testbed.qemu import argv, overlay
-from lifsea_testbed.qemu.accelerator import Kind
 from lifsea_testbed.qemu.confinement import Confinement
 from lifsea_testbed.qemu.counter import Counter
 from lifsea_testbed.qemu.memory import Memory
@@ -45,7 +45,7 @@ _ATTACHING = 10.0
 _RESUMING = 30.0
 
 
-class Machine(Transfers):
+class Machine(Transfers, AsSold):
     """An instance with a disk of its own above the image; it can be powered on, rebooted, asked and changed.
 
     `directory` holds what is thrown away, `records` what is kept: the transcript of each boot, the journal, the
@@ -121,36 +121,6 @@ class Machine(Transfers):
     def requests(self) -> list[Seen]:
         """What the guest asked the metadata service for, over all boots."""
         return list(self._service.metadata.seen)
-
-    @property
-    def runs_at_hardware_speed(self) -> bool:
-        """Whether a wall clock says something of the guest: under KVM it does, under emulation it does not."""
-        return self._hardware.accelerator is Kind.KVM
-
-    @property
-    def memory(self) -> int:
-        """The memory that the machine was given (MiB): its type's, or what the host had left."""
-        return self._hardware.memory
-
-    @property
-    def network_queues(self) -> int:
-        """How many queues of a network card can be shown on this host."""
-        return argv.NETWORK_QUEUES
-
-    @property
-    def has_every_feature(self) -> bool:
-        """Whether the processor can do all that an Ice Lake does: under emulation, or on an older host, it cannot."""
-        return self.runs_at_hardware_speed and self._hardware.host_is_ice_lake
-
-    @property
-    def has_its_model_number(self) -> bool:
-        """Whether the processor's family, model and stepping are an Ice Lake's and not those of an older host."""
-        return not self.runs_at_hardware_speed or self._hardware.host_is_ice_lake
-
-    @property
-    def time_servers(self) -> tuple[str, ...]:
-        """The time servers that the metadata service gives."""
-        return TIME_SERVERS
 
     @step("power on")
     def power_on(self) -> None:

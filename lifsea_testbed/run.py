@@ -11,30 +11,27 @@ from typing import Any
 
 import pytest
 
-from lifsea_testbed import leftovers, spread, steps, template_cache
+from lifsea_testbed import asked, leftovers, spread, steps, template_cache
 from lifsea_testbed.bench import Bench
 from lifsea_testbed.claims import catalogue
 from lifsea_testbed.deadline import seconds
 from lifsea_testbed.errors import Blame, CallerError, Explained, HostError
-from lifsea_testbed.machine import Machine
+from lifsea_testbed.items import attempt_of, claim_of, machines_of
 from lifsea_testbed.masking import masked
 from lifsea_testbed.preflight import Prepared, Wish, prepare
-from lifsea_testbed.qemu.accelerator import Accelerator, Kind
+from lifsea_testbed.qemu.accelerator import Kind
 from lifsea_testbed.report import allure, allure_report, evidence, github, issues, terminal
 from lifsea_testbed.report.collector import Collector, run_record
 from lifsea_testbed.report.document import Document, figure
 from lifsea_testbed.report.gate import Outcome
 from lifsea_testbed.report.progress import Spinner
-from lifsea_testbed.report.signature import PASSWORD, Signer
+from lifsea_testbed.report.signature import Signer
 from lifsea_testbed.report.verdict import Judgement, Status, judge
 from lifsea_testbed.restorer import Restorer
 from lifsea_testbed.sharing import SharedMachine
 from lifsea_testbed.template_cache import TemplateCache
 from lifsea_testbed.text import printable, slug
 
-#: The fixtures that are a machine, or hold one.
-_MACHINES = ("machine", "booted", "watched", "own_machine", "twins", "rebooted", "upgraded", "rolled_back",
-             "travelled", "troubled")  # fmt: skip
 #: Those of them that no later test needs.
 _KEPT = frozenset({"machine", "own_machine"})
 #: A reason is a line; the evidence has the whole story (characters).
@@ -68,7 +65,7 @@ class Run:
             flaky_fails=bool(getattr(config.option, "fail_on_flaky", False)))  # fmt: skip
         self._signer = signer
         self._spinner = None if is_worker else Spinner(self._write_line)
-        self._reruns = _reruns(config)
+        self._reruns = asked.reruns(config)
         self._document: Document | None = None
         self._lines: dict[str, int] = {}
         self._ended: dict[str, Outcome] = {}
@@ -89,14 +86,15 @@ class Run:
             shard=config.option.shard, workers=getattr(config.option, "numprocesses", None) or 1,
             data_disk=config.option.data_disk,
         )  # fmt: skip
-        if controller := _told(config, "lifsea_controller"):
+        if controller := asked.told(config, "lifsea_controller"):
             leftovers.die_with_parent(controller)
-            config.option.loadgroup = _told(config, "lifsea_groups")  # a worker of xdist knows the command line alone
+            # A worker of xdist knows the command line alone.
+            config.option.loadgroup = asked.told(config, "lifsea_groups")
         try:
             seconds(config.option.power_cuts or "0s")
-            signer = _signer(config)
-            prepared = prepare(wish, measured=_measured(config), memory=_told(config, "lifsea_memory"),
-                               place=Path(place) if (place := _told(config, "lifsea_place")) else None)
+            signer = asked.signer(config)
+            prepared = prepare(wish, measured=asked.measured(config), memory=asked.told(config, "lifsea_memory"),
+                               place=Path(place) if (place := asked.told(config, "lifsea_place")) else None)
         except (CallerError, HostError) as error:
             raise pytest.UsageError(printable(error.one_line)) from None
         if not config.option.allure_report_dir:
@@ -174,16 +172,16 @@ class Run:
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, Any, Any]:
         """Tells Allure the claim, of a test as well whose machine will not come up."""
         steps.listen(allure.Steps())
-        if claim := _claim(item):
+        if claim := claim_of(item):
             allure.name(catalogue()[claim], page=self._claims_page)
         return (yield)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
         """Remembers where each machine stands before the test."""
-        machines = _machines(item)
+        machines = machines_of(item)
         item.stash[_MARKS] = {name: evidence.mark(machine) for name, machine in machines.items() if machine.boots}
-        if claim := _claim(item):
+        if claim := claim_of(item):
             allure.describe(catalogue()[claim], page=self._claims_page)
         return (yield)
 
@@ -278,7 +276,7 @@ class Run:
         """The judgement on the test, once the known issues were asked; the report is made to agree with it."""
         judgement = judge(error)
         text = str(error) if isinstance(error, Explained) else report.longreprtext
-        judgement = issues.excuse(judgement, self._prepared.known, claim=_claim(item) or "", text=text,
+        judgement = issues.excuse(judgement, self._prepared.known, claim=claim_of(item) or "", text=text,
                                   profile=self.bench.profile_name, version=self._version)  # fmt: skip
         if judgement.status is Status.NOT_JUDGED:
             path, line, _ = item.location
@@ -289,11 +287,11 @@ class Run:
 
     def _keep_evidence(self, item: pytest.Item, report: pytest.TestReport, error: BaseException | None,
                        judgement: Judgement) -> Path | None:
-        marks, machines = item.stash.get(_MARKS, {}), _machines(item)
+        marks, machines = item.stash.get(_MARKS, {}), machines_of(item)
         failed = judgement.status not in (Status.PASSED, Status.NOT_JUDGED)
         if not failed and not marks:
             return None
-        folder = self._prepared.wish.reports / "evidence" / evidence.name_of(item.nodeid, _attempt(item))
+        folder = self._prepared.wish.reports / "evidence" / evidence.name_of(item.nodeid, attempt_of(item))
         bundle = evidence.Bundle(folder)
         for name, machine in machines.items():
             prefix = f"{name}-" if len(machines) > 1 else ""
@@ -312,7 +310,7 @@ class Run:
     def _facts(self, item: pytest.Item, judgement: Judgement) -> dict[str, str]:
         record = run_record(self._prepared)
         return {
-            "test": item.nodeid, "claim": _claim(item) or "none", "verdict": str(judgement.status),
+            "test": item.nodeid, "claim": claim_of(item) or "none", "verdict": str(judgement.status),
             "fault of": str(judgement.blame or "nobody"), "why": judgement.why, "reproduce": self._command(item),
             "image": f"{self._prepared.image.path} sha256 {self._prepared.image.sha256} version {self._version or '?'}",
             "profile": self.bench.profile_name, "accelerator": str(self._prepared.accelerator),
@@ -322,10 +320,10 @@ class Run:
 
     def _keep(self, item: pytest.Item) -> Iterator[str]:
         """Saves the machines of a failed test as they stand; yields how to get at each, or why one is lost."""
-        for name in _KEPT & _machines(item).keys():
+        for name in _KEPT & machines_of(item).keys():
             directory = self._prepared.wish.reports / "kept" / slug(f"{item.nodeid}-{name}")
             try:
-                self.restorer.keep(_machines(item)[name], directory, self._prepared.wish.profile)
+                self.restorer.keep(machines_of(item)[name], directory, self._prepared.wish.profile)
             except (Explained, OSError) as error:
                 yield f"{name} could not be kept: {error}"
             else:
@@ -334,7 +332,7 @@ class Run:
     def _explain(self, report: pytest.TestReport, item: pytest.Item, error: BaseException | None,
                  folder: Path) -> None:
         """Adds to a failure what a person looks for first: the console's end, and how to see it again."""
-        consoles = {name: evidence.tail(machine) for name, machine in _machines(item).items()}
+        consoles = {name: evidence.tail(machine) for name, machine in machines_of(item).items()}
         for name, text in consoles.items():
             report.sections.append((f"console of {name}, last lines", text))
             allure.attach(f"console of {name}", text)
@@ -347,8 +345,8 @@ class Run:
     def _stamp(self, report: pytest.TestReport, item: pytest.Item, judgement: Judgement, folder: Path | None) -> None:
         kept = str(folder.relative_to(self._prepared.wish.reports)) if folder else ""
         why = printable(judgement.why).replace("\n", " ")[:_LONGEST_WHY]
-        outcome = Outcome(claim=_claim(item) or "", test=item.nodeid, status=judgement.status, why=why, evidence=kept,
-                          blame=str(judgement.blame or ""), issue=judgement.issue, attempt=_attempt(item))  # fmt: skip
+        outcome = Outcome(claim=claim_of(item) or "", test=item.nodeid, status=judgement.status, why=why,
+                          evidence=kept, blame=str(judgement.blame or ""), issue=judgement.issue, attempt=attempt_of(item))  # fmt: skip
         earlier = self._ended.get(item.nodeid)
         if earlier is None or outcome.status.gravity < earlier.status.gravity:
             self._ended[item.nodeid] = outcome
@@ -388,50 +386,6 @@ class Run:
             with capture.global_and_fixture_disabled():
                 reporter.ensure_newline()
                 reporter.write_line(f"  {line}")
-
-
-def _machines(item: pytest.Item) -> dict[str, Machine]:
-    values = getattr(item, "funcargs", {})
-    fleet = {f"machine {number}": machine
-             for number, machine in enumerate(getattr(values.get("machines"), "machines", ()), start=1)}  # fmt: skip
-    return fleet | {name: getattr(values[name], "machine", values[name]) for name in _MACHINES
-            if name in values and name in item.fixturenames}  # type: ignore[attr-defined] # fmt: skip
-
-
-def _claim(item: pytest.Item) -> str | None:
-    marker = item.get_closest_marker("claim")
-    return str(marker.args[0]) if marker else None
-
-
-def _told(config: pytest.Config, name: str) -> Any:
-    """What the main process told this worker, if it is one."""
-    return getattr(config, "workerinput", {}).get(name)
-
-
-def _measured(config: pytest.Config) -> Accelerator | None:
-    fields = _told(config, "lifsea_accelerator")
-    return Accelerator(**{**fields, "kind": Kind(fields["kind"])}) if fields else None
-
-
-def _signer(config: pytest.Config) -> Signer | None:
-    path = config.option.sign_with
-    if path is None or hasattr(config, "workerinput"):
-        return None
-    return Signer(Path(path), os.environ.get(PASSWORD, ""))
-
-
-def _attempt(item: pytest.Item) -> int:
-    """Which try of the test this is, from 1, as pytest-rerunfailures counts them."""
-    return int(getattr(item, "execution_count", 1))
-
-
-def _reruns(config: pytest.Config) -> int:
-    """How often pytest-rerunfailures was told to run a test again, by option or in the configuration."""
-    option = getattr(config.option, "reruns", None)
-    if option is not None or not config.pluginmanager.has_plugin("rerunfailures"):
-        return option or 0
-    written = str(config.getini("reruns") or "0")
-    return int(written) if written.isdecimal() else 0
 
 
 def _relative(path: Path) -> str:

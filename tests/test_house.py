@@ -15,18 +15,19 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "lifsea_testbed"
 #: The rooms in the order of one run. A room knows those before it and itself, never those after it.
 ROOMS = (
-    "masking", "errors", "deadline", "text", "steps", "records", "lifeline", "leftovers", "hub", "capacity", "spread",
-    "claims", "image", "disk", "profile", "known", "ecs", "qemu", "console", "guest", "upgrade", "boot", "autopsy",
-    "machine", "template", "template_cache", "scenario", "bench", "fleet", "restorer", "sharing", "journey", "powercut",
-    "preflight", "doctor", "explain", "report", "perf", "boottime", "scheduling", "run", "sharding", "measuring",
-    "claim", "plugin", "interactive", "completion", "cli", "__main__",
+    "masking", "errors", "deadline", "text", "steps", "records", "lifeline", "leftovers", "hub", "capacity",
+    "spread", "claims", "image", "disk", "profile", "known", "ecs", "qemu", "console", "guest", "upgrade", "boot",
+    "autopsy", "as_sold", "machine", "template", "template_cache", "scenario", "bench", "fleet", "restorer",
+    "sharing", "journey", "powercut", "preflight", "doctor", "explain", "report", "perf", "boottime", "scheduling",
+    "items", "asked", "run", "sharding", "measuring", "claim", "plugin", "interactive", "completion", "cli",
+    "__main__",
 )  # fmt: skip
 #: Who may import a library; to swap it is to touch one room.
 OWNERS = {
     "qemu": {"qemu.qmp"}, "pexpect": {"console.wire"}, "allure": {"report.allure"},
     "minisign": {"report.signature"}, "xdist": {"scheduling"}, "filelock": {"template_cache"}, "packaging": {"known"},
     "pydantic": {"profile", "template", "perf.jsonlines", "perf.sweeps", "known", "report.document"},
-    "pytest": {"plugin", "run", "scheduling", "sharding", "measuring", "claim"},
+    "pytest": {"plugin", "items", "asked", "run", "scheduling", "sharding", "measuring", "claim"},
     "psutil": {"capacity", "leftovers", "report.collector"}, "rich": {"report.progress", "powercut.campaign"},
     "otava": {"perf.changes"},
     "sqlalchemy": {"perf.schema", "perf.history", "perf.migrations.versions.v0001_samples"},
