@@ -22,7 +22,7 @@ held to its claim alone has one cell. {killed} of {count} mutants were killed by
 |---|---|{rule}
 {rows}
 """
-_LEGEND = {"failed": "failed", "passed": "·", "not judged": "not judged", "broken": "broken"}
+_LEGEND = {"passed": "·", "not judged": "not judged", "broken": "broken"}
 
 
 @dataclass(frozen=True, kw_only=True)
