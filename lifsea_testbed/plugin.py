@@ -32,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--profile", default="auto", metavar="NAME",
                     help="what the OS promises: a name, a .toml file, or auto, by os-release (default: %(default)s)")
     group.addoption("--claim", action="append", default=[], metavar="ID",
-                    help="judge this claim only; repeatable; such a run is partial and never a pass")
+                    help="judge this claim only; repeatable; such a run is never a pass")
     group.addoption("--instance-type", default="ecs.g7.large", metavar="TYPE",
                     help="the instance to look like (default: %(default)s)")
     group.addoption("--accel", default="auto", choices=("auto", "kvm", "tcg"),
@@ -41,6 +41,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
                     help="where gate.json, junit.xml, allure/ and evidence/ go (default: %(default)s)")
     group.addoption("--power-cuts", metavar="TIME",
                     help="cut the power in an upgrade, for so long: 30m; without it that is not judged")
+    group.addoption("--known-issues", action="append", default=[], metavar="FILE",
+                    help="a TOML file of failures that are known for now; repeatable (see docs/verdict.md)")
+    group.addoption("--rerun-product", action="store_true",
+                    help="with --reruns: run again also what failed by the fault of the image")
+    group.addoption("--dump-memory", action="store_true", help="keep the guest's memory among the evidence")
+    group.addoption("--sign-with", metavar="KEY", help="sign gate.json with this key file of minisign")
     group = parser.getgroup("lifsea-perf", "figures of container OS images (lifsea_testbed)")
     group.addoption("--history", metavar="FILE|URL",
                     help="keep what is measured in this SQLite file or PostgreSQL database, and judge it by it")
