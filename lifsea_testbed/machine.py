@@ -87,9 +87,8 @@ class Machine(Transfers, AsSold):
         self._data = overlay.create_data_disk(directory / "data.raw", size=hardware.instance.data_disk)
         confinement.admit(directory)
         self._service = MetadataService(metadata, directory / argv.METADATA_SOCKET)
-        self._service.admit(confinement.uid, confinement.gid)
-        self._service.__enter__()
-        self._services: list[WebService] = [self._service]
+        self._services = contextlib.ExitStack()
+        self._services.enter_context(self._service.admitted(confinement.uid, confinement.gid))
 
     @property
     def boot(self) -> Boot:
@@ -274,9 +273,7 @@ class Machine(Transfers, AsSold):
     def serve(self, repository: Answering) -> str:
         """Has the mirror of the cloud answer with that repository from now on; returns its URL."""
         service = WebService(repository, self._directory / argv.REPOSITORY_SOCKET)
-        service.admit(self._confinement.uid, self._confinement.gid)
-        self._services.append(service)
-        service.__enter__()
+        self._services.enter_context(service.admitted(self._confinement.uid, self._confinement.gid))
         return f"http://{MIRROR_ADDRESS}/"
 
     def attach_disk(self, image: Image) -> str:
@@ -324,8 +321,7 @@ class Machine(Transfers, AsSold):
             boot.close()
         if self._records.was_attempted(f"screen-{len(self.boots)}.png"):
             self._save_journal_of_disk()
-        for service in self._services:
-            service.__exit__()
+        self._services.close()
 
     def _go_down(self, how: str) -> None:
         self._save_journal()

@@ -346,7 +346,8 @@ class Run:
         kept = str(folder.relative_to(self._prepared.wish.reports)) if folder else ""
         why = printable(judgement.why).replace("\n", " ")[:_LONGEST_WHY]
         outcome = Outcome(claim=claim_of(item) or "", test=item.nodeid, status=judgement.status, why=why,
-                          evidence=kept, blame=str(judgement.blame or ""), issue=judgement.issue, attempt=attempt_of(item))  # fmt: skip
+                          evidence=kept, blame=str(judgement.blame or ""), issue=judgement.issue,
+                          attempt=attempt_of(item))  # fmt: skip
         earlier = self._ended.get(item.nodeid)
         if earlier is None or outcome.status.gravity < earlier.status.gravity:
             self._ended[item.nodeid] = outcome

@@ -52,9 +52,10 @@ class WebService:
         self._server.server_close()
         self.path.unlink(missing_ok=True)
 
-    def admit(self, uid: int, gid: int) -> None:
-        """Lets the user that QEMU runs as connect."""
+    def admitted(self, uid: int, gid: int) -> Self:
+        """Lets the user that QEMU runs as connect; returns the service itself."""
         os.chown(self.path, uid, gid)
+        return self
 
 
 class MetadataService(WebService):
