@@ -103,8 +103,10 @@ A suite that passes on a good image shows nothing until it is seen to fail on a 
 the reference image with one change, and the claim named beside it has to fail on it; {claims} claims are tried so. A
 mutant is a file in `images/mutants/`; this page is made of them by `python -m images mutants`.
 
-    .venv/bin/python -m images build mutant:python-in-libexec -o build/mutant.qcow2
-    .venv/bin/pytest suites --image build/mutant.qcow2 --claim no-python
+```sh nightly
+python -m images build mutant:python-in-libexec -o build/mutant.qcow2
+pytest suites --image build/mutant.qcow2 --claim no-python || test $? = 1
+```
 
 `.venv/bin/pytest tests/mutants -m nightly` makes each and judges it by the claim meant; on a sample it runs every
 suite, and a claim that fails there and is neither the one meant nor listed as `also` is a false alarm. What became of

@@ -18,7 +18,7 @@ from lifsea_testbed import profile as profiles
 from lifsea_testbed.deadline import Patience
 from lifsea_testbed.ecs.catalogue import InstanceType
 from lifsea_testbed.ecs.instance import Instance
-from lifsea_testbed.errors import Explained, HostError
+from lifsea_testbed.errors import Explained, HostError, NotJudged
 from lifsea_testbed.image import Image
 from lifsea_testbed.machine import Machine
 from lifsea_testbed.qemu import argv
@@ -36,7 +36,7 @@ _OVERHEAD = 512
 #: Below this (MiB) no profile's image boots to its kubelet.
 _LEAST_MEMORY = 1024
 #: What a machine's overlay may come to need (bytes): a deployed second image and its containers.
-_LEAST_DISK = 3 << 30
+LEAST_DISK = 3 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +77,8 @@ def require_disk(directory: Path) -> None:
         HostError: it does not.
     """
     free = shutil.disk_usage(directory).free
-    if free < _LEAST_DISK:
-        raise HostError(f"only {free >> 20} MiB are free in {directory}", expected=f"{_LEAST_DISK >> 20} MiB",
+    if free < LEAST_DISK:
+        raise HostError(f"only {free >> 20} MiB are free in {directory}", expected=f"{LEAST_DISK >> 20} MiB",
                         hint="free disk space, or set TMPDIR to another disk")  # fmt: skip
 
 
@@ -86,7 +86,8 @@ class Bench:
     """Makes machines; all their files lie in one private directory that is removed at the end."""
 
     def __init__(self, *, image: Image, next_image: Image | None, profile: str, instance_type: InstanceType,
-                 emulator: Emulator, accelerator: Accelerator, fitting: Fitting, records: Path) -> None:
+                 emulator: Emulator, accelerator: Accelerator, fitting: Fitting, records: Path,
+                 dump_memory: bool = False) -> None:
         self.image = image
         self.next_image = next_image
         self.instance_type = instance_type
@@ -94,6 +95,7 @@ class Bench:
         self.accelerator = accelerator
         self.fitting = fitting
         self.records = records
+        self._dump_memory = dump_memory
         self.patience = Patience(factor=accelerator.patience)
         self.profile = profiles.load(FALLBACK if profile == AUTO else profile)
         self.image_version = ""
@@ -155,11 +157,21 @@ class Bench:
                 hardware=self._hardware(instance), image=self.image, profile=lambda: self.profile,
                 patience=self.patience, directory=directory, records=records, confinement=self.accelerator.confinement,
                 user_data=user_data, layers=layers, counter=counter,
+                dump_memory=self._dump_memory,
             )  # fmt: skip
             try:
                 yield machine
+            except Explained as error:
+                error.records = records
+                with contextlib.suppress(OSError):
+                    machine.examine()
+                raise
             finally:
                 machine.close()
+
+    def forgive(self) -> None:
+        """Has an image that never came up be tried again."""
+        self._hopeless = None
 
     def close(self) -> None:
         """Removes everything that the machines left."""
@@ -191,12 +203,15 @@ class Bench:
         self.say(f"shell open after {machine.shell_after:.1f} s by {machine.road}, profile {self.profile.name}")
 
     def identify(self, machine: Machine) -> None:
-        """Chooses the profile by what the first machine says of itself, unless the user named one."""
+        """Learns the image's version, and chooses the profile by it unless the user named one."""
         if not self._identified:
             release = machine.guest.os_release
             self.profile = profiles.matching(release) or self.profile
             self.image_version = release.get("VERSION_ID", "")
             self._identified = True
+        elif not self.image_version:
+            with contextlib.suppress(Explained, NotJudged):
+                self.image_version = machine.guest.os_release.get("VERSION_ID", "")
 
     def _hardware(self, instance: Instance | None) -> argv.Hardware:
         return argv.Hardware(

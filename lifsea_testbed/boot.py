@@ -19,6 +19,7 @@ from lifsea_testbed.deadline import Deadline
 from lifsea_testbed.errors import Explained, GuestCrashed, HostError, LaunchError, TestbedError, WaitTimedOut
 from lifsea_testbed.image import Image
 from lifsea_testbed.lifeline import Lifeline
+from lifsea_testbed.masking import Mask
 from lifsea_testbed.profile import Access, Line, Road
 from lifsea_testbed.qemu import argv
 from lifsea_testbed.qemu.confinement import Confinement
@@ -51,7 +52,8 @@ class Boot:
 
     def __init__(self, hardware: argv.Hardware, *, image: Image, overlay: Path, directory: Path, transcript: Path,
                  confinement: Confinement, with_virtio_console: bool = False, layers: Layers | None = None,
-                 counter: Counter | None = None) -> None:
+                 counter: Counter | None = None, mask: Mask | None = None,
+                 log: Callable[[str], None] = lambda line: None) -> None:
         self.lifeline = Lifeline()
         self.events: list[Event] = []
         self._subscribers: list[tuple[EventName, Callable[[Event], None]]] = [
@@ -63,6 +65,7 @@ class Boot:
         ]
         self.power_on = time.monotonic()
         self.counts = Memory() if counter else None
+        mask = mask or Mask()
         with contextlib.ExitStack() as handed_over:
             names = ["monitor", "console", "assistant", "channel", *(["virtio_console"] if with_virtio_console else [])]
             ours, theirs = _pairs(handed_over, names)
@@ -71,15 +74,17 @@ class Boot:
                                counter=(counter.library, self.counts.descriptor) if counter and self.counts else None,
                                **_layered(handed_over, layers or Layers()))
             self.command = argv.command(hardware, wires)
-            self.transcript = Transcript(ours["console"], lifeline=self.lifeline, file=transcript)
+            self.transcript = Transcript(ours["console"], lifeline=self.lifeline, file=transcript,
+                                         mask=mask.stream())
             self.consoles = {Line.SERIAL: self.transcript}
             if with_virtio_console:
                 beside = transcript.with_name(f"hvc0-{transcript.name}")
-                self.consoles[Line.VIRTIO] = Transcript(ours["virtio_console"], lifeline=self.lifeline, file=beside)
+                self.consoles[Line.VIRTIO] = Transcript(ours["virtio_console"], lifeline=self.lifeline, file=beside,
+                                                        mask=mask.stream())
             self.assistant = Assistant(ours["assistant"], lifeline=self.lifeline)
             self._port = PortChannel(ours["channel"], lifeline=self.lifeline)
             self.channel: Channel = self._port
-            self.monitor = Monitor(ours["monitor"], on_event=self._on_event)
+            self.monitor = Monitor(ours["monitor"], on_event=self._on_event, log=log)
             self.process = QemuProcess(self.command, directory=directory, inherit=_numbers(wires),
                                        confinement=confinement, on_exit=self._on_exit)
 

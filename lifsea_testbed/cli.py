@@ -1,8 +1,9 @@
-"""The command line: `python -m lifsea_testbed`, for what is not a run of pytest."""
+"""The command line: `lifsea-testbed`, for what is not a run of pytest."""
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from lifsea_testbed.ecs import catalogue
-from lifsea_testbed.errors import CallerError, Explained, GuestFailure
+from lifsea_testbed.errors import CallerError, Explained, GuestFailure, HostError
 from lifsea_testbed.text import printable
 
 if TYPE_CHECKING:
@@ -25,9 +26,9 @@ _FAILED, _USAGE, _BROKEN, _INTERRUPTED = 1, 4, 6, 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status; what goes wrong is said in one line."""
     options = _parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], None] = options.command
+    command: Callable[[argparse.Namespace], int | None] = options.command
     try:
-        command(options)
+        return command(options) or 0
     except Explained as error:
         print(f"ERROR: {printable(error.one_line)}", file=sys.stderr)
         if isinstance(error, GuestFailure):
@@ -39,19 +40,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ImportError as error:
         print(f"ERROR: {error} (hint: pip install 'lifsea-testbed[perf]')", file=sys.stderr)
         return _USAGE
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m lifsea_testbed", description="What is not a run of pytest.")
+    parser = argparse.ArgumentParser(prog="lifsea-testbed", description="What is not a run of pytest.")
+    parser.add_argument("--version", action="version", version=importlib.metadata.version("lifsea-testbed"))
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    doctor = commands.add_parser("doctor", help="look at what this host has of all that a run needs")
+    doctor.set_defaults(command=_doctor)
+    _add_explain(commands.add_parser("explain", help="say what a claim promises, how it is judged, and what breaks it"))
     _add_shell(commands.add_parser("shell", help="boot an image and sit down at its console"))
     _add_boot_time(commands.add_parser("boot-time", help="boot an image again and again, and say how long and why"))
     _add_powercut(commands.add_parser("powercut", help="cut the power at every write of an upgrade"))
     _add_dashboard(commands.add_parser("dashboard", help="write a history as a static site"))
+    gate = commands.add_parser("gate", help="merge, verify: what is done with a gate.json")
+    _add_gate(gate.add_subparsers(required=True, metavar="COMMAND"))
     history = commands.add_parser("history", help="carry a history from place to place")
     _add_history(history.add_subparsers(required=True, metavar="COMMAND"))
+    completion = commands.add_parser("completion", help="write what completes this command in a shell")
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="which one")
+    completion.set_defaults(command=_complete)
     return parser
+
+
+def _add_explain(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("claim", nargs="?", metavar="CLAIM", help="its id; without one, all of them are listed")
+    parser.set_defaults(command=_explain)
 
 
 def _add_machine(parser: argparse.ArgumentParser) -> None:
@@ -107,17 +121,73 @@ def _add_dashboard(parser: argparse.ArgumentParser) -> None:
 
 def _add_history(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     importing = commands.add_parser("import", help="add samples from JSON lines; those that are there stay single")
+    sweeping = commands.add_parser("import-sweep", help="add what a sweep of power cuts, or a shard of it, came to")
     exporting = commands.add_parser("export", help="write every sample as JSON lines, or the newest for other programs")
     merging = commands.add_parser("merge", help="add every sample of another history")
-    for parser in (importing, exporting, merging):
+    for parser in (importing, sweeping, exporting, merging):
         parser.add_argument("--history", required=True, metavar="FILE|URL", help="an SQLite file or a PostgreSQL URL")
     importing.add_argument("files", nargs="+", type=Path, metavar="FILE", help="such as reports/metrics.jsonl")
+    sweeping.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a powercut.json")
     exporting.add_argument("--format", default="jsonl", choices=sorted(_FORMATS), help="(default: %(default)s)")
     exporting.add_argument("-o", "--output", type=Path, metavar="FILE", help="instead of standard output")
     merging.add_argument("other", metavar="OTHER", help="the history to take from; it is not changed")
     importing.set_defaults(command=_import)
+    sweeping.set_defaults(command=_import_sweep)
     exporting.set_defaults(command=_export)
     merging.set_defaults(command=_merge)
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    from lifsea_testbed import doctor
+
+    findings = doctor.examine(doctor.gather())
+    print(*findings, sep="\n")
+    if missing := [finding.what for finding in findings if finding.state is doctor.State.MISSING]:
+        raise HostError(f"this host can run no image: {', '.join(missing)}", hint="each has its remedy above")
+
+
+def _explain(options: argparse.Namespace) -> None:
+    from lifsea_testbed import explain
+
+    print(explain.explain(options.claim) if options.claim else explain.overview())
+
+
+def _complete(options: argparse.Namespace) -> None:
+    from lifsea_testbed import completion
+
+    print(completion.script(_parser(), options.shell))
+
+
+def _add_gate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    merging = commands.add_parser("merge", help="one verdict out of the gate.json of each shard")
+    merging.add_argument("files", nargs="+", type=Path, metavar="FILE", help="the gate.json of a shard")
+    merging.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="where the reports go")
+    merging.add_argument("--sign-with", type=Path, metavar="KEY", help="sign the verdict with this key of minisign")
+    merging.set_defaults(command=_gate_merge)
+    verifying = commands.add_parser("verify", help="check a signature; the exit status is the verdict's")
+    verifying.add_argument("file", type=Path, metavar="FILE", help="a gate.json, its signature beside it")
+    verifying.add_argument("-p", "--public-key", type=Path, required=True, metavar="KEY", help="minisign's public key")
+    verifying.add_argument("--image", type=Path, metavar="FILE", help="make sure that it is this image's verdict")
+    verifying.set_defaults(command=_gate_verify)
+    commands.add_parser("schema", help="print the JSON Schema of gate.json").set_defaults(command=_gate_schema)
+
+
+def _gate_merge(options: argparse.Namespace) -> int:
+    from lifsea_testbed.report import commands
+
+    return commands.join(options)
+
+
+def _gate_verify(options: argparse.Namespace) -> int:
+    from lifsea_testbed.report import commands
+
+    return commands.verify(options)
+
+
+def _gate_schema(options: argparse.Namespace) -> int:
+    from lifsea_testbed.report import commands
+
+    return commands.print_schema(options)
 
 
 def _shell(options: argparse.Namespace) -> None:
@@ -201,6 +271,14 @@ def _import(options: argparse.Namespace) -> None:
             except OSError as error:
                 raise CallerError(f"{path}: cannot be read: {error.strerror}", hint="check the path") from None
             print(f"{path}: {added} samples are new")
+
+
+def _import_sweep(options: argparse.Namespace) -> None:
+    from lifsea_testbed.perf import sweeps
+
+    with _history(options.history) as history:
+        for path in options.files:
+            print(f"{path}: {history.add(sweeps.read(path))} samples are new")
 
 
 def _export(options: argparse.Namespace) -> None:

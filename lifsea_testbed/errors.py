@@ -21,6 +21,9 @@
 from __future__ import annotations
 
 import enum
+from pathlib import Path
+
+from lifsea_testbed.masking import masked
 
 
 class Blame(enum.StrEnum):
@@ -38,11 +41,16 @@ class Explained(Exception):
     blame: Blame = Blame.HARNESS
 
     def __init__(self, happened: str, *, expected: str = "", evidence: str = "", hint: str = "") -> None:
+        # What the user typed is no guest's text, and would be taken for secrets: "token: required".
+        happened, expected, evidence = (text if self.blame is Blame.CALLER else masked(text)
+                                        for text in (happened, expected, evidence))  # fmt: skip
         super().__init__(happened)
         self.happened = happened
         self.expected = expected
         self.evidence = evidence
         self.hint = hint
+        #: Where the records of the machine are that it happened on, if it is gone already.
+        self.records: Path | None = None
 
     @property
     def one_line(self) -> str:

@@ -46,8 +46,7 @@ class Image:
     @functools.cached_property
     def sha256(self) -> str:
         """The digest of the file as it lies on the host's disk, in hexadecimal."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return digest(self.path)
 
     def fits_into(self, size: int) -> bool:
         """Tells whether the file, or else what deflate at its quickest makes of it, has at most so many bytes."""
@@ -74,6 +73,12 @@ class Qcow2Header:
     virtual_size: int
     encrypted: bool
     incompatible: int
+
+
+def digest(path: Path) -> str:
+    """Returns the SHA-256 digest of a file in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def examine(path: Path) -> Image:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from lifsea_testbed import autopsy
 from lifsea_testbed.boot import Boot
 from lifsea_testbed.console import access
 from lifsea_testbed.console.channel import CommandResult
@@ -24,13 +25,16 @@ from lifsea_testbed.guest import offline, system, transfer
 from lifsea_testbed.guest.guest import Guest
 from lifsea_testbed.guest.shell import QUESTION
 from lifsea_testbed.image import Image
+from lifsea_testbed.masking import Mask
 from lifsea_testbed.profile import Line, Profile, Road
 from lifsea_testbed.qemu import argv, overlay
 from lifsea_testbed.qemu.accelerator import Kind
 from lifsea_testbed.qemu.confinement import Confinement
 from lifsea_testbed.qemu.counter import Counter
 from lifsea_testbed.qemu.overlay import Layers
-from lifsea_testbed.text import printable
+from lifsea_testbed.records import Records
+from lifsea_testbed.steps import step
+from lifsea_testbed.text import first_line, printable
 
 T = TypeVar("T")
 #: How long a machine may take to go down once it was told to (seconds on real hardware).
@@ -42,12 +46,14 @@ class Machine:
     """An instance with a disk of its own above the image; it can be powered on, rebooted, asked and changed.
 
     `directory` holds what is thrown away, `records` what is kept: the transcript of each boot, the journal, the
-    commands that were run, the command line of QEMU, the requests to the metadata service.
+    commands that were run, QEMU's command line and what it was told, the requests to the metadata service, and after a
+    failure the screen. Secrets are masked in all of it.
     """
 
     def __init__(self, *, hardware: argv.Hardware, image: Image, profile: Callable[[], Profile], patience: Patience,
                  directory: Path, records: Path, confinement: Confinement, user_data: bytes | None = None,
-                 layers: Layers | None = None, counter: Counter | None = None) -> None:
+                 layers: Layers | None = None, counter: Counter | None = None,
+                 dump_memory: bool = False) -> None:
         self.instance: Instance = hardware.instance
         self.records = records
         self.guest = Guest(self, profile)
@@ -64,6 +70,10 @@ class Machine:
         self._layers = layers or Layers()
         self._counter = counter
         self._overlay = self._layers.overlay or directory / "overlay.qcow2"
+        self._dump_memory = dump_memory
+        given = [line for line in printable(user_data or b"").splitlines() if not line.startswith("#")]
+        self._mask = Mask(lambda: [*given, profile().access.password, *self._service.metadata.tokens])
+        self._records = Records(records, self._mask)
         if user_data is None:
             user_data = access.user_data(argv.CHANNEL_PORT, profile().access.line)
         metadata = Metadata(self.instance, user_data=user_data, token_required=profile().metadata.token == "required")
@@ -113,6 +123,7 @@ class Machine:
         """The time servers that the metadata service gives."""
         return TIME_SERVERS
 
+    @step("power on")
     def power_on(self) -> None:
         """Powers on and returns when the root shell is open.
 
@@ -130,13 +141,17 @@ class Machine:
         Raises:
             LaunchError: QEMU did not start.
         """
+        def log(line: str) -> None:
+            self._records.append(f"qmp-{number}.txt", f"[{time.monotonic() - boot.power_on:9.3f}] {line}\n")
+
+        number = len(self.boots) + 1
         boot = Boot(self._hardware, image=self._image, overlay=self._overlay, directory=self._directory,
                     transcript=self.records / f"transcript-{len(self.boots) + 1}.txt",
                     confinement=self._confinement,
                     with_virtio_console=self._profile().access.line is Line.VIRTIO, layers=self._layers,
-                    counter=self._counter)  # fmt: skip
+                    counter=self._counter, mask=self._mask, log=log)  # fmt: skip
         self.boots.append(boot)
-        self._record("qemu-argv.txt", f"{shlex.join(boot.command)}\n")
+        self._records.append("qemu-argv.txt", f"{shlex.join(boot.command)}\n")
         boot.start()
 
     def run(self, command: str | Sequence[str], *, check: bool = True, within: float = QUESTION,
@@ -154,14 +169,15 @@ class Machine:
         script = command if isinstance(command, str) else shlex.join(command)
         started = time.monotonic() - self.boot.power_on
         try:
-            result = self.boot.channel.run(script, input=input, deadline=self._patience.deadline(within))
+            with step(f"run: {first_line(script)}"):
+                result = self.boot.channel.run(script, input=input, deadline=self._patience.deadline(within))
         except WaitTimedOut as error:
             raise self.boot.why_silent() or error from error
-        self._record("commands.txt", f"[{started:9.3f}] {result.exit_status:3d} {result.duration:7.3f} s  "
-                                     f"{_first_line(script)}\n")  # fmt: skip
+        self._records.append("commands.txt", f"[{started:9.3f}] {result.exit_status:3d} {result.duration:7.3f} s  "
+                                     f"{first_line(script)}\n")  # fmt: skip
         if check and not result.ok:
             raise CommandFailed(
-                f"status {result.exit_status} from: {_first_line(script)}", evidence=printable(result.stderr)[-2000:]
+                f"status {result.exit_status} from: {first_line(script)}", evidence=printable(result.stderr)[-2000:]
             )
         return result
 
@@ -194,6 +210,7 @@ class Machine:
         except WaitTimedOut as error:
             raise BootFailed(error.happened, expected="a finished boot", evidence=error.evidence) from error
 
+    @step("reboot")
     def reboot(self) -> None:
         """Reboots in the guest's own way and returns when the shell is open again.
 
@@ -207,6 +224,7 @@ class Machine:
         self._go_down("reboot")
         self._come_back()
 
+    @step("power cut")
     def power_cut(self) -> None:
         """Takes the power away between two instructions, gives it back, and returns when the shell is open again.
 
@@ -217,6 +235,7 @@ class Machine:
         """
         self._come_back()
 
+    @step("power off")
     def power_off(self) -> None:
         """Powers off in the guest's own way, and returns when the machine is off.
 
@@ -225,6 +244,7 @@ class Machine:
         """
         self._go_down("poweroff")
 
+    @step("crash")
     def crash(self) -> None:
         """Has the guest's kernel panic, and returns when the shell is open again after a cold boot.
 
@@ -276,9 +296,27 @@ class Machine:
     def save_evidence(self) -> None:
         """Leaves the journal and the metadata requests among the records, as far as they can still be had."""
         self._save_journal()
-        requests = "".join(f"{seen.method} {printable(seen.path)} {seen.status}{' token' if seen.with_token else ''}\n"
-                           for seen in self.requests)  # fmt: skip
-        (self.records / "metadata-requests.txt").write_text(requests, "utf-8")
+        start = self.boots[0].power_on if self.boots else 0.0
+        requests = "".join(f"[{seen.at - start:9.3f}] {seen.method} {seen.path} {seen.status}"
+                           f"{' token' if seen.with_token else ''}\n" for seen in self.requests)  # fmt: skip
+        self._records.write("metadata-requests.txt", requests)
+
+    def examine(self) -> None:
+        """Leaves all that can be had of a machine that failed; one that is dead is cut from its power for that.
+
+        What cannot be had is said in missing.txt.
+        """
+        if not self.boots:
+            return
+        self.save_evidence()
+        boot, screen, memory = self.boot, f"screen-{len(self.boots)}.png", f"memory-{len(self.boots)}.kdump"
+        if not (boot.lifeline.ended and self._records.was_attempted(screen)):
+            self._records.attempt(screen, lambda path: autopsy.screen(boot, path))
+        if self._dump_memory and not self._records.was_attempted(memory):
+            self._records.attempt(memory, lambda path: autopsy.memory(boot, path))
+        if boot.lifeline.ended:
+            boot.close()
+            self._save_journal_of_disk()
 
     def close(self) -> None:
         """Cuts the power and removes everything but the records."""
@@ -286,6 +324,8 @@ class Machine:
             self.save_evidence()
         for boot in self.boots:
             boot.close()
+        if self._records.was_attempted(f"screen-{len(self.boots)}.png"):
+            self._save_journal_of_disk()
         self._service.__exit__()
 
     def _go_down(self, how: str) -> None:
@@ -347,14 +387,11 @@ class Machine:
         if not self.boots or self.boot.lifeline.ended or not self.boot_id:
             return
         with contextlib.suppress(Exception):
-            path = self.records / f"journal-{len(self.boots)}.txt"
-            path.write_text(printable(system.journal(self)), "utf-8")
+            self._records.write(f"journal-{len(self.boots)}.txt", system.journal(self))
 
-    def _record(self, name: str, text: str) -> None:
-        with (self.records / name).open("a", encoding="utf-8") as file:
-            file.write(printable(text))
-
-
-def _first_line(script: str) -> str:
-    lines = script.strip().splitlines() or [""]
-    return lines[0] if len(lines) == 1 else f"{lines[0]} … ({len(lines)} lines)"
+    def _save_journal_of_disk(self) -> None:
+        """The journal of a boot whose shell could not be asked for it."""
+        name = f"journal-{len(self.boots)}.txt"
+        if not (self.records / name).exists() and not self._layers.below and not self._records.was_attempted(name):
+            self._records.attempt(name, lambda path: self._records.write(path.name, autopsy.journal(
+                self._image, self._overlay, self._directory, self._confinement)))  # fmt: skip

@@ -15,8 +15,9 @@ from lifsea_testbed.bench import AUTO
 from lifsea_testbed.errors import CallerError, Explained, HostError
 from lifsea_testbed.perf import jsonlines
 from lifsea_testbed.perf.measure import Measure, Measurement
-from lifsea_testbed.perf.metric import Build, Kind, Sample
+from lifsea_testbed.perf.metric import Better, Build, Kind, Metric, Sample
 from lifsea_testbed.report import collector
+from lifsea_testbed.report.document import Host
 from lifsea_testbed.run import Run
 from lifsea_testbed.text import printable
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from lifsea_testbed.perf.verdict import Findings
 
 MEASURED = pytest.StashKey[Measure]()
+#: One sample for each test that passed only at a later attempt: the history counts them.
+ATTEMPTS = Metric(name="attempts-until-passed", unit="attempts", better=Better.LOWER,
+                  definition="At which attempt a flaky test passed; tests that passed at first have no sample.")
 #: Longer versions and names are no versions and names.
 _LONGEST = 200
 
@@ -76,6 +80,7 @@ class Measuring:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Gathers the figures, in the main process, from whichever process they come."""
+        self._image = tuple(getattr(report, "lifsea_image", self._image))
         for fields in getattr(report, "lifsea_figures", ()):
             self._taken.append((report.nodeid, Measurement.from_fields(fields)))
             self._image = tuple(report.lifsea_figured_image)
@@ -84,6 +89,8 @@ class Measuring:
         """Writes metrics.jsonl, keeps and judges the figures, and returns failures and troubles for the verdict."""
         path = self._run.prepared.wish.reports / "metrics.jsonl"
         path.unlink(missing_ok=True)
+        self._taken += [(test, Measurement(metric=ATTEMPTS, value=attempts))
+                        for test, attempts in sorted(self._run.flakes.items())]  # fmt: skip
         if not self._taken:
             return [], []
         samples = list(self._samples())
@@ -112,7 +119,6 @@ class Measuring:
         from lifsea_testbed.perf import verdict
 
         self._findings = verdict.judge(self._history, samples, floor=self._config.option.perf_floor / 100)
-        self._run.figures = [printable(line) for line in self._findings.lines]
         self._history.add(samples)
         return self._findings.failures if self._config.option.perf_gate else []
 
@@ -136,7 +142,7 @@ class Measuring:
             instance_type=prepared.wish.instance_type,
             accelerator=str(prepared.accelerator.kind),
             qemu=prepared.emulator.version,
-            host_class=printable(option.host_class or _host_class(collector.host(prepared)))[:_LONGEST],
+            host_class=printable(option.host_class or _host_class(collector.host()))[:_LONGEST],
             kind=Kind.RELEASE if option.perf_release else Kind.BUILD,
             reports=printable(option.reports_url),
         )  # fmt: skip
@@ -156,8 +162,8 @@ def _open(place: str) -> History:
     return History(place)
 
 
-def _host_class(host: dict[str, object]) -> str:
-    return f"{host['processor']}, {host['cores']} cores"
+def _host_class(host: Host) -> str:
+    return f"{host.processor}, {host.cores} cores"
 
 
 def _revision() -> str:

@@ -31,13 +31,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--profile", default="auto", metavar="NAME",
                     help="what the OS promises: a name, a .toml file, or auto, by os-release (default: %(default)s)")
     group.addoption("--claim", action="append", default=[], metavar="ID",
-                    help="judge this claim only; repeatable; such a run is partial and never a pass")
+                    help="judge this claim only; repeatable; such a run is never a pass")
     group.addoption("--instance-type", default="ecs.g7.large", metavar="TYPE",
                     help="the instance to look like (default: %(default)s)")
     group.addoption("--accel", default="auto", choices=("auto", "kvm", "tcg"),
                     help="auto measures what KVM is worth here (default: %(default)s)")
     group.addoption("--reports", default="reports", metavar="DIR",
                     help="where gate.json, junit.xml, allure/ and evidence/ go (default: %(default)s)")
+    group.addoption("--known-issues", action="append", default=[], metavar="FILE",
+                    help="a TOML file of failures that are known for now; repeatable (see docs/verdict.md)")
+    group.addoption("--rerun-product", action="store_true",
+                    help="with --reruns: run again also what failed by the fault of the image")
+    group.addoption("--dump-memory", action="store_true", help="keep the guest's memory among the evidence")
+    group.addoption("--sign-with", metavar="KEY", help="sign gate.json with this key file of minisign")
     group = parser.getgroup("lifsea-perf", "figures of container OS images (lifsea_testbed)")
     group.addoption("--boots", type=int, default=10, metavar="N",
                     help="cold boots by which boot time is judged (default: %(default)s)")

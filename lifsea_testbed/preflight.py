@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lifsea_testbed import bench as benches
+from lifsea_testbed import known as known_issues
 from lifsea_testbed import profile as profiles
 from lifsea_testbed.bench import Bench, Fitting
 from lifsea_testbed.claims import catalogue
 from lifsea_testbed.ecs import catalogue as instances
 from lifsea_testbed.errors import CallerError
 from lifsea_testbed.image import Image, examine
+from lifsea_testbed.known import Known
 from lifsea_testbed.qemu import accelerator as accelerators
 from lifsea_testbed.qemu import emulator as emulators
 from lifsea_testbed.qemu.accelerator import Accelerator
@@ -30,6 +32,10 @@ class Wish:
     accelerator: str
     reports: Path
     claims: tuple[str, ...] = ()
+    #: The k-th of n parts of the tests, or all of them.
+    shard: tuple[int, int] | None = None
+    known_issues: tuple[Path, ...] = ()
+    dump_memory: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +48,7 @@ class Prepared:
     accelerator: Accelerator
     emulator: emulators.Emulator
     fitting: Fitting
+    known: Known
 
     def bench(self) -> Bench:
         """Returns the bench for one process of the run."""
@@ -49,6 +56,7 @@ class Prepared:
             image=self.image, next_image=self.next_image, profile=self.wish.profile,
             instance_type=instances.find(self.wish.instance_type), emulator=self.emulator,
             accelerator=self.accelerator, fitting=self.fitting, records=self.wish.reports / "evidence",
+            dump_memory=self.wish.dump_memory,
         )  # fmt: skip
 
 
@@ -64,6 +72,7 @@ def prepare(wish: Wish, *, measured: Accelerator | None = None) -> Prepared:
         raise CallerError(f"unknown claims {', '.join(unknown)}", hint="see claims.toml")
     if wish.profile != benches.AUTO:
         profiles.load(wish.profile)
+    known = known_issues.load(_known_issues(wish), on=known_issues.today())
     image = examine(Path(wish.image))
     next_image = examine(Path(wish.next_image)) if wish.next_image else None
     emulator = emulators.find()
@@ -72,7 +81,14 @@ def prepare(wish: Wish, *, measured: Accelerator | None = None) -> Prepared:
     accelerator = measured or accelerators.choose(wish.accelerator, emulator)
     _require_directory(wish.reports)
     return Prepared(wish=wish, image=image, next_image=next_image, emulator=emulator, fitting=fitting,
-                    accelerator=accelerator)  # fmt: skip
+                    accelerator=accelerator, known=known)  # fmt: skip
+
+
+def _known_issues(wish: Wish) -> list[Path]:
+    """The files that were named, and the one beside a profile that is a file."""
+    beside = Path(wish.profile).with_name("known-issues.toml")
+    is_file = wish.profile.endswith(".toml") and beside.is_file()
+    return list(dict.fromkeys([*wish.known_issues, *([beside] if is_file else [])]))
 
 
 def _require_directory(path: Path) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,37 +12,50 @@ from typing import Any
 import pytest
 
 from lifsea_testbed import bench as benches
+from lifsea_testbed import steps
 from lifsea_testbed.bench import Bench, workers
 from lifsea_testbed.claims import catalogue
-from lifsea_testbed.errors import CallerError, Explained, HostError, NotJudged
+from lifsea_testbed.errors import Blame, CallerError, Explained, HostError
 from lifsea_testbed.machine import Machine
+from lifsea_testbed.masking import masked
 from lifsea_testbed.preflight import Prepared, Wish, prepare
 from lifsea_testbed.qemu.accelerator import Accelerator, Kind
-from lifsea_testbed.report import allure, evidence
-from lifsea_testbed.report.collector import Collector
-from lifsea_testbed.report.gate import Outcome, Verdict, counted
+from lifsea_testbed.report import allure, allure_report, evidence, github, issues, terminal
+from lifsea_testbed.report.collector import Collector, run_record
+from lifsea_testbed.report.document import Document, Figure
+from lifsea_testbed.report.gate import Outcome
+from lifsea_testbed.report.progress import Spinner
+from lifsea_testbed.report.signature import PASSWORD, Signer
 from lifsea_testbed.report.verdict import Judgement, Status, judge
 from lifsea_testbed.text import printable
 
 #: The fixtures that are a machine, or hold one.
 _MACHINES = ("machine", "watched", "own_machine", "twins", "rebooted", "upgraded", "rolled_back")
+#: A reason is a line; the evidence has the whole story (characters).
+_LONGEST_WHY = 500
 _MARKS = pytest.StashKey[dict[str, evidence.Mark]]()
 
 
 class Run:
     """The state of one process of the run: in the main process also the collector of all outcomes."""
 
-    def __init__(self, config: pytest.Config, prepared: Prepared) -> None:
+    def __init__(self, config: pytest.Config, prepared: Prepared, signer: Signer | None) -> None:
         self.bench: Bench = prepared.bench()
         self.bench.say = self._say
         #: Returns what the figures make of the verdict: failures, and troubles of the test bed.
         self.judge_figures: Callable[[], tuple[list[str], list[str]]] = lambda: ([], [])
-        #: What became of the figures, a sentence each.
-        self.figures: list[str] = []
         self._config = config
         self._prepared = prepared
-        self._collector = None if hasattr(config, "workerinput") else Collector(prepared)
-        self._last_line = ""
+        is_worker = hasattr(config, "workerinput")
+        self._collector = None if is_worker else Collector(
+            prepared, prepared.known, version=printable(config.option.image_version),
+            flaky_fails=bool(getattr(config.option, "fail_on_flaky", False)))  # fmt: skip
+        self._signer = signer
+        self._spinner = None if is_worker else Spinner(self._write_line)
+        self._reruns = _reruns(config)
+        self._document: Document | None = None
+        self._lines: dict[str, int] = {}
+        self._ended: dict[str, Outcome] = {}
 
     @classmethod
     def start(cls, config: pytest.Config) -> Run:
@@ -54,22 +68,29 @@ class Run:
             image=config.option.image, next_image=config.option.next_image, profile=config.option.profile,
             instance_type=config.option.instance_type, accelerator=config.option.accel,
             reports=Path(config.option.reports).resolve(), claims=tuple(config.option.claim),
+            known_issues=tuple(Path(path).resolve() for path in config.option.known_issues),
+            dump_memory=config.option.dump_memory,
         )  # fmt: skip
         try:
+            signer = _signer(config)
             prepared = prepare(wish, measured=_measured(config))
         except (CallerError, HostError) as error:
             raise pytest.UsageError(printable(error.one_line)) from None
-        config.option.xmlpath = config.option.xmlpath or str(wish.reports / "junit.xml")
         if not config.option.allure_report_dir:
             config.option.allure_report_dir = str(wish.reports / "allure")
             config.option.clean_alluredir = True
-        return cls(config, prepared)
+        return cls(config, prepared, signer)
 
     def close(self) -> None:
         """Removes what the machines left and says the last line."""
         self.bench.close()
-        if self._last_line:
-            print(self._last_line, flush=True)
+        steps.listen()
+        if self._spinner:
+            self._spinner.close()
+        if self._document and self._collector:
+            for line in github.commands(self._document, self._lines, os.environ):
+                print(line)
+            print(terminal.verdict(self._document, _relative(self._collector.path)), flush=True)
 
     @property
     def prepared(self) -> Prepared:
@@ -109,12 +130,20 @@ class Run:
     # Tests, one by one
 
     @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        """Tells Allure the claim, of a test as well whose machine will not come up."""
+        steps.listen(allure.Steps())
+        if claim := _claim(item):
+            allure.name(catalogue()[claim], page=self._claims_page)
+        return (yield)
+
+    @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
         """Remembers where each machine stands before the test."""
         machines = _machines(item)
         item.stash[_MARKS] = {name: evidence.mark(machine) for name, machine in machines.items() if machine.boots}
         if claim := _claim(item):
-            allure.describe(claim, catalogue()[claim].promise)
+            allure.describe(catalogue()[claim], page=self._claims_page)
         return (yield)
 
     @pytest.hookimpl(wrapper=True, trylast=True)
@@ -122,25 +151,52 @@ class Run:
         self, item: pytest.Item, call: pytest.CallInfo[Any]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Judges the test by the exception that ended it, keeps evidence, and stamps the report."""
-        report = yield
         error = call.excinfo.value if call.excinfo else None
+        if isinstance(error, AssertionError):
+            error.args = tuple(masked(each) if isinstance(each, str) else each for each in error.args)
+        report = yield
         if isinstance(error, pytest.skip.Exception) or (error is None and call.when != "call"):
             return report
-        if isinstance(error, NotJudged):
-            path, line, _ = item.location
-            report.outcome, report.longrepr = "skipped", (path, line or 0, f"not judged: {error}")
-        judgement = judge(error)
-        folders = self._keep_evidence(item, judgement) if call.when == "call" else []
-        if judgement.status in (Status.FAILED, Status.BROKEN):
-            self._explain(report, item, error, folders)
-        self._stamp(report, item, judgement)
+        judgement = self._judge(item, report, error)
+        if isinstance(error, Explained):
+            report.longrepr = printable(f"{type(error).__name__}: {error}")
+        wrong = judgement.status not in (Status.PASSED, Status.NOT_JUDGED)
+        folder = self._keep_evidence(item, report, error, judgement) if wrong or call.when == "call" else None
+        if wrong and folder:
+            self._explain(report, item, error, folder)
+        self._stamp(report, item, judgement, folder if wrong else None)
         return report
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Collects the outcomes, in the main process, from whichever process they come."""
-        fields = getattr(report, "lifsea_outcome", None)
-        if fields and self._collector:
-            self._collector.add(Outcome.from_fields(fields), profile=report.lifsea_profile)
+        if self._spinner:
+            self._spinner.stop()
+        if str(report.outcome) == "rerun":
+            self.bench.forgive()
+        if self._collector is None:
+            return
+        self._lines[report.nodeid] = (report.location[1] or 0) + 1
+        self._collector.add_duration(report.nodeid, report.duration)
+        if figures := getattr(report, "lifsea_figures", ()):
+            self._collector.add_figures(_figure(report.nodeid, fields) for fields in figures)
+        if fields := getattr(report, "lifsea_outcome", None):
+            profile, version = report.lifsea_image
+            self._collector.add(Outcome.from_fields(fields), profile=profile, version=version)
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        """Gives Allure, in the process that ran the test, the word of the gate."""
+        if outcome := self._ended.pop(nodeid, None):
+            again = outcome.status is Status.PASSED and outcome.attempt > 1
+            allure.tell(self._config.pluginmanager.get_plugin("allure_listener"),
+                        Status.FLAKY if again else outcome.status, blame=outcome.blame, issue=outcome.issue,
+                        why=f"passed at attempt {outcome.attempt}" if again else outcome.why)  # fmt: skip
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Has pytest-rerunfailures run again what failed by no fault of the product, or whatever the user allows."""
+        for item in items if self._reruns else ():
+            item.add_marker(pytest.mark.flaky(reruns=self._reruns, condition=self._may_rerun), append=False)
 
     # The end
 
@@ -151,55 +207,109 @@ class Run:
             return
         stopped = [] if exitstatus in (0, 1) else [f"pytest stopped early ({pytest.ExitCode(exitstatus).name.lower()})"]
         failures, troubles = self.judge_figures()
-        verdict, why = self._collector.finish([*stopped, *troubles], failures, self.figures)
+        document = self._collector.finish([*stopped, *troubles], failures)
+        if self._signer:
+            self._signer.sign(self._collector.path, document)
         if exitstatus != pytest.ExitCode.INTERRUPTED:
-            session.exitstatus = _exit_status(verdict, exitstatus)
-        results = self._collector.results()
-        self._last_line = (f"verdict: {verdict} - {self._collector.profile}: {counted(results)} of {len(results)} "
-                           f"claims; {why} ({_relative(self._collector.path)})")  # fmt: skip
+            session.exitstatus = document.exit_status or int(exitstatus)
+        github.add_summary(document, os.environ)
+        allure_report.prepare(document, self._prepared.wish.reports, Path(self._config.option.allure_report_dir))
+        self._document = document
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Shows what became of each claim."""
-        if self._collector is None:
+        if self._document is None:
             return
         terminalreporter.section("claims")
-        for result in self._collector.results():
-            markup = {Status.PASSED: {"green": True}, Status.NOT_JUDGED: {"yellow": True}}
-            why = f"  {printable(result.why)}" if result.why else ""
-            status = str(result.status).replace("_", " ")
-            terminalreporter.write_line(f"{status:>10}  {result.id}{why}", **markup.get(result.status, {"red": True}))
+        for line, colour in terminal.lines(self._document, terminalreporter._tw.fullwidth):
+            terminalreporter.write_line(printable(line), **{colour: True})
 
-    def _keep_evidence(self, item: pytest.Item, judgement: Judgement) -> list[Path]:
-        failed = judgement.status in (Status.FAILED, Status.BROKEN)
-        marks = item.stash.get(_MARKS, {})
-        return [
-            evidence.collect(machine, marks[name], self._prepared.wish.reports / "evidence", item.nodeid, failed=failed)
-            for name, machine in _machines(item).items()
-            if name in marks
-        ]
+    @property
+    def flakes(self) -> dict[str, int]:
+        """The tests that passed only at a later attempt, and at which."""
+        return self._collector.flakes if self._collector else {}
+
+    def _judge(self, item: pytest.Item, report: pytest.TestReport, error: BaseException | None) -> Judgement:
+        """The judgement on the test, once the known issues were asked; the report is made to agree with it."""
+        judgement = judge(error)
+        text = str(error) if isinstance(error, Explained) else report.longreprtext
+        judgement = issues.excuse(judgement, self._prepared.known, claim=_claim(item) or "", text=text,
+                                  profile=self.bench.profile_name, version=self._version)  # fmt: skip
+        if judgement.status is Status.NOT_JUDGED:
+            path, line, _ = item.location
+            report.outcome, report.longrepr = "skipped", (path, line or 0, f"not judged: {error}")
+        if judgement.status is Status.KNOWN:
+            report.outcome, report.wasxfail = "skipped", printable(judgement.why)
+        return judgement
+
+    def _keep_evidence(self, item: pytest.Item, report: pytest.TestReport, error: BaseException | None,
+                       judgement: Judgement) -> Path | None:
+        marks, machines = item.stash.get(_MARKS, {}), _machines(item)
+        failed = judgement.status not in (Status.PASSED, Status.NOT_JUDGED)
+        if not failed and not marks:
+            return None
+        folder = self._prepared.wish.reports / "evidence" / evidence.name_of(item.nodeid, _attempt(item))
+        bundle = evidence.Bundle(folder)
+        for name, machine in machines.items():
+            prefix = f"{name}-" if len(machines) > 1 else ""
+            if name in marks:
+                bundle.machine(machine, marks[name], prefix=prefix)
+            if failed:
+                machine.examine()
+            bundle.records(machine.records, prefix=f"{prefix}machine-", names=() if failed else ["qemu-argv.txt"])
+        if failed and (records := getattr(error, "records", None)):
+            bundle.records(records, prefix="machine-")
+        if failed:
+            bundle.write("explanation.txt", report.longreprtext)
+            bundle.about(self._facts(item, judgement))
+        return folder
+
+    def _facts(self, item: pytest.Item, judgement: Judgement) -> dict[str, str]:
+        record = run_record(self._prepared)
+        return {
+            "test": item.nodeid, "claim": _claim(item) or "none", "verdict": str(judgement.status),
+            "fault of": str(judgement.blame or "nobody"), "why": judgement.why, "reproduce": self._command(item),
+            "image": f"{self._prepared.image.path} sha256 {self._prepared.image.sha256} version {self._version or '?'}",
+            "profile": self.bench.profile_name, "accelerator": str(self._prepared.accelerator),
+            "host": f"{record.host.processor}, {record.host.cores} cores, kernel {record.host.kernel}",
+            "versions": ", ".join(f"{name} {version}" for name, version in record.tools.items()),
+        }  # fmt: skip
 
     def _explain(self, report: pytest.TestReport, item: pytest.Item, error: BaseException | None,
-                 folders: list[Path]) -> None:
+                 folder: Path) -> None:
         """Adds to a failure what a person looks for first: the console's end, and how to see it again."""
         consoles = {name: evidence.tail(machine) for name, machine in _machines(item).items()}
         for name, text in consoles.items():
             report.sections.append((f"console of {name}, last lines", text))
             allure.attach(f"console of {name}", text)
+        for picture in sorted(folder.glob("*.png")):
+            allure.attach_picture(picture.name, picture)
         if isinstance(error, Explained):
-            report.longrepr = printable(f"{type(error).__name__}: {error}")
-            allure.attach("explanation", report.longrepr)
-        where = ", ".join(map(_relative, folders)) or _relative(self._prepared.wish.reports / "evidence")
-        report.sections.append(("more", f"evidence: {where}\nreproduce: {self._command(item)}"))
+            allure.attach("explanation", report.longreprtext)
+        report.sections.append(("more", f"evidence: {_relative(folder)}\nreproduce: {self._command(item)}"))
 
-    def _stamp(self, report: pytest.TestReport, item: pytest.Item, judgement: Judgement) -> None:
-        item.user_properties.append(("verdict", str(judgement.status)))
-        if judgement.blame:
-            item.user_properties.append(("blame", str(judgement.blame)))
-        if claim := _claim(item):
-            outcome = Outcome(claim=claim, test=item.nodeid, status=judgement.status, why=printable(judgement.why),
-                              blame=str(judgement.blame or ""))  # fmt: skip
-            report.lifsea_outcome = {**asdict(outcome), "status": str(outcome.status)}  # type: ignore[attr-defined]
-            report.lifsea_profile = self.bench.profile_name  # type: ignore[attr-defined]
+    def _stamp(self, report: pytest.TestReport, item: pytest.Item, judgement: Judgement, folder: Path | None) -> None:
+        kept = str(folder.relative_to(self._prepared.wish.reports)) if folder else ""
+        why = printable(judgement.why).replace("\n", " ")[:_LONGEST_WHY]
+        outcome = Outcome(claim=_claim(item) or "", test=item.nodeid, status=judgement.status, why=why, evidence=kept,
+                          blame=str(judgement.blame or ""), issue=judgement.issue, attempt=_attempt(item))  # fmt: skip
+        earlier = self._ended.get(item.nodeid)
+        if earlier is None or outcome.status.gravity < earlier.status.gravity:
+            self._ended[item.nodeid] = outcome
+        report.lifsea_outcome = {**asdict(outcome), "status": str(outcome.status)}  # type: ignore[attr-defined]
+        report.lifsea_image = [self.bench.profile_name, self._version]  # type: ignore[attr-defined]
+
+    @property
+    def _claims_page(self) -> str:
+        return allure_report.claims_page(self._config.option.reports_url)
+
+    @property
+    def _version(self) -> str:
+        return printable(self._config.option.image_version or self.bench.image_version)
+
+    def _may_rerun(self, error: BaseException | None) -> bool:
+        blame = judge(error).blame
+        return blame in (Blame.HARNESS, Blame.HOST) or (blame is Blame.PRODUCT and self._config.option.rerun_product)
 
     def _command(self, item: pytest.Item) -> str:
         wish = self._prepared.wish
@@ -207,12 +317,17 @@ class Run:
                    "--accel", wish.accelerator]  # fmt: skip
         options += ["--next-image", wish.next_image] if wish.next_image else []
         options += [f"--claim={claim}" for claim in wish.claims]
+        options += [f"--known-issues={path}" for path in wish.known_issues]
         return shlex.join(["pytest", item.nodeid, *options])
 
     def _say(self, line: str) -> None:
+        if self._spinner and self._config.option.verbose >= 0:
+            self._spinner.show(line)
+
+    def _write_line(self, line: str) -> None:
         reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
         capture: Any = self._config.pluginmanager.get_plugin("capturemanager")
-        if reporter is not None and self._config.option.verbose >= 0:
+        if reporter is not None:
             with capture.global_and_fixture_disabled():
                 reporter.ensure_newline()
                 reporter.write_line(f"  {line}")
@@ -234,8 +349,30 @@ def _measured(config: pytest.Config) -> Accelerator | None:
     return Accelerator(**{**fields, "kind": Kind(fields["kind"])}) if fields else None
 
 
-def _exit_status(verdict: Verdict, pytest_status: int) -> int:
-    return verdict.exit_status if verdict is not Verdict.PASS else int(pytest_status)
+def _signer(config: pytest.Config) -> Signer | None:
+    path = config.option.sign_with
+    if path is None or hasattr(config, "workerinput"):
+        return None
+    return Signer(Path(path), os.environ.get(PASSWORD, ""))
+
+
+def _attempt(item: pytest.Item) -> int:
+    """Which try of the test this is, from 1, as pytest-rerunfailures counts them."""
+    return int(getattr(item, "execution_count", 1))
+
+
+def _reruns(config: pytest.Config) -> int:
+    """How often pytest-rerunfailures was told to run a test again, by option or in the configuration."""
+    option = getattr(config.option, "reruns", None)
+    if option is not None or not config.pluginmanager.has_plugin("rerunfailures"):
+        return option or 0
+    written = str(config.getini("reruns") or "0")
+    return int(written) if written.isdecimal() else 0
+
+
+def _figure(test: str, fields: Mapping[str, Any]) -> Figure:
+    metric = fields["metric"]
+    return Figure(test=test, metric=metric["name"], value=fields["value"], unit=metric["unit"], better=metric["better"])
 
 
 def _relative(path: Path) -> str:

@@ -32,6 +32,12 @@ def harmless(data: bytes) -> bytes:
     return _STRINGS.sub(b"", data)
 
 
+def first_line(script: str) -> str:
+    """Returns the first line of a script, and of a longer one how many there are."""
+    lines = script.strip().splitlines() or [""]
+    return lines[0] if len(lines) == 1 else f"{lines[0]} … ({len(lines)} lines)"
+
+
 def slug(name: str, *, limit: int = 100) -> str:
     """Returns the name with everything but letters, digits, dots and dashes made a dash: safe as a file name."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")[-limit:] or "unnamed"

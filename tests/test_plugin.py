@@ -66,6 +66,20 @@ def test_without_an_image_the_plugin_stays_out_of_the_way(pytester: pytest.Pytes
     pytester.runpytest_subprocess().assert_outcomes(passed=1)
 
 
+UNUSED = """
+import sys
+def test_one():
+    heavy = {"sqlalchemy", "numpy", "rich", "pydantic", "qemu", "psutil", "pexpect", "minisign", "cryptography"}
+    assert sorted(heavy & set(sys.modules)) == []
+    assert sorted(name for name in sys.modules if name.startswith("lifsea_testbed.")) == ["lifsea_testbed.plugin"]
+"""
+
+
+def test_a_run_that_does_not_use_it_pays_for_nothing(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(UNUSED)
+    pytester.runpytest_subprocess("-p", "no:hypothesispytest").assert_outcomes(passed=1)
+
+
 def test_suites_without_an_image_are_refused(place: pytest.Pytester) -> None:
     result = place.runpytest_subprocess()
     assert result.ret == USAGE_ERROR
@@ -93,6 +107,8 @@ BACKED = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", "disk.raw", "-F", "ra
     (["--image", "disk.raw", "--claim", "flies"], "unknown claims flies (hint: *"),
     (["--image", "disk.raw", "--instance-type", "ecs.g7.tiny"], "unknown instance type*(hint: *"),
     (["--image", "disk.raw", "--reports", "quick.toml"], "*cannot be used for reports*(hint: *"),
+    (["--image", "disk.raw", "--known-issues", "none.toml"], "*none.toml: cannot be read: *(hint: *"),
+    (["--image", "disk.raw", "--sign-with", "quick.toml"], "quick.toml: not a file of minisign: *(hint: *"),
 ])  # fmt: skip
 def test_bad_input_gets_one_line_before_anything_boots(
     place: pytest.Pytester, options: list[str], complaint: str
@@ -158,7 +174,7 @@ def test_what_a_guest_prints_cannot_drive_the_terminal(place: pytest.Pytester) -
 def test_reports_are_written_even_when_the_guest_is_dead(place: pytest.Pytester) -> None:
     judge(place, raw_image(place.path / "disk.raw", "Kernel panic - not syncing\n"))
     reports = place.path / "reports"
-    assert "verdict" in (reports / "junit.xml").read_text()
+    assert 'message="failed: kernel panic' in (reports / "junit.xml").read_text()
     results = [json.loads(path.read_text()) for path in (reports / "allure").glob("*-result.json")]
     assert sorted(result["status"] for result in results) == ["failed", "failed"]
     (transcript,) = (reports / "evidence/shared-machine").glob("transcript-1.txt")

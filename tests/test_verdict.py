@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 
 from lifsea_testbed.errors import (
@@ -21,7 +18,8 @@ from lifsea_testbed.errors import (
     WaitTimedOut,
 )
 from lifsea_testbed.report import gate
-from lifsea_testbed.report.gate import NOT_RUN, Outcome, Verdict
+from lifsea_testbed.report.document import Figure, Verdict
+from lifsea_testbed.report.gate import NOT_RUN, Outcome
 from lifsea_testbed.report.verdict import Status, judge
 
 PROMISES = {"a": "A holds.", "b": "B holds."}
@@ -62,7 +60,7 @@ def test_the_worst_test_decides_over_a_claim() -> None:
     results = gate.settle(PROMISES, [outcome("a", Status.PASSED, "t1"), outcome("a", Status.FAILED, "t2"),
                                      outcome("a", Status.NOT_JUDGED, "t3"), outcome("b", Status.PASSED)])  # fmt: skip
     assert [(result.id, result.status) for result in results] == [("a", Status.FAILED), ("b", Status.PASSED)]
-    assert results[0].tests == ["t1", "t2", "t3"]
+    assert [test.id for test in results[0].tests] == ["t1", "t2", "t3"]
 
 
 def test_a_claim_without_a_test_does_not_pass() -> None:
@@ -77,6 +75,10 @@ def test_a_claim_without_a_test_does_not_pass() -> None:
     ((Status.FAILED, Status.BROKEN), [], Verdict.FAIL),
     ((Status.PASSED, Status.BROKEN), [], Verdict.BROKEN),
     ((Status.PASSED, Status.PASSED), ["the image changed"], Verdict.BROKEN),
+    ((Status.PASSED, Status.EXPIRED), [], Verdict.FAIL),
+    ((Status.PASSED, Status.KNOWN), [], Verdict.PASS),
+    ((Status.PASSED, Status.FLAKY), [], Verdict.PASS),
+    ((Status.NOT_JUDGED, Status.NOT_JUDGED), [], Verdict.NOT_JUDGED),
 ])  # fmt: skip
 def test_the_gate(statuses: tuple[Status, Status], troubles: list[str], verdict: Verdict) -> None:
     outcomes = [outcome(claim, status) for claim, status in zip("ab", statuses, strict=True)]
@@ -95,7 +97,7 @@ def test_exit_statuses_tell_verdicts_apart() -> None:
 
 
 @pytest.mark.parametrize(("status", "verdict"), [
-    (Status.PASSED, Verdict.PARTIAL), (Status.FAILED, Verdict.FAIL), (Status.BROKEN, Verdict.BROKEN),
+    (Status.PASSED, Verdict.NOT_JUDGED), (Status.FAILED, Verdict.FAIL), (Status.BROKEN, Verdict.BROKEN),
 ])  # fmt: skip
 def test_a_selection_never_passes(status: Status, verdict: Verdict) -> None:
     results = gate.settle({"a": "promise a"}, [outcome("a", status)])
@@ -109,15 +111,49 @@ def test_an_outcome_survives_its_way_through_json() -> None:
     assert Outcome.from_fields(fields) == before
 
 
-def test_the_document_is_whole(tmp_path: Path) -> None:
-    results = gate.settle(PROMISES, [outcome("a", Status.PASSED), outcome("b", Status.FAILED)])
-    gate.write(tmp_path / "gate.json", {"verdict": Verdict.FAIL}, results)
-    document = json.loads((tmp_path / "gate.json").read_text())
-    assert document["verdict"] == "fail"
-    assert [(claim["id"], claim["status"], claim["tests"]) for claim in document["claims"]] == [
-        ("a", "passed", ["t"]), ("b", "failed", ["t"]),
-    ]  # fmt: skip
-    assert [path.name for path in tmp_path.iterdir()] == ["gate.json"]
+def test_a_test_that_passes_at_last_is_flaky_and_says_so() -> None:
+    first = Outcome(claim="a", test="t", status=Status.BROKEN, why="no answer", blame="harness", evidence="evidence/t")
+    (result,) = gate.settle({"a": "A."}, [first, Outcome(claim="a", test="t", status=Status.PASSED, attempt=2)])
+    assert (result.status, result.blame) == (Status.FLAKY, Blame.HARNESS)
+    assert result.why == "passed at attempt 2; attempt 1 broken: no answer"
+    assert [attempt.status for attempt in result.tests[0].attempts] == [Status.BROKEN, Status.PASSED]
+    assert result.evidence == ["evidence/t"]
+    verdict, why = gate.conclude([result])
+    assert verdict is Verdict.PASS and "flaky: a" in why
+
+
+def test_the_last_attempt_counts_where_none_passes() -> None:
+    attempts = [Outcome(claim="a", test="t", status=Status.BROKEN, attempt=1),
+                Outcome(claim="a", test="t", status=Status.FAILED, why="sshd", attempt=2)]  # fmt: skip
+    (result,) = gate.settle({"a": "A."}, attempts)
+    assert (result.status, result.why) == (Status.FAILED, "sshd")
+
+
+def test_a_teardown_that_breaks_after_a_pass_is_not_a_second_attempt() -> None:
+    outcomes = [outcome("a", Status.PASSED), outcome("a", Status.BROKEN)]
+    assert gate.settle({"a": "A."}, outcomes)[0].status is Status.BROKEN
+
+
+def test_a_test_of_no_claim_counts_as_well() -> None:
+    kept = gate.settle({"a": "A."}, [outcome("a", Status.PASSED)])
+    for status, verdict in ((Status.FAILED, Verdict.FAIL), (Status.BROKEN, Verdict.BROKEN)):
+        others = gate.records([Outcome(test="test_x.py::test_y", status=status)])
+        assert gate.conclude(kept, others=others)[0] is verdict
+        assert "test_x.py::test_y" in gate.conclude(kept, others=others)[1]
+
+
+def test_a_part_of_the_tests_never_passes_nor_is_it_broken_by_what_others_run() -> None:
+    results = gate.settle(PROMISES, [outcome("a", Status.PASSED)])
+    assert gate.conclude(results, parts=["this is shard 1/2"]) == (Verdict.NOT_JUDGED, "this is shard 1/2")
+    failed = gate.settle(PROMISES, [outcome("a", Status.FAILED)])
+    assert gate.conclude(failed, parts=["this is shard 1/2"]) == (Verdict.FAIL, "not kept: a; this is shard 1/2")
+
+
+def test_the_order_of_the_tests_leaves_no_trace() -> None:
+    outcomes = [outcome("a", Status.FAILED, "t2"), outcome("a", Status.FAILED, "t1"), outcome("b", Status.PASSED)]
+    figures = [Figure(test=test, metric="m", value=1.0, unit="s", better="lower") for test in ("t2", "t1")]
+    one, other = gate.settle(PROMISES, outcomes, figures), gate.settle(PROMISES, outcomes[::-1], figures[::-1])
+    assert one == other
 
 
 def test_statuses_are_counted_in_words() -> None:

@@ -17,6 +17,7 @@ from lifsea_testbed.console.wire import HungUp, Wire
 from lifsea_testbed.deadline import Deadline
 from lifsea_testbed.errors import ChannelError, GuestCrashed, WaitTimedOut
 from lifsea_testbed.lifeline import Lifeline
+from lifsea_testbed.masking import Mask
 from lifsea_testbed.text import printable
 
 #: Characters that are kept in memory; the file beside has every line, up to its own bound in bytes.
@@ -49,9 +50,10 @@ def _weight(line: Line) -> int:
 
 
 class LineReader:
-    """Cuts a stream of bytes into lines, each stamped with the time of its first byte."""
+    """Cuts a stream of bytes into lines, each stamped with the time of its first byte, secrets masked."""
 
-    def __init__(self) -> None:
+    def __init__(self, mask: Mask | None = None) -> None:
+        self._mask = mask or Mask()
         self._rest = b""
         self._started = 0.0
 
@@ -82,13 +84,14 @@ class LineReader:
     def _take(self) -> Line:
         text = printable(self._rest.rstrip(b"\r\n")).replace("\n", " ")
         self._rest = b""
-        return Line(at=self._started, text=text)
+        return Line(at=self._started, text=self._mask.line(text))
 
 
 class Transcript:
     """Reads the console of one power-on until it closes; a fatal line ends the lifeline."""
 
-    def __init__(self, connection: socket.socket, *, lifeline: Lifeline, file: Path) -> None:
+    def __init__(self, connection: socket.socket, *, lifeline: Lifeline, file: Path,
+                 mask: Mask | None = None) -> None:
         self._wire = Wire(connection)
         self._lifeline = lifeline
         self._file = file
@@ -97,7 +100,7 @@ class Transcript:
         self._lines: deque[Line] = deque()
         self._kept = 0
         self._count = 0
-        self._reader = LineReader()
+        self._reader = LineReader(mask)
         self._splitter = Splitter()
         self._see: Callable[[bytes], None] = lambda data: None
         self._offer: Callable[[Frame], bool] = lambda frame: False

@@ -68,6 +68,11 @@ class Metadata:
                        "dynamic/instance-identity/document": directory.document(instance).encode(),
                        **({"user-data": user_data} if user_data else {})}  # fmt: skip
 
+    @property
+    def tokens(self) -> list[str]:
+        """Every token that was handed out."""
+        return list(self._tokens)
+
     def answer(self, request: Request) -> Response:
         """Returns the response to that request and records both."""
         response = self._put_token(request) if request.method == "PUT" else self._get(request)

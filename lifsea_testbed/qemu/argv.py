@@ -61,6 +61,15 @@ class Wires:
     counter: tuple[int, int] | None = None
 
 
+#: How every QEMU of a run is started. The user network starts one relay for each connection to the metadata service and
+#: calls setsid in it: so spawn is allowed, and elevateprivileges too, whose filter kills for setsid; setpriv has set
+#: no_new_privs before.
+PROCESS = (
+    "-nodefaults", "-no-user-config", "-S", "-sandbox", "on,obsolete=deny,spawn=allow,resourcecontrol=deny",
+    "-display", "none", "-action", "reboot=shutdown,shutdown=poweroff,panic=pause",
+)  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
     """What the machine is made of; memory in MiB."""
@@ -77,7 +86,7 @@ def command(hardware: Hardware, wires: Wires) -> list[str]:
     """Returns the command that starts the machine, stopped before its first instruction."""
     return [
         hardware.emulator.binary,
-        *_process(),
+        *PROCESS,
         *_board(hardware),
         *_identity(hardware),
         *_consoles(wires),
@@ -86,16 +95,6 @@ def command(hardware: Hardware, wires: Wires) -> list[str]:
         *_network(hardware.instance),
         *_counter(wires.counter),
     ]
-
-
-def _process() -> list[str]:
-    # The user network starts one relay for each connection to the metadata service and calls setsid in it: so spawn
-    # is allowed, and elevateprivileges too, whose filter kills for setsid; setpriv has set no_new_privs before.
-    sandbox = "on,obsolete=deny,spawn=allow,resourcecontrol=deny"
-    return [
-        "-nodefaults", "-no-user-config", "-S", "-sandbox", sandbox, "-display", "none",
-        "-action", "reboot=shutdown,shutdown=poweroff,panic=pause",
-    ]  # fmt: skip
 
 
 def _board(hardware: Hardware) -> list[str]:

@@ -7,6 +7,7 @@ import concurrent.futures
 import contextlib
 import enum
 import functools
+import json
 import socket
 import threading
 from collections.abc import Callable, Coroutine, Mapping
@@ -19,6 +20,8 @@ from lifsea_testbed.deadline import Deadline
 from lifsea_testbed.errors import LaunchError, TestbedError
 
 T = TypeVar("T")
+#: What the log has of one message (characters).
+_LONGEST_LINE = 2000
 
 
 class EventName(enum.StrEnum):
@@ -42,9 +45,11 @@ class Event:
 
 
 class Monitor:
-    """A connection to QEMU's monitor over a socket that is already connected."""
+    """A connection to QEMU's monitor over a socket that is already connected; `log` is told all that is said."""
 
-    def __init__(self, connection: socket.socket, *, on_event: Callable[[Event], None]) -> None:
+    def __init__(self, connection: socket.socket, *, on_event: Callable[[Event], None],
+                 log: Callable[[str], None] = lambda line: None) -> None:
+        self._log = log
         self._client = QMPClient("lifsea-testbed")
         self._connection = connection
         self._on_event = on_event
@@ -68,9 +73,13 @@ class Monitor:
         Raises:
             TestbedError: QEMU refused the command, did not answer in time, or is gone.
         """
+        self._log(_line(">", {"execute": name, **({"arguments": dict(arguments)} if arguments else {})}))
         try:
-            return _run(self._client.execute(name, dict(arguments or {})), deadline)
+            answer = _run(self._client.execute(name, dict(arguments or {})), deadline)
+            self._log(_line("<", {"return": answer}))
+            return answer
         except ExecuteError as error:
+            self._log(_line("<", {"error": str(error)}))
             raise TestbedError(f"QEMU refused {name}: {error}") from error
         except (ExecInterruptedError, StateError, QMPError) as error:
             raise LaunchError(f"QEMU went away during {name}") from error
@@ -106,9 +115,15 @@ class Monitor:
             self._pass_on(message)
 
     def _pass_on(self, message: Mapping[str, Any]) -> None:
+        self._log(_line("<", dict(message)))
         stamp = message.get("timestamp", {})
         at = stamp.get("seconds", 0) + stamp.get("microseconds", 0) / 1e6
         self._on_event(Event(name=str(message.get("event")), data=message.get("data", {}), at=at))
+
+
+def _line(direction: str, message: Mapping[str, Any]) -> str:
+    text = json.dumps(message, default=str)
+    return f"{direction} {text if len(text) <= _LONGEST_LINE else text[:_LONGEST_LINE] + '…'}"
 
 
 @functools.cache

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.metadata
+import json
 import platform
 import time
 from collections.abc import Iterable
@@ -12,92 +15,148 @@ import psutil
 from lifsea_testbed import bench as benches
 from lifsea_testbed import profile as profiles
 from lifsea_testbed.claims import catalogue
+from lifsea_testbed.image import Image
+from lifsea_testbed.known import Known
 from lifsea_testbed.preflight import Prepared
-from lifsea_testbed.report import gate
-from lifsea_testbed.report.gate import ClaimResult, Outcome, Verdict
+from lifsea_testbed.report import gate, issues, junit, markdown
+from lifsea_testbed.report.document import (
+    ClaimRecord,
+    Document,
+    Figure,
+    Host,
+    ImageRecord,
+    RunRecord,
+    Shard,
+    Verdict,
+)
+from lifsea_testbed.report.gate import Outcome
+from lifsea_testbed.report.verdict import Status
 
-SCHEMA = 1
 _UNFINISHED = "the run did not come to its end"
 
 
 class Collector:
     """Holds the outcomes of one run, of all its processes."""
 
-    def __init__(self, prepared: Prepared) -> None:
+    def __init__(self, prepared: Prepared, known: Known, *, version: str = "", flaky_fails: bool = False) -> None:
         self._prepared = prepared
+        self._known = known
+        self._version = version
+        self._flaky_fails = flaky_fails
         self._outcomes: list[Outcome] = []
+        self._figures: dict[str, list[Figure]] = {}
+        self._durations: dict[str, float] = {}
+        self._plan = ""
         self._started = time.time()
         self._profile = profiles.load(
             benches.FALLBACK if prepared.wish.profile == benches.AUTO else prepared.wish.profile
         )
-        self._figures: list[str] = []
         self.path = prepared.wish.reports / "gate.json"
-        self.path.unlink(missing_ok=True)
+        for name in ("gate.json", "gate.json.minisig", "run.json", "junit.xml", "summary.md"):
+            self.path.with_name(name).unlink(missing_ok=True)
 
-    def add(self, outcome: Outcome, *, profile: str) -> None:
+    def add(self, outcome: Outcome, *, profile: str, version: str = "") -> None:
         """Takes one outcome, judged under that profile, and writes down what is known so far."""
         if profile != self._profile.name:
             self._profile = profiles.load(profile)
+        self._version = self._version or version
         self._outcomes.append(outcome)
-        self._write(Verdict.BROKEN, _UNFINISHED)
+        self.document(Verdict.BROKEN, _UNFINISHED).write(self.path)
 
-    def results(self) -> list[ClaimResult]:
+    def add_figures(self, figures: Iterable[Figure]) -> None:
+        """Takes what one attempt at a test measured; a later attempt takes the place of an earlier one."""
+        figures = list(figures)
+        self._figures[figures[0].test] = figures
+
+    def add_duration(self, test: str, seconds: float) -> None:
+        """Takes the time that one part of a test took."""
+        self._durations[test] = self._durations.get(test, 0.0) + seconds
+
+    def finish(self, troubles: Iterable[str] = (), failures: Iterable[str] = (), *, plan: str = "") -> Document:
+        """Settles the verdict, writes every report, and returns what they say; `plan` is by which shards were cut."""
+        prepared, self._plan = self._prepared, plan
+        changed = [] if prepared.image.unchanged else [f"{prepared.image.path} changed during the run"]
+        troubles = [*troubles, *changed]
+        failures = [*failures, *(self._flaky() if self._flaky_fails else [])]
+        bare = self.document(Verdict.BROKEN, _UNFINISHED)
+        shard = prepared.wish.shard
+        parts = [f"this is shard {shard[0]}/{shard[1]}; gate merge joins it with the others"] if shard else []
+        verdict, why = gate.conclude(bare.claims, others=bare.others, troubles=troubles, failures=failures,
+                                     selected=prepared.wish.claims, parts=parts)  # fmt: skip
+        document = self.document(verdict, why, troubles=troubles, failures=failures)
+        document.write(self.path)
+        self._write_run()
+        junit.write(document, self.path.with_name("junit.xml"), durations=self._durations)
+        self.path.with_name("summary.md").write_text(markdown.summary(document), "utf-8")
+        return document
+
+    @property
+    def flakes(self) -> dict[str, int]:
+        """The tests that passed only at a later attempt, and at which."""
+        return {test.id: len(test.attempts) for test in gate.records(self._outcomes) if test.status is Status.FLAKY}
+
+    def document(self, verdict: Verdict, why: str, *, troubles: Iterable[str] = (),
+                 failures: Iterable[str] = ()) -> Document:
+        """Returns gate.json as far as the run has come."""
+        prepared = self._prepared
+        claims = self._claims()
+        wished = prepared.wish.shard
+        shard = Shard(index=wished[0], count=wished[1], plan=self._plan) if wished else None
+        return Document(
+            testbed=_versions()["lifsea-testbed"], verdict=verdict, exit_status=verdict.exit_status,
+            why=why, image=_image(prepared.image, self._version),
+            next_image=_image(prepared.next_image) if prepared.next_image else None,
+            profile=self._profile.name, instance_type=prepared.wish.instance_type, selected=list(prepared.wish.claims),
+            shard=shard, runs=[run_record(prepared, shard)], claims=claims,
+            others=gate.records(outcome for outcome in self._outcomes if not outcome.claim),
+            known_issues=issues.record(self._known, claims, profile=self._profile.name, version=self._version),
+            troubles=list(troubles), failures=list(failures),
+        )  # fmt: skip
+
+    def _claims(self) -> list[ClaimRecord]:
         """The result of each claim of the profile, or of those of them that the user selected."""
         wanted = self._prepared.wish.claims or self._profile.claims
         promises = {claim: catalogue()[claim].promise for claim in self._profile.claims if claim in wanted}
-        return gate.settle(promises, self._outcomes)
+        return gate.settle(promises, self._outcomes, [each for taken in self._figures.values() for each in taken])
 
-    def finish(self, troubles: Iterable[str] = (), failures: Iterable[str] = (),
-               figures: Iterable[str] = ()) -> tuple[Verdict, str]:
-        """Settles the verdict, writes it with what became of the figures, and returns it with its reason."""
-        self._figures = list(figures)
-        changed = [] if self._prepared.image.unchanged else [f"{self._prepared.image.path} changed during the run"]
-        verdict, why = gate.conclude(self.results(), troubles=[*troubles, *changed], failures=failures,
-                                     selected=self._prepared.wish.claims)  # fmt: skip
-        self._write(verdict, why)
-        return verdict, why
+    def _flaky(self) -> list[str]:
+        return [f"flaky: {', '.join(self.flakes)}"] if self.flakes else []
 
-    @property
-    def profile(self) -> str:
-        """The name of the profile that the image is held to."""
-        return self._profile.name
-
-    def _write(self, verdict: Verdict, why: str) -> None:
-        prepared = self._prepared
-        document: dict[str, object] = {
-            "schema": SCHEMA,
-            "verdict": verdict,
-            "why": why,
-            "image": {
-                "path": str(prepared.image.path),
-                "sha256": prepared.image.sha256,
-                "format": prepared.image.format,
-                "virtual_size": prepared.image.virtual_size,
-                "file_size": prepared.image.file_size,
-            },
-            "profile": self._profile.name,
-            "selected": list(prepared.wish.claims),
-            "instance_type": prepared.wish.instance_type,
-            "host": host(prepared),
-            "accelerator": {"kind": prepared.accelerator.kind, "why": prepared.accelerator.why},
+    def _write_run(self) -> None:
+        """What differs from run to run, and so has no place in gate.json; seconds and MiB."""
+        times = {
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._started)),
             "duration": round(time.time() - self._started, 1),
-            "figures": self._figures,
+            "accelerator": self._prepared.accelerator.why,
+            "guest_memory": self._prepared.fitting.memory,
+            "image": str(self._prepared.image.path),
+            "tests": {test: round(self._durations[test], 3) for test in sorted(self._durations)},
         }
-        gate.write(self.path, document, self.results())
+        self.path.with_name("run.json").write_text(json.dumps(times, indent=2) + "\n", "utf-8")
 
 
-def host(prepared: Prepared) -> dict[str, object]:
-    """Returns what is to be known of the host: processor, memory (MiB), kernel, and the versions that matter."""
-    return {
-        "processor": _processor(),
-        "cores": benches.host_cores(),
-        "memory": psutil.virtual_memory().total >> 20,
-        "guest_memory": prepared.fitting.memory,
-        "kernel": platform.release(),
-        "qemu": prepared.emulator.version,
-        "python": platform.python_version(),
-    }
+def run_record(prepared: Prepared, shard: Shard | None = None) -> RunRecord:
+    """Returns on what, and with what, this process works."""
+    return RunRecord(shard=shard, host=host(), accelerator=str(prepared.accelerator.kind),
+                     tools={**_versions(), "qemu": prepared.emulator.version})  # fmt: skip
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    packages = {name: importlib.metadata.version(name) for name in ("lifsea-testbed", "pytest")}
+    return {**packages, "python": platform.python_version()}
+
+
+@functools.cache
+def host() -> Host:
+    """Returns what is to be known of the host."""
+    return Host(processor=_processor(), cores=benches.host_cores(), memory=psutil.virtual_memory().total >> 20,
+                kernel=platform.release())  # fmt: skip
+
+
+def _image(image: Image, version: str = "") -> ImageRecord:
+    return ImageRecord(name=image.path.name, sha256=image.sha256, format=str(image.format), version=version,
+                       virtual_size=image.virtual_size, file_size=image.file_size)  # fmt: skip
 
 
 def _processor() -> str:

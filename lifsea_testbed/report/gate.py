@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
-import enum
-import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
+from lifsea_testbed.errors import Blame
+from lifsea_testbed.report.document import Attempt, ClaimRecord, Figure, TestRecord, Verdict
 from lifsea_testbed.report.verdict import Status
-
-
-class Verdict(enum.StrEnum):
-    """What a run says of an image."""
-
-    PASS = "pass"
-    FAIL = "fail"
-    BROKEN = "broken"
-    PARTIAL = "partial"
-
-    @property
-    def exit_status(self) -> int:
-        """The exit status of the run: 1 as pytest has it for failures, 6 and 7 beyond what pytest uses itself."""
-        return {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.BROKEN: 6, Verdict.PARTIAL: 7}[self]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of one test of one claim."""
+    """What became of one attempt at one test, of a claim or of none; `issue` is the link of a known issue."""
 
-    claim: str
     test: str
     status: Status
+    claim: str = ""
     why: str = ""
     blame: str = ""
+    issue: str = ""
+    attempt: int = 1
+    evidence: str = ""
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, str]) -> Outcome:
@@ -41,81 +29,109 @@ class Outcome:
         return cls(**{**fields, "status": Status(fields["status"])})  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClaimResult:
-    """What became of one claim: the worst of its tests."""
-
-    id: str
-    promise: str
-    status: Status
-    why: str
-    blame: str
-    tests: list[str] = field(default_factory=list)
-
-
 #: So many claims are named in the verdict's one line; gate.json has them all.
 _NAMED = 8
 NOT_RUN = "no test of it was run"
 
 
-def settle(claims: Mapping[str, str], outcomes: Iterable[Outcome]) -> list[ClaimResult]:
+def records(outcomes: Iterable[Outcome]) -> list[TestRecord]:
+    """Returns what became of each test, in order of their names, whatever order they ran in."""
+    by_test: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        by_test.setdefault(outcome.test, []).append(outcome)
+    return [_record(test, by_test[test]) for test in sorted(by_test)]
+
+
+def settle(claims: Mapping[str, str], outcomes: Iterable[Outcome], figures: Iterable[Figure] = ()) -> list[ClaimRecord]:
     """Returns the result of each claim (identifier → promise), in that order; the worst test decides."""
     by_claim: dict[str, list[Outcome]] = {claim: [] for claim in claims}
     for outcome in outcomes:
         by_claim.setdefault(outcome.claim, []).append(outcome)
-    return [_result(claim, promise, by_claim[claim]) for claim, promise in claims.items()]
+    figures = list(figures)
+    return [judged(claim, promise, records(by_claim[claim]), figures) for claim, promise in claims.items()]
 
 
-def conclude(results: Iterable[ClaimResult], *, troubles: Iterable[str] = (),
-             failures: Iterable[str] = (), selected: Collection[str] = ()) -> tuple[Verdict, str]:
+def judged(claim: str, promise: str, tests: list[TestRecord], figures: Iterable[Figure] = ()) -> ClaimRecord:
+    """Returns the result of one claim by its tests."""
+    if not tests:
+        return ClaimRecord(id=claim, promise=promise, status=Status.NOT_JUDGED, why=NOT_RUN)
+    worst = min(tests, key=lambda test: test.status.gravity)
+    names = {test.id for test in tests}
+    return ClaimRecord(
+        id=claim, promise=promise, status=worst.status, why=worst.why, blame=worst.blame, issue=worst.issue,
+        evidence=[folder for test in tests for folder in test.evidence], tests=tests,
+        figures=sorted((figure for figure in figures if figure.test in names), key=lambda figure: figure.test),
+    )  # fmt: skip
+
+
+def conclude(claims: Iterable[ClaimRecord], *, others: Iterable[TestRecord] = (), troubles: Iterable[str] = (),
+             failures: Iterable[str] = (), selected: Collection[str] = (), parts: Collection[str] = ()
+             ) -> tuple[Verdict, str]:
     """Returns the verdict and its reason in one line.
 
-    A claim that failed, or a failure beside the claims, makes it *fail*. A claim that broke, or that no test judged,
-    or a trouble of the run itself, makes it *broken*: nothing passes a gate that was not held against it. What a host
-    cannot judge is let through. Where only some claims were selected the best verdict is *partial*: the image was not
-    judged as a whole.
+    A claim or another test that failed, or a failure beside them, makes it *fail*. What broke, a claim that no test
+    judged, or a trouble of the run itself, makes it *broken*: nothing passes a gate that was not held against it. What
+    a host cannot judge is let through, and so is what is known; but where nothing at all was judged, only some claims
+    were selected, or `parts` says what of the image is left open, the best verdict is *not judged*.
     """
-    results = list(results)
-    failed = [result.id for result in results if result.status is Status.FAILED]
-    broken = [result.id for result in results if result.status is Status.BROKEN]
-    missing = [result.id for result in results if result.why == NOT_RUN]
-    failures = list(failures)
-    if failed or failures:
-        return Verdict.FAIL, "; ".join([*([f"not kept: {_named(failed)}"] if failed else []), *failures])
-    if broken or (troubles := list(troubles)):
-        return Verdict.BROKEN, "; ".join([*troubles, *([f"broken: {_named(broken)}"] if broken else [])])
-    if missing:
-        return Verdict.BROKEN, f"not run: {_named(missing)}"
-    if selected and not results:
+    claims, others, troubles, failures = list(claims), list(others), list(troubles), list(failures)
+    wrong = [*_lines("not kept", [claim.id for claim in claims if claim.status.is_failure]),
+             *_lines("failed beside the claims", [test.id for test in others if test.status.is_failure]), *failures]
+    if wrong:
+        return Verdict.FAIL, "; ".join([*wrong, *parts])
+    broken = [claim.id for claim in claims if claim.status is Status.BROKEN]
+    broken += [test.id for test in others if test.status is Status.BROKEN]
+    if broken or troubles:
+        return Verdict.BROKEN, "; ".join([*troubles, *_lines("broken", broken), *parts])
+    if selected and not claims:
         return Verdict.BROKEN, "the profile makes none of the claims that were selected"
+    if parts:
+        return Verdict.NOT_JUDGED, "; ".join(parts)
+    if missing := [claim.id for claim in claims if claim.why == NOT_RUN]:
+        return Verdict.BROKEN, f"not run: {_named(missing)}"
     if selected:
-        return Verdict.PARTIAL, f"only {_named(list(selected))} was judged; every other claim is open"
-    return Verdict.PASS, "every claim is kept, or cannot be judged on this host"
+        return Verdict.NOT_JUDGED, f"only {_named(list(selected))} was judged; every other claim is open"
+    if all(claim.status is Status.NOT_JUDGED for claim in claims):
+        return Verdict.NOT_JUDGED, "no claim could be judged"
+    return Verdict.PASS, "; ".join(["every claim is kept, known, or cannot be judged on this host", *_notes(claims)])
 
 
-def counted(results: Iterable[ClaimResult]) -> str:
+def counted(results: Iterable[ClaimRecord]) -> str:
     """Returns how many claims have each status, for people."""
     statuses = [result.status for result in results]
-    words = [(Status.PASSED, "passed"), (Status.FAILED, "failed"), (Status.NOT_JUDGED, "not judged"),
-             (Status.BROKEN, "broken")]  # fmt: skip
-    return ", ".join(f"{statuses.count(status)} {word}" for status, word in words if status in statuses)
+    order = [Status.PASSED, *(status for status in Status if status is not Status.PASSED)]
+    return ", ".join(f"{statuses.count(status)} {status}" for status in order if status in statuses)
 
 
-def write(path: Path, document: Mapping[str, object], results: Iterable[ClaimResult]) -> None:
-    """Writes gate.json whole or not at all."""
-    whole = {**document, "claims": [asdict(result) for result in results]}
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(whole, indent=2) + "\n", "utf-8")
-    temporary.replace(path)
+def _notes(claims: list[ClaimRecord]) -> list[str]:
+    """What passes, and yet is never passed over."""
+    return [line for status in (Status.KNOWN, Status.FLAKY)
+            for line in _lines(status, [claim.id for claim in claims if claim.status is status])]  # fmt: skip
+
+
+def _lines(what: str, names: list[str]) -> list[str]:
+    return [f"{what}: {_named(names)}"] if names else []
 
 
 def _named(claims: list[str]) -> str:
     return ", ".join(claims[:_NAMED]) + (f" and {len(claims) - _NAMED} more" if len(claims) > _NAMED else "")
 
 
-def _result(claim: str, promise: str, outcomes: list[Outcome]) -> ClaimResult:
-    if not outcomes:
-        return ClaimResult(id=claim, promise=promise, status=Status.NOT_JUDGED, why=NOT_RUN, blame="")
-    worst = min(outcomes, key=lambda outcome: outcome.status.gravity)
-    return ClaimResult(id=claim, promise=promise, status=worst.status, why=worst.why, blame=worst.blame,
-                       tests=list(dict.fromkeys(outcome.test for outcome in outcomes)))  # fmt: skip
+def _record(test: str, outcomes: list[Outcome]) -> TestRecord:
+    by_attempt: dict[int, list[Outcome]] = {}
+    for outcome in outcomes:
+        by_attempt.setdefault(outcome.attempt, []).append(outcome)
+    worst = [min(by_attempt[number], key=lambda outcome: outcome.status.gravity) for number in sorted(by_attempt)]
+    status, why, last = worst[-1].status, worst[-1].why, worst[-1]
+    if status is Status.PASSED and len(worst) > 1:
+        status, last = Status.FLAKY, worst[0]
+        why = f"passed at attempt {len(worst)}; attempt 1 {worst[0].status}: {worst[0].why}"
+    return TestRecord(
+        id=test, status=status, why=why, blame=_blame(last), issue=last.issue,
+        attempts=[Attempt(status=each.status, why=each.why, blame=_blame(each)) for each in worst],
+        evidence=sorted({outcome.evidence for outcome in outcomes if outcome.evidence}),
+    )  # fmt: skip
+
+
+def _blame(outcome: Outcome) -> Blame | None:
+    return Blame(outcome.blame) if outcome.blame else None

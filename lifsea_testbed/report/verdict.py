@@ -9,11 +9,17 @@ from lifsea_testbed.errors import Blame, Explained, GuestFailure, NotJudged
 
 
 class Status(enum.StrEnum):
-    """What became of a test or a claim, from worst to best."""
+    """What became of a test or a claim, from worst to best; every output uses these words."""
 
     FAILED = "failed"
+    #: It failed as a known issue says, which has expired.
+    EXPIRED = "expired"
     BROKEN = "broken"
-    NOT_JUDGED = "not_judged"
+    #: It failed as a known issue says, which has not.
+    KNOWN = "known"
+    #: It passed, but not at first.
+    FLAKY = "flaky"
+    NOT_JUDGED = "not judged"
     PASSED = "passed"
 
     @property
@@ -21,14 +27,30 @@ class Status(enum.StrEnum):
         """The place in the order: 0 is the worst."""
         return list(Status).index(self)
 
+    @property
+    def is_failure(self) -> bool:
+        """Whether the image broke its promise, and nothing excuses it."""
+        return self in (Status.FAILED, Status.EXPIRED)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the image kept its promise, at first or at last."""
+        return self in (Status.PASSED, Status.FLAKY)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nobody has to look."""
+        return self is Status.PASSED
+
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """The status of one test, whose fault it is, and why in one line."""
+    """The status of one test, whose fault it is, and why in one line; the link of the known issue, if it is one."""
 
     status: Status
     blame: Blame | None = None
     why: str = ""
+    issue: str = ""
 
 
 def judge(error: BaseException | None) -> Judgement:

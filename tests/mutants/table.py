@@ -19,7 +19,7 @@ is a claim that failed as it has to, "also" one that may fail beside it, "false 
 |---|---|{rule}
 {rows}
 """
-_LEGEND = {"failed": "failed", "passed": "·", "not_judged": "not judged", "broken": "broken"}
+_LEGEND = {"failed": "failed", "passed": "·", "not judged": "not judged", "broken": "broken"}
 
 
 def keep(name: str, how: str, statuses: dict[str, str]) -> None:

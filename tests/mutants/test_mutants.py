@@ -54,7 +54,7 @@ def test_a_mutant_is_killed_by_the_claim_meant(name: str, tmp_path: Path) -> Non
     claim = MUTANTS[name].claim
     statuses = judged(name, tmp_path, "--claim", claim, *travelling(claim))
     table.keep(name, "claim", statuses)
-    if statuses[claim] == "not_judged":
+    if statuses[claim] == "not judged":
         pytest.skip(f"this host cannot judge {claim}")
     assert statuses == {claim: "failed"}
 

@@ -1,0 +1,82 @@
+"""What is secret, taken out of every text that is kept or shown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+
+MASK = "[masked]"
+_NAMES = (r"client-key-data|(?:id-|refresh-|access-|bearer-)?token|token[_-]?secret|password|passwd|passphrase|secret"
+          r"|(?:access[_-]?)?key[_-]?secret|security[_-]?token|api[_-]?key|private[_-]?key")  # fmt: skip
+#: Words of which one is, in lower case, in every line that the pattern after them fits: most lines have none. What
+#: comes before a secret is group 1, where it tells what was there.
+_SECRETS = tuple((words.split(), re.compile(pattern, re.IGNORECASE)) for words, pattern in (
+    ("metadata-token", r"(x-aliyun-ecs-metadata-token[\"']?\s*[:=]\s*[\"']?)[^\s\"']+"),
+    ("authorization", r"(authorization[\"']?\s*[:=]\s*[\"']?(?:bearer|basic)\s+)[^\s\"']+"),
+    ("key token pass secret",
+     rf"(?<![\w-])((?:{_NAMES})[\"']?\s*[:=]\s*[\"']?)(?!{re.escape(MASK)})[^\s\"',;}}]+"),
+    ("--token --password --secret", r"(--(?:token|password|secret)[= ])\S+"),
+    # Password hashes, as in shadow(5) and crypt(5).
+    ("$", r"()\$(?:1|2[abxy]?|5|6|7|y|gy|sha1|md5|argon2\w*)\$[^\s:\"']{8,}"),
+    # A JSON Web Token; a bootstrap token of kubeadm; the identifier of an Alibaba Cloud access key.
+    ("eyj", r"()\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"),
+    (".", r"()\b[a-z0-9]{6}\.[a-z0-9]{16}\b"),
+    ("ltai", r"()\bLTAI[A-Za-z0-9]{12,}\b"),
+    # The base64 of a PEM file that is no certificate.
+    ("ls0tls1crudjti", r"()LS0tLS1CRUdJTi(?!BDRVJUSUZJ)[A-Za-z0-9+/=]{16,}"),
+))  # fmt: skip
+_KEY_BEGINS = re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----")
+_KEY_ENDS = re.compile(r"-----END [A-Z0-9 ]*PRIVATE KEY-----")
+#: The longest private key: 16384 bits of RSA are 200 lines. A guest that never ends one hides no more than this.
+_KEY_LINES = 256
+#: Shorter secrets would be found everywhere.
+_SHORTEST = 8
+
+
+class Mask:
+    """Masks a text line by line, and remembers whether a private key is under way.
+
+    `secrets` gives what is known to be secret: tokens that were handed out, lines of user-data.
+    """
+
+    def __init__(self, secrets: Callable[[], Iterable[str]] = lambda: ()) -> None:
+        self._secrets = secrets
+        self._left = 0
+
+    def line(self, line: str) -> str:
+        """Returns the line, or the whole text of one line's length, without what is secret in it."""
+        if self._left:
+            end = _KEY_ENDS.search(line)
+            self._left = 0 if end else self._left - 1
+            return f"{MASK}{self._plain(line[end.end():])}" if end else MASK
+        begin = _KEY_BEGINS.search(line) if "-----BEGIN" in line else None
+        if begin is None:
+            return self._plain(line)
+        end = _KEY_ENDS.search(line, begin.end())
+        self._left = 0 if end else _KEY_LINES
+        rest = self.line(line[end.end():]) if end else ""
+        return f"{self._plain(line[:begin.start()])}{MASK}{rest}"
+
+    def text(self, text: str) -> str:
+        """Returns a whole text without what is secret in it; what a stream of lines had under way stays as it is."""
+        other = Mask(self._secrets)
+        return "\n".join(map(other.line, text.split("\n")))
+
+    def stream(self) -> Mask:
+        """Returns a mask of the same secrets for another stream of lines."""
+        return Mask(self._secrets)
+
+    def _plain(self, line: str) -> str:
+        for secret in self._secrets():
+            if len(secret) >= _SHORTEST:
+                line = line.replace(secret, MASK)
+        lower = line.lower()
+        for words, pattern in _SECRETS:
+            if any(word in lower for word in words):
+                line = pattern.sub(rf"\1{MASK}", line)
+        return line
+
+
+def masked(text: str) -> str:
+    """Returns the text without keys, tokens and password hashes."""
+    return Mask().text(text)

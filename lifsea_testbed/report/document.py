@@ -1,0 +1,201 @@
+"""gate.json: its form, which is published as a JSON Schema; every other report is made from it."""
+
+from __future__ import annotations
+
+import enum
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lifsea_testbed.errors import Blame, CallerError
+from lifsea_testbed.known import State
+from lifsea_testbed.report.verdict import Status
+from lifsea_testbed.text import printable
+
+SCHEMA = 2
+#: Larger files are no gate.json (bytes).
+_LARGEST = 64 << 20
+
+
+class Verdict(enum.StrEnum):
+    """What a run says of an image."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    BROKEN = "broken"
+    NOT_JUDGED = "not judged"
+
+    @property
+    def exit_status(self) -> int:
+        """The exit status of the run: 1 as pytest has it for failures, 6 and 7 beyond what pytest uses itself."""
+        return {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.BROKEN: 6, Verdict.NOT_JUDGED: 7}[self]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Attempt(_Record):
+    """One try of a test."""
+
+    status: Status
+    blame: Blame | None = None
+    why: str = ""
+
+
+class TestRecord(_Record):
+    """What became of one test over all its attempts."""
+
+    __test__ = False  # pytest would otherwise take the name for a test class
+
+    id: str
+    status: Status
+    blame: Blame | None = None
+    why: str = ""
+    issue: str = Field(default="", description="the link of the known issue that it failed by")
+    attempts: list[Attempt] = Field(description="in order; more than one only where a test was run again")
+    evidence: list[str] = Field(default=[], description="folders, relative to gate.json")
+
+
+class Figure(_Record):
+    """A value that a test measured."""
+
+    test: str
+    metric: str
+    value: float
+    unit: str
+    better: Literal["lower", "higher"]
+
+
+class ClaimRecord(_Record):
+    """What became of one claim: the worst of its tests."""
+
+    id: str
+    promise: str
+    status: Status
+    blame: Blame | None = None
+    why: str = ""
+    issue: str = Field(default="", description="the link of the known issue that it failed by")
+    evidence: list[str] = Field(default=[], description="folders, relative to gate.json")
+    figures: list[Figure] = []
+    tests: list[TestRecord] = []
+
+
+class ImageRecord(_Record):
+    """The image that was judged; sizes in bytes."""
+
+    name: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    format: str
+    virtual_size: int
+    file_size: int
+    version: str = Field(default="", description="VERSION_ID of its os-release, or --image-version")
+
+
+class Shard(_Record):
+    """The part of all tests that was run: the index-th of count, from 1; `plan` stands for how they were cut."""
+
+    index: int = Field(ge=1)
+    count: int = Field(ge=1)
+    plan: str = ""
+
+    def __str__(self) -> str:
+        """As on the command line."""
+        return f"{self.index}/{self.count}"
+
+
+class Host(_Record):
+    """The host of a run; memory in MiB."""
+
+    processor: str
+    cores: int
+    memory: int
+    kernel: str
+
+
+class RunRecord(_Record):
+    """On what, and with what, a part of the tests was run."""
+
+    shard: Shard | None = None
+    host: Host
+    accelerator: str
+    tools: dict[str, str] = Field(description="name of a tool → its version")
+
+
+class IssueRecord(_Record):
+    """A known issue, and what this run found of it."""
+
+    claim: str
+    link: str
+    owner: str
+    since: str
+    expires: str
+    extensions: int
+    state: State
+
+
+class KnownIssues(_Record):
+    """The known issues that the run was given, and the date (UTC) on which they were looked at."""
+
+    as_of: str
+    issues: list[IssueRecord]
+
+
+class Document(_Record):
+    """One gate.json. The same results give the same bytes: what differs from run to run stands in run.json."""
+
+    schema_version: Literal[2] = Field(default=2, alias="schema")
+    testbed: str = Field(description="the version of lifsea_testbed")
+    verdict: Verdict
+    exit_status: int
+    why: str
+    image: ImageRecord
+    next_image: ImageRecord | None = None
+    profile: str
+    instance_type: str
+    selected: list[str] = Field(description="the claims that --claim named")
+    shard: Shard | None = None
+    runs: list[RunRecord] = Field(description="one, or of a merged document one for each shard")
+    claims: list[ClaimRecord]
+    others: list[TestRecord] = Field(default=[], description="tests of no claim")
+    known_issues: KnownIssues | None = None
+    troubles: list[str] = Field(default=[], description="what went wrong beside the tests")
+    failures: list[str] = Field(default=[], description="what fails the gate beside the claims: figures")
+
+    def text(self) -> str:
+        """Returns the document as it is written."""
+        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=2, ensure_ascii=True) + "\n"
+
+    def write(self, path: Path) -> None:
+        """Writes the file whole or not at all."""
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(self.text(), "utf-8")
+        temporary.replace(path)
+
+
+def read(path: Path) -> Document:
+    """Reads a gate.json, which is not trusted.
+
+    Raises:
+        CallerError: it cannot be read, or is none of this schema.
+    """
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise CallerError(f"{path}: too large for a gate.json", hint="check the path")
+        return Document.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise CallerError(f"{path}: cannot be read: {error.strerror}", hint="check the path") from None
+    except ValidationError as error:
+        what = error.errors()[0]
+        where = ".".join(map(str, what["loc"])) or "the file"
+        raise CallerError(f"{path}: not a gate.json of schema {SCHEMA}: {printable(where)}: {printable(what['msg'])}",
+                          hint="use the version of the test bed that wrote it") from None  # fmt: skip
+
+
+def schema() -> dict[str, Any]:
+    """Returns the JSON Schema (draft 2020-12) that every gate.json is valid against."""
+    made = Document.model_json_schema(by_alias=True, mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": f"lifsea-testbed-gate-{SCHEMA}", **made,
+            "title": "gate.json of lifsea_testbed"}  # fmt: skip

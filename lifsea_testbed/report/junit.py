@@ -1,0 +1,79 @@
+"""junit.xml, in the dialect that Jenkins (xUnit plugin, junit-10.xsd) and GitLab both read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from xml.etree import ElementTree
+
+from lifsea_testbed.errors import Blame
+from lifsea_testbed.report.document import ClaimRecord, Document, TestRecord
+from lifsea_testbed.report.verdict import Status
+from lifsea_testbed.text import printable
+
+#: The text of an explanation that goes along (characters); the evidence has it whole.
+_LONGEST = 16_000
+_EXPLANATION = "explanation.txt"
+#: What XML 1.0 cannot hold, beside the control characters that are gone already.
+_NO_CHARACTERS = re.compile("[\ud800-\udfff\ufffe\uffff]")
+_Case = tuple[ClaimRecord | None, TestRecord]
+
+
+def write(document: Document, path: Path, *, durations: Mapping[str, float]) -> None:
+    """Writes the document as JUnit XML, with the duration (seconds) of each test where it is known."""
+    cases: list[_Case] = [(claim, test) for claim in document.claims for test in claim.tests]
+    cases += [(None, test) for test in document.others]
+    suite = ElementTree.Element("testsuite", {
+        "name": f"{document.profile} ({document.image.name})", "tests": str(len(cases)),
+        "failures": str(_count(cases, Status.FAILED, Status.EXPIRED)), "errors": str(_count(cases, Status.BROKEN)),
+        "skipped": str(_count(cases, Status.KNOWN, Status.NOT_JUDGED)),
+        "time": f"{sum(durations.values()):.3f}",
+    })  # fmt: skip
+    properties = ElementTree.SubElement(suite, "properties")
+    for name, value in (("verdict", document.verdict), ("why", document.why), ("sha256", document.image.sha256)):
+        ElementTree.SubElement(properties, "property", {"name": name, "value": value})
+    suite.extend(_case(claim, test, path.parent, durations) for claim, test in cases)
+    root = ElementTree.Element("testsuites")
+    root.append(suite)
+    ElementTree.indent(root)
+    ElementTree.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)
+
+
+def _count(cases: Iterable[_Case], *statuses: Status) -> int:
+    return sum(test.status in statuses for _, test in cases)
+
+
+def _case(claim: ClaimRecord | None, test: TestRecord, reports: Path,
+          durations: Mapping[str, float]) -> ElementTree.Element:
+    where, _, name = test.id.partition("::")
+    case = ElementTree.Element("testcase", {
+        "classname": f"{claim.id}" if claim else where.removesuffix(".py").replace("/", "."), "name": name or where,
+        "time": f"{durations.get(test.id, 0.0):.3f}",
+    })  # fmt: skip
+    message = f"{test.status}: {test.why}"
+    text = _explanation(test, reports)
+    if test.status.is_failure:
+        _add(case, "failure", message, str(test.blame or Blame.PRODUCT), text)
+    elif test.status is Status.BROKEN:
+        _add(case, "error", message, str(test.blame or Blame.HARNESS), text)
+    elif test.status in (Status.KNOWN, Status.NOT_JUDGED):
+        _add(case, "skipped", message, str(test.status), "")
+    elif test.status is Status.FLAKY:
+        element = "flakyFailure" if test.attempts[0].status.is_failure else "flakyError"
+        _add(case, element, message, str(test.blame or ""), "")
+    said = [f"evidence: {folder}" for folder in test.evidence]
+    said += [f"claim {claim.id}: {claim.promise}"] if claim else []
+    ElementTree.SubElement(case, "system-out").text = "\n".join(said)
+    return case
+
+
+def _add(case: ElementTree.Element, name: str, message: str, kind: str, text: str) -> None:
+    message = _NO_CHARACTERS.sub("\ufffd", message)
+    ElementTree.SubElement(case, name, {"message": message, "type": kind}).text = text or message
+
+
+def _explanation(test: TestRecord, reports: Path) -> str:
+    paths = [reports / folder / _EXPLANATION for folder in test.evidence]
+    texts = [path.read_text("utf-8", "replace") for path in paths if path.is_file() and not path.is_symlink()]
+    return _NO_CHARACTERS.sub("\ufffd", printable("\n".join(texts)))[:_LONGEST]

@@ -1,0 +1,49 @@
+"""A run as Markdown: reports/summary.md, and the job summary of GitHub."""
+
+from __future__ import annotations
+
+import re
+
+from lifsea_testbed.known import State
+from lifsea_testbed.report.document import ClaimRecord, Document, KnownIssues, Verdict
+from lifsea_testbed.report.gate import counted
+
+_MARKS = {Verdict.PASS: "✅", Verdict.FAIL: "❌", Verdict.BROKEN: "💥", Verdict.NOT_JUDGED: "❔"}
+#: What Markdown, GitHub's HTML, and a table's cell would take for more than text; a @name would call somebody.
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#+!|~@&])")
+_LONGEST = 300
+
+
+def summary(document: Document) -> str:
+    """Returns the document in Markdown; what the image said cannot format it."""
+    image = document.image
+    version = f" {_text(image.version)}" if image.version else ""
+    lines = [
+        f"## {_MARKS[document.verdict]} {document.verdict}: {_text(image.name)}{version} ({_text(document.profile)})",
+        "", f"{_text(document.why)}.", "",
+        f"{counted(document.claims)} of {len(document.claims)} claims · sha256 `{image.sha256[:16]}…` · "
+        f"{_text(document.instance_type)} · {', '.join(run.accelerator for run in document.runs)}", "",
+    ]  # fmt: skip
+    loud = sorted((claim for claim in document.claims if not claim.status.is_quiet),
+                  key=lambda claim: claim.status.gravity)  # fmt: skip
+    if loud:
+        lines += ["| claim | | whose fault | why |", "|---|---|---|---|", *map(_row, loud), ""]
+    if kept := [claim.id for claim in document.claims if claim.status.is_quiet]:
+        lines += ["<details><summary>passed</summary>", "", ", ".join(map(_text, kept)), "", "</details>", ""]
+    return "\n".join([*lines, *(_issues(document.known_issues) if document.known_issues else [])])
+
+
+def _row(claim: ClaimRecord) -> str:
+    return f"| {_text(claim.id)} | {claim.status} | {claim.blame or ''} | {_text(claim.why[:_LONGEST])} |"
+
+
+def _issues(known: KnownIssues) -> list[str]:
+    notes = {State.GONE: " – remove it from the file"}
+    lines = [f"| {_text(issue.link)} | {_text(issue.claim)} | {_text(issue.owner)} | {issue.expires} | "
+             f"{issue.extensions} | {issue.state}{notes.get(issue.state, '')} |" for issue in known.issues]  # fmt: skip
+    return [f"### Known issues on {known.as_of}", "", "| issue | claim | owner | until | extended | |",
+            "|---|---|---|---|---|---|", *lines, ""]
+
+
+def _text(value: str) -> str:
+    return _SPECIAL.sub(r"\\\1", " ".join(value.split())).replace("\\&", "&amp;").replace("\\<", "&lt;")

@@ -1,0 +1,137 @@
+"""One verdict out of the gate.json of each shard: only a whole set of shards of one image can pass."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from lifsea_testbed.errors import CallerError
+from lifsea_testbed.known import State
+from lifsea_testbed.report import gate
+from lifsea_testbed.report.document import (
+    ClaimRecord,
+    Document,
+    ImageRecord,
+    IssueRecord,
+    KnownIssues,
+    Shard,
+    TestRecord,
+)
+
+#: The more a state says, the later it stands; what any shard saw of an issue was seen.
+_STATES = (State.NOT_APPLICABLE, State.GONE, State.NOT_SEEN, State.SEEN, State.EXPIRED)
+
+
+def merge(documents: Sequence[tuple[str, Document]]) -> Document:
+    """Returns the verdict over the documents, each given with a name for people, in whatever order they come.
+
+    The first shard says of which image, profile, selection and version of the test bed all must be. One that is
+    foreign is left out; then, and where a shard is missing or there twice, the best verdict is *not judged*.
+
+    Raises:
+        CallerError: there is none, or one is no shard.
+    """
+    if not documents:
+        raise CallerError("there is nothing to merge", hint="give the gate.json of each shard")
+    if whole := [name for name, document in documents if document.shard is None]:
+        raise CallerError(f"{whole[0]}: not the gate.json of a shard", hint="it was run without --shard")
+    documents = sorted(documents, key=lambda pair: (_index(pair[1]), pair[1].text()))
+    first = documents[0][1]
+    ours = [document for _, document in documents if not _differences(first, document)]
+    foreign = [f"{name} is foreign: another {', '.join(differences)}" for name, document in documents
+               if (differences := _differences(first, document))]  # fmt: skip
+    parts = [*foreign, *_gaps(ours)]
+    claims = _claims(ours)
+    others = _joined([test for document in ours for test in document.others])
+    troubles = _unique([trouble for document in ours for trouble in document.troubles])
+    failures = _unique([failure for document in ours for failure in document.failures])
+    verdict, why = gate.conclude(claims, others=others, troubles=troubles, failures=failures,
+                                 selected=first.selected, parts=parts)  # fmt: skip
+    return first.model_copy(update={
+        "verdict": verdict, "exit_status": verdict.exit_status, "why": why, "shard": None, "claims": claims,
+        "others": others, "troubles": troubles, "failures": failures, "image": _image(ours),
+        "runs": [run for document in ours for run in document.runs], "known_issues": _known(ours, claims),
+    })  # fmt: skip
+
+
+def moved(document: Document, prefix: str) -> Document:
+    """Returns the document with its evidence below that folder: as it is seen from elsewhere."""
+    claims = [claim.model_copy(update={"tests": _moved(claim.tests, prefix)}) for claim in document.claims]
+    return document.model_copy(update={"claims": claims, "others": _moved(document.others, prefix)})
+
+
+def _moved(tests: Sequence[TestRecord], prefix: str) -> list[TestRecord]:
+    return [test.model_copy(update={"evidence": [f"{prefix}/{folder}" for folder in test.evidence]}) for test in tests]
+
+
+def _index(document: Document) -> int:
+    return document.shard.index if document.shard else 0
+
+
+def _differences(first: Document, other: Document) -> list[str]:
+    """In what the other one is not of the same gate."""
+    pairs = {
+        "image": (first.image.sha256, other.image.sha256),
+        "next image": tuple(document.next_image and document.next_image.sha256 for document in (first, other)),
+        "profile": (first.profile, other.profile), "selection": (first.selected, other.selected),
+        "instance type": (first.instance_type, other.instance_type),
+        "version of the test bed": (first.testbed, other.testbed),
+        "number of shards": tuple(document.shard and document.shard.count for document in (first, other)),
+        "plan of shards": tuple(document.shard and document.shard.plan for document in (first, other)),
+    }  # fmt: skip
+    return [name for name, (one, two) in pairs.items() if one != two]
+
+
+def _gaps(documents: Sequence[Document]) -> list[str]:
+    shards = Counter(str(document.shard) for document in documents)
+    count = documents[0].shard.count if documents[0].shard else 1
+    wanted = [str(Shard(index=index, count=count)) for index in range(1, count + 1)]
+    return [*(f"shard {name} missing" for name in wanted if name not in shards),
+            *(f"shard {name} is there {times} times" for name, times in sorted(shards.items()) if times > 1),
+            *(f"shard {name} is none" for name in sorted(shards) if name not in wanted)]  # fmt: skip
+
+
+def _claims(documents: Sequence[Document]) -> list[ClaimRecord]:
+    promises = {claim.id: claim.promise for document in documents for claim in document.claims}
+    return [_claim(name, promise, [claim for document in documents for claim in document.claims if claim.id == name])
+            for name, promise in promises.items()]  # fmt: skip
+
+
+def _claim(name: str, promise: str, found: Sequence[ClaimRecord]) -> ClaimRecord:
+    figures = [figure for claim in found for figure in claim.figures]
+    return gate.judged(name, promise, _joined([test for claim in found for test in claim.tests]), figures)
+
+
+def _joined(tests: Sequence[TestRecord]) -> list[TestRecord]:
+    return sorted(tests, key=lambda test: (test.id, test.status.gravity))
+
+
+def _image(documents: Sequence[Document]) -> ImageRecord:
+    """The image, by a shard that learned its version, if one did."""
+    versions = [document.image for document in documents if document.image.version]
+    return (versions or [documents[0].image])[0]
+
+
+def _known(documents: Sequence[Document], claims: Sequence[ClaimRecord]) -> KnownIssues | None:
+    found = [document.known_issues for document in documents if document.known_issues]
+    if not found:
+        return None
+    by_link: dict[tuple[str, str], list[IssueRecord]] = {}
+    for known in found:
+        for issue in known.issues:
+            by_link.setdefault((issue.claim, issue.link), []).append(issue)
+    kept = {claim.id for claim in claims if claim.status.is_kept}
+    return KnownIssues(as_of=max(known.as_of for known in found),
+                       issues=[_issue(records, kept) for records in by_link.values()])  # fmt: skip
+
+
+def _issue(records: Sequence[IssueRecord], kept: set[str]) -> IssueRecord:
+    """A claim whose tests are spread over shards is kept only if all of them say so."""
+    furthest = max(records, key=lambda record: _STATES.index(record.state))
+    applies = furthest.state in (State.GONE, State.NOT_SEEN)
+    state = (State.GONE if furthest.claim in kept else State.NOT_SEEN) if applies else furthest.state
+    return furthest.model_copy(update={"state": state})
+
+
+def _unique(texts: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(texts))

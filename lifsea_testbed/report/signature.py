@@ -1,0 +1,79 @@
+"""Signatures of gate.json in minisign's format: made with a key file, verified without a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lifsea_testbed.errors import CallerError
+from lifsea_testbed.report.document import Document
+
+T = TypeVar("T")
+SUFFIX = ".minisig"
+#: Where the password of an encrypted key is taken from.
+PASSWORD = "LIFSEA_TESTBED_KEY_PASSWORD"
+
+
+class Signer:
+    """A secret key that is open."""
+
+    def __init__(self, path: Path, password: str) -> None:
+        """Opens a key file of minisign.
+
+        Raises:
+            CallerError: it is none, its password is wrong, or py-minisign is not installed.
+        """
+        minisign = _library()
+        self._key = _reading(path, minisign.SecretKey.from_file)
+        try:
+            if self._key.is_encrypted():
+                self._key.decrypt(password)
+        except ValueError as error:
+            raise CallerError(f"{path}: {error}", hint=f"give its password in the environment, as {PASSWORD}") from None
+
+    def sign(self, path: Path, document: Document) -> Path:
+        """Signs a gate.json, and returns the file beside it that has the signature."""
+        comment = f"{document.verdict} sha256:{document.image.sha256} profile:{document.profile}"
+        signed = self._key.sign(path.read_bytes(), untrusted_comment="gate.json of lifsea_testbed",
+                                trusted_comment=comment)  # fmt: skip
+        signature = path.with_name(path.name + SUFFIX)
+        signature.write_bytes(bytes(signed) + b"\n")
+        return signature
+
+
+def verify(path: Path, public_key: Path) -> str:
+    """Returns the trusted comment of the signature beside the file, which is of that key.
+
+    Raises:
+        CallerError: there is no such signature, or it is not of that file, or not of that key.
+    """
+    minisign = _library()
+    key = _reading(public_key, minisign.PublicKey.from_file)
+    beside = path.with_name(path.name + SUFFIX)
+    signature = _reading(beside, minisign.Signature.from_file)
+    try:
+        key.verify(path.read_bytes(), signature)
+    except ValueError as error:
+        raise CallerError(f"{path}: not signed by {public_key}: {error}", hint="do not trust this verdict") from None
+    except OSError as error:
+        raise CallerError(f"{path}: cannot be read: {error.strerror}", hint="check the path") from None
+    return str(signature.trusted_comment)
+
+
+def _reading(path: Path, read: Callable[[Path], T]) -> T:
+    try:
+        return read(path)
+    except OSError as error:
+        raise CallerError(f"{path}: cannot be read: {error.strerror}", hint="check the path") from None
+    except ValueError as error:
+        raise CallerError(f"{path}: not a file of minisign: {error}", hint="minisign -G makes keys") from None
+
+
+def _library() -> Any:
+    try:
+        import minisign
+    except ImportError:
+        hint = "pip install 'lifsea-testbed[sign]'"
+        raise CallerError("signatures need py-minisign, which is not installed", hint=hint) from None
+    return minisign
