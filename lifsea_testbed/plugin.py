@@ -135,6 +135,19 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Measuring.start(config, run), _MEASURING)
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> Generator[None, Any, Any]:
+    """Has a run come to a verdict, too, whose worker died while xdist started it."""
+    try:
+        return (yield)
+    except (EOFError, OSError) as error:
+        run = session.config.pluginmanager.get_plugin(_RUN)
+        if run is None:
+            raise
+        run.pytest_sessionfinish(session, pytest.ExitCode.INTERNAL_ERROR)
+        pytest.exit(f"the run did not start: {error!r}", returncode=int(session.exitstatus))
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Removes what the machines left, and prints the verdict as the last line."""
     run = config.pluginmanager.get_plugin(_RUN)

@@ -174,6 +174,13 @@ def test_a_worker_that_dies_takes_its_machines_with_it_and_the_run_goes_on(
     assert_nothing_is_left(pytester.path)
 
 
+def test_a_worker_that_dies_before_it_starts_leaves_a_verdict(start: Start, pytester: pytest.Pytester) -> None:
+    result = start("def test_nothing(): pass", "--dist", "load", "--tx", "popen//python=false")
+    assert result.ret == 6 and "verdict: broken" in result.outlines[-1]
+    assert gate(pytester.path)["verdict"] == "broken"
+    assert_nothing_is_left(pytester.path)
+
+
 def test_workers_are_as_many_as_the_host_bears(start: Start) -> None:
     """An instance with more processors than the host has leaves room for one worker."""
     result = start("def test_nothing(): pass", "-n", "auto", "--instance-type", "ecs.g7.32xlarge")
