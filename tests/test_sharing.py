@@ -121,6 +121,7 @@ def test_a_disk_that_took_too_much_in_is_a_change() -> None:
     assert "300 MiB were written" in caught.value.evidence
 
 
+@pytest.mark.nightly
 @pytest.mark.boots
 def test_real_changes_are_found_and_reading_is_none(tmp_path: Path) -> None:
     with real.restorer(tmp_path) as restorer:
