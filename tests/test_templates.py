@@ -209,7 +209,7 @@ class FakeBench:
         self.say = self.said.append
         self.emulator = Emulator(binary="qemu", version="10.0")
         self.profile = SimpleNamespace(access=Access())
-        self.booted = 0
+        self.booted = self.data_disk = 0
 
     def key(self) -> dict[str, str]:
         return KEY
