@@ -101,8 +101,9 @@ def suite(image: str, cache: Path, tests: int, *options: str) -> float:
     """Returns how long pytest takes for so many tests that each change their machine (seconds)."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "test_changes.py").write_text(_SUITE.format(tests=tests))
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--image", image, "--profile",
-                   "reference", "--reports", f"{folder}/reports", *options]  # fmt: skip
+        without = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
+        command = [sys.executable, "-m", "pytest", "-q", *without, "--image", image, "--profile", "reference",
+                   "--reports", f"{folder}/reports", *options]  # fmt: skip
         started = time.monotonic()
         ran = subprocess.run(command, cwd=folder, env={**os.environ, "XDG_CACHE_HOME": str(cache)},
                              capture_output=True, text=True, check=False)  # fmt: skip

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import functools
 import hashlib
+import importlib.resources
 import itertools
 import os
 import shutil
@@ -208,11 +209,11 @@ class Bench:
     def key(self) -> dict[str, str]:
         """Returns what two benches have in common whose machines are alike up to their identity."""
         command = argv.command(self._hardware(_ANYBODY(type=self.instance_type), None), _NO_WIRES)
-        told = access.user_data(argv.CHANNEL_PORT, self.profile.access.line)
+        told = access.user_data(argv.CHANNEL_PORT, self.profile.access.line) + access.typed(self.profile.access)
         processor = "any" if self.accelerator.kind is Kind.TCG else host_processor()
         return {"image": self.image.sha256, "profile": _digest(self.profile.model_dump_json().encode()),
-                "command": _digest("\0".join(command).encode()), "user-data": _digest(told), "processor": processor,
-                "instance": self.instance_type.name, "memory": str(self.fitting.memory),
+                "command": _digest("\0".join(command).encode()), "user-data": _digest(told), "cloud": _cloud(),
+                "processor": processor, "instance": self.instance_type.name, "memory": str(self.fitting.memory),
                 "qemu": self.emulator.version, "accelerator": str(self.accelerator.kind)}  # fmt: skip
 
     def forgive(self) -> None:
@@ -297,6 +298,13 @@ def recognised(image: Image) -> Profile | None:
 
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
+
+
+@functools.cache
+def _cloud() -> str:
+    """A digest of the code that answers the guest in the cloud's stead: what it answered is in the guest's memory."""
+    files = (entry for entry in importlib.resources.files("lifsea_testbed.ecs").iterdir() if entry.is_file())
+    return _digest(b"\0".join(entry.read_bytes() for entry in sorted(files, key=lambda entry: entry.name)))
 
 
 def host_processor() -> str:

@@ -68,8 +68,8 @@ def explain(name: str) -> Explanation:
         similar = difflib.get_close_matches(name, catalogue(), n=_OFFERED, cutoff=0.4)
         hint = ", ".join(similar) or "lifsea-testbed explain, without a claim, names them all"
         raise CallerError(f"unknown claim {name!r}", hint=hint)
-    makers = [profile for profile in profiles.names() if name in profiles.load(profile).claims]
-    return Explanation(claim=catalogue()[name], profiles=tuple(makers), judges=_judges().get(name, ()),
+    makers = tuple(profile for profile, claims in _promises().items() if name in claims)
+    return Explanation(claim=catalogue()[name], profiles=makers, judges=_judges().get(name, ()),
                        mutants=_mutants().get(name, ()))  # fmt: skip
 
 
@@ -77,6 +77,12 @@ def overview() -> str:
     """Returns every claim with its promise, one a line."""
     width = max(map(len, catalogue()))
     return "\n".join(f"{claim.id:<{width}}  {claim.promise}" for claim in catalogue().values())
+
+
+@functools.cache
+def _promises() -> dict[str, frozenset[str]]:
+    """The claims that each profile makes."""
+    return {name: frozenset(profiles.load(name).claims) for name in profiles.names()}
 
 
 @functools.cache

@@ -165,7 +165,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.option.claim:
         _select(config, items)
     items.sort(key=lambda item: not _CHANGED.isdisjoint(getattr(item, "fixturenames", ())))
-    if config.pluginmanager.has_plugin("xdist"):
+    if config.option.image and config.pluginmanager.has_plugin("xdist"):
         _group(items)
 
 
@@ -185,6 +185,9 @@ def pytest_collection_finish(session: pytest.Session) -> Generator[None, None, N
 
     xdist 3.8 does so itself, but by an attribute that pytest 9.2 does not look at: no group would come through.
     """
+    if not session.config.option.image:
+        yield
+        return
     from lifsea_testbed import spread
 
     if getattr(session.config.option, "loadgroup", False):

@@ -25,7 +25,7 @@ from lifsea_testbed.template_cache import TemplateCache
 
 #: A machine is quiet when QEMU uses no more than this share of one processor in so many looks that follow each other,
 #: so far apart (seconds); one that never is gets saved after so long (seconds).
-_QUIET, _LOOKS, _BETWEEN, _RESTLESS = 0.25, 3, 0.4, 30.0
+_QUIET, _LOOKS, _BETWEEN, _RESTLESS = 0.25, 3, 0.25, 30.0
 
 
 class CannotRestore(TestbedError):
@@ -151,8 +151,7 @@ class Restorer:
         """Boots a machine, waits until it is up and quiet, and saves it."""
         bench, began = self._bench, time.monotonic()
         bench.say("making a template, which later machines are restored from")
-        layers = Layers(overlay=templates.disk(directory, 1))
-        with contextlib.ExitStack() as stack, bench.machine("template-machine", layers=layers,
+        with contextlib.ExitStack() as stack, bench.machine("template-machine",
                                                             memory=self._own_memory(stack)) as machine:  # fmt: skip
             if machine.road is Road.NONE:
                 raise CannotRestore("the image offers no shell to set a restored machine's clock by")

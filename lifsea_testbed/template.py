@@ -29,7 +29,8 @@ FORMAT = 1
 FACTS, MEMORY, STATE, RECORDS = "template.json", "memory", "state", "records"
 #: How far a restored guest's clock may be off, beside the time that its answer took (microseconds).
 _CLOCK_IS_RIGHT = 250_000
-_READINGS = 3
+#: One for each shell that waits in the guest.
+_READINGS = 4
 
 
 class Facts(BaseModel):

@@ -27,7 +27,8 @@ ON_OWN_MACHINES = {"user-data-ran-once", "ops-container-on-demand", "nodes-ident
 #: What the profile says too little for, or this host: judged in neither half.
 NOT_JUDGED = {
     "boot-two-seconds", "upgrade", "rollback", "etc-var-writable-and-kept", "image-small", "few-units",
-    "few-udev-rules", "escaped-container-cannot-write", "no-surprise-listeners", "setuid-known", "instance-features",
+    "few-udev-rules", "upgrade-chain", "etc-merged", "upgrade-refused-whole", "atomic-upgrade",
+    "escaped-container-cannot-write", "no-surprise-listeners", "setuid-known", "instance-features",
     "instance-queues",
 }  # fmt: skip
 

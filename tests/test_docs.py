@@ -29,8 +29,12 @@ from tests.real import ROOT, built
 
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
 TERMINAL, GATE, TEST = "it wants a person at a terminal", ".ci/run runs ci/gate", ".ci/run runs ci/test"
+COMPARE = "it boots two images many times; benchmarks/perf.py does so"
+KEPT = "a test has to fail for it; tests/test_templates.py has one fail, and opens what was kept"
 PARSED = {
     "README.md:ci/gate": GATE, "README.md:ci/test": TEST, "README.md:lifsea-testbed shell": TERMINAL,
+    "README.md:lifsea-testbed boot-time": COMPARE, "boot-time.md:lifsea-testbed boot-time": COMPARE,
+    "fleet.md:ci/gate": GATE, "machines.md:pytest": KEPT, "machines.md:lifsea-testbed shell": KEPT,
     "README.md:lifsea-testbed powercut": "half an hour; docs/powercut.md has a shorter one that is run",
     "channel.md:lifsea-testbed shell": TERMINAL, "quick-start.md:lifsea-testbed shell": TERMINAL,
     "your-own-os.md:lifsea-testbed shell": TERMINAL, "red-gate.md:lifsea-testbed shell": TERMINAL,

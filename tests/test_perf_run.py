@@ -104,6 +104,8 @@ def test_the_gate_compares_with_the_last_release(place: pytest.Pytester) -> None
     shown.stdout.fnmatch_lines(["*boot regressed: 2.0045 → 2.60585 s (+30.0%, *(against 3.0*)", "verdict: pass - *"])
     gated.stdout.fnmatch_lines(["verdict: fail - *; boot regressed: *; boot over budget: * (reports/gate.json)"])
     assert (shown.ret, gated.ret) == (0, 1)
+    findings = json.loads((place.path / "reports/run.json").read_text())["findings"]
+    assert any(line.startswith("boot regressed: 2.0045 → 2.60585 s") for line in findings)
 
 
 @pytest.mark.parametrize(("options", "complaint"), [

@@ -21,6 +21,7 @@ import pytest
 
 from lifsea_testbed import template as templates
 from lifsea_testbed import template_cache
+from lifsea_testbed.console import access
 from lifsea_testbed.deadline import Deadline
 from lifsea_testbed.ecs import catalogue
 from lifsea_testbed.ecs.instance import Instance
@@ -208,7 +209,7 @@ class FakeBench:
         self.say = self.said.append
         self.emulator = Emulator(binary="qemu", version="10.0")
         self.profile = SimpleNamespace(access=Access())
-        self.booted = 0
+        self.booted = self.data_disk = 0
 
     def key(self) -> dict[str, str]:
         return KEY
@@ -270,6 +271,22 @@ def test_where_nothing_can_be_restored_machines_are_booted_and_the_reason_is_kno
 
 
 # The real thing
+
+
+@pytest.mark.boots
+@pytest.mark.parametrize("script", ["channel.sh", "terminal.sh"])
+def test_what_another_test_bed_put_into_the_guest_is_not_gone_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    """The channel of road user-data and the one that is typed at a login both live on in a guest's memory."""
+    agent = access._agent
+    with real.bench(tmp_path) as bench:
+        before = bench.key()
+        assert bench.key() == before
+        monkeypatch.setattr(access, "_agent", lambda name: agent(name) + ("# later\n" if name == script else ""))
+        after = bench.key()
+    assert {name for name in before if before[name] != after[name]} == {"user-data"}
+
 
 _MONTH = 30 * 86_400 * 1_000_000
 _INVOCATIONS = "systemctl show -p Id -p InvocationID '*.service'"

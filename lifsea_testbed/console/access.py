@@ -64,8 +64,13 @@ def type_agent(console: Transcript, access: Access) -> None:
 
     Tabs, which a shell at a prompt completes, are typed as blanks.
     """
+    console.send(typed(access))
+
+
+def typed(access: Access) -> bytes:
+    """Returns what is typed into a shell on a console to start the guest's end of a command channel there."""
     become = f"{access.become} " if access.become else ""
-    console.send(_TYPED.format(here=_HERE, agent=_agent("terminal.sh").expandtabs(2), become=become).encode())
+    return _TYPED.format(here=_HERE, agent=_agent("terminal.sh").expandtabs(2), become=become).encode()
 
 
 def _answer(console: Transcript, question: re.Pattern[str], answer: str, deadline: Deadline) -> None:

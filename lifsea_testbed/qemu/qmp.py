@@ -131,9 +131,17 @@ def _line(direction: str, message: Mapping[str, Any]) -> str:
     return f"{direction} {text if len(text) <= _LONGEST_LINE else text[:_LONGEST_LINE] + '…'}"
 
 
-@functools.cache
+_STARTING = threading.Lock()
+
+
 def _loop() -> asyncio.AbstractEventLoop:
-    """The one event loop of this process, on a thread of its own."""
+    """The one event loop of this process; machines that are powered on side by side ask for it at once."""
+    with _STARTING:
+        return _started_loop()
+
+
+@functools.cache
+def _started_loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="qmp", daemon=True).start()
     return loop

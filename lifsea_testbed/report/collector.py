@@ -116,7 +116,7 @@ class Collector:
             shard=shard, runs=[run_record(prepared, shard)], claims=claims,
             others=gate.records(outcome for outcome in self._outcomes if not outcome.claim),
             known_issues=issues.record(self._known, claims, profile=self._profile.name, version=self._version),
-            troubles=list(troubles), failures=list(failures), findings=self._findings,
+            troubles=list(troubles), failures=list(failures),
         )  # fmt: skip
 
     def _claims(self) -> list[ClaimRecord]:
@@ -136,6 +136,7 @@ class Collector:
             "accelerator": self._prepared.accelerator.why,
             "guest_memory": self._prepared.fitting.memory,
             "image": str(self._prepared.image.path),
+            "findings": self._findings,
             "tests": {test: round(self._durations[test], 3) for test in sorted(self._durations)},
         }
         self.path.with_name("run.json").write_text(json.dumps(times, indent=2) + "\n", "utf-8")

@@ -164,7 +164,6 @@ class Document(_Record):
     known_issues: KnownIssues | None = None
     troubles: list[str] = Field(default=[], description="what went wrong beside the tests")
     failures: list[str] = Field(default=[], description="what fails the gate beside the claims: figures")
-    findings: list[str] = Field(default=[], description="what became of the figures since the last release")
 
     def text(self) -> str:
         """Returns the document as it is written."""

@@ -45,12 +45,11 @@ def merge(documents: Sequence[tuple[str, Document]]) -> Document:
     others = _joined([test for document in ours for test in document.others])
     troubles = _unique([trouble for document in ours for trouble in document.troubles])
     failures = _unique([failure for document in ours for failure in document.failures])
-    findings = _unique([finding for document in ours for finding in document.findings])
     verdict, why = gate.conclude(claims, others=others, troubles=troubles, failures=failures,
                                  selected=first.selected, parts=parts)  # fmt: skip
     return first.model_copy(update={
         "verdict": verdict, "exit_status": verdict.exit_status, "why": why, "shard": None, "claims": claims,
-        "others": others, "troubles": troubles, "failures": failures, "findings": findings, "image": _image(ours),
+        "others": others, "troubles": troubles, "failures": failures, "image": _image(ours),
         "runs": [run for document in ours for run in document.runs], "known_issues": _known(ours, claims),
     })  # fmt: skip
 
