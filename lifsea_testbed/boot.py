@@ -151,8 +151,8 @@ class Boot:
         name = f"card-{card.mac.replace(':', '')}"
         with card.plug() as wire:
             self.monitor.hand_over(wire.fileno(), name, deadline=Deadline.after(_GREETING))
-        self.execute("netdev_add", {"type": "stream", "id": name, "server": False,
-                                    "addr": {"type": "fd", "str": name}})  # fmt: skip
+        # Of the type `stream` it would look for the name on a thread that knows no monitor, and fail without a word.
+        self.execute("netdev_add", {"type": "socket", "id": name, "fd": name})
         self.execute("device_add", {"driver": "virtio-net-pci", "id": f"{name}-device", "netdev": name, "mac": card.mac,
                                     "romfile": "", "disable-modern": False, "disable-legacy": "off"})  # fmt: skip
 

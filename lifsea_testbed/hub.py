@@ -1,7 +1,7 @@
 """The hub: carries Ethernet frames between machines, over links that can be cut, delayed and made lossy.
 
 Nothing listens and no privilege is needed: each port is a socket pair, and QEMU inherits its far end. On it every frame
-follows its length, 4 bytes, big-endian (QEMU net/stream.c, net_stream_receive).
+follows its length, 4 bytes, big-endian (QEMU net/socket.c, net_socket_receive).
 """
 
 from __future__ import annotations

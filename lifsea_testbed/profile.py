@@ -175,7 +175,8 @@ class Sharing(_Table):
     ], description="what is written, below the paths that can be")  # fmt: skip
     processes: list[str] = Field(default=[r"\(sd-.*", "systemd-tmpfile", "iptables", "ip6tables", "mount"],
                                  description="what comes and goes, by name")  # fmt: skip
-    disk: float = Field(default=16.0, ge=0, description="MiB that the disk may take in while one test runs")
+    # A file system that was grown at the first boot has its tables written in the background for minutes.
+    disk: float = Field(default=256.0, ge=0, description="MiB that the disk may take in while one test runs")
 
 
 class Nodes(_Table):

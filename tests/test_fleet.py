@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import re
+import socket
+import struct
+import termios
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from lifsea_testbed.deadline import Deadline
+from lifsea_testbed.ecs.instance import Card
 from lifsea_testbed.fleet import Fleet, Maker, fleet
 from lifsea_testbed.machine import Machine
+from lifsea_testbed.preflight import Wish, prepare
 from tests import real
 from tests.quick import lay_out
 
@@ -61,6 +69,31 @@ def test_a_fleet_of_machines_without_a_shell_is_not_judged(
     identities = {re.findall(r"-uuid (\S+)", path.read_text())[0] for path in arguments}
     assert len(identities) == len(arguments) == 2
     assert list((pytester.path / "tmp").iterdir()) == []
+
+
+def unread(wire: socket.socket) -> int:
+    """How many bytes the far end has not read yet."""
+    return int(struct.unpack("i", fcntl.ioctl(wire, termios.TIOCOUTQ, bytes(4)))[0])
+
+
+@pytest.mark.boots
+def test_a_card_that_is_attached_takes_frames(tmp_path: Path) -> None:
+    """QEMU reads the first frame whatever the guest does; a wire that it lost is never read."""
+    lay_out(tmp_path, "")
+    wish = Wish(image=str(tmp_path / "disk.raw"), next_image=None, profile=str(tmp_path / "quick.toml"),
+                instance_type="ecs.g7.large", accelerator="tcg", reports=tmp_path)  # fmt: skip
+    near, far = socket.socketpair()
+    bench = prepare(wish).bench()
+    try:
+        with near, bench.machine("machine") as machine:
+            machine.attach_card(Card(plug=lambda: far))
+            near.sendall(struct.pack(">I", 60) + b"\xff" * 60)
+            deadline = Deadline.after(10.0)
+            while unread(near) and not deadline.expired:
+                time.sleep(0.02)
+            assert unread(near) == 0
+    finally:
+        bench.close()
 
 
 def reaches(one: Machine, address: str) -> bool:
