@@ -22,6 +22,7 @@ from pathlib import Path
 import psutil
 
 from lifsea_testbed.bench import Bench
+from lifsea_testbed.leftovers import PrivateDirectory
 from lifsea_testbed.machine import Machine
 from lifsea_testbed.preflight import Wish, prepare
 from lifsea_testbed.restorer import Restorer
@@ -136,8 +137,8 @@ def main() -> None:
     parser.add_argument("--tests", type=int, default=100)
     options = parser.parse_args()
     image = str(Path(options.image).resolve())
-    with tempfile.TemporaryDirectory(prefix="lifsea-testbed-") as folder:
-        cache = Path(folder)
+    with PrivateDirectory() as private:
+        cache = private.path
         with _bench(image, cache) as (bench, restorer):
             boot, ready = cold(bench)
             make(restorer, ready)
