@@ -60,7 +60,7 @@ class Prepared:
         return Bench(
             image=self.image, next_image=self.next_image, profile=self.wish.profile,
             instance_type=instances.find(self.wish.instance_type), emulator=self.emulator,
-            accelerator=self.accelerator, fitting=self.fitting, records=self.wish.reports / "evidence",
+            accelerator=self.accelerator, fitting=self.fitting, records=self.wish.reports / "machines",
             dump_memory=self.wish.dump_memory,
             place=self.place,
             data_disk=self.wish.data_disk,

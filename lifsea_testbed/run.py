@@ -149,6 +149,8 @@ class Run:
         """Tells a worker of xdist what was measured already."""
         accelerator = self._prepared.accelerator
         node.workerinput["lifsea_groups"] = self._config.option.dist == "loadgroup"
+        # There each worker runs each test, and has its own evidence of it.
+        node.workerinput["lifsea_worker"] = node.gateway.id if self._config.option.dist == "each" else ""
         node.workerinput["lifsea_controller"] = os.getpid()
         node.workerinput["lifsea_memory"] = self._prepared.fitting.memory
         node.workerinput["lifsea_place"] = str(self._prepared.place)
@@ -292,6 +294,7 @@ class Run:
         if not failed and not marks:
             return None
         folder = self._prepared.wish.reports / "evidence" / evidence.name_of(item.nodeid, attempt_of(item))
+        folder /= asked.told(self._config, "lifsea_worker") or ""
         bundle = evidence.Bundle(folder)
         for name, machine in machines.items():
             prefix = f"{name}-" if len(machines) > 1 else ""

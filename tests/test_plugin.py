@@ -189,9 +189,9 @@ def test_reports_are_written_even_when_the_guest_is_dead(place: pytest.Pytester)
     assert 'message="failed: kernel panic' in (reports / "junit.xml").read_text()
     results = [json.loads(path.read_text()) for path in (reports / "allure").glob("*-result.json")]
     assert sorted(result["status"] for result in results) == ["failed", "failed"]
-    (transcript,) = (reports / "evidence/template-machine").glob("transcript-1.txt")
+    (transcript,) = (reports / "machines/template-machine").glob("transcript-1.txt")
     assert "not syncing" in transcript.read_text()
-    assert "-blockdev" in (reports / "evidence/template-machine/qemu-argv.txt").read_text()
+    assert "-blockdev" in (reports / "machines/template-machine/qemu-argv.txt").read_text()
 
 
 @pytest.mark.boots
