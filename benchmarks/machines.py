@@ -22,11 +22,11 @@ from pathlib import Path
 import psutil
 
 from lifsea_testbed.bench import Bench
-from lifsea_testbed.leftovers import PrivateDirectory
+from lifsea_testbed.leftovers import PrivateDirectory, allocated
 from lifsea_testbed.machine import Machine
 from lifsea_testbed.preflight import Wish, prepare
 from lifsea_testbed.restorer import Restorer
-from lifsea_testbed.template_cache import TemplateCache, allocated
+from lifsea_testbed.template_cache import TemplateCache
 
 _ROOT = Path(__file__).parent.parent
 _COLD, _RESTORED, _AT_ONCE = 2, 15, 4

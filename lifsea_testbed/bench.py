@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lifsea_testbed import profile as profiles
-from lifsea_testbed.capacity import OVERHEAD, available_memory
+from lifsea_testbed.capacity import OVERHEAD, available_memory, processor_name
 from lifsea_testbed.console import access
 from lifsea_testbed.deadline import Patience
 from lifsea_testbed.ecs.catalogue import InstanceType
@@ -210,7 +210,7 @@ class Bench:
         """Returns what two benches have in common whose machines are alike up to their identity."""
         command = argv.command(self._hardware(_ANYBODY(type=self.instance_type), None), _NO_WIRES)
         told = access.user_data(argv.CHANNEL_PORT, self.profile.access.line) + access.typed(self.profile.access)
-        processor = "any" if self.accelerator.kind is Kind.TCG else host_processor()
+        processor = "any" if self.accelerator.kind is Kind.TCG else processor_name()
         return {"image": self.image.sha256, "profile": _digest(self.profile.model_dump_json().encode()),
                 "command": _digest("\0".join(command).encode()), "user-data": _digest(told), "cloud": _cloud(),
                 "processor": processor, "instance": self.instance_type.name, "memory": str(self.fitting.memory),
@@ -305,14 +305,6 @@ def _cloud() -> str:
     """A digest of the code that answers the guest in the cloud's stead: what it answered is in the guest's memory."""
     files = (entry for entry in importlib.resources.files("lifsea_testbed.ecs").iterdir() if entry.is_file())
     return _digest(b"\0".join(entry.read_bytes() for entry in sorted(files, key=lambda entry: entry.name)))
-
-
-def host_processor() -> str:
-    """Returns the name of the processor of the host."""
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text("ascii", "replace").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return "unknown"
 
 
 def host_is_ice_lake() -> bool:

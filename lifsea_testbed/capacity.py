@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,15 @@ _VERSIONS = {
     "cgroup": _Version(limit="memory.limit_in_bytes", usage="memory.usage_in_bytes", reclaimable="total_inactive_file"),
     "cgroup2": _Version(limit="memory.max", usage="memory.current", reclaimable="inactive_file"),
 }
+
+
+def processor_name() -> str:
+    """Returns the name of the host's processor, or of its architecture if the kernel does not tell."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
 
 
 def available_memory(root: Path = _ROOT) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lifsea_testbed import scenario
 from lifsea_testbed.bench import Bench
 from lifsea_testbed.errors import CommandFailed
 from lifsea_testbed.machine import Machine
@@ -111,12 +112,12 @@ TROUBLES = (
 def travel(bench: Bench, machine: Machine, directory: Path) -> Travelled:
     """Goes from the image to made-up ones and back, with a reboot after each step, and looks."""
     upgrade, (first, second), _ = _offered(bench, machine, directory, count=2)
-    _write(machine)
+    scenario.write(machine, (IN_ETC, IN_VAR))
     stops = [_go(machine, upgrade, "upgrade", first)]
     machine.guest.write(EDITED, _MINE)
     machine.run(f"rm {REMOVED}")
     stops.append(_go(machine, upgrade, "upgrade of the upgraded", second))
-    merged = {path: machine.guest.read(path) for path in (EDITED, LEFT, REMOVED)}
+    merged = scenario.read(machine, (EDITED, LEFT, REMOVED))
     upgrade.roll_back()
     stops.append(_stop(machine, upgrade, "rollback", upgrade.names(first)))
     upgrade.apply(second)
@@ -155,12 +156,7 @@ def _go(machine: Machine, upgrade: Upgrade, how: str, offer: Offer) -> Stop:
 def _stop(machine: Machine, upgrade: Upgrade, how: str, wanted: str) -> Stop:
     machine.reboot()
     return Stop(how=how, wanted=wanted, running=upgrade.running(), boots_next=upgrade.boots_next(),
-                kept={path: machine.guest.read(path) for path in (IN_ETC, IN_VAR)})  # fmt: skip
-
-
-def _write(machine: Machine) -> None:
-    for path in (IN_ETC, IN_VAR):
-        machine.guest.write(path, path)
+                kept=scenario.read(machine, (IN_ETC, IN_VAR)))  # fmt: skip
 
 
 def _refused(machine: Machine, upgrade: Upgrade, repository: Repository, offer: Offer, trouble: Trouble) -> Refusal:

@@ -72,7 +72,7 @@ def find() -> list[Leftover]:
         with _locked(path) as is_ours:
             if is_ours:
                 processes = tuple(process.pid for process in _at_work_in(path))
-                found.append(Leftover(path=path, size=_size(path), processes=processes))
+                found.append(Leftover(path=path, size=allocated(path), processes=processes))
     return found
 
 
@@ -100,6 +100,19 @@ def clean() -> list[Leftover]:
     for leftover in found:
         remove(leftover)
     return found
+
+
+def allocated(directory: Path) -> int:
+    """Returns what a directory takes up (bytes); files with holes take up less than they are long.
+
+    What goes away meanwhile does not count.
+    """
+    total = 0
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(Path(folder) / name).st_blocks * 512
+    return total
 
 
 def die_with_parent(parent: int) -> None:
@@ -168,13 +181,3 @@ def _at_work_in(directory: Path) -> list[psutil.Process]:
             if Path(process.cwd()).is_relative_to(directory):
                 found.append(process)
     return found
-
-
-def _size(directory: Path) -> int:
-    """The bytes that its files take up; what goes away meanwhile does not count."""
-    total = 0
-    for folder, _, names in os.walk(directory):
-        for name in names:
-            with contextlib.suppress(OSError):
-                total += os.lstat(Path(folder) / name).st_blocks * 512
-    return total

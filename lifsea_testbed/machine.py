@@ -80,8 +80,7 @@ class Machine(Transfers, AsSold):
         self._mask = Mask(lambda: [*given, profile().access.password, *self._service.metadata.tokens])
         self._records = Records(records, self._mask)
         if user_data is None:
-            no_shell = profile().access.roads == [Road.NONE]
-            user_data = b"" if no_shell else access.user_data(argv.CHANNEL_PORT, profile().access.line)
+            user_data = b"" if self.access.has_no_shell else access.user_data(argv.CHANNEL_PORT, self.access.line)
         metadata = Metadata(self.instance, user_data=user_data, token_required=profile().metadata.token == "required")
         overlay.create(self._overlay, image_size=image.virtual_size)
         self._data = overlay.create_data_disk(directory / "data.raw", size=hardware.instance.data_disk)

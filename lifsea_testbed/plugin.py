@@ -341,9 +341,7 @@ def power_cuts(bench: Bench, pytestconfig: pytest.Config) -> PowerCuts:
     """What became of an upgrade of the image at each moment at which the power may fail."""
     from lifsea_testbed.powercut import campaign
 
-    run: Run | None = pytestconfig.pluginmanager.get_plugin(_RUN)
-    assert run is not None
-    return campaign.cut(bench, run.prepared.wish.reports, pytestconfig.option.power_cuts)
+    return campaign.cut(bench, _run(pytestconfig).prepared.wish.reports, pytestconfig.option.power_cuts)
 
 
 @pytest.fixture

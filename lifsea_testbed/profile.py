@@ -64,6 +64,11 @@ class Access(_Table):
         """The console that login and prompt use."""
         return Line.SERIAL if self.line is Line.PORT else self.line
 
+    @property
+    def has_no_shell(self) -> bool:
+        """Whether there is no road to a shell at all."""
+        return self.roads == [Road.NONE]
+
 
 class Packages(_Table):
     """How many packages the image may hold, and where its database lies."""

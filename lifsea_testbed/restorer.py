@@ -179,7 +179,7 @@ def _why_cold(bench: Bench, cold: bool) -> str:
         return "asked for"
     if not bench.emulator.can_restore:
         return f"QEMU {bench.emulator.version} cannot; 8.2 and later can"
-    if list(bench.profile.access.roads) == [Road.NONE]:
+    if bench.profile.access.has_no_shell:
         return "the profile offers no shell to set a restored machine's clock by"
     return ""
 

@@ -32,7 +32,7 @@ from lifsea_testbed.sharing import SharedMachine
 from lifsea_testbed.template_cache import TemplateCache
 from lifsea_testbed.text import printable, slug
 
-#: Those of them that no later test needs.
+#: The fixtures that are a machine which no later test needs.
 _KEPT = frozenset({"machine", "own_machine"})
 #: A reason is a line; the evidence has the whole story (characters).
 _LONGEST_WHY = 500
@@ -201,7 +201,7 @@ class Run:
         judgement = self._judge(item, report, error)
         if isinstance(error, Explained):
             report.longrepr = printable(f"{type(error).__name__}: {error}")
-        wrong = judgement.status not in (Status.PASSED, Status.NOT_JUDGED)
+        wrong = judgement.status.is_wrong
         folder = self._keep_evidence(item, report, error, judgement) if wrong or call.when == "call" else None
         if wrong and folder:
             self._explain(report, item, error, folder)
@@ -290,7 +290,7 @@ class Run:
     def _keep_evidence(self, item: pytest.Item, report: pytest.TestReport, error: BaseException | None,
                        judgement: Judgement) -> Path | None:
         marks, machines = item.stash.get(_MARKS, {}), machines_of(item)
-        failed = judgement.status not in (Status.PASSED, Status.NOT_JUDGED)
+        failed = judgement.status.is_wrong
         if not failed and not marks:
             return None
         folder = self._prepared.wish.reports / "evidence" / evidence.name_of(item.nodeid, attempt_of(item))

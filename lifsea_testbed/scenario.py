@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lifsea_testbed.guest.ostree import Deployment
@@ -68,12 +69,12 @@ class RolledBack:
 def reboot(machine: Machine) -> Rebooted:
     """Writes to the places that are kept, reboots once, and looks."""
     machine.wait_until_ready()
-    written = _write(machine, (IN_ETC, IN_VAR, IN_HOME))
+    written = write(machine, (IN_ETC, IN_VAR, IN_HOME))
     identity, asked = machine.guest.identity(), len(machine.requests)
     machine.reboot()
     machine.wait_until_ready()
     return Rebooted(
-        machine=machine, written=written, kept=_read(machine, written), user_data_runs=machine.guest.user_data_runs,
+        machine=machine, written=written, kept=read(machine, written), user_data_runs=machine.guest.user_data_runs,
         asked_again=[seen.path for seen in machine.requests[asked:]], identities=(identity, machine.guest.identity()),
     )  # fmt: skip
 
@@ -95,13 +96,13 @@ def watch(machine: Machine, uptime: float) -> Machine:
 
 def upgrade(machine: Machine, next_image: Image) -> Upgraded:
     """Deploys the next image, reboots into it, and looks."""
-    written = _write(machine, (IN_ETC, IN_VAR))
+    written = write(machine, (IN_ETC, IN_VAR))
     before = machine.guest.booted_deployment()
     commit = machine.guest.deploy_from_disk(machine.attach_disk(next_image))
     machine.reboot()
     return Upgraded(
         machine=machine, before=before, commit=commit, running=machine.guest.booted_deployment(),
-        defaults_missing=machine.guest.new_defaults_missing(), kept=_read(machine, written),
+        defaults_missing=machine.guest.new_defaults_missing(), kept=read(machine, written),
     )  # fmt: skip
 
 
@@ -115,14 +116,16 @@ def roll_back(upgraded: Upgraded) -> RolledBack:
                       kept=machine.guest.read(IN_VAR), etc=machine.guest.read(IN_ETC))  # fmt: skip
 
 
-def _write(machine: Machine, paths: tuple[str, ...]) -> dict[str, str | None]:
+def write(machine: Machine, paths: tuple[str, ...]) -> dict[str, str | None]:
+    """Writes into each file its own path, and returns what they hold then."""
     for path in paths:
         machine.guest.write(path, path)
     return {path: path for path in paths}
 
 
-def _read(machine: Machine, written: dict[str, str | None]) -> dict[str, str | None]:
-    return {path: machine.guest.read(path) for path in written}
+def read(machine: Machine, paths: Iterable[str]) -> dict[str, str | None]:
+    """Returns what each file holds; nothing for one that is not there."""
+    return {path: machine.guest.read(path) for path in paths}
 
 
 def _content(machine: Machine) -> list[str]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from lifsea_testbed.errors import HostError, TestbedError
+from lifsea_testbed.leftovers import allocated
 from lifsea_testbed.template import FACTS, Template, load
 
 #: What all templates together may take on disk (bytes): about twenty of them.
@@ -132,13 +133,6 @@ class TemplateCache:
             if _is_unused(path):
                 _remove(path)
                 size -= before
-
-
-def allocated(path: Path) -> int:
-    """Returns what a directory takes on disk (bytes); files with holes take less than they are long."""
-    with contextlib.suppress(FileNotFoundError):
-        return sum(file.lstat().st_blocks * 512 for file in path.rglob("*"))
-    return 0
 
 
 def _is_unused(path: Path) -> bool:

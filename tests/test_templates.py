@@ -28,12 +28,13 @@ from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.ecs.metadata import TOKEN_HEADER, TTL_HEADER, Metadata, Request, Seen
 from lifsea_testbed.errors import BootFailed, ChannelError, TestbedError
 from lifsea_testbed.guest import renewal
+from lifsea_testbed.leftovers import allocated
 from lifsea_testbed.machine import Machine
 from lifsea_testbed.profile import Access, Road
 from lifsea_testbed.qemu.emulator import Emulator
 from lifsea_testbed.restorer import Restorer
 from lifsea_testbed.template import Facts, Template
-from lifsea_testbed.template_cache import TemplateCache, allocated
+from lifsea_testbed.template_cache import TemplateCache
 from tests import changes, real
 from tests.fakes import FakeShell
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import re
 import subprocess
-import tempfile
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 from lifsea_testbed.boottime.attribution import Growth, Kind, apart
 from lifsea_testbed.disk.system import Entry, parse_entry
@@ -20,6 +18,7 @@ from lifsea_testbed.disk.tree import Tree
 from lifsea_testbed.errors import HostError, NotJudged
 from lifsea_testbed.guest.offline import OfflineTree
 from lifsea_testbed.image import Image
+from lifsea_testbed.leftovers import PrivateDirectory
 from lifsea_testbed.qemu import argv
 from lifsea_testbed.qemu.accelerator import Kind as AcceleratorKind
 from lifsea_testbed.qemu.accelerator import confine
@@ -96,12 +95,13 @@ def run(image: Image, emulator: Emulator) -> KernelPhase:
         HostError: it did not come to its end in time.
     """
     bootable = find(image)
-    with tempfile.TemporaryDirectory(prefix="lifsea-testbed-") as directory:
-        Path(directory).chmod(0o755)
-        (Path(directory) / _KERNEL).write_bytes(bootable.kernel)
+    with PrivateDirectory() as directory:
+        directory.path.chmod(0o755)
+        (directory.path / _KERNEL).write_bytes(bootable.kernel)
         try:
-            done = subprocess.run(confine(AcceleratorKind.TCG).wrap(command(emulator, bootable.options)), cwd=directory,
-                                  stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=_PATIENCE)
+            done = subprocess.run(confine(AcceleratorKind.TCG).wrap(command(emulator, bootable.options)),
+                                  cwd=directory.path, stdin=subprocess.DEVNULL, capture_output=True, check=False,
+                                  timeout=_PATIENCE)  # fmt: skip
         except subprocess.TimeoutExpired as error:
             raise HostError(f"the kernel alone did not end within {_PATIENCE:.0f} s",
                             evidence=printable(error.stdout or b"")[-2000:]) from None

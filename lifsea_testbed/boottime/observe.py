@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 from lifsea_testbed.bench import Bench
 from lifsea_testbed.boottime import alignment
@@ -17,6 +15,7 @@ from lifsea_testbed.boottime.observation import Observation, Progress, Which, by
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.guest import boot as guest
 from lifsea_testbed.image import Image
+from lifsea_testbed.leftovers import PrivateDirectory
 from lifsea_testbed.machine import Machine
 from lifsea_testbed.profile import Road
 from lifsea_testbed.qemu import counter as counters
@@ -45,7 +44,7 @@ def counting(bench: Bench) -> Iterator[Counter | None]:
         yield None
         return
     counters.require(bench.emulator.version)
-    with tempfile.TemporaryDirectory(prefix="lifsea-testbed-") as directory, counters.built(Path(directory)) as counter:
+    with PrivateDirectory() as directory, counters.built(directory.path) as counter:
         yield counter
 
 

@@ -185,10 +185,6 @@ class Guest:
         """The unit files whose name matches."""
         return self._content.units_named(pattern)
 
-    def boot_finished_after(self) -> float | None:
-        """Seconds from the kernel's start until the boot was finished."""
-        return units.finished_after(self._shell)
-
     # Network, disk, accounts, clock
 
     def ssh_speakers(self) -> list[network.Listener]:

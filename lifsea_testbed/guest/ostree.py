@@ -6,6 +6,7 @@ import re
 import shlex
 from dataclasses import dataclass
 
+from lifsea_testbed.console.channel import CommandResult
 from lifsea_testbed.errors import GuestFailure
 from lifsea_testbed.guest.shell import Shell
 
@@ -106,14 +107,14 @@ def parse_changes(text: str) -> list[str]:
     return [f"{row[0]} {row[1]}" for row in rows if len(row) == 2 and row[1].startswith("/usr/")]
 
 
-def pull_from_disk(shell: Shell, device: str, *, repository: str = REPOSITORY) -> str:
-    """Pulls the image that is deployed on another disk into a repository, the machine's own; returns its commit."""
-    return shell.run(_PULL.format(device=device, repository=repository), within=_WHOLE_IMAGE).stdout.strip()
+def pull_from_disk(shell: Shell, device: str) -> str:
+    """Pulls the image that is deployed on another disk into the machine's own repository; returns its commit."""
+    return shell.run(_PULL.format(device=device, repository=REPOSITORY), within=_WHOLE_IMAGE).stdout.strip()
 
 
-def deploy(shell: Shell, os: str, commit: str) -> None:
+def deploy(shell: Shell, os: str, commit: str) -> CommandResult:
     """Makes that commit the one that boots next; the running one stays as the second."""
-    shell.run(f"ostree admin deploy --os={shlex.quote(os)} {shlex.quote(commit)}", within=_WHOLE_IMAGE)
+    return shell.run(f"ostree admin deploy --os={shlex.quote(os)} {shlex.quote(commit)}", within=_WHOLE_IMAGE)
 
 
 def stage(shell: Shell, os: str, commit: str) -> None:

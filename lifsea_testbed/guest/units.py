@@ -47,9 +47,3 @@ def bus_names(shell: Shell) -> list[str]:
 def is_active(shell: Shell, *units: str) -> bool:
     """Tells whether one of the units, which may go by different names, is active."""
     return "active" in shell.run(f"systemctl is-active {shlex.join(units)}", check=False).lines
-
-
-def finished_after(shell: Shell) -> float | None:
-    """Returns the seconds from the kernel's start until every unit of the boot was up; nothing while it still boots."""
-    shown = shell.run("systemctl show --property=FinishTimestampMonotonic --value").stdout.strip()
-    return int(shown) / 1e6 if shown.isdigit() and int(shown) else None

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from lifsea_testbed import spread
 from lifsea_testbed.bench import Bench
 from lifsea_testbed.deadline import Deadline
-from lifsea_testbed.errors import CallerError, GuestFailure, LaunchError
+from lifsea_testbed.errors import GuestFailure, LaunchError
 from lifsea_testbed.machine import Machine
 from lifsea_testbed.powercut import disks, inference, record
 from lifsea_testbed.powercut.inference import Inference, parse_reads
@@ -24,7 +25,6 @@ from lifsea_testbed.text import slug
 
 #: How often a state is booted under which QEMU dies by itself (seen under TCG: SIGABRT, and not again).
 _ATTEMPTS = 3
-_SHARD = "choose K/N with K from 1 to N, such as 1/4"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +41,8 @@ class Shard:
         Raises:
             CallerError: it is something else.
         """
-        number, _, count = text.partition("/")
-        if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-            raise CallerError(f"{text}: no part of a sweep", hint=_SHARD)
-        return cls(number=int(number), count=int(count))
+        number, count = spread.parse(text)
+        return cls(number=number, count=count)
 
     def holds(self, digest: str) -> bool:
         """Whether a disk belongs to this part."""

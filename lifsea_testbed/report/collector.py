@@ -8,7 +8,6 @@ import json
 import platform
 import time
 from collections.abc import Iterable
-from pathlib import Path
 
 import psutil
 
@@ -157,16 +156,10 @@ def _versions() -> dict[str, str]:
 @functools.cache
 def host() -> Host:
     """Returns what is to be known of the host."""
-    return Host(processor=_processor(), cores=capacity.processors(), memory=psutil.virtual_memory().total >> 20,
-                kernel=platform.release())  # fmt: skip
+    return Host(processor=capacity.processor_name(), cores=capacity.processors(), kernel=platform.release(),
+                memory=psutil.virtual_memory().total >> 20)  # fmt: skip
 
 
 def _image(image: Image, version: str = "") -> ImageRecord:
     return ImageRecord(name=image.path.name, sha256=image.sha256, format=str(image.format), version=version,
                        virtual_size=image.virtual_size, file_size=image.file_size)  # fmt: skip
-
-
-def _processor() -> str:
-    names = (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-             if line.startswith("model name"))  # fmt: skip
-    return next(names, platform.machine())

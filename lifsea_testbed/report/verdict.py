@@ -38,6 +38,11 @@ class Status(enum.StrEnum):
         return self in (Status.PASSED, Status.FLAKY)
 
     @property
+    def is_wrong(self) -> bool:
+        """Whether something went wrong, of which there is evidence to be kept."""
+        return self not in (Status.PASSED, Status.NOT_JUDGED)
+
+    @property
     def is_quiet(self) -> bool:
         """Whether nobody has to look."""
         return self is Status.PASSED

@@ -64,16 +64,6 @@ def make_up(shell: Shell, into: Path, url: str, count: int) -> list[Offer]:
     return offers
 
 
-def from_disk(shell: Shell, device: str, into: Path, url: str) -> Offer:
-    """Offers the image that is deployed on another disk of the machine."""
-    shell.run(_MAKE.format(place=_PLACE, repository=ostree.REPOSITORY))
-    commit = ostree.pull_from_disk(shell, device, repository=_PLACE)
-    branch = "lifsea-testbed/next"
-    shell.run(f"ostree --repo={_PLACE} refs --create={branch} {commit}")
-    _take(shell, into)
-    return Offer(url=url, branch=branch, commit=commit, version="")
-
-
 def _take(shell: Shell, into: Path) -> None:
     transfer.get_tree(shell, _PLACE, into)
     shell.run(f"rm -rf {_PLACE}")

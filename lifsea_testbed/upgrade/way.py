@@ -90,8 +90,7 @@ class OstreeUpgrade:
     def apply(self, offer: Offer) -> str:
         """Pulls the branch, and deploys the commit."""
         self.fetch(offer)
-        os = shlex.quote(ostree.booted(self._shell).os)
-        return _last_line(self._shell.run(f"ostree admin deploy --os={os} {offer.commit}", within=_WHOLE_IMAGE).stdout)
+        return _last_line(ostree.deploy(self._shell, ostree.booted(self._shell).os, offer.commit).stdout)
 
     def roll_back(self) -> None:
         """Makes the second deployment the first."""
