@@ -135,9 +135,9 @@ def test_what_is_left_running_does_not_print_into_later_answers(channel: PortCha
 
 
 @pytest.mark.parametrize(("script", "status", "output"), [
-    ("", 0, ""), ("exit 3", 3, ""), ("false", 1, ""), ("trap 'echo bye' EXIT", 0, "bye\n"),
+    ("", 0, ""), (" ", 0, ""), ("printf %s \\ ", 0, " "), ("exit 3", 3, ""), ("false", 1, ""), ("trap 'echo bye' EXIT", 0, "bye\n"),
     ("echo() { :; }; true", 0, ""),
-    ("echo $#; ls /proc/self/fd | wc -l", 0, "0\n4\n"), ("lines 1", 127, ""),
+    ("echo $#; ls /proc/self/fd | wc -l", 0, "0\n4\n"), ("take", 127, ""), ("shift", 2, ""),
     ("set -eu; true", 0, ""), ("printf '%s' 'a '", 0, "a "), ("exec true", 0, ""), ("printf x\nprintf y", 0, "xy"),
     ("set -- a b; echo $#", 0, "2\n"), ("syntax (error", 2, ""), ("cd /; unset PATH; true", 0, ""),
 ])  # fmt: skip
@@ -180,6 +180,8 @@ def test_nobody_at_the_other_end_is_noticed() -> None:
 
 def test_frames_announce_what_follows() -> None:
     assert frames.run("n", "id\n\nls\n", b"in") == b"run n 3 2\nid\n\nls\nin"
+    assert frames.run("n", "id -u", b"") == b"do n id -u\n"
+    assert [frames.run("n", script, b"")[:4] for script in ("", " id", "id \t", "id\n\n")] == [b"run "] * 4
     with pytest.raises(ValueError, match="NUL"):
         frames.run("n", "\0", b"")
     assert frames.parse_header(b"channel n result 1 2 3", "n") == frames.ResultHeader(status=1, output=2, errors=3)

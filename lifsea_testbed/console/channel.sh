@@ -1,17 +1,19 @@
 #!/bin/sh
 # The guest's end of the command channel on a virtio-serial port, which is ours alone and passes every byte.
 #
-#   request   run NONCE LINES INPUT\n     then the script, so many lines, and its input, so many bytes
+#   request   do NONCE SCRIPT\n             a script of one line, which neither begins nor ends with a blank
+#             run NONCE LINES INPUT\n       then the script, so many lines, and its input, so many bytes
 #             kill NONCE\n · hello NONCE\n
 #   answer    channel NONCE hello BOOT-ID\n
 #             channel NONCE result STATUS OUTPUT ERRORS\n     then both, so many bytes
 #
-# To start a shell is the slow part of a small command, and to wake another process the next slow. So in each slot a
-# shell is started ahead, in a session of its own, whose process group is what `kill` kills. One of them has the turn:
-# it reads the port, and when it has read a script it gives the turn to the next and runs the script itself. A script of
-# one line that comes to its end without output is answered by its own shell; for all else the slot waits for the
-# shell's end and answers. A shell that ends without having read a script was killed, or found the port closed, and may
-# have taken the turn with it: then all end, and whoever started this starts it anew.
+# To start a shell is the slow part of a small command, to wake another process the next slow, and then whatever a
+# process does for the first time. So in each slot a shell is started ahead, in a session of its own, whose process
+# group is what `kill` kills, and goes through its work once, with nothing. One of them has the turn: it reads the port,
+# and when it has read a script it gives the turn to the next and runs the script itself. A script of one line that
+# comes to its end without output is answered by its own shell; for all else the slot waits for the shell's end and
+# answers. A shell that ends without having read a script was killed, or found the port closed, and may have taken the
+# turn with it: then all end, and whoever started this starts it anew.
 # Needs a POSIX shell, head, mkdir, mkfifo, rm, setsid, and stat or wc.
 agent=$0 port=$1 work=${2:-/run/lifsea-testbed}
 
@@ -23,25 +25,23 @@ lines() { # how many lines of the port
 	done
 }
 
-# Reads the port until it has a script, whose nonce it prints. The turn is one byte, which only one can read.
-wait_for_script() {
-	read -r _ <&4
-	[ ! -e "${_lifsea_slot%/*}/over" ] || exit
-	while read -r verb _lifsea_nonce _lifsea_lines size; do
+# Reads requests until it has a script, prints its nonce, and gives the turn to the next.
+take() {
+	while read -r verb _lifsea_nonce rest; do
 		case $verb in
+		do)
+			_lifsea_script=$rest _lifsea_input=0
+			break
+			;;
+		run)
+			_lifsea_script='. "$_lifsea_slot.script"' _lifsea_input=${rest#* }
+			lines "${rest% *}" >"$_lifsea_slot.script"
+			[ "$_lifsea_input" = 0 ] || head -c "$_lifsea_input" >"$_lifsea_slot.input"
+			break
+			;;
 		hello)
 			read -r boot </proc/sys/kernel/random/boot_id
 			echo "channel $_lifsea_nonce hello $boot" >&3
-			;;
-		run)
-			if [ "$_lifsea_lines" = 1 ]; then
-				IFS= read -r _lifsea_script
-			else
-				lines "$_lifsea_lines" >"$_lifsea_slot.script"
-			fi
-			[ "$size" = 0 ] || head -c "$size" >"$_lifsea_slot.input"
-			echo "$_lifsea_nonce"
-			return
 			;;
 		kill)
 			for file in "${_lifsea_slot%/*}"/*.nonce; do
@@ -50,33 +50,44 @@ wait_for_script() {
 			done
 			;;
 		esac
+		_lifsea_script=
 	done
-	exit 1
+	[ -n "$_lifsea_script" ] || exit 1
+	echo "$_lifsea_nonce"
+	echo >&4
+}
+
+# Answers for a script that came to its end without output. A trap of its own on exit has still to run, and output has
+# to be measured: the slot does that.
+_lifsea_answer() {
+	case $_lifsea_script in *trap* | .*) exit "$_lifsea_status" ;; esac
+	unset -f test echo
+	if test -s "$_lifsea_slot.out" || test -s "$_lifsea_slot.err"; then exit "$_lifsea_status"; fi
+	echo answered >&5
+	echo "channel $_lifsea_nonce result $_lifsea_status 0 0" >&3
 }
 
 if [ "$port" = --wait ]; then
 	_lifsea_slot=$work
 	echo $$ >"$_lifsea_slot.group"
 	exec 5>"$_lifsea_slot.nonce" >"$_lifsea_slot.out" 2>"$_lifsea_slot.err" </dev/null
-	wait_for_script <&3 >&5
-	echo >&4
-	[ "$size" = 0 ] || exec <"$_lifsea_slot.input"
-	set -- # no arguments
-	unset agent port work verb size boot file busy group count line
-	unset -f lines wait_for_script
-	if [ "$_lifsea_lines" != 1 ]; then
-		exec 3>&- 4>&- 5>&-
-		. "$_lifsea_slot.script"
-		exit
-	fi
+	take <<-END >/dev/null 4>/dev/null
+		do rehearsal :
+	END
 	eval "$_lifsea_script" 3>&- 4>&- 5>&-
 	_lifsea_status=$?
-	# An own trap on exit has still to run, and output has to be measured: the slot does that.
-	case $_lifsea_script in *trap*) exit "$_lifsea_status" ;; esac
-	unset -f test echo
-	if test -s "$_lifsea_slot.out" || test -s "$_lifsea_slot.err"; then exit "$_lifsea_status"; fi
-	echo answered >&5
-	echo "channel $_lifsea_nonce result $_lifsea_status 0 0" >&3
+	_lifsea_answer 3>/dev/null 5>/dev/null
+	read -r _ <&4
+	[ ! -e "${_lifsea_slot%/*}/over" ] || exit
+	_lifsea_script=
+	take <&3 >&5
+	[ "$_lifsea_input" = 0 ] || exec <"$_lifsea_slot.input"
+	set -- # no arguments
+	unset _lifsea_input agent port work verb rest boot file busy group count line
+	unset -f lines take
+	eval "$_lifsea_script" 3>&- 4>&- 5>&-
+	_lifsea_status=$?
+	_lifsea_answer
 	exit
 fi
 

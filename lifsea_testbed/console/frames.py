@@ -40,6 +40,8 @@ def run(nonce: str, script: str, given: bytes) -> bytes:
     if "\0" in script:
         raise ValueError("a script cannot hold a NUL byte; give binary data as input")
     lines = script.removesuffix("\n").split("\n")
+    if len(lines) == 1 and lines[0] and lines[0] == lines[0].strip(" \t") and not given:
+        return f"do {nonce} {lines[0]}\n".encode()
     header = f"run {nonce} {len(lines)} {len(given)}\n"
     return header.encode() + "".join(f"{line}\n" for line in lines).encode() + given
 
