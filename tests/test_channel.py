@@ -135,8 +135,8 @@ def test_what_is_left_running_does_not_print_into_later_answers(channel: PortCha
 
 
 @pytest.mark.parametrize(("script", "status", "output"), [
-    ("", 0, ""), (" ", 0, ""), ("printf %s \\ ", 0, " "), ("exit 3", 3, ""), ("false", 1, ""), ("trap 'echo bye' EXIT", 0, "bye\n"),
-    ("echo() { :; }; true", 0, ""),
+    ("", 0, ""), (" ", 0, ""), ("printf %s \\ ", 0, " "), ("exit 3", 3, ""), ("false", 1, ""),
+    ("trap 'echo bye' EXIT", 0, "bye\n"), ("echo() { :; }; true", 0, ""),
     ("echo $#; ls /proc/self/fd | wc -l", 0, "0\n4\n"), ("take", 127, ""), ("shift", 2, ""),
     ("set -eu; true", 0, ""), ("printf '%s' 'a '", 0, "a "), ("exec true", 0, ""), ("printf x\nprintf y", 0, "xy"),
     ("set -- a b; echo $#", 0, "2\n"), ("syntax (error", 2, ""), ("cd /; unset PATH; true", 0, ""),

@@ -7,13 +7,12 @@
 #   answer    channel NONCE hello BOOT-ID\n
 #             channel NONCE result STATUS OUTPUT ERRORS\n     then both, so many bytes
 #
-# To start a shell is the slow part of a small command, to wake another process the next slow, and then whatever a
-# process does for the first time. So in each slot a shell is started ahead, in a session of its own, whose process
-# group is what `kill` kills, and goes through its work once, with nothing. One of them has the turn: it reads the port,
-# and when it has read a script it gives the turn to the next and runs the script itself. A script of one line that
-# comes to its end without output is answered by its own shell; for all else the slot waits for the shell's end and
-# answers. A shell that ends without having read a script was killed, or found the port closed, and may have taken the
-# turn with it: then all end, and whoever started this starts it anew.
+# To start a shell is the slow part of a small command, and to wake another process the next slow. So in each slot a
+# shell is started ahead, in a session of its own, whose process group is what `kill` kills. One of them has the turn:
+# it reads the port, and when it has read a script it gives the turn to the next and runs the script itself. A script of
+# one line that comes to its end without output is answered by its own shell; for all else the slot waits for the
+# shell's end and answers. A shell that ends without having read a script was killed, or found the port closed, and may
+# have taken the turn with it: then all end, and whoever started this starts it anew.
 # Needs a POSIX shell, head, mkdir, mkfifo, rm, setsid, and stat or wc.
 agent=$0 port=$1 work=${2:-/run/lifsea-testbed}
 
@@ -57,26 +56,10 @@ take() {
 	echo >&4
 }
 
-# Answers for a script that came to its end without output. A trap of its own on exit has still to run, and output has
-# to be measured: the slot does that.
-_lifsea_answer() {
-	case $_lifsea_script in *trap* | .*) exit "$_lifsea_status" ;; esac
-	unset -f test echo
-	if test -s "$_lifsea_slot.out" || test -s "$_lifsea_slot.err"; then exit "$_lifsea_status"; fi
-	echo answered >&5
-	echo "channel $_lifsea_nonce result $_lifsea_status 0 0" >&3
-}
-
 if [ "$port" = --wait ]; then
 	_lifsea_slot=$work
 	echo $$ >"$_lifsea_slot.group"
 	exec 5>"$_lifsea_slot.nonce" >"$_lifsea_slot.out" 2>"$_lifsea_slot.err" </dev/null
-	take <<-END >/dev/null 4>/dev/null
-		do rehearsal :
-	END
-	eval "$_lifsea_script" 3>&- 4>&- 5>&-
-	_lifsea_status=$?
-	_lifsea_answer 3>/dev/null 5>/dev/null
 	read -r _ <&4
 	[ ! -e "${_lifsea_slot%/*}/over" ] || exit
 	_lifsea_script=
@@ -87,7 +70,12 @@ if [ "$port" = --wait ]; then
 	unset -f lines take
 	eval "$_lifsea_script" 3>&- 4>&- 5>&-
 	_lifsea_status=$?
-	_lifsea_answer
+	# An own trap on exit has still to run, and output has to be measured: the slot does that.
+	case $_lifsea_script in *trap* | .*) exit "$_lifsea_status" ;; esac
+	unset -f test echo
+	if test -s "$_lifsea_slot.out" || test -s "$_lifsea_slot.err"; then exit "$_lifsea_status"; fi
+	echo answered >&5
+	echo "channel $_lifsea_nonce result $_lifsea_status 0 0" >&3
 	exit
 fi
 
