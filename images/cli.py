@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from images import control, lines, mutations, progress, reference
+from images import control, control_plane, lines, mutations, progress, reference
 from images.command import run
 from images.errors import BuildError
 from images.store import Store
@@ -22,6 +22,9 @@ _RECIPES: dict[str, Callable[[Store, str], Path]] = {
 }
 
 
+_CONTROL_PLANE = "control-plane"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Builds what the command line asks for; returns the exit status."""
     options = _parser().parse_args(arguments)
@@ -30,14 +33,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     started = time.monotonic()
     try:
-        made = _made(options.name, Store(), options.suite)
-        deliver(made / "image.qcow2", options.output)
+        made = _deliver(options.name, options.output, options.suite)
     except (BuildError, OSError) as error:
         print(f"{options.name}: {error}", file=sys.stderr)
         return 1
-    size = options.output.stat().st_size / (1 << 20)
+    size = sum(path.stat().st_size for path in made) / (1 << 20)
     progress.say(f"{options.output}: {options.name}, {size:.0f} MiB, {time.monotonic() - started:.1f} s")
     return 0
+
+
+def _deliver(name: str, output: Path, suite: str) -> list[Path]:
+    """Makes an image, or the programs of the control plane, and returns the files."""
+    if name != _CONTROL_PLANE:
+        deliver(_made(name, Store(), suite) / "image.qcow2", output)
+        return [output]
+    made = control_plane.control_plane(Store())
+    for program in control_plane.PROGRAMS:
+        deliver(made / program, output / program)
+    return [output / program for program in control_plane.PROGRAMS]
 
 
 def _made(name: str, store: Store, suite: str) -> Path:
@@ -47,7 +60,7 @@ def _made(name: str, store: Store, suite: str) -> Path:
 
 
 def deliver(image: Path, output: Path) -> None:
-    """Copies a finished image to where it is wanted; it appears there whole, and stays untouched if it is the same."""
+    """Copies a finished file to where it is wanted; it appears there whole, and stays untouched if it is the same."""
     if output.is_file() and output.stat().st_mtime_ns == image.stat().st_mtime_ns \
             and output.stat().st_size == image.stat().st_size:  # fmt: skip
         return
@@ -66,5 +79,8 @@ def _parser() -> argparse.ArgumentParser:
                        help=f"which image: {', '.join(sorted(_RECIPES))}, or {mutations.PREFIX}NAME")  # fmt: skip
     build.add_argument("-o", "--output", type=Path, required=True, help="where the qcow2 file goes")
     build.add_argument("--suite", default="trixie", help="the Debian suite of its packages (default: %(default)s)")
+    programs = commands.add_parser(_CONTROL_PLANE, help="build the API server that nodes are tried with")
+    programs.set_defaults(name=_CONTROL_PLANE, suite="")
+    programs.add_argument("-o", "--output", type=Path, required=True, help="the directory that its programs go to")
     commands.add_parser("mutants", help="print docs/mutants.md").set_defaults(name=None)
     return parser

@@ -144,10 +144,12 @@ class Bench:
 
     @contextlib.contextmanager
     def machine(self, name: str, *, guest_memory: int | None = None, layers: Layers | None = None,
-                memory: Memory | None = None) -> Iterator[Machine]:
+                memory: Memory | None = None,
+                prepare: Callable[[Machine], object] = lambda machine: None) -> Iterator[Machine]:
         """A new machine, powered on, its root shell open; gone when the context is left.
 
-        `guest_memory` (MiB) is what it gets where several have to fit on the host.
+        `guest_memory` (MiB) is what it gets where several have to fit on the host; `prepare` is done to it while it is
+        still off.
 
         Raises:
             Explained: the image did not come up. If it never did before, later calls raise the same at once.
@@ -155,6 +157,7 @@ class Bench:
         if self._hopeless is not None:
             raise copy.copy(self._hopeless)
         with self._made(name, guest_memory=guest_memory, layers=layers, memory=memory) as machine:
+            prepare(machine)
             self._power_on(machine)
             yield machine
 

@@ -17,9 +17,9 @@ from lifsea_testbed.boot import Boot
 from lifsea_testbed.console import access
 from lifsea_testbed.console.channel import CommandResult
 from lifsea_testbed.deadline import Deadline, Patience
-from lifsea_testbed.ecs.instance import MIRROR_ADDRESS, Card, Instance
+from lifsea_testbed.ecs.instance import Card, Instance
 from lifsea_testbed.ecs.metadata import Metadata, Seen
-from lifsea_testbed.ecs.service import Answering, MetadataService, WebService
+from lifsea_testbed.ecs.service import MetadataService
 from lifsea_testbed.errors import BootFailed, CommandFailed, GuestCrashed, GuestFailure, WaitTimedOut
 from lifsea_testbed.guest import offline, system
 from lifsea_testbed.guest.guest import Guest
@@ -36,6 +36,7 @@ from lifsea_testbed.qemu.overlay import Layers
 from lifsea_testbed.records import Records
 from lifsea_testbed.steps import step
 from lifsea_testbed.text import first_line, printable
+from lifsea_testbed.wiring import Wired
 
 T = TypeVar("T")
 #: How long a machine may take to go down once it was told to (seconds on real hardware).
@@ -45,7 +46,7 @@ _ATTACHING = 10.0
 _RESUMING = 30.0
 
 
-class Machine(Transfers, AsSold):
+class Machine(Transfers, AsSold, Wired):
     """An instance with a disk of its own above the image; it can be powered on, rebooted, asked and changed.
 
     `directory` holds what is thrown away, `records` what is kept: the transcript of each boot, the journal, the
@@ -65,6 +66,7 @@ class Machine(Transfers, AsSold):
         self.road = Road.NONE
         self.boots: list[Boot] = []
         self._cards: list[Card] = []
+        self._ports: list[tuple[str, int]] = []
         self._hardware = hardware
         self.image = image
         self._profile = profile
@@ -151,6 +153,7 @@ class Machine(Transfers, AsSold):
         self.boots.append(boot)
         self._records.append("qemu-argv.txt", f"{shlex.join(boot.command)}\n")
         boot.start(self._cards)
+        self._open_ports(boot)
 
     def resume(self, access: Access, *, road: Road, shell_after: float) -> None:
         """Goes on from the state that its memory was given with, and returns when the shell answers there.
@@ -269,22 +272,11 @@ class Machine(Transfers, AsSold):
             raise GuestFailure("the kernel did not panic when it was asked to", expected="sysrq c panics",
                                evidence=self.boot.transcript.tail())  # fmt: skip
 
-    def serve(self, repository: Answering) -> str:
-        """Has the mirror of the cloud answer with that repository from now on; returns its URL."""
-        service = WebService(repository, self._directory / argv.REPOSITORY_SOCKET)
-        self._services.enter_context(service.admitted(self._confinement.uid, self._confinement.gid))
-        return f"http://{MIRROR_ADDRESS}/"
-
     def attach_disk(self, image: Image) -> str:
         """Attaches an image as a read-only data disk to the running machine; returns its name in the guest's /dev."""
         serial = self.boot.attach_disk(image)
         return self.wait_until(lambda: self.guest.disks().get(serial, ""), "the attached disk appears",
                                within=_ATTACHING)  # fmt: skip
-
-    def attach_card(self, card: Card) -> None:
-        """Attaches a further network card to the running machine; it is there again after each later power-on."""
-        self._cards.append(card)
-        self.boot.attach(card)
 
     def save_evidence(self, *, journal: bool = True) -> None:
         """Leaves the journal and the metadata requests among the records, as far as they can still be had."""

@@ -14,6 +14,8 @@ from lifsea_testbed.ecs.catalogue import InstanceType
 #: Where the cloud's own services answer, inside the guest's network 100.100.0.0/16.
 METADATA_ADDRESS = "100.100.100.200"
 MIRROR_ADDRESS = "100.100.2.148"
+#: Where the API server of its cluster answers, as behind a load balancer of the cloud.
+CLUSTER_ADDRESS, CLUSTER_PORT = "100.100.6.43", 6443
 NAME_SERVERS = ("100.100.2.136", "100.100.2.138")
 TIME_SERVERS = ("ntp.cloud.aliyuncs.com", "100.100.61.88")
 PRIVATE_ADDRESS = "100.100.7.15"

@@ -75,6 +75,10 @@ class Metadata:
         now = self._clock()
         return {token: end - now for token, end in self._tokens.items()}
 
+    def extend(self, user_data: bytes) -> None:
+        """Adds a script to the user-data."""
+        self._texts["user-data"] = self._texts.get("user-data", b"#!/bin/sh\n") + user_data
+
     def recall(self, tokens: Mapping[str, float], seen: Iterable[Seen]) -> None:
         """Takes up where another left off: with the tokens that the guest holds, and the record of what it asked."""
         now = self._clock()

@@ -36,7 +36,7 @@ class WebService:
 
     def __init__(self, answering: Answering, path: Path) -> None:
         self.path = path
-        with _short_name(path) as name:
+        with short_name(path) as name:
             self._server = _Server(name, _Handler, answering)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(_GLANCE,), name=path.name,
                                         daemon=True)  # fmt: skip
@@ -106,7 +106,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def _short_name(path: Path) -> Iterator[str]:
+def short_name(path: Path) -> Iterator[str]:
     """A name of the path that fits the 108 bytes of a socket's address (unix(7)), however deep its directory lies."""
     directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
     try:

@@ -11,7 +11,15 @@ from dataclasses import dataclass
 
 from lifsea_testbed.ecs import appearance
 from lifsea_testbed.ecs.catalogue import Ceiling
-from lifsea_testbed.ecs.instance import METADATA_ADDRESS, MIRROR_ADDRESS, NAME_SERVERS, PRIVATE_ADDRESS, Instance
+from lifsea_testbed.ecs.instance import (
+    CLUSTER_ADDRESS,
+    CLUSTER_PORT,
+    METADATA_ADDRESS,
+    MIRROR_ADDRESS,
+    NAME_SERVERS,
+    PRIVATE_ADDRESS,
+    Instance,
+)
 from lifsea_testbed.image import DiskFormat
 from lifsea_testbed.qemu.accelerator import Kind
 from lifsea_testbed.qemu.emulator import MACHINE_TYPE, Emulator
@@ -26,6 +34,10 @@ SYSTEM_DISK = "system"
 METADATA_SOCKET = "metadata"
 #: The socket of the repository that the cloud's mirror offers, if the test bed serves one.
 REPOSITORY_SOCKET = "repository"
+#: The socket that leads to the API server of the machine's cluster, if it is to join one.
+CLUSTER_SOCKET = "cluster"
+#: The user network, as the monitor names it.
+USER_NETWORK = "card"
 #: The event of QEMU's trace that tells of a read by the guest (QEMU hw/block/trace-events): `… sector N nsectors N`.
 TRACED = "virtio_blk_handle_read"
 #: The group that throttles all disks together.
@@ -274,10 +286,11 @@ def throttle(ceiling: Ceiling) -> str:
 
 def _network(instance: Instance) -> list[str]:
     # restrict: the guest reaches these services and nothing else, neither the host nor any network.
-    services = "".join(f",guestfwd=tcp:{address}:80-cmd:socat - UNIX-CONNECT:{socket}" for address, socket in
-                       ((METADATA_ADDRESS, METADATA_SOCKET), (MIRROR_ADDRESS, REPOSITORY_SOCKET)))  # fmt: skip
+    services = "".join(f",guestfwd=tcp:{server}-cmd:socat - UNIX-CONNECT:{socket}" for server, socket in (
+        (f"{METADATA_ADDRESS}:80", METADATA_SOCKET), (f"{MIRROR_ADDRESS}:80", REPOSITORY_SOCKET),
+        (f"{CLUSTER_ADDRESS}:{CLUSTER_PORT}", CLUSTER_SOCKET)))  # fmt: skip
     return [
-        "-netdev", "user,id=card,restrict=on,net=100.100.0.0/16,host=100.100.0.2,"
+        "-netdev", f"user,id={USER_NETWORK},restrict=on,net=100.100.0.0/16,host=100.100.0.2,"
                    f"dns={NAME_SERVERS[0]},dhcpstart={PRIVATE_ADDRESS}{services}",
-        "-device", f"virtio-net-pci,netdev=card,addr=5,mac={instance.mac},romfile=,{_TRANSITIONAL}",
+        "-device", f"virtio-net-pci,netdev={USER_NETWORK},addr=5,mac={instance.mac},romfile=,{_TRANSITIONAL}",
     ]  # fmt: skip

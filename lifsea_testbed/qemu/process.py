@@ -27,7 +27,7 @@ class QemuProcess:
         self.command = tuple(command)
         self._stderr = directory / "qemu.stderr"
         with self._stderr.open("ab") as stderr:
-            self._process = _starter().submit(
+            self._process = starter().submit(
                 subprocess.Popen, confinement.wrap(list(command)), cwd=directory, pass_fds=inherit,
                 stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr,
             ).result()
@@ -87,8 +87,8 @@ class QemuProcess:
 
 
 @functools.cache
-def _starter() -> concurrent.futures.ThreadPoolExecutor:
-    """The one thread that starts every QEMU, and ends with this process alone.
+def starter() -> concurrent.futures.ThreadPoolExecutor:
+    """Returns the one thread that starts every process of the test bed, and ends with this process alone.
 
     The kernel kills a child that asked for it when the thread that started it ends (prctl(2), PR_SET_PDEATHSIG): one
     that a passing thread had started would be gone with that.

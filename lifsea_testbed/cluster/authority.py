@@ -1,0 +1,73 @@
+"""A certificate authority that lives as long as one cluster: who is who there, by X.509."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+#: A guest's clock may be behind by so much before it takes a certificate for one of the future.
+_BEFORE = datetime.timedelta(minutes=5)
+_LIFETIME = datetime.timedelta(days=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """A certificate and its private key, both PEM."""
+
+    certificate: bytes
+    key: bytes
+
+
+class Authority:
+    """Issues certificates for servers and clients; its key is never written anywhere."""
+
+    def __init__(self, name: str = "lifsea-testbed") -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        builder = _dated(self._name, self._name, self._key.public_key(), _LIFETIME).add_extension(
+            x509.BasicConstraints(ca=True, path_length=None), critical=True)  # fmt: skip
+        self.certificate = _pem(builder.sign(self._key, hashes.SHA256()))
+
+    def issue(self, name: str, *, group: str = "", addresses: Sequence[str] = (),
+              lifetime: datetime.timedelta = _LIFETIME) -> Identity:
+        """Returns an identity for a client and, with addresses (IP), for a server.
+
+        Kubernetes takes `name` for the user and `group` for a group (documentation, "X509 client certificates").
+        A negative lifetime makes a certificate that has expired.
+        """
+        key = ec.generate_private_key(ec.SECP256R1())
+        attributes = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group)] if group else []
+        subject = x509.Name([*attributes, x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        usage = [ExtendedKeyUsageOID.CLIENT_AUTH, *([ExtendedKeyUsageOID.SERVER_AUTH] if addresses else [])]
+        builder = _dated(subject, self._name, key.public_key(), lifetime)
+        builder = builder.add_extension(x509.ExtendedKeyUsage(usage), critical=False)
+        if addresses:
+            names = [x509.IPAddress(ipaddress.ip_address(address)) for address in addresses]
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        return Identity(certificate=_pem(builder.sign(self._key, hashes.SHA256())), key=private_key(key))
+
+
+def private_key(key: ec.EllipticCurvePrivateKey | None = None) -> bytes:
+    """Returns that key, or a new one, as PEM."""
+    key = key or ec.generate_private_key(ec.SECP256R1())
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL,
+                             serialization.NoEncryption())  # fmt: skip
+
+
+def _dated(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey,
+           lifetime: datetime.timedelta) -> x509.CertificateBuilder:
+    now = datetime.datetime.now(datetime.UTC)
+    start = min(now, now + lifetime) - _BEFORE
+    return (x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key)
+            .serial_number(x509.random_serial_number()).not_valid_before(start).not_valid_after(now + lifetime))
+
+
+def _pem(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(serialization.Encoding.PEM)

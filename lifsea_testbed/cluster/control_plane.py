@@ -1,0 +1,212 @@
+"""The control plane: a real etcd, kube-apiserver and kube-controller-manager, on an address of loopback of their own.
+
+Each cluster draws an address of 127.0.0.0/8, so that several have the usual ports side by side. All talk TLS, and
+answer nobody without a certificate of the cluster's own authority.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import json
+import secrets
+import shutil
+import ssl
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from lifsea_testbed.cluster.authority import Authority, Identity, private_key
+from lifsea_testbed.cluster.program import Program
+from lifsea_testbed.cluster.tunnel import Tunnel
+from lifsea_testbed.deadline import Deadline
+from lifsea_testbed.ecs.instance import CLUSTER_ADDRESS, CLUSTER_PORT
+from lifsea_testbed.errors import HostError, NotJudged
+from lifsea_testbed.leftovers import PrivateDirectory
+from lifsea_testbed.qemu.confinement import Confinement
+
+#: Ports of etcd, as they are everywhere.
+_CLIENTS, _PEERS = 2379, 2380
+_SERVICES, _PODS = "10.96.0.0/16", "10.88.0.0/16"
+#: How long the API server may take to be ready (seconds on the host), and how often it is asked.
+_STARTING, _GLANCE = 180.0, 0.2
+#: A node's heartbeat that is this old makes it NotReady (seconds; 40 is the default of Kubernetes 1.20).
+GRACE = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class Programs:
+    """The three programs on this host."""
+
+    etcd: Path
+    api_server: Path
+    controller_manager: Path
+
+
+def find(directory: Path | None) -> Programs:
+    """Returns the programs: Kubernetes' from that directory or else from PATH, etcd from PATH.
+
+    Raises:
+        NotJudged: one of them is not on this host.
+    """
+    def path(name: str, *, within: Path | None) -> Path:
+        found = shutil.which(name, path=str(within) if within else None)
+        if found is None:
+            raise NotJudged(f"no {name} {f'in {within}' if within else 'on PATH'}: there is no cluster to join "
+                            "(hint: apt-get install etcd-server; python -m images control-plane; --control-plane)")
+        return Path(found)
+
+    return Programs(etcd=path("etcd", within=None), api_server=path("kube-apiserver", within=directory),
+                    controller_manager=path("kube-controller-manager", within=directory))
+
+
+class ControlPlane:
+    """Runs for as long as the context lasts; nodes reach it at CLUSTER_ADDRESS, this host at `address`."""
+
+    def __init__(self, programs: Programs, confinement: Confinement) -> None:
+        self.authority = Authority()
+        self.address = ".".join(["127", *(str(secrets.randbelow(254) + 1) for _ in range(3))])
+        self._programs = programs
+        self._confinement = confinement
+        self._stack = contextlib.ExitStack()
+        self._directory = self._stack.enter_context(PrivateDirectory()).path
+        self._directory.chmod(0o711)
+        self.admin = self._keep("admin", self.authority.issue("lifsea-testbed", group="system:masters"))
+        self.tunnel = Tunnel(self._place("") / "tunnel")
+
+    def __enter__(self) -> Self:
+        """Starts the programs one after the other, and returns when the API server is ready.
+
+        Raises:
+            LaunchError: one of them ended.
+            HostError: the API server was not ready in time.
+        """
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._stack.close)
+            self._stack.enter_context(self.tunnel.admitted(self._confinement.uid, self._confinement.gid))
+            started = [self._start(self._programs.etcd, self._etcd())]
+            started.append(self._start(self._programs.api_server, self._api_server()))
+            self._await(started)
+            self._start(self._programs.controller_manager, self._controller_manager())
+            undo.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends the programs, the last one first, and removes all that they wrote."""
+        self._stack.close()
+
+    @property
+    def certificate(self) -> Path:
+        """The file with the authority's certificate."""
+        return self._write("authority.crt", self.authority.certificate)
+
+    def kubeconfig(self, name: str, server: str, identity: Identity) -> str:
+        """Returns a kubeconfig (JSON, which is YAML) by which that identity reaches a server."""
+        encoded = {field: _base64(value) for field, value in (
+            ("certificate-authority-data", self.authority.certificate),
+            ("client-certificate-data", identity.certificate), ("client-key-data", identity.key))}  # fmt: skip
+        cluster = {"server": server, "certificate-authority-data": encoded.pop("certificate-authority-data")}
+        return json.dumps({
+            "apiVersion": "v1", "kind": "Config", "current-context": name,
+            "clusters": [{"name": "testbed", "cluster": cluster}], "users": [{"name": name, "user": encoded}],
+            "contexts": [{"name": name, "context": {"cluster": "testbed", "user": name}}],
+        })  # fmt: skip
+
+    def _start(self, path: Path, options: Sequence[str]) -> Program:
+        directory = self._place(path.name)
+        return self._stack.enter_context(Program(path, options, directory=directory, confinement=self._confinement))
+
+    def _await(self, programs: Sequence[Program]) -> None:
+        deadline = Deadline.after(_STARTING)
+        while not self._is_ready():
+            for program in programs:
+                program.require()
+            if deadline.expired:
+                raise HostError(f"kube-apiserver was not ready within {_STARTING:.0f} s", evidence=programs[-1].said,
+                                expected="/readyz answers ok", hint="the host may be overloaded")  # fmt: skip
+            time.sleep(_GLANCE)
+
+    def _is_ready(self) -> bool:
+        context = ssl.create_default_context(cafile=str(self.certificate))
+        context.load_cert_chain(*map(str, self.admin))
+        connection = http.client.HTTPSConnection(self.address, CLUSTER_PORT, timeout=_STARTING, context=context)
+        with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(connection):
+            connection.request("GET", "/readyz")
+            return connection.getresponse().status == http.HTTPStatus.OK
+        return False
+
+    def _etcd(self) -> list[str]:
+        certificate, key = self._keep("etcd", self.authority.issue("etcd", addresses=[self.address]))
+        peers, clients = (f"https://{self.address}:{port}" for port in (_PEERS, _CLIENTS))
+        trusted = [f"--{kind}trusted-ca-file={self.certificate}" for kind in ("", "peer-")]
+        return [
+            "--name=testbed", f"--data-dir={self._place('etcd-data')}", f"--listen-client-urls={clients}",
+            f"--advertise-client-urls={clients}", f"--listen-peer-urls={peers}",
+            f"--initial-advertise-peer-urls={peers}", f"--initial-cluster=testbed={peers}", "--client-cert-auth",
+            "--peer-client-cert-auth", f"--cert-file={certificate}", f"--key-file={key}",
+            f"--peer-cert-file={certificate}", f"--peer-key-file={key}", *trusted,
+        ]  # fmt: skip
+
+    def _api_server(self) -> list[str]:
+        addresses = [self.address, CLUSTER_ADDRESS, _SERVICES.replace("0.0/16", "0.1")]
+        certificate, key = self._keep("api", self.authority.issue("kube-apiserver", addresses=addresses))
+        to_etcd, to_nodes = (self._keep(name, self.authority.issue(name, group="system:masters"))
+                             for name in ("api-etcd", "api-kubelet"))  # fmt: skip
+        tokens = self._write("tokens.key", private_key())
+        return [
+            f"--bind-address={self.address}", f"--secure-port={CLUSTER_PORT}", f"--advertise-address={CLUSTER_ADDRESS}",
+            f"--tls-cert-file={certificate}", f"--tls-private-key-file={key}", f"--client-ca-file={self.certificate}",
+            "--anonymous-auth=false", f"--etcd-servers=https://{self.address}:{_CLIENTS}",
+            f"--etcd-cafile={self.certificate}", f"--etcd-certfile={to_etcd[0]}", f"--etcd-keyfile={to_etcd[1]}",
+            f"--kubelet-client-certificate={to_nodes[0]}", f"--kubelet-client-key={to_nodes[1]}",
+            "--kubelet-preferred-address-types=Hostname", f"--egress-selector-config-file={self._egress()}",
+            "--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction",
+            # What this plugin adds to each pod is the token of an account that no controller here makes.
+            "--disable-admission-plugins=ServiceAccount", "--allow-privileged=true",
+            f"--service-account-key-file={tokens}", f"--service-account-signing-key-file={tokens}",
+            f"--service-account-issuer=https://{CLUSTER_ADDRESS}:{CLUSTER_PORT}",
+            f"--service-cluster-ip-range={_SERVICES}", f"--cert-dir={self._place('api-data')}", "--profiling=false",
+        ]  # fmt: skip
+
+    def _egress(self) -> Path:
+        """The API server reaches kubelets through the tunnel (Kubernetes, KEP 1281, network proxy)."""
+        connection = {"proxyProtocol": "HTTPConnect", "transport": {"uds": {"udsName": str(self.tunnel.path)}}}
+        selection = {"name": "cluster", "connection": connection}
+        return self._write("egress.yaml", json.dumps({
+            "apiVersion": "apiserver.k8s.io/v1beta1", "kind": "EgressSelectorConfiguration",
+            "egressSelections": [selection],
+        }).encode())  # fmt: skip
+
+    def _controller_manager(self) -> list[str]:
+        identity = self.authority.issue("system:kube-controller-manager", group="system:masters")
+        text = self.kubeconfig("controllers", f"https://{self.address}:{CLUSTER_PORT}", identity)
+        return [
+            f"--kubeconfig={self._write('controllers.yaml', text.encode())}", "--controllers=nodelifecycle,nodeipam",
+            f"--cluster-cidr={_PODS}", "--allocate-node-cidrs=true", f"--node-monitor-grace-period={GRACE}s",
+            "--leader-elect=false", "--port=0", "--secure-port=0",
+        ]  # fmt: skip
+
+    def _keep(self, name: str, identity: Identity) -> tuple[Path, Path]:
+        return self._write(f"{name}.crt", identity.certificate), self._write(f"{name}.key", identity.key)
+
+    def _write(self, name: str, content: bytes) -> Path:
+        path = self._directory / name
+        if not path.exists():
+            path.touch(mode=0o600)
+            path.write_bytes(content)
+            self._confinement.admit(path)
+        return path
+
+    def _place(self, name: str) -> Path:
+        path = self._directory / name if name else self._directory / "sockets"
+        if not path.exists():
+            path.mkdir(mode=0o700)
+            self._confinement.admit(path)
+        return path
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
