@@ -18,7 +18,8 @@ from images.store import Store
 PROGRAMS = ("kube-apiserver", "kube-controller-manager")
 _SUITE = "bookworm"
 _HERE = "k8s.io/kubernetes"
-_VERSION = f"{_HERE}/vendor/k8s.io/component-base/version"
+# Both have the version: one is what programs say, the other what the API does (hack/lib/version.sh).
+_VERSIONS = [f"{_HERE}/vendor/k8s.io/{package}" for package in ("component-base/version", "client-go/pkg/version")]
 _GENERATED = f"{_HERE}/pkg/generated/openapi"
 _GENERATOR = "./vendor/k8s.io/kube-openapi/cmd/openapi-gen"
 # What asks for definitions in the API's description; these trees have descriptions of their own.
@@ -44,7 +45,8 @@ def _build(store: Store, into: Path) -> None:
         number = upstream_version(packaged)
         major, minor, _ = number.split(".")
         stamps = {"gitVersion": f"v{number}", "gitMajor": major, "gitMinor": minor}
-        flags = " ".join(["-s", "-w", *(f"-X {_VERSION}.{name}={value}" for name, value in stamps.items())])
+        flags = " ".join(["-s", "-w", *(f"-X {place}.{name}={value}" for place in _VERSIONS
+                                        for name, value in stamps.items())])  # fmt: skip
         run("go", "build", "-ldflags", flags, "-o", f"{into}{os.sep}", *(f"./cmd/{name}" for name in PROGRAMS),
             cwd=source, environment=environment)  # fmt: skip
 
