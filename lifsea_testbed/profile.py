@@ -190,6 +190,20 @@ class Nodes(_Table):
     differ: list[str] = ["/etc/machine-id", "/var/lib/systemd/random-seed", "/etc/ssh/ssh_host_*_key"]
 
 
+class Cluster(_Table):
+    """How a machine joins a cluster, what its pods are made of, and where its container runtime answers."""
+
+    join: str = Field(default="", description="script of the user-data; finds $CLUSTER_NODE, _ADDRESS, _KUBECONFIG, "
+                                              "_AUTHORITY, _LABELS")  # fmt: skip
+    ready_within: float = Field(default=60.0, gt=0, description="seconds from power-on until the node is Ready")
+    socket: str = "/run/containerd/containerd.sock"
+    manifests: str = Field(default="/etc/kubernetes/manifests", description="where the kubelet looks for static pods")
+    networks: str = Field(default="/etc/cni/net.d", description="where the runtime looks for the network of pods")
+    pause: str = Field(default="", description="the image on board that each pod needs")
+    workload: str = Field(default="", description="an image with a POSIX shell and wget, for pods")
+    prepare: str = Field(default="", description="a script that makes the workload known to the container runtime")
+
+
 class Metadata(_Table):
     """How the metadata service meets the OS: an instance can be set to answer nobody without a token (HttpTokens)."""
 
@@ -224,6 +238,7 @@ class Profile(_Table):
     nodes: Nodes = Nodes()
     sharing: Sharing = Sharing()
     upgrades: Upgrades = Upgrades()
+    cluster: Cluster = Cluster()
     metadata: Metadata = Metadata()
     budgets: dict[str, float] = Field(default={}, description="metric → the value that its median must keep to")
 

@@ -71,6 +71,7 @@ class ControlPlane:
         self.address = ".".join(["127", *(str(secrets.randbelow(254) + 1) for _ in range(3))])
         self._programs = programs
         self._confinement = confinement
+        self._started: list[Program] = []
         self._stack = contextlib.ExitStack()
         self._directory = self._stack.enter_context(PrivateDirectory()).path
         self._directory.chmod(0o711)
@@ -87,9 +88,9 @@ class ControlPlane:
         with contextlib.ExitStack() as undo:
             undo.callback(self._stack.close)
             self._stack.enter_context(self.tunnel.admitted(self._confinement.uid, self._confinement.gid))
-            started = [self._start(self._programs.etcd, self._etcd())]
-            started.append(self._start(self._programs.api_server, self._api_server()))
-            self._await(started)
+            self._start(self._programs.etcd, self._etcd())
+            self._start(self._programs.api_server, self._api_server())
+            self._await()
             self._start(self._programs.controller_manager, self._controller_manager())
             undo.pop_all()
         return self
@@ -115,18 +116,24 @@ class ControlPlane:
             "contexts": [{"name": name, "context": {"cluster": "testbed", "user": name}}],
         })  # fmt: skip
 
-    def _start(self, path: Path, options: Sequence[str]) -> Program:
-        directory = self._place(path.name)
-        return self._stack.enter_context(Program(path, options, directory=directory, confinement=self._confinement))
+    def logs(self) -> dict[str, str]:
+        """Returns the end of what each program wrote, by its name."""
+        return {program.name: program.said for program in self._started}
 
-    def _await(self, programs: Sequence[Program]) -> None:
+    def _start(self, path: Path, options: Sequence[str]) -> None:
+        directory = self._place(path.name)
+        program = self._stack.enter_context(Program(path, options, directory=directory, confinement=self._confinement))
+        self._started.append(program)
+
+    def _await(self) -> None:
         deadline = Deadline.after(_STARTING)
         while not self._is_ready():
-            for program in programs:
+            for program in self._started:
                 program.require()
             if deadline.expired:
-                raise HostError(f"kube-apiserver was not ready within {_STARTING:.0f} s", evidence=programs[-1].said,
-                                expected="/readyz answers ok", hint="the host may be overloaded")  # fmt: skip
+                raise HostError(f"kube-apiserver was not ready within {_STARTING:.0f} s",
+                                evidence=self._started[-1].said, expected="/readyz answers ok",
+                                hint="the host may be overloaded")  # fmt: skip
             time.sleep(_GLANCE)
 
     def _is_ready(self) -> bool:

@@ -1,0 +1,185 @@
+"""The API server as an operator talks to it: nodes and pods, through the official client of Kubernetes."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import urllib3
+from kubernetes import client
+from kubernetes.client.exceptions import ApiException
+
+from lifsea_testbed.errors import HostError
+
+T = TypeVar("T")
+NAMESPACE = "default"
+#: How long one request may take (seconds on the host); a log comes from the node itself.
+_REQUEST = 30
+_NOT_FOUND, _CONFLICT = 404, 409
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """A node as the API has it: its conditions (name → status and why), capacity, versions and labels.
+
+    `reported` is when the kubelet last reported by its own clock, `processors` a number, `memory` in KiB.
+    """
+
+    name: str
+    conditions: Mapping[str, tuple[str, str]]
+    reported: datetime.datetime | None
+    processors: int
+    memory: int
+    kubelet: str
+    os: str
+    kernel: str
+    runtime: str
+    labels: Mapping[str, str]
+    is_cordoned: bool
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether its condition Ready is True."""
+        return self.conditions.get("Ready", ("", ""))[0] == "True"
+
+    @property
+    def why_not(self) -> str:
+        """Each condition that speaks against it, and why: Ready that is not True, and any other that is."""
+        return "; ".join(f"{name}={status}: {why}" for name, (status, why) in self.conditions.items()
+                         if (status != "True") == (name == "Ready"))  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pod:
+    """A pod as the API has it; `why` says what its containers wait for, or how they ended."""
+
+    name: str
+    node: str
+    phase: str
+    address: str
+    why: str
+
+
+class Api:
+    """Talks to one API server; what is not there is None, and what goes wrong otherwise is the host's fault."""
+
+    def __init__(self, server: str, *, authority: Path, certificate: Path, key: Path) -> None:
+        configuration = client.Configuration(host=server, ssl_ca_cert=str(authority))
+        configuration.cert_file, configuration.key_file = str(certificate), str(key)
+        self._client = client.ApiClient(configuration)
+        self._core, self._leases = client.CoreV1Api(self._client), client.CoordinationV1Api(self._client)
+
+    def node(self, name: str) -> Node | None:
+        """Returns the node of that name."""
+        found = _asked(lambda: self._core.read_node(name, _request_timeout=_REQUEST))
+        return _node(self._fields(found)) if found else None
+
+    def nodes(self) -> list[Node]:
+        """Returns every node."""
+        found = _asked(lambda: self._core.list_node(_request_timeout=_REQUEST))
+        return [_node(self._fields(item)) for item in found.items] if found else []
+
+    def heartbeat(self, name: str) -> datetime.datetime | None:
+        """Returns when the node last renewed its lease, by its own clock."""
+        found = _asked(lambda: self._leases.read_namespaced_lease(name, "kube-node-lease", _request_timeout=_REQUEST))
+        return found.spec.renew_time if found and found.spec else None
+
+    def cordon(self, name: str, *, cordoned: bool = True) -> None:
+        """Has nothing be scheduled onto a node any more, or again."""
+        _asked(lambda: self._core.patch_node(name, {"spec": {"unschedulable": cordoned}}, _request_timeout=_REQUEST))
+
+    def forget(self, name: str) -> None:
+        """Removes a node."""
+        _asked(lambda: self._core.delete_node(name, _request_timeout=_REQUEST))
+
+    def create_pod(self, manifest: Mapping[str, Any]) -> None:
+        """Creates a pod."""
+        pod = client.V1Pod.model_validate(dict(manifest))
+        _asked(lambda: self._core.create_namespaced_pod(NAMESPACE, pod, _request_timeout=_REQUEST))
+
+    def pod(self, name: str) -> Pod | None:
+        """Returns the pod of that name."""
+        found = _asked(lambda: self._core.read_namespaced_pod(name, NAMESPACE, _request_timeout=_REQUEST))
+        return _pod(self._fields(found)) if found else None
+
+    def pods(self, node: str) -> list[Pod]:
+        """Returns the pods on a node."""
+        found = _asked(lambda: self._core.list_namespaced_pod(NAMESPACE, field_selector=f"spec.nodeName={node}",
+                                                              _request_timeout=_REQUEST))  # fmt: skip
+        return [_pod(self._fields(item)) for item in found.items] if found else []
+
+    def log(self, name: str) -> str:
+        """Returns what a pod has written, which the API server gets from the kubelet; empty if it has no such."""
+        return str(_asked(lambda: self._core.read_namespaced_pod_log(name, NAMESPACE, _request_timeout=_REQUEST)) or "")
+
+    def delete_pod(self, name: str) -> None:
+        """Has a pod deleted, as soon as the kubelet has ended it."""
+        _asked(lambda: self._core.delete_namespaced_pod(name, NAMESPACE, grace_period_seconds=1,
+                                                        _request_timeout=_REQUEST))  # fmt: skip
+
+    def evict(self, name: str) -> None:
+        """Has a pod leave its node, as a drain does."""
+        body = client.V1Eviction.model_validate({"apiVersion": "policy/v1beta1", "kind": "Eviction",
+                                            "metadata": {"name": name, "namespace": NAMESPACE}})  # fmt: skip
+        _asked(lambda: self._core.create_namespaced_pod_eviction(name, NAMESPACE, body, _request_timeout=_REQUEST))
+
+    def events(self, name: str) -> list[str]:
+        """Returns what was reported of a pod or node, in order: reason and message."""
+        selector = f"involvedObject.name={name}"
+        found = _asked(lambda: self._core.list_namespaced_event(NAMESPACE, field_selector=selector,
+                                                                _request_timeout=_REQUEST))  # fmt: skip
+        return [f"{item.reason}: {item.message}" for item in found.items] if found else []
+    def _fields(self, found: object) -> Mapping[str, Any]:
+        """An object as the API has it in JSON."""
+        fields: Mapping[str, Any] = self._client.sanitize_for_serialization(found)  # type: ignore[no-untyped-call]
+        return fields
+
+
+def _asked(question: Callable[[], T]) -> T | None:
+    """Returns the answer, or nothing if there is no such thing.
+
+    Raises:
+        HostError: the API server does not answer, or refuses.
+    """
+    try:
+        return question()
+    except ApiException as error:
+        if error.status == _NOT_FOUND:
+            return None
+        raise HostError(f"the API server refuses: {error.status} {error.reason}", evidence=str(error.body)[:2000]) \
+            from None
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        raise HostError(f"the API server does not answer: {error}",
+                        hint="see its log, kube-apiserver.log, in the evidence") from None
+
+
+def _node(fields: Mapping[str, Any]) -> Node:
+    status, spec, metadata = fields.get("status") or {}, fields.get("spec") or {}, fields.get("metadata") or {}
+    about, capacity = status.get("nodeInfo") or {}, status.get("capacity") or {}
+    conditions = status.get("conditions") or []
+    reported = [one["lastHeartbeatTime"] for one in conditions if one["type"] == "Ready"]
+    return Node(
+        name=str(metadata.get("name")), reported=_moment(reported[0]) if reported else None,
+        conditions={one["type"]: (one["status"], one.get("message") or one.get("reason") or "") for one in conditions},
+        processors=int(capacity.get("cpu") or 0), memory=int(str(capacity.get("memory") or "0").removesuffix("Ki")),
+        kubelet=about.get("kubeletVersion", ""), os=about.get("osImage", ""), kernel=about.get("kernelVersion", ""),
+        runtime=about.get("containerRuntimeVersion", ""), labels=metadata.get("labels") or {},
+        is_cordoned=bool(spec.get("unschedulable")),
+    )  # fmt: skip
+
+
+def _pod(fields: Mapping[str, Any]) -> Pod:
+    status, spec, metadata = fields.get("status") or {}, fields.get("spec") or {}, fields.get("metadata") or {}
+    states = [state for one in status.get("containerStatuses") or [] for state in (one.get("state") or {}).values()]
+    why = [f"{state.get('reason') or ''}: {state.get('message') or ''}".strip(": ") for state in states if state]
+    return Pod(name=str(metadata.get("name")), node=spec.get("nodeName") or "", phase=status.get("phase") or "",
+               address=status.get("podIP") or "", why="; ".join(filter(None, [status.get("reason") or "", *why])))
+
+
+def _moment(value: Any) -> datetime.datetime | None:
+    if isinstance(value, str):
+        return datetime.datetime.fromisoformat(value)
+    return value if isinstance(value, datetime.datetime) else None

@@ -1,0 +1,127 @@
+"""A cluster that machines join: as new instances by their user-data, or while they run."""
+
+from __future__ import annotations
+
+import datetime
+import shlex
+from pathlib import Path
+from typing import Self
+
+from lifsea_testbed.cluster import control_plane
+from lifsea_testbed.cluster.api import Api, Node
+from lifsea_testbed.cluster.authority import Identity
+from lifsea_testbed.cluster.control_plane import ControlPlane
+from lifsea_testbed.ecs.instance import CLUSTER_ADDRESS, CLUSTER_PORT, PRIVATE_ADDRESS, Instance
+from lifsea_testbed.ecs.relay import Relay, leading_to
+from lifsea_testbed.errors import NotJudged
+from lifsea_testbed.machine import Machine
+from lifsea_testbed.profile import Profile
+from lifsea_testbed.qemu.confinement import Confinement
+from lifsea_testbed.steps import step
+
+#: The port at which a kubelet serves logs to the API server.
+_KUBELET_PORT = 10250
+#: How long a joining script may take on real hardware (seconds).
+_JOINING = 60.0
+_TYPE_LABEL = "node.kubernetes.io/instance-type"
+
+
+class Member:
+    """A machine that was told to join; `relay` is its way to the API server, which can be cut."""
+
+    def __init__(self, machine: Machine, relay: Relay, api: Api) -> None:
+        self.machine = machine
+        self.relay = relay
+        self.name = node_name(machine.instance)
+        self._api = api
+
+    @property
+    def node(self) -> Node | None:
+        """The node that it registered as, if it has."""
+        return self._api.node(self.name)
+
+
+class Cluster:
+    """One control plane and the machines that join it; it is gone when the context is left."""
+
+    def __init__(self, profile: Profile, programs: Path | None, confinement: Confinement) -> None:
+        if not profile.cluster.join:
+            raise NotJudged("the profile does not know how a machine joins a cluster (cluster.join)")
+        self.members: list[Member] = []
+        self._profile = profile
+        self._plane = ControlPlane(control_plane.find(programs), confinement)
+        certificate, key = self._plane.admin
+        self.api = Api(f"https://{self._plane.address}:{CLUSTER_PORT}", authority=self._plane.certificate,
+                       certificate=certificate, key=key)  # fmt: skip
+
+    def __enter__(self) -> Self:
+        """Starts the control plane.
+
+        Raises:
+            HostError: it does not come up.
+        """
+        self._plane.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends it."""
+        self._plane.__exit__()
+
+    def expect(self, machine: Machine, *, lifetime: datetime.timedelta | None = None) -> Member:
+        """Gives a machine that is still off what joins it at its first boot, as user-data.
+
+        `lifetime` is that of its certificate; a negative one has expired.
+        """
+        member = self._wire(machine)
+        machine.tell(self._script(machine.instance, lifetime).encode())
+        return member
+
+    @step("join")
+    def join(self, machine: Machine) -> Member:
+        """Has a machine that runs join now.
+
+        Raises:
+            CommandFailed: the script that the profile names for it ended with another status than 0.
+        """
+        member = self._wire(machine)
+        machine.run(self._script(machine.instance, None), within=_JOINING)
+        return member
+
+    def logs(self) -> dict[str, str]:
+        """Returns the end of what each program of the control plane wrote."""
+        return self._plane.logs()
+
+    def _wire(self, machine: Machine) -> Member:
+        relay = machine.lead_to_cluster(leading_to((self._plane.address, CLUSTER_PORT)))
+        member = Member(machine, relay, self.api)
+        self._plane.tunnel.announce(member.name, machine.open_port(_KUBELET_PORT))
+        self.members.append(member)
+        return member
+
+    def _script(self, instance: Instance, lifetime: datetime.timedelta | None) -> str:
+        name = node_name(instance)
+        identity = self._identity(name, lifetime)
+        server = f"https://{CLUSTER_ADDRESS}:{CLUSTER_PORT}"
+        settings = {
+            "NODE": name, "ADDRESS": PRIVATE_ADDRESS, "KUBECONFIG": self._plane.kubeconfig(name, server, identity),
+            "AUTHORITY": self._plane.authority.certificate.decode(), "LABELS": f"{_TYPE_LABEL}={instance.type.name}",
+        }  # fmt: skip
+        exported = "\n".join(f"export CLUSTER_{key}={shlex.quote(value)}" for key, value in settings.items())
+        return f"\n(\n{exported}\n{self._profile.cluster.join}\n)\n"
+
+    def _identity(self, name: str, lifetime: datetime.timedelta | None) -> Identity:
+        """By this name and group the API server knows a kubelet (Kubernetes, "Using Node Authorization")."""
+        issue = self._plane.authority.issue
+        user, group = f"system:node:{name}", "system:nodes"
+        return issue(user, group=group) if lifetime is None else issue(user, group=group, lifetime=lifetime)
+
+
+def node_name(instance: Instance) -> str:
+    """Returns the name that a kubelet registers under: its host name in lower case."""
+    return instance.host_name.lower()
+
+
+def expected_labels(member: Member) -> dict[str, str]:
+    """Returns the labels that each node of an ecs.g7 has."""
+    return {"kubernetes.io/hostname": member.name, "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64",
+            _TYPE_LABEL: member.machine.instance.type.name}  # fmt: skip
