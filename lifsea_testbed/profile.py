@@ -196,6 +196,7 @@ class Cluster(_Table):
     join: str = Field(default="", description="script of the user-data; finds $CLUSTER_NODE, _ADDRESS, _KUBECONFIG, "
                                               "_AUTHORITY, _LABELS")  # fmt: skip
     ready_within: float = Field(default=60.0, gt=0, description="seconds from power-on until the node is Ready")
+    kubeconfig: str = Field(default="/etc/kubernetes/kubelet.conf", description="where the script puts that")
     socket: str = "/run/containerd/containerd.sock"
     manifests: str = Field(default="/etc/kubernetes/manifests", description="where the kubelet looks for static pods")
     networks: str = Field(default="/etc/cni/net.d", description="where the runtime looks for the network of pods")

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "lifsea_testbed"
 ROOMS = (
     "masking", "errors", "deadline", "text", "steps", "records", "lifeline", "leftovers", "hub", "capacity",
     "spread", "claims", "image", "disk", "profile", "known", "ecs", "qemu", "console", "guest", "upgrade", "boot",
-    "autopsy", "as_sold", "wiring", "machine", "readiness", "cluster", "template", "template_cache", "scenario", "bench", "fleet", "restorer",
+    "autopsy", "as_sold", "wiring", "machine", "readiness", "staticpod", "cluster", "template", "template_cache", "scenario", "bench", "fleet", "restorer",
     "sharing", "journey", "powercut", "preflight", "doctor", "explain", "report", "perf", "boottime", "scheduling",
     "items", "asked", "run", "sharding", "measuring", "claim", "plugin", "interactive", "completion", "cli",
     "__main__",

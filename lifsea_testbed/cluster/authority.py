@@ -54,6 +54,15 @@ class Authority:
         return Identity(certificate=_pem(builder.sign(self._key, hashes.SHA256())), key=private_key(key))
 
 
+def expiry(certificate: bytes) -> datetime.datetime:
+    """Returns when a certificate (PEM) ends.
+
+    Raises:
+        ValueError: it is none.
+    """
+    return x509.load_pem_x509_certificate(certificate).not_valid_after_utc
+
+
 def private_key(key: ec.EllipticCurvePrivateKey | None = None) -> bytes:
     """Returns that key, or a new one, as PEM."""
     key = key or ec.generate_private_key(ec.SECP256R1())

@@ -33,8 +33,8 @@ _CLIENTS, _PEERS = 2379, 2380
 _SERVICES, _PODS = "10.96.0.0/16", "10.88.0.0/16"
 #: How long the API server may take to be ready (seconds on the host), and how often it is asked.
 _STARTING, _GLANCE = 180.0, 0.2
-#: A node's heartbeat that is this old makes it NotReady (seconds; 40 is the default of Kubernetes 1.20).
-GRACE = 40
+#: A node whose heartbeat is this old is NotReady (seconds). A kubelet sends one every ten; Kubernetes' default is 40.
+GRACE = 25
 
 
 @dataclass(frozen=True, kw_only=True)

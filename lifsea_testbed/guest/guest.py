@@ -15,6 +15,7 @@ from lifsea_testbed.guest import (
     files,
     hardware,
     kernel,
+    kubernetes,
     network,
     node,
     operations,
@@ -219,6 +220,10 @@ class Guest:
         """The time servers that chronyd asks."""
         return clock.time_sources(self._shell)
 
+    def clock_ahead(self) -> float:
+        """The seconds that the system's clock is ahead of the host's."""
+        return clock.ahead(self._shell)
+
     @property
     def hardware(self) -> hardware.Hardware:
         """What the machine looks like from inside."""
@@ -246,6 +251,11 @@ class Guest:
     def operations(self) -> operations.OperationsContainer:
         """The operations container."""
         return operations.OperationsContainer(self._shell, self._profile().operations)
+
+    @property
+    def kubernetes(self) -> kubernetes.Kubernetes:
+        """The container runtime, the kubelet, and the pods."""
+        return kubernetes.Kubernetes(self._shell, self._profile().cluster)
 
     # Deployments
 

@@ -1,0 +1,205 @@
+"""The life of a node, as its cluster sees it: it joins, runs a pod, loses the API server, loses its kubelet."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from lifsea_testbed.cluster import diagnosis
+from lifsea_testbed.cluster.api import Node, Pod
+from lifsea_testbed.cluster.cluster import Cluster, Member
+from lifsea_testbed.cluster.control_plane import GRACE
+from lifsea_testbed.ecs.instance import METADATA_ADDRESS
+from lifsea_testbed.errors import GuestFailure, NotJudged
+from lifsea_testbed.guest.cri import State
+from lifsea_testbed.guest.kubelet import KUBELET
+from lifsea_testbed.machine import Machine
+from lifsea_testbed.profile import Profile
+from lifsea_testbed.readiness import Depth, NotReady, await_, explained, journals
+
+#: How long the controllers may take to see that a node is silent, or back, beside its grace (seconds on the host).
+_NOTICING = 60.0
+_EVERY = 0.5
+_LOOKED_UP = "lifsea-testbed-looked-up"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joined:
+    """A machine that is a Ready node: what the API says of it, and the seconds from power-on until it was Ready.
+
+    `os` and `kernel` are what the machine itself says.
+    """
+
+    member: Member
+    node: Node
+    seconds: float
+    os: str
+    kernel: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ran:
+    """A pod that was put onto a node by name: as it ran, what it wrote, whether it was gone once it was deleted.
+
+    Its script asks the metadata service for the instance's identifier: `answer` is what came back over the network
+    of pods, and `seconds` what passed from its creation until it ran.
+    """
+
+    pod: Pod
+    log: str
+    answer: str
+    is_gone: bool
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interrupted:
+    """A node that lost the API server, and one whose kubelet stopped: whether it was Ready meanwhile and after.
+
+    `kept` tells whether its pod's container went on all the while, the same one.
+    """
+
+    ready_while_cut: bool
+    kept_while_cut: bool
+    ready_after_cut: bool
+    kept_after_cut: bool
+    ready_while_stopped: bool
+    ready_after_stop: bool
+
+
+def await_ready(member: Member, profile: Profile) -> Node:
+    """Returns the node once it is Ready.
+
+    Raises:
+        NotReady: it is not, within the time that the profile allows.
+    """
+    await_(member.machine, Depth.NODE, lambda: diagnosis.node_trouble(member, profile), profile,
+           within=profile.cluster.ready_within)  # fmt: skip
+    node = member.node
+    if node is None:
+        raise NotReady(Depth.NODE, "the node is gone again", evidence=journals(member.machine))
+    return node
+
+
+@contextlib.contextmanager
+def joined(cluster: Cluster, profile: Profile,
+           make: Callable[..., AbstractContextManager[Machine]]) -> Iterator[Joined]:
+    """A new machine that is a Ready node; `make` powers on a machine that it has prepared.
+
+    Raises:
+        NotReady: it does not become one.
+    """
+    members: list[Member] = []
+    with make("node", prepare=lambda machine: members.append(cluster.expect(machine))) as machine:
+        node = await_ready(members[0], profile)
+        seconds = time.monotonic() - machine.boot.power_on
+        if wrong := diagnosis.clock_trouble(members[0]):
+            raise NotReady(Depth.NODE, wrong, evidence=journals(machine))
+        yield Joined(member=members[0], node=node, seconds=seconds,
+                     os=machine.guest.os_release.get("PRETTY_NAME", ""),
+                     kernel=machine.run(["uname", "-r"]).stdout.strip())  # fmt: skip
+
+
+def run(cluster: Cluster, joined: Joined, profile: Profile) -> Ran:
+    """Runs a pod on the node, reads its log, deletes it, and looks.
+
+    Raises:
+        NotReady: it does not run, or its network is dead.
+        NotJudged: the profile knows no image for it.
+    """
+    name = "lifsea-testbed-ran"
+    member = joined.member
+    started = time.monotonic()
+    pod = start_pod(cluster, member, profile, name)
+    seconds = time.monotonic() - started
+    log = _await_log(cluster, member, profile, name)
+    cluster.api.delete_pod(name)
+    with contextlib.suppress(GuestFailure):
+        _await(member.machine, lambda: cluster.api.pod(name) is None, "the pod is gone", _NOTICING)
+    answer = log.partition(_LOOKED_UP)[2].strip()
+    return Ran(pod=pod, log=log, answer=answer, is_gone=cluster.api.pod(name) is None, seconds=seconds)
+
+
+def start_pod(cluster: Cluster, member: Member, profile: Profile, name: str) -> Pod:
+    """Returns a pod that runs on that node, put there by its name.
+
+    Raises:
+        NotReady: it does not run.
+        NotJudged: the profile knows no image for it.
+    """
+    if not profile.cluster.workload:
+        raise NotJudged("the profile does not know an image that a pod can be made of (cluster.workload)")
+    member.machine.guest.kubernetes.prepare_workload()
+    cluster.api.create_pod(_manifest(name, member.name, profile.cluster.workload))
+    await_(member.machine, Depth.POD, lambda: diagnosis.pod_trouble(cluster.api, name), profile,
+           within=profile.boot.ready_within)  # fmt: skip
+    pod = cluster.api.pod(name)
+    if pod is None:
+        raise NotReady(Depth.POD, "the API has no such pod any more", evidence=journals(member.machine))
+    return pod
+
+
+def interrupt(cluster: Cluster, joined: Joined, profile: Profile) -> Interrupted:
+    """Takes the API server from a node that runs a pod, gives it back, then stops the kubelet and starts it again."""
+    member, name = joined.member, "lifsea-testbed-kept"
+    start_pod(cluster, member, profile, name)
+    before = _containers(member, name)
+    member.relay.cut()
+    while_cut = _becomes(member, ready=False)
+    kept_while_cut = before == _containers(member, name)
+    member.relay.restore()
+    after_cut = _becomes(member, ready=True)
+    kept_after_cut = before == _containers(member, name) and not diagnosis.pod_trouble(cluster.api, name)
+    member.machine.guest.kubernetes.stop(KUBELET)
+    while_stopped = _becomes(member, ready=False)
+    member.machine.guest.kubernetes.restart(KUBELET)
+    after_stop = _becomes(member, ready=True)
+    cluster.api.delete_pod(name)
+    return Interrupted(ready_while_cut=while_cut, kept_while_cut=kept_while_cut, ready_after_cut=after_cut,
+                       kept_after_cut=kept_after_cut, ready_while_stopped=while_stopped, ready_after_stop=after_stop)
+
+
+def _manifest(name: str, node: str, image: str) -> dict[str, object]:
+    ask = f"echo {_LOOKED_UP}; wget -q -T 20 -O - http://{METADATA_ADDRESS}/latest/meta-data/instance-id; echo; " \
+          "exec sleep 2147483"  # fmt: skip
+    container = {"name": name, "image": image, "imagePullPolicy": "IfNotPresent", "command": ["/bin/sh", "-c", ask]}
+    return {"metadata": {"name": name},
+            "spec": {"nodeName": node, "containers": [container], "terminationGracePeriodSeconds": 1,
+                     "automountServiceAccountToken": False}}  # fmt: skip
+
+
+def _await_log(cluster: Cluster, member: Member, profile: Profile, name: str) -> str:
+    """Returns the log once it holds an answer; what is wrong with it otherwise is for the caller to see."""
+    def answered() -> str:
+        log = cluster.api.log(name)
+        return log if len(log.split()) > 1 else ""
+
+    try:
+        return member.machine.wait_until(answered, "the pod writes its log", within=profile.boot.ready_within)
+    except GuestFailure:
+        log = cluster.api.log(name)
+        why = "its network is dead: " + " ".join(log.split()[1:]) if _LOOKED_UP in log else "its log cannot be read"
+        raise explained(member.machine, profile, Depth.POD, f"{why} (nothing came from {METADATA_ADDRESS})") from None
+
+
+def _containers(member: Member, name: str) -> set[str]:
+    found = member.machine.guest.kubernetes.containers(name)
+    return {one.id for one in found if one.state is State.RUNNING}
+
+
+def _becomes(member: Member, *, ready: bool) -> bool:
+    """Returns whether the node is Ready, once it is as wanted or had the time to be."""
+    def is_ready() -> bool:
+        node = member.node
+        return node is not None and node.is_ready
+
+    with contextlib.suppress(GuestFailure):
+        _await(member.machine, lambda: is_ready() == ready, "the node changes", GRACE + _NOTICING)
+    return is_ready()
+
+
+def _await(machine: Machine, question: Callable[[], bool], what: str, within: float) -> None:
+    machine.wait_until(question, what, within=within, every=_EVERY)

@@ -1,0 +1,81 @@
+"""A static pod, which needs no API server: it runs, is killed, outlives its runtime and its kubelet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lifsea_testbed.guest.cri import Container, Sandbox, State
+from lifsea_testbed.guest.kubelet import CONTAINERD, KUBELET
+from lifsea_testbed.machine import Machine
+from lifsea_testbed.profile import Profile
+from lifsea_testbed.readiness import STATIC_POD, Depth, await_, reached
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What ran of the pod at one moment: its sandboxes that are ready, its containers that run."""
+
+    sandboxes: list[Sandbox]
+    containers: list[Container]
+
+    @property
+    def ids(self) -> set[str]:
+        """What tells them from others."""
+        return {one.id for one in self.sandboxes} | {one.id for one in self.containers}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaticPod:
+    """A static pod's life: as it ran, after its container was killed, after containerd was restarted, and after the
+    kubelet was killed. `kubelets` are its processes before and after, `writable` and `image_directories` the paths
+    that could be written and that images were kept in while it ran.
+    """
+
+    machine: Machine
+    ran: Seen
+    killed: Seen
+    restarted: Seen
+    orphaned: Seen
+    kubelets: tuple[int, int]
+    writable: list[str]
+    image_directories: list[str]
+
+
+def live(machine: Machine, profile: Profile) -> StaticPod:
+    """Leads a static pod through its life, and looks.
+
+    Raises:
+        NotReady: it does not run, or does not come back.
+    """
+    guest = machine.guest.kubernetes
+    guest.put_static_pod(STATIC_POD)
+    reached(machine, profile, Depth.STATIC_POD)
+    ran, writable = _see(machine), machine.guest.writable_paths()
+    guest.kill(ran.containers[0])
+    _await_another(machine, profile, ran.containers[0])
+    killed = _see(machine)
+    guest.restart(CONTAINERD)
+    reached(machine, profile, Depth.CONTAINERD)
+    restarted = _see(machine)
+    before = guest.service(KUBELET).process
+    guest.crash(KUBELET)
+    machine.wait_until(lambda: guest.service(KUBELET).process not in (0, before), "the kubelet is started again",
+                       within=profile.boot.ready_within)  # fmt: skip
+    reached(machine, profile, Depth.KUBELET)
+    return StaticPod(machine=machine, ran=ran, killed=killed, restarted=restarted, orphaned=_see(machine),
+                     kubelets=(before, guest.service(KUBELET).process), writable=writable,
+                     image_directories=guest.image_directories())  # fmt: skip
+
+
+def _see(machine: Machine) -> Seen:
+    guest = machine.guest.kubernetes
+    return Seen(sandboxes=[one for one in guest.sandboxes(STATIC_POD) if one.is_ready],
+                containers=[one for one in guest.containers(STATIC_POD) if one.state is State.RUNNING])  # fmt: skip
+
+
+def _await_another(machine: Machine, profile: Profile, killed: Container) -> None:
+    def trouble() -> str:
+        running = {one.id for one in _see(machine).containers}
+        return "" if running - {killed.id} else "its container was killed and did not come back"
+
+    await_(machine, Depth.STATIC_POD, trouble, profile, within=profile.boot.ready_within)
