@@ -8,7 +8,7 @@ from lifsea_testbed.machine import Machine
 
 #: The fixtures that are a machine, or hold one.
 _MACHINES = ("machine", "booted", "watched", "own_machine", "twins", "rebooted", "upgraded", "rolled_back",
-             "travelled", "troubled")  # fmt: skip
+             "travelled", "troubled", "joined", "ran", "interrupted", "static_pod")  # fmt: skip
 
 
 def machines_of(item: pytest.Item) -> dict[str, Machine]:

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from lifsea_testbed.nodes import RUN as _RUN
+from lifsea_testbed.nodes import cluster, interrupted, joined, member, ran, static_pod
+
 if TYPE_CHECKING:
     from lifsea_testbed.bench import Bench
     from lifsea_testbed.boottime.coldboots import ColdBoots
@@ -21,12 +24,12 @@ if TYPE_CHECKING:
     from lifsea_testbed.run import Run
     from lifsea_testbed.scenario import Rebooted, RolledBack, Twins, Upgraded
 
-_RUN = "lifsea-testbed-run"
+__all__ = ["cluster", "interrupted", "joined", "member", "ran", "static_pod"]
 _MEASURING = "lifsea-testbed-measuring"
 _SHARDING = "lifsea-testbed-sharding"
 #: The fixtures that are, or come from, a machine that the test does not share as it was booted.
 _CHANGED = frozenset({"own_machine", "machines", "twins", "rebooted", "upgraded", "travelled", "troubled",
-                      "power_cuts", "cold_boots"})  # fmt: skip
+                      "power_cuts", "cold_boots", "joined", "static_pod"})  # fmt: skip
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,6 +37,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("lifsea", "container OS images (lifsea_testbed)")
     group.addoption("--image", metavar="FILE", help="boot this qcow2 or raw image; it is never written")
     group.addoption("--next-image", metavar="FILE", help="the image one version on, to upgrade to")
+    group.addoption("--control-plane", metavar="DIR",
+                    help="where kube-apiserver and kube-controller-manager are, to join nodes to (default: PATH)")
     group.addoption("--profile", default="auto", metavar="NAME",
                     help="what the OS promises: a name, a .toml file, or auto, by os-release (default: %(default)s)")
     group.addoption("--claim", action="append", default=[], metavar="ID",

@@ -374,6 +374,7 @@ class Run:
         options = ["--image", wish.image, "--profile", wish.profile, "--instance-type", wish.instance_type,
                    "--accel", wish.accelerator]  # fmt: skip
         options += ["--next-image", wish.next_image] if wish.next_image else []
+        options += [f"--control-plane={self._config.option.control_plane}"] if self._config.option.control_plane else []
         options += [] if wish.data_disk is None else [f"--data-disk={wish.data_disk}"]
         options += [f"--claim={claim}" for claim in wish.claims]
         options += [f"--known-issues={path}" for path in wish.known_issues]

@@ -17,7 +17,8 @@ from lifsea_testbed.errors import CallerError
 
 #: Fixtures that cost a boot, a reboot or an upgrade each time that they are made → the scenario that they belong to.
 SCENARIOS = {"upgraded": "upgraded", "rolled_back": "upgraded", "rebooted": "rebooted", "twins": "twins",
-             "watched": "watched", "travelled": "travelled", "troubled": "troubled"}  # fmt: skip
+             "watched": "watched", "travelled": "travelled", "troubled": "troubled",
+             "joined": "joined", "ran": "joined", "interrupted": "joined", "static_pod": "static_pod"}  # fmt: skip
 #: What xdist adds to the name of a test that belongs to a group.
 _GROUP = re.compile(r"@[a-z_]+$")
 

@@ -1,10 +1,12 @@
-"""containerd and the kubelet are ready out of the box."""
+"""containerd and the kubelet are ready out of the box, and run a pod that no API server asked for."""
 
 from __future__ import annotations
 
 from lifsea_testbed.claim import claim
 from lifsea_testbed.machine import Machine
 from lifsea_testbed.profile import Profile
+from lifsea_testbed.readiness import Depth, reached
+from lifsea_testbed.staticpod import StaticPod
 
 
 @claim("containerd-ready")
@@ -14,9 +16,53 @@ def test_containerd_answers(booted: Machine, profile: Profile) -> None:
     assert booted.guest.cri_state() == "ok"
 
 
+@claim("containerd-ready")
+def test_runtime_and_network_are_ready(booted: Machine, profile: Profile) -> None:
+    """Asked where the kubelet asks, the CRI says so of both."""
+    assert reached(booted, profile, Depth.CONTAINERD)
+
+
+@claim("containerd-ready")
+def test_images_are_kept_below_var(static_pod: StaticPod) -> None:
+    """What the kubelet collects when it is garbage lies where it can be removed."""
+    assert static_pod.image_directories != []
+    assert [path for path in static_pod.image_directories if not path.startswith("/var/")] == []
+
+
 @claim("kubelet-ready")
 def test_the_kubelet_is_healthy(booted: Machine, profile: Profile) -> None:
-    """healthz answers ok."""
-    health = booted.wait_until(booted.guest.kubelet_health, "the kubelet's healthz answers",
-                                within=profile.boot.ready_within)  # fmt: skip
-    assert health == "ok"
+    """Its service runs, healthz answers ok, control groups are driven in one way, of version 2, and swap is off."""
+    assert reached(booted, profile, Depth.KUBELET)
+
+
+@claim("kubelet-ready")
+def test_the_kubelet_outlives_its_own_crash(static_pod: StaticPod) -> None:
+    """Killed, it is there again as another process, and so is its pod, as the same one."""
+    assert static_pod.kubelets[0] != static_pod.kubelets[1]
+    assert static_pod.orphaned.ids == static_pod.restarted.ids
+
+
+@claim("static-pod-runs")
+def test_a_static_pod_runs(static_pod: StaticPod) -> None:
+    """It has one sandbox that is ready and one container that runs."""
+    assert len(static_pod.ran.sandboxes) == len(static_pod.ran.containers) == 1
+
+
+@claim("static-pod-runs")
+def test_a_static_pod_that_is_killed_comes_back(static_pod: StaticPod) -> None:
+    """In the same sandbox runs another container."""
+    assert static_pod.killed.sandboxes == static_pod.ran.sandboxes
+    assert len(static_pod.killed.containers) == 1
+    assert static_pod.killed.ids.isdisjoint({one.id for one in static_pod.ran.containers})
+
+
+@claim("static-pod-runs")
+def test_a_pod_outlives_a_restart_of_containerd(static_pod: StaticPod) -> None:
+    """Sandbox and container are the same as before."""
+    assert static_pod.restarted.ids == static_pod.killed.ids != set()
+
+
+@claim("static-pod-runs")
+def test_a_pod_opens_no_path_to_be_written(static_pod: StaticPod, profile: Profile) -> None:
+    """While it runs, exactly the promised paths take writes."""
+    assert static_pod.writable == sorted(profile.paths.writable)

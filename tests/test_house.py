@@ -19,7 +19,7 @@ ROOMS = (
     "spread", "claims", "image", "disk", "profile", "known", "ecs", "qemu", "console", "guest", "upgrade", "boot",
     "autopsy", "as_sold", "wiring", "machine", "readiness", "staticpod", "cluster", "template", "template_cache", "scenario", "bench", "fleet", "restorer",
     "sharing", "journey", "powercut", "preflight", "doctor", "explain", "report", "perf", "boottime", "scheduling",
-    "items", "asked", "run", "sharding", "measuring", "claim", "plugin", "interactive", "completion", "cli",
+    "items", "asked", "run", "sharding", "measuring", "claim", "nodes", "plugin", "interactive", "completion", "cli",
     "__main__",
 )  # fmt: skip
 #: Who may import a library; to swap it is to touch one room.
@@ -28,7 +28,7 @@ OWNERS = {
     "kubernetes": {"cluster.api"}, "cryptography": {"cluster.authority"},
     "minisign": {"report.signature"}, "xdist": {"scheduling"}, "filelock": {"template_cache"}, "packaging": {"known"},
     "pydantic": {"profile", "template", "perf.jsonlines", "perf.sweeps", "known", "report.document"},
-    "pytest": {"plugin", "items", "asked", "run", "scheduling", "sharding", "measuring", "claim"},
+    "pytest": {"plugin", "nodes", "items", "asked", "run", "scheduling", "sharding", "measuring", "claim"},
     "psutil": {"capacity", "leftovers", "report.collector"}, "rich": {"report.progress", "powercut.campaign"},
     "otava": {"perf.changes"},
     "sqlalchemy": {"perf.schema", "perf.history", "perf.migrations.versions.v0001_samples"},

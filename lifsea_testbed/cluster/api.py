@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +11,7 @@ import urllib3
 from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 
+from lifsea_testbed.cluster.objects import Node, Pod
 from lifsea_testbed.errors import HostError
 
 T = TypeVar("T")
@@ -19,48 +19,6 @@ NAMESPACE = "default"
 #: How long one request may take (seconds on the host); a log comes from the node itself.
 _REQUEST = 30
 _NOT_FOUND, _CONFLICT = 404, 409
-
-
-@dataclass(frozen=True, kw_only=True)
-class Node:
-    """A node as the API has it: its conditions (name → status and why), capacity, versions and labels.
-
-    `reported` is when the kubelet last reported by its own clock, `processors` a number, `memory` in KiB.
-    """
-
-    name: str
-    conditions: Mapping[str, tuple[str, str]]
-    reported: datetime.datetime | None
-    processors: int
-    memory: int
-    kubelet: str
-    os: str
-    kernel: str
-    runtime: str
-    labels: Mapping[str, str]
-    is_cordoned: bool
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether its condition Ready is True."""
-        return self.conditions.get("Ready", ("", ""))[0] == "True"
-
-    @property
-    def why_not(self) -> str:
-        """Each condition that speaks against it, and why: Ready that is not True, and any other that is."""
-        return "; ".join(f"{name}={status}: {why}" for name, (status, why) in self.conditions.items()
-                         if (status != "True") == (name == "Ready"))  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pod:
-    """A pod as the API has it; `why` says what its containers wait for, or how they ended."""
-
-    name: str
-    node: str
-    phase: str
-    address: str
-    why: str
 
 
 class Api:

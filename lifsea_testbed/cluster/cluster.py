@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Self
 
 from lifsea_testbed.cluster import control_plane
-from lifsea_testbed.cluster.api import Api, Node
+from lifsea_testbed.cluster.api import Api
 from lifsea_testbed.cluster.authority import Identity
 from lifsea_testbed.cluster.control_plane import ControlPlane
+from lifsea_testbed.cluster.objects import Node
 from lifsea_testbed.ecs.instance import CLUSTER_ADDRESS, CLUSTER_PORT, PRIVATE_ADDRESS, Instance
 from lifsea_testbed.ecs.relay import Relay, leading_to
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.machine import Machine
+from lifsea_testbed.masking import masked
 from lifsea_testbed.profile import Profile
 from lifsea_testbed.qemu.confinement import Confinement
 from lifsea_testbed.steps import step
@@ -40,15 +42,25 @@ class Member:
         """The node that it registered as, if it has."""
         return self._api.node(self.name)
 
+    @property
+    def labels(self) -> dict[str, str]:
+        """The labels that a node of its type has."""
+        return {"kubernetes.io/hostname": self.name, "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64",
+                _TYPE_LABEL: self.machine.instance.type.name}  # fmt: skip
+
 
 class Cluster:
-    """One control plane and the machines that join it; it is gone when the context is left."""
+    """One control plane and the machines that join it; it is gone when the context is left.
 
-    def __init__(self, profile: Profile, programs: Path | None, confinement: Confinement) -> None:
+    `programs` is the directory of its programs, `records` where their last words are kept.
+    """
+
+    def __init__(self, profile: Profile, programs: Path | None, confinement: Confinement, *, records: Path) -> None:
         if not profile.cluster.join:
             raise NotJudged("the profile does not know how a machine joins a cluster (cluster.join)")
         self.members: list[Member] = []
         self._profile = profile
+        self._records = records
         self._plane = ControlPlane(control_plane.find(programs), confinement)
         certificate, key = self._plane.admin
         self.api = Api(f"https://{self._plane.address}:{CLUSTER_PORT}", authority=self._plane.certificate,
@@ -64,7 +76,10 @@ class Cluster:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ends it."""
+        """Ends it, and leaves what its programs wrote among the records."""
+        self._records.mkdir(parents=True, exist_ok=True)
+        for name, text in self._plane.logs().items():
+            (self._records / f"{name}.log").write_text(masked(text), "utf-8")
         self._plane.__exit__()
 
     def expect(self, machine: Machine, *, lifetime: datetime.timedelta | None = None) -> Member:
@@ -86,10 +101,6 @@ class Cluster:
         member = self._wire(machine)
         machine.run(self._script(machine.instance, None), within=_JOINING)
         return member
-
-    def logs(self) -> dict[str, str]:
-        """Returns the end of what each program of the control plane wrote."""
-        return self._plane.logs()
 
     def _wire(self, machine: Machine) -> Member:
         relay = machine.lead_to_cluster(leading_to((self._plane.address, CLUSTER_PORT)))
@@ -119,9 +130,3 @@ class Cluster:
 def node_name(instance: Instance) -> str:
     """Returns the name that a kubelet registers under: its host name in lower case."""
     return instance.host_name.lower()
-
-
-def expected_labels(member: Member) -> dict[str, str]:
-    """Returns the labels that each node of an ecs.g7 has."""
-    return {"kubernetes.io/hostname": member.name, "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64",
-            _TYPE_LABEL: member.machine.instance.type.name}  # fmt: skip

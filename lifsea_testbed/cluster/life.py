@@ -6,12 +6,12 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 
 from lifsea_testbed.cluster import diagnosis
-from lifsea_testbed.cluster.api import Node, Pod
 from lifsea_testbed.cluster.cluster import Cluster, Member
 from lifsea_testbed.cluster.control_plane import GRACE
+from lifsea_testbed.cluster.objects import Node, Pod
+from lifsea_testbed.cluster.seen import Interrupted, Joined, Ran
 from lifsea_testbed.ecs.instance import METADATA_ADDRESS
 from lifsea_testbed.errors import GuestFailure, NotJudged
 from lifsea_testbed.guest.cri import State
@@ -22,52 +22,12 @@ from lifsea_testbed.readiness import Depth, NotReady, await_, explained, journal
 
 #: How long the controllers may take to see that a node is silent, or back, beside its grace (seconds on the host).
 _NOTICING = 60.0
+#: How long a pod may take to go (seconds on real hardware): a kubelet removes sandboxes once a minute.
+_GOING = 90.0
 _EVERY = 0.5
 _LOOKED_UP = "lifsea-testbed-looked-up"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Joined:
-    """A machine that is a Ready node: what the API says of it, and the seconds from power-on until it was Ready.
-
-    `os` and `kernel` are what the machine itself says.
-    """
-
-    member: Member
-    node: Node
-    seconds: float
-    os: str
-    kernel: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ran:
-    """A pod that was put onto a node by name: as it ran, what it wrote, whether it was gone once it was deleted.
-
-    Its script asks the metadata service for the instance's identifier: `answer` is what came back over the network
-    of pods, and `seconds` what passed from its creation until it ran.
-    """
-
-    pod: Pod
-    log: str
-    answer: str
-    is_gone: bool
-    seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Interrupted:
-    """A node that lost the API server, and one whose kubelet stopped: whether it was Ready meanwhile and after.
-
-    `kept` tells whether its pod's container went on all the while, the same one.
-    """
-
-    ready_while_cut: bool
-    kept_while_cut: bool
-    ready_after_cut: bool
-    kept_after_cut: bool
-    ready_while_stopped: bool
-    ready_after_stop: bool
+#: The names of the pods.
+_RAN, _KEPT = "lifsea-testbed-ran", "lifsea-testbed-kept"
 
 
 def await_ready(member: Member, profile: Profile) -> Node:
@@ -86,8 +46,8 @@ def await_ready(member: Member, profile: Profile) -> Node:
 
 @contextlib.contextmanager
 def joined(cluster: Cluster, profile: Profile,
-           make: Callable[..., AbstractContextManager[Machine]]) -> Iterator[Joined]:
-    """A new machine that is a Ready node; `make` powers on a machine that it has prepared.
+           make: Callable[..., AbstractContextManager[Machine]]) -> Iterator[tuple[Member, Joined]]:
+    """A new machine that is a Ready node, and what was seen of it; `make` powers on a machine that it has prepared.
 
     Raises:
         NotReady: it does not become one.
@@ -98,29 +58,25 @@ def joined(cluster: Cluster, profile: Profile,
         seconds = time.monotonic() - machine.boot.power_on
         if wrong := diagnosis.clock_trouble(members[0]):
             raise NotReady(Depth.NODE, wrong, evidence=journals(machine))
-        yield Joined(member=members[0], node=node, seconds=seconds,
-                     os=machine.guest.os_release.get("PRETTY_NAME", ""),
-                     kernel=machine.run(["uname", "-r"]).stdout.strip())  # fmt: skip
+        yield members[0], Joined(machine=machine, node=node, seconds=seconds, runs=_runs(machine),
+                                 labels=members[0].labels)  # fmt: skip
 
 
-def run(cluster: Cluster, joined: Joined, profile: Profile) -> Ran:
-    """Runs a pod on the node, reads its log, deletes it, and looks.
+def run(cluster: Cluster, member: Member, profile: Profile) -> Ran:
+    """Runs a pod on the node, reads its log, and has it deleted.
 
     Raises:
         NotReady: it does not run, or its network is dead.
         NotJudged: the profile knows no image for it.
     """
-    name = "lifsea-testbed-ran"
-    member = joined.member
+    member.machine.guest.kubernetes.prepare_workload()
     started = time.monotonic()
-    pod = start_pod(cluster, member, profile, name)
+    pod = start_pod(cluster, member, profile, _RAN)
     seconds = time.monotonic() - started
-    log = _await_log(cluster, member, profile, name)
-    cluster.api.delete_pod(name)
-    with contextlib.suppress(GuestFailure):
-        _await(member.machine, lambda: cluster.api.pod(name) is None, "the pod is gone", _NOTICING)
-    answer = log.partition(_LOOKED_UP)[2].strip()
-    return Ran(pod=pod, log=log, answer=answer, is_gone=cluster.api.pod(name) is None, seconds=seconds)
+    log = _await_log(cluster, member, profile, _RAN)
+    cluster.api.delete_pod(_RAN)
+    return Ran(machine=member.machine, node=member.name, pod=pod, seconds=seconds,
+               answer=log.partition(_LOOKED_UP)[2].strip())  # fmt: skip
 
 
 def start_pod(cluster: Cluster, member: Member, profile: Profile, name: str) -> Pod:
@@ -132,7 +88,6 @@ def start_pod(cluster: Cluster, member: Member, profile: Profile, name: str) -> 
     """
     if not profile.cluster.workload:
         raise NotJudged("the profile does not know an image that a pod can be made of (cluster.workload)")
-    member.machine.guest.kubernetes.prepare_workload()
     cluster.api.create_pod(_manifest(name, member.name, profile.cluster.workload))
     await_(member.machine, Depth.POD, lambda: diagnosis.pod_trouble(cluster.api, name), profile,
            within=profile.boot.ready_within)  # fmt: skip
@@ -142,24 +97,42 @@ def start_pod(cluster: Cluster, member: Member, profile: Profile, name: str) -> 
     return pod
 
 
-def interrupt(cluster: Cluster, joined: Joined, profile: Profile) -> Interrupted:
+def interrupt(cluster: Cluster, member: Member, profile: Profile) -> Interrupted:
     """Takes the API server from a node that runs a pod, gives it back, then stops the kubelet and starts it again."""
-    member, name = joined.member, "lifsea-testbed-kept"
-    start_pod(cluster, member, profile, name)
-    before = _containers(member, name)
+    start_pod(cluster, member, profile, _KEPT)
+    before = _containers(member, _KEPT)
     member.relay.cut()
-    while_cut = _becomes(member, ready=False)
-    kept_while_cut = before == _containers(member, name)
+    ready_while_cut, kept_while_cut = _becomes(member, ready=False), before == _containers(member, _KEPT)
     member.relay.restore()
-    after_cut = _becomes(member, ready=True)
-    kept_after_cut = before == _containers(member, name) and not diagnosis.pod_trouble(cluster.api, name)
+    ready_after_cut, kept_after_cut = _becomes(member, ready=True), before == _containers(member, _KEPT)
+    trouble = diagnosis.pod_trouble(cluster.api, _KEPT)
     member.machine.guest.kubernetes.stop(KUBELET)
-    while_stopped = _becomes(member, ready=False)
+    ready_while_stopped = _becomes(member, ready=False)
     member.machine.guest.kubernetes.restart(KUBELET)
-    after_stop = _becomes(member, ready=True)
-    cluster.api.delete_pod(name)
-    return Interrupted(ready_while_cut=while_cut, kept_while_cut=kept_while_cut, ready_after_cut=after_cut,
-                       kept_after_cut=kept_after_cut, ready_while_stopped=while_stopped, ready_after_stop=after_stop)
+    return Interrupted(
+        machine=member.machine, ready_while_cut=ready_while_cut, kept_while_cut=kept_while_cut,
+        ready_after_cut=ready_after_cut, kept_after_cut=kept_after_cut and not trouble,
+        ready_while_stopped=ready_while_stopped, ready_after_stop=_becomes(member, ready=True),
+        left=_left(cluster, member),
+    )  # fmt: skip
+
+
+def _runs(machine: Machine) -> dict[str, str]:
+    kubelet = machine.run(["kubelet", "--version"]).stdout.split()
+    return {"os": machine.guest.os_release.get("PRETTY_NAME", ""), "kubelet": kubelet[-1],
+            "kernel": machine.run(["uname", "-r"]).stdout.strip(),
+            "runtime": f"containerd://{(machine.guest.containerd_version() or '').removeprefix('v')}"}  # fmt: skip
+
+
+def _left(cluster: Cluster, member: Member) -> list[str]:
+    """What is left of the pod that was deleted, once it had the time to go."""
+    def found() -> list[str]:
+        pod = cluster.api.pod(_RAN)
+        return [*([f"the pod is {pod.phase}"] if pod else []), *sorted(_containers(member, _RAN))]
+
+    with contextlib.suppress(GuestFailure):
+        _await(member.machine, lambda: not found(), "the pod is gone", _GOING)
+    return found()
 
 
 def _manifest(name: str, node: str, image: str) -> dict[str, object]:

@@ -1,0 +1,77 @@
+"""The fixtures of what runs pods: a static pod, a cluster, a node of it. The plugin takes them from here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from lifsea_testbed.bench import Bench
+    from lifsea_testbed.cluster.cluster import Cluster, Member
+    from lifsea_testbed.cluster.seen import Interrupted, Joined, Ran
+    from lifsea_testbed.run import Run
+    from lifsea_testbed.staticpod import StaticPod
+
+#: The name under which the plugin has what holds one run.
+RUN = "lifsea-testbed-run"
+
+
+@pytest.fixture(scope="session")
+def static_pod(bench: Bench, pytestconfig: pytest.Config) -> Iterator[StaticPod]:
+    """A machine on which a static pod was led through its life."""
+    from lifsea_testbed import staticpod
+
+    run: Run = pytestconfig.pluginmanager.get_plugin(RUN)  # type: ignore[assignment]
+    with run.restorer.machine("static-pod-machine") as machine:
+        machine.wait_until_ready()
+        yield staticpod.live(machine, bench.profile)
+
+
+@pytest.fixture(scope="session")
+def cluster(bench: Bench, pytestconfig: pytest.Config) -> Iterator[Cluster]:
+    """A control plane of its own: `cluster.expect(machine)` has a machine that is off join it at its first boot."""
+    from lifsea_testbed.errors import NotJudged
+
+    try:
+        from lifsea_testbed.cluster.cluster import Cluster
+    except ImportError as error:
+        raise NotJudged(f"a cluster needs more packages: {error} (hint: pip install 'lifsea-testbed[cluster]')") \
+            from None
+    programs = pytestconfig.option.control_plane
+    with Cluster(bench.profile, Path(programs).absolute() if programs else None, bench.accelerator.confinement,
+                 records=bench.records / "cluster") as cluster:  # fmt: skip
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def member(bench: Bench, cluster: Cluster) -> Iterator[tuple[Member, Joined]]:
+    """A new machine that its user-data made a Ready node of the cluster, and what was seen of it."""
+    from lifsea_testbed.cluster import life
+
+    with life.joined(cluster, bench.profile, bench.machine) as member:
+        yield member
+
+
+@pytest.fixture(scope="session")
+def joined(member: tuple[Member, Joined]) -> Joined:
+    """What was seen of a new machine that its user-data made a Ready node of the cluster."""
+    return member[1]
+
+
+@pytest.fixture(scope="session")
+def ran(bench: Bench, cluster: Cluster, member: tuple[Member, Joined]) -> Ran:
+    """What became of a pod that was put onto that node; it is being deleted."""
+    from lifsea_testbed.cluster import life
+
+    return life.run(cluster, member[0], bench.profile)
+
+
+@pytest.fixture(scope="session")
+def interrupted(bench: Bench, cluster: Cluster, member: tuple[Member, Joined], ran: Ran) -> Interrupted:
+    """What became of that node when it lost the API server, and when its kubelet stopped."""
+    from lifsea_testbed.cluster import life
+
+    return life.interrupt(cluster, member[0], bench.profile)
