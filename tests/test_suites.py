@@ -21,7 +21,7 @@ from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.guest.hardware import NetworkCard
 from lifsea_testbed.perf.measure import Measure
-from tests import journeys
+from tests import journeys, pods
 from tests.boots import boot
 
 SUITES = Path(__file__).parent.parent / "suites"
@@ -50,13 +50,13 @@ SOUND: dict[str, Any] = {
     "smbios_version": "2.8", "pci_devices": appearance.PCI, "virtio_devices": appearance.VIRTIO,
     "memory_used": 200 << 20,
     "disks": {INSTANCE.disk_serial: "vda"}, "network_cards": [CARD], "console": appearance.CONSOLE,
-    "virtio_ports": [appearance.ASSISTANT_PORT], "clock_offset": 0, "queues_shown": 2, **journeys.SOUND,
+    "virtio_ports": [appearance.ASSISTANT_PORT], "clock_offset": 0, "queues_shown": 2, **journeys.SOUND, **pods.SOUND,
 }  # fmt: skip
 #: A sound machine of another kind, for the tests that such a one has to pass.
 SOUND_FOR: dict[str, dict[str, Any]] = {"test_there_is_no_posix_shell": {"has_posix_shell": False}}
 #: For each test, the defects of a machine that it has to find, one at least for each of its assertions.
 DEFECTS: dict[str, list[dict[str, Any]]] = {
-    **journeys.DEFECTS,
+    **journeys.DEFECTS, **pods.DEFECTS,
     "test_there_is_no_ssh_server": [{"executables": ["/usr/sbin/sshd"]}, {"units": ["sshd.service"]}],
     "test_no_program_is_an_ssh_server_under_another_name": [{"marks": ["/usr/bin/helper"]}],
     "test_there_is_no_host_key": [{"files_matching": ["/etc/ssh/ssh_host_rsa_key"]}],
@@ -106,7 +106,6 @@ DEFECTS: dict[str, list[dict[str, Any]]] = {
     "test_chrony_asks_the_clouds_time_servers": [{"time_sources": ["t1"]}],
     "test_user_data_runs_once_as_root": [{"user_data_runs": ["0", "0"]}, {"user_data_runs": ["1000"]}],
     "test_containerd_answers": [{"cri": "error"}],
-    "test_the_kubelet_is_healthy": [{"health": "etcd failed"}],
     "test_the_operations_container_is_off": [{"operations_at_start": True}],
     "test_the_operations_container_starts_and_stops": [{"operations_start": False}, {"operations_stop": False}],
     "test_each_call_is_written_down": [
@@ -201,8 +200,12 @@ class FakeGuest:
     def cri_state(self) -> str:
         return str(self._traits["cri"])
 
-    def kubelet_health(self) -> str:
-        return str(self._traits["health"])
+    def kubelet_health(self) -> str | None:
+        return self._traits["health"]  # type: ignore[no-any-return]
+
+    @property
+    def kubernetes(self) -> pods.FakeKubernetes:
+        return pods.FakeKubernetes(self._traits)
 
     def writable_paths(self) -> list[str]:
         return sorted([*self._profile.paths.writable, *(self._traits["writable"] or [])])
@@ -283,8 +286,10 @@ class FakeMachine:
     def __init__(self, defect: dict[str, Any], profile: profiles.Profile, *, emulated: bool = False) -> None:
         traits = {**SOUND, **defect}
         self.guest = FakeGuest(traits, profile)
-        self.instance = SimpleNamespace(host_name="iZtestZ", type=INSTANCE.type, mac=INSTANCE.mac, uuid=INSTANCE.uuid,
-                                        disk_serials=INSTANCE.disk_serials, data_disk=0)  # fmt: skip
+        self.instance = SimpleNamespace(
+            id="i-test", host_name="iZtestZ", type=INSTANCE.type, mac=INSTANCE.mac, uuid=INSTANCE.uuid,
+            disk_serials=INSTANCE.disk_serials, data_disk=0,
+        )  # fmt: skip
         self.memory, self.network_queues = traits["memory_given"], traits["queues_shown"]
         self.has_every_feature = self.has_its_model_number = not emulated
         self.time_servers = ("t1", "t2")
@@ -294,7 +299,7 @@ class FakeMachine:
     def wait_until_ready(self) -> None:
         """It is."""
 
-    def wait_until(self, question: Callable[[], Any], what: str, *, within: float) -> Any:
+    def wait_until(self, question: Callable[[], Any], what: str, *, within: float, every: float = 1.0) -> Any:
         return question()
 
     def reboot(self) -> None:
@@ -313,6 +318,7 @@ def run(name: str, defect: dict[str, Any], *, emulated: bool = False) -> None:
         "machine": machine, "booted": machine, "watched": machine, "own_machine": machine, "profile": profile,
         "measure": Measure(), "bench": SimpleNamespace(image=image), **journeys.offered({**SOUND, **defect}),
     }  # fmt: skip
+    offered |= pods.offered({**SOUND, **defect}, machine, profile.paths.writable)
     seen = [boot(took={**SOUND, **defect}["boot"], counted=False)] * 3
     offered["cold_boots"] = ColdBoots(seen=seen, at_hardware_speed=not emulated)
     wanted = inspect.signature(TESTS[name]).parameters

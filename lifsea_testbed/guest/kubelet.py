@@ -14,6 +14,8 @@ _READ, _SHOWN = 400, 40
 #: klog (k8s.io/klog): severity, date, time, process, place. logrus, as containerd has it: level and message.
 _KLOG = re.compile(r'^([EF])\d{4} [\d:.]+ +\d+ [\w.]+:\d+\] (.+)$')
 _LOGRUS = re.compile(r'level=(error|fatal)\b.*?\bmsg="((?:[^"\\]|\\.)*)"(?:.*?\berror="((?:[^"\\]|\\.)*)")?')
+#: What a kubelet says over and over, and lives with.
+_HARMLESS = "Unable to read config path"
 _PLAIN = re.compile(r"(?i)^(?:Error: |containerd: )(.+)$")
 _DRIVER = re.compile(r"(?m)^\s*cgroupDriver:\s*[\"']?(\w+)")
 _SETTINGS = """
@@ -63,7 +65,7 @@ def complaint(shell: Shell, unit: str, about: str = "") -> str:
 def last_complaint(text: str, about: str = "") -> str:
     """Returns the last error in a text of klog's or logrus' lines, fatal ones first; empty if there is none."""
     found = [(fatal, message) for line in text.splitlines() for fatal, message in [_error(line)]
-             if message and re.search(about, message)]  # fmt: skip
+             if message and re.search(about, message) and not message.startswith(_HARMLESS)]  # fmt: skip
     fatal = [message for is_fatal, message in found if is_fatal]
     return (fatal or [message for _, message in found] or [""])[-1]
 
