@@ -20,14 +20,14 @@ RUN = "lifsea-testbed-run"
 
 
 @pytest.fixture(scope="session")
-def static_pod(bench: Bench, pytestconfig: pytest.Config) -> Iterator[StaticPod]:
-    """A machine on which a static pod was led through its life."""
+def static_pod(bench: Bench, pytestconfig: pytest.Config) -> StaticPod:
+    """What was seen of a static pod that was led through its life; its machine is off again."""
     from lifsea_testbed import staticpod
 
     run: Run = pytestconfig.pluginmanager.get_plugin(RUN)  # type: ignore[assignment]
     with run.restorer.machine("static-pod-machine") as machine:
         machine.wait_until_ready()
-        yield staticpod.live(machine, bench.profile)
+        return staticpod.live(machine, bench.profile)
 
 
 @pytest.fixture(scope="session")

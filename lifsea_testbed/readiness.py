@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 
-from lifsea_testbed.errors import GuestFailure
+from lifsea_testbed.errors import GuestFailure, WaitTimedOut
 from lifsea_testbed.guest import cri, kubelet
 from lifsea_testbed.machine import Machine
 from lifsea_testbed.profile import Profile
@@ -45,30 +45,28 @@ def reached(machine: Machine, profile: Profile, depth: Depth) -> bool:
     """Returns when the machine is ready to that depth.
 
     Raises:
-        NotReady: it is not, within the time that the profile allows.
+        NotReady: it is not, within the time that the profile allows; or it is set so that it never will be.
     """
-    return await_(machine, depth, lambda: _TROUBLES[depth](machine, profile), profile,
-                  within=profile.boot.ready_within)
+    await_(machine, depth, lambda: _SIGNS[depth](machine), lambda: _TROUBLES[depth](machine, profile), profile,
+           within=profile.boot.ready_within)  # fmt: skip
+    if trouble := _TROUBLES[depth](machine, profile):
+        raise explained(machine, profile, depth, trouble)
+    return True
 
 
-def await_(machine: Machine, depth: Depth, trouble: Callable[[], str], profile: Profile, *, within: float) -> bool:
-    """Returns true when there is no trouble any more; within so many seconds on real hardware.
+def await_(machine: Machine, depth: Depth, is_ready: Callable[[], bool], why: Callable[[], str], profile: Profile, *,
+           within: float) -> None:
+    """Returns when it is ready, within so many seconds on real hardware; `why` is asked only if it is not.
 
     Raises:
-        NotReady: there still is; what explains it is looked for from the first depth on.
+        NotReady: it is not; what explains it is looked for from the first depth on.
     """
-    last = [""]
-
-    def is_ready() -> bool:
-        last[0] = trouble()
-        return not last[0]
-
     try:
-        if machine.wait_until(is_ready, f"{depth} is ready", within=within, every=_EVERY):
-            return True
-    except GuestFailure as error:
-        raise explained(machine, profile, depth, last[0] or error.happened) from None
-    raise explained(machine, profile, depth, last[0])
+        came = machine.wait_until(is_ready, f"{depth} is ready", within=within, every=_EVERY)
+    except WaitTimedOut:
+        came = False
+    if not came:
+        raise explained(machine, profile, depth, why())
 
 
 def explained(machine: Machine, profile: Profile, depth: Depth, why: str) -> NotReady:
@@ -143,8 +141,7 @@ def _swap(machine: Machine) -> str:
 
 
 def _static_pod(machine: Machine, profile: Profile) -> str:
-    found = machine.guest.kubernetes.containers(STATIC_POD)
-    if any(one.state is cri.State.RUNNING for one in found):
+    if _pod_runs(machine):
         return ""
     if full := machine.guest.kubernetes.full_var():
         return full
@@ -153,9 +150,28 @@ def _static_pod(machine: Machine, profile: Profile) -> str:
     about = r"(?i)sandbox|container|image|cgroup|manifest|evict"
     complaint = machine.guest.kubernetes.complaint
     why = complaint(kubelet.KUBELET, about) or complaint(kubelet.CONTAINERD, about)
-    return why or ("its container does not run" if found else "the kubelet has made no container of it")
+    return why or "the kubelet runs no container of it"
 
 
+def _runtime_is_ready(machine: Machine) -> bool:
+    try:
+        return machine.guest.kubernetes.runtime().is_ready
+    except cri.Unavailable:
+        return False
+
+
+def _pod_runs(machine: Machine) -> bool:
+    try:
+        return any(one.state is cri.State.RUNNING for one in machine.guest.kubernetes.containers(STATIC_POD))
+    except cri.Unavailable:
+        return False
+
+
+#: What one look at a depth costs little to see; and what is wrong with it, which costs more.
+_SIGNS: dict[Depth, Callable[[Machine], bool]] = {
+    Depth.CONTAINERD: _runtime_is_ready, Depth.STATIC_POD: _pod_runs,
+    Depth.KUBELET: lambda machine: machine.guest.kubelet_health() == "ok",
+}  # fmt: skip
 _TROUBLES: dict[Depth, Callable[[Machine, Profile], str]] = {
     Depth.CONTAINERD: _containerd, Depth.KUBELET: _kubelet, Depth.STATIC_POD: _static_pod,
 }  # fmt: skip

@@ -74,8 +74,6 @@ def _see(machine: Machine) -> Seen:
 
 
 def _await_another(machine: Machine, profile: Profile, killed: Container) -> None:
-    def trouble() -> str:
-        running = {one.id for one in _see(machine).containers}
-        return "" if running - {killed.id} else "its container was killed and did not come back"
-
-    await_(machine, Depth.STATIC_POD, trouble, profile, within=profile.boot.ready_within)
+    await_(machine, Depth.STATIC_POD, lambda: bool({one.id for one in _see(machine).containers} - {killed.id}),
+           lambda: "its container was killed and did not come back", profile,
+           within=profile.boot.ready_within)  # fmt: skip

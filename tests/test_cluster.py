@@ -83,11 +83,11 @@ def test_a_relay_carries_both_ways_until_it_is_cut(tmp_path: Path) -> None:
 
 
 def test_a_relay_tells_the_end_of_what_is_said(tmp_path: Path) -> None:
-    with echo() as address, Relay(tmp_path / "relay", leading_to(address)) as relay:
-        with connected(relay.path) as connection:
-            connection.sendall(b"all")
-            connection.shutdown(socket.SHUT_WR)
-            assert b"".join(iter(lambda: connection.recv(4096), b"")) == b"all"
+    path = tmp_path / "relay"
+    with echo() as address, Relay(path, leading_to(address)), connected(path) as connection:
+        connection.sendall(b"all")
+        connection.shutdown(socket.SHUT_WR)
+        assert b"".join(iter(lambda: connection.recv(4096), b"")) == b"all"
 
 
 def test_a_relay_to_nowhere_hangs_up(tmp_path: Path) -> None:

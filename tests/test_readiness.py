@@ -55,12 +55,12 @@ def test_the_depth_and_the_reason_are_one_line(depth: Depth, traits: dict[str, A
 def test_an_earlier_depth_explains_a_later_one() -> None:
     broken = machine(runtime=replace(READY, conditions=(READY.conditions[0], NO_NETWORK)))
     with pytest.raises(NotReady, match="containerd not ready: NetworkReady=false"):
-        await_(broken, Depth.POD, lambda: "the pod is Pending", PROFILE, within=1.0)
+        await_(broken, Depth.POD, lambda: False, lambda: "the pod is Pending", PROFILE, within=1.0)
 
 
 def test_without_an_earlier_trouble_the_depth_itself_is_told() -> None:
     with pytest.raises(NotReady, match="static pod not ready: its container was killed") as caught:
-        await_(machine(), Depth.STATIC_POD, lambda: "its container was killed", PROFILE, within=1.0)
+        await_(machine(), Depth.STATIC_POD, lambda: False, lambda: "its container was killed", PROFILE, within=1.0)
     assert caught.value.depth is Depth.STATIC_POD
 
 

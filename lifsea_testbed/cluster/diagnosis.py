@@ -18,10 +18,16 @@ MOST_SKEW = 60.0
 _ABOUT_THE_API = r"(?i)x509|unauthorized|certificate|register|api ?server|lookup|connection refused|node \""
 
 
+def is_ready(member: Member) -> bool:
+    """Whether the machine is a Ready node with no condition that speaks against it."""
+    node = member.node
+    return node is not None and node.is_ready and not node.why_not
+
+
 def node_trouble(member: Member, profile: Profile) -> str:
     """Returns why the machine is no Ready node; empty if it is one."""
     node = member.node
-    if node is not None and node.is_ready and not node.why_not:
+    if is_ready(member):
         return ""
     reasons = [clock_trouble(member), certificate_trouble(member, profile)]
     registered = "the kubelet has not registered the node" if node is None else node.why_not

@@ -36,8 +36,8 @@ def await_ready(member: Member, profile: Profile) -> Node:
     Raises:
         NotReady: it is not, within the time that the profile allows.
     """
-    await_(member.machine, Depth.NODE, lambda: diagnosis.node_trouble(member, profile), profile,
-           within=profile.cluster.ready_within)  # fmt: skip
+    await_(member.machine, Depth.NODE, lambda: diagnosis.is_ready(member),
+           lambda: diagnosis.node_trouble(member, profile), profile, within=profile.cluster.ready_within)  # fmt: skip
     node = member.node
     if node is None:
         raise NotReady(Depth.NODE, "the node is gone again", evidence=journals(member.machine))
@@ -89,8 +89,8 @@ def start_pod(cluster: Cluster, member: Member, profile: Profile, name: str) -> 
     if not profile.cluster.workload:
         raise NotJudged("the profile does not know an image that a pod can be made of (cluster.workload)")
     cluster.api.create_pod(_manifest(name, member.name, profile.cluster.workload))
-    await_(member.machine, Depth.POD, lambda: diagnosis.pod_trouble(cluster.api, name), profile,
-           within=profile.boot.ready_within)  # fmt: skip
+    await_(member.machine, Depth.POD, lambda: not diagnosis.pod_trouble(cluster.api, name),
+           lambda: diagnosis.pod_trouble(cluster.api, name), profile, within=profile.boot.ready_within)  # fmt: skip
     pod = cluster.api.pod(name)
     if pod is None:
         raise NotReady(Depth.POD, "the API has no such pod any more", evidence=journals(member.machine))
@@ -118,10 +118,9 @@ def interrupt(cluster: Cluster, member: Member, profile: Profile) -> Interrupted
 
 
 def _runs(machine: Machine) -> dict[str, str]:
-    kubelet = machine.run(["kubelet", "--version"]).stdout.split()
-    return {"os": machine.guest.os_release.get("PRETTY_NAME", ""), "kubelet": kubelet[-1],
-            "kernel": machine.run(["uname", "-r"]).stdout.strip(),
-            "runtime": f"containerd://{(machine.guest.containerd_version() or '').removeprefix('v')}"}  # fmt: skip
+    guest = machine.guest
+    return {"os": guest.os_release.get("PRETTY_NAME", ""), "kernel": machine.run(["uname", "-r"]).stdout.strip(),
+            "kubelet": guest.kubernetes.kubelet_version(), "runtime": guest.kubernetes.runtime_version()}
 
 
 def _left(cluster: Cluster, member: Member) -> list[str]:
@@ -165,13 +164,9 @@ def _containers(member: Member, name: str) -> set[str]:
 
 def _becomes(member: Member, *, ready: bool) -> bool:
     """Returns whether the node is Ready, once it is as wanted or had the time to be."""
-    def is_ready() -> bool:
-        node = member.node
-        return node is not None and node.is_ready
-
     with contextlib.suppress(GuestFailure):
-        _await(member.machine, lambda: is_ready() == ready, "the node changes", GRACE + _NOTICING)
-    return is_ready()
+        _await(member.machine, lambda: diagnosis.is_ready(member) == ready, "the node changes", GRACE + _NOTICING)
+    return diagnosis.is_ready(member)
 
 
 def _await(machine: Machine, question: Callable[[], bool], what: str, within: float) -> None:

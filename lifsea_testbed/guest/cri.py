@@ -107,6 +107,16 @@ def runtime(shell: Shell, socket: str = SOCKET) -> Runtime:
     return Runtime(conditions=tuple(found), systemd_cgroups=_systemd_cgroups(configuration))
 
 
+def version(shell: Shell, socket: str = SOCKET) -> str:
+    """Returns the runtime's name and version, as nodes have it: containerd://1.7.24.
+
+    Raises:
+        Unavailable: nothing answers there.
+    """
+    answer = _ask(shell, socket, "RuntimeService/Version")
+    return f"{protobuf.text(answer, 2)}://{protobuf.text(answer, 3)}"
+
+
 def sandboxes(shell: Shell, socket: str = SOCKET) -> list[Sandbox]:
     """Returns every sandbox, ready or not."""
     answer = _ask(shell, socket, "RuntimeService/ListPodSandbox")

@@ -33,6 +33,14 @@ class Kubernetes:
         """
         return cri.runtime(self._shell, self._settings.socket)
 
+    def runtime_version(self) -> str:
+        """Returns the container runtime's name and version, as a node has it."""
+        return cri.version(self._shell, self._settings.socket)
+
+    def kubelet_version(self) -> str:
+        """Returns the kubelet's version, as a node has it."""
+        return (self._shell.run(["kubelet", "--version"]).stdout.split() or [""])[-1]
+
     def sandboxes(self, pod: str) -> list[Sandbox]:
         """Returns the sandboxes of a pod; none where the runtime does not answer. A static pod's name goes on."""
         return [one for one in cri.sandboxes(self._shell, self._settings.socket) if _is(one.pod, pod)]
