@@ -37,7 +37,7 @@ class Restorer:
 
     def __init__(self, bench: Bench, cache: TemplateCache, *, cold: bool = False, keeps: bool = False) -> None:
         self.why_cold = _why_cold(bench, cold)
-        self._bench = bench
+        self.bench = bench
         self._cache = cache
         self._keeps = keeps
         self._key: dict[str, str] = {}
@@ -60,7 +60,7 @@ class Restorer:
         """A machine that was booted cold."""
         with contextlib.ExitStack() as stack:
             memory = self._own_memory(stack) if self._keeps else None
-            yield stack.enter_context(self._bench.machine(name, memory=memory))
+            yield stack.enter_context(self.bench.machine(name, memory=memory))
 
     def template(self) -> Template | None:
         """Returns the template, made if need be, or nothing if machines have to be booted.
@@ -77,16 +77,16 @@ class Restorer:
                 self._template = self._cache.get(self.key(), self._make, self._say_that_another_makes_it)
             except CannotRestore as error:
                 self.why_cold = error.happened
-                self._bench.say(f"not restored: {self.why_cold}")
+                self.bench.say(f"not restored: {self.why_cold}")
         return self._template
 
     def _require_no_data_disk(self) -> None:
-        if self._bench.data_disk:
+        if self.bench.data_disk:
             self.why_cold = "the data disk would have to be saved as well"
 
     def key(self) -> dict[str, str]:
         """Returns what tells the machines of this bench from others, as it was when it was first asked for."""
-        self._key = self._key or {"format": str(templates.FORMAT), **self._bench.key()}
+        self._key = self._key or {"format": str(templates.FORMAT), **self.bench.key()}
         return self._key
 
     def keep(self, machine: Machine, directory: Path, profile: str) -> None:
@@ -95,7 +95,7 @@ class Restorer:
         Raises:
             TestbedError: its memory is not in a file of its own, or QEMU is gone.
         """
-        name = self._bench.profile_name if profile == AUTO else profile
+        name = self.bench.profile_name if profile == AUTO else profile
         templates.keep(machine, directory, key=self.key(), profile=name)
 
     def close(self) -> None:
@@ -115,7 +115,7 @@ class Restorer:
                 if isinstance(error, HostError) and not isinstance(error, LaunchError):
                     raise  # the host has no room for it, whatever is in the template
                 failures.append(error)
-                self._bench.say(f"template {template.directory.name} does not restore and is discarded: {error}")
+                self.bench.say(f"template {template.directory.name} does not restore and is discarded: {error}")
                 self._cache.discard(template)
                 self._template = None
         raise TestbedError("a template that was just made does not restore", evidence="\n".join(map(str, failures)),
@@ -125,10 +125,10 @@ class Restorer:
         with contextlib.ExitStack() as inner:
             memory = self._own_memory(inner, template) if self._keeps else template.memory
             layers = Layers(below=template.layers.below, overlay=self._place(inner, "overlay.qcow2"))
-            machine = inner.enter_context(self._bench.off(name, layers=layers, instance=template.facts.instance,
+            machine = inner.enter_context(self.bench.off(name, layers=layers, instance=template.facts.instance,
                                                           memory=memory))  # fmt: skip
             templates.resume(template, machine)
-            self._bench.identify(machine)
+            self.bench.identify(machine)
             stack.enter_context(inner.pop_all())
         return machine
 
@@ -136,20 +136,20 @@ class Restorer:
         """A file of the machine's own for its memory, so that it can be saved."""
         path = self._place(stack, "memory")
         if template is None:
-            memory.create(path, size=self._bench.fitting.memory)
+            memory.create(path, size=self.bench.fitting.memory)
         else:
             memory.copy(template.memory.path, path)
-        self._bench.accelerator.confinement.admit(path)
+        self.bench.accelerator.confinement.admit(path)
         return Memory(path=path, state=template.memory.state if template else None)
 
     def _place(self, stack: contextlib.ExitStack, name: str) -> Path:
-        path = self._bench.room(name)
+        path = self.bench.room(name)
         stack.callback(path.unlink, missing_ok=True)
         return path
 
     def _make(self, directory: Path) -> None:
         """Boots a machine, waits until it is up and quiet, and saves it."""
-        bench, began = self._bench, time.monotonic()
+        bench, began = self.bench, time.monotonic()
         bench.say("making a template, which later machines are restored from")
         with contextlib.ExitStack() as stack, bench.machine("template-machine",
                                                             memory=self._own_memory(stack)) as machine:  # fmt: skip
@@ -171,7 +171,7 @@ class Restorer:
         bench.say(f"template made in {time.monotonic() - began:.1f} s")
 
     def _say_that_another_makes_it(self) -> None:
-        self._bench.say("another process makes the template; waiting for it")
+        self.bench.say("another process makes the template; waiting for it")
 
 
 def _why_cold(bench: Bench, cold: bool) -> str:

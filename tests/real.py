@@ -27,6 +27,13 @@ def built(name: str) -> Path:
     return image
 
 
+def control_plane() -> Path:
+    """The directory with the programs of the control plane, from the cache if they were built before."""
+    programs = ROOT / "build/control-plane"
+    subprocess.run([sys.executable, "-m", "images", "control-plane", "-o", str(programs)], cwd=ROOT, check=True)
+    return programs
+
+
 @contextlib.contextmanager
 def bench(reports: Path, **access: Any) -> Iterator[Bench]:
     """A bench for the reference image, whose root shell is come by in that way."""

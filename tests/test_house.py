@@ -17,8 +17,8 @@ PACKAGE = ROOT / "lifsea_testbed"
 ROOMS = (
     "masking", "errors", "deadline", "text", "steps", "records", "lifeline", "leftovers", "hub", "capacity",
     "spread", "claims", "image", "disk", "profile", "known", "ecs", "qemu", "console", "guest", "upgrade", "boot",
-    "autopsy", "as_sold", "wiring", "machine", "readiness", "staticpod", "cluster", "template", "template_cache",
-    "scenario", "bench", "fleet", "restorer", "sharing", "journey", "powercut", "preflight", "doctor", "explain",
+    "autopsy", "as_sold", "wiring", "machine", "readiness", "staticpod", "template", "template_cache", "scenario",
+    "bench", "fleet", "cluster", "restorer", "sharing", "journey", "powercut", "preflight", "doctor", "explain",
     "report", "perf", "boottime", "scheduling", "items", "asked", "run", "sharding", "measuring", "claim", "nodes",
     "plugin", "interactive", "completion", "cli", "__main__",
 )  # fmt: skip

@@ -12,7 +12,7 @@ import pytest
 from images import mutations
 from lifsea_testbed.claims import catalogue
 from tests.mutants import table
-from tests.real import ROOT, built
+from tests.real import ROOT, built, control_plane
 from tests.test_claims import judges
 from tests.test_suites import DEFECTS
 
@@ -36,7 +36,8 @@ def judged(name: str, into: Path, by: str, *options: str) -> dict[str, str]:
     build = [sys.executable, "-m", "images", "build", f"{mutations.PREFIX}{name}", "-o", str(image)]
     subprocess.run(build, cwd=ROOT, check=True)
     judge = [sys.executable, "-m", "pytest", "suites", "-p", "no:cacheprovider", "--image", str(image), "--profile",
-             MUTANTS[name].profile, "--reports", str(into / "reports"), *options]  # fmt: skip
+             MUTANTS[name].profile, "--reports", str(into / "reports"), "--control-plane", str(control_plane()),
+             *options]  # fmt: skip
     done = subprocess.run(judge, cwd=ROOT, capture_output=True, text=True, check=False)
     image.unlink()
     print(done.stdout)
