@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.guest.cri import Container, Sandbox, State
 from lifsea_testbed.guest.kubelet import CONTAINERD, KUBELET
 from lifsea_testbed.machine import Machine
@@ -27,8 +28,8 @@ class Seen:
 @dataclass(frozen=True, kw_only=True)
 class StaticPod:
     """A static pod's life: as it ran, after its container was killed, after containerd was restarted, and after the
-    kubelet was killed. `kubelets` are its processes before and after, `writable` and `image_directories` the paths
-    that could be written and that images were kept in while it ran.
+    kubelet was killed. `kubelets` are its processes before and after, `writable` the paths that could be
+    written while the pod ran.
     """
 
     machine: Machine
@@ -38,7 +39,6 @@ class StaticPod:
     orphaned: Seen
     kubelets: tuple[int, int]
     writable: list[str]
-    image_directories: list[str]
 
 
 def live(machine: Machine, profile: Profile) -> StaticPod:
@@ -46,7 +46,10 @@ def live(machine: Machine, profile: Profile) -> StaticPod:
 
     Raises:
         NotReady: it does not run, or does not come back.
+        NotJudged: the profile does not know the image that it could be made of.
     """
+    if not profile.cluster.pause:
+        raise NotJudged("the profile does not know the image that each pod needs (cluster.pause)")
     guest = machine.guest.kubernetes
     guest.put_static_pod(STATIC_POD)
     reached(machine, profile, Depth.STATIC_POD)
@@ -63,8 +66,7 @@ def live(machine: Machine, profile: Profile) -> StaticPod:
                        within=profile.boot.ready_within)  # fmt: skip
     reached(machine, profile, Depth.KUBELET)
     return StaticPod(machine=machine, ran=ran, killed=killed, restarted=restarted, orphaned=_see(machine),
-                     kubelets=(before, guest.service(KUBELET).process), writable=writable,
-                     image_directories=guest.image_directories())  # fmt: skip
+                     kubelets=(before, guest.service(KUBELET).process), writable=writable)  # fmt: skip
 
 
 def _see(machine: Machine) -> Seen:

@@ -23,23 +23,17 @@ def test_runtime_and_network_are_ready(booted: Machine, profile: Profile) -> Non
 
 
 @claim("containerd-ready")
-def test_images_are_kept_below_var(static_pod: StaticPod) -> None:
+def test_images_are_kept_below_var(booted: Machine) -> None:
     """What the kubelet collects when it is garbage lies where it can be removed."""
-    assert static_pod.image_directories != []
-    assert [path for path in static_pod.image_directories if not path.startswith("/var/")] == []
+    directories = booted.guest.kubernetes.image_directories()
+    assert directories != []
+    assert [path for path in directories if not path.startswith("/var/")] == []
 
 
 @claim("kubelet-ready")
 def test_the_kubelet_is_healthy(booted: Machine, profile: Profile) -> None:
     """Its service runs, healthz answers ok, control groups are driven in one way, of version 2, and swap is off."""
     assert reached(booted, profile, Depth.KUBELET)
-
-
-@claim("kubelet-ready")
-def test_the_kubelet_outlives_its_own_crash(static_pod: StaticPod) -> None:
-    """Killed, it is there again as another process, and so is its pod, as the same one."""
-    assert static_pod.kubelets[0] != static_pod.kubelets[1]
-    assert static_pod.orphaned.ids == static_pod.restarted.ids
 
 
 @claim("static-pod-runs")
@@ -60,6 +54,13 @@ def test_a_static_pod_that_is_killed_comes_back(static_pod: StaticPod) -> None:
 def test_a_pod_outlives_a_restart_of_containerd(static_pod: StaticPod) -> None:
     """Sandbox and container are the same as before."""
     assert static_pod.restarted.ids == static_pod.killed.ids != set()
+
+
+@claim("static-pod-runs")
+def test_a_pod_outlives_a_crash_of_the_kubelet(static_pod: StaticPod) -> None:
+    """Killed, the kubelet is there again as another process; sandbox and container are the same as before."""
+    assert static_pod.kubelets[0] != static_pod.kubelets[1]
+    assert static_pod.orphaned.ids == static_pod.restarted.ids
 
 
 @claim("static-pod-runs")

@@ -48,7 +48,7 @@ DEFECTS: dict[str, list[dict[str, Any]]] = {
         {"health": "etcd failed"}, {"health": None}, {"runs": False}, {"cgroup_version": 1},
         {"cgroup_driver": "cgroupfs"}, {"swaps": ["/var/swap"]},
     ],
-    "test_the_kubelet_outlives_its_own_crash": [{"kubelets": (1, 1)}, {"orphaned": "c"}],
+    "test_a_pod_outlives_a_crash_of_the_kubelet": [{"kubelets": (1, 1)}, {"orphaned": "c"}],
     "test_a_static_pod_runs": [{"ran": ""}],
     "test_a_static_pod_that_is_killed_comes_back": [{"killed": ""}, {"killed_sandbox": "t"}, {"killed": "a"}],
     "test_a_pod_outlives_a_restart_of_containerd": [{"restarted": "c"}, {"restarted": ""}],
@@ -95,6 +95,9 @@ class FakeKubernetes:
     def journal_of(self, unit: str) -> str:
         return f"the journal of {unit}"
 
+    def image_directories(self) -> list[str]:
+        return list(self._traits["image_directories"])
+
     def runtime_sockets(self) -> list[str]:
         return ["/run/elsewhere.sock"]
 
@@ -117,8 +120,7 @@ def offered(traits: dict[str, Any], machine: Any, writable: list[str]) -> dict[s
         "static_pod": StaticPod(
             machine=machine, ran=_seen("s", traits["ran"]), killed=_seen(traits["killed_sandbox"], traits["killed"]),
             restarted=_seen("s", traits["restarted"]), orphaned=_seen("s", traits["orphaned"]),
-            kubelets=traits["kubelets"], writable=sorted([*writable, *traits["pod_writable"]]),
-            image_directories=traits["image_directories"]),
+            kubelets=traits["kubelets"], writable=sorted([*writable, *traits["pod_writable"]])),
         "joined": Joined(machine=machine, node=traits["node"], seconds=30.0, runs=traits["node_runs"],
                          labels={"kubernetes.io/os": "linux"}),
         "ran": Ran(machine=machine, node="iztestz", pod=traits["pod"], answer=traits["answer"], seconds=9.0),

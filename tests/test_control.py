@@ -29,7 +29,7 @@ NOT_JUDGED = {
     "boot-two-seconds", "upgrade", "rollback", "etc-var-writable-and-kept", "image-small", "few-units",
     "few-udev-rules", "upgrade-chain", "etc-merged", "upgrade-refused-whole", "atomic-upgrade",
     "escaped-container-cannot-write", "no-surprise-listeners", "setuid-known", "instance-features",
-    "instance-queues",
+    "instance-queues", "static-pod-runs", "node-ready", "pod-runs",
 }  # fmt: skip
 
 
