@@ -8,6 +8,8 @@ import json
 import shutil
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any, cast
 import psutil
 import pytest
 
+from lifsea_testbed import leftovers
 from lifsea_testbed import profile as profiles
 from lifsea_testbed.cluster import authority, control_plane, diagnosis
 from lifsea_testbed.cluster.authority import Authority
@@ -200,6 +203,22 @@ def test_the_control_plane_listens_on_loopback_alone(plane: ControlPlane) -> Non
     listening = {connection.laddr.ip for process in psutil.Process().children(recursive=True)
                  for connection in process.net_connections(kind="inet") if connection.status == psutil.CONN_LISTEN}
     assert listening == {plane.address} and plane.address.startswith("127.")
+
+
+def test_the_control_plane_dies_with_who_started_it() -> None:
+    if not (PROGRAMS / "kube-apiserver").exists() or not shutil.which("etcd"):
+        pytest.skip("build/control-plane is not built: python -m images control-plane -o build/control-plane")
+    script = "import sys, time\nfrom pathlib import Path\nfrom lifsea_testbed.cluster.control_plane import *\n" \
+             "from lifsea_testbed.qemu.confinement import confinement\n" \
+             f"with ControlPlane(find(Path({str(PROGRAMS)!r})), confinement()):\n" \
+             "    print('ready', flush=True); time.sleep(600)\n"  # fmt: skip
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=ROOT) as parent:
+        assert parent.stdout is not None and parent.stdout.readline() == b"ready\n"
+        programs = psutil.Process(parent.pid).children(recursive=True)
+        parent.kill()
+    gone, alive = psutil.wait_procs(programs, timeout=10)
+    assert len(gone) == 3 and alive == []
+    leftovers.clean()
 
 
 def test_nobody_without_a_certificate_is_answered(plane: ControlPlane) -> None:

@@ -1,0 +1,85 @@
+"""Nodes: how long machines take until the API server calls them Ready; cold, from a template, and several at once.
+
+    python -m benchmarks.nodes [--image FILE] [--control-plane DIR] [--at-once N ...]
+
+Seconds from power-on for machines that join at their first boot, from the joining script for those of a template.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lifsea_testbed import template_cache
+from lifsea_testbed.cluster import joins, life
+from lifsea_testbed.cluster.cluster import Cluster
+from lifsea_testbed.preflight import Wish, prepare
+from lifsea_testbed.restorer import Restorer
+from lifsea_testbed.template_cache import TemplateCache
+
+_RESTORED = 5
+
+
+@contextmanager
+def control_plane(restorer: Restorer, programs: Path, records: Path) -> Iterator[Cluster]:
+    """A control plane, and how long it took to be ready."""
+    started = time.monotonic()
+    bench = restorer.bench
+    with Cluster(bench.profile, programs, bench.accelerator.confinement, records=records) as cluster:
+        print(f"control plane: ready after {time.monotonic() - started:.1f} s")
+        yield cluster
+
+
+def restored(restorer: Restorer, cluster: Cluster) -> None:
+    """Prints how long a machine of the template takes to join."""
+    seconds = []
+    for number in range(_RESTORED):
+        with restorer.machine(f"restored-{number}") as machine:
+            started = time.monotonic()
+            life.await_ready(member := cluster.join(machine), restorer.bench.profile)
+            seconds.append(time.monotonic() - started)
+        cluster.api.forget(member.name)
+    print(f"from a template: Ready after {statistics.median(seconds):.1f} s (median of {_RESTORED}; "
+          f"{min(seconds):.1f} to {max(seconds):.1f} s)")  # fmt: skip
+
+
+def at_once(restorer: Restorer, programs: Path, records: Path, count: int) -> None:
+    """Prints how long so many machines take that are powered on at once and join at their first boot."""
+    bench = restorer.bench
+    memory = bench.memory_for(count)
+    with control_plane(restorer, programs, records) as cluster, \
+            joins.joined(cluster, bench.profile, bench.machine, count, memory=memory) as joined:  # fmt: skip
+        shares = ", ".join(f"P{part} {joined.share(part / 100):.1f} s" for part in (50, 90, 100))
+        print(f"{count} at once, {memory} MiB each: Ready after {shares}; load {os.getloadavg()[0]:.1f}", flush=True)
+
+
+def main() -> None:
+    """Measures what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--image", default="build/reference.qcow2")
+    parser.add_argument("--control-plane", type=Path, default=Path("build/control-plane"))
+    parser.add_argument("--at-once", type=int, nargs="*", default=[1, 2, 4, 8])
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as reports:
+        wish = Wish(image=options.image, next_image=None, profile="auto", instance_type="ecs.g7.large",
+                    accelerator="auto", reports=Path(reports))  # fmt: skip
+        bench = prepare(wish).bench()
+        restorer = Restorer(bench, TemplateCache(template_cache.directory()))
+        try:
+            with control_plane(restorer, options.control_plane, Path(reports)) as cluster:
+                restored(restorer, cluster)
+            for count in options.at_once:
+                at_once(restorer, options.control_plane, Path(reports), count)
+        finally:
+            restorer.close()
+            bench.close()
+
+
+if __name__ == "__main__":
+    main()
