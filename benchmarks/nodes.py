@@ -8,17 +8,18 @@ Seconds from power-on for machines that join at their first boot, from the joini
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from lifsea_testbed import template_cache
+from lifsea_testbed.boottime import coldboots
 from lifsea_testbed.cluster import joins, life
-from lifsea_testbed.cluster.cluster import Cluster
+from lifsea_testbed.cluster.cluster import Cluster, Member
 from lifsea_testbed.preflight import Wish, prepare
 from lifsea_testbed.restorer import Restorer
 from lifsea_testbed.template_cache import TemplateCache
@@ -26,7 +27,7 @@ from lifsea_testbed.template_cache import TemplateCache
 _RESTORED = 5
 
 
-@contextmanager
+@contextlib.contextmanager
 def control_plane(restorer: Restorer, programs: Path, records: Path) -> Iterator[Cluster]:
     """A control plane, and how long it took to be ready."""
     started = time.monotonic()
@@ -49,14 +50,30 @@ def restored(restorer: Restorer, cluster: Cluster) -> None:
           f"{min(seconds):.1f} to {max(seconds):.1f} s)")  # fmt: skip
 
 
+def counted(restorer: Restorer, cluster: Cluster) -> None:
+    """Prints how many instructions a machine executes from power-on until it is Ready."""
+    bench = restorer.bench
+    members: list[Member] = []
+    with contextlib.ExitStack() as stack:
+        counter = coldboots.counter(stack, bench)
+        machine = stack.enter_context(bench.cold("counted", counter, lambda one: members.append(cluster.expect(one))))
+        life.await_ready(members[0], bench.profile)
+        if machine.boot.counts is not None:
+            work = machine.boot.counts.record().samples[-1].counts.work
+            print(f"cold, counted: {work / 1e9:.2f} G instructions until Ready, less waiting and ticks", flush=True)
+
+
 def at_once(restorer: Restorer, programs: Path, records: Path, count: int) -> None:
     """Prints how long so many machines take that are powered on at once and join at their first boot."""
     bench = restorer.bench
     memory = bench.memory_for(count)
-    with control_plane(restorer, programs, records) as cluster, \
-            joins.joined(cluster, bench.profile, bench.machine, count, memory=memory) as joined:  # fmt: skip
-        shares = ", ".join(f"P{part} {joined.share(part / 100):.1f} s" for part in (50, 90, 100))
-        print(f"{count} at once, {memory} MiB each: Ready after {shares}; load {os.getloadavg()[0]:.1f}", flush=True)
+    with control_plane(restorer, programs, records) as cluster:
+        before = cluster.plane.processor_time()
+        with joins.joined(cluster, bench.profile, bench.machine, count, memory=memory) as joined:
+            used = (cluster.plane.processor_time() - before) / count
+            shares = ", ".join(f"P{part} {joined.share(part / 100):.1f} s" for part in (50, 90, 100))
+    print(f"{count} at once, {memory} MiB each: Ready after {shares}; for each the control plane used {used:.2f} s of a "
+          f"processor; load {os.getloadavg()[0]:.1f}", flush=True)  # fmt: skip
 
 
 def main() -> None:
@@ -74,6 +91,7 @@ def main() -> None:
         try:
             with control_plane(restorer, options.control_plane, Path(reports)) as cluster:
                 restored(restorer, cluster)
+                counted(restorer, cluster)
             for count in options.at_once:
                 at_once(restorer, options.control_plane, Path(reports), count)
         finally:

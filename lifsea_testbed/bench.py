@@ -162,13 +162,15 @@ class Bench:
             yield machine
 
     @contextlib.contextmanager
-    def cold(self, name: str, counter: Counter | None) -> Iterator[Machine]:
+    def cold(self, name: str, counter: Counter | None,
+             prepare: Callable[[Machine], object] = lambda machine: None) -> Iterator[Machine]:
         """A new machine like `machine`, on which the counter, if there is one, counts from the first instruction on.
 
         Raises:
             Explained: the image did not come up.
         """
         with self._made(name, counter=counter) as machine:
+            prepare(machine)
             self._power_on(machine)
             yield machine
 

@@ -61,9 +61,9 @@ class Cluster:
         self.members: list[Member] = []
         self._profile = profile
         self._records = records
-        self._plane = ControlPlane(control_plane.find(programs), confinement)
-        certificate, key = self._plane.admin
-        self.api = Api(f"https://{self._plane.address}:{CLUSTER_PORT}", authority=self._plane.certificate,
+        self.plane = ControlPlane(control_plane.find(programs), confinement)
+        certificate, key = self.plane.admin
+        self.api = Api(f"https://{self.plane.address}:{CLUSTER_PORT}", authority=self.plane.certificate,
                        certificate=certificate, key=key)  # fmt: skip
 
     def __enter__(self) -> Self:
@@ -72,15 +72,15 @@ class Cluster:
         Raises:
             HostError: it does not come up.
         """
-        self._plane.__enter__()
+        self.plane.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Ends it, and leaves what its programs wrote among the records."""
         self._records.mkdir(parents=True, exist_ok=True)
-        for name, text in self._plane.logs().items():
+        for name, text in self.plane.logs().items():
             (self._records / f"{name}.log").write_text(masked(text), "utf-8")
-        self._plane.__exit__()
+        self.plane.__exit__()
 
     def expect(self, machine: Machine, *, lifetime: datetime.timedelta | None = None) -> Member:
         """Gives a machine that is still off what joins it at its first boot, as user-data.
@@ -103,9 +103,9 @@ class Cluster:
         return member
 
     def _wire(self, machine: Machine) -> Member:
-        relay = machine.lead_to_cluster(leading_to((self._plane.address, CLUSTER_PORT)))
+        relay = machine.lead_to_cluster(leading_to((self.plane.address, CLUSTER_PORT)))
         member = Member(machine, relay, self.api)
-        self._plane.tunnel.announce(member.name, machine.open_port(_KUBELET_PORT))
+        self.plane.tunnel.announce(member.name, machine.open_port(_KUBELET_PORT))
         self.members.append(member)
         return member
 
@@ -114,15 +114,15 @@ class Cluster:
         identity = self._identity(name, lifetime)
         server = f"https://{CLUSTER_ADDRESS}:{CLUSTER_PORT}"
         settings = {
-            "NODE": name, "ADDRESS": PRIVATE_ADDRESS, "KUBECONFIG": self._plane.kubeconfig(name, server, identity),
-            "AUTHORITY": self._plane.authority.certificate.decode(), "LABELS": f"{_TYPE_LABEL}={instance.type.name}",
+            "NODE": name, "ADDRESS": PRIVATE_ADDRESS, "KUBECONFIG": self.plane.kubeconfig(name, server, identity),
+            "AUTHORITY": self.plane.authority.certificate.decode(), "LABELS": f"{_TYPE_LABEL}={instance.type.name}",
         }  # fmt: skip
         exported = "\n".join(f"export CLUSTER_{key}={shlex.quote(value)}" for key, value in settings.items())
         return f"\n(\n{exported}\n{self._profile.cluster.join}\n)\n"
 
     def _identity(self, name: str, lifetime: datetime.timedelta | None) -> Identity:
         """By this name and group the API server knows a kubelet (Kubernetes, "Using Node Authorization")."""
-        issue = self._plane.authority.issue
+        issue = self.plane.authority.issue
         user, group = f"system:node:{name}", "system:nodes"
         return issue(user, group=group) if lifetime is None else issue(user, group=group, lifetime=lifetime)
 

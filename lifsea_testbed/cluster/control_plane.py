@@ -120,6 +120,10 @@ class ControlPlane:
         """Returns the end of what each program wrote, by its name."""
         return {program.name: program.said for program in self._started}
 
+    def processor_time(self) -> float:
+        """Returns how much of the host's processors all of it has used (seconds)."""
+        return sum(program.processor_time() for program in self._started)
+
     def _start(self, path: Path, options: Sequence[str]) -> None:
         directory = self._place(path.name)
         program = self._stack.enter_context(Program(path, options, directory=directory, confinement=self._confinement))

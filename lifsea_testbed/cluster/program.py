@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lifsea_testbed.errors import LaunchError
 from lifsea_testbed.qemu.confinement import Confinement
-from lifsea_testbed.qemu.process import describe_exit, starter
+from lifsea_testbed.qemu.process import describe_exit, processor_time, starter
 from lifsea_testbed.text import printable
 
 _SHOWN = 3000
@@ -47,6 +47,10 @@ class Program:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+    def processor_time(self) -> float:
+        """Returns how much of the host's processors it has used (seconds)."""
+        return processor_time(self._process.pid)
 
     @property
     def said(self) -> str:

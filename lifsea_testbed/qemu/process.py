@@ -53,9 +53,8 @@ class QemuProcess:
         return describe_exit(self._process.poll())
 
     def processor_time(self) -> float:
-        """How much of the host's processors it has used (seconds; proc(5): utime and stime)."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """How much of the host's processors it has used (seconds)."""
+        return processor_time(self.pid)
 
     def said(self) -> str:
         """The end of what it wrote on its standard streams."""
@@ -94,6 +93,12 @@ def starter() -> concurrent.futures.ThreadPoolExecutor:
     that a passing thread had started would be gone with that.
     """
     return concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="qemu-start")
+
+
+def processor_time(process: int) -> float:
+    """Returns how much of the host's processors a process has used (seconds; proc(5): utime and stime)."""
+    fields = Path(f"/proc/{process}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def describe_exit(status: int | None) -> str:
