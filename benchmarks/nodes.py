@@ -72,8 +72,8 @@ def at_once(restorer: Restorer, programs: Path, records: Path, count: int) -> No
         with joins.joined(cluster, bench.profile, bench.machine, count, memory=memory) as joined:
             used = (cluster.plane.processor_time() - before) / count
             shares = ", ".join(f"P{part} {joined.share(part / 100):.1f} s" for part in (50, 90, 100))
-    print(f"{count} at once, {memory} MiB each: Ready after {shares}; for each the control plane used {used:.2f} s of a "
-          f"processor; load {os.getloadavg()[0]:.1f}", flush=True)  # fmt: skip
+    print(f"{count} at once, {memory} MiB each: Ready after {shares}; for each the control plane used {used:.2f} s "
+          f"of a processor; load {os.getloadavg()[0]:.1f}", flush=True)  # fmt: skip
 
 
 def main() -> None:
