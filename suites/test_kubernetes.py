@@ -17,14 +17,9 @@ def test_containerd_answers(booted: Machine, profile: Profile) -> None:
 
 
 @claim("containerd-ready")
-def test_runtime_and_network_are_ready(booted: Machine, profile: Profile) -> None:
-    """Asked where the kubelet asks, the CRI says so of both."""
+def test_runtime_network_and_images_are_ready(booted: Machine, profile: Profile) -> None:
+    """Asked where the kubelet asks, the CRI says so of the first two; images lie in /var, where garbage can be removed."""
     assert reached(booted, profile, Depth.CONTAINERD)
-
-
-@claim("containerd-ready")
-def test_images_are_kept_below_var(booted: Machine) -> None:
-    """What the kubelet collects when it is garbage lies where it can be removed."""
     directories = booted.guest.kubernetes.image_directories()
     assert directories != []
     assert [path for path in directories if not path.startswith("/var/")] == []

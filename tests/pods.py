@@ -39,11 +39,11 @@ def _interrupted(**wrong: Any) -> list[dict[str, Any]]:
 
 
 DEFECTS: dict[str, list[dict[str, Any]]] = {
-    "test_runtime_and_network_are_ready": [
+    "test_runtime_network_and_images_are_ready": [
         {"runtime": replace(READY, conditions=(READY.conditions[0], NO_NETWORK)), "networks": []},
         {"runtime": replace(READY, conditions=())}, {"runtime": None},
+        {"image_directories": []}, {"image_directories": ["/run/images"]},
     ],
-    "test_images_are_kept_below_var": [{"image_directories": []}, {"image_directories": ["/run/images"]}],
     "test_the_kubelet_is_healthy": [
         {"health": "etcd failed"}, {"health": None}, {"runs": False}, {"cgroup_version": 1},
         {"cgroup_driver": "cgroupfs"}, {"swaps": ["/var/swap"]},

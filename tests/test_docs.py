@@ -41,6 +41,7 @@ PARSED = {
     "quick-start.md:ci/gate": GATE, "ci.md:ci/gate": "tests/test_pipelines.py runs it with all that it starts replaced",
     "ci.md:lifsea-testbed history": "tests/test_pipelines.py runs it, with a sweep in two shards",
     "verdict.md:pytest": "README.md runs it", "verdict.md:lifsea-testbed gate": "tests/test_merge.py merges shards",
+    "kubelet.md:python": "tests/test_joins.py builds it", "kubelet.md:pytest": GATE,
     "powercut.md:lifsea-testbed powercut": "the state is one of a whole sweep, which takes hours",
 }  # fmt: skip
 #: What a line of shell may start that is no program of this project.
