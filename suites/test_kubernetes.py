@@ -18,7 +18,7 @@ def test_containerd_answers(booted: Machine, profile: Profile) -> None:
 
 @claim("containerd-ready")
 def test_runtime_network_and_images_are_ready(booted: Machine, profile: Profile) -> None:
-    """Asked where the kubelet asks, the CRI says so of the first two; images lie in /var, where garbage can be removed."""
+    """Asked where the kubelet asks, the CRI says so; images lie in /var, where they can be removed."""
     assert reached(booted, profile, Depth.CONTAINERD)
     directories = booted.guest.kubernetes.image_directories()
     assert directories != []
