@@ -47,7 +47,7 @@ def cluster(bench: Bench, pytestconfig: pytest.Config) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def member(bench: Bench, cluster: Cluster) -> Iterator[tuple[Member, Joined]]:
+def cluster_member(bench: Bench, cluster: Cluster) -> Iterator[tuple[Member, Joined]]:
     """A new machine that its user-data made a Ready node of the cluster, and what was seen of it."""
     from lifsea_testbed.cluster import life
 
@@ -56,22 +56,23 @@ def member(bench: Bench, cluster: Cluster) -> Iterator[tuple[Member, Joined]]:
 
 
 @pytest.fixture(scope="session")
-def joined(member: tuple[Member, Joined]) -> Joined:
+def joined(cluster_member: tuple[Member, Joined]) -> Joined:
     """What was seen of a new machine that its user-data made a Ready node of the cluster."""
-    return member[1]
+    return cluster_member[1]
 
 
 @pytest.fixture(scope="session")
-def ran(bench: Bench, cluster: Cluster, member: tuple[Member, Joined]) -> Ran:
+def ran(bench: Bench, cluster: Cluster, cluster_member: tuple[Member, Joined]) -> Ran:
     """What became of a pod that was put onto that node; it is being deleted."""
     from lifsea_testbed.cluster import life
 
-    return life.run(cluster, member[0], bench.profile)
+    return life.run(cluster, cluster_member[0], bench.profile)
 
 
 @pytest.fixture(scope="session")
-def interrupted(bench: Bench, cluster: Cluster, member: tuple[Member, Joined], ran: Ran) -> Interrupted:
+def interrupted(bench: Bench, cluster: Cluster, cluster_member: tuple[Member, Joined],
+                ran: Ran) -> Interrupted:  # fmt: skip
     """What became of that node when it lost the API server, and when its kubelet stopped."""
     from lifsea_testbed.cluster import life
 
-    return life.interrupt(cluster, member[0], bench.profile)
+    return life.interrupt(cluster, cluster_member[0], bench.profile)

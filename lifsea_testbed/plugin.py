@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lifsea_testbed.nodes import RUN as _RUN
-from lifsea_testbed.nodes import cluster, interrupted, joined, member, ran, static_pod
+from lifsea_testbed.nodes import cluster, cluster_member, interrupted, joined, ran, static_pod
 
 if TYPE_CHECKING:
     from lifsea_testbed.bench import Bench
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lifsea_testbed.run import Run
     from lifsea_testbed.scenario import Rebooted, RolledBack, Twins, Upgraded
 
-__all__ = ["cluster", "interrupted", "joined", "member", "ran", "static_pod"]
+__all__ = ["cluster", "cluster_member", "interrupted", "joined", "ran", "static_pod"]
 _MEASURING = "lifsea-testbed-measuring"
 _SHARDING = "lifsea-testbed-sharding"
 #: The fixtures that are, or come from, a machine that the test does not share as it was booted.
