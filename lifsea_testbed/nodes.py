@@ -1,4 +1,4 @@
-"""The fixtures of what runs pods: a static pod, a cluster, a node of it. The plugin takes them from here."""
+"""The fixtures of what runs pods: a static pod, a cluster, a node of it. The plugin registers them for a run."""
 
 from __future__ import annotations
 
@@ -12,20 +12,16 @@ if TYPE_CHECKING:
     from lifsea_testbed.bench import Bench
     from lifsea_testbed.cluster.cluster import Cluster, Member
     from lifsea_testbed.cluster.seen import Interrupted, Joined, Ran
-    from lifsea_testbed.run import Run
+    from lifsea_testbed.restorer import Restorer
     from lifsea_testbed.staticpod import StaticPod
-
-#: The name under which the plugin has what holds one run.
-RUN = "lifsea-testbed-run"
 
 
 @pytest.fixture(scope="session")
-def static_pod(bench: Bench, pytestconfig: pytest.Config) -> StaticPod:
+def static_pod(bench: Bench, restorer: Restorer) -> StaticPod:
     """What was seen of a static pod that was led through its life; its machine is off again."""
     from lifsea_testbed import staticpod
 
-    run: Run = pytestconfig.pluginmanager.get_plugin(RUN)  # type: ignore[assignment]
-    with run.restorer.machine("static-pod-machine") as machine:
+    with restorer.machine("static-pod-machine") as machine:
         machine.wait_until_ready()
         return staticpod.live(machine, bench.profile)
 

@@ -8,9 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lifsea_testbed.nodes import RUN as _RUN
-from lifsea_testbed.nodes import cluster, cluster_member, interrupted, joined, ran, static_pod
-
 if TYPE_CHECKING:
     from lifsea_testbed.bench import Bench
     from lifsea_testbed.boottime.coldboots import ColdBoots
@@ -21,10 +18,11 @@ if TYPE_CHECKING:
     from lifsea_testbed.perf.measure import Measure
     from lifsea_testbed.powercut.campaign import PowerCuts
     from lifsea_testbed.profile import Profile
+    from lifsea_testbed.restorer import Restorer
     from lifsea_testbed.run import Run
     from lifsea_testbed.scenario import Rebooted, RolledBack, Twins, Upgraded
 
-__all__ = ["cluster", "cluster_member", "interrupted", "joined", "ran", "static_pod"]
+_RUN = "lifsea-testbed-run"
 _MEASURING = "lifsea-testbed-measuring"
 _SHARDING = "lifsea-testbed-sharding"
 #: The fixtures that are, or come from, a machine that the test does not share as it was booted.
@@ -126,11 +124,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "shares_machine: the test changes nothing on its machine, which is checked")
     if not config.option.image or config.option.help or config.option.collectonly:
         return
+    from lifsea_testbed import nodes
     from lifsea_testbed.measuring import Measuring
     from lifsea_testbed.run import Run
 
     run = Run.start(config)
     config.pluginmanager.register(run, _RUN)
+    config.pluginmanager.register(nodes)
     if config.option.shard:
         from lifsea_testbed.sharding import Sharding
 
@@ -235,6 +235,12 @@ def _run(config: pytest.Config) -> Run:
     if run is None:
         raise pytest.UsageError("no machine can be made without an image (hint: --image out.qcow2)")
     return run
+
+
+@pytest.fixture(scope="session")
+def restorer(pytestconfig: pytest.Config) -> Restorer:
+    """What restores machines from a template, or boots them where that cannot be done."""
+    return _run(pytestconfig).restorer
 
 
 @pytest.fixture

@@ -229,7 +229,9 @@ OWN = ["pytest suites/ --history h/figures.db --image out.qcow2"]
     (["--image=out.qcow2"], 1, ["pytest suites/ --image=out.qcow2"]),
     (["-x"], 0, ["python -m images build reference -o build/reference.qcow2",
                  "python -m images build next -o build/next.qcow2",
-                 "pytest suites/ --image build/reference.qcow2 --next-image build/next.qcow2 --boots 2 -x"]),
+                 "python -m images control-plane -o build/control-plane",
+                 "pytest suites/ --image build/reference.qcow2 --next-image build/next.qcow2 "
+                 "--control-plane build/control-plane --boots 2 -x"]),
     (["--publish", "h", "--image", "out.qcow2"], 1, [*OWN, "publish reports h"]),
     (["--publish", "h", "--image", "out.qcow2"], 4, OWN),
     (["--publish", "h", "--image", "out.qcow2", "--reports", "r"], 0, [f"{OWN[0]} --reports r", "publish r h"]),
