@@ -19,7 +19,7 @@ from lifsea_testbed.text import first_line
 STATIC_POD = "lifsea-testbed"
 #: How often one looks (seconds): each look is several questions.
 _EVERY = 1.0
-_LONGEST = 400
+_LONGEST = 500
 
 
 class Depth(enum.StrEnum):

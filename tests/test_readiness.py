@@ -71,6 +71,8 @@ def test_without_an_earlier_trouble_the_depth_itself_is_told() -> None:
     ('time="2026" level=error msg="RunPodSandbox failed" error="failed to get \\"pause\\""', "",
      'RunPodSandbox failed: failed to get "pause"'),
     ('time="2026" level=info msg="fine"', "", ""),
+    ('E1126 18:22:19.334312   167 pod_workers.go:191] Error syncing: "rpc error: code = Unknown desc = failed to get '
+     'sandbox image \\"pause:2\\": not found"', "sandbox", 'failed to get sandbox image "pause:2": not found'),
     ("containerd: invalid disabled plugin URI", "", "invalid disabled plugin URI"),
     ("", "", ""),
 ])  # fmt: skip

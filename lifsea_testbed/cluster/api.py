@@ -109,6 +109,8 @@ def _asked(question: Callable[[], T]) -> T | None:
             return None
         raise HostError(f"the API server refuses: {error.status} {error.reason}", evidence=str(error.body)[:2000]) \
             from None
+    except ValueError as error:
+        raise HostError(f"the API server answers what its client does not understand: {error}") from None
     except (urllib3.exceptions.HTTPError, OSError) as error:
         raise HostError(f"the API server does not answer: {error}",
                         hint="see its log, kube-apiserver.log, in the evidence") from None
@@ -118,7 +120,7 @@ def _node(fields: Mapping[str, Any]) -> Node:
     status, spec, metadata = fields.get("status") or {}, fields.get("spec") or {}, fields.get("metadata") or {}
     about, capacity = status.get("nodeInfo") or {}, status.get("capacity") or {}
     conditions = status.get("conditions") or []
-    reported = [one["lastHeartbeatTime"] for one in conditions if one["type"] == "Ready"]
+    reported = [one.get("lastHeartbeatTime") for one in conditions if one["type"] == "Ready"]
     return Node(
         name=str(metadata.get("name")), reported=_moment(reported[0]) if reported else None,
         conditions={one["type"]: (one["status"], one.get("message") or one.get("reason") or "") for one in conditions},

@@ -73,10 +73,9 @@ def run(cluster: Cluster, member: Member, profile: Profile) -> Ran:
     started = time.monotonic()
     pod = start_pod(cluster, member, profile, _RAN)
     seconds = time.monotonic() - started
-    log = _await_log(cluster, member, profile, _RAN)
+    answer = _await_log(cluster, member, profile, _RAN)
     cluster.api.delete_pod(_RAN)
-    return Ran(machine=member.machine, node=member.name, pod=pod, seconds=seconds,
-               answer=log.partition(_LOOKED_UP)[2].strip())  # fmt: skip
+    return Ran(machine=member.machine, node=member.name, pod=pod, seconds=seconds, answer=answer)
 
 
 def start_pod(cluster: Cluster, member: Member, profile: Profile, name: str) -> Pod:
@@ -144,17 +143,20 @@ def _manifest(name: str, node: str, image: str) -> dict[str, object]:
 
 
 def _await_log(cluster: Cluster, member: Member, profile: Profile, name: str) -> str:
-    """Returns the log once it holds an answer; what is wrong with it otherwise is for the caller to see."""
-    def answered() -> str:
-        log = cluster.api.log(name)
-        return log if len(log.split()) > 1 else ""
+    """Returns the log, read through the API server, once it holds what the pod got over its network.
 
-    try:
-        return member.machine.wait_until(answered, "the pod writes its log", within=profile.boot.ready_within)
-    except GuestFailure:
-        log = cluster.api.log(name)
-        why = "its network is dead: " + " ".join(log.split()[1:]) if _LOOKED_UP in log else "its log cannot be read"
-        raise explained(member.machine, profile, Depth.POD, f"{why} (nothing came from {METADATA_ADDRESS})") from None
+    Raises:
+        NotReady: the log cannot be read, or the pod got nothing.
+    """
+    def written() -> list[str]:
+        return cluster.api.log(name).partition(_LOOKED_UP)[2].split()
+
+    with contextlib.suppress(GuestFailure):
+        _await(member.machine, lambda: bool(written()), "the pod writes its log", profile.boot.ready_within)
+    if member.machine.instance.id not in (words := written()):
+        why = f"its network is dead: {' '.join(words)}" if words else "its log cannot be read, or tells nothing"
+        raise explained(member.machine, profile, Depth.POD, f"{why} (it asked {METADATA_ADDRESS})")
+    return words[0]
 
 
 def _containers(member: Member, name: str) -> set[str]:

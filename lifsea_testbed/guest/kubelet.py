@@ -67,7 +67,7 @@ def last_complaint(text: str, about: str = "") -> str:
     found = [(fatal, message) for line in text.splitlines() for fatal, message in [_error(line)]
              if message and re.search(about, message) and not message.startswith(_HARMLESS)]  # fmt: skip
     fatal = [message for is_fatal, message in found if is_fatal]
-    return (fatal or [message for _, message in found] or [""])[-1]
+    return _bare((fatal or [message for _, message in found] or [""])[-1])
 
 
 def cgroup_driver(shell: Shell) -> str:
@@ -107,6 +107,12 @@ def runtime_sockets(shell: Shell) -> list[str]:
     words = [line.split() for line in shell.run("cat /proc/net/unix").lines]
     paths = {fields[7] for fields in words if len(fields) > 7 and fields[3] == "00010000"}
     return sorted(path for path in paths if "containerd" in path and path.endswith(".sock"))
+
+
+def _bare(message: str) -> str:
+    """What gRPC's status says, of a message that has one within one: the innermost is the reason."""
+    _, sign, reason = message.rpartition("desc = ")
+    return reason.replace("\\", "").strip('"') if sign else message
 
 
 def _error(line: str) -> tuple[bool, str]:
