@@ -69,7 +69,7 @@ def run(cluster: Cluster, member: Member, profile: Profile) -> Ran:
         NotReady: it does not run, or its network is dead.
         NotJudged: the profile knows no image for it.
     """
-    member.machine.guest.kubernetes.prepare_workload()
+    _prepare(member, profile)
     started = time.monotonic()
     pod = start_pod(cluster, member, profile, _RAN)
     seconds = time.monotonic() - started
@@ -85,8 +85,7 @@ def start_pod(cluster: Cluster, member: Member, profile: Profile, name: str) -> 
         NotReady: it does not run.
         NotJudged: the profile knows no image for it.
     """
-    if not profile.cluster.workload:
-        raise NotJudged("the profile does not know an image that a pod can be made of (cluster.workload)")
+    _prepare(member, profile)
     cluster.api.create_pod(_manifest(name, member.name, profile.cluster.workload))
     await_(member.machine, Depth.POD, lambda: not diagnosis.pod_trouble(cluster.api, name),
            lambda: diagnosis.pod_trouble(cluster.api, name), profile, within=profile.boot.ready_within)  # fmt: skip
@@ -94,6 +93,19 @@ def start_pod(cluster: Cluster, member: Member, profile: Profile, name: str) -> 
     if pod is None:
         raise NotReady(Depth.POD, "the API has no such pod any more", evidence=journals(member.machine))
     return pod
+
+
+def _prepare(member: Member, profile: Profile) -> None:
+    """Makes the image of pods known to the node's runtime, unless it is.
+
+    Raises:
+        NotJudged: the profile knows none.
+    """
+    if not profile.cluster.workload:
+        raise NotJudged("the profile does not know an image that a pod can be made of (cluster.workload)")
+    guest = member.machine.guest.kubernetes
+    if profile.cluster.workload not in guest.images_on_board():
+        guest.prepare_workload()
 
 
 def interrupt(cluster: Cluster, member: Member, profile: Profile) -> Interrupted:
