@@ -125,6 +125,7 @@ def test_a_rolling_upgrade_keeps_two_of_three_ready_and_stops_where_it_fails(ben
         first, second = _offers(joins, tmp_path)
         before = way(joins.members[0].machine, profile.upgrades).running()
         for number, member in enumerate(joins.members):
+            life.prepare(member, profile)
             life.start_pod(cluster, member, profile, f"app-{number}")
         rolled = roll_out(cluster, joins.members, profile, first)
         names = [member.name for member in joins.members]

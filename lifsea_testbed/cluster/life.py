@@ -69,7 +69,7 @@ def run(cluster: Cluster, member: Member, profile: Profile) -> Ran:
         NotReady: it does not run, or its network is dead.
         NotJudged: the profile knows no image for it.
     """
-    _prepare(member, profile)
+    prepare(member, profile)
     started = time.monotonic()
     pod = start_pod(cluster, member, profile, _RAN)
     seconds = time.monotonic() - started
@@ -78,24 +78,7 @@ def run(cluster: Cluster, member: Member, profile: Profile) -> Ran:
     return Ran(machine=member.machine, node=member.name, pod=pod, seconds=seconds, answer=answer)
 
 
-def start_pod(cluster: Cluster, member: Member, profile: Profile, name: str) -> Pod:
-    """Returns a pod that runs on that node, put there by its name.
-
-    Raises:
-        NotReady: it does not run.
-        NotJudged: the profile knows no image for it.
-    """
-    _prepare(member, profile)
-    cluster.api.create_pod(_manifest(name, member.name, profile.cluster.workload))
-    await_(member.machine, Depth.POD, lambda: not diagnosis.pod_trouble(cluster.api, name),
-           lambda: diagnosis.pod_trouble(cluster.api, name), profile, within=profile.boot.ready_within)  # fmt: skip
-    pod = cluster.api.pod(name)
-    if pod is None:
-        raise NotReady(Depth.POD, "the API has no such pod any more", evidence=journals(member.machine))
-    return pod
-
-
-def _prepare(member: Member, profile: Profile) -> None:
+def prepare(member: Member, profile: Profile) -> None:
     """Makes the image of pods known to the node's runtime, unless it is.
 
     Raises:
@@ -106,6 +89,21 @@ def _prepare(member: Member, profile: Profile) -> None:
     guest = member.machine.guest.kubernetes
     if profile.cluster.workload not in guest.images_on_board():
         guest.prepare_workload()
+
+
+def start_pod(cluster: Cluster, member: Member, profile: Profile, name: str) -> Pod:
+    """Returns a pod that runs on that node, put there by its name; its image is on board (`prepare`).
+
+    Raises:
+        NotReady: it does not run.
+    """
+    cluster.api.create_pod(_manifest(name, member.name, profile.cluster.workload))
+    await_(member.machine, Depth.POD, lambda: not diagnosis.pod_trouble(cluster.api, name),
+           lambda: diagnosis.pod_trouble(cluster.api, name), profile, within=profile.boot.ready_within)  # fmt: skip
+    pod = cluster.api.pod(name)
+    if pod is None:
+        raise NotReady(Depth.POD, "the API has no such pod any more", evidence=journals(member.machine))
+    return pod
 
 
 def interrupt(cluster: Cluster, member: Member, profile: Profile) -> Interrupted:
