@@ -18,6 +18,9 @@ from typing import Any, cast
 
 import psutil
 import pytest
+import yaml
+from kubernetes import client
+from kubernetes.client.exceptions import ApiException
 
 from lifsea_testbed import leftovers
 from lifsea_testbed import profile as profiles
@@ -27,7 +30,7 @@ from lifsea_testbed.cluster.cluster import Cluster, Member, node_name
 from lifsea_testbed.cluster.control_plane import ControlPlane
 from lifsea_testbed.cluster.tunnel import Tunnel
 from lifsea_testbed.ecs import catalogue
-from lifsea_testbed.ecs.instance import Instance
+from lifsea_testbed.ecs.instance import CLUSTER_PORT, Instance
 from lifsea_testbed.ecs.relay import Relay, leading_to
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.qemu.confinement import confinement
@@ -229,3 +232,20 @@ def test_nobody_without_a_certificate_is_answered(plane: ControlPlane) -> None:
     connection.request("GET", "/api/v1/nodes")
     assert connection.getresponse().status == 401
     connection.close()
+
+
+def test_the_api_server_takes_the_jobs_of_a_sweep_and_no_others(plane: ControlPlane) -> None:
+    """As it would run them: a dry run. What jobs came to have after its release, 1.20, it passes over."""
+    server, (certificate, key) = f"https://{plane.address}:{CLUSTER_PORT}", plane.admin
+    configuration = client.Configuration(host=server, ssl_ca_cert=str(plane.certificate))
+    configuration.cert_file, configuration.key_file = str(certificate), str(key)
+    jobs = client.BatchV1Api(client.ApiClient(configuration))
+    for job in yaml.safe_load_all((ROOT / "ci/powercut-job.yaml").read_text("utf-8")):
+        taken = jobs.create_namespaced_job("default", job, dry_run="All")
+        (container,) = job["spec"]["template"]["spec"]["containers"]
+        assert taken.spec and taken.spec.template.spec
+        assert [one.args for one in taken.spec.template.spec.containers] == [container["args"]]
+        container["volumeMounts"][0]["name"] = "elsewhere"
+        with pytest.raises(ApiException, match="volumeMounts"):
+            jobs.create_namespaced_job("default", job, dry_run="All")
+    assert jobs.list_namespaced_job("default").items == []
