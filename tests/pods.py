@@ -20,7 +20,8 @@ NO_NETWORK = Condition(name="NetworkReady", is_met=False, reason="NetworkPluginN
 NODE = Node(
     name="iztestz", conditions={"Ready": ("True", "kubelet is posting ready status"), "DiskPressure": ("False", "")},
     reported=datetime.datetime.now(datetime.UTC), processors=2, memory=8158908, kubelet="v1.20.2", os="OS 1",
-    kernel="6.1", runtime="containerd://1.7", labels={"kubernetes.io/os": "linux", "other": "x"}, is_cordoned=False,
+    kernel="6.1", runtime="containerd://1.7", boot="b", is_cordoned=False,
+    labels={"kubernetes.io/os": "linux", "other": "x"},
 )  # fmt: skip
 _RUNS = {"os": "OS 1", "kernel": "6.1", "runtime": "containerd://1.7", "kubelet": "v1.20.2"}
 SOUND: dict[str, Any] = {

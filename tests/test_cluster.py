@@ -157,10 +157,11 @@ def test_a_profile_that_does_not_know_how_to_join_is_not_judged(tmp_path: Path) 
 class FakeMember:
     """A machine that joined, or did not."""
 
-    def __init__(self, *, ahead: float = 0.0, node: Any = None, kubeconfig: str = "", complaint: str = "") -> None:
+    def __init__(self, *, ahead: float = 0.0, node: Any = None, kubeconfig: str = "", complaint: str = "",
+                 boot: str = "b") -> None:  # fmt: skip
         kubernetes = SimpleNamespace(complaint=lambda unit, about: complaint)
         guest = SimpleNamespace(clock_ahead=lambda: ahead, read=lambda path: kubeconfig, kubernetes=kubernetes)
-        self.machine, self.node = SimpleNamespace(guest=guest), node
+        self.machine, self.node = SimpleNamespace(guest=guest, boot_id=boot), node
 
 
 def kubeconfig(lifetime: datetime.timedelta) -> str:
@@ -172,6 +173,7 @@ def kubeconfig(lifetime: datetime.timedelta) -> str:
 
 @pytest.mark.parametrize(("member", "trouble"), [
     (FakeMember(node=NODE), ""),
+    (FakeMember(node=NODE, boot="c"), "the kubelet has reported nothing since the machine was booted"),
     (FakeMember(), "the kubelet has not registered the node"),
     (FakeMember(complaint="x509: certificate signed by unknown authority"),
      "the kubelet has not registered the node: x509: certificate signed by unknown authority"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -134,7 +135,7 @@ def test_a_rolling_upgrade_keeps_two_of_three_ready_and_stops_where_it_fails(ben
         assert rolled.fewest == NODES - 1 and all(rolled.drained.values())
         impatient = profile.cluster.model_copy(update={"ready_within": 10.0})
         again = roll_out(cluster, joins.members, profile.model_copy(update={"cluster": impatient}), second,
-                         upset=lambda member: _upset(member, names[1]))
+                         within=lambda member: _upset(member, names[1]))
         assert again.upgraded == names[:1] and again.stopped_by.startswith(f"{names[1]}: node not ready")
         assert again.running == {names[0]: second.commit, names[1]: first.commit, names[2]: first.commit}
         assert again.fewest == NODES - 1 and names[2] not in again.drained
@@ -149,7 +150,12 @@ def _offers(joins: Joins, directory: Path) -> list[Offer]:
     return make_up(joins.members[0].machine, directory / "offer", urls[0], 2)
 
 
-def _upset(member: Member, name: str) -> None:
-    """Has the kubelet of one node not run until the next boot."""
-    if member.name == name:
-        member.machine.run(f"systemctl mask --runtime --now {KUBELET}")
+@contextlib.contextmanager
+def _upset(member: Member, name: str) -> Iterator[None]:
+    """Has the kubelet of one node not run in what is deployed meanwhile, whose /etc is made of the present one."""
+    if member.name != name:
+        yield
+        return
+    member.machine.run(f"systemctl mask {KUBELET}")
+    yield
+    member.machine.run(f"systemctl unmask {KUBELET}")

@@ -126,8 +126,8 @@ def _node(fields: Mapping[str, Any]) -> Node:
         conditions={one["type"]: (one["status"], one.get("message") or one.get("reason") or "") for one in conditions},
         processors=int(capacity.get("cpu") or 0), memory=int(str(capacity.get("memory") or "0").removesuffix("Ki")),
         kubelet=about.get("kubeletVersion", ""), os=about.get("osImage", ""), kernel=about.get("kernelVersion", ""),
-        runtime=about.get("containerRuntimeVersion", ""), labels=metadata.get("labels") or {},
-        is_cordoned=bool(spec.get("unschedulable")),
+        runtime=about.get("containerRuntimeVersion", ""), boot=about.get("bootID", ""),
+        labels=metadata.get("labels") or {}, is_cordoned=bool(spec.get("unschedulable")),
     )  # fmt: skip
 
 

@@ -19,9 +19,9 @@ _ABOUT_THE_API = r"(?i)x509|unauthorized|certificate|register|api ?server|lookup
 
 
 def is_ready(member: Member) -> bool:
-    """Whether the machine is a Ready node with no condition that speaks against it."""
+    """Whether the machine is a Ready node by what it reported since it was booted, and nothing speaks against it."""
     node = member.node
-    return node is not None and node.is_ready and not node.why_not
+    return node is not None and node.is_ready and not node.why_not and node.boot == member.machine.boot_id
 
 
 def node_trouble(member: Member, profile: Profile) -> str:
@@ -30,7 +30,8 @@ def node_trouble(member: Member, profile: Profile) -> str:
     if is_ready(member):
         return ""
     reasons = [clock_trouble(member), certificate_trouble(member, profile)]
-    registered = "the kubelet has not registered the node" if node is None else node.why_not
+    silent = "the kubelet has reported nothing since the machine was booted"
+    registered = "the kubelet has not registered the node" if node is None else node.why_not or silent
     complaint = member.machine.guest.kubernetes.complaint(KUBELET, _ABOUT_THE_API)
     return "; ".join(filter(None, [*reasons, ": ".join(filter(None, [registered, complaint]))]))
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 class Node:
     """A node as the API has it: its conditions (name → status and why), capacity, versions and labels.
 
-    `reported` is when the kubelet last reported by its own clock, `processors` a number, `memory` in KiB.
+    `reported` is when the kubelet last reported by its own clock, `processors` a number, `memory` in KiB, `boot` the
+    kernel's identifier of the boot that it reported from.
     """
 
     name: str
@@ -23,6 +24,7 @@ class Node:
     os: str
     kernel: str
     runtime: str
+    boot: str
     labels: Mapping[str, str]
     is_cordoned: bool
 

@@ -5,7 +5,9 @@ It is what a controller in the cluster would do, by the API of the cluster and t
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from lifsea_testbed.cluster import life
@@ -37,10 +39,10 @@ class Rolled:
 
 
 def roll_out(cluster: Cluster, members: Sequence[Member], profile: Profile, offer: Offer,
-             upset: Callable[[Member], None] = lambda member: None) -> Rolled:
+             within: Callable[[Member], AbstractContextManager[object]] = contextlib.nullcontext) -> Rolled:
     """Upgrades the nodes to what is on offer, one at a time; one that does not become Ready is rolled back.
 
-    The rollout ends with that one. `upset` is done to each node once it runs what is on offer.
+    The rollout ends with that one. What is on offer is fetched and deployed within a context of each node's own.
     """
     upgraded: list[str] = []
     drained: dict[str, bool] = {}
@@ -49,7 +51,7 @@ def roll_out(cluster: Cluster, members: Sequence[Member], profile: Profile, offe
         watch.count()
         for member in members:
             drained[member.name] = _drain(cluster, member)
-            stopped_by = _upgrade(member, profile, offer, upset)
+            stopped_by = _upgrade(member, profile, offer, within)
             cluster.api.cordon(member.name, cordoned=False)
             if stopped_by:
                 break
@@ -72,14 +74,15 @@ def _drain(cluster: Cluster, member: Member) -> bool:
 
 
 @step("upgrade of a node")
-def _upgrade(member: Member, profile: Profile, offer: Offer, upset: Callable[[Member], None]) -> str:
+def _upgrade(member: Member, profile: Profile, offer: Offer,
+             within: Callable[[Member], AbstractContextManager[object]]) -> str:  # fmt: skip
     """Upgrades one node; returns why that failed, in which case the node runs what it ran before."""
     upgrade = way(member.machine, profile.upgrades)
     before = upgrade.running()
     try:
-        upgrade.apply(offer)
+        with within(member):
+            upgrade.apply(offer)
         member.machine.reboot()
-        upset(member)
         life.await_ready(member, profile)
     except GuestFailure as error:
         if upgrade.running() != before:
