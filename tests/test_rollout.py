@@ -136,7 +136,7 @@ def test_a_rolling_upgrade_keeps_two_of_three_ready_and_stops_where_it_fails(ben
         impatient = profile.cluster.model_copy(update={"ready_within": 10.0})
         again = roll_out(cluster, joins.members, profile.model_copy(update={"cluster": impatient}), second,
                          within=lambda member: _upset(member, names[1]))
-        assert again.upgraded == names[:1] and again.stopped_by.startswith(f"{names[1]}: node not ready")
+        assert again.upgraded == names[:1] and again.stopped_by.startswith(f"{names[1]}: kubelet not ready")
         assert again.running == {names[0]: second.commit, names[1]: first.commit, names[2]: first.commit}
         assert again.fewest == NODES - 1 and names[2] not in again.drained
         assert [node.name for node in cluster.api.nodes() if not node.is_ready or node.is_cordoned] == []
