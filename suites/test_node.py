@@ -32,6 +32,12 @@ def test_the_node_says_what_it_runs(joined: Joined) -> None:
 
 
 @claim("node-ready")
+def test_the_checks_of_the_kubelet_pass(joined: Joined) -> None:
+    """Asked by the API server, each part of healthz answers ok: that it listens, logs, and looks after its pods."""
+    assert joined.checks == dict.fromkeys(("ping", "log", "syncloop"), "ok")
+
+
+@claim("node-ready")
 def test_the_node_can_be_told_by_its_labels(joined: Joined) -> None:
     """Name, operating system, architecture and instance type are among them."""
     assert {name: joined.node.labels.get(name) for name in joined.labels} == joined.labels

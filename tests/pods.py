@@ -28,6 +28,7 @@ SOUND: dict[str, Any] = {
     "runtime": READY, "networks": ["10-lifsea.conflist"], "runs": True, "cgroup_version": 2, "cgroup_driver": "systemd",
     "swaps": [], "image_directories": ["/var/lib/containerd/x"], "kubelets": (1, 2), "orphaned": "b", "ran": "a",
     "killed": "b", "killed_sandbox": "s", "restarted": "b", "pod_writable": [], "node": NODE, "node_runs": _RUNS,
+    "checks": {"ping": "ok", "log": "ok", "syncloop": "ok"},
     "pod": Pod(name="p", node="iztestz", phase="Running", address="10.88.0.2", why=""), "answer": "i-test",
     "interrupted": {"ready_while_cut": False, "kept_while_cut": True, "ready_after_cut": True, "kept_after_cut": True,
                     "ready_while_stopped": False, "ready_after_stop": True, "left": []},
@@ -63,6 +64,9 @@ DEFECTS: dict[str, list[dict[str, Any]]] = {
         {"node": replace(NODE, memory=9 << 20)},
     ],
     "test_the_node_says_what_it_runs": [{"node_runs": {**_RUNS, name: "other"}} for name in _RUNS],
+    "test_the_checks_of_the_kubelet_pass": [
+        {"checks": {}}, {"checks": {"ping": "ok", "log": "ok", "syncloop": "500: sync Loop took longer than expected"}},
+    ],
     "test_the_node_can_be_told_by_its_labels": [{"node": replace(NODE, labels={})}],
     "test_a_pod_runs_on_the_node": [
         {"pod": replace(SOUND["pod"], phase="Pending")}, {"pod": replace(SOUND["pod"], node="other")},
@@ -123,7 +127,7 @@ def offered(traits: dict[str, Any], machine: Any, writable: list[str]) -> dict[s
             restarted=_seen("s", traits["restarted"]), orphaned=_seen("s", traits["orphaned"]),
             kubelets=traits["kubelets"], writable=sorted([*writable, *traits["pod_writable"]])),
         "joined": Joined(machine=machine, node=traits["node"], seconds=30.0, runs=traits["node_runs"],
-                         labels={"kubernetes.io/os": "linux"}),
+                         labels={"kubernetes.io/os": "linux"}, checks=traits["checks"]),
         "ran": Ran(machine=machine, node="iztestz", pod=traits["pod"], answer=traits["answer"], seconds=9.0),
         "interrupted": Interrupted(machine=cast(Machine, machine), **traits["interrupted"]),
     }  # fmt: skip

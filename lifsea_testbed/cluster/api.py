@@ -13,12 +13,15 @@ from kubernetes.client.exceptions import ApiException
 
 from lifsea_testbed.cluster.objects import Node, Pod
 from lifsea_testbed.errors import HostError
+from lifsea_testbed.text import first_line
 
 T = TypeVar("T")
 NAMESPACE = "default"
 #: How long one request may take (seconds on the host); a log comes from the node itself.
 _REQUEST = 30
-_NOT_FOUND, _CONFLICT = 404, 409
+_NOT_FOUND = 404
+#: What a kubelet checks of itself (Kubernetes, pkg/kubelet/server: InstallDefaultHandlers).
+CHECKS = ("ping", "log", "syncloop")
 
 
 class Api:
@@ -44,6 +47,10 @@ class Api:
         """Returns when the node last renewed its lease, by its own clock."""
         found = _asked(lambda: self._leases.read_namespaced_lease(name, "kube-node-lease", _request_timeout=_REQUEST))
         return found.spec.renew_time if found and found.spec else None
+
+    def checks(self, node: str) -> dict[str, str]:
+        """Returns what each of a kubelet's checks answers, asked through the API server: ok, or what is wrong."""
+        return {check: self._checked(node, check) for check in CHECKS}
 
     def cordon(self, name: str, *, cordoned: bool = True) -> None:
         """Has nothing be scheduled onto a node any more, or again."""
@@ -90,6 +97,14 @@ class Api:
         found = _asked(lambda: self._core.list_namespaced_event(NAMESPACE, field_selector=selector,
                                                                 _request_timeout=_REQUEST))  # fmt: skip
         return [f"{item.reason}: {item.message}" for item in found.items] if found else []
+
+    def _checked(self, node: str, check: str) -> str:
+        ask = self._core.connect_get_node_proxy_with_path
+        try:
+            return ask(node, f"healthz/{check}", _request_timeout=_REQUEST).strip()
+        except ApiException as error:
+            return f"{error.status}: {first_line(str(error.body))}"
+
     def _fields(self, found: object) -> Mapping[str, Any]:
         """An object as the API has it in JSON."""
         fields: Mapping[str, Any] = self._client.sanitize_for_serialization(found)  # type: ignore[no-untyped-call]

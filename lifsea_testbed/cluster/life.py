@@ -59,7 +59,7 @@ def joined(cluster: Cluster, profile: Profile,
         if wrong := diagnosis.clock_trouble(members[0]):
             raise NotReady(Depth.NODE, wrong, evidence=journals(machine))
         yield members[0], Joined(machine=machine, node=node, seconds=seconds, runs=_runs(machine),
-                                 labels=members[0].labels)  # fmt: skip
+                                 labels=members[0].labels, checks=cluster.api.checks(node.name))  # fmt: skip
 
 
 def run(cluster: Cluster, member: Member, profile: Profile) -> Ran:

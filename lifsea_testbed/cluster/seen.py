@@ -14,7 +14,7 @@ class Joined:
     """A machine that is a Ready node: what the API says of it, and the seconds from power-on until it was Ready.
 
     `runs` is what the machine itself says that it runs, by the names of the node's fields; `labels` are those that a
-    node of its type has.
+    node of its type has; `checks` is what its kubelet's checks of itself answer, by their names.
     """
 
     machine: Machine
@@ -22,6 +22,7 @@ class Joined:
     seconds: float
     runs: Mapping[str, str]
     labels: Mapping[str, str]
+    checks: Mapping[str, str]
 
     @property
     def reported(self) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import secrets
 import signal
 import socket
@@ -288,5 +287,5 @@ def overrun(script: str, deadline: Deadline, *, printed: bytes | None = None) ->
 
 
 def new_nonce() -> str:
-    """Returns ten letters and digits that nobody can guess: few, since a shell reads them one by one."""
-    return base64.b32encode(secrets.token_bytes(6)).decode().rstrip("=").lower()
+    """Returns sixteen hexadecimal digits that nobody can guess."""
+    return secrets.token_hex(8)
