@@ -224,6 +224,14 @@ def _select(config: pytest.Config, items: list[pytest.Item]) -> None:
     items[:] = chosen
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips a test of a claim that the profile does not make, before anything is set up for it."""
+    marker = item.get_closest_marker("claim")
+    if marker is not None and marker.args[0] not in (profile := _profile(item.config)).claims:
+        pytest.skip(f"{profile.title} does not promise {marker.args[0]}")
+
+
 @pytest.fixture(scope="session")
 def bench(pytestconfig: pytest.Config) -> Bench:
     """The image, the profile, the host and the hardware of this run; it makes machines."""
@@ -364,11 +372,16 @@ def measure(request: pytest.FixtureRequest) -> Measure:
 
 
 @pytest.fixture
-def profile(bench: Bench, pytestconfig: pytest.Config) -> Profile:
+def profile(pytestconfig: pytest.Config) -> Profile:
     """What the OS under test promises; with --profile auto it is known once a machine is up."""
-    if not bench.is_identified:
-        _run(pytestconfig).shared.machine()
-    return bench.profile
+    return _profile(pytestconfig)
+
+
+def _profile(config: pytest.Config) -> Profile:
+    run = _run(config)
+    if not run.bench.is_identified:
+        run.shared.machine()
+    return run.bench.profile
 
 
 @pytest.fixture(scope="session")
@@ -379,11 +392,3 @@ def next_image(bench: Bench) -> Image:
     if bench.next_image is None:
         raise NotJudged("no image to upgrade to was given (--next-image)")
     return bench.next_image
-
-
-@pytest.fixture(autouse=True)
-def _promised(request: pytest.FixtureRequest) -> None:
-    """Skips a test of a claim that the profile does not make."""
-    marker = request.node.get_closest_marker("claim")
-    if marker is not None and marker.args[0] not in request.getfixturevalue("profile").claims:
-        pytest.skip(f"{request.getfixturevalue('profile').title} does not promise {marker.args[0]}")

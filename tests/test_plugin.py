@@ -138,6 +138,27 @@ def test_a_host_without_qemu_is_told_what_to_install(
     result.stderr.fnmatch_lines(["ERROR: *not found on PATH (hint: apt-get install *qemu-system-x86*)"])
 
 
+UNPROMISED = '''
+import pytest
+from lifsea_testbed.claim import claim
+
+@pytest.fixture(scope="session")
+def ten_boots():
+    raise AssertionError("made for a claim that nobody makes")
+
+@claim("no-python")
+def test_python(ten_boots):
+    pass
+'''
+
+
+def test_nothing_is_set_up_for_a_claim_that_the_profile_does_not_make(place: pytest.Pytester) -> None:
+    place.makepyfile(test_suite=UNPROMISED)
+    result = judge(place, raw_image(place.path / "disk.raw"), "--accel", "tcg", "-rs")
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["SKIPPED * does not promise no-python*"])
+
+
 @pytest.mark.boots
 @pytest.mark.parametrize(("options", "said"), [([], "machines: restored from a template in *"),
                                                (["--cold"], "machines: booted, not restored: asked for")])  # fmt: skip

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from lifsea_testbed import profile as profiles
+from lifsea_testbed.errors import BootFailed
 from lifsea_testbed.guest import traces
 from lifsea_testbed.guest.traces import Look, differences
 from lifsea_testbed.profile import Road, Sharing
@@ -69,8 +70,8 @@ def test_every_change_is_named_but_for_what_is_allowed(after: Look, said: list[s
 class FakeRestorer:
     """Lends machines that are looked at as told."""
 
-    def __init__(self, *looks: Look, written: tuple[int, ...] = ()) -> None:
-        self.lent = 0
+    def __init__(self, *looks: Look, written: tuple[int, ...] = (), comes_up: bool = True) -> None:
+        self.lent, self._comes_up = 0, comes_up
         answers = [FakeShell({"find": "\n".join((*look.changed, "", "102", SYSTEM, MOUNTS))}) for look in looks]
         self._looks, self._written = iter(answers), iter((*written, *[0] * 20))
 
@@ -86,8 +87,12 @@ class FakeRestorer:
             def written(self) -> int:
                 return next(restorer._written)
 
-        yield SimpleNamespace(road=Road.USER_DATA, boot=Boot(),
+        yield SimpleNamespace(road=Road.USER_DATA, boot=Boot(), wait_until_ready=self._wait_until_ready,
                               run=lambda script, **_: next(self._looks).run(script))  # fmt: skip
+
+    def _wait_until_ready(self) -> None:
+        if not self._comes_up:
+            raise BootFailed("gave up waiting until systemd finishes the boot")
 
 
 def sharing(restorer: Any) -> SharedMachine:
@@ -111,6 +116,15 @@ def test_a_test_that_changes_it_is_at_fault_and_the_next_one_gets_another() -> N
     assert caught.value.blame == "harness" and "/etc/passwd" in caught.value.evidence
     with shared.lent():
         pass
+    assert restorer.lent == 2
+
+
+def test_a_boot_that_goes_on_and_on_is_no_fault_of_the_test_but_costs_the_machine() -> None:
+    restorer = FakeRestorer(look(), look("/var/log/cloud-init.log\n"), look(), look(), comes_up=False)
+    shared = sharing(restorer)
+    for _ in range(2):
+        with shared.lent():
+            pass
     assert restorer.lent == 2
 
 
