@@ -65,7 +65,8 @@ def test_marks_agree_with_the_processors_own_clock(tmp_path: Path) -> None:
         if off > MOST:
             lines, record, start = boot(tmp_path, waits=False)
             firsts = [stamp for stamp in record.marks if stamp.value == ord("t")]
-            off = abs(statistics.median(line.at - (stamp.at - start) for line, stamp in zip(lines, firsts, strict=True)))
+            errors = [line.at - (stamp.at - start) for line, stamp in zip(lines, firsts, strict=True)]
+            off = abs(statistics.median(errors))
     assert off <= MOST
     assert Mark.BOOT_LOADER in in_record(record.marks)
     between = [after.counts.user - before.counts.user for before, after in itertools.pairwise(firsts)]
