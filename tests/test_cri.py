@@ -96,6 +96,14 @@ def test_containers_and_sandboxes_are_told() -> None:
     assert [(one.id, one.pod, one.is_ready) for one in cri.sandboxes(shell)] == [("s1", "pod-node", True)]
 
 
+@pytest.mark.parametrize(("version", "told"), [
+    ("1.7.24", "1.7.24"), ("1.7.24~ds1", "1.7.24"), ("1.7.0-rc.1", "1.7.0-rc.1"), ("2.0.0+unknown", "2.0.0+unknown"),
+])  # fmt: skip
+def test_the_version_is_told_as_a_kubelet_tells_it(version: str, told: str) -> None:
+    shell = FakeRuntime({"Version": encode({1: "0.1.0", 2: "containerd", 3: version, 4: "v1"})})
+    assert cri.version(shell) == f"containerd://{told}"
+
+
 def test_images_and_where_they_lie_are_told() -> None:
     place = encode({2: encode({1: "/var/lib/containerd/x"})})
     shell = FakeRuntime({"ListImages": encode({1: encode({2: "b:1"})}) + encode({1: encode({2: "a:1"})}),

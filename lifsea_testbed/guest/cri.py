@@ -114,7 +114,9 @@ def version(shell: Shell, socket: str = SOCKET) -> str:
         Unavailable: nothing answers there.
     """
     answer = _ask(shell, socket, "RuntimeService/Version")
-    return f"{protobuf.text(answer, 2)}://{protobuf.text(answer, 3)}"
+    # Of a version that is not semantic the kubelet keeps the numbers (pkg/kubelet/kuberuntime, newRuntimeVersion).
+    numbers = re.sub(r"^([\d.]+)[^-+\d.].*$", r"\1", protobuf.text(answer, 3))
+    return f"{protobuf.text(answer, 2)}://{numbers}"
 
 
 def sandboxes(shell: Shell, socket: str = SOCKET) -> list[Sandbox]:
