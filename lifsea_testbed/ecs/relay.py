@@ -6,21 +6,19 @@ QEMU's user network hands it connections of the guest; the guest needs no route 
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import socketserver
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
 
-from lifsea_testbed.ecs.service import short_name
+from lifsea_testbed.ecs.service import Server, Service
 
 #: Takes a new connection, as far as that tells where it is to lead, and returns one to there; OSError if there is none.
 Reach = Callable[[socket.socket], socket.socket]
 
-#: How often the relay looks whether it is to end, and how long a server may take to be reached (seconds).
-_GLANCE, _REACHING = 0.05, 10.0
+#: How long a server may take to be reached (seconds).
+_REACHING = 10.0
 _CHUNK = 1 << 16
 
 
@@ -29,35 +27,20 @@ def leading_to(address: tuple[str, int]) -> Reach:
     return lambda connection: socket.create_connection(address, timeout=_REACHING)
 
 
-class Relay:
+class Relay(Service):
     """Carries bytes both ways for as long as the context lasts; a cut closes every connection, and each later one."""
 
     def __init__(self, path: Path, reach: Reach) -> None:
-        self.path = path
         self._reach = reach
         self._lock = threading.Lock()
         self._is_cut = False
         self._open: set[socket.socket] = set()
-        with short_name(path) as name:
-            self._server = _Server(name, self)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(_GLANCE,), name=path.name, daemon=True)
-
-    def __enter__(self) -> Self:
-        """Starts to carry."""
-        self._thread.start()
-        return self
+        super().__init__(path, _Handler, self)
 
     def __exit__(self, *_: object) -> None:
         """Closes every connection and removes the socket."""
         self.cut()
-        self._server.shutdown()
-        self._server.server_close()
-        self.path.unlink(missing_ok=True)
-
-    def admitted(self, uid: int, gid: int) -> Self:
-        """Lets that user connect; returns the relay itself."""
-        os.chown(self.path, uid, gid)
-        return self
+        super().__exit__()
 
     def cut(self) -> None:
         """Closes every connection, and from now on each that is opened: as a network does that is gone."""
@@ -104,20 +87,8 @@ def _pump(source: socket.socket, sink: socket.socket) -> None:
         sink.shutdown(socket.SHUT_WR)
 
 
-class _Server(socketserver.ThreadingUnixStreamServer):
-    daemon_threads = True
-    request_queue_size = 64
-
-    def __init__(self, path: str, relay: Relay) -> None:
-        self.relay = relay
-        super().__init__(path, _Handler)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A guest that hangs up in the middle is no news."""
-
-
 class _Handler(socketserver.BaseRequestHandler):
-    server: _Server
+    server: Server
 
     def handle(self) -> None:
-        self.server.relay.carry(self.request)
+        self.server.served.carry(self.request)

@@ -1,4 +1,4 @@
-"""A web service on a unix socket: QEMU's user network hands each connection of the guest to it.
+"""Services on unix sockets, of which one speaks HTTP: QEMU's user network hands each connection of the guest to one.
 
 Nothing listens on a network.
 """
@@ -31,13 +31,13 @@ class Answering(Protocol):
         ...
 
 
-class WebService:
-    """Serves what answers at a unix socket for as long as the context lasts."""
+class Service:
+    """Has a handler serve at a unix socket for as long as the context lasts: what is its server's `served`."""
 
-    def __init__(self, answering: Answering, path: Path) -> None:
+    def __init__(self, path: Path, handler: type[socketserver.BaseRequestHandler], served: Any) -> None:
         self.path = path
-        with short_name(path) as name:
-            self._server = _Server(name, _Handler, answering)
+        with _short_name(path) as name:
+            self._server = Server(name, handler, served)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(_GLANCE,), name=path.name,
                                         daemon=True)  # fmt: skip
 
@@ -58,6 +58,13 @@ class WebService:
         return self
 
 
+class WebService(Service):
+    """Serves what answers."""
+
+    def __init__(self, answering: Answering, path: Path) -> None:
+        super().__init__(path, _Handler, answering)
+
+
 class MetadataService(WebService):
     """Serves one instance's metadata."""
 
@@ -66,12 +73,14 @@ class MetadataService(WebService):
         super().__init__(metadata, path)
 
 
-class _Server(socketserver.ThreadingUnixStreamServer):
+class Server(socketserver.ThreadingUnixStreamServer):
+    """Listens for a service, with a thread for each connection."""
+
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, path: str, handler: type[_Handler], answering: Answering) -> None:
-        self.answering = answering
+    def __init__(self, path: str, handler: type[socketserver.BaseRequestHandler], served: Any) -> None:
+        self.served = served
         super().__init__(path, handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -81,11 +90,11 @@ class _Server(socketserver.ThreadingUnixStreamServer):
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = _SILENCE
-    server: _Server
+    server: Server
 
     def _answer(self) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
-        response = self.server.answering.answer(Request(method=self.command, path=self.path, headers=headers))
+        response = self.server.served.answer(Request(method=self.command, path=self.path, headers=headers))
         self.send_response(response.status, http.client.responses.get(response.status))
         self.send_header("Content-Type", "text/plain")
         self.send_header("Content-Length", str(len(response.body) if response.promised is None else response.promised))
@@ -106,7 +115,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def short_name(path: Path) -> Iterator[str]:
+def _short_name(path: Path) -> Iterator[str]:
     """A name of the path that fits the 108 bytes of a socket's address (unix(7)), however deep its directory lies."""
     directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
     try:
