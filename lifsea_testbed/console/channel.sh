@@ -26,7 +26,8 @@ lines() { # how many lines of the port
 
 # Reads requests until it has a script, prints its nonce, and gives the turn to the next.
 take() {
-	while read -r verb _lifsea_nonce rest; do
+	while :; do
+		read -r verb _lifsea_nonce rest || exit 1
 		case $verb in
 		do)
 			_lifsea_script=$rest _lifsea_input=0
@@ -49,9 +50,7 @@ take() {
 			done
 			;;
 		esac
-		_lifsea_script=
 	done
-	[ -n "$_lifsea_script" ] || exit 1
 	echo "$_lifsea_nonce"
 	echo >&4
 }
@@ -62,7 +61,6 @@ if [ "$port" = --wait ]; then
 	exec 5>"$_lifsea_slot.nonce" >"$_lifsea_slot.out" 2>"$_lifsea_slot.err" </dev/null
 	read -r _ <&4
 	[ ! -e "${_lifsea_slot%/*}/over" ] || exit
-	_lifsea_script=
 	take <&3 >&5
 	[ "$_lifsea_input" = 0 ] || exec <"$_lifsea_slot.input"
 	set -- # no arguments
