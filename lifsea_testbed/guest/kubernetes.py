@@ -42,7 +42,7 @@ class Kubernetes:
         return (self._shell.run(["kubelet", "--version"]).stdout.split() or [""])[-1]
 
     def sandboxes(self, pod: str) -> list[Sandbox]:
-        """Returns the sandboxes of a pod; none where the runtime does not answer. A static pod's name goes on."""
+        """Returns the sandboxes of a pod; the name of a static one goes on with that of its node."""
         return [one for one in cri.sandboxes(self._shell, self._settings.socket) if _is(one.pod, pod)]
 
     def containers(self, pod: str) -> list[Container]:
@@ -128,10 +128,6 @@ class Kubernetes:
                                "spec": {"containers": [container], "terminationGracePeriodSeconds": 1}})  # fmt: skip
         directory = shlex.quote(self._settings.manifests)
         self._shell.run(f"mkdir -p {directory} && cat >{directory}/{name}.yaml", input=manifest.encode())
-
-    def remove_static_pod(self, name: str) -> None:
-        """Removes the manifest; the kubelet ends the pod."""
-        self._shell.run(f"rm -f {shlex.quote(self._settings.manifests)}/{name}.yaml")
 
 
 def _is(found: str, pod: str) -> bool:
