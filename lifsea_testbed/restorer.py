@@ -155,11 +155,10 @@ class Restorer:
                                                             memory=self._own_memory(stack)) as machine:  # fmt: skip
             if machine.road is Road.NONE:
                 raise CannotRestore("the image offers no shell to set a restored machine's clock by")
-            with contextlib.suppress(BootFailed):  # whoever needs it to be ready finds out that it is not
-                machine.wait_until_ready()
+            comes_up(machine)  # whoever needs it to be ready finds out if it is not
             ready = time.monotonic()
             machine.run("sync")
-            _await_quiet(machine)
+            await_quiet(machine)
             quiet = time.monotonic() - ready
             try:
                 ahead = templates.clock_ahead(machine)
@@ -184,7 +183,16 @@ def _why_cold(bench: Bench, cold: bool) -> str:
     return ""
 
 
-def _await_quiet(machine: Machine) -> None:
+def comes_up(machine: Machine) -> bool:
+    """Waits until every unit is up, and returns whether the boot came to its end."""
+    try:
+        machine.wait_until_ready()
+    except BootFailed:
+        return False
+    return True
+
+
+def await_quiet(machine: Machine) -> None:
     """Returns when nothing much goes on in the machine any more, or when that takes too long."""
     deadline, use, quiet = Deadline.after(_RESTLESS), machine.boot.process.processor_time, 0
     while quiet < _LOOKS and not deadline.expired:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
-from lifsea_testbed.errors import BootFailed, TestbedError
+from lifsea_testbed.errors import TestbedError
 from lifsea_testbed.guest import traces
 from lifsea_testbed.guest.traces import Look
 from lifsea_testbed.machine import Machine
 from lifsea_testbed.profile import Profile, Road
-from lifsea_testbed.restorer import Restorer
+from lifsea_testbed.restorer import Restorer, await_quiet, comes_up
 
 #: What the census of changes leaves out: devices come and go, and hold nothing.
 _UNWATCHED = {"/dev"}
@@ -43,7 +43,7 @@ class SharedMachine:
         """
         machine = self.machine()
         if self._seen is None:
-            self._is_up = _comes_up(machine)
+            self._is_up = self._settle(machine)
             self._seen = _look(machine, self._profile())
         yield machine
         self._check()
@@ -58,6 +58,13 @@ class SharedMachine:
             self.close()
             self._machine = self._stack.enter_context(self._restorer.machine(_NAME))
         return self._machine
+
+    def _settle(self, machine: Machine) -> bool:
+        """Returns whether the machine came up, once it rests: one of a template does so already."""
+        is_up = comes_up(machine)
+        if self._restorer.why_cold:
+            await_quiet(machine)
+        return is_up
 
     def close(self) -> None:
         """Gives the machine up."""
@@ -86,14 +93,6 @@ class SharedMachine:
                 expected="nothing but what [sharing] of the profile allows",
                 hint="take @pytest.mark.shares_machine away, and the test gets a machine of its own",
             )  # fmt: skip
-
-
-def _comes_up(machine: Machine) -> bool:
-    try:
-        machine.wait_until_ready()
-    except BootFailed:
-        return False
-    return True
 
 
 def _look(machine: Machine, profile: Profile) -> tuple[Look, int]:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from lifsea_testbed import profile as profiles
+from lifsea_testbed import sharing as sharing_module
 from lifsea_testbed.errors import BootFailed
 from lifsea_testbed.guest import traces
 from lifsea_testbed.guest.traces import Look, differences
@@ -71,7 +72,7 @@ class FakeRestorer:
     """Lends machines that are looked at as told."""
 
     def __init__(self, *looks: Look, written: tuple[int, ...] = (), comes_up: bool = True) -> None:
-        self.lent, self._comes_up = 0, comes_up
+        self.lent, self._comes_up, self.why_cold = 0, comes_up, ""
         answers = [FakeShell({"find": "\n".join((*look.changed, "", "102", SYSTEM, MOUNTS))}) for look in looks]
         self._looks, self._written = iter(answers), iter((*written, *[0] * 20))
 
@@ -126,6 +127,21 @@ def test_a_boot_that_goes_on_and_on_is_no_fault_of_the_test_but_costs_the_machin
         with shared.lent():
             pass
     assert restorer.lent == 2
+
+
+@pytest.mark.parametrize(("why_cold", "rests"), [("asked for", 1), ("", 0)])
+def test_a_machine_that_was_booted_rests_before_it_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch, why_cold: str, rests: int
+) -> None:
+    rested: list[Any] = []
+    monkeypatch.setattr(sharing_module, "await_quiet", rested.append)
+    restorer = FakeRestorer(look(), look(), look())
+    restorer.why_cold = why_cold
+    shared = sharing(restorer)
+    for _ in range(2):
+        with shared.lent():
+            pass
+    assert len(rested) == rests
 
 
 def test_a_disk_that_took_too_much_in_is_a_change() -> None:
