@@ -16,7 +16,7 @@ from lifsea_testbed.console import fatal, frames
 from lifsea_testbed.console.lines import Splitter
 from lifsea_testbed.console.transcript import LineReader, Transcript
 from lifsea_testbed.deadline import Deadline
-from lifsea_testbed.errors import ChannelError, GuestCrashed, WaitTimedOut
+from lifsea_testbed.errors import ChannelError, GuestCrashed, HostError, WaitTimedOut
 from lifsea_testbed.lifeline import Lifeline
 
 
@@ -43,6 +43,8 @@ def console(tmp_path: Path) -> Iterator[Console]:
 FATAL = [
     ("[    1.234567] Kernel panic - not syncing: VFS: Unable to mount root fs", "kernel panic"),
     ("Kernel panic - not syncing: Attempted to kill init!", "kernel panic"),
+    ("[    0.1] Kernel panic - not syncing: IO-APIC + timer doesn't work!  Boot with apic=debug and send a report.",
+     "the machine's timer starved"),
     ("[   12.0] BUG: unable to handle page fault for address: 0000", "kernel oops"),
     ("[    1.0][  T123] kernel BUG at fs/ext4/inode.c:1!", "kernel bug"),
     ("[  100.0] watchdog: BUG: soft lockup - CPU#0 stuck for 22s!", "soft lock-up"),
@@ -141,6 +143,12 @@ def test_a_panic_ends_every_wait_at_once(console: Console) -> None:
         console.transcript.wait_for("login:", Deadline.after(60))
     assert time.monotonic() - started < 10.0
     assert "Call Trace" in caught.value.evidence
+
+
+def test_a_timer_without_ticks_is_the_hosts_fault(console: Console) -> None:
+    console.guest.sendall(b"[    0.1] Kernel panic - not syncing: IO-APIC + timer doesn't work!\n")
+    with pytest.raises(HostError, match="the machine's timer starved"):
+        console.transcript.wait_for("login:", Deadline.after(60))
 
 
 def test_a_boot_loader_that_waits_at_its_prompt_ends_every_wait(console: Console) -> None:

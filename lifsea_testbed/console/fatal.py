@@ -5,25 +5,31 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from lifsea_testbed.errors import Explained, GuestCrashed, HostError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fatal:
-    """A named kind of fatal line."""
+    """A named kind of fatal line, and what is raised for it: the image's fault, unless the hardware failed."""
 
     name: str
     pattern: re.Pattern[str]
+    error: type[Explained] = GuestCrashed
 
 
-def _fatal(name: str, pattern: str) -> Fatal:
-    return Fatal(name=name, pattern=re.compile(pattern))
+def _fatal(name: str, pattern: str, error: type[Explained] = GuestCrashed) -> Fatal:
+    return Fatal(name=name, pattern=re.compile(pattern), error=error)
 
 
 # An optional kernel time stamp, as printk puts it before a message.
 _STAMP = r"^(?:\[\s*\d+\.\d+\](?:\[[^\]]*\])? )?"
 
 #: Sources: kernel/panic.c, lib/bug.c, arch/x86/kernel/dumpstack.c, kernel/hung_task.c, kernel/watchdog.c and
-#: mm/oom_kill.c of Linux; emergency.service of systemd; grub-core/normal and kern/rescue_reader of GRUB; dracut.
+#: mm/oom_kill.c of Linux; emergency.service of systemd; grub-core/normal and kern/rescue_reader of GRUB; dracut. The
+#: timer: check_timer of arch/x86/kernel/apic/io_apic.c, which waits for ticks that a busy host may not have.
 TABLE = (
+    _fatal("the machine's timer starved", _STAMP + r"Kernel panic - not syncing: IO-APIC \+ timer doesn't work",
+           HostError),
     _fatal("kernel panic", _STAMP + r"Kernel panic - not syncing"),
     _fatal("kernel oops", _STAMP + r"(?:Oops(?:: | -)|BUG: unable to handle|general protection fault|"
                                    r"[a-z0-9 ]+: [0-9a-f]{4} \[#\d+\])"),

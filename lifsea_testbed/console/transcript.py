@@ -15,7 +15,7 @@ from lifsea_testbed.console import fatal
 from lifsea_testbed.console.lines import Frame, Splitter
 from lifsea_testbed.console.wire import HungUp, Wire
 from lifsea_testbed.deadline import Deadline
-from lifsea_testbed.errors import ChannelError, GuestCrashed, WaitTimedOut
+from lifsea_testbed.errors import ChannelError, Explained, WaitTimedOut
 from lifsea_testbed.lifeline import Lifeline
 from lifsea_testbed.masking import Mask
 from lifsea_testbed.text import printable
@@ -253,9 +253,9 @@ class Transcript:
             return
         seen = time.monotonic()
 
-        def reason() -> GuestCrashed:
+        def reason() -> Explained:
             time.sleep(max(0.0, seen + _AFTERMATH - time.monotonic()))
-            return GuestCrashed(f"{kind.name}: {line.text.strip()}", evidence=self.tail())
+            return kind.error(f"{kind.name}: {line.text.strip()}", evidence=self.tail())
 
         self._lifeline.end(reason)
 
