@@ -16,16 +16,16 @@ from tests.test_suites import SUITES, TESTS
 
 #: Machines that are booted cold, and how often all of these tests are run on each.
 MACHINES, ROUNDS = 5, 10
-#: What has a test change a machine, or look at another than the one that is shared.
-CHANGED = {"own_machine", "twins", "rebooted", "upgraded", "rolled_back"}
+#: What a test is given that does no more than look at the machine that is shared.
+LOOKS_AT = {"machine", "booted", "watched", "profile", "measure", "bench"}
 READ_ONLY = sorted(
     f"{SUITES.name}/{Path(inspect.getfile(test)).name}::{name}" for name, test in TESTS.items()
-    if CHANGED.isdisjoint(inspect.signature(test).parameters)
+    if LOOKS_AT.issuperset(inspect.signature(test).parameters)
 )  # fmt: skip
 
 
 def test_most_of_the_suites_leave_no_trace() -> None:
-    assert len(READ_ONLY) > 2 / 3 * len(TESTS)
+    assert len(READ_ONLY) > 0.6 * len(TESTS)
 
 
 @pytest.mark.nightly
