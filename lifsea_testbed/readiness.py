@@ -71,7 +71,7 @@ def await_(machine: Machine, depth: Depth, is_ready: Callable[[], bool], why: Ca
 
 def explained(machine: Machine, profile: Profile, depth: Depth, why: str) -> NotReady:
     """Returns the error for a trouble at a depth: where an earlier depth is in trouble, it is that which is told."""
-    for earlier, trouble in _TROUBLES.items():
+    for earlier, trouble in (_TROUBLES | {Depth.STATIC_POD: _hindrance}).items():
         if earlier is depth:
             break
         if found := trouble(machine, profile):
@@ -140,13 +140,21 @@ def _swap(machine: Machine) -> str:
     return f"swap is on: {', '.join(swaps)}" if swaps else ""
 
 
+def _hindrance(machine: Machine, profile: Profile) -> str:
+    """What keeps any pod from running, whether a static one was asked for or not."""
+    if full := machine.guest.kubernetes.full_var():
+        return full
+    pause = profile.cluster.pause
+    if not pause or pause in (images := machine.guest.kubernetes.images_on_board()):
+        return ""
+    return f"{pause} is not among the images on board: {', '.join(images) or 'there are none'}"
+
+
 def _static_pod(machine: Machine, profile: Profile) -> str:
     if _pod_runs(machine):
         return ""
-    if full := machine.guest.kubernetes.full_var():
-        return full
-    if profile.cluster.pause not in (images := machine.guest.kubernetes.images_on_board()):
-        return f"{profile.cluster.pause} is not among the images on board: {', '.join(images) or 'there are none'}"
+    if hindrance := _hindrance(machine, profile):
+        return hindrance
     about = r"(?i)sandbox|container|image|cgroup|manifest|evict"
     complaint = machine.guest.kubernetes.complaint
     why = complaint(kubelet.KUBELET, about) or complaint(kubelet.CONTAINERD, about)

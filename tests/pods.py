@@ -26,7 +26,8 @@ NODE = Node(
 _RUNS = {"os": "OS 1", "kernel": "6.1", "runtime": "containerd://1.7", "kubelet": "v1.20.2"}
 SOUND: dict[str, Any] = {
     "runtime": READY, "networks": ["10-lifsea.conflist"], "runs": True, "cgroup_version": 2, "cgroup_driver": "systemd",
-    "swaps": [], "image_directories": ["/var/lib/containerd/x"], "kubelets": (1, 2), "orphaned": "b", "ran": "a",
+    "swaps": [], "full_var": "", "images_on_board": ["lifsea.local/pause:1"],
+    "image_directories": ["/var/lib/containerd/x"], "kubelets": (1, 2), "orphaned": "b", "ran": "a",
     "killed": "b", "killed_sandbox": "s", "restarted": "b", "pod_writable": [], "node": NODE, "node_runs": _RUNS,
     "checks": {"ping": "ok", "log": "ok", "syncloop": "ok"},
     "pod": Pod(name="p", node="iztestz", phase="Running", address="10.88.0.2", why=""), "answer": "i-test",
@@ -102,6 +103,15 @@ class FakeKubernetes:
 
     def image_directories(self) -> list[str]:
         return list(self._traits["image_directories"])
+
+    def images_on_board(self) -> list[str]:
+        return list(self._traits["images_on_board"])
+
+    def containers(self, pod: str) -> list[Container]:
+        return []
+
+    def full_var(self) -> str:
+        return str(self._traits["full_var"])
 
     def runtime_sockets(self) -> list[str]:
         return ["/run/elsewhere.sock"]

@@ -58,6 +58,23 @@ def test_an_earlier_depth_explains_a_later_one() -> None:
         await_(broken, Depth.POD, lambda: False, lambda: "the pod is Pending", PROFILE, within=1.0)
 
 
+@pytest.mark.parametrize(("traits", "line"), [
+    ({"full_var": "/var is full: 8 MiB are left"}, "static pod not ready: /var is full: 8 MiB are left"),
+    ({"images_on_board": []},
+     "static pod not ready: lifsea.local/pause:1 is not among the images on board: there are none"),
+    ({}, "node not ready: its certificate expired"),
+])  # fmt: skip
+def test_a_static_pod_that_nobody_asked_for_explains_nothing(traits: dict[str, Any], line: str) -> None:
+    with pytest.raises(NotReady) as caught:
+        await_(machine(**traits), Depth.NODE, lambda: False, lambda: "its certificate expired", PROFILE, within=1.0)
+    assert caught.value.happened == line
+
+
+def test_a_static_pod_that_was_asked_for_is_explained_by_its_kubelet() -> None:
+    with pytest.raises(NotReady, match="static pod not ready: failed to load Kubelet config file"):
+        reached(machine(), PROFILE, Depth.STATIC_POD)
+
+
 def test_without_an_earlier_trouble_the_depth_itself_is_told() -> None:
     with pytest.raises(NotReady, match="static pod not ready: its container was killed") as caught:
         await_(machine(), Depth.STATIC_POD, lambda: False, lambda: "its container was killed", PROFILE, within=1.0)
