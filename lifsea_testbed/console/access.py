@@ -94,13 +94,18 @@ stty -echo; unset HISTFILE
 END-OF-AGENT
 exec {become}sh {here}/agent.sh "$(tty)"
 """
-_OPEN_PORT = """for name in /sys/class/virtio-ports/*/name; do
-	read -r is <"$name"
-	device=${{name%/name}}
-	[ "$is" = "{port}" ] && exec /bin/sh {directory}/agent.sh "/dev/${{device##*/}}"
+# A kernel that has the port's driver in a module may load it after this is started.
+_OPEN_PORT = """said=
+while :; do
+	for name in /sys/class/virtio-ports/*/name; do
+		[ -r "$name" ] && read -r is <"$name" && [ "$is" = "{port}" ] || continue
+		device=${{name%/name}}
+		exec /bin/sh {directory}/agent.sh "/dev/${{device##*/}}"
+	done
+	[ -n "$said" ] || echo "no virtio-serial port is called {port} yet"
+	said=yes
+	sleep 0.1 || sleep 1
 done
-echo "no virtio-serial port is called {port}"
-exit 1
 """
 _TAKE_TERMINAL = """for getty in serial-getty getty; do
 	ln -sf /dev/null /etc/systemd/system/$getty@{line}.service
@@ -131,11 +136,12 @@ cat >/etc/systemd/system/{unit} <<'END-OF-UNIT'
 Description=Root shell for the test bed
 DefaultDependencies=no
 After=local-fs.target
+StartLimitIntervalSec=0
 [Service]
 ExecStart=/bin/sh {directory}/open.sh
 Environment=HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C
 Restart=always
-RestartSec=0
+RestartSec=0.1
 OOMScoreAdjust=-1000
 [Install]
 WantedBy=basic.target
