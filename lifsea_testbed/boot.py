@@ -77,13 +77,13 @@ class Boot:
                  counter: Counter | None = None) -> None:
         self.lifeline = Lifeline()
         self.events: list[Event] = []
-        self._subscribers: list[tuple[EventName, Callable[[Event], None]]] = [
-            (EventName.GUEST_PANICKED, lambda event: self._end("the guest's kernel panicked")),
-            (EventName.WATCHDOG, lambda event: self._end("the guest's watchdog ran out")),
-            (EventName.SHUTDOWN, self._on_shutdown),
-            (EventName.BLOCK_IO_ERROR, self._on_disk_error),
-            (EventName.VSERPORT_CHANGE, self._on_port),
-        ]
+        self._reactions: dict[str, Callable[[Event], None]] = {
+            EventName.GUEST_PANICKED: lambda event: self._end("the guest's kernel panicked"),
+            EventName.WATCHDOG: lambda event: self._end("the guest's watchdog ran out"),
+            EventName.SHUTDOWN: self._on_shutdown,
+            EventName.BLOCK_IO_ERROR: self._on_disk_error,
+            EventName.VSERPORT_CHANGE: self._on_port,
+        }
         self.power_on = time.monotonic()
         self.started_at = 0
         self._state = memory.state if memory else None
@@ -299,15 +299,10 @@ class Boot:
         else:
             self.lifeline.end(process.death)
 
-    def subscribe(self, name: EventName, react: Callable[[Event], None]) -> None:
-        """Has `react` called, on the monitor's thread, with each later event of that name."""
-        self._subscribers.append((name, react))
-
     def _on_event(self, event: Event) -> None:
         self.events.append(event)
-        for name, react in list(self._subscribers):
-            if event.name == name:
-                react(event)
+        if react := self._reactions.get(event.name):
+            react(event)
 
     def _on_shutdown(self, event: Event) -> None:
         if event.data.get("guest") and not self.lifeline.end_is_expected:

@@ -12,7 +12,6 @@ from lifsea_testbed.profile import Profile, known
 
 
 @claim("boots-to-ready")
-@claim("boots-to-ready")
 def test_every_unit_is_up(booted: Machine, measure: Measure) -> None:
     """The boot comes to its end, and no unit has failed."""
     booted.wait_until_ready()

@@ -98,7 +98,6 @@ def test_a_pod_is_told_with_what_it_waits_for(api: Api) -> None:
 
 def test_what_is_not_there_is_none(api: Api) -> None:
     assert api.node("other") is None and api.pod("other") is None and api.log("other") == ""
-    assert api.heartbeat("n") is None
 
 
 def test_a_refusal_is_the_hosts_fault(api: Api) -> None:

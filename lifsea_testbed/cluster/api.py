@@ -31,7 +31,7 @@ class Api:
         configuration = client.Configuration(host=server, ssl_ca_cert=str(authority))
         configuration.cert_file, configuration.key_file = str(certificate), str(key)
         self._client = client.ApiClient(configuration)
-        self._core, self._leases = client.CoreV1Api(self._client), client.CoordinationV1Api(self._client)
+        self._core = client.CoreV1Api(self._client)
 
     def node(self, name: str) -> Node | None:
         """Returns the node of that name."""
@@ -42,11 +42,6 @@ class Api:
         """Returns every node."""
         found = _asked(lambda: self._core.list_node(_request_timeout=_REQUEST))
         return [_node(self._fields(item)) for item in found.items] if found else []
-
-    def heartbeat(self, name: str) -> datetime.datetime | None:
-        """Returns when the node last renewed its lease, by its own clock."""
-        found = _asked(lambda: self._leases.read_namespaced_lease(name, "kube-node-lease", _request_timeout=_REQUEST))
-        return found.spec.renew_time if found and found.spec else None
 
     def checks(self, node: str) -> dict[str, str]:
         """Returns what each of a kubelet's checks answers, asked through the API server: ok, or what is wrong."""

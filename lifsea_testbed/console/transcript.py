@@ -129,11 +129,6 @@ class Transcript:
             last = [str(line) for line in list(self._lines)[-lines:]]
             return "\n".join([*last, *([self._reader.unfinished] if self._reader.unfinished else [])])
 
-    def first(self, pattern: str) -> Line | None:
-        """Returns the first line that matches, if it came already."""
-        expression = re.compile(pattern)
-        return next((line for line in self.since() if expression.search(line.text)), None)
-
     def wait_for(self, pattern: str, deadline: Deadline) -> Line:
         """Returns the first line that matches, as soon as it comes.
 

@@ -42,11 +42,6 @@ def release(shell: Shell) -> str:
     return shell.run("uname -r").stdout.strip()
 
 
-def command_line(shell: Shell) -> list[str]:
-    """Returns the arguments that the boot loader gave to the kernel."""
-    return shell.run("cat /proc/cmdline").stdout.split()
-
-
 def loaded_modules(shell: Shell) -> list[str]:
     """Returns the names of the loaded modules; a kernel without modules has none."""
     return [line.split()[0] for line in shell.run("cat /proc/modules 2>/dev/null || :").lines]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterable
 
 from lifsea_testbed.guest.shell import Shell
@@ -42,8 +41,3 @@ def bus_names(shell: Shell) -> list[str]:
     """Returns the well-known names on the system bus, those that would be started on demand included."""
     listed = shell.run("busctl list --acquired --activatable --no-legend --no-pager")
     return [line.split()[0] for line in listed.lines]
-
-
-def is_active(shell: Shell, *units: str) -> bool:
-    """Tells whether one of the units, which may go by different names, is active."""
-    return "active" in shell.run(f"systemctl is-active {shlex.join(units)}", check=False).lines
