@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -42,7 +43,10 @@ class Twins:
 
 @dataclass(frozen=True, kw_only=True)
 class Upgraded:
-    """A machine that was told to boot another image: which ran before, which it was to be, and which runs."""
+    """A machine that was told to boot another image: which ran before, which it was to be, and which runs.
+
+    `seconds` passed until the shell of the next image was open, `bytes_written` to the disk before the reboot.
+    """
 
     machine: Machine
     before: Deployment
@@ -50,6 +54,8 @@ class Upgraded:
     running: Deployment
     defaults_missing: list[str]
     kept: dict[str, str | None]
+    seconds: float
+    bytes_written: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,11 +104,16 @@ def upgrade(machine: Machine, next_image: Image) -> Upgraded:
     """Deploys the next image, reboots into it, and looks."""
     written = write(machine, (IN_ETC, IN_VAR))
     before = machine.guest.booted_deployment()
-    commit = machine.guest.deploy_from_disk(machine.attach_disk(next_image))
+    source = machine.attach_disk(next_image)
+    started, written_before = time.monotonic(), machine.boot.written
+    commit = machine.guest.deploy_from_disk(source)
+    bytes_written = machine.boot.written - written_before
     machine.reboot()
+    seconds = time.monotonic() - started
     return Upgraded(
         machine=machine, before=before, commit=commit, running=machine.guest.booted_deployment(),
         defaults_missing=machine.guest.new_defaults_missing(), kept=read(machine, written),
+        seconds=seconds, bytes_written=bytes_written,
     )  # fmt: skip
 
 

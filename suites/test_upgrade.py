@@ -6,6 +6,7 @@ import pytest
 
 from lifsea_testbed.claim import claim
 from lifsea_testbed.machine import Machine
+from lifsea_testbed.perf.measure import Measure
 from lifsea_testbed.scenario import IN_ETC, IN_VAR, MACHINE_ID, RolledBack, Twins, Upgraded
 
 
@@ -45,8 +46,12 @@ def test_two_machines_can_be_told_apart(twins: Twins) -> None:
 
 
 @claim("upgrade")
-def test_the_next_image_boots_with_etc_merged_and_var_kept(upgraded: Upgraded) -> None:
+def test_the_next_image_boots_with_etc_merged_and_var_kept(upgraded: Upgraded, measure: Measure) -> None:
     """The next image runs as a whole, with its own new defaults; what was written before is there."""
+    measure("upgrade", upgraded.seconds, unit="s", better="lower",
+            definition="From the start of the deployment until a shell of the next image answers; it lies on a disk.")
+    measure("upgrade-written", upgraded.bytes_written, unit="B", better="lower",
+            definition="What the deployment wrote to the system disk before the reboot.")
     assert upgraded.running.commit == upgraded.commit != upgraded.before.commit
     assert upgraded.defaults_missing == []
     assert upgraded.kept == {IN_ETC: IN_ETC, IN_VAR: IN_VAR}

@@ -294,6 +294,7 @@ class FakeMachine:
         self.has_every_feature = self.has_its_model_number = not emulated
         self.time_servers = ("t1", "t2")
         self.requests: list[Any] = []
+        self.boot = SimpleNamespace(written=0)
         self._asks = [SimpleNamespace(path=path) for path in traits["asks_again"]]
 
     def wait_until_ready(self) -> None:
