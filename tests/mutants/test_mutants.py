@@ -21,6 +21,14 @@ SAMPLE = ("python-in-libexec", "dropbear-renamed", "one-file-replaced", "sysctl-
           "user-data-asked-again", "initrd-in-one-entry", "unit-fails")  # fmt: skip
 #: The claims that are judged by going to the next image and back.
 TRAVELLING = {"upgrade", "rollback", "etc-var-writable-and-kept", "atomic-upgrade"}
+#: Claims that a machine is waited for, and for how long (seconds on real hardware) where it will never keep them.
+WAITED_FOR = {"containerd-ready", "kubelet-ready", "static-pod-runs", "node-ready", "pod-runs"}
+IMPATIENT = """
+extends = "{extends}"
+name = "{extends}-impatient"
+boot.ready_within = 8
+cluster.ready_within = 20
+"""
 #: What no mutant breaks, and why: it is on a fake guest that their judges are seen to fail (tests/test_suites.py).
 UNBROKEN = {
     "drivers-built-in": "the kernel of the reference image has no modules; the control image's has, and fails",
@@ -36,7 +44,7 @@ def judged(name: str, into: Path, by: str, *options: str) -> dict[str, str]:
     build = [sys.executable, "-m", "images", "build", f"{mutations.PREFIX}{name}", "-o", str(image)]
     subprocess.run(build, cwd=ROOT, check=True)
     judge = [sys.executable, "-m", "pytest", "suites", "-p", "no:cacheprovider", "--image", str(image), "--profile",
-             MUTANTS[name].profile, "--reports", str(into / "reports"), "--control-plane", str(control_plane()),
+             held_to(MUTANTS[name], into), "--reports", str(into / "reports"), "--control-plane", str(control_plane()),
              *options]  # fmt: skip
     done = subprocess.run(judge, cwd=ROOT, capture_output=True, text=True, check=False)
     image.unlink()
@@ -46,6 +54,15 @@ def judged(name: str, into: Path, by: str, *options: str) -> dict[str, str]:
     statuses = {claim["id"]: claim["status"] for claim in gate["claims"]}
     table.keep(table.Run(mutant=name, judged_by=by, statuses=statuses))
     return statuses
+
+
+def held_to(mutant: mutations.Mutant, into: Path) -> str:
+    """The profile that the mutant is held to; one that is soon tired of waiting where that is all that happens."""
+    if mutant.claim not in WAITED_FOR:
+        return mutant.profile
+    profile = into / "impatient.toml"
+    profile.write_text(IMPATIENT.format(extends=mutant.profile))
+    return str(profile)
 
 
 @pytest.mark.nightly
