@@ -339,6 +339,14 @@ def assertions(name: str) -> int:
     return sum(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(inspect.getsource(TESTS[name]))))
 
 
+def test_every_figure_of_the_suites_is_documented() -> None:
+    page = (SUITES.parent / "docs/dashboard.md").read_text("utf-8")
+    calls = [call for path in SUITES.glob("test_*.py") for call in ast.walk(ast.parse(path.read_text("utf-8")))
+             if isinstance(call, ast.Call) and ast.unparse(call.func) == "measure"]  # fmt: skip
+    names = [ast.literal_eval(call.args[0]) for call in calls]
+    assert len(names) >= 7 and [name for name in names if f"`{name}`" not in page] == []
+
+
 def test_every_test_of_the_suites_is_tried() -> None:
     assert set(DEFECTS) == set(TESTS)
     assert [name for name, defects in DEFECTS.items() if len(defects) < assertions(name)] == []
