@@ -3,7 +3,8 @@
     Explained                 what happened, what was expected, the evidence, what to do next
     ├── TestbedError          not the image's fault                       → broken
     │   ├── HostError         this host cannot do what is asked
-    │   │   └── LaunchError   QEMU did not start, or died by itself
+    │   │   ├── LaunchError   QEMU did not start, or died by itself
+    │   │   └── TimerStarved  a busy host let the guest's timer not tick
     │   ├── ChannelError      the conversation with the guest broke its own rules
     │   └── CallerError       bad input from the user                     → one line, exit status 4
     │       ├── ImageRefused
@@ -80,6 +81,10 @@ class HostError(TestbedError):
 
 class LaunchError(HostError):
     """QEMU did not start, or ended without being asked to."""
+
+
+class TimerStarved(HostError):
+    """The guest's kernel gave up, at its start, on a timer that a busy host did not let tick; another time it may."""
 
 
 class ChannelError(TestbedError):

@@ -6,18 +6,14 @@ import pytest
 
 from lifsea_testbed.machine import Machine
 
-#: The fixtures that are a machine, or hold one.
-_MACHINES = ("machine", "booted", "watched", "own_machine", "twins", "rebooted", "upgraded", "rolled_back",
-             "travelled", "troubled", "joined", "ran", "interrupted", "static_pod")  # fmt: skip
-
 
 def machines_of(item: pytest.Item) -> dict[str, Machine]:
     """Returns the machines that the test was given, by the names of their fixtures."""
     values = getattr(item, "funcargs", {})
     fleet = {f"machine {number}": machine
              for number, machine in enumerate(getattr(values.get("machines"), "machines", ()), start=1)}  # fmt: skip
-    return fleet | {name: getattr(values[name], "machine", values[name]) for name in _MACHINES
-            if name in values and name in item.fixturenames}  # type: ignore[attr-defined] # fmt: skip
+    held = {name: getattr(value, "machine", value) for name, value in values.items()}
+    return fleet | {name: machine for name, machine in held.items() if isinstance(machine, Machine)}
 
 
 def claim_of(item: pytest.Item) -> str | None:

@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 _RUN = "lifsea-testbed-run"
 _MEASURING = "lifsea-testbed-measuring"
 _SHARDING = "lifsea-testbed-sharding"
-#: The fixtures that are, or come from, a machine that the test does not share as it was booted.
-_CHANGED = frozenset({"own_machine", "machines", "twins", "rebooted", "upgraded", "travelled", "troubled",
-                      "power_cuts", "cold_boots", "joined", "static_pod"})  # fmt: skip
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -169,16 +166,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         raise pytest.UsageError(f"{judged[0].nodeid}: nothing to judge (hint: --image out.qcow2)")
     if config.option.claim:
         _select(config, items)
-    items.sort(key=lambda item: not _CHANGED.isdisjoint(getattr(item, "fixturenames", ())))
-    if config.option.image and config.pluginmanager.has_plugin("xdist"):
-        _group(items)
+    if config.option.image:
+        _arrange(config, items)
 
 
-def _group(items: list[pytest.Item]) -> None:
+def _arrange(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Puts the tests of one scenario into one group of xdist, unless they are in one."""
     from lifsea_testbed import spread
 
-    for item in items:
+    items.sort(key=lambda item: spread.comes_last(getattr(item, "fixturenames", ())))
+    for item in items if config.pluginmanager.has_plugin("xdist") else ():
         name = spread.scenario(getattr(item, "fixturenames", ()))
         if name and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(name))

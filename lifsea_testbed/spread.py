@@ -19,6 +19,8 @@ from lifsea_testbed.errors import CallerError
 SCENARIOS = {"upgraded": "upgraded", "rolled_back": "upgraded", "rebooted": "rebooted", "twins": "twins",
              "watched": "watched", "travelled": "travelled", "troubled": "troubled",
              "joined": "joined", "ran": "joined", "interrupted": "joined", "static_pod": "static_pod"}  # fmt: skip
+#: Further fixtures whose tests have machines of their own.
+_OWN = {"own_machine", "machines", "power_cuts", "cold_boots"}
 #: What xdist adds to the name of a test that belongs to a group.
 _GROUP = re.compile(r"@[a-z_]+$")
 
@@ -26,6 +28,11 @@ _GROUP = re.compile(r"@[a-z_]+$")
 def scenario(fixtures: Collection[str]) -> str | None:
     """Returns the scenario that a test with those fixtures belongs to, if it does."""
     return next((name for fixture, name in SCENARIOS.items() if fixture in fixtures), None)
+
+
+def comes_last(fixtures: Collection[str]) -> bool:
+    """Returns whether a test with those fixtures has no use for the machine that the others share."""
+    return not _OWN.isdisjoint(fixtures) or scenario(fixtures) not in (None, "watched")
 
 
 def name(test: str) -> str:

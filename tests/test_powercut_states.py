@@ -84,7 +84,7 @@ def test_every_prefix_replays_as_the_model_says(made: list[tuple[int, bytes]]) -
 
 
 @given(requests)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_digests_are_equal_just_where_disks_are(made: list[tuple[int, bytes]]) -> None:
     log = read(logged(made))
     contents = Contents(log, Bytes(BASE))
@@ -95,7 +95,7 @@ def test_digests_are_equal_just_where_disks_are(made: list[tuple[int, bytes]]) -
 
 
 @given(requests)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_names_are_unique_and_lead_back_to_their_states(made: list[tuple[int, bytes]]) -> None:
     states = CrashStates(read(logged(made)).entries)
     listed = list(states.enumerate())
@@ -104,7 +104,7 @@ def test_names_are_unique_and_lead_back_to_their_states(made: list[tuple[int, by
 
 
 @given(requests)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_clusters_hold_what_the_model_says(made: list[tuple[int, bytes]]) -> None:
     log = read(logged(made))
     contents = Contents(log, Bytes(BASE))

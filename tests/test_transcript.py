@@ -16,7 +16,7 @@ from lifsea_testbed.console import fatal, frames
 from lifsea_testbed.console.lines import Splitter
 from lifsea_testbed.console.transcript import LineReader, Transcript
 from lifsea_testbed.deadline import Deadline
-from lifsea_testbed.errors import ChannelError, GuestCrashed, HostError, WaitTimedOut
+from lifsea_testbed.errors import ChannelError, GuestCrashed, TimerStarved, WaitTimedOut
 from lifsea_testbed.lifeline import Lifeline
 
 
@@ -146,7 +146,7 @@ def test_a_panic_ends_every_wait_at_once(console: Console) -> None:
 
 def test_a_timer_without_ticks_is_the_hosts_fault(console: Console) -> None:
     console.guest.sendall(b"[    0.1] Kernel panic - not syncing: IO-APIC + timer doesn't work!\n")
-    with pytest.raises(HostError, match="the machine's timer starved"):
+    with pytest.raises(TimerStarved, match="the machine's timer starved"):
         console.transcript.wait_for("login:", Deadline.after(60))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from lifsea_testbed.errors import Explained, GuestCrashed, HostError
+from lifsea_testbed.errors import Explained, GuestCrashed, TimerStarved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ _STAMP = r"^(?:\[\s*\d+\.\d+\](?:\[[^\]]*\])? )?"
 #: timer: check_timer of arch/x86/kernel/apic/io_apic.c, which waits for ticks that a busy host may not have.
 TABLE = (
     _fatal("the machine's timer starved", _STAMP + r"Kernel panic - not syncing: IO-APIC \+ timer doesn't work",
-           HostError),
+           TimerStarved),
     _fatal("kernel panic", _STAMP + r"Kernel panic - not syncing"),
     _fatal("kernel oops", _STAMP + r"(?:Oops(?:: | -)|BUG: unable to handle|general protection fault|"
                                    r"[a-z0-9 ]+: [0-9a-f]{4} \[#\d+\])"),
