@@ -115,7 +115,7 @@ def test_names_on_the_bus_come_first_in_their_lines() -> None:
 
 
 def test_only_changes_below_usr_count() -> None:
-    shell = FakeShell({"ostree diff": "D    /etc\nM    /usr/bin/a b\nA    /usr/x\nD    /boot/y\n"})
+    shell = FakeShell({"ostree diff": "D    /etc\nM    /usr/bin/a b\nA    usr/x\nA    user/x\nD    /boot/y\n"})
     assert ostree.changed_files(shell, "c") == ["M /usr/bin/a b", "A /usr/x"]
 
 

@@ -102,9 +102,10 @@ def changed_files(shell: Shell, commit: str) -> list[str]:
 
 
 def parse_changes(text: str) -> list[str]:
-    """Reads what `ostree diff` prints; what is outside /usr is left out."""
+    """Reads what `ostree diff` prints, added files without the first slash; what is outside /usr is left out."""
     rows = (line.split(maxsplit=1) for line in text.splitlines())
-    return [f"{row[0]} {row[1]}" for row in rows if len(row) == 2 and row[1].startswith("/usr/")]
+    changes = ((row[0], f"/{row[1].removeprefix('/')}") for row in rows if len(row) == 2)
+    return [f"{kind} {path}" for kind, path in changes if path.startswith("/usr/")]
 
 
 def pull_from_disk(shell: Shell, device: str) -> str:
