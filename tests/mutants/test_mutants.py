@@ -70,7 +70,7 @@ def held_to(mutant: mutations.Mutant, into: Path) -> str:
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_mutant_is_killed_by_the_claim_meant(name: str, tmp_path: Path) -> None:
     claim = MUTANTS[name].claim
-    statuses = judged(name, tmp_path, "claim", "--cold", "--claim", claim, *travelling(claim))
+    statuses = judged(name, tmp_path, "claim", "--cold", "--boots", "4", "--claim", claim, *travelling(claim))
     if statuses[claim] == "not judged":
         pytest.skip(f"this host cannot judge {claim}")
     assert statuses == {claim: "failed"}
