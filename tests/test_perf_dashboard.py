@@ -127,7 +127,7 @@ def test_a_metric_shows_its_change_point_budget_phases_and_verdict(page: Browser
 
 def test_the_keyboard_goes_from_build_to_build_and_opens_one(page: Browser, site: str) -> None:
     page.open(f"{site}#/metric/{trend_number(page, site, 'boot')}")
-    page.wait_for("document.querySelector('.plot[aria-valuenow]')")  # a plot is drawn once it has a size
+    page.wait_for("document.querySelector('.plot[aria-valuenow]') !== null")  # a plot is drawn once it has a size
     page.run("document.querySelector('.plot').focus()")
     last = page.run("document.querySelector('.plot').getAttribute('aria-valuenow')")
     page.press("ArrowLeft")
