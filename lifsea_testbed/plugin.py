@@ -171,11 +171,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _arrange(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Puts the tests of one scenario into one group of xdist, unless they are in one."""
+    """Puts the tests that share a machine first, and those of one scenario into a group of xdist, if they have none."""
     from lifsea_testbed import spread
 
     items.sort(key=lambda item: spread.comes_last(getattr(item, "fixturenames", ())))
-    for item in items if config.pluginmanager.has_plugin("xdist") else ():
+    if not config.pluginmanager.has_plugin("xdist"):
+        return
+    for item in items:
         name = spread.scenario(getattr(item, "fixturenames", ()))
         if name and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(name))

@@ -71,7 +71,7 @@ def await_(machine: Machine, depth: Depth, is_ready: Callable[[], bool], why: Ca
 
 def explained(machine: Machine, profile: Profile, depth: Depth, why: str) -> NotReady:
     """Returns the error for a trouble at a depth: where an earlier depth is in trouble, it is that which is told."""
-    for earlier, trouble in (_TROUBLES | {Depth.STATIC_POD: _hindrance}).items():
+    for earlier, trouble in _EXPLANATIONS.items():
         if earlier is depth:
             break
         if found := trouble(machine, profile):
@@ -183,3 +183,5 @@ _SIGNS: dict[Depth, Callable[[Machine], bool]] = {
 _TROUBLES: dict[Depth, Callable[[Machine, Profile], str]] = {
     Depth.CONTAINERD: _containerd, Depth.KUBELET: _kubelet, Depth.STATIC_POD: _static_pod,
 }  # fmt: skip
+#: What explains a later depth: there, nobody may have asked for a static pod.
+_EXPLANATIONS = _TROUBLES | {Depth.STATIC_POD: _hindrance}

@@ -100,7 +100,7 @@ def test_all_or_nothing_is_kept(history: History) -> None:
     assert list(history.samples()) == []
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(_SAMPLES, max_size=8), st.lists(_SAMPLES, max_size=8), st.integers(0, 8))
 def test_a_merge_is_a_union(history: History, ours: list[Sample], theirs: list[Sample], common: int) -> None:
     """Whatever the two hold, in whichever order, through JSON lines or not."""

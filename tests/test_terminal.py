@@ -214,7 +214,7 @@ def test_what_lost_its_shape_is_text() -> None:
     assert split(b"\x1e" + frame("end", "1")) == (b"\n", [("end", b"1")])
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=2000)
 @given(st.lists(st.one_of(st.binary(max_size=60), st.sampled_from([b"\x1e", b"\n", frame("end", "0:0:0:none:none")]))))
 def test_no_stream_upsets_the_splitter(chunks: list[bytes]) -> None:
     text, frames = split(*chunks)
@@ -222,7 +222,7 @@ def test_no_stream_upsets_the_splitter(chunks: list[bytes]) -> None:
     assert all(kind.isalpha() for kind, _ in frames)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=300))
 def test_printf_makes_the_same_bytes_again(data: bytes) -> None:
     encoded = octal(data).decode()

@@ -12,7 +12,7 @@ from pathlib import Path
 from lifsea_testbed import spread
 from lifsea_testbed.bench import Bench
 from lifsea_testbed.deadline import Deadline
-from lifsea_testbed.errors import GuestFailure, HostError
+from lifsea_testbed.errors import GuestFailure, LaunchError
 from lifsea_testbed.machine import Machine
 from lifsea_testbed.powercut import disks, inference, record
 from lifsea_testbed.powercut.inference import Inference, parse_reads
@@ -127,9 +127,9 @@ class Sweep:
         return results.of[digest]
 
     def _boot_surely(self, state: State, digest: str) -> Result:
-        """Boots a state again if the host, QEMU included, failed it: that says nothing of the disk."""
+        """Boots a state again if QEMU died under it: that says nothing of the disk."""
         for _ in range(_ATTEMPTS - 1):
-            with contextlib.suppress(HostError):
+            with contextlib.suppress(LaunchError):
                 return self.boot(state, digest)
         return self.boot(state, digest)
 
