@@ -122,12 +122,14 @@ def pytest_configure(config: pytest.Config) -> None:
     if not config.option.image or config.option.help or config.option.collectonly:
         return
     from lifsea_testbed import nodes
+    from lifsea_testbed.letgo import LetsGo
     from lifsea_testbed.measuring import Measuring
     from lifsea_testbed.run import Run
 
     run = Run.start(config)
     config.pluginmanager.register(run, _RUN)
     config.pluginmanager.register(nodes)
+    config.pluginmanager.register(LetsGo({__name__, nodes.__name__}, run.shared.close))
     if config.option.shard:
         from lifsea_testbed.sharding import Sharding
 
@@ -174,7 +176,7 @@ def _arrange(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Puts the tests that share a machine first, and those of one scenario into a group of xdist, if they have none."""
     from lifsea_testbed import spread
 
-    items.sort(key=lambda item: spread.comes_last(getattr(item, "fixturenames", ())))
+    items.sort(key=lambda item: spread.place(getattr(item, "fixturenames", ())))
     if not config.pluginmanager.has_plugin("xdist"):
         return
     for item in items:

@@ -30,9 +30,11 @@ def scenario(fixtures: Collection[str]) -> str | None:
     return next((name for fixture, name in SCENARIOS.items() if fixture in fixtures), None)
 
 
-def comes_last(fixtures: Collection[str]) -> bool:
-    """Returns whether a test with those fixtures has no use for the machine that the others share."""
-    return not _OWN.isdisjoint(fixtures) or scenario(fixtures) not in (None, "watched")
+def place(fixtures: Collection[str]) -> int:
+    """Returns where a test with those fixtures comes: the machines that many share are let go first."""
+    if _OWN.isdisjoint(fixtures) and scenario(fixtures) in (None, "watched"):
+        return 0
+    return 1 if "booted" in fixtures else 2
 
 
 def name(test: str) -> str:

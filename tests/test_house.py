@@ -20,7 +20,7 @@ ROOMS = (
     "autopsy", "as_sold", "wiring", "machine", "readiness", "staticpod", "template", "template_cache", "scenario",
     "bench", "fleet", "cluster", "restorer", "sharing", "journey", "powercut", "preflight", "doctor", "explain",
     "report", "perf", "boottime", "scheduling", "items", "asked", "run", "sharding", "measuring", "claim", "nodes",
-    "plugin", "interactive", "completion", "cli", "__main__",
+    "letgo", "plugin", "interactive", "completion", "cli", "__main__",
 )  # fmt: skip
 #: Who may import a library; to swap it is to touch one room.
 OWNERS = {
@@ -28,7 +28,7 @@ OWNERS = {
     "kubernetes": {"cluster.api"}, "cryptography": {"cluster.authority"},
     "minisign": {"report.signature"}, "xdist": {"scheduling"}, "filelock": {"template_cache"}, "packaging": {"known"},
     "pydantic": {"profile", "template", "perf.jsonlines", "perf.sweeps", "known", "report.document"},
-    "pytest": {"plugin", "nodes", "items", "asked", "run", "scheduling", "sharding", "measuring", "claim"},
+    "pytest": {"plugin", "nodes", "items", "asked", "run", "letgo", "scheduling", "sharding", "measuring", "claim"},
     "psutil": {"capacity", "leftovers", "report.collector"}, "rich": {"report.progress", "powercut.campaign"},
     "otava": {"perf.changes"},
     "sqlalchemy": {"perf.schema", "perf.history", "perf.migrations.versions.v0001_samples"},
