@@ -127,7 +127,6 @@ def test_a_metric_shows_its_change_point_budget_phases_and_verdict(page: Browser
 
 def test_the_keyboard_goes_from_build_to_build_and_opens_one(page: Browser, site: str) -> None:
     page.open(f"{site}#/metric/{trend_number(page, site, 'boot')}")
-    page.wait_for("document.querySelector('.plot[aria-valuenow]') !== null")  # a plot is drawn once it has a size
     page.run("document.querySelector('.plot').focus()")
     last = page.run("document.querySelector('.plot').getAttribute('aria-valuenow')")
     page.press("ArrowLeft")
@@ -135,6 +134,17 @@ def test_the_keyboard_goes_from_build_to_build_and_opens_one(page: Browser, site
     assert page.run("document.querySelector('.plot').getAttribute('aria-valuetext')").startswith("3.99, 2021-09-08: ")
     page.press("Enter")
     page.wait_for("location.hash.startsWith('#/build/') && document.querySelector('h1').textContent === '3.99'")
+
+
+def test_a_plot_takes_keys_before_it_is_drawn(page: Browser, site: str) -> None:
+    page.open(site)
+    frame = ("new Frame({labels: ['1', '2'], starts: [0, 1], low: 0, high: 1, unit: 's', height: 99, name: 'boot', "
+             "words: (place) => ({text: `build ${place}`, parts: [], dots: [0.5]}), open: () => {}})")
+    pressed = ("frame.plot.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowLeft'})); "
+               "frame.plot.dispatchEvent(new PointerEvent('pointermove', {clientX: 9}))")
+    page.complaints.clear()
+    assert page.run(f"(() => {{const frame = {frame}; {pressed}; return frame.plot.ariaValueText}})()") == "build 0"
+    assert page.complaints == []
 
 
 def test_everything_that_acts_can_be_reached_by_tab(page: Browser, site: str) -> None:

@@ -68,6 +68,7 @@ class Frame {
       onkeydown: (event) => this.key(event), onpointermove: (event) => this.point(event),
       onpointerdown: (event) => this.point(event), ondblclick: () => this.open(this.cursor)});
     this.node = el("div", {class: "chart"}, this.plot, this.readout);
+    this.move(this.cursor);
     new ResizeObserver(() => this.draw()).observe(this.plot);
   }
 
@@ -107,6 +108,7 @@ class Frame {
   }
 
   point(event) {
+    if (!this.mark) return;
     const place = (event.clientX - this.plot.getBoundingClientRect().left - this.x(0)) / ((this.x(1) - this.x(0)) || 1);
     this.move(Math.min(this.count - 1, Math.max(0, Math.round(place))));
   }
@@ -127,6 +129,7 @@ class Frame {
     this.plot.setAttribute("aria-valuenow", place + 1);
     this.plot.setAttribute("aria-valuetext", text);
     this.readout.replaceChildren(...parts);
+    if (!this.mark) return; // not drawn yet: to draw is to move here
     this.mark.replaceChildren(
       el("line", {x1: this.x(place), x2: this.x(place), y1: MARGIN.top - 6, y2: this.height - MARGIN.bottom}),
       ...marks.map((value) => el("circle", {cx: this.x(place), cy: this.y(value), r: 4})));
