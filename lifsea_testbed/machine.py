@@ -53,7 +53,8 @@ class Machine(Transfers, AsSold, Wired):
 
     `directory` holds what is thrown away, `records` what is kept: the transcript of each boot, the journal, the
     commands that were run, QEMU's command line and what it was told, the requests to the metadata service, and after a
-    failure the screen. Secrets are masked in all of it.
+    failure the screen. Secrets are masked in all of it. `restored_in` is how long it took to have it, from a template,
+    up and told the time (seconds), or nothing if it was booted.
     """
 
     def __init__(self, *, hardware: argv.Hardware, image: Image, profile: Callable[[], Profile], patience: Patience,
@@ -65,6 +66,7 @@ class Machine(Transfers, AsSold, Wired):
         self.guest = Guest(self, profile)
         self.boot_id = ""
         self.shell_after = 0.0
+        self.restored_in: float | None = None
         self.road = Road.NONE
         self.boots: list[Boot] = []
         self._cards: list[Card] = []

@@ -149,6 +149,12 @@ class Measuring:
         )  # fmt: skip
 
 
+def restored(item: pytest.Item, seconds: float) -> None:
+    """Takes how long the machine of a test was waited for."""
+    measure_of(item)("restore", seconds, unit="s", better="lower",
+                     definition="From a template on disk to a machine that answers, its clock stepped to now.")
+
+
 def measure_of(item: pytest.Item) -> Measure:
     """Returns what takes the figures of that test."""
     return item.stash.setdefault(MEASURED, Measure())

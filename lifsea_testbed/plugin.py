@@ -258,9 +258,13 @@ def machine(bench: Bench, request: pytest.FixtureRequest) -> Iterator[Machine]:
 
     With `@pytest.mark.shares_machine` it is one that all tests with that mark share, and that they leave as it is.
     """
+    from lifsea_testbed import measuring
+
     run = _run(request.config)
     shares = request.node.get_closest_marker("shares_machine")
     with run.shared.lent() if shares else run.restorer.machine(request.node.nodeid) as lent:
+        if not shares and lent.restored_in is not None:
+            measuring.restored(request.node, lent.restored_in)
         yield lent
 
 

@@ -123,11 +123,13 @@ class Restorer:
 
     def _go_on(self, stack: contextlib.ExitStack, template: Template, name: str) -> Machine:
         with contextlib.ExitStack() as inner:
+            began = time.monotonic()
             memory = self._own_memory(inner, template) if self._keeps else template.memory
             layers = Layers(below=template.layers.below, overlay=self._place(inner, "overlay.qcow2"))
             machine = inner.enter_context(self.bench.off(name, layers=layers, instance=template.facts.instance,
                                                           memory=memory))  # fmt: skip
             templates.resume(template, machine)
+            machine.restored_in = time.monotonic() - began
             self.bench.identify(machine)
             stack.enter_context(inner.pop_all())
         return machine

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import multiprocessing
 import os
 import random
@@ -312,7 +313,7 @@ def test_restored_machines_are_clean_and_not_each_other(tmp_path: Path) -> None:
                 machine.run("echo x | tee /etc/changed >/var/changed; sync")
                 asked = machine.run("curl -s http://100.100.100.200/latest/meta-data/instance-id").stdout
                 assert asked == machine.instance.id
-                assert machine.requests and machine.shell_after > 0
+                assert machine.requests and machine.shell_after > 0 and (machine.restored_in or 0) > 0
                 assert "Linux version" in (machine.records / "template-journal.txt").read_text()
                 assert abs(machine.guest.hardware.clock_offset()) <= 2
                 seen.append({"uuid": machine.run("cat /proc/sys/kernel/random/uuid").stdout,
@@ -347,6 +348,8 @@ def test_the_machine_of_a_failed_test_is_kept_and_opens_where_it_stood(
     python, *command = shlex.split(line.partition(": ")[2])
     assert python == "python"
     kept = pytester.path / command[-1]
+    figures = [json.loads(line) for line in (pytester.path / "reports/metrics.jsonl").read_text().splitlines()]
+    assert [figure["metric"]["name"] for figure in figures] == ["restore"]
     before = stamps(kept)
     for _ in range(2):
         shell = pexpect.spawn(sys.executable, command, cwd=str(pytester.path), timeout=120)
