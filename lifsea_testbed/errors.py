@@ -4,6 +4,7 @@
     ├── TestbedError          not the image's fault                       → broken
     │   ├── HostError         this host cannot do what is asked
     │   │   ├── LaunchError   QEMU did not start, or died by itself
+    │   │   │   └── EmulatorFailed  by an error of its own
     │   │   └── TimerStarved  a busy host let the guest's timer not tick
     │   ├── ChannelError      the conversation with the guest broke its own rules
     │   └── CallerError       bad input from the user                     → one line, exit status 4
@@ -81,6 +82,10 @@ class HostError(TestbedError):
 
 class LaunchError(HostError):
     """QEMU did not start, or ended without being asked to."""
+
+
+class EmulatorFailed(LaunchError):
+    """QEMU ended by an error of its own: a failed assertion, a bad access to memory."""
 
 
 class TimerStarved(HostError):

@@ -20,7 +20,15 @@ from lifsea_testbed.deadline import Deadline, Patience
 from lifsea_testbed.ecs.instance import Card, Instance
 from lifsea_testbed.ecs.metadata import Metadata, Seen
 from lifsea_testbed.ecs.service import MetadataService
-from lifsea_testbed.errors import BootFailed, CommandFailed, GuestCrashed, GuestFailure, TimerStarved, WaitTimedOut
+from lifsea_testbed.errors import (
+    BootFailed,
+    CommandFailed,
+    EmulatorFailed,
+    GuestCrashed,
+    GuestFailure,
+    TimerStarved,
+    WaitTimedOut,
+)
 from lifsea_testbed.guest import offline, system
 from lifsea_testbed.guest.guest import Guest
 from lifsea_testbed.guest.shell import QUESTION
@@ -44,7 +52,7 @@ _GOING_DOWN = 30.0
 _ATTACHING = 10.0
 #: How long the shell of a machine that goes on may take to answer (seconds on the host); it waited at its prompt.
 _RESUMING = 30.0
-#: How often a machine is powered on before a host that never lets its timer tick is given up.
+#: How often a machine is powered on before a host that does not let it come up is given up.
 _POWER_ONS = 3
 
 
@@ -128,21 +136,23 @@ class Machine(Transfers, AsSold, Wired):
 
     @step("power on")
     def power_on(self) -> None:
-        """Powers on and returns when the root shell is open; again if the host was too busy for the guest's timer.
+        """Powers on and returns when the root shell is open.
+
+        Does so again if the host was too busy for the guest's timer, or QEMU failed before the guest wrote anything.
 
         Raises:
             BootFailed: no shell opened in time.
             GuestCrashed: the console, or QEMU, said that the guest will never come up.
             LaunchError: QEMU did not start.
-            TimerStarved: the host was too busy each time.
+            TimerStarved, EmulatorFailed: the host was too busy each time; QEMU failed.
         """
         for attempt in range(1, _POWER_ONS + 1):
             self.start()
             try:
                 self._await_shell()
                 return
-            except TimerStarved:
-                if attempt == _POWER_ONS:
+            except (TimerStarved, EmulatorFailed) as error:
+                if attempt == _POWER_ONS or not (isinstance(error, TimerStarved) or self.boot.left_no_trace):
                     raise
                 self.boots.pop().close()
 

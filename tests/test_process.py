@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from lifsea_testbed.deadline import Deadline
+from lifsea_testbed.errors import EmulatorFailed, LaunchError
 from lifsea_testbed.qemu.confinement import Confinement, confinement
 from lifsea_testbed.qemu.process import QemuProcess, describe_exit
 
@@ -49,6 +50,15 @@ def test_its_end_is_noticed_and_explained(tmp_path: Path) -> None:
     death = process.death()
     assert "exited with status 3" in death.happened
     assert "no such option" in death.evidence
+
+
+@pytest.mark.parametrize(("signal", "error"), [("ABRT", EmulatorFailed), ("SEGV", EmulatorFailed),
+                                               ("KILL", LaunchError), ("TERM", LaunchError)])  # fmt: skip
+def test_an_error_of_its_own_is_told_from_a_kill(tmp_path: Path, signal: str, error: type[LaunchError]) -> None:
+    ended = threading.Event()
+    process = start(tmp_path, "sh", "-c", f"ulimit -c 0; kill -{signal} $$", ended=ended)
+    assert ended.wait(10.0)
+    assert type(process.death()) is error and signal in process.death().happened
 
 
 def test_it_is_gone_after_a_kill(tmp_path: Path) -> None:

@@ -311,6 +311,7 @@ def test_restored_machines_are_clean_and_not_each_other(tmp_path: Path) -> None:
                 assert abs(float(machine.run("date +%s.%N").stdout) - time.time()) < 1.0
                 assert machine.run("test -e /etc/changed || test -e /var/changed", check=False).exit_status == 1
                 machine.run("echo x | tee /etc/changed >/var/changed; sync")
+                assert not machine.boot.left_no_trace
                 asked = machine.run("curl -s http://100.100.100.200/latest/meta-data/instance-id").stdout
                 assert asked == machine.instance.id
                 assert machine.requests and machine.shell_after > 0 and (machine.restored_in or 0) > 0

@@ -12,11 +12,13 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lifsea_testbed.errors import LaunchError
+from lifsea_testbed.errors import EmulatorFailed, LaunchError
 from lifsea_testbed.qemu.confinement import Confinement
 from lifsea_testbed.text import printable
 
 _STDERR_SHOWN = 4000
+#: The signals by which a program ends that finds itself in error; from elsewhere come SIGKILL and SIGTERM.
+_OWN_ERRORS = frozenset({signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE})
 
 
 class QemuProcess:
@@ -62,8 +64,11 @@ class QemuProcess:
 
     def death(self) -> LaunchError:
         """The error that tells how it ended: exit status or signal, and what it said."""
-        return LaunchError(f"QEMU {describe_exit(self._process.returncode)}", evidence=self.said(),
-                           hint="the host may be out of memory or disk; see the command line in the evidence")
+        status, hint = self._process.returncode, "see the command line in the evidence"
+        if -(status or 0) in _OWN_ERRORS:
+            return EmulatorFailed(f"QEMU {describe_exit(status)}", evidence=self.said(), hint=hint)
+        return LaunchError(f"QEMU {describe_exit(status)}", evidence=self.said(),
+                           hint=f"the host may be out of memory or disk; {hint}")
 
     def kill(self) -> None:
         """Ends it at once, and returns when it is gone."""

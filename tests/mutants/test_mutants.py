@@ -81,7 +81,7 @@ def test_a_mutant_is_killed_by_the_claim_meant(name: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", SAMPLE)
 def test_a_mutant_is_killed_by_no_other_claim(name: str, tmp_path: Path) -> None:
     mutant = MUTANTS[name]
-    statuses = judged(name, tmp_path, "suite", "--boots", "1")
+    statuses = judged(name, tmp_path, "suite", "--boots", "1", "--reruns", "1")
     failed = {claim for claim, status in statuses.items() if status in ("failed", "broken")}
     assert mutant.claim in failed
     assert failed - {mutant.claim, *mutant.also} == set()
