@@ -23,7 +23,7 @@ TOLD_WITHOUT_SHELL = {"packages-about-200", "image-small", "no-python", "no-inte
 def judged(line: str, reports: Path) -> dict[str, set[str]]:
     """The claims that the image of that line is held to, by their status."""
     command = [sys.executable, "-m", "pytest", "suites", "-p", "no:cacheprovider", "--image",
-               str(built(f"reference-{line}")), "--reports", str(reports)]  # fmt: skip
+               str(built(f"reference-{line}")), "--reports", str(reports), "--boots", "1"]  # fmt: skip
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     print(ran.stdout)
     gate = json.loads((reports / "gate.json").read_text("utf-8"))
