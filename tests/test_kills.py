@@ -52,6 +52,8 @@ GREEN, BROKEN = 0, 6
 REFUSED = 4
 #: What the kernel kills with its parent is gone at once; on a busy host it takes until it is scheduled (seconds).
 DYING = 20.0
+#: How often a kill is tried that comes when its run is over already.
+TRIES = 5
 
 
 class Victim(enum.Enum):
@@ -151,14 +153,18 @@ def candidates(run: subprocess.Popen[bytes], victim: Victim) -> list[psutil.Proc
 
 
 def kill_again_and_again(place: Place, victims: list[Victim], seed: int) -> Counter[Victim]:
-    """Kills one after the other, with a green run after each; returns how many died before their run was over."""
-    chance, hit = random.Random(seed), Counter[Victim]()
+    """Kills one after the other, with a green run after each; a kill that came too late is tried again."""
+    chance, hit, late = random.Random(seed), Counter[Victim](), 0
     place.assert_green()
     for victim in victims:
-        hit[victim] += kill_one(place, victim, chance)
-        place.assert_green()
-    print(f"{len(victims)} kills, {hit.total()} of them during the run: {dict(hit)}; directories that a killed pytest "
-          f"left to the next run: {sum(place.left)}; then 0 processes, sockets and files, and each next run was green")
+        for _ in range(TRIES):
+            hit[victim] += (in_time := kill_one(place, victim, chance))
+            late += not in_time
+            place.assert_green()
+            if in_time:
+                break
+    print(f"{hit.total()} kills: {dict(hit)}, and {late} that came too late; directories that a killed pytest left to "
+          f"the next run: {sum(place.left)}; then 0 processes, sockets and files, and each next run was green")
     return hit
 
 
@@ -178,7 +184,7 @@ def test_a_killed_run_leaves_nothing_to_the_next(quick: Place) -> None:
 def test_a_hundred_kills_leave_nothing(quick: Place) -> None:
     victims = [Victim.PYTEST, Victim.WORKER, Victim.QEMU] * 33 + [Victim.PYTEST]
     hit = kill_again_and_again(quick, victims, seed=2)
-    assert all(hit[victim] >= 20 for victim in Victim), hit
+    assert hit == Counter(victims)
 
 
 @pytest.mark.nightly
