@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
-import threading
-import time
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import psutil
 import pytest
 
 from lifsea_testbed.errors import EmulatorFailed, Explained, GuestCrashed, LaunchError, TimerStarved
 from lifsea_testbed.machine import Machine
-from lifsea_testbed.preflight import Wish, prepare
-from tests import quick
-from tests.boot_sector import slow_image
 
 
 class Starving(Machine):
@@ -66,26 +57,3 @@ def test_any_other_end_is_the_end(end: type[Explained]) -> None:
     with pytest.raises(end):
         machine.power_on()
     assert (len(machine.boots), machine.closed) == (1, 0)
-
-
-def test_a_real_emulator_that_fails_while_it_boots_is_started_again(tmp_path: Path) -> None:
-    image = slow_image(tmp_path / "slow.raw", "." * 440 + "\nup and running\n")
-    (tmp_path / "quick.toml").write_text(quick.PROFILE)
-    bench = prepare(Wish(image=str(image), next_image=None, profile=str(tmp_path / "quick.toml"), accelerator="tcg",
-                         instance_type="ecs.g7.large", reports=tmp_path / "reports")).bench()  # fmt: skip
-    failed: list[int] = []
-
-    def fail(console: Path) -> None:
-        while not (console.exists() and "..." in console.read_text("utf-8", "replace")):
-            time.sleep(0.01)
-        failed.extend(child.pid for child in psutil.Process().children() if child.name().startswith("qemu-system"))
-        os.kill(failed[0], signal.SIGABRT)
-
-    try:
-        threading.Thread(target=fail, args=(tmp_path / "reports/machines/slow/transcript-1.txt",), daemon=True).start()
-        with bench.machine("slow") as machine:
-            machine.wait_until_ready()
-            assert [machine.boot.process.pid] != failed and machine.boot.left_no_trace
-        assert len(failed) == 1
-    finally:
-        bench.close()
