@@ -16,6 +16,11 @@ def machines_of(item: pytest.Item) -> dict[str, Machine]:
     return fleet | {name: machine for name, machine in held.items() if isinstance(machine, Machine)}
 
 
+def fixtures_of(item: pytest.Item) -> tuple[str, ...]:
+    """Returns the names of the fixtures that the test asks for, by way of others as well."""
+    return tuple(getattr(item, "fixturenames", ()))
+
+
 def claim_of(item: pytest.Item) -> str | None:
     """Returns the claim that the test judges, if it judges one."""
     marker = item.get_closest_marker("claim")

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from lifsea_testbed.items import fixtures_of
+
 #: Whoever shares the machine of `run.shared` is counted under this name.
 _SHARED = "machine, shared"
 
@@ -45,7 +47,7 @@ class LetsGo:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, Any, Any]:
-        """Ends what no later test asks for, the newest first."""
+        """Ends what no later test asks for, the newest first; what has ended already takes that as nothing."""
         result = yield
         for end in reversed([end for name, end in self._made.items() if self._left[name] <= 0]):
             end()
@@ -54,4 +56,4 @@ class LetsGo:
 
 def _asked(item: pytest.Item) -> set[str]:
     shares = {_SHARED} if item.get_closest_marker("shares_machine") else set()
-    return shares | set(getattr(item, "fixturenames", ()))
+    return shares | set(fixtures_of(item))

@@ -175,12 +175,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _arrange(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Puts the tests that share a machine first, and those of one scenario into a group of xdist, if they have none."""
     from lifsea_testbed import spread
+    from lifsea_testbed.items import fixtures_of
 
-    items.sort(key=lambda item: spread.place(getattr(item, "fixturenames", ())))
+    items.sort(key=lambda item: spread.turn(fixtures_of(item)))
     if not config.pluginmanager.has_plugin("xdist"):
         return
     for item in items:
-        name = spread.scenario(getattr(item, "fixturenames", ()))
+        name = spread.scenario(fixtures_of(item))
         if name and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(name))
 

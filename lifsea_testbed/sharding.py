@@ -9,6 +9,7 @@ import pytest
 
 from lifsea_testbed import spread
 from lifsea_testbed.errors import CallerError
+from lifsea_testbed.items import fixtures_of
 from lifsea_testbed.text import printable
 
 _DURATIONS, _PLAN = "lifsea_durations", "lifsea_plan"
@@ -45,8 +46,7 @@ class Sharding:
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """Leaves the tests of this shard, of those that the other options select."""
         names = [spread.name(item.nodeid) for item in items]
-        tests = {name: spread.scenario(getattr(item, "fixturenames", ()))
-                 for name, item in zip(names, items, strict=True)}  # fmt: skip
+        tests = {name: spread.scenario(fixtures_of(item)) for name, item in zip(names, items, strict=True)}
         places = spread.shards(tests, self._count, self._durations)
         others = [item for item, name in zip(items, names, strict=True) if places[name] != self._index]
         items[:] = [item for item, name in zip(items, names, strict=True) if places[name] == self._index]

@@ -30,8 +30,8 @@ def scenario(fixtures: Collection[str]) -> str | None:
     return next((name for fixture, name in SCENARIOS.items() if fixture in fixtures), None)
 
 
-def place(fixtures: Collection[str]) -> int:
-    """Returns where a test with those fixtures comes: the machines that many share are let go first."""
+def turn(fixtures: Collection[str]) -> int:
+    """Returns the turn of a test with those fixtures, the lowest first: machines that many share are let go early."""
     if _OWN.isdisjoint(fixtures) and scenario(fixtures) in (None, "watched"):
         return 0
     return 1 if "booted" in fixtures else 2
