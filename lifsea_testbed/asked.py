@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lifsea_testbed.qemu.accelerator import Accelerator, Kind
+from lifsea_testbed.found import Found
 from lifsea_testbed.report.signature import PASSWORD, Signer
 
 
@@ -17,10 +17,14 @@ def told(config: pytest.Config, name: str) -> Any:
     return getattr(config, "workerinput", {}).get(name)
 
 
-def measured(config: pytest.Config) -> Accelerator | None:
-    """Returns the accelerator that the main process chose, to a worker."""
-    fields = told(config, "lifsea_accelerator")
-    return Accelerator(**{**fields, "kind": Kind(fields["kind"])}) if fields else None
+def found(config: pytest.Config) -> Found | None:
+    """Returns what the main process found out, to a worker.
+
+    Raises:
+        ImageRefused: an image was changed since.
+    """
+    facts = told(config, "lifsea_found")
+    return Found.known_by(facts) if facts else None
 
 
 def signer(config: pytest.Config) -> Signer | None:

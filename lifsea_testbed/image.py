@@ -10,9 +10,10 @@ import resource
 import struct
 import subprocess
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from lifsea_testbed.errors import HostError, ImageRefused
 
@@ -57,6 +58,27 @@ class Image:
             while made <= size and (piece := file.read(_PIECE)):
                 made += len(squeeze.compress(piece))
         return made + len(squeeze.flush()) <= size
+
+    def facts(self) -> dict[str, Any]:
+        """What is known of the image, its digest as well, for another process of the run: numbers, texts and lists."""
+        return {**asdict(self), "path": str(self.path), "format": str(self.format), "stamp": list(self.stamp),
+                "sha256": self.sha256}  # fmt: skip
+
+    @classmethod
+    def known_by(cls, facts: Mapping[str, Any]) -> Image:
+        """Returns the image of those facts, which is not read again.
+
+        Raises:
+            ImageRefused: it was changed since.
+        """
+        fields = {**facts, "path": Path(facts["path"]), "format": DiskFormat(facts["format"]),
+                  "stamp": tuple(facts["stamp"])}  # fmt: skip
+        sha256 = fields.pop("sha256")
+        image = cls(**fields)
+        if not image.unchanged:
+            raise ImageRefused(f"{image.path}: was changed while the run started", hint="run again, with a copy of it")
+        vars(image)["sha256"] = sha256
+        return image
 
     @property
     def unchanged(self) -> bool:

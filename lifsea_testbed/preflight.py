@@ -14,6 +14,7 @@ from lifsea_testbed.bench import Bench, Fitting
 from lifsea_testbed.claims import catalogue
 from lifsea_testbed.ecs import catalogue as instances
 from lifsea_testbed.errors import CallerError
+from lifsea_testbed.found import Found
 from lifsea_testbed.image import Image, examine
 from lifsea_testbed.known import Known
 from lifsea_testbed.leftovers import Leftover
@@ -55,6 +56,12 @@ class Prepared:
     place: Path
     cleaned: tuple[Leftover, ...] = ()
 
+    @property
+    def found(self) -> Found:
+        """What the other processes of the run need not find out again."""
+        return Found(image=self.image, next_image=self.next_image, accelerator=self.accelerator,
+                     memory=self.fitting.memory, place=self.place)
+
     def bench(self) -> Bench:
         """Returns the bench for one process of the run."""
         return Bench(
@@ -67,10 +74,8 @@ class Prepared:
         )  # fmt: skip
 
 
-def prepare(wish: Wish, *, measured: Accelerator | None = None, memory: int | None = None,
-            place: Path | None = None) -> Prepared:
-    """Checks the wish against image, profile, catalogue and host; `measured` spares the measurement,
-    `memory` (MiB) is what guests get in the other processes of the run, and `place` is where these have their overlays.
+def prepare(wish: Wish, *, found: Found | None = None) -> Prepared:
+    """Checks the wish against image, profile, catalogue and host; `found` is what another process found out already.
 
     What runs that were killed left on the host is removed.
 
@@ -84,19 +89,26 @@ def prepare(wish: Wish, *, measured: Accelerator | None = None, memory: int | No
     if wish.profile != benches.AUTO:
         profiles.load(wish.profile)
     known = known_issues.load(_known_issues(wish), on=known_issues.today())
-    image = examine(Path(wish.image))
-    next_image = examine(Path(wish.next_image)) if wish.next_image else None
     emulator = emulators.find()
     cleaned = tuple(leftovers.clean())
-    fitting = _fit(instance_type.memory, wish.workers) if memory is None else \
-        Fitting(memory=memory, wanted=instance_type.memory)  # fmt: skip
-    place = place or benches.choose_place(leftovers.places(), machines=wish.workers, fitting=fitting,
-                                          memory=capacity.available_memory())  # fmt: skip
-    benches.require_disk(place)
-    accelerator = measured or accelerators.choose(wish.accelerator, emulator)
+    found = found or _find_out(wish, emulator, wanted=instance_type.memory)
+    benches.require_disk(found.place)
     _require_directory(wish.reports)
-    return Prepared(wish=wish, image=image, next_image=next_image, emulator=emulator, fitting=fitting,
-                    accelerator=accelerator, known=known, place=place, cleaned=cleaned)  # fmt: skip
+    return Prepared(wish=wish, image=found.image, next_image=found.next_image, emulator=emulator,
+                    fitting=Fitting(memory=found.memory, wanted=instance_type.memory), accelerator=found.accelerator,
+                    known=known, place=found.place, cleaned=cleaned)  # fmt: skip
+
+
+def _find_out(wish: Wish, emulator: emulators.Emulator, *, wanted: int) -> Found:
+    """Examines the images and measures the host, on which guests want so many MiB of memory."""
+    image = examine(Path(wish.image))
+    next_image = examine(Path(wish.next_image)) if wish.next_image else None
+    available = capacity.available_memory()
+    fitting = benches.fit_memory(wanted, available // wish.workers)
+    place = benches.choose_place(leftovers.places(), machines=wish.workers, fitting=fitting, memory=available)
+    benches.require_disk(place)
+    return Found(image=image, next_image=next_image, accelerator=accelerators.choose(wish.accelerator, emulator),
+                 memory=fitting.memory, place=place)  # fmt: skip
 
 
 def _known_issues(wish: Wish) -> list[Path]:
@@ -116,10 +128,6 @@ def workers(instance_type: str) -> int:
     wanted, available = instances.find(instance_type), capacity.available_memory()
     return capacity.workers(processors=capacity.processors(), memory=available, guest_processors=wanted.cpus,
                             guest_memory=benches.fit_memory(wanted.memory, available).memory)  # fmt: skip
-
-
-def _fit(wanted: int, workers: int) -> Fitting:
-    return benches.fit_memory(wanted, capacity.available_memory() // workers)
 
 
 def _require_directory(path: Path) -> None:

@@ -93,8 +93,7 @@ class Run:
         try:
             seconds(config.option.power_cuts or "0s")
             signer = asked.signer(config)
-            prepared = prepare(wish, measured=asked.measured(config), memory=asked.told(config, "lifsea_memory"),
-                               place=Path(place) if (place := asked.told(config, "lifsea_place")) else None)
+            prepared = prepare(wish, found=asked.found(config))
         except (CallerError, HostError) as error:
             raise pytest.UsageError(printable(error.one_line)) from None
         if not config.option.allure_report_dir:
@@ -146,15 +145,12 @@ class Run:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
-        """Tells a worker of xdist what was measured already."""
-        accelerator = self._prepared.accelerator
+        """Tells a worker of xdist what was found out already."""
         node.workerinput["lifsea_groups"] = self._config.option.dist == "loadgroup"
         # There each worker runs each test, and has its own evidence of it.
         node.workerinput["lifsea_worker"] = node.gateway.id if self._config.option.dist == "each" else ""
         node.workerinput["lifsea_controller"] = os.getpid()
-        node.workerinput["lifsea_memory"] = self._prepared.fitting.memory
-        node.workerinput["lifsea_place"] = str(self._prepared.place)
-        node.workerinput["lifsea_accelerator"] = {**asdict(accelerator), "kind": str(accelerator.kind)}
+        node.workerinput["lifsea_found"] = self._prepared.found.facts()
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> object:

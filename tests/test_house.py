@@ -18,9 +18,9 @@ ROOMS = (
     "masking", "errors", "deadline", "text", "steps", "records", "lifeline", "leftovers", "hub", "capacity",
     "spread", "claims", "image", "disk", "profile", "known", "ecs", "qemu", "console", "guest", "upgrade", "boot",
     "autopsy", "as_sold", "wiring", "machine", "readiness", "staticpod", "template", "template_cache", "scenario",
-    "bench", "fleet", "cluster", "restorer", "sharing", "journey", "powercut", "preflight", "doctor", "explain",
-    "report", "perf", "boottime", "scheduling", "items", "asked", "run", "sharding", "measuring", "claim", "nodes",
-    "letgo", "plugin", "interactive", "completion", "cli", "__main__",
+    "bench", "fleet", "cluster", "restorer", "sharing", "journey", "powercut", "found", "preflight", "doctor",
+    "explain", "report", "perf", "boottime", "scheduling", "items", "asked", "run", "sharding", "measuring", "claim",
+    "nodes", "letgo", "plugin", "interactive", "completion", "cli", "__main__",
 )  # fmt: skip
 #: Who may import a library; to swap it is to touch one room.
 OWNERS = {
