@@ -184,8 +184,11 @@ class Boot:
                 if deadline.expired:
                     raise
 
-    def meet_shell(self, road: Road, access: Access, deadline: Deadline) -> str:
+    def meet_shell(self, road: Road, access: Access, deadline: Deadline,
+                   first: Callable[[Channel], object] = lambda channel: None) -> str:
         """Makes the shell that opens by itself, or is open already, the channel, and returns the boot id.
+
+        `first` is done with the channel before the shell is greeted.
 
         Raises:
             WaitTimedOut: no shell answered in time.
@@ -195,6 +198,7 @@ class Boot:
             self.channel = self._port
         else:
             self._take_console(access)
+        first(self.channel)
         return self.channel.greet(deadline)
 
     def _take_console(self, access: Access) -> tuple[Transcript, TerminalChannel]:

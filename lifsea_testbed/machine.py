@@ -15,7 +15,7 @@ from lifsea_testbed import autopsy
 from lifsea_testbed.as_sold import AsSold
 from lifsea_testbed.boot import Boot
 from lifsea_testbed.console import access
-from lifsea_testbed.console.channel import CommandResult
+from lifsea_testbed.console.channel import Channel, CommandResult
 from lifsea_testbed.deadline import Deadline, Patience
 from lifsea_testbed.ecs.instance import Card, Instance
 from lifsea_testbed.ecs.metadata import Metadata, Seen
@@ -167,8 +167,7 @@ class Machine(Transfers, AsSold, Wired):
 
         number = len(self.boots) + 1
         boot = Boot(self._hardware, image=self.image, overlay=self._overlay, directory=self._directory,
-                    transcript=self.records / f"transcript-{len(self.boots) + 1}.txt",
-                    confinement=self._confinement,
+                    transcript=self.records / f"transcript-{number}.txt", confinement=self._confinement,
                     with_virtio_console=self._profile().access.line is Line.VIRTIO, layers=self._layers,
                     memory=None if self.boots else self._memory, mask=self._mask, log=log, data=self._data,
                     counter=self._counter)  # fmt: skip
@@ -177,8 +176,9 @@ class Machine(Transfers, AsSold, Wired):
         boot.start(self._cards)
         self._open_ports(boot)
 
-    def resume(self, access: Access, *, road: Road, shell_after: float) -> None:
-        """Goes on from the state that its memory was given with, and returns when the shell answers there.
+    def resume(self, access: Access, *, road: Road, shell_after: float,
+               first: Callable[[Channel], object] = lambda channel: None) -> None:
+        """Goes on from the state that its memory was given with, does what is first, and waits for the shell.
 
         Raises:
             LaunchError, WaitTimedOut: QEMU did not start, or did not take the state; the shell does not answer.
@@ -186,7 +186,7 @@ class Machine(Transfers, AsSold, Wired):
         self._resumed = True
         self.start()
         self.road, self.shell_after = road, shell_after
-        self.boot_id = self.boot.meet_shell(road, access, Deadline.after(_RESUMING))
+        self.boot_id = self.boot.meet_shell(road, access, Deadline.after(_RESUMING), first)
 
     def run(self, command: str | Sequence[str], *, check: bool = True, within: float = QUESTION,
             input: bytes = b"") -> CommandResult:

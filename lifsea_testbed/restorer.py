@@ -162,13 +162,13 @@ class Restorer:
             machine.run("sync")
             await_quiet(machine)
             quiet = time.monotonic() - ready
+            machine.save_evidence()
             try:
-                ahead = templates.clock_ahead(machine)
+                ahead, waiting = templates.clock_ahead(machine), templates.wait(machine)
             except ChannelError as error:
                 raise CannotRestore(error.happened, evidence=error.evidence) from error
-            machine.save_evidence()
             templates.save(machine, directory, key=self.key(), profile=bench.profile_name, ahead=ahead,
-                           took=time.monotonic() - began, quiet=quiet)  # fmt: skip
+                           took=time.monotonic() - began, quiet=quiet, waiting=waiting)  # fmt: skip
         bench.say(f"template made in {time.monotonic() - began:.1f} s")
 
     def _say_that_another_makes_it(self) -> None:

@@ -10,27 +10,32 @@ import contextlib
 import os
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from lifsea_testbed.console.channel import Channel, PortChannel
+from lifsea_testbed.deadline import Deadline
 from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.ecs.metadata import Seen
 from lifsea_testbed.errors import GuestFailure, TestbedError
-from lifsea_testbed.guest.renewal import renew
+from lifsea_testbed.guest import renewal
 from lifsea_testbed.machine import Machine
 from lifsea_testbed.profile import Access, Road
 from lifsea_testbed.qemu.memory import Memory, copy
 from lifsea_testbed.qemu.overlay import Layers
 
 #: Of the files and of what is in them; one of another format is made anew.
-FORMAT = 1
+FORMAT = 2
 FACTS, MEMORY, STATE, RECORDS = "template.json", "memory", "state", "records"
 #: How far a restored guest's clock may be off, beside the time that its answer took (microseconds).
 _CLOCK_IS_RIGHT = 250_000
 #: One for each shell that waits in the guest.
 _READINGS = 4
+#: How long the program that tells a guest the time may take (seconds on the host).
+_RENEWAL = 30.0
 
 
 class Facts(BaseModel):
@@ -38,7 +43,8 @@ class Facts(BaseModel):
 
     `image` is the path that the image had, `clock` is the guest's at the moment that it was stopped (microseconds since
     the epoch), `tokens` are those of the metadata service with the seconds that they are good for, `shell_after`,
-    `took` (all that it cost) and `quiet` (the part of it that the guest took to come to rest) are seconds.
+    `took` (all that it cost) and `quiet` (the part of it that the guest took to come to rest) are seconds. `renewal` is
+    the nonce by which the program answers that waits in the guest to tell it the time; without, none waits.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -61,6 +67,7 @@ class Facts(BaseModel):
     made: str
     took: float
     quiet: float
+    renewal: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,11 +109,11 @@ def load(directory: Path) -> Template:
 
 
 def save(machine: Machine, directory: Path, *, key: dict[str, str], profile: str, ahead: int = 0,
-         took: float = 0.0, quiet: float = 0.0) -> Template:
+         took: float = 0.0, quiet: float = 0.0, waiting: str = "") -> Template:
     """Stops a machine for good and saves it; its memory must lie in a file of its own.
 
-    `ahead` is how far its clock is ahead of the host's (microseconds). The files that lie in the directory already
-    stay there, the others are copied.
+    `ahead` is how far its clock is ahead of the host's (microseconds), `waiting` what `wait` returned. The
+    files that lie in the directory already stay there, the others are copied.
 
     Raises:
         TestbedError: QEMU could not save it.
@@ -126,7 +133,7 @@ def save(machine: Machine, directory: Path, *, key: dict[str, str], profile: str
         instance=machine.instance, memory=machine.memory, disks=len(machine.disks), road=machine.road,
         access=machine.access, boot_id=machine.boot_id, shell_after=machine.shell_after, clock=stopped_at + ahead,
         tokens=tokens, seen=machine.requests, made=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), took=took,
-        quiet=quiet,
+        quiet=quiet, renewal=waiting,
     )  # fmt: skip
     shutil.copytree(machine.records, directory / RECORDS, dirs_exist_ok=True)
     (directory / FACTS).write_text(facts.model_dump_json(indent=1) + "\n", "utf-8")
@@ -154,7 +161,24 @@ def clock_ahead(machine: Machine) -> int:
     Raises:
         ChannelError: the guest cannot be told the time, so nothing can go on from it.
     """
-    return min((_reading(machine, step=0) for _ in range(_READINGS)), key=lambda reading: reading[1])[0]
+    return min((_reading(lambda: renewal.renew(machine, step=0)) for _ in range(_READINGS)),
+               key=lambda reading: reading[1])[0]
+
+
+def wait(machine: Machine) -> str:
+    """Has a program wait in the guest that will tell it the time, and returns the nonce by which it will answer.
+
+    The machine takes no command any more. On a line that does not carry every byte none waits, and nothing is returned.
+
+    Raises:
+        ChannelError, WaitTimedOut: the program does not start.
+    """
+    channel = machine.boot.channel
+    if not isinstance(channel, PortChannel):
+        return ""
+    nonce = renewal.put(machine)
+    renewal.wait(channel, nonce, Deadline.after(_RENEWAL))
+    return nonce
 
 
 def resume(template: Template, machine: Machine) -> None:
@@ -168,9 +192,17 @@ def resume(template: Template, machine: Machine) -> None:
     for name in ("transcript", "journal"):
         with contextlib.suppress(FileNotFoundError):
             shutil.copy(template.directory / RECORDS / f"{name}-1.txt", machine.records / f"template-{name}.txt")
+    readings: list[tuple[int, int]] = []
+
+    def wake(channel: Channel) -> None:
+        if facts.renewal and isinstance(channel, PortChannel):
+            readings.append(_reading(lambda: renewal.wake(channel, facts.renewal, deadline=Deadline.after(_RENEWAL),
+                                                          step=machine.boot.started_at - facts.clock)))  # fmt: skip
+
     try:
-        machine.resume(facts.access, road=facts.road, shell_after=facts.shell_after)
-        off, within = _reading(machine, step=machine.boot.started_at - facts.clock)
+        machine.resume(facts.access, road=facts.road, shell_after=facts.shell_after, first=wake)
+        off, within = readings[0] if readings else \
+            _reading(lambda: renewal.renew(machine, step=machine.boot.started_at - facts.clock))
     except GuestFailure as error:
         raise TestbedError(f"a restored machine does not go on: {error.happened}", evidence=error.evidence) from error
     if machine.boot_id != facts.boot_id:
@@ -180,10 +212,10 @@ def resume(template: Template, machine: Machine) -> None:
                            expected=f"at most {(within + _CLOCK_IS_RIGHT) / 1e6:.3f} s")
 
 
-def _reading(machine: Machine, *, step: int) -> tuple[int, int]:
+def _reading(renew: Callable[[], int]) -> tuple[int, int]:
     """Steps the guest's clock; how far it is ahead then, and how far at most that is wrong (microseconds)."""
     before = time.time_ns() // 1000
-    read = renew(machine, step=step)
+    read = renew()
     after = time.time_ns() // 1000
     return read - (before + after) // 2, (after - before) // 2
 

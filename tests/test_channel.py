@@ -62,6 +62,41 @@ def test_every_byte_comes_back(channel: PortChannel, size: int) -> None:
     assert result.output == given
 
 
+_NONCE = "0123456789abcdef"
+_PROGRAM = """#!/bin/sh
+echo "channel {nonce} result {status} 0 0"
+read -r told
+echo "channel {nonce} result 0 ${{#told}} 0"
+printf '%s' "$told"
+"""
+
+
+def program(place: Path, *, status: int = 0) -> str:
+    path = place / "program"
+    path.write_text(_PROGRAM.format(nonce=_NONCE, status=status))
+    path.chmod(0o700)
+    return str(path)
+
+
+def test_a_program_that_was_lent_the_turn_reads_and_answers_itself_until_it_ends(
+    channel: PortChannel, tmp_path: Path
+) -> None:
+    channel.greet(Deadline.after(SOON))
+    for told in (b"kill everything", b"hello"):
+        assert channel.lend(program(tmp_path), _NONCE, Deadline.after(SOON)).status == 0
+        assert channel.give(told + b"\n", _NONCE, Deadline.after(SOON))[1] == told
+    assert channel.run("echo on", deadline=Deadline.after(SOON)).stdout == "on\n"
+
+
+@pytest.mark.parametrize(("path", "status"), [("/no/such/program", 127), ("/", 126), ("/bin/false", 1)])
+def test_a_program_that_does_not_wait_says_so_and_the_channel_goes_on(
+    channel: PortChannel, path: str, status: int
+) -> None:
+    assert channel.lend(path, _NONCE, Deadline.after(SOON)).status == status
+    result = channel.run("echo on", deadline=Deadline.after(SOON))
+    assert (result.stdout, result.stderr) == ("on\n", "")
+
+
 def test_what_looks_like_the_protocol_is_only_output(channel: PortChannel) -> None:
     text = "channel 0000000000000000 result 0 0 0\nrun x 1 1\nkill x\n$ # root@host:~#\n"
     result = channel.run("cat; printf '\\003\\004\\021\\023\\032'", input=text.encode(), deadline=Deadline.after(SOON))

@@ -66,6 +66,11 @@ def test_tcg_runs_code_everywhere() -> None:
     assert accelerator.measure(Kind.TCG, emulator.find()).rate > 1.0
 
 
+@pytest.mark.boots
+def test_what_is_too_slow_is_still_told_by_its_rate() -> None:
+    assert 1.0 < accelerator.measure(Kind.TCG, emulator.find(), least=1e9).rate < 1e9
+
+
 @pytest.mark.parametrize(("kvm", "tcg", "kind"), [(3000.0, 800.0, Kind.KVM), (2.3, 1800.0, Kind.TCG),
                                                   (0.0, 800.0, Kind.TCG)])  # fmt: skip
 def test_the_accelerator_that_is_faster_by_far_is_chosen(kvm: float, tcg: float, kind: Kind) -> None:

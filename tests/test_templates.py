@@ -8,8 +8,6 @@ import multiprocessing
 import os
 import random
 import shlex
-import struct
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -27,7 +25,7 @@ from lifsea_testbed.deadline import Deadline
 from lifsea_testbed.ecs import catalogue
 from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.ecs.metadata import TOKEN_HEADER, TTL_HEADER, Metadata, Request, Seen
-from lifsea_testbed.errors import BootFailed, ChannelError, TestbedError
+from lifsea_testbed.errors import BootFailed, TestbedError
 from lifsea_testbed.guest import renewal
 from lifsea_testbed.leftovers import allocated
 from lifsea_testbed.machine import Machine
@@ -37,9 +35,7 @@ from lifsea_testbed.restorer import Restorer
 from lifsea_testbed.template import Facts, Template
 from lifsea_testbed.template_cache import TemplateCache
 from tests import changes, real
-from tests.fakes import FakeShell
 
-SOURCE = Path(renewal.__file__).with_name("renew.S")
 INSTANCE = Instance(type=catalogue.find("ecs.g7.large"))
 KEY = {"image": "1", "accelerator": "tcg"}
 FACTS = Facts(
@@ -61,34 +57,7 @@ def cache(tmp_path: Path) -> Iterator[TemplateCache]:
         yield cache
 
 
-# What a restored guest is told
-
-
-@pytest.mark.parametrize("step", [0, 1, 86_400_000_000, -1, -90_000_001])
-def test_the_program_is_what_its_source_assembles_to(tmp_path: Path, step: int) -> None:
-    subprocess.run(["as", "-o", "renew.o", str(SOURCE)], cwd=tmp_path, check=True)
-    subprocess.run(["ld", "--oformat", "binary", "-Ttext=0x400000", "-o", "renew.elf", "renew.o"], cwd=tmp_path,
-                   check=True)
-    symbols = subprocess.run(["nm", "renew.o"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
-    places = {name: int(place, 16) for place, _, name in map(str.split, symbols.splitlines())}
-    program = bytearray((tmp_path / "renew.elf").read_bytes())
-    struct.pack_into("<qq", program, places["seconds"], *divmod(step, 1_000_000))
-    program[places["seed"]:places["end"]] = seed = os.urandom(64)
-    assert renewal.program(step=step, seed=seed) == bytes(program)
-
-
-@pytest.mark.parametrize(("status", "fraction"), [(0, 250_000), (0x2000, 250_000_000)])
-def test_the_clock_is_read_in_the_unit_that_the_kernel_keeps(status: int, fraction: int) -> None:
-    timex = struct.pack("<I36xI28xqq", 0x100, status, 7, fraction).ljust(208, b"\0")
-    shell = FakeShell({"chmod": timex.decode("latin-1")})
-    shell.run = lambda *_, **__: SimpleNamespace(ok=True, output=timex)  # type: ignore[method-assign,assignment]
-    assert renewal.renew(shell, step=0) == 7_250_000
-
-
-@pytest.mark.parametrize(("status", "said"), [(1, "step its clock"), (3, "seed its generator"), (126, "from /run")])
-def test_a_guest_that_takes_no_seed_is_told_of(status: int, said: str) -> None:
-    with pytest.raises(ChannelError, match=said):
-        renewal.renew(FakeShell({"chmod": (status, "")}), step=0)
+# What goes on with it
 
 
 def test_the_tokens_and_the_record_of_the_metadata_service_go_on() -> None:
@@ -315,6 +284,7 @@ def test_restored_machines_are_clean_and_not_each_other(tmp_path: Path) -> None:
                 asked = machine.run("curl -s http://100.100.100.200/latest/meta-data/instance-id").stdout
                 assert asked == machine.instance.id
                 assert machine.requests and machine.shell_after > 0 and (machine.restored_in or 0) > 0
+                assert restorer.template().facts.renewal  # type: ignore[union-attr]
                 assert "Linux version" in (machine.records / "template-journal.txt").read_text()
                 assert abs(machine.guest.hardware.clock_offset()) <= 2
                 seen.append({"uuid": machine.run("cat /proc/sys/kernel/random/uuid").stdout,

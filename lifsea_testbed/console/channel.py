@@ -161,6 +161,31 @@ class PortChannel:
             duration=time.monotonic() - started,
         )  # fmt: skip
 
+    def lend(self, program: str, nonce: str, deadline: Deadline) -> frames.ResultHeader:
+        """Gives the turn to a program in the guest, which reads what `give` sends it, and returns its first answer.
+
+        Status 0 says that it is ready; with any other it has ended, and the channel goes on.
+
+        Raises:
+            WaitTimedOut: it did not answer in time.
+            ChannelError: the guest's end went away or broke the protocol.
+        """
+        with self._turn:
+            self._get_in_step()
+            self._send(frames.lend(nonce, program))
+            return self._receive_result(nonce, deadline)[0]
+
+    def give(self, data: bytes, nonce: str, deadline: Deadline) -> tuple[frames.ResultHeader, bytes]:
+        """Sends the program that was lent the turn what it reads, and returns its last answer; the channel goes on.
+
+        Raises:
+            WaitTimedOut: it did not answer in time.
+            ChannelError: the guest's end went away or broke the protocol.
+        """
+        with self._turn:
+            self._send(data)
+            return self._receive_result(nonce, deadline)
+
     def port_closed(self) -> None:
         """Takes note that nobody in the guest has the port open any more: whatever was asked is not answered."""
         self._shell.end(lambda: ChannelError("the guest's end of the channel went away",

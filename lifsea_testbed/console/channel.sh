@@ -4,6 +4,7 @@
 #   request   do NONCE SCRIPT\n             a script of one line, which neither begins nor ends with a blank
 #             run NONCE LINES INPUT\n       then the script, so many lines, and its input, so many bytes
 #             kill NONCE\n · hello NONCE\n
+#             lend NONCE PROGRAM\n          the program's path; until it ends it reads and answers in our stead
 #   answer    channel NONCE hello BOOT-ID\n
 #             channel NONCE result STATUS OUTPUT ERRORS\n     then both, so many bytes
 #
@@ -43,6 +44,7 @@ take() {
 			read -r boot </proc/sys/kernel/random/boot_id
 			echo "channel $_lifsea_nonce hello $boot" >&3
 			;;
+		lend) "$rest" <&3 >&3 2>/dev/null || echo "channel $_lifsea_nonce result $? 0 0" >&3 ;;
 		kill)
 			for file in "${_lifsea_slot%/*}"/*.nonce; do
 				read -r busy <"$file" && [ "$busy" = "$_lifsea_nonce" ] || continue

@@ -51,6 +51,16 @@ def kill(nonce: str) -> bytes:
     return f"kill {nonce}\n".encode()
 
 
+def lend(nonce: str, program: str) -> bytes:
+    """Returns the request to give the turn to a program in the guest, which reads and answers itself until it ends."""
+    return f"lend {nonce} {program}\n".encode()
+
+
+def result(nonce: str, output: int) -> bytes:
+    """Returns the header of the answer of a program that was lent the turn, and gives so many bytes of output."""
+    return f"channel {nonce} result 0 {output} 0\n".encode()
+
+
 def parse_header(line: bytes, nonce: str) -> Hello | ResultHeader:
     """Reads one header line, without its newline.
 

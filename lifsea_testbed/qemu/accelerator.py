@@ -7,11 +7,11 @@ debug port; the rate over the first reports is the speed.
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import os
 import select
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,8 @@ _REPORT = 4 * 65536
 #: KVM on real hardware sends this many within 0.1 s, TCG within 0.4 s.
 _ENOUGH = 1000
 _SECONDS = 1.5
+#: After so long (seconds) from its first report on, what is slower than it would have to be is not measured further.
+_GLANCE = 0.3
 #: KVM below this multiple of TCG is a trap, not an accelerator.
 _WORTHWHILE = 2.0
 _KVM = Path("/dev/kvm")
@@ -105,7 +107,7 @@ def choose(wish: str, emulator: Emulator) -> Accelerator:
         return decide(wish, kvm=Speed(rate=0.0), tcg=tcg)
     if not _KVM.exists():
         return decide(wish, kvm=Speed(rate=0.0, said="/dev/kvm does not exist"), tcg=tcg)
-    return decide(wish, kvm=measure(Kind.KVM, emulator), tcg=tcg)
+    return decide(wish, kvm=measure(Kind.KVM, emulator, least=tcg.rate), tcg=tcg)
 
 
 def decide(wish: str, *, kvm: Speed, tcg: Speed) -> Accelerator:
@@ -125,8 +127,11 @@ def decide(wish: str, *, kvm: Speed, tcg: Speed) -> Accelerator:
     return Accelerator(kind=Kind.TCG, speed=tcg.rate, why=f"KVM is not usable here: {trouble}")
 
 
-def measure(kind: Kind, emulator: Emulator) -> Speed:
-    """Returns how fast a 64-bit guest executes; QEMU's words beside it."""
+def measure(kind: Kind, emulator: Emulator, *, least: float = 0.0) -> Speed:
+    """Returns how fast a 64-bit guest executes; QEMU's words beside it.
+
+    What is slower than `least` (millions of instructions a second) is measured for a moment only.
+    """
     with PrivateDirectory() as directory:
         directory.path.chmod(0o755)
         (directory.path / _ROM).write_bytes(payload_rom())
@@ -136,7 +141,7 @@ def measure(kind: Kind, emulator: Emulator) -> Speed:
         )
         try:
             assert process.stdout is not None
-            rate = _rate(process.stdout.fileno(), Deadline.after(_SECONDS))
+            rate = _rate(process.stdout.fileno(), Deadline.after(_SECONDS), least)
         finally:
             process.kill()
             _, said = process.communicate()
@@ -151,18 +156,18 @@ def _command(kind: Kind, emulator: Emulator) -> list[str]:
     ]  # fmt: skip
 
 
-def _rate(descriptor: int, deadline: Deadline) -> float:
-    """Counts reports from the first one on, until there are enough or time is up."""
-    stamps: list[tuple[float, int]] = []
-    reports = 0
-    with contextlib.suppress(BlockingIOError):
-        while reports < _ENOUGH and select.select([descriptor], [], [], deadline.remaining)[0]:
-            data = os.read(descriptor, 4096)
-            if not data:
-                break
-            reports += len(data)
-            stamps.append((deadline.remaining, reports))
-    if len(stamps) < 2:
-        return 0.0
-    (start, first), (end, last) = stamps[0], stamps[-1]
-    return (last - first) * _REPORT / max(start - end, 1e-6) / 1e6
+def _rate(descriptor: int, deadline: Deadline, least: float) -> float:
+    """Counts reports from the first one on, until there are enough, too few for the least, or time is up."""
+    started, reports, rate = 0.0, 0, 0.0
+    while reports < _ENOUGH and select.select([descriptor], [], [], deadline.remaining)[0]:
+        data = os.read(descriptor, 4096)
+        if not data:
+            break
+        if not reports:
+            started, first = time.monotonic(), len(data)
+        reports += len(data)
+        taken = time.monotonic() - started
+        rate = (reports - first) * _REPORT / max(taken, 1e-6) / 1e6
+        if taken > _GLANCE and rate < least:
+            break
+    return rate
