@@ -87,7 +87,7 @@ class Boot:
         self.power_on = time.monotonic()
         self.started_at = 0
         self._state = memory.state if memory else None
-        self._overlay, self._stood_at = overlay, 0
+        self._disks, self._stood_at = [overlay, *([data] if data else [])], list[int]()
         mask = mask or Mask()
         self.counts = Tally() if counter else None
         with contextlib.ExitStack() as handed_over:
@@ -132,13 +132,13 @@ class Boot:
             console.start(self.power_on)
         if self._state is not None:
             self._load(self._state)
-        self._stood_at = self._overlay.stat().st_mtime_ns
+        self._stood_at = self._written_at()
         self.started_at = self._at("cont")
 
     @property
     def left_no_trace(self) -> bool:
-        """Whether the machine's disk is what it was when this boot began."""
-        return self._overlay.stat().st_mtime_ns == self._stood_at
+        """Whether the machine's disks are what they were when this boot began."""
+        return self._written_at() == self._stood_at
 
     def save(self, state: Path) -> int:
         """Stops the machine for good and saves the state of its devices; memory and disk are complete in their files.
@@ -282,6 +282,9 @@ class Boot:
         before = time.time_ns()
         self.monitor.execute(command, deadline=Deadline.after(_GREETING))
         return (before + time.time_ns()) // 2000
+
+    def _written_at(self) -> list[int]:
+        return [path.stat().st_mtime_ns for path in self._disks]
 
     def _load(self, state: Path) -> None:
         try:
