@@ -27,6 +27,9 @@ _REPORT = 4 * 65536
 #: KVM on real hardware sends this many within 0.1 s, TCG within 0.4 s.
 _ENOUGH = 1000
 _SECONDS = 1.5
+#: How long QEMU may take to its first report (seconds), on a host that is busy with much else; KVM may take so many
+#: times as long as TCG did.
+_STARTING, _NO_LONGER = 15.0, 3.0
 #: After so long (seconds) from its first report on, what is slower than it would have to be is not measured further.
 _GLANCE = 0.3
 #: KVM below this multiple of TCG is a trap, not an accelerator.
@@ -52,10 +55,11 @@ class Kind(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """Millions of instructions a second, 0.0 if none was executed, and the last line that QEMU said."""
+    """Millions of instructions a second, 0.0 if none was executed, after how many seconds, and QEMU's last line."""
 
     rate: float
     said: str = ""
+    after: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +111,8 @@ def choose(wish: str, emulator: Emulator) -> Accelerator:
         return decide(wish, kvm=Speed(rate=0.0), tcg=tcg)
     if not _KVM.exists():
         return decide(wish, kvm=Speed(rate=0.0, said="/dev/kvm does not exist"), tcg=tcg)
-    return decide(wish, kvm=measure(Kind.KVM, emulator, least=tcg.rate), tcg=tcg)
+    within = max(_SECONDS, _NO_LONGER * tcg.after)
+    return decide(wish, kvm=measure(Kind.KVM, emulator, least=tcg.rate, within=within), tcg=tcg)
 
 
 def decide(wish: str, *, kvm: Speed, tcg: Speed) -> Accelerator:
@@ -127,8 +132,8 @@ def decide(wish: str, *, kvm: Speed, tcg: Speed) -> Accelerator:
     return Accelerator(kind=Kind.TCG, speed=tcg.rate, why=f"KVM is not usable here: {trouble}")
 
 
-def measure(kind: Kind, emulator: Emulator, *, least: float = 0.0) -> Speed:
-    """Returns how fast a 64-bit guest executes; QEMU's words beside it.
+def measure(kind: Kind, emulator: Emulator, *, least: float = 0.0, within: float = _STARTING) -> Speed:
+    """Returns how fast a 64-bit guest executes that starts within so many seconds; QEMU's words beside it.
 
     What is slower than `least` (millions of instructions a second) is measured for a moment only.
     """
@@ -141,11 +146,11 @@ def measure(kind: Kind, emulator: Emulator, *, least: float = 0.0) -> Speed:
         )
         try:
             assert process.stdout is not None
-            rate = _rate(process.stdout.fileno(), Deadline.after(_SECONDS), least)
+            rate, after = _rate(process.stdout.fileno(), least, within)
         finally:
             process.kill()
             _, said = process.communicate()
-    return Speed(rate=rate, said=printable(said).strip().rpartition("\n")[2])
+    return Speed(rate=rate, after=after, said=printable(said).strip().rpartition("\n")[2])
 
 
 def _command(kind: Kind, emulator: Emulator) -> list[str]:
@@ -156,18 +161,22 @@ def _command(kind: Kind, emulator: Emulator) -> list[str]:
     ]  # fmt: skip
 
 
-def _rate(descriptor: int, deadline: Deadline, least: float) -> float:
-    """Counts reports from the first one on, until there are enough, too few for the least, or time is up."""
-    started, reports, rate = 0.0, 0, 0.0
+def _rate(descriptor: int, least: float, within: float) -> tuple[float, float]:
+    """Counts reports from the first one on, until there are enough, too few for the least, or time is up.
+
+    Returns the rate, and after how many seconds the first one came.
+    """
+    began, deadline = time.monotonic(), Deadline.after(within)
+    first, reports, rate, after = 0, 0, 0.0, 0.0
     while reports < _ENOUGH and select.select([descriptor], [], [], deadline.remaining)[0]:
         data = os.read(descriptor, 4096)
         if not data:
             break
         if not reports:
-            started, first = time.monotonic(), len(data)
+            first, after, deadline = len(data), time.monotonic() - began, Deadline.after(_SECONDS)
         reports += len(data)
-        taken = time.monotonic() - started
+        taken = time.monotonic() - began - after
         rate = (reports - first) * _REPORT / max(taken, 1e-6) / 1e6
         if taken > _GLANCE and rate < least:
             break
-    return rate
+    return rate, after
