@@ -48,9 +48,9 @@ def bench(reports: Path, **access: Any) -> Iterator[Bench]:
 
 
 @contextlib.contextmanager
-def restorer(reports: Path, *, keeps: bool = False) -> Iterator[Restorer]:
+def restorer(reports: Path, *, keeps: bool = False, **access: Any) -> Iterator[Restorer]:
     """What restores machines on the reference image, by a template from the cache if it was made before."""
-    with bench(reports) as made:
+    with bench(reports, **access) as made:
         lender = Restorer(made, TemplateCache(template_cache.directory()), keeps=keeps)
         try:
             yield lender

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
 from lifsea_testbed.errors import BootFailed, NotJudged
 from lifsea_testbed.profile import Line, Road
-from tests.real import bench, change_access, machine
+from tests.real import bench, change_access, machine, restorer
 
 pytestmark = [pytest.mark.nightly, pytest.mark.boots]
 #: What the road by user-data left behind goes: its unit, and its hold on the console.
@@ -40,6 +41,15 @@ def test_a_login_with_a_password_opens_a_shell(tmp_path: Path, line: Line) -> No
         own.reboot()
         assert own.road is Road.LOGIN
         assert own.run(["printf", "%s", "a b\n"]).stdout == "a b\n"
+
+
+@pytest.mark.parametrize("line", list(Line))
+def test_a_restored_machine_is_told_the_time_on_any_line(tmp_path: Path, line: Line) -> None:
+    """A program waits for that on a line that carries every byte; on the others it is started."""
+    with restorer(tmp_path, line=line) as lender, lender.machine("machine") as own:
+        assert abs(float(own.run("date +%s.%N").stdout) - time.time()) < 1.0
+        template = lender.template()
+        assert template and bool(template.facts.renewal) is (line is Line.PORT)
 
 
 def test_a_prompt_that_is_there_already_is_used(tmp_path: Path) -> None:
