@@ -119,14 +119,14 @@ class Place:
         assert alive == []
 
 
-def kill_one(place: Place, victim: Victim, chance: random.Random) -> bool:
-    """Starts a run and kills one of its processes at a random moment; returns whether there was one to kill."""
+def kill_one(place: Place, victim: Victim, moment: float) -> bool:
+    """Starts a run and kills one of its processes so many seconds later; returns whether there was one to kill."""
     run = place.start(*([] if victim is Victim.QEMU else ["-n", "2"]))
-    time.sleep(chance.uniform(0.0, place.whole))
+    time.sleep(moment)
     while run.poll() is None:
         if found := candidates(run, victim):
             with contextlib.suppress(psutil.NoSuchProcess):
-                chance.choice(found).send_signal(signal.SIGKILL)
+                random.choice(found).send_signal(signal.SIGKILL)
             break
         time.sleep(0.005)
     status = run.wait()
@@ -153,12 +153,12 @@ def candidates(run: subprocess.Popen[bytes], victim: Victim) -> list[psutil.Proc
 
 
 def kill_again_and_again(place: Place, victims: list[Victim], seed: int) -> Counter[Victim]:
-    """Kills one after the other, with a green run after each; a kill that came too late is tried again."""
+    """Kills one after the other, with a green run after each; one that came too late is tried again, and sooner."""
     chance, hit, late = random.Random(seed), Counter[Victim](), 0
     place.assert_green()
     for victim in victims:
-        for _ in range(TRIES):
-            hit[victim] += (in_time := kill_one(place, victim, chance))
+        for attempt in range(TRIES):
+            hit[victim] += (in_time := kill_one(place, victim, chance.uniform(0.0, place.whole / (attempt + 1))))
             late += not in_time
             place.assert_green()
             if in_time:
