@@ -110,6 +110,10 @@ class Run:
         if self._spinner:
             self._spinner.close()
         if self._collector:
+            if self._config.pluginmanager.has_plugin("dsession"):
+                from lifsea_testbed import scheduling
+
+                scheduling.end_workers(self._config)
             leftovers.clean()  # a worker that died has left its machines' directory
         if self._document and self._collector:
             for line in github.commands(self._document, self._lines, os.environ):

@@ -148,7 +148,8 @@ def candidates(run: subprocess.Popen[bytes], victim: Victim) -> list[psutil.Proc
             return [main]
         below = main.children(recursive=victim is Victim.QEMU)
         name = "qemu-system" if victim is Victim.QEMU else "python"
-        return [process for process in below if process.name().startswith(name)]
+        # What the main process has just forked, to run a program, is no worker: it still is called as that is.
+        return [process for process in below if process.name().startswith(name) and process.cmdline() != main.cmdline()]
     return []
 
 
