@@ -106,7 +106,6 @@ def _find_out(wish: Wish, emulator: emulators.Emulator, *, wanted: int) -> Found
     available = capacity.available_memory()
     fitting = benches.fit_memory(wanted, available // wish.workers)
     place = benches.choose_place(leftovers.places(), machines=wish.workers, fitting=fitting, memory=available)
-    benches.require_disk(place)
     return Found(image=image, next_image=next_image, accelerator=accelerators.choose(wish.accelerator, emulator),
                  memory=fitting.memory, place=place)  # fmt: skip
 

@@ -110,10 +110,9 @@ class Run:
         if self._spinner:
             self._spinner.close()
         if self._collector:
-            if self._config.pluginmanager.has_plugin("dsession"):
-                from lifsea_testbed import scheduling
-
-                scheduling.end_workers(self._config)
+            xdist: Any = self._config.pluginmanager.get_plugin("dsession")
+            if xdist is not None:
+                xdist.pytest_sessionfinish()  # pytest leaves that out if a run did not start: its workers live on
             leftovers.clean()  # a worker that died has left its machines' directory
         if self._document and self._collector:
             for line in github.commands(self._document, self._lines, os.environ):

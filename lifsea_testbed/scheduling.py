@@ -58,11 +58,3 @@ def scheduler(config: pytest.Config, log: Any) -> _Mended | None:
     """Returns what hands out the tests, or nothing for a mode that needs no mending."""
     mended = _MENDED.get(config.getoption("dist"))
     return mended(config, log) if mended else None
-
-
-def end_workers(config: pytest.Config) -> None:
-    """Ends the workers that are still there, as those of a run whose start failed: nobody else does so in time."""
-    session = config.pluginmanager.get_plugin("dsession")
-    nodes = getattr(session, "nodemanager", None)
-    if nodes is not None:
-        nodes.teardown_nodes()
