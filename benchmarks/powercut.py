@@ -1,7 +1,13 @@
-"""What crash states cost, on a synthetic log: `python -m benchmarks.powercut`, under a minute on one core."""
+"""What power cuts cost: `python -m benchmarks.powercut [--reports DIR]`, half an hour on two cores under emulation.
+
+First states on a synthetic log, under a minute; then all flushes and prefixes of one upgrade of the reference image, as
+many at once as the host bears. With --reports the recording and the results stay there, and are gone on with.
+"""
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import itertools
 import random
 import struct
@@ -11,10 +17,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lifsea_testbed.disk.source import RawFile
-from lifsea_testbed.powercut import disks
+from lifsea_testbed.powercut import campaign, disks
+from lifsea_testbed.powercut.campaign import Campaign
 from lifsea_testbed.powercut.content import Contents
 from lifsea_testbed.powercut.states import CrashStates, State
 from lifsea_testbed.powercut.writelog import SECTOR, WriteLog
+from lifsea_testbed.preflight import Wish, prepare
+from tests.real import built
 
 #: A log like that of one upgrade, larger: 3,000 writes with a flush after every eighth, 28 MiB in all.
 _WRITES, _EPOCH, _DISK = 3000, 8, 1 << 30
@@ -66,8 +75,8 @@ def _spread(states: CrashStates) -> Iterator[State]:
         yield states.find(f"epoch {epoch}")
 
 
-def main() -> None:
-    """Prints everything."""
+def cost() -> None:
+    """Prints what a state costs, told apart and made, on the synthetic log."""
     with tempfile.TemporaryDirectory() as folder:
         path, below = Path(folder) / "log", Path(folder) / "base"
         log(path)
@@ -80,8 +89,36 @@ def main() -> None:
             print(f"{len(read.entries)} entries read and hashed in {time.perf_counter() - started:.2f} s")
             costs = digests(contents, states)
             slowest = making(contents, states, Path(folder))
-    print(f"powercut: {max(costs.values()):.0f} µs a state at most, {costs[_COUNTS[-1]] / costs[_COUNTS[0]]:.2f} times "
+    print(f"{max(costs.values()):.0f} µs a state at most, {costs[_COUNTS[-1]] / costs[_COUNTS[0]]:.2f} times "
           f"as much at {_COUNTS[-1]} as at {_COUNTS[0]}; a disk in {slowest:.3f} s at most")  # fmt: skip
+
+
+def sweep(reports: Path) -> None:
+    """Sweeps the flushes and prefixes of one upgrade, and prints how long that took and what came up."""
+    wish = Wish(image=str(built("reference")), next_image=str(built("next")), profile="reference",
+                instance_type="ecs.g7.large", accelerator="auto", reports=reports)  # fmt: skip
+    with contextlib.closing(prepare(wish).bench()) as bench:
+        wished, started = Campaign.parse(reports=reports, only=["flush", "prefix"]), time.monotonic()
+        print(f"{bench.at_once()} states at once, {bench.accelerator.kind}")
+        with campaign.prepared(bench, wished):
+            print(f"recorded in {time.monotonic() - started:.0f} s")
+        started = time.monotonic()
+        summary = campaign.survey(bench, wished)
+    print(f"swept in {(time.monotonic() - started) / 60:.1f} min: {summary.old} old, {summary.new} new; "
+          f"{summary.inferred / summary.distinct:.0%} inferred, {summary.unconfirmed} to be confirmed")  # fmt: skip
+    print(summary.line)
+
+
+def main() -> None:
+    """Prints everything."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--reports", type=Path, metavar="DIR", help="keep recording and results there")
+    kept = parser.parse_args().reports
+    cost()
+    with tempfile.TemporaryDirectory() as scratch:
+        reports = (kept or Path(scratch)).resolve()
+        reports.mkdir(parents=True, exist_ok=True)
+        sweep(reports)
 
 
 if __name__ == "__main__":

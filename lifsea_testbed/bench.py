@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lifsea_testbed import profile as profiles
-from lifsea_testbed.capacity import OVERHEAD, available_memory, processor_name
+from lifsea_testbed.capacity import OVERHEAD, available_memory, processor_name, processors, workers
 from lifsea_testbed.console import access
 from lifsea_testbed.deadline import Patience
 from lifsea_testbed.ecs.catalogue import InstanceType
@@ -232,6 +232,11 @@ class Bench:
             HostError: the host has too little for so many.
         """
         return fit_memory(self.fitting.memory, available_memory() // machines).memory
+
+    def at_once(self) -> int:
+        """Returns how many of its machines the host bears at once; at least one."""
+        return workers(processors=processors(), memory=available_memory(), guest_processors=self.instance_type.cpus,
+                       guest_memory=self.fitting.memory)  # fmt: skip
 
     def close(self) -> None:
         """Removes everything that the machines left."""

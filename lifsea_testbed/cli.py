@@ -105,12 +105,13 @@ def _add_powercut(parser: argparse.ArgumentParser) -> None:
                         help="the recording, made there if there is none (default: powercut/ among the reports)")
     parser.add_argument("--budget", metavar="TIME", help="boot no further state after so long: 90s, 30m, 2h")
     parser.add_argument("--shard", default="1/1", metavar="K/N", help="sweep the K-th of N parts")
+    parser.add_argument("--at-once", type=int, metavar="N", help="boot N states at once (default: what the host bears)")
     parser.add_argument("--only", action="append", metavar="KIND",
                         help="flush, prefix, without, subset, torn-pages, torn-sectors; may be given several times")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of random subsets (default: %(default)s)")
     parser.add_argument("--depth", default="boot", choices=("boot", "fsck", "next"),
                         help="fsck: check repository and /usr as well; next: and upgrade again (default: %(default)s)")
-    parser.add_argument("--cut", default="upgrade", choices=("upgrade", "rollback", "staged", "first-boot"),
+    parser.add_argument("--cut", default="upgrade", choices=("pull", "upgrade", "rollback", "staged", "first-boot"),
                         help="what the power is cut in (default: %(default)s)")
     parser.add_argument("--second", metavar="NAME", help="cut the boot that follows this state, and not what led to it")
     parser.add_argument("--state", metavar="NAME", help="boot this state and no other: 'epoch 17, without write 3'")
@@ -230,6 +231,7 @@ def _powercut(options: argparse.Namespace) -> None:
     wish = campaign.Campaign.parse(
         reports=options.reports.resolve(), recording=options.recording, budget=options.budget, shard=options.shard,
         only=options.only, seed=options.seed, depth=options.depth, subject=options.cut, second=options.second,
+        at_once=options.at_once,
     )  # fmt: skip
     if options.state and options.shell:
         interactive.require_terminal()

@@ -8,8 +8,9 @@ from lifsea_testbed.journey import TROUBLES, Refusal, Stop, Travelled, Troubled
 from lifsea_testbed.machine import Machine
 from lifsea_testbed.powercut.campaign import PowerCuts
 from lifsea_testbed.powercut.report import Summary
-from lifsea_testbed.powercut.results import Depth, Outcome, Result
+from lifsea_testbed.powercut.results import Outcome, Result
 from lifsea_testbed.powercut.states import Kind, State
+from lifsea_testbed.powercut.subject import Depth
 from lifsea_testbed.scenario import IN_ETC, IN_VAR
 
 _KEPT = {IN_ETC: IN_ETC, IN_VAR: IN_VAR}
@@ -47,7 +48,7 @@ def offered(traits: dict[str, Any]) -> dict[str, Any]:
         "travelled": Travelled(machine=machine, stops=[stop], merged=traits["etc_merged"], wanted=_MERGED),
         "troubled": Troubled(machine=machine, before="0", after_reboot=traits["trouble_survived"], wanted="1",
                              in_the_end=traits["upgraded_in_the_end"], refusals=_refusals(traits)),
-        "power_cuts": PowerCuts(summary=_summary(traits), budget="30m"),
+        "power_cuts": PowerCuts(summaries={"upgrade": _summary(traits)}, budget="30m"),
     }  # fmt: skip
 
 

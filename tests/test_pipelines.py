@@ -191,7 +191,7 @@ def test_the_parts_of_a_sweep_are_summed_in_postgresql(tmp_path: Path) -> None:
     files = [tmp_path / f"powercut-{shard}.json" for shard in (0, 1)]
     for shard, path in enumerate(files):
         summary = {name: values[shard] for name, values in numbers.items()}
-        recording = {"image": "0" * 64, "profile": "reference", "qemu": "10.0.2"}
+        recording = {"subject": "upgrade", "image": "0" * 64, "profile": "reference", "qemu": "10.0.2"}
         path.write_text(json.dumps({"recording": recording, "summary": summary, "states": []}))
     with server() as address:
         for _ in range(2):

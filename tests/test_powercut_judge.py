@@ -12,9 +12,10 @@ from lifsea_testbed.errors import CommandFailed
 from lifsea_testbed.guest.ostree import Deployment
 from lifsea_testbed.machine import Machine
 from lifsea_testbed.powercut import judge
-from lifsea_testbed.powercut.results import Depth, Outcome
-from lifsea_testbed.powercut.subject import SUBJECTS, FirstBoot
+from lifsea_testbed.powercut.results import Outcome
+from lifsea_testbed.powercut.subject import SUBJECTS, Depth, FirstBoot
 from lifsea_testbed.scenario import IN_ETC, MACHINE_ID
+from lifsea_testbed.upgrade.offer import Offer
 from tests.test_powercut_sweep import FACTS
 
 SOUND: dict[str, Any] = {
@@ -29,6 +30,7 @@ class Guest:
     def __init__(self, **defect: Any) -> None:
         traits = {**SOUND, **defect}
         self.deployed: list[str] = []
+        self.commands: list[str] = []
         self.guest, self.instance = self, SimpleNamespace(host_name="iZtestZ")
         self.user_data_runs, self.host_name = traits["runs"], traits["host_name"]
         self._traits = traits
@@ -36,10 +38,15 @@ class Guest:
     def wait_until_ready(self) -> None:
         """It is."""
 
-    def run(self, command: str, *, within: float) -> None:
-        if not self._traits["deploys"]:
-            raise CommandFailed("status 1", evidence="error: No space left on device")
-        self.deployed.append(command.split()[-1])
+    def run(self, command: str, *, within: float = 0.0) -> SimpleNamespace:
+        self.commands.append(command)
+        if command == "ostree admin status":
+            return SimpleNamespace(stdout=f"* lifsea {self._traits['running'] * 64}.0\n")
+        if "deploy" in command:
+            if not self._traits["deploys"]:
+                raise CommandFailed("status 1", evidence="error: No space left on device")
+            self.deployed.append(command.split()[-1])
+        return SimpleNamespace(stdout="")
 
     def booted_deployment(self) -> Deployment:
         return Deployment(os="lifsea", commit=self._traits["running"], serial=0, booted=True)
@@ -111,5 +118,14 @@ def test_the_next_upgrade_is_to_the_other_image() -> None:
         assert guest.deployed == [other]
 
 
+def test_what_was_on_offer_is_pulled_again() -> None:
+    """Of the two images, the one that was on offer when the power was cut: what came whole of it must not be lost."""
+    facts = replace(FACTS, offer=Offer(url="http://mirror/", branch="next", commit="1", version=""))
+    for running, pulls in (("0", 1), ("1", 0)):
+        guest = Guest(running=running)
+        assert judge.look(cast(Machine, guest), facts, Depth.NEXT)[0] is not Outcome.BROKEN
+        assert [command.count("ostree pull") for command in guest.commands].count(1) == pulls
+
+
 def test_every_subject_is_known_by_its_name() -> None:
-    assert set(SUBJECTS) == {"upgrade", "rollback", "staged", "first-boot"}
+    assert set(SUBJECTS) == {"pull", "upgrade", "rollback", "staged", "first-boot"}

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import threading
 import xml.etree.ElementTree as ET
 from collections import Counter
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import cast
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from rich.console import Console
@@ -16,21 +19,23 @@ from rich.console import Console
 from lifsea_testbed import cli
 from lifsea_testbed.bench import Bench
 from lifsea_testbed.deadline import Deadline
-from lifsea_testbed.errors import CallerError, GuestFailure, LaunchError
+from lifsea_testbed.errors import CallerError, GuestFailure, LaunchError, NotJudged
 from lifsea_testbed.image import Image
 from lifsea_testbed.powercut import campaign, inference, record, report
 from lifsea_testbed.powercut.content import Contents
 from lifsea_testbed.powercut.inference import parse_reads
 from lifsea_testbed.powercut.record import Facts, Recording, Timeline
-from lifsea_testbed.powercut.results import Depth, How, Outcome, Result, Results, judged
+from lifsea_testbed.powercut.results import How, Outcome, Result, Results, judged
 from lifsea_testbed.powercut.states import CrashStates, Kind, State
+from lifsea_testbed.powercut.subject import Depth
 from lifsea_testbed.powercut.sweep import Shard, Sweep, plan
+from lifsea_testbed.upgrade.offer import Offer
 from tests.test_powercut_states import BASE, FLUSH, Bytes, filled, logged, read
 
 # The last write before the announcement (entry 5) is only flushed after it.
 MADE = [(0, filled(1)), FLUSH, (4, filled(2, 2)), (0, filled(1)), FLUSH, (9, filled(2)), (12, filled(1)), FLUSH]
 FACTS = Facts(subject="upgrade", image="a", next_image="b", profile="reference", instance="i", uuid="u",
-              disk_serial="d", mac="m", layers=("base.qcow2",), old="0", new="1", started=2, announced=6,
+              disk_serial="d", mac="m", layers=("base.qcow2",), offer=None, old="0", new="1", started=2, announced=6,
               disk_size=len(BASE), qemu="10.0.2")  # fmt: skip
 
 
@@ -45,9 +50,9 @@ class Paper(Sweep):
     """A sweep that boots nothing: the new image comes up once the write at sector 9 is there."""
 
     def __init__(self, timeline: Timeline, outcomes: dict[str, Outcome] | None = None,
-                 depth: Depth = Depth.BOOT, reads: tuple[tuple[int, int], ...] = ()) -> None:
+                 depth: Depth = Depth.BOOT, reads: tuple[tuple[int, int], ...] = (), at_once: int = 1) -> None:
         self.booted: list[str] = []
-        self._read = reads
+        self._read, self._at_once = reads, at_once
         self._timeline, self._depth = timeline, depth
         self._outcomes = outcomes or {}
 
@@ -56,7 +61,7 @@ class Paper(Sweep):
         is_new = state.position > 5 and 5 not in dict(state.kept)
         outcome = self._outcomes.get(state.name, Outcome.NEW if is_new else Outcome.OLD)
         return Result(digest=digest, state=state.name, outcome=outcome, depth=self._depth, seconds=30.0,
-                      reads=self._read)  # fmt: skip
+                      at=30.0 * len(self.booted), reads=self._read)  # fmt: skip
 
 
 def results(tmp_path: Path) -> Results:
@@ -97,6 +102,31 @@ def test_a_deeper_sweep_boots_again(timeline: Timeline, tmp_path: Path) -> None:
 def test_no_boot_starts_after_the_deadline(timeline: Timeline, tmp_path: Path) -> None:
     sweep = Paper(timeline)
     assert list(sweep.run(plan(timeline), results(tmp_path), Deadline.after(0.0))) == []
+
+
+def test_several_states_are_booted_at_once(timeline: Timeline, tmp_path: Path) -> None:
+    """No boot ends before as many go on as may; what none of them can tell is booted still, and each just once."""
+    sweep, boot, meeting = Paper(timeline, at_once=3), Paper(timeline).boot, threading.Barrier(3)
+
+    def crowded(state: State, digest: str) -> Result:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            meeting.wait(10.0 if len(sweep.booted) < 3 else 0.0)
+        sweep.booted.append(state.name)
+        return boot(state, digest)
+
+    sweep.boot = crowded  # type: ignore[method-assign]
+    found = results(tmp_path)
+    run(sweep, timeline, found)
+    assert sorted(sweep.booted) == sorted(states[0].name for states in plan(timeline).of.values())
+    assert set(sweep.booted[:3]) == {"epoch 1", "epoch 3", "epoch 2"}
+
+
+def test_what_several_boots_took_is_counted_once(timeline: Timeline, tmp_path: Path) -> None:
+    found = results(tmp_path)
+    first, second, third = list(plan(timeline).of)[:3]
+    for digest, at, seconds in ((first, 100.0, 30.0), (second, 110.0, 40.0), (third, 200.0, 10.0)):
+        found.add(Result(digest=digest, state="epoch 1", outcome=Outcome.OLD, depth=Depth.BOOT, at=at, seconds=seconds))
+    assert report.summarise(timeline, plan(timeline), found).seconds == 60.0
 
 
 def test_a_dead_qemu_says_nothing_of_the_disk(timeline: Timeline, tmp_path: Path) -> None:
@@ -177,7 +207,7 @@ def test_the_report_holds_every_state_and_the_picture_is_xml(timeline: Timeline,
     found = results(tmp_path)
     run(Paper(timeline), timeline, found)
     summary = report.summarise(timeline, plan(timeline), found)
-    report.write(tmp_path, timeline, summary)
+    report.write(tmp_path / "powercut", timeline, summary)
     written = json.loads((tmp_path / "powercut.json").read_text("utf-8"))
     assert len(written["states"]) == written["summary"]["enumerated"] == plan(timeline).enumerated
     circles = ET.parse(tmp_path / "powercut.svg").getroot().iterfind(".//{http://www.w3.org/2000/svg}circle")
@@ -186,11 +216,11 @@ def test_the_report_holds_every_state_and_the_picture_is_xml(timeline: Timeline,
 
 
 @pytest.mark.parametrize("wrong", [
-    {"budget": "soon"}, {"shard": "0/2"}, {"shard": "3/2"}, {"shard": "x"}, {"only": ["everything"]},
+    {"budget": "soon"}, {"shard": "0/2"}, {"shard": "3/2"}, {"shard": "x"}, {"only": ["everything"]}, {"at_once": 0},
 ])  # fmt: skip
-def test_a_campaign_that_makes_no_sense_is_refused(tmp_path: Path, wrong: dict[str, str]) -> None:
+def test_a_campaign_that_makes_no_sense_is_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(CallerError):
-        campaign.Campaign.parse(reports=tmp_path, **wrong)  # type: ignore[arg-type]
+        campaign.Campaign.parse(reports=tmp_path, **wrong)
 
 
 def test_bad_input_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -203,6 +233,31 @@ def test_a_campaign_is_read_as_it_is_written(tmp_path: Path) -> None:
     wished = campaign.Campaign.parse(reports=tmp_path, budget="30m", shard="2/4", only=["torn-pages", "flush"])
     assert (wished.budget, wished.shard.number, wished.kinds) == (1800.0, 2, (Kind.FLUSH, Kind.TORN_PAGES))
     assert wished.recording == tmp_path / "powercut"
+
+
+def test_a_pull_is_asked_for_the_next_upgrade_whatever_was_wished(tmp_path: Path) -> None:
+    wished = campaign.Campaign.parse(reports=tmp_path, subject="pull", depth="boot")
+    assert (wished.depth, wished.name, wished.recording) == (Depth.NEXT, "powercut-pull", tmp_path / "powercut-pull")
+
+
+def test_a_suite_cuts_the_pull_and_the_deployment_within_its_time(timeline: Timeline, tmp_path: Path,
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the first leaves of its part is the second's; each has a recording of its own, made of that image."""
+    wished: list[campaign.Campaign] = []
+
+    def survey(bench: Bench, campaign: campaign.Campaign) -> report.Summary:
+        wished.append(campaign)
+        return report.summarise(timeline, plan(timeline), results(tmp_path))
+
+    monkeypatch.setattr(campaign, "survey", survey)
+    bench = cast(Bench, SimpleNamespace(image=SimpleNamespace(sha256="a" * 64)))
+    cuts = campaign.cut(bench, tmp_path, "100s")
+    assert [one.subject for one in wished] == ["pull", "upgrade"]
+    assert [one.recording.name for one in wished] == [f"powercut-pull-{'a' * 12}", f"powercut-{'a' * 12}"]
+    assert 29 < wished[0].budget <= 30 and 99 < wished[1].budget <= 100
+    with pytest.raises(NotJudged, match=r"100s left out pull: .* upgrade: ") as raised:
+        cuts.require_all()
+    assert f"{len(plan(timeline).of)} disks" in str(raised.value)
 
 
 def test_a_sweep_ends_with_what_is_broken(timeline: Timeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,8 +275,9 @@ def test_a_sweep_ends_with_what_is_broken(timeline: Timeline, tmp_path: Path, mo
 def test_a_recording_of_another_image_is_refused(tmp_path: Path) -> None:
     image = cast(Image, type("Other", (), {"sha256": "c"}))
     assert record.load(tmp_path, image, None, "upgrade") is None
-    (tmp_path / "recording.json").write_text(json.dumps(vars(FACTS)), "utf-8")
+    facts = replace(FACTS, offer=Offer(url="http://mirror/", branch="next", commit="1", version="2"))
+    (tmp_path / "recording.json").write_text(json.dumps(asdict(facts)), "utf-8")
     with pytest.raises(CallerError, match="other images"):
         record.load(tmp_path, image, None, "upgrade")
     same = cast(Image, type("Same", (), {"sha256": "a"}))
-    assert record.load(tmp_path, same, None, "upgrade") == Recording(directory=tmp_path, facts=FACTS)
+    assert record.load(tmp_path, same, None, "upgrade") == Recording(directory=tmp_path, facts=facts)

@@ -369,7 +369,7 @@ def test_a_defect_is_found(name: str, defect: dict[str, Any]) -> None:
     ("test_the_processor_does_what_an_ice_lake_does", {"features": {"avx512f"}}, "gfni"),
     ("test_the_memory_is_as_sold", {"memory_given": 4096}, "4096 MiB to give, ecs.g7.large has 8192"),
     ("test_the_network_card_has_its_queues", {"queues_shown": 1}, "1 queue, ecs.g7.large has 2"),
-    ("test_every_power_cut_boots_old_or_new", {"disks_left": 7}, "left out 7 of 20 disks"),
+    ("test_every_power_cut_boots_old_or_new", {"disks_left": 7}, "left out upgrade: 7 of 20 disks"),
     ("test_every_power_cut_boots_old_or_new", {"disks_unconfirmed": 3}, "and 3 confirmations"),
 ])  # fmt: skip
 def test_what_the_host_cannot_show_is_not_judged(name: str, lack: dict[str, Any], reason: str) -> None:

@@ -19,7 +19,7 @@ from lifsea_testbed.ecs.metadata import Request
 from lifsea_testbed.errors import CommandFailed, GuestFailure, NotJudged
 from lifsea_testbed.guest.ostree import REPOSITORY
 from lifsea_testbed.profile import Upgrades, UpgradeTool, load, names
-from lifsea_testbed.upgrade.offer import EDITED, Offer, make_up
+from lifsea_testbed.upgrade.offer import EDITED, Offer, from_disk, make_up
 from lifsea_testbed.upgrade.repository import Fault, Repository
 from lifsea_testbed.upgrade.way import CommandUpgrade, OstreeUpgrade, RpmOstreeUpgrade, way
 from tests.fakes import FakeShell
@@ -54,13 +54,28 @@ class Host:
         return CommandResult(script=script, exit_status=ran.returncode, output=ran.stdout, errors=ran.stderr,
                              duration=0.0)  # fmt: skip
 
+    def deployed_on_a_disk(self, text: str) -> str:
+        """Has another image's commit, with a file of that text, where its disk is mounted; returns the commit."""
+        disk, tree = self._directory / "disk", self._directory / "other"
+        (tree / "usr/etc").mkdir(parents=True)
+        (tree / "usr/etc/new").write_text(text)
+        (tree / "usr/etc/os-release").write_text("VERSION_ID=3.3.0\n")
+        other = ["ostree", f"--repo={self._directory}/disk-repo"]
+        subprocess.run([*other, "init", "--mode=bare"], check=True)
+        words = ["commit", "--branch=os", f"--tree=dir={tree}", "--add-metadata-string=version=3.4.0"]
+        commit = subprocess.run([*other, *words], check=True, capture_output=True, text=True).stdout.strip()
+        (disk / f"ostree/deploy/lifsea/deploy/{commit}.0").mkdir(parents=True)
+        return commit
+
     def _here(self, script: str) -> str:
         """The script with the guest's places replaced; remotes are added to the repository's own configuration."""
         if script == "ostree admin status":
             return f"echo '* lifsea {self.commit}.0'; echo '    Version: 3.3.0'"
-        places = {REPOSITORY: self.repository, "/run/lifsea-testbed-offer": self._directory / "offer",
+        places = {'"$point/ostree/repo"': self._directory / "disk-repo", 'rmdir "$point"': ":",
+                  REPOSITORY: self.repository, "/run/lifsea-testbed-offer": self._directory / "offer",
                   "/etc/ostree/remotes.d/lifsea-testbed.conf": f">{self.repository}/config",
-                  "ostree pull": f"ostree --repo={self.repository} pull"}  # fmt: skip
+                  "ostree pull ": f"ostree --repo={self.repository} pull ",
+                  "$(mktemp -d /run/lifsea-testbed-image.XXXXXX)": self._directory / "disk"}  # fmt: skip
         for place, there in places.items():
             script = script.replace(place, str(there))
         return script
@@ -108,6 +123,19 @@ def test_made_up_commits_can_be_pulled_and_hold_what_is_new(host: Host, tmp_path
             assert "VERSION_ID" in host.ostree("cat", offer.commit, "/usr/etc/os-release")
     assert (first.version, second.version) == ("3.3.0+testbed.1", "3.3.0+testbed.2")
     assert len([path for path in repository.asked if path.endswith(".filez")]) < 5, "only what is new is fetched"
+    host.ostree("fsck", "--quiet")
+
+
+def test_what_another_image_has_deployed_can_be_pulled(host: Host, tmp_path: Path) -> None:
+    """Only what the machine lacks is carried out of it and fetched back."""
+    wanted = host.deployed_on_a_disk("new")
+    repository = Repository(tmp_path / "served")
+    with served(repository) as url:
+        offer = from_disk(host, tmp_path / "served", url, "vdb")
+        assert (offer.commit, offer.version) == (wanted, "3.4.0")
+        OstreeUpgrade(host).fetch(offer)
+    assert host.ostree("cat", wanted, "/usr/etc/new") == "new"
+    assert len([path for path in repository.asked if path.endswith(".filez")]) == 1
     host.ostree("fsck", "--quiet")
 
 

@@ -15,7 +15,7 @@ from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.errors import DiskDamaged
 from lifsea_testbed.machine import Machine
 from lifsea_testbed.powercut.results import Outcome
-from lifsea_testbed.powercut.subject import BASE, Length, Prepared, Told
+from lifsea_testbed.powercut.subject import BASE, Depth, Length, Prepared, Told
 from lifsea_testbed.qemu.overlay import Layers
 
 #: What the slots hold: the first image, the one that runs, the next one. 64 KiB each: 16 pages that can be torn.
@@ -51,6 +51,7 @@ class Toy:
     """All swaps, one after the other in one recording: `spans` tells where each lies in it."""
 
     name: str = "toy"
+    depth: Depth = Depth.BOOT
     spans: dict[str, Span] = field(default_factory=dict)
 
     def prepare(self, bench: Bench, directory: Path) -> Prepared:

@@ -108,9 +108,15 @@ def parse_changes(text: str) -> list[str]:
     return [f"{kind} {path}" for kind, path in changes if path.startswith("/usr/")]
 
 
-def pull_from_disk(shell: Shell, device: str) -> str:
-    """Pulls the image that is deployed on another disk into the machine's own repository; returns its commit."""
-    return shell.run(_PULL.format(device=device, repository=REPOSITORY), within=_WHOLE_IMAGE).stdout.strip()
+def pull_from_disk(shell: Shell, device: str, repository: str = REPOSITORY) -> str:
+    """Pulls the image that is deployed on another disk into a repository; returns its commit."""
+    return shell.run(_PULL.format(device=device, repository=repository), within=_WHOLE_IMAGE).stdout.strip()
+
+
+def words_of(shell: Shell, commit: str, key: str, repository: str = REPOSITORY) -> list[str]:
+    """Returns what a commit's metadata have under that key, a string or several; nothing if they have not."""
+    said = shell.run(f"ostree --repo={repository} show --print-metadata-key={key} {shlex.quote(commit)}", check=False)
+    return re.findall(r"'([^']*)'", said.stdout)
 
 
 def deploy(shell: Shell, os: str, commit: str) -> CommandResult:

@@ -10,14 +10,17 @@ from pydantic import BaseModel, ValidationError
 
 from lifsea_testbed.errors import CallerError
 from lifsea_testbed.perf.metric import Better, Build, Metric, Sample, digest
-from lifsea_testbed.text import printable
+from lifsea_testbed.text import printable, slug
 
 #: What comes up from a disk does not depend on how fast, or where, it was booted.
 _ANY = "any"
+#: What is cut unless something else is said: its figures need no other name.
+_UPGRADE = "upgrade"
 _LARGEST = 64 << 20
 
 
 class _Recording(BaseModel):
+    subject: str
     image: str
     profile: str
     qemu: str
@@ -37,7 +40,7 @@ class _Sweep(BaseModel):
 
 
 _METRICS = {
-    "distinct": (Better.HIGHER, "Disks, equal ones counted once, that power cuts in an upgrade may leave behind."),
+    "distinct": (Better.HIGHER, "Disks, equal ones counted once, that power cuts may leave behind."),
     "booted": (Better.HIGHER, "Disks of these that were booted."),
     "inferred": (Better.HIGHER, "Disks of these that differ from a booted one only where that boot never read."),
     "left": (Better.LOWER, "Disks of these that were neither booted nor inferred."),
@@ -64,7 +67,8 @@ def read(path: Path) -> list[Sample]:
         profile=printable(sweep.recording.profile), qemu=printable(sweep.recording.qemu), instance_type=_ANY,
         accelerator=_ANY, host_class=_ANY,
     )  # fmt: skip
-    metrics = [Metric(name=f"power-cuts-{name}", unit="disks", better=better, definition=definition, exact=True)
+    cuts = "power-cuts" if sweep.recording.subject == _UPGRADE else f"power-cuts-{slug(sweep.recording.subject)}"
+    metrics = [Metric(name=f"{cuts}-{name}", unit="disks", better=better, definition=definition, exact=True)
                for name, (better, definition) in _METRICS.items()]  # fmt: skip
     values = [getattr(sweep.summary, name) for name in _METRICS]
     return [Sample(build=build, metric=metric, value=value, test="powercut", number=number)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -18,22 +18,25 @@ from lifsea_testbed.errors import CallerError, GuestFailure, NotJudged, TestbedE
 from lifsea_testbed.machine import Machine
 from lifsea_testbed.powercut import disks, record, report
 from lifsea_testbed.powercut.record import Recording, Timeline
-from lifsea_testbed.powercut.results import Depth, How, Outcome, Result, Results, judged
+from lifsea_testbed.powercut.results import How, Outcome, Result, Results, judged
 from lifsea_testbed.powercut.shrink import smallest
 from lifsea_testbed.powercut.states import Kind
-from lifsea_testbed.powercut.subject import SUBJECTS, Prepared, SecondBoot, Subject, Upgrade
+from lifsea_testbed.powercut.subject import SUBJECTS, Depth, Prepared, Pull, SecondBoot, Subject, Upgrade
 from lifsea_testbed.powercut.sweep import Shard, Sweep, plan
 from lifsea_testbed.text import printable, slug
 
 _FOREVER = 365 * 24 * 3600.0
 _NAMES = {kind.name.lower().replace("_", "-"): kind for kind in Kind}
+#: What a suite cuts, and how much of the time that is left each may take: a pull's states take longer and matter less.
+_OF_A_SUITE = {Pull.name: 0.3, Upgrade.name: 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Campaign:
     """What is to be swept: of which subject which kinds of states, which part, how deep, for how long (seconds).
 
-    With `second` it is the boot after the cut of that name.
+    With `second` it is the boot after the cut of that name. `at_once` states are booted at the same time; unless that
+    is said, as many as the host bears.
     """
 
     subject: str = "upgrade"
@@ -45,11 +48,12 @@ class Campaign:
     kinds: tuple[Kind, ...] = tuple(Kind)
     seed: int = 1
     depth: Depth = Depth.BOOT
+    at_once: int | None = None
 
     @classmethod
     def parse(cls, *, reports: Path, recording: Path | None = None, budget: str | None = None, shard: str = "1/1",
               only: Sequence[str] | None = None, seed: int = 1, depth: str = Depth.BOOT, subject: str = Upgrade.name,
-              second: str | None = None) -> Self:
+              second: str | None = None, at_once: int | None = None) -> Self:
         """Reads a campaign as it is written on the command line.
 
         Raises:
@@ -57,10 +61,19 @@ class Campaign:
         """
         if subject not in SUBJECTS:
             raise CallerError(f"{subject}: nothing that is cut", hint=", ".join(SUBJECTS))
-        place = "powercut" if subject == Upgrade.name else f"powercut-{subject}"
-        return cls(reports=reports, recording=(recording or reports / place).resolve(),
-                   budget=_FOREVER if budget is None else seconds(budget), shard=Shard.parse(shard), kinds=_kinds(only),
-                   seed=seed, depth=Depth(depth), subject=subject, second=second or "")  # fmt: skip
+        if at_once is not None and at_once < 1:
+            raise CallerError(f"--at-once {at_once}: no state would be booted", hint="left out, it suits the host")
+        wished = cls(
+            reports=reports, recording=reports, budget=_FOREVER if budget is None else seconds(budget),
+            shard=Shard.parse(shard), kinds=_kinds(only), seed=seed, subject=subject, second=second or "",
+            at_once=at_once, depth=Depth(depth).at_least(SUBJECTS[subject].depth),
+        )  # fmt: skip
+        return replace(wished, recording=(recording or reports / wished.name).resolve())
+
+    @property
+    def name(self) -> str:
+        """What its report is called, and its recording unless that has a place of its own."""
+        return "powercut" if self.subject == Upgrade.name else f"powercut-{self.subject}"
 
     @property
     def results(self) -> Path:
@@ -75,26 +88,27 @@ class Campaign:
 
 @dataclass(frozen=True, kw_only=True)
 class PowerCuts:
-    """What became of a sweep within a suite: its numbers and broken states, and how long it could take."""
+    """What became of the sweeps within a suite: of each what came of it, by what was cut; how long all could take."""
 
-    summary: report.Summary
+    summaries: Mapping[str, report.Summary]
     budget: str
 
     @property
     def broken(self) -> list[str]:
-        """What is broken, one line a state; the console's end of the first is in the report."""
-        return [f"{result.state}: {result.why}" for result in self.summary.failures]
+        """What is broken, one line a state; the console's ends are in the reports."""
+        return [f"{cut}: {result.state}: {result.why}" for cut, summary in self.summaries.items()
+                for result in summary.failures]  # fmt: skip
 
     def require_all(self) -> None:
         """Raises NotJudged, with the numbers, if the budget left anything out."""
-        left, unconfirmed = self.summary.left, self.summary.unconfirmed
-        if left or unconfirmed:
-            raise NotJudged(f"{self.summary.line}; {self.budget} left out {left} of {self.summary.distinct} disks and "
-                            f"{unconfirmed} confirmations: the same run again goes on from here")  # fmt: skip
+        if found := [f"{cut}: {summary.left} of {summary.distinct} disks and {summary.unconfirmed} confirmations "
+                     f"({summary.line})" for cut, summary in self.summaries.items()
+                     if summary.left or summary.unconfirmed]:  # fmt: skip
+            raise NotJudged(f"{self.budget} left out {'; '.join(found)}: the same run again goes on from here")
 
 
 def cut(bench: Bench, reports: Path, budget: str | None) -> PowerCuts:
-    """Sweeps an upgrade for as long as a suite was given.
+    """Sweeps all that belongs to an upgrade for as long as a suite was given.
 
     Raises:
         NotJudged: it was given no time.
@@ -102,9 +116,12 @@ def cut(bench: Bench, reports: Path, budget: str | None) -> PowerCuts:
     """
     if budget is None:
         raise NotJudged("no time was given for power cuts (--power-cuts 30m)")
-    recording = reports / f"powercut-{bench.image.sha256[:12]}"
-    campaign = Campaign.parse(reports=reports, budget=budget, recording=recording)
-    return PowerCuts(summary=survey(bench, campaign), budget=budget)
+    deadline, found = Deadline.after(seconds(budget)), dict[str, report.Summary]()
+    for subject, share in _OF_A_SUITE.items():
+        wished = Campaign.parse(reports=reports, subject=subject)
+        place = wished.recording.with_name(f"{wished.name}-{bench.image.sha256[:12]}")
+        found[subject] = survey(bench, replace(wished, recording=place, budget=share * deadline.remaining))
+    return PowerCuts(summaries=found, budget=budget)
 
 
 @contextlib.contextmanager
@@ -115,7 +132,8 @@ def prepared(bench: Bench, campaign: Campaign) -> Iterator[tuple[Sweep, Timeline
         recording = _recorded(bench, campaign.place, _second(bench, recording, campaign))
     with record.timeline(recording, bench.image, seed=campaign.seed) as timeline, \
             disks.Milestones(timeline.contents, timeline.states, recording.directory) as milestones:  # fmt: skip
-        yield Sweep(bench, recording, timeline, milestones, depth=campaign.depth), timeline
+        yield Sweep(bench, recording, timeline, milestones, depth=campaign.depth,
+                    at_once=campaign.at_once or bench.at_once()), timeline  # fmt: skip
 
 
 def _recorded(bench: Bench, place: Path, subject: Subject) -> Recording:
@@ -149,7 +167,7 @@ def sweep(bench: Bench, campaign: Campaign, console: Console | None = None) -> r
     summary = survey(bench, campaign, console)
     print(summary.line)
     if summary.failures:
-        raise _failure(summary)
+        raise _failure(campaign, summary)
     return summary
 
 
@@ -167,10 +185,11 @@ def survey(bench: Bench, campaign: Campaign, console: Console | None = None) -> 
             _follow(sweeper.run(planned, results, deadline), timeline, results, list(planned.of), console)
         finally:
             summary = report.summarise(timeline, planned, results)
-            report.write(campaign.reports, timeline, summary)
+            report.write(campaign.reports / campaign.name, timeline, summary)
     if summary.contradicted:
         raise TestbedError(f"{summary.contradicted} boots came out otherwise than was inferred",
-                           expected="a boot that reads the same ends the same", hint="see powercut.json")  # fmt: skip
+                           expected="a boot that reads the same ends the same",
+                           hint=f"see {campaign.name}.json")  # fmt: skip
     return summary
 
 
@@ -235,13 +254,13 @@ def _follow(going: Iterator[Result], timeline: Timeline, results: Results, diges
                 progress.console.print(printable(f"{counted.state}: broken: {counted.why}"), markup=False)
 
 
-def _failure(summary: report.Summary) -> GuestFailure:
+def _failure(campaign: Campaign, summary: report.Summary) -> GuestFailure:
     first = summary.failures[0]
     names = "\n".join(f"{result.state}: {result.why}" for result in summary.failures[:20])
     return GuestFailure(
         f"power cuts lead to {summary.broken} disks that are broken: {first.state}: {first.why}",
         expected="the old or the new image, whole", evidence=f"{names}\n\n{first.console}",
-        hint=f"--state '{first.state}' boots it again; all are in powercut.json",
+        hint=f"--state '{first.state}' boots it again; all are in {campaign.name}.json",
     )  # fmt: skip
 
 

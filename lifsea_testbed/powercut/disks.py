@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import tempfile
+import threading
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -47,7 +48,8 @@ class _Layout:
 class Milestones:
     """The disk at a few places of the log, each made once: the disk of a state holds but what came after its milestone.
 
-    So the cost of a state does not grow with the log. The files lie in a directory of their own, gone with the context.
+    So the cost of a state does not grow with the log. Several threads may ask for states. The files lie in a directory
+    of their own, gone with the context.
     """
 
     def __init__(self, contents: Contents, states: CrashStates, directory: Path) -> None:
@@ -55,6 +57,7 @@ class Milestones:
         self._step = max(_BETWEEN, -(-contents.count // _MILESTONES))
         self._scratch = tempfile.TemporaryDirectory(prefix="milestones-", dir=directory)
         self._made: dict[int, Path] = {}
+        self._writing = threading.Lock()
 
     def __enter__(self) -> Self:
         """Returns the milestones themselves."""
@@ -67,8 +70,9 @@ class Milestones:
     def write(self, path: Path, state: State) -> tuple[Path, ...]:
         """Writes what a state has above its milestone; returns the layers of its disk, the lowest first."""
         place = self._states.epoch(state).first // self._step * self._step
-        write(path, self._contents.clusters(state, since=place), size=self._contents.size)
-        return (self._milestone(place), path) if place else (path,)
+        with self._writing:
+            write(path, self._contents.clusters(state, since=place), size=self._contents.size)
+            return (self._milestone(place), path) if place else (path,)
 
     def _milestone(self, place: int) -> Path:
         if place not in self._made:

@@ -41,8 +41,8 @@ class Inference:
         """Returns the result that a state must have, or nothing if only a boot can tell."""
         for digests, results in reversed(self._known.values()):
             if like := results.get(digests.digest(state)):
-                return replace(like, digest=digest, state=state.name, how=How.INFERRED, like=like.state, seconds=0.0,
-                               reads=())  # fmt: skip
+                return replace(like, digest=digest, state=state.name, how=How.INFERRED, like=like.state, at=0.0,
+                               seconds=0.0, reads=())  # fmt: skip
         return None
 
 

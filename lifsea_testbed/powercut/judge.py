@@ -9,9 +9,10 @@ from lifsea_testbed.errors import GuestFailure
 from lifsea_testbed.guest import ostree
 from lifsea_testbed.machine import Machine
 from lifsea_testbed.powercut.record import Facts
-from lifsea_testbed.powercut.results import Depth, Outcome
-from lifsea_testbed.powercut.subject import FirstBoot
+from lifsea_testbed.powercut.results import Outcome
+from lifsea_testbed.powercut.subject import Depth, FirstBoot
 from lifsea_testbed.scenario import IN_ETC, MACHINE_ID
+from lifsea_testbed.upgrade.way import OstreeUpgrade
 
 _MACHINE_ID = re.compile(r"[0-9a-f]{32}\n")
 #: Behind the root partition no more than this is left (bytes), and its file system spans so much of it: ext4 keeps
@@ -23,7 +24,7 @@ def look(machine: Machine, facts: Facts, depth: Depth) -> tuple[Outcome, str]:
     """Tells which image runs on a machine whose shell is open, and what is wrong with it.
 
     At the depth of a check ostree's repository is read whole, and /usr compared with the commit; at that of a next
-    upgrade the other one of the two images is deployed as well.
+    upgrade the other one of the two images is deployed before, pulled again if it was on offer.
 
     Raises:
         GuestFailure: the machine cannot answer.
@@ -67,17 +68,20 @@ def _unprovisioned(machine: Machine) -> Iterator[str]:
 def _deeper(machine: Machine, facts: Facts, running: str, depth: Depth) -> Iterator[str]:
     if depth is Depth.BOOT:
         return
+    if depth is Depth.NEXT and facts.old != facts.new:
+        yield from _not_upgraded(machine, facts, facts.new if running == facts.old else facts.old)
     if damage := machine.guest.repository_damage():
         yield f"ostree fsck: {damage[-1]}"
     if changed := machine.guest.changed_files():
         yield f"/usr is not the commit's: {', '.join(changed[:5])}"
-    if depth is Depth.NEXT and facts.old != facts.new:
-        yield from _not_upgraded(machine, facts.new if running == facts.old else facts.old)
 
 
-def _not_upgraded(machine: Machine, commit: str) -> Iterator[str]:
+def _not_upgraded(machine: Machine, facts: Facts, commit: str) -> Iterator[str]:
     try:
-        ostree.deploy(machine, machine.guest.booted_deployment().os, commit)
+        if facts.offer and facts.offer.commit == commit:
+            OstreeUpgrade(machine).apply(facts.offer)
+        else:
+            ostree.deploy(machine, machine.guest.booted_deployment().os, commit)
     except GuestFailure as error:
         yield f"the next upgrade fails: {error.happened}: {error.evidence.strip()[-300:]}"
         return

@@ -19,9 +19,11 @@ from lifsea_testbed.image import Image
 from lifsea_testbed.machine import Machine
 from lifsea_testbed.powercut.content import CLUSTER, Contents
 from lifsea_testbed.powercut.states import CrashStates, prefix
-from lifsea_testbed.powercut.subject import Prepared, Subject, Told
+from lifsea_testbed.powercut.subject import OFFER, Prepared, Subject, Told
 from lifsea_testbed.powercut.writelog import WriteLog
 from lifsea_testbed.qemu.overlay import Layers
+from lifsea_testbed.upgrade.offer import Offer
+from lifsea_testbed.upgrade.repository import Repository
 
 #: How long the machine is left alone after the tool has announced success (seconds by the guest's clock): the kernel
 #: writes back what is older than 30 s (Documentation/admin-guide/sysctl/vm.rst, dirty_expire_centisecs), with an
@@ -35,8 +37,9 @@ _ENDING = 30.0
 class Facts:
     """What a recording is of: the images by digest, the profile, the identity of the machine, the two commits.
 
-    `subject` is what is cut, `layers` are the files that lay above the image then. `started` and `announced` are how
-    many entries the log had when it began and when it was said to be done; `disk_size` is in bytes.
+    `subject` is what is cut, `layers` are the files that lay above the image then, `offer` is what it could
+    be upgraded to. `started` and `announced` are how many entries the log had when it began and when it was said to be
+    done; `disk_size` is in bytes.
     """
 
     subject: str
@@ -54,6 +57,7 @@ class Facts:
     announced: int
     disk_size: int
     qemu: str
+    offer: Offer | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +76,11 @@ class Recording:
     def log(self) -> Path:
         """The log of its writes and flushes."""
         return self.directory / _LOG
+
+    @property
+    def repository(self) -> Repository:
+        """Where what was on offer can be had again."""
+        return Repository(self.directory / OFFER)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +103,7 @@ def load(directory: Path, image: Image, next_image: Image | None, subject: str) 
     if not path.is_file():
         return None
     found = json.loads(path.read_text("utf-8"))
-    facts = Facts(**{**found, "layers": tuple(found["layers"])})
+    facts = Facts(**{**found, "layers": tuple(found["layers"]), "offer": found["offer"] and Offer(**found["offer"])})
     if facts.subject != subject:
         raise CallerError(f"{directory}: holds a recording of another subject: {facts.subject}",
                           hint="choose another --recording")  # fmt: skip
@@ -132,6 +141,7 @@ def record(bench: Bench, directory: Path, subject: Subject, *, settle: float = S
     log.write_bytes(b"")
     layers = Layers(below=prepared.layers, overlay=final, write_log=log)
     with bench.off("powercut-record", layers=layers, instance=prepared.instance) as machine:
+        machine.serve(Repository(directory / OFFER))
         told = subject.act(machine, prepared, lambda: log.stat().st_size)
         if not machine.boot.lifeline.end_is_expected:
             _settle(machine, settle)
@@ -160,7 +170,7 @@ def _facts(bench: Bench, subject: Subject, prepared: Prepared, told: Told, log: 
         subject=subject.name, image=bench.image.sha256, next_image=bench.next_image.sha256 if bench.next_image else "",
         profile=bench.profile_name, instance=instance.id, uuid=instance.uuid, disk_serial=instance.disk_serial,
         mac=instance.mac, layers=tuple(path.name for path in prepared.layers), old=told.old, new=told.new,
-        started=log.count_at(told.started), disk_size=log.disk_size, qemu=bench.emulator.version,
+        started=log.count_at(told.started), disk_size=log.disk_size, qemu=bench.emulator.version, offer=prepared.offer,
         announced=len(log.entries) + 1 if told.announced is None else log.count_at(told.announced),
     )  # fmt: skip
 

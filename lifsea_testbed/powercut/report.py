@@ -1,10 +1,10 @@
-"""What a sweep found, in numbers and by state: powercut.json and powercut.svg."""
+"""What a sweep found, in numbers and by state: a JSON document and a picture."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ class Summary:
 
     Of those inferred one in twenty has to be booted as well: `confirmed` were, `unconfirmed` are yet to be.
     `contradicted` are boots whose outcome was not what had been inferred: the inference is unsound if there is one.
+    `seconds` passed while any of them was booted.
     """
 
     enumerated: int
@@ -71,12 +72,12 @@ def summarise(timeline: Timeline, planned: Plan, results: Results) -> Summary:
         unconfirmed=sum(is_unconfirmed(results.of[digest]) for digest in worst),
         left=len(planned.of) - len(worst),
         broken=counts[Outcome.BROKEN], old=counts[Outcome.OLD], new=counts[Outcome.NEW],
-        seconds=sum(results.of[digest].seconds for digest in worst), states=states,
+        seconds=_spent([results.of[digest] for digest in worst]), states=states,
     )  # fmt: skip
 
 
-def write(reports: Path, timeline: Timeline, summary: Summary) -> None:
-    """Writes both files into that directory."""
+def write(place: Path, timeline: Timeline, summary: Summary) -> None:
+    """Writes both files, of that name and their own endings."""
     numbers = {name: value for name, value in vars(summary).items() if name != "states"}
     broken = [{"state": result.state, "why": result.why, "console": result.console,
                "on disk": on_disk(timeline.contents.disk(timeline.states.find(result.state))).splitlines()}
@@ -86,8 +87,17 @@ def write(reports: Path, timeline: Timeline, summary: Summary) -> None:
         "broken": broken,
         "states": [_row(state, result) for state, result in summary.states],
     }  # fmt: skip
-    (reports / "powercut.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
-    (reports / "powercut.svg").write_text(picture.draw(timeline, summary.states), "utf-8")
+    place.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+    place.with_suffix(".svg").write_text(picture.draw(timeline, summary.states), "utf-8")
+
+
+def _spent(results: Sequence[Result]) -> float:
+    """How long at least one of the boots went on (seconds)."""
+    spent = end = 0.0
+    for result in sorted(results, key=lambda result: result.at):
+        spent += max(0.0, result.at + result.seconds - max(end, result.at))
+        end = max(end, result.at + result.seconds)
+    return round(spent, 1)
 
 
 def _row(state: State, result: Result) -> dict[str, str | float]:

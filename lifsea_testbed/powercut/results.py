@@ -12,6 +12,7 @@ from typing import Any
 
 from lifsea_testbed.powercut.record import Facts
 from lifsea_testbed.powercut.states import State
+from lifsea_testbed.powercut.subject import Depth
 
 
 class Outcome(enum.StrEnum):
@@ -20,14 +21,6 @@ class Outcome(enum.StrEnum):
     OLD = "old"
     NEW = "new"
     BROKEN = "broken"
-
-
-class Depth(enum.StrEnum):
-    """How much is asked of a machine that came up; each asks what those before it ask."""
-
-    BOOT = "boot"
-    FSCK = "fsck"
-    NEXT = "next"
 
 
 class How(enum.StrEnum):
@@ -41,10 +34,11 @@ class How(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What came up from a disk: as which state it was booted, why it is broken, the console's end, how long it took.
+    """What came up from a disk: as which state it was booted, why it is broken, the console's end, when and how long.
 
     `reads` are the sectors that were read of those that the log touches (first and count), none if that was not noted;
-    `like` is the state that it was inferred from.
+    `like` is the state that it was inferred from. `at` is the moment at which the boot began (seconds since the epoch),
+    `seconds` its length.
     """
 
     digest: str
@@ -53,6 +47,7 @@ class Result:
     depth: Depth
     why: str = ""
     console: str = ""
+    at: float = 0.0
     seconds: float = 0.0
     how: How = How.BOOTED
     like: str = ""
@@ -88,7 +83,7 @@ class Results:
     def lacks(self, digest: str, depth: Depth) -> bool:
         """Whether a disk has yet to be booted for a result of that depth."""
         result = self.of.get(digest)
-        return result is None or list(Depth).index(result.depth) < list(Depth).index(depth)
+        return result is None or result.depth.at_least(depth) is not result.depth
 
     def _keep(self, result: Result) -> None:
         self.of[result.digest] = result

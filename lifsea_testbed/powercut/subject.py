@@ -1,35 +1,50 @@
-"""What the power is cut in: an upgrade, a rollback, a staged upgrade's end at shutdown, a first boot, a second boot."""
+"""What the power is cut in: a pull, a deployment, a rollback, the end of a staged one, a first boot, a second."""
 
 from __future__ import annotations
 
+import enum
 import os
-import tempfile
+import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Protocol
 
 from lifsea_testbed.bench import Bench
 from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.guest import ostree
-from lifsea_testbed.guest.ostree import Deployment
 from lifsea_testbed.machine import Machine
 from lifsea_testbed.qemu.overlay import Layers
 from lifsea_testbed.scenario import IN_ETC
-from lifsea_testbed.upgrade.offer import make_up
+from lifsea_testbed.upgrade.offer import Offer, from_disk, make_up
 from lifsea_testbed.upgrade.repository import Repository
 from lifsea_testbed.upgrade.way import OstreeUpgrade
 
 BASE = "base.qcow2"
+#: Where the repository with what was on offer lies, beside the recording.
+OFFER = "offer"
 #: Returns how long the log is (bytes).
 Length = Callable[[], int]
+
+
+class Depth(enum.StrEnum):
+    """How much is asked of a machine that came up; each asks what those before it ask."""
+
+    BOOT = "boot"
+    FSCK = "fsck"
+    NEXT = "next"
+
+    def at_least(self, other: Depth) -> Depth:
+        """Returns the deeper of the two."""
+        return max(self, other, key=list(Depth).index)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
     """The machine that will be recorded, off: who it is, the layers of its disk above the image, the lowest first.
 
-    `os`, `old` and `new` are the deployed system's name and the commits that may run after a cut, where that is known.
+    `os`, `old` and `new` are the deployed system's name and the commits that may run after a cut, where that is known;
+    `offer` is what it is upgraded to.
     """
 
     instance: Instance
@@ -37,6 +52,7 @@ class Prepared:
     os: str = ""
     old: str = ""
     new: str = ""
+    offer: Offer | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +69,13 @@ class Told:
 
 
 class Subject(Protocol):
-    """Something that a machine does to its own disk, from a clean start until it says that it is done."""
+    """Something that a machine does to its own disk, from a clean start until it says that it is done.
+
+    `depth` is the least that has to be asked of what comes up, for anything to be seen that it can break.
+    """
 
     name: str
+    depth: Depth
 
     def prepare(self, bench: Bench, directory: Path) -> Prepared:
         """Brings a machine to where it can begin, and switches it off; its layers lie in that directory."""
@@ -70,15 +90,18 @@ class Upgrade:
     """A deployment of the next image, pulled before; without one, of a commit that is made up from the image's own."""
 
     name = "upgrade"
+    depth = Depth.BOOT
 
     def prepare(self, bench: Bench, directory: Path) -> Prepared:
-        """Has the next image pulled and safely on disk."""
+        """Has the next image on offer, pulled and safely on disk."""
         instance = Instance(type=bench.instance_type)
         with bench.off("powercut-prepare", layers=Layers(overlay=directory / BASE), instance=instance) as machine:
-            before, commit = _pull(bench, machine)
-            self._go_on(machine, before.os, commit)
+            offer = _offered(bench, machine, directory / OFFER)
+            before = machine.guest.booted_deployment()
+            self._go_on(machine, before.os, offer)
             machine.power_off()
-        return self._prepared(instance, directory / BASE, before, commit)
+        return self._prepared(Prepared(instance=instance, layers=(directory / BASE,), os=before.os, old=before.commit,
+                                       new=offer.commit, offer=offer))  # fmt: skip
 
     def act(self, machine: Machine, prepared: Prepared, length: Length) -> Told:
         """Deploys."""
@@ -87,11 +110,34 @@ class Upgrade:
         ostree.deploy(machine, prepared.os, prepared.new)
         return Told(old=prepared.old, new=prepared.new, started=started, announced=length())
 
-    def _go_on(self, machine: Machine, os: str, commit: str) -> None:
-        """Does what has to be done before, beyond pulling."""
+    def _go_on(self, machine: Machine, os: str, offer: Offer) -> None:
+        """Does what has to be done before."""
+        OstreeUpgrade(machine).fetch(offer)
 
-    def _prepared(self, instance: Instance, base: Path, before: Deployment, commit: str) -> Prepared:
-        return Prepared(instance=instance, layers=(base,), os=before.os, old=before.commit, new=commit)
+    def _prepared(self, prepared: Prepared) -> Prepared:
+        """Tells from where to where it goes."""
+        return prepared
+
+
+class Pull(Upgrade):
+    """The next image brought into the machine's repository: what is lost there, a later deployment would take over.
+
+    Nothing that boots tells whether it came whole; so nothing is announced, and each state is upgraded.
+    """
+
+    name = "pull"
+    depth = Depth.NEXT
+
+    def act(self, machine: Machine, prepared: Prepared, length: Length) -> Told:
+        """Pulls."""
+        _start(machine)
+        started = length()
+        if prepared.offer:
+            OstreeUpgrade(machine).fetch(prepared.offer)
+        return Told(old=prepared.old, new=prepared.new, started=started, announced=None)
+
+    def _go_on(self, machine: Machine, os: str, offer: Offer) -> None:
+        """Leaves it at the offer."""
 
 
 class Rollback(Upgrade):
@@ -106,14 +152,15 @@ class Rollback(Upgrade):
         ostree.roll_back(machine)
         return Told(old=prepared.old, new=prepared.new, started=started, announced=length())
 
-    def _go_on(self, machine: Machine, os: str, commit: str) -> None:
+    def _go_on(self, machine: Machine, os: str, offer: Offer) -> None:
         """Has the next image run."""
-        ostree.deploy(machine, os, commit)
+        super()._go_on(machine, os, offer)
+        ostree.deploy(machine, os, offer.commit)
         machine.reboot()
         machine.wait_until_ready()
 
-    def _prepared(self, instance: Instance, base: Path, before: Deployment, commit: str) -> Prepared:
-        return Prepared(instance=instance, layers=(base,), os=before.os, old=commit, new=before.commit)
+    def _prepared(self, prepared: Prepared) -> Prepared:
+        return replace(prepared, old=prepared.new, new=prepared.old)
 
 
 class StagedUpgrade(Upgrade):
@@ -134,6 +181,7 @@ class FirstBoot:
     """The first boot of an image: partition and file system grown, machine-id made, user-data run."""
 
     name = "first-boot"
+    depth = Depth.BOOT
 
     def prepare(self, bench: Bench, directory: Path) -> Prepared:
         """Leaves the disk as the image has it."""
@@ -157,19 +205,22 @@ class SecondBoot:
     """
 
     _NAME: ClassVar = "second-boot"
+    depth = Depth.BOOT
 
     def __init__(self, first: Prepared, *, announced: bool) -> None:
         self.name = self._NAME
         self._first, self._announced = first, announced
 
     def prepare(self, bench: Bench, directory: Path) -> Prepared:
-        """Links the layers to where they stay with the recording."""
+        """Links the layers, and what was on offer, to where they stay with the recording."""
         layers = tuple(directory / path.name for path in self._first.layers)
         for path, link in zip(self._first.layers, layers, strict=True):
             link.unlink(missing_ok=True)
             os.link(path, link)
-        first = self._first
-        return Prepared(instance=first.instance, layers=layers, os=first.os, old=first.old, new=first.new)
+        if self._first.offer:
+            shutil.copytree(self._first.layers[0].with_name(OFFER), directory / OFFER, copy_function=os.link,
+                            dirs_exist_ok=True)  # fmt: skip
+        return replace(self._first, layers=layers)
 
     def act(self, machine: Machine, prepared: Prepared, length: Length) -> Told:
         """Boots."""
@@ -180,27 +231,21 @@ class SecondBoot:
 
 #: What can be cut by name.
 SUBJECTS: dict[str, Subject] = {
-    subject.name: subject for subject in (Upgrade(), Rollback(), StagedUpgrade(), FirstBoot())
+    subject.name: subject for subject in (Pull(), Upgrade(), Rollback(), StagedUpgrade(), FirstBoot())
 }
 
 
-def _pull(bench: Bench, machine: Machine) -> tuple[Deployment, str]:
-    """Has the next commit in the machine's repository, and something of the machine's own in /etc."""
+def _offered(bench: Bench, machine: Machine, directory: Path) -> Offer:
+    """Powers on, and has the next image on offer to the machine, and something of the machine's own in /etc."""
     machine.power_on()
     bench.identify(machine)
     machine.wait_until_ready()
     machine.guest.write(IN_ETC, IN_ETC)
-    commit = ostree.pull_from_disk(machine, machine.attach_disk(bench.next_image)) if bench.next_image \
-        else _pull_made_up(machine)  # fmt: skip
-    return machine.guest.booted_deployment(), commit
-
-
-def _pull_made_up(machine: Machine) -> str:
-    with tempfile.TemporaryDirectory() as directory:
-        repository = Repository(Path(directory))
-        (offer,) = make_up(machine, Path(directory), machine.serve(repository), 1)
-        OstreeUpgrade(machine).fetch(offer)
-    return offer.commit
+    shutil.rmtree(directory, ignore_errors=True)
+    url = machine.serve(Repository(directory))
+    if bench.next_image:
+        return from_disk(machine, directory, url, machine.attach_disk(bench.next_image))
+    return make_up(machine, directory, url, 1)[0]
 
 
 def _start(machine: Machine) -> None:

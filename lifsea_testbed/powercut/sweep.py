@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,8 +19,9 @@ from lifsea_testbed.powercut import disks, inference, record
 from lifsea_testbed.powercut.inference import Inference, parse_reads
 from lifsea_testbed.powercut.judge import look
 from lifsea_testbed.powercut.record import Recording, Timeline
-from lifsea_testbed.powercut.results import Depth, How, Outcome, Result, Results
+from lifsea_testbed.powercut.results import How, Outcome, Result, Results
 from lifsea_testbed.powercut.states import Kind, State
+from lifsea_testbed.powercut.subject import Depth
 from lifsea_testbed.qemu.overlay import Layers
 from lifsea_testbed.text import slug
 
@@ -78,13 +80,39 @@ def _spread(found: dict[str, list[State]], kind: Kind) -> list[str]:
     return [listed[place] for place in sorted(range(len(listed)), key=lambda place: f"{place:0{bits}b}"[::-1])]
 
 
+class _Going:
+    """Boots that go on at the same time, no more than so many."""
+
+    def __init__(self, pool: ThreadPoolExecutor, boot: Callable[[State, str], Result], most: int) -> None:
+        self._pool, self._boot, self._most = pool, boot, most
+        self._states: dict[Future[Result], State] = {}
+
+    def __bool__(self) -> bool:
+        """Whether any goes on."""
+        return bool(self._states)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no further one may start."""
+        return len(self._states) >= self._most
+
+    def start(self, state: State, digest: str) -> None:
+        """Starts one."""
+        self._states[self._pool.submit(self._boot, state, digest)] = state
+
+    def ended(self) -> list[tuple[State, Result]]:
+        """Waits until one ends at least; returns those that did."""
+        return [(self._states.pop(future), future.result())
+                for future in wait(self._states, return_when=FIRST_COMPLETED).done]  # fmt: skip
+
+
 class Sweep:
-    """Boots states of one recording on one bench."""
+    """Boots states of one recording on one bench, so many at once."""
 
     def __init__(self, bench: Bench, recording: Recording, timeline: Timeline, milestones: disks.Milestones, *,
-                 depth: Depth = Depth.BOOT) -> None:
+                 depth: Depth = Depth.BOOT, at_once: int = 1) -> None:
         self._bench, self._recording, self._timeline, self._milestones = bench, recording, timeline, milestones
-        self._depth = depth
+        self._depth, self._at_once = depth, at_once
 
     def run(self, planned: Plan, results: Results, deadline: Deadline) -> Iterator[Result]:
         """Gives each disk its result, one after the other, boots until the deadline alone; yields the new ones.
@@ -92,32 +120,52 @@ class Sweep:
         What could be inferred is confirmed, in part, once every disk has a result.
         """
         known = self._inference(results)
-        for digest, states in planned.of.items():
-            if not results.lacks(digest, self._depth):
-                continue
-            result = known.infer(states[0], digest)
-            if result is None:
-                if deadline.expired:
-                    continue
-                result = self._boot_surely(states[0], digest)
-                known.learn(result, states[0])
-            results.add(result)
-            yield result
+        lacking = {digest: states[0] for digest, states in planned.of.items() if results.lacks(digest, self._depth)}
+        with self._boots() as going:
+            for digest, state in lacking.items():
+                while (result := known.infer(state, digest)) is None and going.is_full:
+                    yield from self._learned(going, known, results)
+                if result is not None:
+                    results.add(result)
+                    yield result
+                elif not deadline.expired:
+                    going.start(state, digest)
+            while going:
+                yield from self._learned(going, known, results)
         yield from self._confirm(planned, results, deadline)
 
     def _confirm(self, planned: Plan, results: Results, deadline: Deadline) -> Iterator[Result]:
         """Boots a part of what was inferred; none of it before the last disk that nothing is known of."""
         if any(results.lacks(digest, self._depth) for digest in planned.of):
             return
-        for digest, states in planned.of.items():
-            inferred = results.of[digest]
-            if not inference.is_unconfirmed(inferred):
-                continue
-            if deadline.expired:
-                return
-            result = _compared(self._boot_surely(states[0], digest), inferred)
+        with self._boots() as going:
+            for digest, states in planned.of.items():
+                if not inference.is_unconfirmed(results.of[digest]):
+                    continue
+                if going.is_full:
+                    yield from self._confirmed(going, results)
+                if deadline.expired:
+                    break
+                going.start(states[0], digest)
+            while going:
+                yield from self._confirmed(going, results)
+
+    def _learned(self, going: _Going, known: Inference, results: Results) -> Iterator[Result]:
+        for state, result in going.ended():
+            known.learn(result, state)
             results.add(result)
             yield result
+
+    def _confirmed(self, going: _Going, results: Results) -> Iterator[Result]:
+        for _, booted in going.ended():
+            result = _compared(booted, results.of[booted.digest])
+            results.add(result)
+            yield result
+
+    @contextlib.contextmanager
+    def _boots(self) -> Iterator[_Going]:
+        with ThreadPoolExecutor(self._at_once) as pool:
+            yield _Going(pool, self._boot_surely, self._at_once)
 
     def known(self, state: State, results: Results) -> Result:
         """Returns what a state leads to: as it is known of its disk, or by a boot now."""
@@ -142,7 +190,7 @@ class Sweep:
 
     def boot(self, state: State, digest: str) -> Result:
         """Boots a state and returns what came up."""
-        started = time.monotonic()
+        at, started = time.time(), time.monotonic()
         with self.machine(state) as machine:
             try:
                 machine.power_on()
@@ -152,7 +200,7 @@ class Sweep:
             console = machine.boot.transcript.tail() if outcome is Outcome.BROKEN else ""
             reads = parse_reads(self._reads(state).read_text("ascii"), self._timeline.contents)
         return Result(digest=digest, state=state.name, outcome=outcome, why=why, console=console, depth=self._depth,
-                      seconds=round(time.monotonic() - started, 1), reads=reads)  # fmt: skip
+                      at=round(at, 1), seconds=round(time.monotonic() - started, 1), reads=reads)  # fmt: skip
 
     @contextlib.contextmanager
     def machine(self, state: State) -> Iterator[Machine]:
@@ -162,6 +210,7 @@ class Sweep:
         try:
             layers = Layers(below=(*self._recording.layers, *self._milestones.write(path, state)), reads=reads)
             with self._bench.off(f"powercut-{state.name}", layers=layers, instance=instance) as machine:
+                machine.serve(self._recording.repository)
                 yield machine
         finally:
             path.unlink(missing_ok=True)

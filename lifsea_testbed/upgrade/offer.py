@@ -1,4 +1,4 @@
-"""What is on offer to a machine: commits above the one that it runs, in a repository that the test bed serves.
+"""What is on offer to a machine: commits made up above the one that it runs, or that of another image's disk.
 
 The repository is made in the guest by the OS's own ostree, and holds only what the machine lacks: its own repository is
 named as the parent.
@@ -62,6 +62,20 @@ def make_up(shell: Shell, into: Path, url: str, count: int) -> list[Offer]:
         offers.append(Offer(url=url, branch=branch, commit=commit, version=version))
     _take(shell, into)
     return offers
+
+
+def from_disk(shell: Shell, into: Path, url: str, device: str) -> Offer:
+    """Makes the commit that is deployed on another disk of the machine an offer to it, and returns that.
+
+    Its branch is one that the commit is bound to, if it is bound to any: under another name ostree would refuse it.
+    """
+    shell.run(_MAKE.format(place=_PLACE, repository=ostree.REPOSITORY))
+    commit = ostree.pull_from_disk(shell, device, _PLACE)
+    branch, version = ([*ostree.words_of(shell, commit, key, _PLACE), other][0]
+                       for key, other in (("ostree.ref-binding", "lifsea-testbed/next"), ("version", "")))  # fmt: skip
+    shell.run(f"ostree --repo={_PLACE} refs --force --create={shlex.quote(branch)} {shlex.quote(commit)}")
+    _take(shell, into)
+    return Offer(url=url, branch=branch, commit=commit, version=version)
 
 
 def _take(shell: Shell, into: Path) -> None:
