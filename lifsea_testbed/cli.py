@@ -236,6 +236,7 @@ def _powercut(options: argparse.Namespace) -> None:
     if options.state and options.shell:
         interactive.require_terminal()
     with _bench(options) as bench:
+        bench.say = print
         if not options.state:
             campaign.sweep(bench, wish)
         elif options.shell:
@@ -243,7 +244,6 @@ def _powercut(options: argparse.Namespace) -> None:
                 machine.start()
                 interactive.attend(machine)
         elif options.shrink:
-            bench.say = print
             print(f"the smallest loss: {campaign.shrink(bench, wish, options.state)}")
         else:
             campaign.boot(bench, wish, options.state)
