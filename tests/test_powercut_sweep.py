@@ -172,6 +172,14 @@ def test_reads_are_told_by_the_trace(timeline: Timeline) -> None:
     assert parse_reads("\n".join(lines), timeline.contents) == ((4, 2), (12, 1))
 
 
+def test_what_a_machine_had_written_itself_tells_nothing_of_the_disk(timeline: Timeline) -> None:
+    """Unless it read it before, or wrote it to another disk."""
+    did = "virtio_blk_handle_{} vdev 0x{} req 0x56 sector {} nsectors 1".format
+    lines = [did("read", 55, 0), did("write", 55, 0), did("write", 55, 4), did("read", 55, 4), did("write", 99, 9),
+             did("read", 55, 9)]  # fmt: skip
+    assert parse_reads("\n".join(lines), timeline.contents) == ((0, 1), (9, 1))
+
+
 def test_shards_are_disjoint_and_together_everything(timeline: Timeline) -> None:
     parts = [set(plan(timeline, shard=Shard.parse(f"{number}/3")).of) for number in (1, 2, 3)]
     assert set.union(*parts) == set(plan(timeline).of)

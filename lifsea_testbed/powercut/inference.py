@@ -7,6 +7,7 @@ can do on the other; docs/decisions has the argument. A part of what is inferred
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -17,7 +18,7 @@ from lifsea_testbed.qemu.argv import TRACED
 
 #: One in so many inferred results is confirmed by a boot.
 _CONFIRMED = 20
-_READ = re.compile(rf"^{TRACED} .*\bsector (\d+) nsectors (\d+)$", re.MULTILINE)
+_REQUEST = re.compile(rf"^({'|'.join(TRACED)}) vdev (\S+) .*\bsector (\d+) nsectors (\d+)$", re.MULTILINE)
 
 
 class Inference:
@@ -53,14 +54,18 @@ def is_unconfirmed(result: Result) -> bool:
 
 
 def parse_reads(trace: str, contents: Contents) -> tuple[tuple[int, int], ...]:
-    """Returns the sectors that a machine read according to its trace, of those that the log touches, in order."""
-    wanted = {sector for first, count in map(_numbers, _READ.finditer(trace))
-              for sector in range(first, first + count) if contents.touches(sector)}  # fmt: skip
-    return tuple(_ranges(sorted(wanted)))
+    """Returns the sectors that a machine read according to its trace, of those that the log touches, in order.
 
-
-def _numbers(match: re.Match[str]) -> tuple[int, int]:
-    return int(match[1]), int(match[2])
+    What it had written to the same disk before is left out: it found what it wrote, whatever lay there.
+    """
+    found, own = set[int](), defaultdict[str, set[int]](set)
+    for event, disk, first, count in _REQUEST.findall(trace):
+        sectors = {sector for sector in range(int(first), int(first) + int(count)) if contents.touches(sector)}
+        if event == TRACED[0]:
+            found |= sectors - own[disk]
+        else:
+            own[disk] |= sectors
+    return tuple(_ranges(sorted(found)))
 
 
 def _ranges(sectors: list[int]) -> Iterator[tuple[int, int]]:

@@ -38,8 +38,9 @@ REPOSITORY_SOCKET = "repository"
 CLUSTER_SOCKET = "cluster"
 #: The user network, as the monitor names it.
 USER_NETWORK = "card"
-#: The event of QEMU's trace that tells of a read by the guest (QEMU hw/block/trace-events): `… sector N nsectors N`.
-TRACED = "virtio_blk_handle_read"
+#: The events of QEMU's trace that tell of reads and writes by the guest (QEMU hw/block/trace-events), in their order:
+#: `… vdev ADDRESS … sector N nsectors N`.
+TRACED = ("virtio_blk_handle_read", "virtio_blk_handle_write")
 #: The group that throttles all disks together.
 CEILING = "ceiling"
 #: QEMU's user network has one queue, whatever the instance type has.
@@ -266,7 +267,10 @@ def _write_log(descriptor: int | None) -> list[str]:
 
 
 def _reads(descriptor: int | None) -> list[str]:
-    return [] if descriptor is None else ["-trace", f"enable={TRACED},file=/dev/fd/{descriptor}"]
+    if descriptor is None:
+        return []
+    events = [word for event in TRACED for word in ("-trace", f"enable={event}")]
+    return [*events, "-trace", f"file=/dev/fd/{descriptor}"]
 
 
 def _counter(counter: tuple[int, int] | None) -> list[str]:
