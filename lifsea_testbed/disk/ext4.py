@@ -197,19 +197,33 @@ class Ext4:
         return journal.MAGIC + data[4:] if newer and newer.escaped else data
 
     def _replay(self) -> None:
-        if not self.layout.journal:
-            raise NotJudged("the file system's journal lies on another device")
-        inode = self.inode(self.layout.journal)
-        size = self.layout.block_size
-        if inode.size > _LARGEST_JOURNAL:
-            raise NotJudged(f"a journal of {inode.size} bytes is not read offline")
-        length = inode.size // size
-        places = {first + index: place + index for first, place, count in self._runs(inode, length)
-                  for index in range(count)}  # fmt: skip
-        newer = journal.newer_blocks(self._block, places)
+        newer = journal.newer_blocks(self._block, self._journal())
         self._block.cache_clear()
         self._newer = newer
         self.layout = parse_superblock((self._block(0) + self._block(1))[1024:2048])
+
+
+    def _journal(self) -> dict[int, int]:
+        """Returns which block of the file system is which of its journal."""
+        if not self.layout.journal:
+            raise NotJudged("the file system's journal lies on another device")
+        inode = self.inode(self.layout.journal)
+        if inode.size > _LARGEST_JOURNAL:
+            raise NotJudged(f"a journal of {inode.size} bytes is not read offline")
+        runs = self._runs(inode, inode.size // self.layout.block_size)
+        return {first + index: place + index for first, place, count in runs for index in range(count)}
+
+
+class Unreplayed(Ext4):
+    """A file system as a boot loader reads it: what is in its journal alone is not there."""
+
+    def idle_journal(self) -> set[int]:
+        """Returns the blocks of the journal that its recovery never looks at, even if it reads them ahead."""
+        places = self._journal()
+        return set(places.values()) - journal.looked_at(self._block, places)
+
+    def _replay(self) -> None:
+        """Leaves the journal alone."""
 
 
 def is_ext4(source: Source) -> bool:

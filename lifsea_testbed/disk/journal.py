@@ -14,6 +14,8 @@ _WIDE, _CHECKSUM_2, _CHECKSUM_3 = 0x2, 0x8, 0x10
 #: revoke, 64bit, async commit, checksums v2 and v3: what is understood here.
 _KNOWN = 0x1 | _WIDE | 0x4 | _CHECKSUM_2 | _CHECKSUM_3
 _ESCAPED, _SAME_IDENTIFIER, _LAST = 1, 2, 8
+#: JBD2_FEATURE_COMPAT_CHECKSUM.
+_CHECKSUM_1 = 0x1
 _HEADER = 12
 #: How many blocks one transaction may write or revoke: jbd2 ends it at a quarter of the journal, that is 1 GiB at most.
 _MOST = 1 << 20
@@ -52,6 +54,7 @@ class Head:
     length: int
     sequence: int
     start: int
+    compatible: int
     incompatible: int
 
 
@@ -78,6 +81,32 @@ def newer_blocks(read: Callable[[int], bytes], places: Mapping[int, int]) -> dic
     return {block: place for block, (sequence, place) in newer.items() if revoked.get(block, -1) < sequence}
 
 
+def looked_at(read: Callable[[int], bytes], places: Mapping[int, int]) -> set[int]:
+    """Returns the blocks of the disk, among those of the journal, whose content a recovery goes by (jbd2/recovery.c).
+
+    They are its superblock, each header up to the first that is none or of another transaction, and what was committed.
+    A transaction without its commit block is stepped over by the lengths that its descriptors say.
+
+    Raises:
+        DiskDamaged: the journal contradicts itself.
+        NotJudged: it uses a feature that is not understood here, or checksums of its first kind, which cover all.
+    """
+    seen: set[int] = set()
+
+    def note(number: int) -> bytes:
+        seen.add(number)
+        return read(places[number])
+
+    try:
+        if parse_head(note(0)).compatible & _CHECKSUM_1:
+            raise NotJudged("a recovery of this journal reads what was never committed")
+        for transaction in transactions(note):
+            seen.update(number for number, _ in transaction.written)
+        return {places[number] for number in seen}
+    except KeyError:
+        raise _damaged("has holes, or ends too early") from None
+
+
 def parse_head(raw: bytes) -> Head:
     """Reads the superblock of a journal.
 
@@ -86,12 +115,13 @@ def parse_head(raw: bytes) -> Head:
         NotJudged: a feature is in use that is not understood here.
     """
     kind, length, first, sequence, start = struct.unpack_from(">4xI8xIIII", raw)
-    incompatible = 0 if kind == 3 else int(struct.unpack_from(">I", raw, 40)[0])
+    compatible, incompatible = (0, 0) if kind == 3 else struct.unpack_from(">II", raw, 36)
     if raw[:4] != MAGIC or kind not in (3, 4) or not 0 < first < length or start >= length:
         raise _damaged("has no superblock")
     if incompatible & ~_KNOWN:
         raise NotJudged(f"the journal has features that are not read offline (incompat {incompatible:#x})")
-    return Head(first=first, length=length, sequence=sequence, start=start, incompatible=incompatible)
+    return Head(first=first, length=length, sequence=sequence, start=start,
+                compatible=compatible, incompatible=incompatible)  # fmt: skip
 
 
 def transactions(read: Callable[[int], bytes]) -> Iterator[Transaction]:

@@ -20,9 +20,13 @@ _EXTENDED = {0x05, 0x0F, 0x85, 0xEE}
 
 @dataclass(frozen=True, kw_only=True)
 class Partition:
-    """A partition: its number from 1, its bytes, its type and its own identifier (lower case; empty in an MBR)."""
+    """A partition: its number from 1, its first sector, its bytes, its type and its own identifier.
+
+    Both are in lower case; empty in an MBR.
+    """
 
     number: int
+    first: int
     content: Source
     kind: str = ""
     identifier: str = ""
@@ -55,13 +59,13 @@ def _gpt(disk: Source, header: bytes) -> list[Partition]:
 def _gpt_entry(disk: Source, number: int, row: bytes) -> Partition:
     first, last = struct.unpack_from("<QQ", row, 32)
     kind, identifier = (str(uuid.UUID(bytes_le=row[start:start + 16])) for start in (0, 16))
-    return Partition(number=number, content=_window(disk, first, last - first + 1, number), kind=kind,
+    return Partition(number=number, first=first, content=_window(disk, first, last - first + 1, number), kind=kind,
                      identifier=identifier)  # fmt: skip
 
 
 def _mbr(disk: Source, head: bytes) -> list[Partition]:
     rows = ((number, struct.unpack_from("<4xB3xII", head, 446 + 16 * number)) for number in range(4))
-    return [Partition(number=number + 1, content=_window(disk, first, sectors, number + 1))
+    return [Partition(number=number + 1, first=first, content=_window(disk, first, sectors, number + 1))
             for number, (kind, first, sectors) in rows if sectors and kind and kind not in _EXTENDED]  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lifsea_testbed.disk.ext4 import Ext4, is_ext4
+from lifsea_testbed.disk.ext4 import Ext4, Unreplayed, is_ext4
 from lifsea_testbed.disk.partitions import partitions
 from lifsea_testbed.disk.source import Source
 from lifsea_testbed.disk.tree import Tree, root_of
@@ -17,13 +17,6 @@ from lifsea_testbed.text import printable
 
 #: Where ostree keeps what boots, on a partition of its own for /boot or on the root file system.
 _PATHS = ("/loader", "/loader/entries", "/ostree", "/boot/loader", "/boot/ostree")
-
-
-class Unreplayed(Ext4):
-    """A file system as a boot loader reads it: what is in its journal alone is not there."""
-
-    def _replay(self) -> None:
-        """Leaves the journal alone."""
 
 
 def on_disk(disk: Source) -> str:

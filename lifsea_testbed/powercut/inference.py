@@ -1,6 +1,6 @@
-"""States that need no boot: they differ from a booted one in sectors alone that its boot never read.
+"""States that need no boot: they differ from a booted one in sectors alone that its boot never looked at.
 
-A machine that finds the same in every sector that it reads cannot tell the two disks apart, so what it did on one it
+A machine that finds the same in every sector that it goes by cannot tell the two disks apart, so what it did on one it
 can do on the other; docs/decisions has the argument. A part of what is inferred is booted nevertheless.
 """
 
@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 
+from lifsea_testbed.powercut.ahead import never_looked_at
 from lifsea_testbed.powercut.content import Contents, Digests
 from lifsea_testbed.powercut.results import How, Result
 from lifsea_testbed.powercut.states import State
@@ -26,16 +27,17 @@ class Inference:
 
     def __init__(self, contents: Contents) -> None:
         self._contents = contents
-        self._known: dict[tuple[tuple[int, int], ...], tuple[Digests, dict[str, Result]]] = {}
+        self._known: dict[frozenset[int], tuple[Digests, dict[str, Result]]] = {}
 
     def learn(self, result: Result, state: State) -> None:
         """Takes in what a boot read and where it led to; what was itself inferred teaches nothing."""
         if not result.reads or result.how is How.INFERRED:
             return
-        if result.reads not in self._known:
-            sectors = (sector for first, count in result.reads for sector in range(first, first + count))
-            self._known[result.reads] = self._contents.within(sectors), {}
-        digests, results = self._known[result.reads]
+        read = {sector for first, count in result.reads for sector in range(first, first + count)}
+        sectors = frozenset(read - never_looked_at(self._contents.disk(state)))
+        if sectors not in self._known:
+            self._known[sectors] = self._contents.within(sectors), {}
+        digests, results = self._known[sectors]
         results[digests.digest(state)] = result
 
     def infer(self, state: State, digest: str) -> Result | None:

@@ -1,0 +1,74 @@
+"""What a recovery never looks at may hold anything: another implementation of it, e2fsck's, comes to the same."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lifsea_testbed.disk.ext4 import Ext4
+from lifsea_testbed.disk.source import RawFile
+from lifsea_testbed.disk.tree import Tree, root_of
+from lifsea_testbed.powercut.ahead import never_looked_at
+from lifsea_testbed.powercut.writelog import SECTOR
+from tests import disks
+
+_ROOT = 17 << 20
+
+
+@pytest.fixture
+def crashed(tmp_path: Path) -> Path:
+    """A disk whose file holds "old"; its journal has "new" for it, committed, and "lost", not committed."""
+    root = disks.fill(tmp_path / "root", {"f": "old"})
+    disk = disks.disk(tmp_path / "disk.raw", root=root, options=("-b", "1024"))
+    place = disks.run("debugfs", "-R", "blocks /f", f"{disk}?offset={_ROOT}").split()[0]
+    commands = ["jo"]
+    for text, option in (("new", ""), ("lost", "-c")):  # -c: without a commit block
+        block = tmp_path / text
+        block.write_bytes(text.encode().ljust(1024, b"\0"))
+        commands.append(f"jw {option} -b {place} {block}")
+    script = tmp_path / "commands"
+    script.write_text("\n".join([*commands, "jc", ""]))
+    disks.run("debugfs", "-w", "-f", script, f"{disk}?offset={_ROOT}")
+    return disk
+
+
+def recovered(disk: Path) -> str:
+    """What the file holds once e2fsck has replayed the journal."""
+    (part := disk.with_suffix(".part")).write_bytes(disks.root_partition(disk))
+    disks.run("e2fsck", "-p", "-E", "journal_only", part)
+    with RawFile(part) as source:
+        return (Tree(root_of(Ext4(source))).read("/f") or b"").decode()
+
+
+def scribbled(disk: Path, sectors: set[int]) -> Path:
+    """A copy of the disk with random bytes in these sectors."""
+    copy = Path(shutil.copy(disk, disk.with_name("copy.raw")))
+    with copy.open("r+b") as file:
+        for sector in sectors:
+            file.seek(sector * SECTOR)
+            file.write(random.Random(sector).randbytes(SECTOR))
+    return copy
+
+
+def test_what_is_never_looked_at_makes_no_difference(crashed: Path) -> None:
+    with RawFile(crashed) as source:
+        idle = never_looked_at(source)
+    assert len(idle) > 1000
+    assert recovered(scribbled(crashed, idle)) == "new"
+
+
+def test_what_is_looked_at_does(crashed: Path) -> None:
+    """The four blocks before: descriptor, content and commit block of "new", and the descriptor of "lost"."""
+    with RawFile(crashed) as source:
+        first = min(never_looked_at(source))
+    assert recovered(scribbled(crashed, set(range(first - 8, first)))) == "old"
+
+
+def test_a_disk_that_cannot_be_read_adds_nothing(tmp_path: Path) -> None:
+    for content in (bytes(4096), random.Random(1).randbytes(1 << 16)):
+        (tmp_path / "disk").write_bytes(content)
+        with RawFile(tmp_path / "disk") as source:
+            assert never_looked_at(source) == set()
