@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -23,7 +24,7 @@ class Source(Protocol):
 
 
 class RawFile:
-    """A file of the host, open for reading as long as its context."""
+    """A file of the host, open for reading, by several threads if need be, as long as its context."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -42,8 +43,7 @@ class RawFile:
     def read_at(self, offset: int, length: int) -> bytes:
         """Returns exactly that many bytes of the file."""
         within(self, offset, length, str(self._path))
-        self._file.seek(offset)
-        data = self._file.read(length)
+        data = os.pread(self._file.fileno(), length, offset)
         if len(data) != length:
             raise DiskDamaged(f"{self._path} ends before byte {offset + length}", hint="copy it again, compare digests")
         return data
