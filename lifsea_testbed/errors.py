@@ -89,7 +89,7 @@ class EmulatorFailed(LaunchError):
 
 
 class TimerStarved(HostError):
-    """The guest's kernel gave up, at its start, on a timer that a busy host did not let tick; another time it may."""
+    """The guest's kernel waits for a timer that a busy host, or its emulator, did not let tick; another time it may."""
 
 
 class ChannelError(TestbedError):

@@ -138,7 +138,7 @@ class Machine(Transfers, AsSold, Wired):
     def power_on(self) -> None:
         """Powers on and returns when the root shell is open.
 
-        Does so again if the host was too busy for the guest's timer, or QEMU failed before the guest wrote anything.
+        Does so again if the guest's timer did not tick, or QEMU failed, before the guest wrote anything.
 
         Raises:
             BootFailed: no shell opened in time.
@@ -151,8 +151,8 @@ class Machine(Transfers, AsSold, Wired):
             try:
                 self._await_shell()
                 return
-            except (TimerStarved, EmulatorFailed) as error:
-                if attempt == _POWER_ONS or not (isinstance(error, TimerStarved) or self.boot.left_no_trace):
+            except (TimerStarved, EmulatorFailed):
+                if attempt == _POWER_ONS or not self.boot.left_no_trace:
                     raise
                 self.boots.pop().close()
 

@@ -144,8 +144,12 @@ def test_a_panic_ends_every_wait_at_once(console: Console) -> None:
     assert "Call Trace" in caught.value.evidence
 
 
-def test_a_timer_without_ticks_is_the_hosts_fault(console: Console) -> None:
-    console.guest.sendall(b"[    0.1] Kernel panic - not syncing: IO-APIC + timer doesn't work!\n")
+@pytest.mark.parametrize("line", [
+    "[    0.1] Kernel panic - not syncing: IO-APIC + timer doesn't work!",
+    "[   22.4] rcu: rcu_sched kthread timer wakeup didn't happen for 5251 jiffies! g-1179 f0x0 RCU_GP_WAIT_FQS(5)",
+])
+def test_a_timer_without_ticks_is_the_hosts_fault(console: Console, line: str) -> None:
+    console.guest.sendall(line.encode() + b"\n")
     with pytest.raises(TimerStarved, match="the machine's timer starved"):
         console.transcript.wait_for("login:", Deadline.after(60))
 

@@ -26,9 +26,11 @@ _STAMP = r"^(?:\[\s*\d+\.\d+\](?:\[[^\]]*\])? )?"
 
 #: Sources: kernel/panic.c, lib/bug.c, arch/x86/kernel/dumpstack.c, kernel/hung_task.c, kernel/watchdog.c and
 #: mm/oom_kill.c of Linux; emergency.service of systemd; grub-core/normal and kern/rescue_reader of GRUB; dracut. The
-#: timer: check_timer of arch/x86/kernel/apic/io_apic.c, which waits for ticks that a busy host may not have.
+#: timer: check_timer of arch/x86/kernel/apic/io_apic.c, which waits for ticks that a busy host may not have, and
+#: rcu_check_gp_kthread_expired_fqs_timer of kernel/rcu/tree_stall.h, which found one overdue by 20 s.
 TABLE = (
-    _fatal("the machine's timer starved", _STAMP + r"Kernel panic - not syncing: IO-APIC \+ timer doesn't work",
+    _fatal("the machine's timer starved", _STAMP + r"(?:Kernel panic - not syncing: IO-APIC \+ timer doesn't work"
+                                                   r"|rcu: .* kthread timer wakeup didn't happen for \d+ jiffies)",
            TimerStarved),
     _fatal("kernel panic", _STAMP + r"Kernel panic - not syncing"),
     _fatal("kernel oops", _STAMP + r"(?:Oops(?:: | -)|BUG: unable to handle|general protection fault|"

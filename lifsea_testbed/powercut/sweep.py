@@ -13,7 +13,7 @@ from pathlib import Path
 from lifsea_testbed import spread
 from lifsea_testbed.bench import Bench
 from lifsea_testbed.deadline import Deadline
-from lifsea_testbed.errors import GuestFailure, LaunchError
+from lifsea_testbed.errors import GuestFailure, HostError
 from lifsea_testbed.machine import Machine
 from lifsea_testbed.powercut import disks, inference, record
 from lifsea_testbed.powercut.inference import Inference, parse_reads
@@ -25,7 +25,7 @@ from lifsea_testbed.powercut.subject import Depth
 from lifsea_testbed.qemu.overlay import Layers
 from lifsea_testbed.text import slug
 
-#: How often a state is booted under which QEMU dies by itself (seen under TCG: SIGABRT, and not again).
+#: How often a state is booted under which the host fails (seen under TCG: SIGABRT, a timer that stands; not again).
 _ATTEMPTS = 3
 
 
@@ -175,9 +175,9 @@ class Sweep:
         return results.of[digest]
 
     def _boot_surely(self, state: State, digest: str) -> Result:
-        """Boots a state again if QEMU died under it: that says nothing of the disk."""
+        """Boots a state again if the host failed under it: that says nothing of the disk."""
         for _ in range(_ATTEMPTS - 1):
-            with contextlib.suppress(LaunchError):
+            with contextlib.suppress(HostError):
                 return self.boot(state, digest)
         return self.boot(state, digest)
 
