@@ -157,8 +157,17 @@ def test_what_a_boot_never_read_needs_no_boot(timeline: Timeline, tmp_path: Path
     assert all(result.like in sweep.booted for result in known.values() if result.how is How.INFERRED)
 
 
+def test_no_more_are_confirmed_than_tell_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same ones whatever was confirmed of them before; none that was booted anyway."""
+    monkeypatch.setattr(inference, "_MOST", 3)
+    found = [Result(digest=f"{20 * number:08x}", state="epoch 1", outcome=Outcome.OLD, depth=Depth.BOOT, how=how)
+             for number, how in enumerate([How.BOOTED, How.INFERRED, How.CONFIRMED, *[How.INFERRED] * 5])]  # fmt: skip
+    found += [replace(found[1], digest=f"{20 * number + 1:08x}") for number in range(5)]
+    assert [result.digest for result in inference.unconfirmed(reversed(found))] == ["00000014", "0000003c"]
+
+
 def test_a_boot_that_disagrees_is_told(timeline: Timeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inference, "_CONFIRMED", 1)
+    monkeypatch.setattr(inference, "_ONE_IN", 1)
     sweep = Paper(timeline, {"epoch 2, after write 1": Outcome.BROKEN}, reads=((0, 1), (4, 2), (9, 1)))
     found = results(tmp_path)
     run(sweep, timeline, found)

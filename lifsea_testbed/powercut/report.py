@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lifsea_testbed.powercut import picture
 from lifsea_testbed.powercut.finding import on_disk
-from lifsea_testbed.powercut.inference import is_unconfirmed
+from lifsea_testbed.powercut.inference import unconfirmed
 from lifsea_testbed.powercut.record import Timeline
 from lifsea_testbed.powercut.results import How, Outcome, Result, Results, judged
 from lifsea_testbed.powercut.states import State
@@ -21,7 +21,7 @@ from lifsea_testbed.powercut.sweep import Plan
 class Summary:
     """States enumerated; distinct disks among them; of these booted, inferred, left, broken; what each state came to.
 
-    Of those inferred one in twenty has to be booted as well: `confirmed` were, `unconfirmed` are yet to be.
+    Of those inferred some have to be booted as well: `confirmed` were, `unconfirmed` are yet to be.
     `contradicted` are boots whose outcome was not what had been inferred: the inference is unsound if there is one.
     `seconds` passed while any of them was booted.
     """
@@ -69,7 +69,7 @@ def summarise(timeline: Timeline, planned: Plan, results: Results) -> Summary:
     return Summary(
         enumerated=planned.enumerated, distinct=len(planned.of), booted=len(worst) - how[How.INFERRED],
         inferred=how[How.INFERRED], confirmed=how[How.CONFIRMED], contradicted=how[How.CONTRADICTED],
-        unconfirmed=sum(is_unconfirmed(results.of[digest]) for digest in worst),
+        unconfirmed=len(unconfirmed(results.of[digest] for digest in worst)),
         left=len(planned.of) - len(worst),
         broken=counts[Outcome.BROKEN], old=counts[Outcome.OLD], new=counts[Outcome.NEW],
         seconds=_spent([results.of[digest] for digest in worst]), states=states,

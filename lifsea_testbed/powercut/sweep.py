@@ -15,8 +15,8 @@ from lifsea_testbed.bench import Bench
 from lifsea_testbed.deadline import Deadline
 from lifsea_testbed.errors import GuestFailure, HostError
 from lifsea_testbed.machine import Machine
-from lifsea_testbed.powercut import disks, inference, record
-from lifsea_testbed.powercut.inference import Inference, parse_reads
+from lifsea_testbed.powercut import disks, record
+from lifsea_testbed.powercut.inference import Inference, parse_reads, unconfirmed
 from lifsea_testbed.powercut.judge import look
 from lifsea_testbed.powercut.record import Recording, Timeline
 from lifsea_testbed.powercut.results import How, Outcome, Result, Results
@@ -139,14 +139,12 @@ class Sweep:
         if any(results.lacks(digest, self._depth) for digest in planned.of):
             return
         with self._boots() as going:
-            for digest, states in planned.of.items():
-                if not inference.is_unconfirmed(results.of[digest]):
-                    continue
+            for inferred in unconfirmed([results.of[digest] for digest in planned.of]):
                 if going.is_full:
                     yield from self._confirmed(going, results)
                 if deadline.expired:
                     break
-                going.start(states[0], digest)
+                going.start(planned.of[inferred.digest][0], inferred.digest)
             while going:
                 yield from self._confirmed(going, results)
 
