@@ -32,6 +32,8 @@ from lifsea_testbed.powercut.sweep import Shard, Sweep, plan
 from lifsea_testbed.upgrade.offer import Offer
 from tests.test_powercut_states import BASE, FLUSH, Bytes, filled, logged, read
 
+#: Entry 5 is the first write of epoch 2: without it the old image boots, and success had been announced.
+_WITHOUT_THAT = "epoch 2, without write 1"
 # The last write before the announcement (entry 5) is only flushed after it.
 MADE = [(0, filled(1)), FLUSH, (4, filled(2, 2)), (0, filled(1)), FLUSH, (9, filled(2)), (12, filled(1)), FLUSH]
 FACTS = Facts(subject="upgrade", image="a", next_image="b", profile="reference", instance="i", uuid="u",
@@ -282,11 +284,23 @@ def test_a_sweep_ends_with_what_is_broken(timeline: Timeline, tmp_path: Path, mo
     sweep = Paper(timeline, {"epoch 2, after write 1": Outcome.BROKEN})
     monkeypatch.setattr(campaign, "prepared", lambda bench, wished: contextlib.nullcontext((sweep, timeline)))
     wished = campaign.Campaign.parse(reports=tmp_path, recording=tmp_path)
+    bench = cast(Bench, SimpleNamespace(say=lambda line: None))
     with pytest.raises(GuestFailure, match="epoch 2") as raised:
-        campaign.sweep(cast(Bench, None), wished, Console(file=io.StringIO()))
+        campaign.sweep(bench, wished, Console(file=io.StringIO()))
     assert "--state 'epoch 2'" in raised.value.hint
     assert "epoch 2, after write 1" in raised.value.evidence
-    assert (tmp_path / "powercut.json").is_file()
+    assert json.loads((tmp_path / "powercut.json").read_text("utf-8"))["summary"]["smallest"] == _WITHOUT_THAT
+    assert f"{_WITHOUT_THAT}: the smallest loss" in raised.value.evidence
+
+
+def test_nothing_is_made_smaller_once_the_time_is_up(timeline: Timeline, tmp_path: Path,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = Paper(timeline)
+    run(sweep, timeline, Results(tmp_path / "results.jsonl"))
+    monkeypatch.setattr(campaign, "prepared", lambda bench, wished: contextlib.nullcontext((sweep, timeline)))
+    wished = campaign.Campaign.parse(reports=tmp_path, recording=tmp_path, budget="0s")
+    summary = campaign.survey(cast(Bench, SimpleNamespace(say=pytest.fail)), wished, Console(file=io.StringIO()))
+    assert summary.failures and not summary.smallest
 
 
 def test_a_recording_of_another_image_is_refused(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from lifsea_testbed.powercut import disks, record, report
 from lifsea_testbed.powercut.record import Recording, Timeline
 from lifsea_testbed.powercut.results import How, Outcome, Result, Results, judged
 from lifsea_testbed.powercut.shrink import smallest
-from lifsea_testbed.powercut.states import Kind
+from lifsea_testbed.powercut.states import Kind, State
 from lifsea_testbed.powercut.subject import SUBJECTS, Depth, Prepared, Pull, SecondBoot, Subject, Upgrade
 from lifsea_testbed.powercut.sweep import Shard, Sweep, plan
 from lifsea_testbed.text import printable, slug
@@ -96,8 +96,7 @@ class PowerCuts:
     @property
     def broken(self) -> list[str]:
         """What is broken, one line a state; the console's ends are in the reports."""
-        return [f"{cut}: {result.state}: {result.why}" for cut, summary in self.summaries.items()
-                for result in summary.failures]  # fmt: skip
+        return [f"{cut}: {line}" for cut, summary in self.summaries.items() for line in summary.told]
 
     def require_all(self) -> None:
         """Raises NotJudged, with the numbers, if the budget left anything out."""
@@ -186,6 +185,10 @@ def survey(bench: Bench, campaign: Campaign, console: Console | None = None) -> 
         finally:
             summary = report.summarise(timeline, planned, results)
             report.write(campaign.reports / campaign.name, timeline, summary)
+        if summary.failures and not deadline.expired:
+            whole = timeline.states.find(summary.failures[0].state)
+            summary = replace(summary, smallest=_smallest(bench, sweeper, timeline, results, whole, deadline))
+            report.write(campaign.reports / campaign.name, timeline, summary)
     if summary.contradicted:
         raise TestbedError(f"{summary.contradicted} boots came out otherwise than was inferred",
                            expected="a boot that reads the same ends the same",
@@ -215,19 +218,31 @@ def shrink(bench: Bench, campaign: Campaign, name: str) -> str:
         CallerError: the state is not broken, or lacks nothing of its epoch.
     """
     with prepared(bench, campaign) as (sweeper, timeline):
-        results, states = Results(campaign.results), timeline.states
+        whole, results = timeline.states.find(name), Results(campaign.results)
+        found = _smallest(bench, sweeper, timeline, results, whole, Deadline.after(_FOREVER))
+    if not found:
+        raise CallerError(f"{name}: no lost write breaks it", hint="--state alone boots it again")
+    return found
 
-        def breaks(numbers: Sequence[int]) -> bool:
-            state = states.lacking(whole, numbers)
-            result = judged(sweeper.known(state, results), state, timeline.facts)
-            bench.say(f"{state.name}: {result.outcome}")
-            return result.outcome is Outcome.BROKEN
 
-        whole = states.find(name)
-        lost = states.lost(whole)
-        if not lost or not breaks(lost):
-            raise CallerError(f"{name}: no lost write breaks it", hint="--state alone boots it again")
-        return states.lacking(whole, smallest(lost, breaks)).name
+def _smallest(bench: Bench, sweeper: Sweep, timeline: Timeline, results: Results, whole: State,
+              deadline: Deadline) -> str:
+    """The name of the state that lacks the fewest writes and is broken like that one, as far as found by the deadline.
+
+    Nothing if it is not for lost writes that it is broken.
+    """
+    states = timeline.states
+
+    def breaks(numbers: Sequence[int]) -> bool:
+        if deadline.expired:
+            return False
+        state = states.lacking(whole, numbers)
+        result = judged(sweeper.known(state, results), state, timeline.facts)
+        bench.say(f"{state.name}: {result.outcome}")
+        return result.outcome is Outcome.BROKEN
+
+    lost = states.lost(whole)
+    return states.lacking(whole, smallest(lost, breaks)).name if lost and breaks(lost) else ""
 
 
 @contextlib.contextmanager
@@ -255,8 +270,7 @@ def _follow(going: Iterator[Result], timeline: Timeline, results: Results, diges
 
 
 def _failure(campaign: Campaign, summary: report.Summary) -> GuestFailure:
-    first = summary.failures[0]
-    names = "\n".join(f"{result.state}: {result.why}" for result in summary.failures[:20])
+    first, names = summary.failures[0], "\n".join(summary.told[:20])
     return GuestFailure(
         f"power cuts lead to {summary.broken} disks that are broken: {first.state}: {first.why}",
         expected="the old or the new image, whole", evidence=f"{names}\n\n{first.console}",

@@ -23,7 +23,8 @@ class Summary:
 
     Of those inferred some have to be booted as well: `confirmed` were, `unconfirmed` are yet to be.
     `contradicted` are boots whose outcome was not what had been inferred: the inference is unsound if there is one.
-    `seconds` passed while any of them was booted.
+    `seconds` passed while any of them was booted. `smallest` is the state with the fewest lost writes that is
+    broken like the first one, if that was looked for.
     """
 
     enumerated: int
@@ -39,6 +40,7 @@ class Summary:
     new: int
     seconds: float
     states: list[tuple[State, Result]]
+    smallest: str = ""
 
     @property
     def line(self) -> str:
@@ -52,6 +54,12 @@ class Summary:
         """One result for each broken disk."""
         found = {result.digest: result for _, result in reversed(self.states) if result.outcome is Outcome.BROKEN}
         return list(reversed(found.values()))
+
+    @property
+    def told(self) -> list[str]:
+        """What is broken, a line each; that of the first is followed by the smallest loss that breaks it."""
+        lines = [f"{result.state}: {result.why}" for result in self.failures]
+        return [*lines[:1], *([f"{self.smallest}: the smallest loss for that"] if self.smallest else []), *lines[1:]]
 
 
 def summarise(timeline: Timeline, planned: Plan, results: Results) -> Summary:
