@@ -38,7 +38,7 @@ def bench(reports: Path) -> Iterator[Bench]:
 
 
 def without_flushes(timeline: Timeline) -> CrashStates:
-    """The states of a disk, or of an upgrade, that never flushes while it deploys."""
+    """The states of a disk, or of what is cut, that never flushes until it is said to be done."""
     during = range(timeline.facts.started, timeline.facts.announced)
     entries = [replace(entry, flags=Flag(0)) if place in during and entry.is_flush else entry
                for place, entry in enumerate(timeline.log.entries)]  # fmt: skip
@@ -52,31 +52,32 @@ def test_every_flush_of_an_upgrade_leaves_old_or_new(bench: Bench, reports: Path
     assert {result.outcome for _, result in summary.states} == {Outcome.OLD, Outcome.NEW}
 
 
-def test_an_upgrade_without_flushes_is_found_broken(bench: Bench, reports: Path) -> None:
+@pytest.mark.parametrize("subject", ["upgrade", "pull"])
+def test_what_is_never_flushed_is_found_broken(bench: Bench, reports: Path, subject: str) -> None:
     """The control: the same writes, half of them lost, as if nothing had been flushed, do not leave a whole image."""
-    wished = Campaign.parse(reports=reports)
+    wished = Campaign.parse(reports=reports, subject=subject)
     with campaign.prepared(bench, wished) as (_, timeline):
-        recording = load(wished.recording, bench.image, bench.next_image, "upgrade")
+        recording = load(wished.recording, bench.image, bench.next_image, subject)
         assert recording is not None
         lying = replace(timeline, states=without_flushes(timeline))
         with Milestones(lying.contents, lying.states, recording.directory) as milestones:
-            sweep = Sweep(bench, recording, lying, milestones)
+            sweep = Sweep(bench, recording, lying, milestones, depth=wished.depth)
             outcomes = [sweep.boot(state, lying.contents.digest(state)).outcome
                         for state in list(lying.states.enumerate([Kind.SUBSET]))[:2]]  # fmt: skip
     assert Outcome.BROKEN in outcomes
 
 
-@pytest.mark.parametrize("subject", ["rollback", "staged", "first-boot"])
-def test_what_else_is_cut_leaves_a_whole_machine(bench: Bench, tmp_path: Path, subject: str) -> None:
-    """At flushes spread over it; a minute or two of them."""
-    wished = Campaign.parse(reports=tmp_path, subject=subject, only=["flush"], budget="2m")
+@pytest.mark.parametrize("subject", ["pull", "rollback", "staged", "first-boot"])
+def test_what_else_is_cut_leaves_a_whole_machine(bench: Bench, reports: Path, subject: str) -> None:
+    """At flushes spread over it; some minutes of them."""
+    wished = Campaign.parse(reports=reports, subject=subject, only=["flush"], budget="6m")
     summary = campaign.survey(bench, wished)
     assert summary.booted >= 2
     assert [(failure.state, failure.why) for failure in summary.failures] == []
 
 
 def test_a_boot_after_a_cut_can_be_cut_as_well(bench: Bench, reports: Path) -> None:
-    wished = Campaign.parse(reports=reports, only=["flush"], budget="2m")
+    wished = Campaign.parse(reports=reports, only=["flush"], budget="6m")
     with campaign.prepared(bench, wished) as (_, timeline):
         late = [epoch for epoch in timeline.states.epochs if epoch.end < timeline.facts.announced][-1]
     summary = campaign.survey(bench, replace(wished, second=f"epoch {late.number}"))

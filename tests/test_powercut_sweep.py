@@ -254,6 +254,13 @@ def test_a_campaign_is_read_as_it_is_written(tmp_path: Path) -> None:
     assert wished.recording == tmp_path / "powercut"
 
 
+def test_a_second_cut_has_a_report_of_its_own_beside_that_of_the_first(tmp_path: Path) -> None:
+    first = campaign.Campaign.parse(reports=tmp_path, subject="staged")
+    second = replace(first, second="epoch 17, after write 2")
+    assert (second.recording, second.place.parent) == (first.recording, first.recording)
+    assert (first.name, second.name) == ("powercut-staged", "powercut-staged-second-epoch-17-after-write-2")
+
+
 def test_a_pull_is_asked_for_the_next_upgrade_whatever_was_wished(tmp_path: Path) -> None:
     wished = campaign.Campaign.parse(reports=tmp_path, subject="pull", depth="boot")
     assert (wished.depth, wished.name, wished.recording) == (Depth.NEXT, "powercut-pull", tmp_path / "powercut-pull")

@@ -68,12 +68,12 @@ class Campaign:
             shard=Shard.parse(shard), kinds=_kinds(only), seed=seed, subject=subject, second=second or "",
             at_once=at_once, depth=Depth(depth).at_least(SUBJECTS[subject].depth),
         )  # fmt: skip
-        return replace(wished, recording=(recording or reports / wished.name).resolve())
+        return replace(wished, recording=(recording or reports / _named(subject)).resolve())
 
     @property
     def name(self) -> str:
-        """What its report is called, and its recording unless that has a place of its own."""
-        return "powercut" if self.subject == Upgrade.name else f"powercut-{self.subject}"
+        """What its report is called."""
+        return f"{_named(self.subject)}-second-{slug(self.second)}" if self.second else _named(self.subject)
 
     @property
     def results(self) -> Path:
@@ -118,7 +118,7 @@ def cut(bench: Bench, reports: Path, budget: str | None) -> PowerCuts:
     deadline, found = Deadline.after(seconds(budget)), dict[str, report.Summary]()
     for subject, share in _OF_A_SUITE.items():
         wished = Campaign.parse(reports=reports, subject=subject)
-        place = wished.recording.with_name(f"{wished.name}-{bench.image.sha256[:12]}")
+        place = wished.recording.with_name(f"{_named(subject)}-{bench.image.sha256[:12]}")
         found[subject] = survey(bench, replace(wished, recording=place, budget=share * deadline.remaining))
     return PowerCuts(summaries=found, budget=budget)
 
@@ -267,6 +267,10 @@ def _follow(going: Iterator[Result], timeline: Timeline, results: Results, diges
             progress.update(task, advance=result.how in (How.BOOTED, How.INFERRED), broken=broken)
             if counted.outcome is Outcome.BROKEN:
                 progress.console.print(printable(f"{counted.state}: broken: {counted.why}"), markup=False)
+
+
+def _named(subject: str) -> str:
+    return "powercut" if subject == Upgrade.name else f"powercut-{subject}"
 
 
 def _failure(campaign: Campaign, summary: report.Summary) -> GuestFailure:
