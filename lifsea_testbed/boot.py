@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypedDict
 
-from lifsea_testbed.console.access import log_in, type_agent
+from lifsea_testbed.console.access import interrupt, log_in, type_agent
 from lifsea_testbed.console.assistant import Assistant
 from lifsea_testbed.console.channel import Channel, NoChannel, PortChannel
 from lifsea_testbed.console.terminal import TerminalChannel
@@ -173,16 +173,20 @@ class Boot:
         if road is Road.USER_DATA:
             return self.meet_shell(road, access, deadline)
         console, terminal = self._take_console(access)
+        logged_in = False
         while True:
             try:
-                if road is Road.LOGIN:
+                if road is Road.LOGIN and not logged_in:
                     log_in(console, access, deadline)
+                logged_in = False
                 terminal.await_prompt(Deadline.after(min(_SHELL_ANSWERS, deadline.remaining)))
+                logged_in = True
                 type_agent(console, access)
                 return terminal.greet(Deadline.after(min(_SHELL_ANSWERS, deadline.remaining)))
             except WaitTimedOut:
                 if deadline.expired:
                     raise
+                interrupt(console)
 
     def meet_shell(self, road: Road, access: Access, deadline: Deadline,
                    first: Callable[[Channel], object] = lambda channel: None) -> str:

@@ -5,8 +5,14 @@ from __future__ import annotations
 import re
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pexpect
+import pytest
 
 from lifsea_testbed.console import access
+from lifsea_testbed.console.transcript import Transcript
 from lifsea_testbed.profile import Line
 
 PORT = "org.example.shell"
@@ -46,3 +52,17 @@ def test_a_port_whose_driver_comes_late_is_waited_for(tmp_path: Path) -> None:
 
 def test_the_unit_is_started_however_often_it_ends() -> None:
     assert b"\nStartLimitIntervalSec=0\n[Service]\n" in access.user_data(PORT, Line.PORT)
+
+
+@pytest.mark.parametrize("shell", ["bash --norc", "dash -i"])
+def test_a_shell_that_lost_the_end_of_what_was_typed_lets_go_of_it(shell: str) -> None:
+    """It takes commands again."""
+    with pexpect.spawn(shell, encoding="utf-8", timeout=30, env={"PS1": "ready# ", "PS2": "more> "}) as typed:
+        typed.expect_exact("ready# ")
+        typed.send("cat <<'END-OF-AGENT'\nEND-OF-AG\n")
+        typed.expect_exact("more> ")
+        typed.expect_exact("more> ")
+        access.interrupt(cast(Transcript, SimpleNamespace(send=lambda keys: typed.send(keys.decode()))))
+        typed.expect_exact("ready# ")
+        typed.send("echo $((40 + 2))\n")
+        typed.expect_exact("42\r\n")

@@ -154,8 +154,9 @@ def test_a_timer_without_ticks_is_the_hosts_fault(console: Console, line: str) -
         console.transcript.wait_for("login:", Deadline.after(60))
 
 
-def test_a_boot_loader_that_waits_at_its_prompt_ends_every_wait(console: Console) -> None:
-    console.guest.sendall(b"GNU GRUB\r\n\x1b[Kgrub> ")
+@pytest.mark.parametrize("before", [b"\x1b[K", b"\r", b"\r\r"])
+def test_a_boot_loader_that_waits_at_its_prompt_ends_every_wait(console: Console, before: bytes) -> None:
+    console.guest.sendall(b"GNU GRUB\r\n" + before + b"grub> ")
     started = time.monotonic()
     with pytest.raises(GuestCrashed, match="boot loader stopped: grub>"):
         console.transcript.wait_for("login:", Deadline.after(60))

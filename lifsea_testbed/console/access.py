@@ -67,6 +67,14 @@ def type_agent(console: Transcript, access: Access) -> None:
     console.send(typed(access))
 
 
+def interrupt(console: Transcript) -> None:
+    """Has a shell let go of what it was typed in part.
+
+    On a line without flow control a busy guest loses bytes: a here-document without its end would wait for ever.
+    """
+    console.send(b"\x03")
+
+
 def typed(access: Access) -> bytes:
     """Returns what is typed into a shell on a console to start the guest's end of a command channel there."""
     become = f"{access.become} " if access.become else ""

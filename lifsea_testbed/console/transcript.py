@@ -50,7 +50,10 @@ def _weight(line: Line) -> int:
 
 
 class LineReader:
-    """Cuts a stream of bytes into lines, each stamped with the time of its first byte, secrets masked."""
+    """Cuts a stream of bytes into lines, each stamped with the time of its first byte, secrets masked.
+
+    Carriage returns at either end of a line, of which GRUB writes several, are none of its text.
+    """
 
     def __init__(self, mask: Mask | None = None) -> None:
         self._mask = mask or Mask()
@@ -70,7 +73,7 @@ class LineReader:
     @property
     def unfinished(self) -> str:
         """The printable part of a line that has no end yet: a prompt, or a boot loader that waits."""
-        return self._mask.unfinished(printable(self._rest))
+        return self._mask.unfinished(printable(self._rest.lstrip(b"\r")))
 
     @property
     def unfinished_since(self) -> Line:
@@ -82,7 +85,7 @@ class LineReader:
         return [self._take()] if self._rest else []
 
     def _take(self) -> Line:
-        text = printable(self._rest.rstrip(b"\r\n")).replace("\n", " ")
+        text = printable(self._rest.strip(b"\r\n")).replace("\n", " ")
         self._rest = b""
         return Line(at=self._started, text=self._mask.line(text))
 
