@@ -53,9 +53,10 @@ class Inference:
 def unconfirmed(results: Iterable[Result]) -> list[Result]:
     """Returns those that a boot has yet to confirm, drawn from all that were inferred by the digests of their disks."""
     # Other digits of the digest choose a shard.
-    drawn = sorted((result.digest, result) for result in results
-                   if result.how is not How.BOOTED and int(result.digest[:8], 16) % _ONE_IN == 0)  # fmt: skip
-    return [result for _, result in drawn[:_MOST] if result.how is How.INFERRED]
+    drawn = [result for result in results
+             if result.how is not How.BOOTED and int(result.digest[:8], 16) % _ONE_IN == 0]  # fmt: skip
+    chosen = sorted(drawn, key=lambda result: result.digest)[:_MOST]
+    return [result for result in chosen if result.how is How.INFERRED]
 
 
 def parse_reads(trace: str, contents: Contents) -> tuple[tuple[int, int], ...]:

@@ -115,7 +115,7 @@ class Sweep:
         self._depth, self._at_once = depth, at_once
 
     def run(self, planned: Plan, results: Results, deadline: Deadline) -> Iterator[Result]:
-        """Gives each disk its result, one after the other, boots until the deadline alone; yields the new ones.
+        """Gives each disk its result, in the order of the plan, boots until the deadline alone; yields the new ones.
 
         What could be inferred is confirmed, in part, once every disk has a result.
         """

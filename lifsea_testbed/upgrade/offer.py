@@ -71,8 +71,8 @@ def from_disk(shell: Shell, into: Path, url: str, device: str) -> Offer:
     """
     shell.run(_MAKE.format(place=_PLACE, repository=ostree.REPOSITORY))
     commit = ostree.pull_from_disk(shell, device, _PLACE)
-    branch, version = ([*ostree.words_of(shell, commit, key, _PLACE), other][0]
-                       for key, other in (("ostree.ref-binding", "lifsea-testbed/next"), ("version", "")))  # fmt: skip
+    branch = (ostree.words_of(shell, commit, "ostree.ref-binding", _PLACE) or ["lifsea-testbed/next"])[0]
+    version = (ostree.words_of(shell, commit, "version", _PLACE) or [""])[0]
     shell.run(f"ostree --repo={_PLACE} refs --force --create={shlex.quote(branch)} {shlex.quote(commit)}")
     _take(shell, into)
     return Offer(url=url, branch=branch, commit=commit, version=version)
