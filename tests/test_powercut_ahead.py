@@ -11,7 +11,8 @@ import pytest
 from lifsea_testbed.disk.ext4 import Ext4
 from lifsea_testbed.disk.source import RawFile
 from lifsea_testbed.disk.tree import Tree, root_of
-from lifsea_testbed.powercut.ahead import never_looked_at
+from lifsea_testbed.powercut import ahead
+from lifsea_testbed.powercut.ahead import never_looked_at, overwritten_unseen
 from lifsea_testbed.powercut.writelog import SECTOR
 from tests import disks
 
@@ -67,8 +68,37 @@ def test_what_is_looked_at_does(crashed: Path) -> None:
     assert recovered(scribbled(crashed, set(range(first - 8, first)))) == "old"
 
 
+@pytest.fixture
+def replaying(tmp_path: Path) -> Path:
+    """A disk whose journal has the block of inodes that "f" is in; the file system's own copy of it is old."""
+    root = disks.fill(tmp_path / "root", {"f": "old", "g": "new"})
+    disk = disks.disk(tmp_path / "disk.raw", root=root, options=("-b", "1024"))
+    at = f"{disk}?offset={_ROOT}"
+    table = int(disks.run("debugfs", "-R", "imap <12>", at).rpartition("at block ")[2].split(",")[0])
+    (block := tmp_path / "block").write_bytes(disks.root_partition(disk)[table * 1024:(table + 1) * 1024])
+    script = tmp_path / "commands"
+    script.write_text(f"jo\njw -b {table} {block}\njc\n")
+    disks.run("debugfs", "-w", "-f", script, at)
+    return disk
+
+
+def test_inodes_that_a_recovery_overwrites_make_no_difference(
+        replaying: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead, "_MARKS", 0)
+    with RawFile(replaying) as source:
+        unseen = overwritten_unseen(source)
+    assert len(unseen) == 2
+    assert recovered(scribbled(replaying, unseen)) == "old"
+
+
+def test_near_the_ends_of_a_partition_everything_is_looked_at(replaying: Path) -> None:
+    """A program that tells file systems apart might find another one's mark there."""
+    with RawFile(replaying) as source:
+        assert overwritten_unseen(source) == set()
+
+
 def test_a_disk_that_cannot_be_read_adds_nothing(tmp_path: Path) -> None:
     for content in (bytes(4096), random.Random(1).randbytes(1 << 16)):
         (tmp_path / "disk").write_bytes(content)
         with RawFile(tmp_path / "disk") as source:
-            assert never_looked_at(source) == set()
+            assert never_looked_at(source) == overwritten_unseen(source) == set()

@@ -191,6 +191,15 @@ def test_what_a_machine_had_written_itself_tells_nothing_of_the_disk(timeline: T
     assert parse_reads("\n".join(lines), timeline.contents) == ((0, 1), (9, 1))
 
 
+def test_what_a_driver_writes_before_it_looks_tells_nothing_either(timeline: Timeline) -> None:
+    """A boot loader that reads the same before it does look at it."""
+    did = "virtio_blk_handle_{} vdev 0x55 req 0x56 sector {} nsectors 1".format
+    reset, ready = ("virtio_set_status vdev 0x55 val 0", "virtio_set_status vdev 0x55 val 15")
+    kernel = [reset, ready, did("read", 4), did("read", 9), did("write", 4), did("read", 4)]
+    assert parse_reads("\n".join(kernel), timeline.contents, {4, 9}) == ((9, 1),)
+    assert parse_reads("\n".join([did("read", 4), *kernel]), timeline.contents, {4, 9}) == ((4, 1), (9, 1))
+
+
 def test_shards_are_disjoint_and_together_everything(timeline: Timeline) -> None:
     parts = [set(plan(timeline, shard=Shard.parse(f"{number}/3")).of) for number in (1, 2, 3)]
     assert set.union(*parts) == set(plan(timeline).of)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import replace
 
 from lifsea_testbed.powercut.ahead import never_looked_at
@@ -20,7 +20,9 @@ from lifsea_testbed.qemu.argv import TRACED
 #: One in so many inferred results is confirmed by a boot, of one sweep no more than so many: if none of 300 differs,
 #: fewer than one in a hundred do, with 95 % confidence ("rule of three"; Hanley and Lippman-Hand, JAMA 249:1743, 1983).
 _ONE_IN, _MOST = 20, 300
-_REQUEST = re.compile(rf"^({'|'.join(TRACED)}) vdev (\S+) .*\bsector (\d+) nsectors (\d+)$", re.MULTILINE)
+_READ, _WRITE, _STATUS = TRACED
+_EVENT = re.compile(
+    rf"^({'|'.join(TRACED)}) vdev (\S+) (?:.*\bsector (\d+) nsectors (\d+)|val 0)$", re.MULTILINE)
 
 
 class Inference:
@@ -59,19 +61,54 @@ def unconfirmed(results: Iterable[Result]) -> list[Result]:
     return [result for result in chosen if result.how is How.INFERRED]
 
 
-def parse_reads(trace: str, contents: Contents) -> tuple[tuple[int, int], ...]:
+def parse_reads(trace: str, contents: Contents, unseen: Set[int] = frozenset()) -> tuple[tuple[int, int], ...]:
     """Returns the sectors that a machine read according to its trace, of those that the log touches, in order.
 
-    What it had written to the same disk before is left out: it found what it wrote, whatever lay there.
+    What it had written to the same disk before is left out: it found what it wrote, whatever lay there. So is what is
+    `unseen` until the driver that read it writes it.
     """
-    found, own = set[int](), defaultdict[str, set[int]](set)
-    for event, disk, first, count in _REQUEST.findall(trace):
-        sectors = {sector for sector in range(int(first), int(first) + int(count)) if contents.touches(sector)}
-        if event == TRACED[0]:
-            found |= sectors - own[disk]
+    disks = defaultdict[str, _Requests](lambda: _Requests(unseen))
+    for event, disk, first, count in _EVENT.findall(trace):
+        if event == _READ:
+            disks[disk].read(_touched(contents, first, count))
+        elif event == _WRITE:
+            disks[disk].write(_touched(contents, first, count))
         else:
-            own[disk] |= sectors
-    return tuple(_ranges(sorted(found)))
+            disks[disk].begin()
+    return tuple(_ranges(sorted(set[int]().union(*(requests.looked_at for requests in disks.values())))))
+
+
+class _Requests:
+    """What was asked of one disk."""
+
+    def __init__(self, unseen: Set[int]) -> None:
+        self._unseen = unseen
+        self._found, self._ahead, self._own = set[int](), set[int](), set[int]()
+
+    def begin(self) -> None:
+        """Another driver begins: what the one before read and did not write may have been looked at."""
+        self._found |= self._ahead
+        self._ahead.clear()
+
+    def read(self, sectors: set[int]) -> None:
+        """They were read."""
+        fresh = sectors - self._own
+        self._found |= fresh - self._unseen
+        self._ahead |= fresh & self._unseen
+
+    def write(self, sectors: set[int]) -> None:
+        """They were written."""
+        self._own |= sectors
+        self._ahead -= sectors
+
+    @property
+    def looked_at(self) -> set[int]:
+        """What was read, and may have been looked at."""
+        return self._found | self._ahead
+
+
+def _touched(contents: Contents, first: str, count: str) -> set[int]:
+    return {sector for sector in range(int(first), int(first) + int(count)) if contents.touches(sector)}
 
 
 def _ranges(sectors: list[int]) -> Iterator[tuple[int, int]]:

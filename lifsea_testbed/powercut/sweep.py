@@ -16,6 +16,7 @@ from lifsea_testbed.deadline import Deadline
 from lifsea_testbed.errors import GuestFailure, HostError
 from lifsea_testbed.machine import Machine
 from lifsea_testbed.powercut import disks, record
+from lifsea_testbed.powercut.ahead import overwritten_unseen
 from lifsea_testbed.powercut.inference import Inference, parse_reads, unconfirmed
 from lifsea_testbed.powercut.judge import look
 from lifsea_testbed.powercut.record import Recording, Timeline
@@ -196,7 +197,8 @@ class Sweep:
             except GuestFailure as error:
                 outcome, why = Outcome.BROKEN, error.happened
             console = machine.boot.transcript.tail() if outcome is Outcome.BROKEN else ""
-            reads = parse_reads(self._reads(state).read_text("ascii"), self._timeline.contents)
+            unseen = overwritten_unseen(self._timeline.contents.disk(state))
+            reads = parse_reads(self._reads(state).read_text("ascii"), self._timeline.contents, unseen)
         return Result(digest=digest, state=state.name, outcome=outcome, why=why, console=console, depth=self._depth,
                       at=round(at, 1), seconds=round(time.monotonic() - started, 1), reads=reads)  # fmt: skip
 

@@ -39,8 +39,9 @@ CLUSTER_SOCKET = "cluster"
 #: The user network, as the monitor names it.
 USER_NETWORK = "card"
 #: The events of QEMU's trace that tell of reads and writes by the guest (QEMU hw/block/trace-events), in their order:
-#: `… vdev ADDRESS … sector N nsectors N`.
-TRACED = ("virtio_blk_handle_read", "virtio_blk_handle_write")
+#: `… vdev ADDRESS … sector N nsectors N`; and of the state of a device, which each driver resets to 0 before it begins
+#: (hw/virtio/trace-events): `vdev ADDRESS val N`.
+TRACED = ("virtio_blk_handle_read", "virtio_blk_handle_write", "virtio_set_status")
 #: The group that throttles all disks together.
 CEILING = "ceiling"
 #: QEMU's user network has one queue, whatever the instance type has.
