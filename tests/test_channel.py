@@ -191,6 +191,16 @@ def test_a_signal_is_told_by_its_name(channel: PortChannel, status: int, by: sig
     assert channel.run(f"exit {status}", deadline=Deadline.after(SOON)).signal is by
 
 
+def test_what_commands_printed_does_not_pile_up_in_the_guest(channel: PortChannel, tmp_path: Path) -> None:
+    """Four shells wait, each with two files; of empty ones up to a hundred rounds are borne with."""
+    for script in [*["echo printed"] * 5, *["true"] * 450]:
+        assert channel.run(script, deadline=Deadline.after(SOON)).ok
+    time.sleep(0.5)  # the last shells start anew
+    left = [path for end in ("out", "err") for path in (tmp_path / "work").glob(f"*.{end}")]
+    assert len(left) <= 4 * 2 * 101
+    assert not any(path.stat().st_size for path in left)
+
+
 def test_a_command_has_a_shell_of_its_own(channel: PortChannel) -> None:
     """What one sets, ignores or leaves running does not reach the next."""
     channel.run("cd /tmp; left=1; export left; trap 'exit 9' EXIT; umask 0; sleep 60 &", deadline=Deadline.after(SOON))

@@ -25,7 +25,7 @@ lines() { # how many lines of the port
 	done
 }
 
-# Reads requests until it has a script, prints its nonce, and gives the turn to the next.
+# Reads requests until it has a script, prints its nonce, and gives the turn to the next, which it leaves as its output.
 take() {
 	while :; do
 		read -r verb _lifsea_nonce rest || exit 1
@@ -54,28 +54,33 @@ take() {
 		esac
 	done
 	echo "$_lifsea_nonce"
-	echo >&4
+	exec >&4
+	echo
 }
 
 if [ "$port" = --wait ]; then
-	_lifsea_slot=$work
+	_lifsea_slot=$work _lifsea_printed=$work.$3
 	echo $$ >"$_lifsea_slot.group"
-	exec 5>"$_lifsea_slot.nonce" >"$_lifsea_slot.out" 2>"$_lifsea_slot.err" </dev/null
-	read -r _ <&4
+	exec 5>"$_lifsea_slot.nonce" 6</dev/null 7>"$_lifsea_printed.out" 2>"$_lifsea_printed.err" <&4
+	read -r _
 	[ ! -e "${_lifsea_slot%/*}/over" ] || exit
-	take <&3 >&5
-	[ "$_lifsea_input" = 0 ] || exec <"$_lifsea_slot.input"
+	exec <&3 >&5
+	take
+	[ "$_lifsea_input" = 0 ] || exec 6<"$_lifsea_slot.input"
+	exec <&6 >&7 4>&- 6<&- 7>&-
 	set -- # no arguments
 	unset _lifsea_input agent port work verb rest boot file busy group count line
 	unset -f lines take
-	eval "$_lifsea_script" 3>&- 4>&- 5>&-
+	eval "$_lifsea_script" 3>&- 5>&-
 	_lifsea_status=$?
 	# An own trap on exit has still to run, and output has to be measured: the slot does that.
 	case $_lifsea_script in *trap* | .*) exit "$_lifsea_status" ;; esac
 	unset -f test echo
-	if test -s "$_lifsea_slot.out" || test -s "$_lifsea_slot.err"; then exit "$_lifsea_status"; fi
-	echo answered >&5
-	echo "channel $_lifsea_nonce result $_lifsea_status 0 0" >&3
+	if test -s "$_lifsea_printed.out" || test -s "$_lifsea_printed.err"; then exit "$_lifsea_status"; fi
+	exec >&5
+	echo answered
+	exec >&3
+	echo "channel $_lifsea_nonce result $_lifsea_status 0 0"
 	exit
 fi
 
@@ -88,24 +93,31 @@ end() {
 	exit
 }
 
-answer() { # SLOT STATUS
+answer() { # SLOT STATUS PRINTED
 	{ read -r nonce || end; read -r answered && return; } <"$1.nonce"
-	if [ -s "$1.out" ] || [ -s "$1.err" ]; then
+	if [ -s "$3.out" ] || [ -s "$3.err" ]; then
 		# What still runs in the background may go on to write: no more is sent than was announced.
-		set -- "$1" "$2" $(sizes "$1.out" "$1.err")
-		echo "channel $nonce result $2 $3 $4"
-		[ "$3" = 0 ] || head -c "$3" "$1.out"
-		[ "$4" = 0 ] || head -c "$4" "$1.err"
+		set -- "$1" "$2" "$3" $(sizes "$3.out" "$3.err")
+		echo "channel $nonce result $2 $4 $5"
+		[ "$4" = 0 ] || head -c "$4" "$3.out"
+		[ "$5" = 0 ] || head -c "$5" "$3.err"
+		forget "$1"
 	else
 		echo "channel $nonce result $2 0 0"
 	fi
 }
 
+forget() { rm -f "$1".*.out "$1".*.err; } # SLOT
+
+# What an earlier command left running goes on to print into files that only it knows. Empty ones are borne with for a
+# while: to start a process for each command costs more.
 serve() { # SLOT
+	round=0
 	while :; do
-		rm -f "$1.out" "$1.err" # what an earlier command left running keeps its own
-		setsid sh "$agent" --wait "$1" >/dev/null 2>&1
-		answer "$1" $? >&3
+		round=$((round + 1))
+		setsid sh "$agent" --wait "$1" "$round" >/dev/null 2>&1
+		answer "$1" $? "$1.$round" >&3
+		[ $((round % 100)) != 0 ] || forget "$1"
 	done
 }
 
