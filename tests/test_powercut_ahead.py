@@ -12,7 +12,7 @@ from lifsea_testbed.disk.ext4 import Ext4
 from lifsea_testbed.disk.source import RawFile
 from lifsea_testbed.disk.tree import Tree, root_of
 from lifsea_testbed.powercut import ahead
-from lifsea_testbed.powercut.ahead import never_looked_at, overwritten_unseen
+from lifsea_testbed.powercut.ahead import may_hold_mark, never_looked_at, overwritten_unseen
 from lifsea_testbed.powercut.writelog import SECTOR
 from tests import disks
 
@@ -84,17 +84,20 @@ def replaying(tmp_path: Path) -> Path:
 
 def test_inodes_that_a_recovery_overwrites_make_no_difference(
         replaying: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ahead, "_MARKS", 0)
+    monkeypatch.setattr(ahead, "may_hold_mark", lambda sector, end: False)
     with RawFile(replaying) as source:
         unseen = overwritten_unseen(source)
     assert len(unseen) == 2
     assert recovered(scribbled(replaying, unseen)) == "old"
 
 
-def test_near_the_ends_of_a_partition_everything_is_looked_at(replaying: Path) -> None:
-    """A program that tells file systems apart might find another one's mark there."""
+def test_where_a_file_system_might_be_marked_everything_is_looked_at(replaying: Path) -> None:
     with RawFile(replaying) as source:
         assert overwritten_unseen(source) == set()
+    marks = {0: "most", 64 << 10: "btrfs", 256 << 10: "UFS, and ZFS's second label", 1 << 20: "VMFS", 4 << 20: "LUKS 2"}
+    assert all(may_hold_mark(place // SECTOR, 1 << 30) for place in marks)
+    assert may_hold_mark((1 << 30) - 1, 1 << 30)  # mdraid
+    assert not may_hold_mark((700 << 10) // SECTOR, 1 << 30)
 
 
 def test_a_disk_that_cannot_be_read_adds_nothing(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ LARGEST_FILE, LARGEST_DIRECTORY = 256 << 20, 16 << 20
 _MOST_LISTED = 256 << 20
 #: mke2fs makes no journal beyond 1 GiB.
 _LARGEST_JOURNAL = 1 << 30
-#: How many blocks of inodes the kernel reads at once, from a multiple of it on (EXT4_DEF_INODE_READAHEAD_BLKS).
+#: How many blocks of inodes the kernel reads ahead, from a multiple of it on (EXT4_DEF_INODE_READAHEAD_BLKS).
 _READ_AHEAD = 32
 #: How many bytes of blocks are kept.
 _KEPT = 16 << 20
@@ -226,13 +226,13 @@ class Unreplayed(Ext4):
     def replayed_inodes(self) -> set[int]:
         """Returns the blocks of inodes that are read along with the journal's own and that its recovery overwrites.
 
-        The kernel reads 32 blocks of the table at once (__ext4_get_inode_loc in fs/ext4/inode.c).
+        The kernel reads 33 blocks of the table at once (__ext4_get_inode_loc in fs/ext4/inode.c).
         """
         group, index = divmod(self.layout.journal - 1, self.layout.inodes_per_group)
         table = self._inode_table(group)
         own = table + index * self.layout.inode_size // self.layout.block_size
         first = max(table, own - own % _READ_AHEAD)
-        along = set(range(first, own - own % _READ_AHEAD + _READ_AHEAD)) - {own}
+        along = set(range(first, first + _READ_AHEAD + 1)) - {own}
         return along & journal.newer_blocks(self._block, self._journal()).keys()
 
     def _replay(self) -> None:

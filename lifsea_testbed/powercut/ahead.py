@@ -11,9 +11,9 @@ from lifsea_testbed.disk.source import Source
 from lifsea_testbed.errors import DiskDamaged, NotJudged
 from lifsea_testbed.powercut.writelog import SECTOR
 
-#: Where programs that tell file systems apart look for their marks: within the first and last MiB of a partition
-#: (util-linux, libblkid/src/superblocks).
-_MARKS = (1 << 20) // SECTOR
+#: Where a program that tells file systems apart looks for their marks, in sectors of a partition (util-linux,
+#: libblkid/src/superblocks): in the first 512 KiB, the last MiB, and the 8 KiB from each higher power of two on.
+_FIRST, _LAST, _EACH = (512 << 10) // SECTOR, (1 << 20) // SECTOR, (8 << 10) // SECTOR
 
 
 def never_looked_at(disk: Source) -> set[int]:
@@ -21,7 +21,7 @@ def never_looked_at(disk: Source) -> set[int]:
 
     Only journals of ext4 are known so well; a file system that cannot be read here adds none.
     """
-    return _sectors(disk, Unreplayed.idle_journal, apart=0)
+    return {partition.first + sector for partition, sector in _sectors(disk, Unreplayed.idle_journal)}
 
 
 def overwritten_unseen(disk: Source) -> set[int]:
@@ -29,23 +29,21 @@ def overwritten_unseen(disk: Source) -> set[int]:
 
     A boot loader may look at them: it is another driver, and writes none of them. File systems as above.
     """
-    return _sectors(disk, Unreplayed.replayed_inodes, apart=_MARKS)
+    return {partition.first + sector for partition, sector in _sectors(disk, Unreplayed.replayed_inodes)
+            if not may_hold_mark(sector, partition.content.size // SECTOR)}  # fmt: skip
 
 
-def _sectors(disk: Source, blocks: Callable[[Unreplayed], set[int]], *, apart: int) -> set[int]:
-    found: set[int] = set()
+def may_hold_mark(sector: int, end: int) -> bool:
+    """Whether somebody may look for the mark of a file system in that sector of a partition of so many."""
+    return sector < _FIRST or sector >= end - _LAST or sector - (1 << sector.bit_length() - 1) < _EACH
+
+
+def _sectors(disk: Source, blocks: Callable[[Unreplayed], set[int]]) -> Iterator[tuple[Partition, int]]:
+    """Yields the sectors of such blocks, each with the partition that it is counted in."""
     with contextlib.suppress(DiskDamaged, NotJudged):
         for partition in partitions(disk):
             with contextlib.suppress(DiskDamaged, NotJudged):
-                found.update(_within(partition, blocks, apart))
-    return found
-
-
-def _within(partition: Partition, blocks: Callable[[Unreplayed], set[int]], apart: int) -> Iterator[int]:
-    """The sectors of such blocks, but those so near to either end of the partition."""
-    if is_ext4(partition.content):
-        system = Unreplayed(partition.content)
-        each, end = system.layout.block_size // SECTOR, partition.content.size // SECTOR
-        for block in blocks(system):
-            for sector in range(max(apart, block * each), min(end - apart, (block + 1) * each)):
-                yield partition.first + sector
+                if is_ext4(partition.content):
+                    system = Unreplayed(partition.content)
+                    each = system.layout.block_size // SECTOR
+                    yield from ((partition, block * each + part) for block in blocks(system) for part in range(each))
