@@ -6,8 +6,10 @@ import contextlib
 import io
 import json
 import threading
+import time
 import xml.etree.ElementTree as ET
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +21,7 @@ from rich.console import Console
 from lifsea_testbed import cli
 from lifsea_testbed.bench import Bench
 from lifsea_testbed.deadline import Deadline
-from lifsea_testbed.errors import CallerError, GuestFailure, LaunchError, NotJudged, TimerStarved
+from lifsea_testbed.errors import CallerError, GuestFailure, HostError, LaunchError, NotJudged, TimerStarved
 from lifsea_testbed.image import Image
 from lifsea_testbed.powercut import campaign, inference, record, report
 from lifsea_testbed.powercut.content import Contents
@@ -28,7 +30,7 @@ from lifsea_testbed.powercut.record import Facts, Recording, Timeline
 from lifsea_testbed.powercut.results import How, Outcome, Result, Results, judged
 from lifsea_testbed.powercut.states import CrashStates, Kind, State
 from lifsea_testbed.powercut.subject import Depth
-from lifsea_testbed.powercut.sweep import Shard, Sweep, plan
+from lifsea_testbed.powercut.sweep import Going, Shard, Sweep, plan
 from lifsea_testbed.upgrade.offer import Offer
 from tests.test_powercut_states import BASE, FLUSH, Bytes, filled, logged, read
 
@@ -307,6 +309,38 @@ def test_a_sweep_ends_with_what_is_broken(timeline: Timeline, tmp_path: Path, mo
     assert "epoch 2, after write 1" in raised.value.evidence
     assert json.loads((tmp_path / "powercut.json").read_text("utf-8"))["summary"]["smallest"] == _WITHOUT_THAT
     assert f"{_WITHOUT_THAT}: the smallest loss" in raised.value.evidence
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_a_log_gets_lines_where_a_terminal_has_a_bar(timeline: Timeline, tmp_path: Path,
+                                                     monkeypatch: pytest.MonkeyPatch, is_terminal: bool) -> None:
+    sweep, count, shown = Paper(timeline), len(plan(timeline).of), io.StringIO()
+    monkeypatch.setattr(campaign, "prepared", lambda bench, wished: contextlib.nullcontext((sweep, timeline)))
+    monkeypatch.setattr(campaign, "_LINE_EVERY", 0.0)
+    wished = campaign.Campaign.parse(reports=tmp_path, recording=tmp_path)
+    campaign.survey(cast(Bench, SimpleNamespace(say=lambda line: None)), wished,
+                    Console(file=shown, force_terminal=is_terminal))  # fmt: skip
+    assert (f"power cuts: 1 of {count} disks, 0 broken\n" in shown.getvalue()) is not is_terminal
+
+
+def test_of_boots_that_end_together_none_is_lost_for_one_that_fails() -> None:
+    together = threading.Barrier(2)
+
+    def boot(state: State, digest: str) -> Result:
+        together.wait()
+        if digest == "1":
+            raise HostError("the host is at fault")
+        return Result(digest=digest, state=state.name, outcome=Outcome.OLD, depth=Depth.BOOT)
+
+    with ThreadPoolExecutor(2) as pool:
+        going = Going(pool, boot, 2)
+        for digest in ("1", "2"):
+            going.start(State(name=digest, kind=Kind.FLUSH, position=1, kept=(), latest=1), digest)
+        time.sleep(0.2)
+        ended = going.ended()
+        assert next(ended)[1].digest == "2"
+        with pytest.raises(HostError):
+            next(ended)
 
 
 def test_nothing_is_made_smaller_once_the_time_is_up(timeline: Timeline, tmp_path: Path,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,8 @@ from lifsea_testbed.powercut.subject import SUBJECTS, Depth, Prepared, Pull, Sec
 from lifsea_testbed.powercut.sweep import Shard, Sweep, plan
 from lifsea_testbed.text import printable, slug
 
+#: How often a log gets a line (seconds).
+_LINE_EVERY = 60.0
 _FOREVER = 365 * 24 * 3600.0
 _NAMES = {kind.name.lower().replace("_", "-"): kind for kind in Kind}
 #: What a suite cuts, and how much of the time that is left each may take: a pull's states take longer and matter less.
@@ -260,13 +263,24 @@ def _follow(going: Iterator[Result], timeline: Timeline, results: Results, diges
     done = [results.of[digest] for digest in digests if digest in results.of]
     broken = sum(result.outcome is Outcome.BROKEN for result in done)
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("", total=len(digests), completed=len(done), broken=broken)
+        task, told = progress.add_task("", total=len(digests), completed=len(done), broken=broken), time.monotonic()
         for result in going:
             counted = judged(result, timeline.states.find(result.state), timeline.facts)
             broken += counted.outcome is Outcome.BROKEN
             progress.update(task, advance=result.how in (How.BOOTED, How.INFERRED), broken=broken)
+            told = _told(progress, result, told)
             if counted.outcome is Outcome.BROKEN:
                 progress.console.print(printable(f"{counted.state}: broken: {counted.why}"), markup=False)
+
+
+def _told(progress: Progress, result: Result, last: float) -> float:
+    """Adds a line to a log, where a bar is not seen, if the last one is old enough; returns when the last one was."""
+    if progress.console.is_terminal or time.monotonic() - last < _LINE_EVERY:
+        return last
+    task, confirming = progress.tasks[0], "" if result.how in (How.BOOTED, How.INFERRED) else ", confirming"
+    progress.console.print(f"power cuts: {task.completed:.0f} of {task.total:.0f} disks, "
+                           f"{task.fields['broken']} broken{confirming}", highlight=False)  # fmt: skip
+    return time.monotonic()
 
 
 def _named(subject: str) -> str:

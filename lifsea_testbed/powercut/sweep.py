@@ -81,7 +81,7 @@ def _spread(found: dict[str, list[State]], kind: Kind) -> list[str]:
     return [listed[place] for place in sorted(range(len(listed)), key=lambda place: f"{place:0{bits}b}"[::-1])]
 
 
-class _Going:
+class Going:
     """Boots that go on at the same time, no more than so many."""
 
     def __init__(self, pool: ThreadPoolExecutor, boot: Callable[[State, str], Result], most: int) -> None:
@@ -101,10 +101,11 @@ class _Going:
         """Starts one."""
         self._states[self._pool.submit(self._boot, state, digest)] = state
 
-    def ended(self) -> list[tuple[State, Result]]:
-        """Waits until one ends at least; returns those that did."""
-        return [(self._states.pop(future), future.result())
-                for future in wait(self._states, return_when=FIRST_COMPLETED).done]  # fmt: skip
+    def ended(self) -> Iterator[tuple[State, Result]]:
+        """Waits until one ends at least; yields those that did, and those last that raise an error."""
+        done = wait(self._states, return_when=FIRST_COMPLETED).done
+        for future in sorted(done, key=lambda future: future.exception() is not None):
+            yield self._states.pop(future), future.result()
 
 
 class Sweep:
@@ -149,22 +150,22 @@ class Sweep:
             while going:
                 yield from self._confirmed(going, results)
 
-    def _learned(self, going: _Going, known: Inference, results: Results) -> Iterator[Result]:
+    def _learned(self, going: Going, known: Inference, results: Results) -> Iterator[Result]:
         for state, result in going.ended():
             known.learn(result, state)
             results.add(result)
             yield result
 
-    def _confirmed(self, going: _Going, results: Results) -> Iterator[Result]:
+    def _confirmed(self, going: Going, results: Results) -> Iterator[Result]:
         for _, booted in going.ended():
             result = _compared(booted, results.of[booted.digest])
             results.add(result)
             yield result
 
     @contextlib.contextmanager
-    def _boots(self) -> Iterator[_Going]:
+    def _boots(self) -> Iterator[Going]:
         with ThreadPoolExecutor(self._at_once) as pool:
-            yield _Going(pool, self._boot_surely, self._at_once)
+            yield Going(pool, self._boot_surely, self._at_once)
 
     def known(self, state: State, results: Results) -> Result:
         """Returns what a state leads to: as it is known of its disk, or by a boot now."""
