@@ -25,7 +25,7 @@ lines() { # how many lines of the port
 	done
 }
 
-# Reads requests until it has a script, prints its nonce, and gives the turn to the next, which it leaves as its output.
+# Reads requests until it has a script, prints its nonce, and gives the turn to the next; its output still leads there.
 take() {
 	while :; do
 		read -r verb _lifsea_nonce rest || exit 1
