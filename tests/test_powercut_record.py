@@ -69,5 +69,6 @@ def test_layers_and_log_are_put_where_they_belong() -> None:
     assert "node-name=overlay,file=overlay-file,backing=layer-2,discard=ignore" in words
     assert "driver=blklogwrites,node-name=logged,file=overlay,log=log-file,log-sector-size=512" in words
     assert "node-name=disk,file=logged" in words
-    assert "-trace enable=virtio_blk_handle_read -trace enable=virtio_blk_handle_write -trace file=/dev/fd/23" in words
+    assert "-trace enable=virtio_blk_handle_read -trace enable=virtio_blk_handle_write " in words
+    assert "-trace enable=virtio_set_status -trace file=/dev/fd/23" in words
     assert INSTANCE.disk_serial in words
