@@ -67,5 +67,7 @@ def test_a_shell_that_lost_the_end_of_what_was_typed_lets_go_of_it(shell: str) -
             access.interrupt(console)
             if typed.expect_exact(["ready# ", pexpect.TIMEOUT], timeout=3) == 0:
                 break
+        else:
+            pytest.fail("it never let go")
         typed.send("echo $((40 + 2))\n")
         typed.expect_exact("42\r\n")

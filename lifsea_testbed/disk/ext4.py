@@ -85,12 +85,10 @@ class Ext4:
 
     def inode(self, number: int) -> Inode:
         """Returns the inode of that number."""
-        layout = self.layout
-        if not 0 < number <= layout.inodes:
-            raise _damaged(f"refers to inode {number} of {layout.inodes}")
-        group, index = divmod(number - 1, layout.inodes_per_group)
-        place = self._inode_table(group) * layout.block_size + index * layout.inode_size
-        raw = self._bytes(place, 128)
+        if not 0 < number <= self.layout.inodes:
+            raise _damaged(f"refers to inode {number} of {self.layout.inodes}")
+        table, place = self._inode_place(number)
+        raw = self._bytes(table * self.layout.block_size + place, 128)
         mode, low, flags, block, high = struct.unpack_from("<H2xI24xI4x60s8xI", raw)
         return Inode(number=number, mode=mode, size=high << 32 | low, flags=flags, block=block)
 
@@ -128,6 +126,11 @@ class Ext4:
             yield from _entries(content[start:start + size])
 
     # Below are blocks.
+
+    def _inode_place(self, number: int) -> tuple[int, int]:
+        """Where an inode lies: the first block of its group's table, and how many bytes into that."""
+        group, index = divmod(number - 1, self.layout.inodes_per_group)
+        return self._inode_table(group), index * self.layout.inode_size
 
     def _inode_table(self, group: int) -> int:
         layout = self.layout
@@ -228,9 +231,8 @@ class Unreplayed(Ext4):
 
         The kernel reads 33 blocks of the table at once (__ext4_get_inode_loc in fs/ext4/inode.c).
         """
-        group, index = divmod(self.layout.journal - 1, self.layout.inodes_per_group)
-        table = self._inode_table(group)
-        own = table + index * self.layout.inode_size // self.layout.block_size
+        table, place = self._inode_place(self.layout.journal)
+        own = table + place // self.layout.block_size
         first = max(table, own - own % _READ_AHEAD)
         along = set(range(first, first + _READ_AHEAD + 1)) - {own}
         return along & journal.newer_blocks(self._block, self._journal()).keys()

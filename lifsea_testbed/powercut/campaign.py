@@ -267,19 +267,20 @@ def _follow(going: Iterator[Result], timeline: Timeline, results: Results, diges
         for result in going:
             counted = judged(result, timeline.states.find(result.state), timeline.facts)
             broken += counted.outcome is Outcome.BROKEN
-            progress.update(task, advance=result.how in (How.BOOTED, How.INFERRED), broken=broken)
-            told = _told(progress, result, told)
+            confirming = result.how not in (How.BOOTED, How.INFERRED)
+            progress.update(task, advance=not confirming, broken=broken)
+            told = _told(progress, told, confirming=confirming)
             if counted.outcome is Outcome.BROKEN:
                 progress.console.print(printable(f"{counted.state}: broken: {counted.why}"), markup=False)
 
 
-def _told(progress: Progress, result: Result, last: float) -> float:
+def _told(progress: Progress, last: float, *, confirming: bool) -> float:
     """Adds a line to a log, where a bar is not seen, if the last one is old enough; returns when the last one was."""
     if progress.console.is_terminal or time.monotonic() - last < _LINE_EVERY:
         return last
-    task, confirming = progress.tasks[0], "" if result.how in (How.BOOTED, How.INFERRED) else ", confirming"
+    task = progress.tasks[0]
     progress.console.print(f"power cuts: {task.completed:.0f} of {task.total:.0f} disks, "
-                           f"{task.fields['broken']} broken{confirming}", highlight=False)  # fmt: skip
+                           f"{task.fields['broken']} broken{', confirming' if confirming else ''}", highlight=False)  # fmt: skip
     return time.monotonic()
 
 
