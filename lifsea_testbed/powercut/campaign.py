@@ -278,9 +278,9 @@ def _told(progress: Progress, last: float, *, confirming: bool) -> float:
     """Adds a line to a log, where a bar is not seen, if the last one is old enough; returns when the last one was."""
     if progress.console.is_terminal or time.monotonic() - last < _LINE_EVERY:
         return last
-    task = progress.tasks[0]
+    task, end = progress.tasks[0], ", confirming" if confirming else ""
     progress.console.print(f"power cuts: {task.completed:.0f} of {task.total:.0f} disks, "
-                           f"{task.fields['broken']} broken{', confirming' if confirming else ''}", highlight=False)  # fmt: skip
+                           f"{task.fields['broken']} broken{end}", highlight=False)  # fmt: skip
     return time.monotonic()
 
 
