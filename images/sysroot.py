@@ -12,8 +12,9 @@ OS_NAME = "lifsea"
 REF = "lifsea/3/x86_64"
 _MOMENT = "2026-01-01 00:00:00 +0000"
 # acpi=noirq: each virtio device costs 0.28 s under emulation with ACPI's interrupt links.
+# gpt: a first boot whose power fails while it writes the partition table leaves the copy at the disk's end.
 _KERNEL_ARGUMENTS = (
-    "root=/dev/vda4 rw rootfstype=ext4 console=tty0 console=ttyS0,115200n8 net.ifnames=0 acpi=noirq rootwait"
+    "root=/dev/vda4 rw rootfstype=ext4 console=tty0 console=ttyS0,115200n8 net.ifnames=0 acpi=noirq rootwait gpt"
 )
 _GRUB = """\
 serial --unit=0 --speed=115200
