@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -65,9 +66,12 @@ def deliver(image: Path, output: Path) -> None:
             and output.stat().st_size == image.stat().st_size:  # fmt: skip
         return
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f".{output.name}.partial")
-    run("cp", "--sparse=always", "--preserve=timestamps", image, partial)
-    partial.replace(output)
+    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
+    try:
+        run("cp", "--sparse=always", "--preserve=timestamps", image, partial)
+        partial.replace(output)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -24,7 +24,15 @@ SOON = 30.0
 
 
 @pytest.fixture
-def channel(tmp_path: Path) -> Iterator[PortChannel]:
+def agent(tmp_path: Path) -> Path:
+    """channel.sh in a file of its own."""
+    script = importlib.resources.files("lifsea_testbed.console").joinpath("channel.sh")
+    (tmp_path / "agent.sh").write_bytes(script.read_bytes())
+    return tmp_path / "agent.sh"
+
+
+@pytest.fixture
+def channel(tmp_path: Path, agent: Path) -> Iterator[PortChannel]:
     """A channel whose other end is channel.sh on a raw terminal, which carries bytes as a virtio port does."""
     guest, host = socket.socketpair()
     port = tmp_path / "port"
@@ -34,8 +42,7 @@ def channel(tmp_path: Path) -> Iterator[PortChannel]:
     deadline = Deadline.after(SOON)
     while not port.exists() and not deadline.expired:
         time.sleep(0.01)
-    script = importlib.resources.files("lifsea_testbed.console").joinpath("channel.sh")
-    shell = subprocess.Popen(["sh", str(script), str(port), str(tmp_path / "work")])
+    shell = subprocess.Popen(["sh", str(agent), str(port), str(tmp_path / "work")])
     lifeline = Lifeline()
     connected = PortChannel(host, lifeline=lifeline)
     yield connected
@@ -160,6 +167,22 @@ def test_a_shell_that_goes_away_ends_the_wait_and_is_greeted_anew() -> None:
             channel.run("sleep 1000", deadline=Deadline.after(60.0))
         assert time.monotonic() - started < 10.0
         assert channel.run("true", deadline=Deadline.after(SOON)).ok
+
+
+def test_a_shell_that_ends_before_it_reads_a_script_is_not_taken_for_the_one_before(
+    channel: PortChannel, agent: Path, tmp_path: Path
+) -> None:
+    """The next is started from a file that is empty, as while it is written anew: all end, and answer nothing more."""
+    for _ in range(8):
+        assert channel.run("true", deadline=Deadline.after(SOON)).ok
+    agent.write_bytes(b"")
+    channel._wire.send(frames.run("last", "echo once", b""))
+    deadline = Deadline.after(SOON)
+    while not (tmp_path / "work/over").exists():
+        assert not deadline.expired
+        time.sleep(0.01)
+    received = channel._wire.receive(Deadline.after(0.3)) + channel._wire.receive(Deadline.after(0.3))
+    assert received in (b"", b"channel last result 0 5 0\nonce\n")
 
 
 def test_what_is_left_running_does_not_print_into_later_answers(channel: PortChannel) -> None:

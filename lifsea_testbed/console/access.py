@@ -131,14 +131,16 @@ _AT_CONSOLE = """{{
 		</dev/{line} >/dev/{line} 2>&1
 }} >/dev/null 2>&1 &
 """
+# A machine whose first boot was cut may run this again while a shell that an earlier run opened reads these files.
 _USER_DATA = """#!/bin/sh
-mkdir -p {directory} /etc/systemd/system/basic.target.wants
+mkdir -p {directory}/new /etc/systemd/system/basic.target.wants
 id -u >>{runs}
-cat >{directory}/agent.sh <<'END-OF-AGENT'
+cat >{directory}/new/agent.sh <<'END-OF-AGENT'
 {agent}
 END-OF-AGENT
-cat >{directory}/open.sh <<'END-OF-OPEN'
+cat >{directory}/new/open.sh <<'END-OF-OPEN'
 {opening}END-OF-OPEN
+mv {directory}/new/agent.sh {directory}/new/open.sh {directory}
 cat >/etc/systemd/system/{unit} <<'END-OF-UNIT'
 [Unit]
 Description=Root shell for the test bed

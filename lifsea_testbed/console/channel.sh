@@ -61,7 +61,7 @@ take() {
 if [ "$port" = --wait ]; then
 	_lifsea_slot=$work _lifsea_printed=$work.$3
 	echo $$ >"$_lifsea_slot.group"
-	exec 5>"$_lifsea_slot.nonce" 6</dev/null 7>"$_lifsea_printed.out" 2>"$_lifsea_printed.err" <&4
+	exec 6</dev/null 7>"$_lifsea_printed.out" 2>"$_lifsea_printed.err" <&4
 	read -r _
 	[ ! -e "${_lifsea_slot%/*}/over" ] || exit
 	exec <&3 >&5
@@ -115,6 +115,7 @@ serve() { # SLOT
 	round=0
 	while :; do
 		round=$((round + 1))
+		exec 5>"$1.nonce" # emptied here: a shell that ends before it reads a script must not be taken for the last
 		setsid sh "$agent" --wait "$1" "$round" >/dev/null 2>&1
 		answer "$1" $? "$1.$round" >&3
 		[ $((round % 100)) != 0 ] || forget "$1"
