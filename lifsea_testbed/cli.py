@@ -24,13 +24,13 @@ _FAILED, _USAGE, _BROKEN, _INTERRUPTED = 1, 4, 6, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status; what goes wrong is said in one line."""
+    """Runs one command and returns its exit status; bad input is told in one line, all else with its evidence."""
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int | None] = options.command
     try:
         return command(options) or 0
     except Explained as error:
-        print(f"ERROR: {printable(error.one_line)}", file=sys.stderr)
+        print(f"ERROR: {printable(_told(error))}", file=sys.stderr)
         if isinstance(error, GuestFailure):
             return _FAILED
         return _USAGE if isinstance(error, CallerError) else _BROKEN
@@ -40,6 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ImportError as error:
         print(f"ERROR: {error} (hint: pip install 'lifsea-testbed[perf]')", file=sys.stderr)
         return _USAGE
+
+
+def _told(error: Explained) -> str:
+    if isinstance(error, CallerError):
+        return error.one_line
+    return f"{error}\nrecords: {error.records}" if error.records else str(error)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import NoReturn
+
 import pytest
 
-from lifsea_testbed import cli
+from lifsea_testbed import cli, preflight
+from lifsea_testbed.errors import ChannelError
 from lifsea_testbed.interactive import split_keys
 from lifsea_testbed.text import harmless
 
@@ -26,8 +30,20 @@ def test_a_guest_draws_on_the_screen_and_does_nothing_else(printed: bytes, shown
     assert harmless(printed) == shown
 
 
-def test_bad_input_gets_one_line(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_bad_input_gets_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["shell", "--image", "none.qcow2"]) == 4
     assert "no such image" in capsys.readouterr().err
+
+
+def test_what_else_goes_wrong_is_told_with_its_evidence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def prepare(wish: preflight.Wish) -> NoReturn:
+        error = ChannelError("the shell went away", expected="it stays", evidence="\x1b[31mlast words")
+        error.records = Path("reports/machines/x")
+        raise error
+
+    monkeypatch.setattr(preflight, "prepare", prepare)
+    assert cli.main(["powercut", "--image", "out.qcow2"]) == 6
+    assert capsys.readouterr().err == ("ERROR: the shell went away\nexpected: it stays\nevidence:\nlast words\n"
+                                       "records: reports/machines/x\n")  # fmt: skip
