@@ -43,9 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _told(error: Explained) -> str:
-    if isinstance(error, CallerError):
-        return error.one_line
-    return f"{error}\nrecords: {error.records}" if error.records else str(error)
+    known = {"expected: ": error.expected, "evidence:\n": error.evidence.rstrip(), "records: ": error.records}
+    more = [f"{what}{told}" for what, told in known.items() if told and not isinstance(error, CallerError)]
+    return "\n".join([error.one_line, *more])
 
 
 def _parser() -> argparse.ArgumentParser:
