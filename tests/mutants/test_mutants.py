@@ -88,7 +88,7 @@ def test_a_mutant_is_killed_by_no_other_claim(name: str, tmp_path: Path) -> None
 
 
 def travelling(claim: str) -> list[str]:
-    cuts = ["--power-cuts", "8m"] if claim == "atomic-upgrade" else []
+    cuts = ["--power-cuts", "12m"] if claim == "atomic-upgrade" else []
     return [*cuts, "--next-image", str(built("next"))] if claim in TRAVELLING else []
 
 
