@@ -1,7 +1,8 @@
 """Traces: what was changed on a machine between two looks, by whoever.
 
 Files are told by the time that their inode changed, which no ordinary tool sets back: a look leaves a mark, and the
-next one lists what is newer. Kernel threads, and what runs below the shell that is asked, do not count as processes.
+next one lists what is newer. The mark is written once more when it was made: its directory may have changed a tick of
+the clock after it. Kernel threads, and what runs below the shell that is asked, do not count as processes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from lifsea_testbed.errors import ChannelError
 from lifsea_testbed.guest.shell import Shell
 
 _SCRIPT = r"""mark=/run/lifsea-testbed-mark
-if [ -e $mark ]; then find {paths} -xdev -cnewer $mark 2>/dev/null; fi
+if [ -e $mark ]; then find {paths} -xdev -cnewer $mark 2>/dev/null; else : >$mark; fi
 : >$mark
 echo
 echo $$
