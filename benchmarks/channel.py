@@ -40,12 +40,31 @@ _AUTOLOGIN = r"""mkdir -p /etc/systemd/system/serial-getty@ttyS0.service.d
 printf '[Service]\nExecStart=\nExecStart=-/sbin/agetty --autologin root --keep-baud 115200 %%I dumb\n' \
     >/etc/systemd/system/serial-getty@ttyS0.service.d/autologin.conf
 systemctl daemon-reload; systemctl restart serial-getty@ttyS0.service"""
-#: Has a shell, and nothing else, on the channel's own port, until it is told to exit.
-_BARE_SHELL = """for name in /sys/class/virtio-ports/*/name; do
+#: One shell, until it is told to exit.
+_ONE = "sh <&3 >&3 2>/dev/null"
+#: A shell for each line, started ahead and in a session of its own: the least that it takes to keep commands apart,
+#: with no framing, no output to keep, and nobody who could kill.
+_ONE_EACH = """mkfifo /run/turn
+exec 4<>/run/turn
+for _ in $(seq {count}); do
+    setsid sh -c 'read -r _ <&4; read -r line <&3; echo >&4; eval "$line" >&3' &
+done
+sleep 2
+echo >&4
+wait
+rm /run/turn"""
+#: Has shells, and nothing else, on the channel's own port.
+_BARE = """for name in /sys/class/virtio-ports/*/name; do
     if [ "$(cat $name)" = org.lifsea.testbed.0 ]; then port=${name%/name}; fi
 done
-systemd-run --no-block sh -c "sleep 4; systemctl stop lifsea-testbed-shell; exec 3<>/dev/${port##*/}
-    sh <&3 >&3 2>/dev/null; systemctl start lifsea-testbed-shell"
+cat >/run/bare <<'END'
+sleep 4
+systemctl stop lifsea-testbed-shell
+exec 3<>"/dev/$1"
+{shells}
+systemctl start lifsea-testbed-shell
+END
+systemd-run --no-block sh /run/bare "${port##*/}"
 """
 
 
@@ -86,11 +105,11 @@ def labgrid_shell(machine: Machine) -> Iterator[ShellDriver]:
     machine.boot.transcript.tap(lambda data: None)
 
 
-def raw_echo(machine: Machine) -> list[float]:
-    """A shell alone on the port of the channel: `echo` is typed and read back, with no framing at all."""
-    machine.run(_BARE_SHELL)
+def raw_echo(machine: Machine, shells: str) -> list[float]:
+    """Shells alone on the port of the channel: `echo` is typed and read back, with no framing at all."""
+    machine.run(_BARE.replace("{shells}", shells))
     wire = machine.boot._port._wire
-    time.sleep(6.0)
+    time.sleep(9.0)
 
     def echo() -> None:
         wire.send(b"echo x\n")
@@ -100,20 +119,23 @@ def raw_echo(machine: Machine) -> list[float]:
 
     echo()
     taken = timed(echo)
-    wire.send(b"exit\n")
+    if shells == _ONE:
+        wire.send(b"exit\n")
     machine.boot.channel.greet(Deadline.after(_LONG))
     return taken
 
 
 def commands(machine: Machine, labgrid: ShellDriver) -> tuple[float, float]:
     """Prints what a `true` costs on each, and returns the ratios to raw echo and of labgrid."""
-    raw, ours, hurried, theirs = list[float](), list[float](), list[float](), list[float]()
+    raw, each, ours, hurried, theirs = list[float](), list[float](), list[float](), list[float](), list[float]()
     for _ in range(ROUNDS):
-        raw += raw_echo(machine)
+        raw += raw_echo(machine, _ONE)
+        each += raw_echo(machine, _ONE_EACH.replace("{count}", str(COMMANDS + 1)))
         ours += timed(lambda: machine.boot.channel.run("true", deadline=Deadline.after(_LONG)))
         hurried += timed(lambda: machine.boot.channel.run("true", deadline=Deadline.after(_LONG)), pause=0.0)
         theirs += timed(lambda: labgrid.run("true"), count=5)
-    for name, taken in (("raw echo", raw), ("channel", ours), ("channel, no pause", hurried), ("labgrid", theirs)):
+    for name, taken in (("raw echo", raw), ("raw echo, a shell for each", each), ("channel", ours),
+                        ("channel, no pause", hurried), ("labgrid", theirs)):  # fmt: skip
         print(f"true, {name}: median {statistics.median(taken):.2f} ms, least {min(taken):.2f} ms", flush=True)
     return statistics.median(ours) / statistics.median(raw), statistics.median(theirs) / statistics.median(ours)
 
