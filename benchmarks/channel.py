@@ -43,10 +43,10 @@ systemctl daemon-reload; systemctl restart serial-getty@ttyS0.service"""
 #: One shell, until it is told to exit.
 _ONE = "sh <&3 >&3 2>/dev/null"
 #: A shell for each line, started ahead and in a session of its own: the least that it takes to keep commands apart,
-#: with no framing, no output to keep, and nobody who could kill.
-_ONE_EACH = """mkfifo /run/turn
+#: with no framing, no output to keep, and nobody who could kill. The first and the last, which exits, are not timed.
+_ONE_EACH = f"""mkfifo /run/turn
 exec 4<>/run/turn
-for _ in $(seq {count}); do
+for _ in $(seq {COMMANDS + 2}); do
     setsid sh -c 'read -r _ <&4; read -r line <&3; echo >&4; eval "$line" >&3' &
 done
 sleep 2
@@ -119,8 +119,7 @@ def raw_echo(machine: Machine, shells: str) -> list[float]:
 
     echo()
     taken = timed(echo)
-    if shells == _ONE:
-        wire.send(b"exit\n")
+    wire.send(b"exit\n")
     machine.boot.channel.greet(Deadline.after(_LONG))
     return taken
 
@@ -130,7 +129,7 @@ def commands(machine: Machine, labgrid: ShellDriver) -> tuple[float, float]:
     raw, each, ours, hurried, theirs = list[float](), list[float](), list[float](), list[float](), list[float]()
     for _ in range(ROUNDS):
         raw += raw_echo(machine, _ONE)
-        each += raw_echo(machine, _ONE_EACH.replace("{count}", str(COMMANDS + 1)))
+        each += raw_echo(machine, _ONE_EACH)
         ours += timed(lambda: machine.boot.channel.run("true", deadline=Deadline.after(_LONG)))
         hurried += timed(lambda: machine.boot.channel.run("true", deadline=Deadline.after(_LONG)), pause=0.0)
         theirs += timed(lambda: labgrid.run("true"), count=5)

@@ -23,6 +23,13 @@ from lifsea_testbed.lifeline import Lifeline
 SOON = 30.0
 
 
+def appears(path: Path) -> None:
+    deadline = Deadline.after(SOON)
+    while not path.exists():
+        assert not deadline.expired
+        time.sleep(0.01)
+
+
 @pytest.fixture
 def agent(tmp_path: Path) -> Path:
     """channel.sh in a file of its own."""
@@ -39,9 +46,7 @@ def channel(tmp_path: Path, agent: Path) -> Iterator[PortChannel]:
     carrier = subprocess.Popen(["socat", f"FD:{guest.fileno()}", f"PTY,raw,echo=0,link={port}"],
                                pass_fds=[guest.fileno()])  # fmt: skip
     guest.close()
-    deadline = Deadline.after(SOON)
-    while not port.exists() and not deadline.expired:
-        time.sleep(0.01)
+    appears(port)
     shell = subprocess.Popen(["sh", str(agent), str(port), str(tmp_path / "work")])
     lifeline = Lifeline()
     connected = PortChannel(host, lifeline=lifeline)
@@ -177,10 +182,7 @@ def test_a_shell_that_ends_before_it_reads_a_script_is_not_taken_for_the_one_bef
         assert channel.run("true", deadline=Deadline.after(SOON)).ok
     agent.write_bytes(b"")
     channel._wire.send(frames.run("last", "echo once", b""))
-    deadline = Deadline.after(SOON)
-    while not (tmp_path / "work/over").exists():
-        assert not deadline.expired
-        time.sleep(0.01)
+    appears(tmp_path / "work/over")
     received = channel._wire.receive(Deadline.after(0.3)) + channel._wire.receive(Deadline.after(0.3))
     assert received in (b"", b"channel last result 0 5 0\nonce\n")
 
