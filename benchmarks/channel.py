@@ -24,12 +24,12 @@ from labgrid import Target
 from labgrid.driver import SerialDriver, ShellDriver
 from labgrid.resource import RawSerialPort
 
-from lifsea_testbed.bench import Bench
-from lifsea_testbed.console import frames
-from lifsea_testbed.deadline import Deadline
-from lifsea_testbed.machine import Machine
-from lifsea_testbed.qemu import argv
-from tests import real
+from lifsea_testbed.console import port_frames
+from lifsea_testbed.machine.factory import Bench
+from lifsea_testbed.machine.machine import Machine
+from lifsea_testbed.qemu import command_line
+from lifsea_testbed.support.deadline import Deadline
+from tests.support import real
 
 ROUNDS, COMMANDS, BOOTS = 3, 30, 5
 #: Between two commands a test thinks for a moment; without one, the same is measured as well.
@@ -159,9 +159,9 @@ def bare_boot(bench: Bench) -> float:
                  ((bench.image.path, "rb"), (machine._overlay, "r+b"))]  # fmt: skip
         inherited = [*(theirs.fileno() for _, theirs in pairs.values()), *(file.fileno() for file in files)]
         monitor, console, assistant, channel, image, overlay = inherited
-        wires = argv.Wires(monitor=monitor, console=console, assistant=assistant, channel=channel, image=image,
-                           overlay=overlay)  # fmt: skip
-        qemu = subprocess.Popen(bench.accelerator.confinement.wrap(argv.command(machine._hardware, wires)),
+        wires = command_line.Wires(monitor=monitor, console=console, assistant=assistant, channel=channel, image=image,
+                                   overlay=overlay)  # fmt: skip
+        qemu = subprocess.Popen(bench.accelerator.confinement.wrap(command_line.command(machine._hardware, wires)),
                                 cwd=machine._directory, pass_fds=inherited)  # fmt: skip
         try:
             return _until_hello({name: ours for name, (ours, _) in pairs.items()})
@@ -175,7 +175,7 @@ def _until_hello(wires: dict[str, socket.socket]) -> float:
     for command in ("qmp_capabilities", "cont"):
         wires["monitor"].sendall(json.dumps({"execute": command}).encode())
     started, received = time.monotonic(), b""
-    wires["channel"].sendall(frames.hello("0" * 16))
+    wires["channel"].sendall(port_frames.hello("0" * 16))
     while b" hello " not in received:
         for ready in select.select(list(wires.values()), [], [])[0]:
             data = ready.recv(1 << 18)

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from lifsea_testbed.perf import dashboard
-from lifsea_testbed.perf.changes import steps
+from lifsea_testbed.perf.change_points import steps
+from lifsea_testbed.perf.compare import Change, compare
 from lifsea_testbed.perf.history import History
-from lifsea_testbed.perf.judge import Change, compare
 from lifsea_testbed.perf.metric import Metric, Sample
 from lifsea_testbed.perf.trend import trends
-from tests.perf_cases import BOOT, build, samples, shifting
+from tests.support.perf_cases import BOOT, build, samples, shifting
 
 _NOISES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.15)
 _RANDOM = np.random.default_rng(5)

@@ -21,12 +21,12 @@ from pathlib import Path
 
 import psutil
 
-from lifsea_testbed.bench import Bench
-from lifsea_testbed.leftovers import PrivateDirectory, allocated
-from lifsea_testbed.machine import Machine
-from lifsea_testbed.preflight import Wish, prepare
-from lifsea_testbed.restorer import Restorer
-from lifsea_testbed.template_cache import TemplateCache
+from lifsea_testbed.machine.factory import Bench
+from lifsea_testbed.machine.machine import Machine
+from lifsea_testbed.machine.pool import Restorer
+from lifsea_testbed.machine.preflight import Wish, prepare
+from lifsea_testbed.machine.snapshot_cache import TemplateCache
+from lifsea_testbed.support.private_dir import PrivateDirectory, allocated
 
 _ROOT = Path(__file__).parent.parent
 _COLD, _RESTORED, _AT_ONCE, _ROUNDS = 2, 15, 4, 3

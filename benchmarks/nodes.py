@@ -16,13 +16,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from lifsea_testbed import template_cache
 from lifsea_testbed.boottime import coldboots
-from lifsea_testbed.cluster import joins, life
+from lifsea_testbed.cluster import joins, lifecycle
 from lifsea_testbed.cluster.cluster import Cluster, Member
-from lifsea_testbed.preflight import Wish, prepare
-from lifsea_testbed.restorer import Restorer
-from lifsea_testbed.template_cache import TemplateCache
+from lifsea_testbed.machine import snapshot_cache
+from lifsea_testbed.machine.pool import Restorer
+from lifsea_testbed.machine.preflight import Wish, prepare
+from lifsea_testbed.machine.snapshot_cache import TemplateCache
 
 _RESTORED = 5
 
@@ -43,7 +43,7 @@ def restored(restorer: Restorer, cluster: Cluster) -> None:
     for number in range(_RESTORED):
         with restorer.machine(f"restored-{number}") as machine:
             started = time.monotonic()
-            life.await_ready(member := cluster.join(machine), restorer.bench.profile)
+            lifecycle.await_ready(member := cluster.join(machine), restorer.bench.profile)
             seconds.append(time.monotonic() - started)
         cluster.api.forget(member.name)
     print(f"from a template: Ready after {statistics.median(seconds):.1f} s (median of {_RESTORED}; "
@@ -57,7 +57,7 @@ def counted(restorer: Restorer, cluster: Cluster) -> None:
     with contextlib.ExitStack() as stack:
         counter = coldboots.counter(stack, bench)
         machine = stack.enter_context(bench.cold("counted", counter, lambda one: members.append(cluster.expect(one))))
-        life.await_ready(members[0], bench.profile)
+        lifecycle.await_ready(members[0], bench.profile)
         if machine.boot.counts is not None:
             work = machine.boot.counts.record().samples[-1].counts.work
             print(f"cold, counted: {work / 1e9:.2f} G instructions until Ready, less waiting and ticks", flush=True)
@@ -87,7 +87,7 @@ def main() -> None:
         wish = Wish(image=options.image, next_image=None, profile="auto", instance_type="ecs.g7.large",
                     accelerator="auto", reports=Path(reports))  # fmt: skip
         bench = prepare(wish).bench()
-        restorer = Restorer(bench, TemplateCache(template_cache.directory()))
+        restorer = Restorer(bench, TemplateCache(snapshot_cache.directory()))
         try:
             with control_plane(restorer, options.control_plane, Path(reports)) as cluster:
                 restored(restorer, cluster)

@@ -21,16 +21,16 @@ import numpy as np
 from images import mutations
 from images.cli import deliver
 from images.store import Store
-from lifsea_testbed.bench import Bench
-from lifsea_testbed.boottime import attribution, budget, kernel, observation, observe
+from lifsea_testbed.boottime import attribution, budget, kernel_only, observation, observe
 from lifsea_testbed.boottime.attribution import Kind
 from lifsea_testbed.boottime.observation import Observation
-from lifsea_testbed.image import examine
-from lifsea_testbed.perf.judge import FLOOR, Change, compare
+from lifsea_testbed.disk.image import examine
+from lifsea_testbed.machine.factory import Bench
+from lifsea_testbed.machine.preflight import Wish, prepare
+from lifsea_testbed.perf.compare import FLOOR, Change, compare
 from lifsea_testbed.perf.metric import Metric
-from lifsea_testbed.preflight import Wish, prepare
-from lifsea_testbed.qemu import counter, emulator
-from tests import real
+from lifsea_testbed.qemu import binary, instruction_counter
+from tests.support import ROOT, real
 
 KEPT = Path("reports/perf-boots.jsonl")
 SIDE, TRIALS = 5, 200
@@ -59,7 +59,7 @@ def slow_kernel() -> Path:
 
 
 def _made(mutant: mutations.Mutant) -> Path:
-    image = real.ROOT / f"build/{mutant.name}.qcow2"
+    image = ROOT / f"build/{mutant.name}.qcow2"
     deliver(mutations.make(Store(), "trixie", mutant) / "image.qcow2", image)
     return image
 
@@ -67,7 +67,7 @@ def _made(mutant: mutations.Mutant) -> Path:
 @contextlib.contextmanager
 def compiler() -> Iterator[None]:
     """A C compiler that is busy all the while."""
-    source, over = Path(counter.__file__).with_name("counter.c"), threading.Event()
+    source, over = Path(instruction_counter.__file__).with_name("counter.c"), threading.Event()
 
     def compile_on() -> None:
         while not over.is_set():
@@ -155,9 +155,10 @@ def accusations(seen: Sequence[Observation]) -> int:
 
 def initcall() -> str:
     """What the kernel alone names as grown most, where one initcall of it is slower."""
-    qemu = emulator.find()
-    old, new = (kernel.run(examine(image), qemu) for image in (real.built("reference"), slow_kernel()))
-    return f"{kernel.differences(old, new)[0]}; {old.until_root / 1e3:.3f} → {new.until_root / 1e3:.3f} M instructions"
+    qemu = binary.find()
+    old, new = (kernel_only.run(examine(image), qemu) for image in (real.built("reference"), slow_kernel()))
+    change = kernel_only.differences(old, new)[0]
+    return f"{change}; {old.until_root / 1e3:.3f} → {new.until_root / 1e3:.3f} M instructions"
 
 
 def judge() -> str:

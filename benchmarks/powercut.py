@@ -17,13 +17,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lifsea_testbed.disk.source import RawFile
-from lifsea_testbed.powercut import campaign, disks
+from lifsea_testbed.machine.preflight import Wish, prepare
+from lifsea_testbed.powercut import campaign, qcow2_writer
 from lifsea_testbed.powercut.campaign import Campaign
-from lifsea_testbed.powercut.content import Contents
-from lifsea_testbed.powercut.states import CrashStates, State
-from lifsea_testbed.powercut.writelog import SECTOR, WriteLog
-from lifsea_testbed.preflight import Wish, prepare
-from tests.real import built
+from lifsea_testbed.powercut.crash_states import CrashStates, State
+from lifsea_testbed.powercut.disk_contents import Contents
+from lifsea_testbed.powercut.write_log import SECTOR, WriteLog
+from tests.support.real import built
 
 #: A log like that of one upgrade, larger: 3,000 writes with a flush after every eighth, 28 MiB in all.
 _WRITES, _EPOCH, _DISK = 3000, 8, 1 << 30
@@ -60,7 +60,7 @@ def digests(contents: Contents, states: CrashStates) -> dict[int, float]:
 def making(contents: Contents, states: CrashStates, folder: Path) -> float:
     """Prints how long it takes to make a state's disk once its milestone is there; returns the longest (seconds)."""
     taken = []
-    with disks.Milestones(contents, states, folder) as milestones:
+    with qcow2_writer.Milestones(contents, states, folder) as milestones:
         for state in _spread(states):
             milestones.write(folder / "state.qcow2", state)
             started = time.perf_counter()

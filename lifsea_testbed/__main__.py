@@ -2,6 +2,6 @@
 
 import sys
 
-from lifsea_testbed.cli import main
+from lifsea_testbed.cli.main import main
 
 sys.exit(main())

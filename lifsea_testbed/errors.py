@@ -25,7 +25,7 @@ from __future__ import annotations
 import enum
 from pathlib import Path
 
-from lifsea_testbed.masking import masked
+from lifsea_testbed.support.redact import masked
 
 
 class Blame(enum.StrEnum):

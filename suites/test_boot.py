@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from lifsea_testbed.boottime.coldboots import ColdBoots
-from lifsea_testbed.claim import claim
-from lifsea_testbed.machine import Machine
+from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.perf.measure import Measure
-from lifsea_testbed.profile import Profile, known
+from lifsea_testbed.plugin.markers import claim
+from lifsea_testbed.profiles.profile import Profile, known
 
 
 @claim("boots-to-ready")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from lifsea_testbed.bench import Bench
-from lifsea_testbed.claim import claim
-from lifsea_testbed.machine import Machine
+from lifsea_testbed.machine.factory import Bench
+from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.perf.measure import Measure
-from lifsea_testbed.profile import Profile, known
+from lifsea_testbed.plugin.markers import claim
+from lifsea_testbed.profiles.profile import Profile, known
 
 pytestmark = pytest.mark.shares_machine
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from lifsea_testbed.claim import claim
-from lifsea_testbed.ecs import appearance
+from lifsea_testbed.ecs import guest_hardware
 from lifsea_testbed.errors import NotJudged
-from lifsea_testbed.machine import Machine
+from lifsea_testbed.machine.machine import Machine
+from lifsea_testbed.plugin.markers import claim
 
 pytestmark = pytest.mark.shares_machine
 
@@ -21,7 +21,7 @@ def test_the_processor_is_of_the_model_sold(machine: Machine) -> None:
     """Name, vendor, family, model and stepping are those of a Xeon Platinum 8369B."""
     if not machine.has_its_model_number:
         raise NotJudged(f"the host's own processor shows through: {machine.guest.hardware.processor()}")
-    assert machine.guest.hardware.processor() == appearance.PROCESSOR
+    assert machine.guest.hardware.processor() == guest_hardware.PROCESSOR
 
 
 @claim("instance-as-sold")
@@ -36,13 +36,13 @@ def test_the_processor_knows_that_it_is_virtual(machine: Machine) -> None:
     """It says that there is a hypervisor, and offers none of its own."""
     features = machine.guest.hardware.features()
     assert "hypervisor" in features
-    assert features.isdisjoint(appearance.HIDDEN_FEATURES)
+    assert features.isdisjoint(guest_hardware.HIDDEN_FEATURES)
 
 
 @claim("instance-features")
 def test_the_processor_does_what_an_ice_lake_does(machine: Machine) -> None:
     """It has AVX-512 and what else came with Ice Lake."""
-    missing = appearance.ICE_LAKE_FEATURES - machine.guest.hardware.features()
+    missing = guest_hardware.ICE_LAKE_FEATURES - machine.guest.hardware.features()
     if missing and not machine.has_every_feature:
         raise NotJudged(f"neither emulation nor an older host has {', '.join(sorted(missing))}")
     assert missing == set()
@@ -61,17 +61,17 @@ def test_the_memory_is_as_sold(machine: Machine) -> None:
 def test_the_firmware_says_who_made_it(machine: Machine) -> None:
     """The DMI strings are the cloud's, in tables of the cloud's version, and there is no baseboard."""
     dmi = machine.guest.hardware.dmi()
-    expected = appearance.dmi(machine.instance)
+    expected = guest_hardware.dmi(machine.instance)
     assert {name: dmi.get(name) for name in expected} == expected
     assert not dmi.get("board_vendor")
-    assert machine.guest.hardware.smbios_version() == appearance.SMBIOS
+    assert machine.guest.hardware.smbios_version() == guest_hardware.SMBIOS
 
 
 @claim("instance-as-sold")
 def test_every_device_sits_in_its_slot(machine: Machine) -> None:
     """The PCI bus holds an instance's devices and no other, virtio devices by their transitional numbers."""
-    assert machine.guest.hardware.pci_devices() == appearance.pci(machine.instance)
-    assert machine.guest.hardware.virtio_devices() == appearance.virtio(machine.instance)
+    assert machine.guest.hardware.pci_devices() == guest_hardware.pci(machine.instance)
+    assert machine.guest.hardware.virtio_devices() == guest_hardware.virtio(machine.instance)
 
 
 @claim("instance-as-sold")
@@ -85,7 +85,7 @@ def test_the_network_card_is_the_instances(machine: Machine) -> None:
     """There is one, in its slot, with the MAC address that the metadata service tells."""
     cards = machine.guest.hardware.network_cards()
     assert [(card.slot, card.mac, card.mtu) for card in cards] == [
-        (appearance.CARD_SLOT, machine.instance.mac, appearance.MTU)
+        (guest_hardware.CARD_SLOT, machine.instance.mac, guest_hardware.MTU)
     ]
 
 
@@ -101,8 +101,8 @@ def test_the_network_card_has_its_queues(machine: Machine) -> None:
 @claim("instance-as-sold")
 def test_the_consoles_are_where_the_cloud_has_them(machine: Machine) -> None:
     """ttyS0 is the first serial port of a PC, and Cloud Assistant finds its port by name."""
-    assert machine.guest.hardware.console() == appearance.CONSOLE
-    assert appearance.ASSISTANT_PORT in machine.guest.hardware.virtio_ports()
+    assert machine.guest.hardware.console() == guest_hardware.CONSOLE
+    assert guest_hardware.ASSISTANT_PORT in machine.guest.hardware.virtio_ports()
 
 
 @claim("instance-as-sold")

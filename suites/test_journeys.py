@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from lifsea_testbed.claim import claim
-from lifsea_testbed.journey import Travelled, Troubled
-from lifsea_testbed.scenario import IN_ETC, IN_VAR
+from lifsea_testbed.plugin.markers import claim
+from lifsea_testbed.scenarios.upgrade_paths import Travelled, Troubled
+from lifsea_testbed.support.guest_paths import KEPT_IN_ETC, KEPT_IN_VAR
 
 
 @claim("upgrade-chain")
@@ -17,7 +17,8 @@ def test_each_step_boots_what_it_should(travelled: Travelled) -> None:
 @claim("upgrade-chain")
 def test_etc_and_var_go_along(travelled: Travelled) -> None:
     """What root wrote there before the first step is there after each."""
-    assert [stop.how for stop in travelled.stops if stop.kept != {IN_ETC: IN_ETC, IN_VAR: IN_VAR}] == []
+    written = {KEPT_IN_ETC: KEPT_IN_ETC, KEPT_IN_VAR: KEPT_IN_VAR}
+    assert [stop.how for stop in travelled.stops if stop.kept != written] == []
 
 
 @claim("etc-merged")

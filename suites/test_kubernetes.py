@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from lifsea_testbed.claim import claim
-from lifsea_testbed.machine import Machine
-from lifsea_testbed.profile import Profile
-from lifsea_testbed.readiness import Depth, reached
-from lifsea_testbed.staticpod import StaticPod
+from lifsea_testbed.guest.readiness import Depth, reached
+from lifsea_testbed.machine.machine import Machine
+from lifsea_testbed.plugin.markers import claim
+from lifsea_testbed.profiles.profile import Profile
+from lifsea_testbed.scenarios.static_pod import StaticPod
 
 
 @claim("containerd-ready")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lifsea_testbed.claim import claim
-from lifsea_testbed.machine import Machine
+from lifsea_testbed.machine.machine import Machine
+from lifsea_testbed.plugin.markers import claim
 
 
 @claim("ops-container-off")

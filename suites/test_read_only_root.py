@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from lifsea_testbed.claim import claim
-from lifsea_testbed.machine import Machine
-from lifsea_testbed.profile import Profile
-from lifsea_testbed.scenario import Rebooted
+from lifsea_testbed.machine.machine import Machine
+from lifsea_testbed.plugin.markers import claim
+from lifsea_testbed.profiles.profile import Profile
+from lifsea_testbed.scenarios.basics import Rebooted
 
 
 @claim("root-read-only")

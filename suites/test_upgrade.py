@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from lifsea_testbed.claim import claim
-from lifsea_testbed.machine import Machine
+from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.perf.measure import Measure
-from lifsea_testbed.scenario import IN_ETC, IN_VAR, MACHINE_ID, RolledBack, Twins, Upgraded
+from lifsea_testbed.plugin.markers import claim
+from lifsea_testbed.scenarios.basics import RolledBack, Twins, Upgraded
+from lifsea_testbed.support.guest_paths import KEPT_IN_ETC, KEPT_IN_VAR, MACHINE_ID
 
 
 @claim("image-whole")
@@ -54,7 +55,7 @@ def test_the_next_image_boots_with_etc_merged_and_var_kept(upgraded: Upgraded, m
             definition="What the deployment wrote to the system disk before the reboot.")
     assert upgraded.running.commit == upgraded.commit != upgraded.before.commit
     assert upgraded.defaults_missing == []
-    assert upgraded.kept == {IN_ETC: IN_ETC, IN_VAR: IN_VAR}
+    assert upgraded.kept == {KEPT_IN_ETC: KEPT_IN_ETC, KEPT_IN_VAR: KEPT_IN_VAR}
 
 
 @claim("rollback")
@@ -67,5 +68,5 @@ def test_the_old_image_boots_again(upgraded: Upgraded, rolled_back: RolledBack) 
 @claim("etc-var-writable-and-kept")
 def test_etc_and_var_are_kept_across_upgrade_and_rollback(upgraded: Upgraded, rolled_back: RolledBack) -> None:
     """What root wrote there is there in the next image, and in the old one when it is back."""
-    assert upgraded.kept == {IN_ETC: IN_ETC, IN_VAR: IN_VAR}
-    assert (rolled_back.etc, rolled_back.kept) == (IN_ETC, rolled_back.written)
+    assert upgraded.kept == {KEPT_IN_ETC: KEPT_IN_ETC, KEPT_IN_VAR: KEPT_IN_VAR}
+    assert (rolled_back.etc, rolled_back.kept) == (KEPT_IN_ETC, rolled_back.written)

@@ -21,16 +21,17 @@ from pathlib import Path
 
 import pytest
 
-from lifsea_testbed.cli import _parser
+from lifsea_testbed.cli.main import _parser
 from lifsea_testbed.perf import jsonlines
 from lifsea_testbed.perf.history import History
-from tests.perf_cases import build, samples
-from tests.real import ROOT, built
+from tests.support import ROOT
+from tests.support.perf_cases import build, samples
+from tests.support.real import built
 
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
 TERMINAL, GATE, TEST = "it wants a person at a terminal", ".ci/run runs ci/gate", ".ci/run runs ci/test"
 COMPARE = "it boots two images many times; benchmarks/perf.py does so"
-KEPT = "a test has to fail for it; tests/test_templates.py has one fail, and opens what was kept"
+KEPT = "a test has to fail for it; tests/machine/test_snapshot.py has one fail, and opens what was kept"
 PARSED = {
     "README.md:ci/gate": GATE, "README.md:ci/test": TEST, "README.md:lifsea-testbed shell": TERMINAL,
     "README.md:lifsea-testbed boot-time": COMPARE, "boot-time.md:lifsea-testbed boot-time": COMPARE,
@@ -40,8 +41,9 @@ PARSED = {
     "your-own-os.md:lifsea-testbed shell": TERMINAL, "red-gate.md:lifsea-testbed shell": TERMINAL,
     "quick-start.md:ci/gate": GATE, "ci.md:ci/gate": "tests/test_pipelines.py runs it with all that it starts replaced",
     "ci.md:lifsea-testbed history": "tests/test_pipelines.py runs it, with a sweep in two shards",
-    "verdict.md:pytest": "README.md runs it", "verdict.md:lifsea-testbed gate": "tests/test_merge.py merges shards",
-    "kubelet.md:python": "tests/test_joins.py builds it", "kubelet.md:pytest": GATE,
+    "verdict.md:pytest": "README.md runs it",
+    "verdict.md:lifsea-testbed gate": "tests/report/test_merge.py merges shards",
+    "kubelet.md:python": "tests/cluster/test_joins.py builds it", "kubelet.md:pytest": GATE,
     "powercut.md:lifsea-testbed powercut": "the state is one of a whole sweep, which takes hours",
 }  # fmt: skip
 #: What a line of shell may start that is no program of this project.

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.boot_sector import raw_image
-from tests.real import ROOT
+from tests.support import ROOT
+from tests.support.boot_sector import raw_image
 from tests.test_docs import SHELL
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
@@ -69,7 +69,8 @@ def test_wheel_and_sdist_are_whole(built: Path) -> None:
     (wheel,), (sdist,) = built.glob("*.whl"), built.glob("*.tar.gz")
     carried = set(zipfile.ZipFile(wheel).namelist())
     suites = {f"lifsea_testbed/suites/{path.name}" for path in (ROOT / "suites").glob("*.py")}
-    assert suites | {"lifsea_testbed/py.typed", "lifsea_testbed/claims.toml", "lifsea_testbed/perf/site/index.html",
+    assert suites | {"lifsea_testbed/py.typed", "lifsea_testbed/profiles/claims.toml",
+                     "lifsea_testbed/perf/site/index.html",
                      "lifsea_testbed/mutants/python-named.toml", "lifsea_testbed/profiles/lifsea-3.3.toml"} <= carried
     assert [name for name in carried if name.startswith(("tests", "images", "suites"))] == []
     with tarfile.open(sdist) as archive:
@@ -113,6 +114,6 @@ def test_it_is_typed(built: Path, tmp_path: Path) -> None:
 
 def test_an_unused_plugin_costs_little() -> None:
     """Nothing heavy is imported until there is an image."""
-    ask = "import sys, lifsea_testbed.plugin; print(*sorted(sys.modules))"
+    ask = "import sys, lifsea_testbed.plugin.entry; print(*sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout.split()
     assert [name for name in ("pydantic", "rich", "qemu", "sqlalchemy", "numpy", "psutil") if name in loaded] == []

@@ -21,9 +21,9 @@ import pytest
 import yaml
 from dockerfile_parse import DockerfileParser
 
-from lifsea_testbed.cli import _parser, main
-from tests.postgres import server
-from tests.real import ROOT
+from lifsea_testbed.cli.main import _parser, main
+from tests.support import ROOT
+from tests.support.postgres import server
 
 CI = ROOT / "ci"
 TOOLS = Path(sys.executable).parent

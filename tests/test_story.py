@@ -20,7 +20,8 @@ import xmlschema
 
 from lifsea_testbed.perf.history import History
 from lifsea_testbed.report import document
-from tests.boot_sector import raw_image
+from tests.support import JUNIT_SCHEMA
+from tests.support.boot_sector import raw_image
 
 HERE = Path(__file__).parent
 #: Nothing boots: the profile is given, and no test asks for a machine.
@@ -229,7 +230,7 @@ def test_flakes_are_counted_in_the_history(story: Story) -> None:
 def test_what_is_written_is_valid(story: Story) -> None:
     """By the published schema of gate.json, and by the schema that Jenkins has for JUnit."""
     jsonschema.Draft202012Validator(document.schema()).validate(story.gate)
-    xmlschema.XMLSchema(str(HERE / "junit-10.xsd")).validate(str(story.reports / "junit.xml"))
+    xmlschema.XMLSchema(str(JUNIT_SCHEMA)).validate(str(story.reports / "junit.xml"))
     path = story.reports / "gate.json"
     assert document.read(path).text() == path.read_text()
 

@@ -9,10 +9,10 @@ from lifsea_testbed.boottime.marks import END
 from lifsea_testbed.boottime.observation import Observation
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.perf.metric import Better, Metric
-from lifsea_testbed.profile import Boot, known
+from lifsea_testbed.profiles.profile import Boot, known
 
 if TYPE_CHECKING:
-    from lifsea_testbed.perf.judge import BudgetCheck
+    from lifsea_testbed.perf.compare import BudgetCheck
 
 BOOT = Metric(name="boot", unit="s", better=Better.LOWER,
               definition="from power-on (QMP cont) until the root shell of user-data answers, first boot")  # fmt: skip
@@ -43,7 +43,7 @@ def judge(seen: Sequence[Observation], promised: Boot, *, at_hardware_speed: boo
         NotJudged: under emulation, neither is certain, or nothing was counted.
     """
     try:
-        from lifsea_testbed.perf import judge as judges
+        from lifsea_testbed.perf import compare as judges
     except ImportError:
         raise NotJudged("the median's interval needs more packages (pip install 'lifsea-testbed[perf]')") from None
     if at_hardware_speed:

@@ -8,14 +8,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from lifsea_testbed.bench import Bench
-from lifsea_testbed.boottime import attribution, budget, charts, coldboots, kernel, observe
+from lifsea_testbed.boottime import attribution, budget, charts, coldboots, kernel_only, observe
 from lifsea_testbed.boottime import observation as observations
 from lifsea_testbed.boottime.attribution import Growth
 from lifsea_testbed.boottime.marks import END, Mark
 from lifsea_testbed.boottime.observation import Observation, Which
 from lifsea_testbed.errors import NotJudged
-from lifsea_testbed.perf.judge import Comparison, compare
+from lifsea_testbed.machine.factory import Bench
+from lifsea_testbed.perf.compare import Comparison, compare
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,10 +89,10 @@ def comparisons(before: Sequence[Observation], after: Sequence[Observation], *, 
 def initcalls(before: Bench, after: Bench) -> tuple[list[Growth], str]:
     """Returns the initcalls that differ, and a line that says what was run, or why it could not be."""
     try:
-        old, new = (kernel.run(bench.image, bench.emulator) for bench in (before, after))
+        old, new = (kernel_only.run(bench.image, bench.emulator) for bench in (before, after))
     except NotJudged as error:
         return [], f"initcalls not judged: {error}"
-    grown = kernel.differences(old, new)
+    grown = kernel_only.differences(old, new)
     return grown, (f"kernel alone, exact: {old.until_root / 1000:.3f} → {new.until_root / 1000:.3f} M instructions "
                    f"until it looks for its root; {len(grown)} of {len(new.initcalls)} initcalls differ")  # fmt: skip
 

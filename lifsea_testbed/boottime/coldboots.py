@@ -7,18 +7,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lifsea_testbed.bench import Bench
 from lifsea_testbed.boottime import budget, observe
 from lifsea_testbed.boottime.marks import END, Mark
 from lifsea_testbed.boottime.observation import Observation, Which
 from lifsea_testbed.errors import NotJudged
+from lifsea_testbed.machine.factory import Bench
 from lifsea_testbed.perf.metric import Metric
-from lifsea_testbed.profile import Boot
+from lifsea_testbed.profiles.profile import Boot
 from lifsea_testbed.qemu.accelerator import Kind
-from lifsea_testbed.qemu.counter import Counter
+from lifsea_testbed.qemu.instruction_counter import Counter
 
 if TYPE_CHECKING:
-    from lifsea_testbed.perf.judge import BudgetCheck
+    from lifsea_testbed.perf.compare import BudgetCheck
 
 _INSTRUCTIONS = "less waiting and ticks"
 #: Marks that are figures of their own, beside the phases of the boot.

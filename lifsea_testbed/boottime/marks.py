@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lifsea_testbed.console.transcript import Line
-from lifsea_testbed.qemu.counter import BOOT_SECTOR, Stamp
+from lifsea_testbed.qemu.instruction_counter import BOOT_SECTOR, Stamp
 
 
 class Mark(enum.StrEnum):

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from lifsea_testbed.boottime.marks import END, Mark, Phase, phases
 from lifsea_testbed.guest.boot import UnitTimes
-from lifsea_testbed.qemu.counter import Counts, Program
+from lifsea_testbed.qemu.instruction_counter import Counts, Program
 
 #: What has no program of its own: firmware, boot loader, the kernel until its first program, forked children.
 NAMELESS = "(no program)"

@@ -7,20 +7,20 @@ import contextlib
 import time
 from collections.abc import Iterator
 
-from lifsea_testbed.bench import Bench
 from lifsea_testbed.boottime import alignment
 from lifsea_testbed.boottime.alignment import Alignment
 from lifsea_testbed.boottime.marks import END, Mark, in_record, on_console
 from lifsea_testbed.boottime.observation import Observation, Progress, Which, by_name
+from lifsea_testbed.disk.image import Image
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.guest import boot as guest
-from lifsea_testbed.image import Image
-from lifsea_testbed.leftovers import PrivateDirectory
-from lifsea_testbed.machine import Machine
-from lifsea_testbed.profile import Road
-from lifsea_testbed.qemu import counter as counters
+from lifsea_testbed.machine.factory import Bench
+from lifsea_testbed.machine.machine import Machine
+from lifsea_testbed.profiles.profile import Road
+from lifsea_testbed.qemu import instruction_counter as counters
 from lifsea_testbed.qemu.accelerator import Kind
-from lifsea_testbed.qemu.counter import Counter, Record, Stamp
+from lifsea_testbed.qemu.instruction_counter import Counter, Record, Stamp
+from lifsea_testbed.support.private_dir import PrivateDirectory
 
 _PIECE = 1 << 20
 #: Points of the curve that is kept.

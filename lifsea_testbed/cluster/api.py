@@ -13,7 +13,7 @@ from kubernetes.client.exceptions import ApiException
 
 from lifsea_testbed.cluster.objects import Node, Pod
 from lifsea_testbed.errors import HostError
-from lifsea_testbed.text import first_line
+from lifsea_testbed.support.sanitize import first_line
 
 T = TypeVar("T")
 NAMESPACE = "default"
@@ -83,7 +83,7 @@ class Api:
     def evict(self, name: str) -> None:
         """Has a pod leave its node, as a drain does."""
         body = client.V1Eviction.model_validate({"apiVersion": "policy/v1beta1", "kind": "Eviction",
-                                            "metadata": {"name": name, "namespace": NAMESPACE}})  # fmt: skip
+                                                 "metadata": {"name": name, "namespace": NAMESPACE}})  # fmt: skip
         _asked(lambda: self._core.create_namespaced_pod_eviction(name, NAMESPACE, body, _request_timeout=_REQUEST))
 
     def events(self, name: str) -> list[str]:

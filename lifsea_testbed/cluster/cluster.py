@@ -15,11 +15,11 @@ from lifsea_testbed.cluster.objects import Node
 from lifsea_testbed.ecs.instance import CLUSTER_ADDRESS, CLUSTER_PORT, PRIVATE_ADDRESS, Instance
 from lifsea_testbed.ecs.relay import Relay, leading_to
 from lifsea_testbed.errors import NotJudged
-from lifsea_testbed.machine import Machine
-from lifsea_testbed.masking import masked
-from lifsea_testbed.profile import Profile
-from lifsea_testbed.qemu.confinement import Confinement
-from lifsea_testbed.steps import step
+from lifsea_testbed.machine.machine import Machine
+from lifsea_testbed.profiles.profile import Profile
+from lifsea_testbed.support.confinement import Confinement
+from lifsea_testbed.support.redact import masked
+from lifsea_testbed.support.steps import step
 
 #: The port at which a kubelet serves logs to the API server.
 _KUBELET_PORT = 10250

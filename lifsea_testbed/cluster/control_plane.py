@@ -22,11 +22,11 @@ from typing import Self
 from lifsea_testbed.cluster.authority import Authority, Identity, private_key
 from lifsea_testbed.cluster.program import Program
 from lifsea_testbed.cluster.tunnel import Tunnel
-from lifsea_testbed.deadline import Deadline
 from lifsea_testbed.ecs.instance import CLUSTER_ADDRESS, CLUSTER_PORT
 from lifsea_testbed.errors import HostError, NotJudged
-from lifsea_testbed.leftovers import PrivateDirectory
-from lifsea_testbed.qemu.confinement import Confinement
+from lifsea_testbed.support.confinement import Confinement
+from lifsea_testbed.support.deadline import Deadline
+from lifsea_testbed.support.private_dir import PrivateDirectory
 
 #: Ports of etcd, as they are everywhere.
 _CLIENTS, _PEERS = 2379, 2380

@@ -11,7 +11,7 @@ from lifsea_testbed.cluster import authority
 from lifsea_testbed.cluster.api import Api
 from lifsea_testbed.cluster.cluster import Member
 from lifsea_testbed.guest.kubelet import KUBELET
-from lifsea_testbed.profile import Profile
+from lifsea_testbed.profiles.profile import Profile
 
 #: Clocks that differ by more than this (seconds) are not one time: certificates and heartbeats are judged by it.
 MOST_SKEW = 60.0

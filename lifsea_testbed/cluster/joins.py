@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from lifsea_testbed.cluster import life
+from lifsea_testbed.cluster import lifecycle
 from lifsea_testbed.cluster.cluster import Cluster, Member
 from lifsea_testbed.cluster.watch import Watch
-from lifsea_testbed.fleet import fleet
-from lifsea_testbed.machine import Machine
-from lifsea_testbed.profile import Profile
+from lifsea_testbed.machine.fleet import fleet
+from lifsea_testbed.machine.machine import Machine
+from lifsea_testbed.profiles.profile import Profile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ def joined(cluster: Cluster, profile: Profile, make: Callable[..., AbstractConte
                 for number in range(1, count + 1)]  # fmt: skip
     with Watch(cluster.api) as watch, fleet(machines):
         for member in members:
-            life.await_ready(member, profile)
+            lifecycle.await_ready(member, profile)
         for member in members:
             member.machine.wait_until(functools.partial(watch.saw, member.name), "the watch sees it",
                                       within=profile.cluster.ready_within)  # fmt: skip

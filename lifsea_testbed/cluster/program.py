@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lifsea_testbed.errors import LaunchError
-from lifsea_testbed.qemu.confinement import Confinement
 from lifsea_testbed.qemu.process import describe_exit, processor_time, starter
-from lifsea_testbed.text import printable
+from lifsea_testbed.support.confinement import Confinement
+from lifsea_testbed.support.sanitize import printable
 
 _SHOWN = 3000
 #: How long a program that was asked to end may take before it is made to (seconds).

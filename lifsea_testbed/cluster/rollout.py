@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from lifsea_testbed.cluster import life
+from lifsea_testbed.cluster import lifecycle
 from lifsea_testbed.cluster.cluster import Cluster, Member
 from lifsea_testbed.cluster.watch import Watch
 from lifsea_testbed.errors import GuestFailure
-from lifsea_testbed.profile import Profile
-from lifsea_testbed.steps import step
+from lifsea_testbed.profiles.profile import Profile
+from lifsea_testbed.support.steps import step
 from lifsea_testbed.upgrade.offer import Offer
-from lifsea_testbed.upgrade.way import way
+from lifsea_testbed.upgrade.tools import way
 
 #: How long a drained node may have pods, on real hardware (seconds): a kubelet removes sandboxes once a minute.
 _DRAINING = 120.0
@@ -83,11 +83,11 @@ def _upgrade(member: Member, profile: Profile, offer: Offer,
         with within(member):
             upgrade.apply(offer)
         member.machine.reboot()
-        life.await_ready(member, profile)
+        lifecycle.await_ready(member, profile)
     except GuestFailure as error:
         if upgrade.running() != before:
             upgrade.roll_back()
             member.machine.reboot()
-        life.await_ready(member, profile)
+        lifecycle.await_ready(member, profile)
         return f"{member.name}: {error.happened}"
     return ""

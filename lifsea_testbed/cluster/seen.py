@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lifsea_testbed.cluster.objects import Node, Pod
-from lifsea_testbed.machine import Machine
+from lifsea_testbed.machine.machine import Machine
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import secrets
-import signal
 import socket
 import threading
 import time
-from dataclasses import dataclass
 from typing import Protocol
 
-from lifsea_testbed.console import frames
-from lifsea_testbed.console.wire import HungUp, Wire
-from lifsea_testbed.deadline import Deadline
+from lifsea_testbed.console import port_frames
+from lifsea_testbed.console.socket_io import HungUp, Wire
 from lifsea_testbed.errors import ChannelError, Explained, NotJudged, WaitTimedOut
-from lifsea_testbed.lifeline import Lifeline
+from lifsea_testbed.support.deadline import Deadline
+from lifsea_testbed.support.liveness import Lifeline
+from lifsea_testbed.support.protocols import CommandResult
 
 #: The largest answer that is taken from a guest (bytes): more is a guest that runs away.
 LARGEST_ANSWER = 1 << 30
@@ -24,47 +23,6 @@ GRACE = 10.0
 SLOWEST = 11_520
 #: A greeting waits in the device until somebody opens the port; one that a dying reader took is sent again (seconds).
 _GREETING_EVERY = 5.0
-#: A shell adds this to the number of the signal that ended a command (POSIX.1-2017, 2.8.2).
-_BY_SIGNAL = 128
-
-
-@dataclass(frozen=True, kw_only=True)
-class CommandResult:
-    """How a command in the guest ended: its status (128 + n after signal n), its output and errors, seconds taken."""
-
-    script: str
-    exit_status: int
-    output: bytes
-    errors: bytes
-    duration: float
-
-    @property
-    def ok(self) -> bool:
-        """Whether the status was 0."""
-        return self.exit_status == 0
-
-    @property
-    def signal(self) -> signal.Signals | None:
-        """The signal that ended the command, as far as a shell can tell it from a status above 128."""
-        try:
-            return signal.Signals(self.exit_status - _BY_SIGNAL)
-        except ValueError:
-            return None
-
-    @property
-    def stdout(self) -> str:
-        """The output as text; bytes that are not UTF-8 are replaced."""
-        return self.output.decode("utf-8", "replace")
-
-    @property
-    def stderr(self) -> str:
-        """The errors as text."""
-        return self.errors.decode("utf-8", "replace")
-
-    @property
-    def lines(self) -> list[str]:
-        """The output's lines that are not empty."""
-        return [line for line in self.stdout.splitlines() if line]
 
 
 class Channel(Protocol):
@@ -128,7 +86,7 @@ class PortChannel:
         nonce = new_nonce()
         while not deadline.expired:
             self._expect_shell()
-            self._send(frames.hello(nonce))
+            self._send(port_frames.hello(nonce))
             try:
                 boot_id = self._await_hello(nonce, Deadline.after(min(_GREETING_EVERY, deadline.remaining)))
             except WaitTimedOut:
@@ -151,7 +109,7 @@ class PortChannel:
         with self._turn:
             self._get_in_step()
             nonce, started = new_nonce(), time.monotonic()
-            self._send(frames.run(nonce, script, input))
+            self._send(port_frames.run(nonce, script, input))
             try:
                 header, body = self._receive_result(nonce, deadline)
             except WaitTimedOut:
@@ -161,7 +119,7 @@ class PortChannel:
             duration=time.monotonic() - started,
         )  # fmt: skip
 
-    def lend(self, program: str, nonce: str, deadline: Deadline) -> frames.ResultHeader:
+    def lend(self, program: str, nonce: str, deadline: Deadline) -> port_frames.ResultHeader:
         """Gives the turn to a program in the guest, which reads what `give` sends it, and returns its first answer.
 
         Status 0 says that it is ready; with any other it has ended, and the channel goes on.
@@ -172,10 +130,10 @@ class PortChannel:
         """
         with self._turn:
             self._get_in_step()
-            self._send(frames.lend(nonce, program))
+            self._send(port_frames.lend(nonce, program))
             return self._receive_result(nonce, deadline)[0]
 
-    def give(self, data: bytes, nonce: str, deadline: Deadline) -> tuple[frames.ResultHeader, bytes]:
+    def give(self, data: bytes, nonce: str, deadline: Deadline) -> tuple[port_frames.ResultHeader, bytes]:
         """Sends the program that was lent the turn what it reads, and returns its last answer; the channel goes on.
 
         Raises:
@@ -226,11 +184,11 @@ class PortChannel:
             del self._received[: -len(expected)]
             self._receive_more(deadline)
         del self._received[:start]
-        header = frames.parse_header(self._receive_line(deadline), nonce)
-        assert isinstance(header, frames.Hello)
+        header = port_frames.parse_header(self._receive_line(deadline), nonce)
+        assert isinstance(header, port_frames.Hello)
         return header.boot_id
 
-    def _receive_result(self, nonce: str, deadline: Deadline) -> tuple[frames.ResultHeader, bytes]:
+    def _receive_result(self, nonce: str, deadline: Deadline) -> tuple[port_frames.ResultHeader, bytes]:
         try:
             header = self._next_header(nonce, deadline)
             if header.output + header.errors > LARGEST_ANSWER:
@@ -242,18 +200,18 @@ class PortChannel:
             self._in_step = False
             raise
 
-    def _next_header(self, nonce: str, deadline: Deadline) -> frames.ResultHeader:
+    def _next_header(self, nonce: str, deadline: Deadline) -> port_frames.ResultHeader:
         line = self._receive_line(deadline)
         while b" hello " in line:  # a late answer to a greeting that was sent twice
             line = self._receive_line(deadline)
-        header = frames.parse_header(line, nonce)
-        if isinstance(header, frames.Hello):
+        header = port_frames.parse_header(line, nonce)
+        if isinstance(header, port_frames.Hello):
             raise ChannelError("the guest's end greeted instead of answering")
         return header
 
     def _overrun(self, nonce: str, script: str, deadline: Deadline) -> Explained:
         """Kills the command, takes what it printed, and returns the error to raise."""
-        self._send(frames.kill(nonce))
+        self._send(port_frames.kill(nonce))
         try:
             header, body = self._receive_result(nonce, Deadline.after(GRACE))
         except WaitTimedOut:
@@ -275,8 +233,9 @@ class PortChannel:
 
     def _receive_line(self, deadline: Deadline) -> bytes:
         while (end := self._received.find(b"\n")) < 0:
-            if len(self._received) > frames.LONGEST_HEADER:
-                raise ChannelError("no header in sight", evidence=repr(bytes(self._received[: frames.LONGEST_HEADER])))
+            if len(self._received) > port_frames.LONGEST_HEADER:
+                seen = bytes(self._received[: port_frames.LONGEST_HEADER])
+                raise ChannelError("no header in sight", evidence=repr(seen))
             self._receive_more(deadline)
         line = bytes(self._received[:end])
         del self._received[: end + 1]

@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lifsea_testbed.console import fatal
-from lifsea_testbed.console.lines import Frame, Splitter
-from lifsea_testbed.console.wire import HungUp, Wire
-from lifsea_testbed.deadline import Deadline
+from lifsea_testbed.console import fatal_lines
+from lifsea_testbed.console.serial_frames import Frame, Splitter
+from lifsea_testbed.console.socket_io import HungUp, Wire
 from lifsea_testbed.errors import ChannelError, Explained, WaitTimedOut
-from lifsea_testbed.lifeline import Lifeline
-from lifsea_testbed.masking import Mask
-from lifsea_testbed.text import printable
+from lifsea_testbed.support.deadline import Deadline
+from lifsea_testbed.support.liveness import Lifeline
+from lifsea_testbed.support.redact import Mask
+from lifsea_testbed.support.sanitize import printable
 
 #: Characters that are kept in memory; the file beside has every line, up to its own bound in bytes.
 _KEPT = 8 << 20
@@ -246,7 +246,7 @@ class Transcript:
             self._judge(line)
 
     def _judge(self, line: Line) -> None:
-        kind = fatal.find(line.text)
+        kind = fatal_lines.find(line.text)
         if kind is None:
             return
         seen = time.monotonic()

@@ -6,9 +6,9 @@ import struct
 import uuid
 from dataclasses import dataclass
 
+from lifsea_testbed.disk.image import SECTOR
 from lifsea_testbed.disk.source import Source, Window
 from lifsea_testbed.errors import DiskDamaged, NotJudged
-from lifsea_testbed.image import SECTOR
 
 #: "Root Partition" for x86-64 (Discoverable Partitions Specification).
 ROOT_X86_64 = "4f68bce3-e8cd-4db1-96e7-fbcaf984b709"

@@ -8,9 +8,9 @@ import zlib
 from array import array
 from collections.abc import Iterator
 
+from lifsea_testbed.disk.image import LARGEST, parse_qcow2_header
 from lifsea_testbed.disk.source import Source
 from lifsea_testbed.errors import DiskDamaged, NotJudged
-from lifsea_testbed.image import LARGEST, parse_qcow2_header
 
 _HEADER = 104
 _CORRUPT, _EXTERNAL_DATA, _COMPRESSION, _EXTENDED_TABLES = 2, 4, 8, 16

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from lifsea_testbed.ecs.catalogue import InstanceType
+from lifsea_testbed.ecs.instance_types import InstanceType
 
 #: Where the cloud's own services answer, inside the guest's network 100.100.0.0/16.
 METADATA_ADDRESS = "100.100.100.200"

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from lifsea_testbed.ecs import directory
+from lifsea_testbed.ecs import metadata_tree
 from lifsea_testbed.ecs.instance import Instance
 
 TOKEN_HEADER = "x-aliyun-ecs-metadata-token"
@@ -63,10 +63,10 @@ class Metadata:
         self._token_required = token_required
         self._clock = clock
         self._tokens: dict[str, float] = {}
-        self._tree = directory.meta_data(instance)
+        self._tree = metadata_tree.meta_data(instance)
         # An instance without user-data answers 404; vendor-data no instance of a customer has.
-        self._texts = {"meta-data/all": directory.whole(self._tree).encode(),
-                       "dynamic/instance-identity/document": directory.document(instance).encode(),
+        self._texts = {"meta-data/all": metadata_tree.whole(self._tree).encode(),
+                       "dynamic/instance-identity/document": metadata_tree.document(instance).encode(),
                        **({"user-data": user_data} if user_data else {})}  # fmt: skip
 
     @property
@@ -122,5 +122,5 @@ class Metadata:
         if not f"{path}/".startswith(_META_DATA):
             return None
         place = path.removeprefix("meta-data").lstrip("/")
-        text = self._tree.get(place, directory.listing(self._tree, place))
+        text = self._tree.get(place, metadata_tree.listing(self._tree, place))
         return None if text is None else text.encode()

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from lifsea_testbed.ecs.service import Server, Service
+from lifsea_testbed.ecs.http_server import Server, Service
 
 #: Takes a new connection, as far as that tells where it is to lead, and returns one to there; OSError if there is none.
 Reach = Callable[[socket.socket], socket.socket]

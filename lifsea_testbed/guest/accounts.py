@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from lifsea_testbed.guest.shell import Shell
+from lifsea_testbed.support.protocols import Shell
 
 _STARTED = "systemctl show --property=Id --property=ExecStart '*.service'"
 _RUNNING = "tr '\\0' ' ' </proc/$pid/cmdline 2>/dev/null; echo"

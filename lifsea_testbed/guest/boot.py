@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from lifsea_testbed.errors import NotJudged
-from lifsea_testbed.guest.shell import Shell
+from lifsea_testbed.support.protocols import Shell
 
 #: /proc/timer_list begins with when it was read: CLOCK_MONOTONIC in nanoseconds (kernel/time/timer_list.c).
 _CLOCK = """while read -r first second now rest; do [ "$first $second" = 'now at' ] && break; done </proc/timer_list

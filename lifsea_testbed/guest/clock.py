@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from lifsea_testbed.guest.shell import Shell
+from lifsea_testbed.support.protocols import Shell
 
 
 def time_sources(shell: Shell) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.guest.network import http_get
-from lifsea_testbed.guest.shell import Shell
+from lifsea_testbed.support.protocols import Shell
 
 #: KubeletHealthzPort of kubeadm.
 HEALTHZ = "http://127.0.0.1:10248/healthz"

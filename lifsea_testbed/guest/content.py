@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import Protocol
 
 from lifsea_testbed.guest import accounts, files, kernel, packages, system, units
-from lifsea_testbed.guest.shell import Shell
+from lifsea_testbed.support.protocols import Shell
 
 
 class Content(Protocol):

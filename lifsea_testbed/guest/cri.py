@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from lifsea_testbed.errors import GuestFailure, NotJudged
 from lifsea_testbed.guest import protobuf
 from lifsea_testbed.guest.protobuf import Message
-from lifsea_testbed.guest.shell import Shell
+from lifsea_testbed.support.protocols import Shell
 
 SOCKET = "/run/containerd/containerd.sock"
 _VERSIONS = ("v1", "v1alpha2")

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
-from lifsea_testbed.guest.shell import Shell
+from lifsea_testbed.support.protocols import Shell
 
 #: The kernel's own interfaces: no files of the system, whatever their permission bits say.
 _KERNEL_INTERFACES = (

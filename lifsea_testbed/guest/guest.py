@@ -27,8 +27,8 @@ from lifsea_testbed.guest import (
 )
 from lifsea_testbed.guest.content import Asked, Content
 from lifsea_testbed.guest.offline import OfflineTree
-from lifsea_testbed.guest.shell import Shell
-from lifsea_testbed.profile import Profile
+from lifsea_testbed.profiles.profile import Profile
+from lifsea_testbed.support.protocols import Shell
 
 
 class Guest:

@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lifsea_testbed.ecs.appearance import PciDevice, Processor, SerialPort
-from lifsea_testbed.ecs.catalogue import Topology
+from lifsea_testbed.ecs.guest_hardware import PciDevice, Processor, SerialPort
+from lifsea_testbed.ecs.instance_types import Topology
 from lifsea_testbed.errors import GuestFailure, NotJudged
 from lifsea_testbed.guest import kernel
-from lifsea_testbed.guest.shell import Shell
+from lifsea_testbed.support.protocols import Shell
 
 _DMI = """
 cd /sys/class/dmi/id 2>/dev/null || exit 3

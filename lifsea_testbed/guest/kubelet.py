@@ -6,7 +6,7 @@ import re
 import shlex
 from dataclasses import dataclass
 
-from lifsea_testbed.guest.shell import Shell
+from lifsea_testbed.support.protocols import Shell
 
 KUBELET, CONTAINERD = "kubelet.service", "containerd.service"
 #: Lines of a journal that are looked through for the last complaint, and that become evidence.

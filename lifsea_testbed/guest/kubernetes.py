@@ -8,8 +8,8 @@ import shlex
 from lifsea_testbed.guest import cri, kubelet
 from lifsea_testbed.guest.cri import Container, Runtime, Sandbox
 from lifsea_testbed.guest.kubelet import Service
-from lifsea_testbed.guest.shell import Shell
-from lifsea_testbed.profile import Cluster
+from lifsea_testbed.profiles.profile import Cluster
+from lifsea_testbed.support.protocols import Shell
 
 #: How long a service may take to stop and start on real hardware (seconds).
 _RESTARTING = 60.0

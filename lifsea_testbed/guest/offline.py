@@ -10,12 +10,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from lifsea_testbed.disk.stack import opened
-from lifsea_testbed.disk.system import boots_next
-from lifsea_testbed.disk.tree import Tree
+from lifsea_testbed.disk.filesystem import Tree
+from lifsea_testbed.disk.image import Image
+from lifsea_testbed.disk.layers import opened
+from lifsea_testbed.disk.os_root import boots_next
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.guest import accounts, files, kernel, packages, rpm, system, units
-from lifsea_testbed.image import Image
 
 #: What a running system has file systems of the kernel, or memory, mounted over.
 _HIDDEN = ("/proc", "/sys", "/dev", "/run")

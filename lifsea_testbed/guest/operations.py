@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lifsea_testbed.guest.shell import Shell
-from lifsea_testbed.profile import Operations
+from lifsea_testbed.profiles.profile import Operations
+from lifsea_testbed.support.protocols import Shell
 
 #: Starting the container may have to unpack an image first (seconds on real hardware).
 _START = 60.0

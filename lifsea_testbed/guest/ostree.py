@@ -6,9 +6,8 @@ import re
 import shlex
 from dataclasses import dataclass
 
-from lifsea_testbed.console.channel import CommandResult
 from lifsea_testbed.errors import GuestFailure
-from lifsea_testbed.guest.shell import Shell
+from lifsea_testbed.support.protocols import CommandResult, Shell
 
 #: The repository of a system that runs.
 REPOSITORY = "/ostree/repo"

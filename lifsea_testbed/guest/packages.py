@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lifsea_testbed.errors import NotJudged
-from lifsea_testbed.guest.shell import Shell
+from lifsea_testbed.support.protocols import Shell
 
 DPKG_DATABASES = ("/var/lib/dpkg/status", "/usr/lib/sysimage/dpkg/status")
 _RPM_DATABASES = ("/var/lib/rpm", "/usr/share/rpm", "/usr/lib/sysimage/rpm")

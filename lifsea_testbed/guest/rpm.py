@@ -8,10 +8,10 @@ import zlib
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from lifsea_testbed.disk.tree import Tree
+from lifsea_testbed.disk.filesystem import Tree
 from lifsea_testbed.errors import DiskDamaged, NotJudged
 from lifsea_testbed.guest.packages import Package
-from lifsea_testbed.leftovers import PrivateDirectory
+from lifsea_testbed.support.private_dir import PrivateDirectory
 
 _PLACES = ("/usr/lib/sysimage/rpm", "/usr/share/rpm", "/var/lib/rpm")
 # Tags of a header (rpm docs/manual/tags.md).

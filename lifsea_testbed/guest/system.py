@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shlex
 
-from lifsea_testbed.console.access import RUNS
-from lifsea_testbed.guest.shell import Shell
+from lifsea_testbed.support.guest_paths import USER_DATA_RUNS
+from lifsea_testbed.support.protocols import Shell
 
 
 def os_release(shell: Shell) -> dict[str, str]:
@@ -43,4 +43,4 @@ def journal(shell: Shell) -> str:
 
 def user_data_runs(shell: Shell) -> list[str]:
     """Returns the user identifiers with which the user-data script ran, one for each run."""
-    return shell.run(f"cat {RUNS}").lines
+    return shell.run(f"cat {USER_DATA_RUNS}").lines

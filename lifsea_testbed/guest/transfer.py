@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from lifsea_testbed.console.digest import TOOLS, same
 from lifsea_testbed.errors import ChannelError
-from lifsea_testbed.guest.shell import Shell
+from lifsea_testbed.support.digest import TOOLS, same
+from lifsea_testbed.support.protocols import Shell
 
 #: Bytes that go in one command: so many that its cost does not count, so few that no guest runs out of memory.
 PIECE = 4 << 20

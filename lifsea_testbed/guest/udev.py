@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lifsea_testbed.guest.shell import Shell
+from lifsea_testbed.support.protocols import Shell
 
 # udev(7), "Rules Files": where rules lie.
 _RULES = """

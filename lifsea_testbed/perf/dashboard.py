@@ -13,10 +13,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lifsea_testbed.perf.judge import Comparison
+from lifsea_testbed.perf.compare import Comparison
 from lifsea_testbed.perf.metric import Build, Setting
 from lifsea_testbed.perf.trend import Point, Trend
-from lifsea_testbed.text import slug
+from lifsea_testbed.support.sanitize import slug
 
 #: So many builds share a file of samples.
 CHUNK = 20

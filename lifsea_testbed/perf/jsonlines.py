@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from lifsea_testbed.errors import CallerError
 from lifsea_testbed.perf.metric import Sample
-from lifsea_testbed.text import printable
+from lifsea_testbed.support.sanitize import printable
 
 SCHEMA = 1
 #: Longer texts are no names, links or definitions.

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from lifsea_testbed.errors import CallerError
 from lifsea_testbed.perf.metric import Better, Metric
-from lifsea_testbed.text import printable
+from lifsea_testbed.support.sanitize import printable
 
 #: A slash makes the metric a phase of the one before it: `boot/kernel` is a part of `boot`.
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)?")

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from lifsea_testbed.errors import CallerError
 from lifsea_testbed.perf.metric import Better, Build, Metric, Sample, digest
-from lifsea_testbed.text import printable, slug
+from lifsea_testbed.support.sanitize import printable, slug
 
 #: What comes up from a disk does not depend on how fast, or where, it was booted.
 _ANY = "any"

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from lifsea_testbed.perf import changes, judge
-from lifsea_testbed.perf.changes import Step
-from lifsea_testbed.perf.judge import Comparison
+from lifsea_testbed.perf import change_points, compare
+from lifsea_testbed.perf.change_points import Step
+from lifsea_testbed.perf.compare import Comparison
 from lifsea_testbed.perf.metric import Build, Metric, Sample, Setting
 
 #: What chance may leave outside the interval of a median.
@@ -63,7 +63,7 @@ class Source(Protocol):
         """Returns what the last other release gave."""
 
 
-def trends(source: Source, *, floor: float = judge.FLOOR) -> Iterator[Trend]:
+def trends(source: Source, *, floor: float = compare.FLOOR) -> Iterator[Trend]:
     """Yields every trend of a history: by metric, then by setting."""
     for metric in source.metrics():
         by_setting: dict[Setting, list[Point]] = {}
@@ -100,6 +100,6 @@ def _trend(source: Source, metric: Metric, setting: Setting, points: list[Point]
     after = [value for values in newest.samples.values() for value in values]
     return Trend(
         metric=metric, setting=setting, points=points,
-        steps=(changes.exact_steps if metric.exact else changes.steps)([each.median for each in points]),
-        comparison=judge.compare(metric, before, after, floor=floor) if before else None,
+        steps=(change_points.exact_steps if metric.exact else change_points.steps)([each.median for each in points]),
+        comparison=compare.compare(metric, before, after, floor=floor) if before else None,
     )  # fmt: skip

@@ -12,19 +12,21 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from lifsea_testbed import profile as profiles
-from lifsea_testbed.bench import Bench
-from lifsea_testbed.deadline import Deadline, seconds
 from lifsea_testbed.errors import CallerError, GuestFailure, NotJudged, TestbedError
-from lifsea_testbed.machine import Machine
-from lifsea_testbed.powercut import disks, record, report
-from lifsea_testbed.powercut.record import Recording, Timeline
+from lifsea_testbed.machine.factory import Bench
+from lifsea_testbed.machine.machine import Machine
+from lifsea_testbed.powercut import qcow2_writer, report
+from lifsea_testbed.powercut import recording as recordings
+from lifsea_testbed.powercut.crash_states import Kind, State
+from lifsea_testbed.powercut.operation import SUBJECTS, Depth, Prepared, Pull, SecondBoot, Subject, Upgrade
+from lifsea_testbed.powercut.recording import Recording, Timeline
 from lifsea_testbed.powercut.results import How, Outcome, Result, Results, judged
 from lifsea_testbed.powercut.shrink import smallest
-from lifsea_testbed.powercut.states import Kind, State
-from lifsea_testbed.powercut.subject import SUBJECTS, Depth, Prepared, Pull, SecondBoot, Subject, Upgrade
-from lifsea_testbed.powercut.sweep import Shard, Sweep, plan
-from lifsea_testbed.text import printable, slug
+from lifsea_testbed.powercut.sweep import Sweep, plan
+from lifsea_testbed.profiles import profile as profiles
+from lifsea_testbed.support.deadline import Deadline, seconds
+from lifsea_testbed.support.sanitize import printable, slug
+from lifsea_testbed.support.shard import ShardIndex
 
 #: How often a log gets a line (seconds).
 _LINE_EVERY = 60.0
@@ -47,7 +49,7 @@ class Campaign:
     reports: Path
     recording: Path
     budget: float = _FOREVER
-    shard: Shard
+    shard: ShardIndex
     kinds: tuple[Kind, ...] = tuple(Kind)
     seed: int = 1
     depth: Depth = Depth.BOOT
@@ -68,7 +70,7 @@ class Campaign:
             raise CallerError(f"--at-once {at_once}: no state would be booted", hint="left out, it suits the host")
         wished = cls(
             reports=reports, recording=reports, budget=_FOREVER if budget is None else seconds(budget),
-            shard=Shard.parse(shard), kinds=_kinds(only), seed=seed, subject=subject, second=second or "",
+            shard=ShardIndex.parse(shard), kinds=_kinds(only), seed=seed, subject=subject, second=second or "",
             at_once=at_once, depth=Depth(depth).at_least(SUBJECTS[subject].depth),
         )  # fmt: skip
         return replace(wished, recording=(recording or reports / _named(subject)).resolve())
@@ -132,17 +134,17 @@ def prepared(bench: Bench, campaign: Campaign) -> Iterator[tuple[Sweep, Timeline
     recording = _recorded(bench, campaign.recording, SUBJECTS[campaign.subject])
     if campaign.second:
         recording = _recorded(bench, campaign.place, _second(bench, recording, campaign))
-    with record.timeline(recording, bench.image, seed=campaign.seed) as timeline, \
-            disks.Milestones(timeline.contents, timeline.states, recording.directory) as milestones:  # fmt: skip
+    with recordings.timeline(recording, bench.image, seed=campaign.seed) as timeline, \
+            qcow2_writer.Milestones(timeline.contents, timeline.states, recording.directory) as milestones:  # fmt: skip
         yield Sweep(bench, recording, timeline, milestones, depth=campaign.depth,
                     at_once=campaign.at_once or bench.at_once()), timeline  # fmt: skip
 
 
 def _recorded(bench: Bench, place: Path, subject: Subject) -> Recording:
-    recording = record.load(place, bench.image, bench.next_image, subject.name)
+    recording = recordings.load(place, bench.image, bench.next_image, subject.name)
     if recording is None:
         bench.say(f"recording: {subject.name}")
-        recording = record.record(bench, place, subject)
+        recording = recordings.record(bench, place, subject)
     if bench.profile_name != recording.facts.profile:
         bench.profile = profiles.load(recording.facts.profile)
     return recording
@@ -151,10 +153,10 @@ def _recorded(bench: Bench, place: Path, subject: Subject) -> Recording:
 def _second(bench: Bench, first: Recording, campaign: Campaign) -> SecondBoot:
     """The boot after a cut, whose disk is made and kept for it."""
     facts, cut = first.facts, campaign.recording / f"cut-{slug(campaign.second)}.qcow2"
-    with record.timeline(first, bench.image, seed=campaign.seed) as timeline:
+    with recordings.timeline(first, bench.image, seed=campaign.seed) as timeline:
         state = timeline.states.find(campaign.second)
-        disks.write(cut, timeline.contents.clusters(state), size=facts.disk_size)
-    prepared = Prepared(instance=record.instance(bench, facts), layers=(*first.layers, cut), old=facts.old,
+        qcow2_writer.write(cut, timeline.contents.clusters(state), size=facts.disk_size)
+    prepared = Prepared(instance=recordings.instance(bench, facts), layers=(*first.layers, cut), old=facts.old,
                         new=facts.new)  # fmt: skip
     return SecondBoot(prepared, announced=facts.announced <= state.latest)
 

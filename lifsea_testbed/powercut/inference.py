@@ -11,11 +11,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import replace
 
-from lifsea_testbed.powercut.ahead import never_looked_at
-from lifsea_testbed.powercut.content import Contents, Digests
+from lifsea_testbed.powercut.crash_states import State
+from lifsea_testbed.powercut.disk_contents import Contents, Digests
+from lifsea_testbed.powercut.readahead import never_looked_at
 from lifsea_testbed.powercut.results import How, Result
-from lifsea_testbed.powercut.states import State
-from lifsea_testbed.qemu.argv import TRACED
+from lifsea_testbed.qemu.command_line import TRACED
 
 #: One in so many inferred results is confirmed by a boot, of one sweep no more than so many: if none of 300 differs,
 #: fewer than one in a hundred do, with 95 % confidence ("rule of three"; Hanley and Lippman-Hand, JAMA 249:1743, 1983).

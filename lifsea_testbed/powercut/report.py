@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lifsea_testbed.powercut import picture
-from lifsea_testbed.powercut.finding import on_disk
+from lifsea_testbed.powercut import timeline_svg
+from lifsea_testbed.powercut.crash_states import State
+from lifsea_testbed.powercut.disk_listing import on_disk
 from lifsea_testbed.powercut.inference import unconfirmed
-from lifsea_testbed.powercut.record import Timeline
+from lifsea_testbed.powercut.recording import Timeline
 from lifsea_testbed.powercut.results import How, Outcome, Result, Results, judged
-from lifsea_testbed.powercut.states import State
 from lifsea_testbed.powercut.sweep import Plan
 
 
@@ -96,7 +96,7 @@ def write(place: Path, timeline: Timeline, summary: Summary) -> None:
         "states": [_row(state, result) for state, result in summary.states],
     }  # fmt: skip
     place.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
-    place.with_suffix(".svg").write_text(picture.draw(timeline, summary.states), "utf-8")
+    place.with_suffix(".svg").write_text(timeline_svg.draw(timeline, summary.states), "utf-8")
 
 
 def _spent(results: Sequence[Result]) -> float:

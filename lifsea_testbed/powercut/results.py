@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lifsea_testbed.powercut.record import Facts
-from lifsea_testbed.powercut.states import State
-from lifsea_testbed.powercut.subject import Depth
+from lifsea_testbed.powercut.crash_states import State
+from lifsea_testbed.powercut.operation import Depth
+from lifsea_testbed.powercut.recording import Facts
 
 
 class Outcome(enum.StrEnum):

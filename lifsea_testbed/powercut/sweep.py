@@ -10,46 +10,25 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lifsea_testbed import spread
-from lifsea_testbed.bench import Bench
-from lifsea_testbed.deadline import Deadline
 from lifsea_testbed.errors import GuestFailure, HostError
-from lifsea_testbed.machine import Machine
-from lifsea_testbed.powercut import disks, record
-from lifsea_testbed.powercut.ahead import overwritten_unseen
+from lifsea_testbed.machine.factory import Bench
+from lifsea_testbed.machine.machine import Machine
+from lifsea_testbed.powercut import qcow2_writer
+from lifsea_testbed.powercut import recording as recordings
+from lifsea_testbed.powercut.crash_states import Kind, State
 from lifsea_testbed.powercut.inference import Inference, parse_reads, unconfirmed
-from lifsea_testbed.powercut.judge import look
-from lifsea_testbed.powercut.record import Recording, Timeline
+from lifsea_testbed.powercut.operation import Depth
+from lifsea_testbed.powercut.readahead import overwritten_unseen
+from lifsea_testbed.powercut.recording import Recording, Timeline
 from lifsea_testbed.powercut.results import How, Outcome, Result, Results
-from lifsea_testbed.powercut.states import Kind, State
-from lifsea_testbed.powercut.subject import Depth
-from lifsea_testbed.qemu.overlay import Layers
-from lifsea_testbed.text import slug
+from lifsea_testbed.powercut.verdicts import look
+from lifsea_testbed.qemu.storage import Layers
+from lifsea_testbed.support.deadline import Deadline
+from lifsea_testbed.support.sanitize import slug
+from lifsea_testbed.support.shard import ShardIndex
 
 #: How often a state is booted under which the host fails (seen under TCG: SIGABRT, a timer that stands; not again).
 _ATTEMPTS = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shard:
-    """Part `number` of `count` equal parts of all disks; equal disks are in the same part."""
-
-    number: int = 1
-    count: int = 1
-
-    @classmethod
-    def parse(cls, text: str) -> Shard:
-        """Reads `K/N`.
-
-        Raises:
-            CallerError: it is something else.
-        """
-        number, count = spread.parse(text)
-        return cls(number=number, count=count)
-
-    def holds(self, digest: str) -> bool:
-        """Whether a disk belongs to this part."""
-        return int(digest, 16) % self.count == self.number - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +43,7 @@ class Plan:
         return sum(len(states) for states in self.of.values())
 
 
-def plan(timeline: Timeline, kinds: Sequence[Kind] = tuple(Kind), shard: Shard | None = None) -> Plan:
+def plan(timeline: Timeline, kinds: Sequence[Kind] = tuple(Kind), shard: ShardIndex | None = None) -> Plan:
     """Returns the disks of this part of the sweep; those of a kind spread, so that a budget leaves small gaps."""
     found: dict[str, list[State]] = {}
     for state in timeline.states.enumerate(kinds):
@@ -111,7 +90,7 @@ class Going:
 class Sweep:
     """Boots states of one recording on one bench, so many at once."""
 
-    def __init__(self, bench: Bench, recording: Recording, timeline: Timeline, milestones: disks.Milestones, *,
+    def __init__(self, bench: Bench, recording: Recording, timeline: Timeline, milestones: qcow2_writer.Milestones, *,
                  depth: Depth = Depth.BOOT, at_once: int = 1) -> None:
         self._bench, self._recording, self._timeline, self._milestones = bench, recording, timeline, milestones
         self._depth, self._at_once = depth, at_once
@@ -206,7 +185,7 @@ class Sweep:
     @contextlib.contextmanager
     def machine(self, state: State) -> Iterator[Machine]:
         """The machine that was recorded, off, with the disk of that state below a fresh overlay."""
-        instance = record.instance(self._bench, self._timeline.facts)
+        instance = recordings.instance(self._bench, self._timeline.facts)
         path, reads = self._reads(state).with_suffix(".qcow2"), self._reads(state)
         try:
             layers = Layers(below=(*self._recording.layers, *self._milestones.write(path, state)), reads=reads)

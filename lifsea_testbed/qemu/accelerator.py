@@ -15,12 +15,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from lifsea_testbed.deadline import Deadline
 from lifsea_testbed.errors import HostError
-from lifsea_testbed.leftovers import PrivateDirectory
-from lifsea_testbed.qemu.confinement import Confinement, confinement
-from lifsea_testbed.qemu.emulator import Emulator
-from lifsea_testbed.text import printable
+from lifsea_testbed.qemu.binary import Emulator
+from lifsea_testbed.support.confinement import Confinement, confinement
+from lifsea_testbed.support.deadline import Deadline
+from lifsea_testbed.support.private_dir import PrivateDirectory
+from lifsea_testbed.support.sanitize import printable
 
 #: Instructions between two reports: 65536 turns of a loop of four (payload.S).
 _REPORT = 4 * 65536

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lifsea_testbed.errors import EmulatorFailed, LaunchError
-from lifsea_testbed.qemu.confinement import Confinement
-from lifsea_testbed.text import printable
+from lifsea_testbed.support.confinement import Confinement
+from lifsea_testbed.support.sanitize import printable
 
 _STDERR_SHOWN = 4000
 #: The signals by which a program ends that finds itself in error; from elsewhere come SIGKILL and SIGTERM.

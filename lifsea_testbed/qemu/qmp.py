@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 
 from qemu.qmp import ConnectError, EventListener, ExecInterruptedError, ExecuteError, QMPClient, QMPError, StateError
 
-from lifsea_testbed.deadline import Deadline
 from lifsea_testbed.errors import LaunchError, TestbedError
+from lifsea_testbed.support.deadline import Deadline
 
 T = TypeVar("T")
 #: What the log has of one message (characters).

@@ -10,10 +10,10 @@ from typing import Any
 
 import allure
 
-from lifsea_testbed.claims import Claim
-from lifsea_testbed.masking import masked
-from lifsea_testbed.report.verdict import Status
-from lifsea_testbed.text import printable
+from lifsea_testbed.profiles.claims import Claim
+from lifsea_testbed.report.outcome import Status
+from lifsea_testbed.support.redact import masked
+from lifsea_testbed.support.sanitize import printable
 
 _LONGEST_TITLE = 200
 

@@ -7,12 +7,12 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from lifsea_testbed.claims import catalogue
 from lifsea_testbed.errors import Blame, CallerError, HostError
-from lifsea_testbed.explain import explain
+from lifsea_testbed.profiles.claims import catalogue
+from lifsea_testbed.profiles.explanation import explain
 from lifsea_testbed.report.document import Document
-from lifsea_testbed.report.verdict import Status
-from lifsea_testbed.text import printable
+from lifsea_testbed.report.outcome import Status
+from lifsea_testbed.support.sanitize import printable
 
 _PAGE = "claims.html"
 #: The categories of failures, first those that somebody has to act on: a name, the word of the gate, whose fault.

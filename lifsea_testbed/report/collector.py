@@ -11,14 +11,12 @@ from collections.abc import Iterable
 
 import psutil
 
-from lifsea_testbed import bench as benches
-from lifsea_testbed import capacity
-from lifsea_testbed import profile as profiles
-from lifsea_testbed.claims import catalogue
-from lifsea_testbed.image import Image
-from lifsea_testbed.known import Known
-from lifsea_testbed.preflight import Prepared
-from lifsea_testbed.report import gate, issues, junit, markdown
+from lifsea_testbed.disk.image import Image
+from lifsea_testbed.machine import factory as benches
+from lifsea_testbed.machine.preflight import Prepared
+from lifsea_testbed.profiles import profile as profiles
+from lifsea_testbed.profiles.claims import catalogue
+from lifsea_testbed.report import excuses, gate, junit, markdown
 from lifsea_testbed.report.document import (
     ClaimRecord,
     Document,
@@ -30,7 +28,9 @@ from lifsea_testbed.report.document import (
     Verdict,
 )
 from lifsea_testbed.report.gate import Outcome
-from lifsea_testbed.report.verdict import Status
+from lifsea_testbed.report.known_issues import Known
+from lifsea_testbed.report.outcome import Status
+from lifsea_testbed.support import host as hosts
 
 _UNFINISHED = "the run did not come to its end"
 
@@ -85,7 +85,7 @@ class Collector:
         failures = [*failures, *(self._flaky() if self._flaky_fails else [])]
         bare = self.document(Verdict.BROKEN, _UNFINISHED)
         shard = prepared.wish.shard
-        parts = [f"this is shard {shard[0]}/{shard[1]}; gate merge joins it with the others"] if shard else []
+        parts = [f"this is shard {shard}; gate merge joins it with the others"] if shard else []
         verdict, why = gate.conclude(bare.claims, others=bare.others, troubles=troubles, failures=failures,
                                      selected=prepared.wish.claims, parts=parts)  # fmt: skip
         document = self.document(verdict, why, troubles=troubles, failures=failures)
@@ -106,7 +106,7 @@ class Collector:
         prepared = self._prepared
         claims = self._claims()
         wished = prepared.wish.shard
-        shard = Shard(index=wished[0], count=wished[1], plan=self._plan) if wished else None
+        shard = Shard(index=wished.number, count=wished.count, plan=self._plan) if wished else None
         return Document(
             testbed=_versions()["lifsea-testbed"], verdict=verdict, exit_status=verdict.exit_status,
             why=why, image=_image(prepared.image, self._version),
@@ -114,7 +114,7 @@ class Collector:
             profile=self._profile.name, instance_type=prepared.wish.instance_type, selected=list(prepared.wish.claims),
             shard=shard, runs=[run_record(prepared, shard)], claims=claims,
             others=gate.records(outcome for outcome in self._outcomes if not outcome.claim),
-            known_issues=issues.record(self._known, claims, profile=self._profile.name, version=self._version),
+            known_issues=excuses.record(self._known, claims, profile=self._profile.name, version=self._version),
             troubles=list(troubles), failures=list(failures),
         )  # fmt: skip
 
@@ -156,7 +156,7 @@ def _versions() -> dict[str, str]:
 @functools.cache
 def host() -> Host:
     """Returns what is to be known of the host."""
-    return Host(processor=capacity.processor_name(), cores=capacity.processors(), kernel=platform.release(),
+    return Host(processor=hosts.processor_name(), cores=hosts.processors(), kernel=platform.release(),
                 memory=psutil.virtual_memory().total >> 20)  # fmt: skip
 
 

@@ -11,9 +11,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lifsea_testbed.errors import Blame, CallerError
-from lifsea_testbed.known import State
-from lifsea_testbed.report.verdict import Status
-from lifsea_testbed.text import printable
+from lifsea_testbed.report.known_issues import State
+from lifsea_testbed.report.outcome import Status
+from lifsea_testbed.support.sanitize import printable
 
 SCHEMA = 2
 #: Larger files are no gate.json (bytes).

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lifsea_testbed.machine import Machine
-from lifsea_testbed.masking import masked
-from lifsea_testbed.text import slug
+from lifsea_testbed.machine.machine import Machine
+from lifsea_testbed.support.redact import masked
+from lifsea_testbed.support.sanitize import slug
 
 _TAIL = 30
 #: What a file, and a bundle, may come to (bytes); a longer text keeps its beginning and its end.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lifsea_testbed.errors import Blame
 from lifsea_testbed.report.document import Attempt, ClaimRecord, Figure, TestRecord, Verdict
-from lifsea_testbed.report.verdict import Status
+from lifsea_testbed.report.outcome import Status
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lifsea_testbed.report import markdown
 from lifsea_testbed.report.document import Document, TestRecord
-from lifsea_testbed.report.verdict import Status
+from lifsea_testbed.report.outcome import Status
 
 _LEVELS = {Status.FAILED: "error", Status.EXPIRED: "error", Status.BROKEN: "error", Status.KNOWN: "warning",
            Status.FLAKY: "warning", Status.NOT_JUDGED: "notice"}  # fmt: skip

@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 
 from lifsea_testbed.errors import Blame
 from lifsea_testbed.report.document import ClaimRecord, Document, TestRecord
-from lifsea_testbed.report.verdict import Status
-from lifsea_testbed.text import printable
+from lifsea_testbed.report.outcome import Status
+from lifsea_testbed.support.sanitize import printable
 
 #: The text of an explanation that goes along (characters); the evidence has it whole.
 _LONGEST = 16_000

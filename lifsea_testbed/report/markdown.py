@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from lifsea_testbed.known import State
 from lifsea_testbed.report.document import ClaimRecord, Document, KnownIssues, Verdict
 from lifsea_testbed.report.gate import counted
+from lifsea_testbed.report.known_issues import State
 
 _MARKS = {Verdict.PASS: "✅", Verdict.FAIL: "❌", Verdict.BROKEN: "💥", Verdict.NOT_JUDGED: "❔"}
 #: What Markdown, GitHub's HTML, and a table's cell would take for more than text; a @name would call somebody.

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 
 from lifsea_testbed.errors import CallerError
-from lifsea_testbed.known import State
 from lifsea_testbed.report import gate
 from lifsea_testbed.report.document import (
     ClaimRecord,
@@ -17,6 +16,7 @@ from lifsea_testbed.report.document import (
     Shard,
     TestRecord,
 )
+from lifsea_testbed.report.known_issues import State
 
 #: The more a state says, the later it stands; what any shard saw of an issue was seen.
 _STATES = (State.NOT_APPLICABLE, State.GONE, State.NOT_SEEN, State.SEEN, State.EXPIRED)

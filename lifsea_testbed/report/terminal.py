@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lifsea_testbed.known import State
 from lifsea_testbed.report.document import Document
 from lifsea_testbed.report.gate import counted
-from lifsea_testbed.report.verdict import Status
+from lifsea_testbed.report.known_issues import State
+from lifsea_testbed.report.outcome import Status
 
 #: So many claims, and so many known issues, have a line of their own; with the rest of the summary that is 24 lines.
 _CLAIMS, _ISSUES = 12, 4

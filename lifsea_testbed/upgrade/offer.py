@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lifsea_testbed.guest import ostree, transfer
-from lifsea_testbed.guest.shell import Shell
+from lifsea_testbed.support.protocols import Shell
 
 #: Files below /etc that made-up commits bring: one that the machine edits as well, one that it leaves, one it removes.
 EDITED, LEFT, REMOVED = (f"/etc/lifsea-testbed-defaults/{name}" for name in ("edited", "left", "removed"))

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from images import mutations
-from lifsea_testbed.claims import catalogue
+from lifsea_testbed.profiles.claims import catalogue
 from tests.mutants import table
-from tests.real import ROOT, built, control_plane
-from tests.test_claims import judges
-from tests.test_suites import DEFECTS
+from tests.profiles.test_claims import judges
+from tests.suites.test_suites import DEFECTS
+from tests.support import ROOT
+from tests.support.real import built, control_plane
 
 #: Those that every suite is run on: one for each room of the system.
 SAMPLE = ("python-in-libexec", "dropbear-renamed", "one-file-replaced", "sysctl-overridden", "operations-at-boot",
@@ -29,7 +30,7 @@ name = "{extends}-impatient"
 boot.ready_within = 8
 cluster.ready_within = 20
 """
-#: What no mutant breaks, and why: it is on a fake guest that their judges are seen to fail (tests/test_suites.py).
+#: What no mutant breaks, and why; their judges are seen to fail on a fake guest (tests/suites/test_suites.py).
 UNBROKEN = {
     "drivers-built-in": "the kernel of the reference image has no modules; the control image's has, and fails",
     "instance-as-sold": "no image changes the hardware", "instance-memory": "no image changes the hardware",

@@ -1,0 +1,137 @@
+"""The kernel alone, exactly: its initcalls under a clock that counts instructions, the same to the digit every time.
+
+The image is not touched, and its disk is not attached: its own kernel and the options of the entry that boots next are
+read offline and given to QEMU. A disk would end the exactness, for virtual time leaps while it is waited for; so the
+kernel runs on one processor until it finds no root file system.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections import Counter
+from dataclasses import dataclass
+
+from lifsea_testbed.boottime.attribution import Growth, Kind, apart
+from lifsea_testbed.disk.filesystem import Tree
+from lifsea_testbed.disk.image import Image
+from lifsea_testbed.disk.os_root import Entry, parse_entry
+from lifsea_testbed.errors import HostError, NotJudged
+from lifsea_testbed.guest.offline import OfflineTree
+from lifsea_testbed.qemu import command_line
+from lifsea_testbed.qemu.accelerator import Kind as AcceleratorKind
+from lifsea_testbed.qemu.accelerator import confine
+from lifsea_testbed.qemu.binary import MACHINE_TYPE, Emulator
+from lifsea_testbed.support.private_dir import PrivateDirectory
+from lifsea_testbed.support.sanitize import printable
+
+_KERNEL = "kernel"
+_SMALL = 1 << 16
+_LARGEST_KERNEL = 256 << 20
+#: How long the host may take (seconds): a kernel needs about ten, on a processor that is shared.
+_PATIENCE = 180.0
+#: Options by which a kernel would wait for a disk, or say less.
+_DROPPED = ("rootwait", "quiet", "loglevel=", "panic=", "initcall_debug", "console=")
+_ADDED = ("console=ttyS0", "initcall_debug", "loglevel=8", "panic=-1")
+_RETURNED = re.compile(r"initcall (\S+?)(?:\+\S+)? returned -?\d+ (?:with \S+ )?after (\d+) usecs")
+_STAMP = re.compile(r"\[ *(\d+\.\d{6})\] ")
+_END = re.compile(r"VFS: |Kernel panic")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelPhase:
+    """How long each initcall took, and how far the kernel came, in microseconds of a processor of 1 instruction/ns."""
+
+    initcalls: dict[str, float]
+    until_root: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bootable:
+    """The kernel that an image boots next, and its options."""
+
+    kernel: bytes
+    options: tuple[str, ...]
+
+
+def find(image: Image) -> Bootable:
+    """Returns the kernel of the boot entry that comes first.
+
+    Raises:
+        NotJudged: the image has no boot entry that can be read, or no kernel where that says.
+    """
+    with OfflineTree(image).tree() as tree:
+        entries = [(parse_entry(path.name, _text(tree, str(path))), _text(tree, str(path)))
+                   for path in tree.glob("/boot/loader/entries/*.conf")]  # fmt: skip
+        if not entries:
+            raise NotJudged("the image has no boot entry below /boot/loader/entries to take a kernel from")
+        text = max(entries, key=lambda entry: Entry.rank(entry[0]))[1]
+        fields = {words[0]: words[1:] for line in text.splitlines() if (words := line.split())}
+        path = "".join(fields.get("linux", []))
+        kernel = tree.read(f"/boot/{path.lstrip('/').removeprefix('boot/')}", _LARGEST_KERNEL) if path else None
+    if kernel is None:
+        raise NotJudged(f"the boot entry names the kernel {path!r}, which is not there")
+    return Bootable(kernel=kernel, options=tuple(fields.get("options", [])))
+
+
+def command(emulator: Emulator, options: tuple[str, ...]) -> list[str]:
+    """Returns the command that runs a kernel so: one processor, an instruction a nanosecond, no disk, a fixed date."""
+    kept = [word for word in options if not word.startswith(_DROPPED)]
+    return [
+        emulator.binary, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
+        "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+        "-machine", MACHINE_TYPE, "-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-seed", "1",
+        "-rtc", "base=2024-01-01T00:00:00,clock=vm", "-smp", "1", "-m", "1024",
+        "-cpu", command_line.processor(AcceleratorKind.TCG, host_is_ice_lake=False),
+        "-serial", "stdio", "-kernel", _KERNEL, "-append", " ".join([*kept, *_ADDED]),
+    ]  # fmt: skip
+
+
+def run(image: Image, emulator: Emulator) -> KernelPhase:
+    """Runs the image's kernel and returns what it took.
+
+    Raises:
+        NotJudged: its kernel cannot be had, or does not tell of its initcalls.
+        HostError: it did not come to its end in time.
+    """
+    bootable = find(image)
+    with PrivateDirectory() as directory:
+        directory.path.chmod(0o755)
+        (directory.path / _KERNEL).write_bytes(bootable.kernel)
+        try:
+            done = subprocess.run(confine(AcceleratorKind.TCG).wrap(command(emulator, bootable.options)),
+                                  cwd=directory.path, stdin=subprocess.DEVNULL, capture_output=True, check=False,
+                                  timeout=_PATIENCE)  # fmt: skip
+        except subprocess.TimeoutExpired as error:
+            raise HostError(f"the kernel alone did not end within {_PATIENCE:.0f} s",
+                            evidence=printable(error.stdout or b"")[-2000:]) from None
+    return parse(printable(done.stdout))
+
+
+def parse(said: str) -> KernelPhase:
+    """Reads the console of a kernel that ran with `initcall_debug`.
+
+    Raises:
+        NotJudged: it does not tell of a single initcall.
+    """
+    taken: Counter[str] = Counter()
+    for name, microseconds in _RETURNED.findall(said):
+        taken[name] += int(microseconds)
+    if not taken:
+        raise NotJudged("the kernel does not tell of its initcalls")
+    last = 0.0
+    for line in said.splitlines():
+        if stamp := _STAMP.search(line):
+            last = float(stamp[1]) * 1e6
+            if _END.search(line):
+                break
+    return KernelPhase(initcalls={name: float(count) for name, count in taken.items()}, until_root=round(last))
+
+
+def differences(before: KernelPhase, after: KernelPhase) -> list[Growth]:
+    """Returns the initcalls that take longer or shorter; they have no noise."""
+    return apart(Kind.INITCALL, "µs", [before.initcalls], [after.initcalls])
+
+
+def _text(tree: Tree, path: str) -> str:
+    return (tree.read(path, _SMALL) or b"").decode("utf-8", "replace")

@@ -1,0 +1,1 @@
+"""The command line `lifsea-testbed`: everything that is not a run of pytest."""

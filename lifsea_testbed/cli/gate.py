@@ -1,0 +1,75 @@
+"""`python -m lifsea_testbed gate`: what is done with a gate.json after the run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from lifsea_testbed.errors import CallerError
+from lifsea_testbed.report import document, junit, markdown, merge, signature, terminal
+
+
+def join(options: argparse.Namespace) -> int:
+    """Merges the gate.json of each shard into a directory of reports, and returns the exit status of the verdict."""
+    signer = signature.Signer(options.sign_with, os.environ.get(signature.PASSWORD, "")) if options.sign_with else None
+    joined = merge.merge([(str(path), _seen_from(options.output, path)) for path in options.files])
+    path = options.output / "gate.json"
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+        path.with_name(path.name + signature.SUFFIX).unlink(missing_ok=True)
+        joined.write(path)
+        junit.write(joined, path.with_name("junit.xml"), durations=_durations(options.files))
+        path.with_name("summary.md").write_text(markdown.summary(joined), "utf-8")
+        if signer:
+            signer.sign(path, joined)
+    except OSError as error:
+        raise CallerError(f"{options.output}: cannot be written: {error.strerror}", hint="choose another -o") from None
+    print(terminal.verdict(joined, str(path)))
+    return joined.exit_status
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Checks the signature of a gate.json, says its verdict, and returns the exit status of that."""
+    comment = signature.verify(options.file, options.public_key)
+    signed = document.read(options.file)
+    if options.image:
+        _require_same(options.image, signed)
+    print(f"signed: {comment}")
+    print(terminal.verdict(signed, str(options.file)))
+    return signed.exit_status
+
+
+def print_schema(options: argparse.Namespace) -> int:
+    """Prints the JSON Schema of gate.json."""
+    print(json.dumps(document.schema(), indent=2))
+    return 0
+
+
+def _require_same(path: Path, signed: document.Document) -> None:
+    from lifsea_testbed.disk.image import digest
+
+    try:
+        found = digest(path)
+    except OSError as error:
+        raise CallerError(f"{path}: cannot be read: {error.strerror}", hint="check the path") from None
+    if found != signed.image.sha256:
+        raise CallerError(f"{path}: not the image that was judged: its digest is {found}",
+                          hint=f"the verdict is on {signed.image.name}, {signed.image.sha256}")  # fmt: skip
+
+
+def _seen_from(output: Path, path: Path) -> document.Document:
+    return merge.moved(document.read(path), os.path.relpath(path.parent.resolve(), output.resolve()))
+
+
+def _durations(paths: list[Path]) -> dict[str, float]:
+    """The time that each test took, from the run.json beside each file, where there is one."""
+    durations: dict[str, float] = {}
+    for path in paths:
+        try:
+            tests = json.loads(path.with_name("run.json").read_text("utf-8"))["tests"]
+            durations.update({str(test): float(seconds) for test, seconds in tests.items()})
+        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+            continue
+    return durations

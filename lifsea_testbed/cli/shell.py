@@ -1,0 +1,154 @@
+"""A person at the console of a machine: keys go to ttyS0, what it prints comes back, the monitor is a key away."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import sys
+import termios
+import tty
+from collections.abc import Iterator
+
+from lifsea_testbed.console.login import person_at_console, shell_at_console
+from lifsea_testbed.errors import CallerError, ChannelError, GuestFailure, NotJudged, TestbedError
+from lifsea_testbed.machine.factory import Bench
+from lifsea_testbed.machine.machine import Machine
+from lifsea_testbed.machine.power_on import Boot
+from lifsea_testbed.machine.snapshot import Template
+from lifsea_testbed.support.sanitize import harmless, printable
+
+#: Ctrl-] leaves, as in telnet; Ctrl-T opens the monitor for one command.
+LEAVE, MONITOR = 0x1D, 0x14
+HELP = "Ctrl-] leaves and cuts the power, Ctrl-T gives one command to QEMU's monitor (Ctrl-T help)"
+
+
+def sit_down(bench: Bench) -> None:
+    """Boots the image with a root shell on ttyS0 and hands its console to the terminal, until either has had enough.
+
+    Raises:
+        CallerError: standard input is no terminal.
+        GuestCrashed, LaunchError: the machine ended by itself.
+    """
+    require_terminal()
+    with bench.started("interactive", user_data=person_at_console()) as machine:
+        attend(machine)
+
+
+def sit_down_at(bench: Bench, kept: Template) -> None:
+    """Has a saved machine go on from where it stood, with a root shell on ttyS0, and hands its console to the terminal.
+
+    What was saved stays as it is: it can be opened again. Where the guest gives no shell any more, its console and the
+    monitor are what there is.
+
+    Raises:
+        CallerError: standard input is no terminal, or the image is another one by now.
+        LaunchError: QEMU does not take the state.
+    """
+    require_terminal()
+    if bench.image.sha256 != kept.facts.key["image"]:
+        raise CallerError(f"{bench.image.path} is not the image that the machine was saved above",
+                          hint="put that image back in its place")
+    bench.fit(kept.facts.memory)
+    with bench.off("kept-machine", layers=kept.layers, instance=kept.facts.instance, memory=kept.memory) as machine:
+        try:
+            machine.resume(kept.facts.access, road=kept.facts.road, shell_after=kept.facts.shell_after)
+            machine.run(shell_at_console(), check=False)
+        except (GuestFailure, ChannelError, NotJudged) as error:
+            print(f"no shell: {printable(str(error))}\r")
+        attend(machine)
+
+
+def require_terminal() -> None:
+    """Raises CallerError unless standard input is a terminal."""
+    if not sys.stdin.isatty():
+        raise CallerError("standard input is no terminal", hint="run it at a terminal, or use pytest")
+
+
+def attend(machine: Machine) -> None:
+    """Hands the console of a machine that was started to the terminal, until either has had enough."""
+    print(f"{machine.instance.id} powers on; {HELP}\r")
+    with _raw(sys.stdin.fileno()) as modes:
+        machine.boot.transcript.tap(lambda data: _show(harmless(data)))
+        Keys(machine.boot, modes).pass_on()
+    print(f"\r\nthe transcript is in {machine.records}")
+
+
+class Keys:
+    """Passes keys to a console; `modes` are those of the person's terminal before every key was passed on."""
+
+    def __init__(self, boot: Boot, modes: list[object]) -> None:
+        self._boot = boot
+        self._modes = modes
+
+    def pass_on(self) -> None:
+        """Returns when the person leaves; raises the reason when the machine ends first."""
+        keyboard = sys.stdin.fileno()
+        while True:
+            select.select([keyboard, self._boot.lifeline], [], [])
+            self._boot.lifeline.check()
+            keys = os.read(keyboard, 4096)
+            if not keys or not self.type(keys):
+                return
+
+    def type(self, keys: bytes) -> bool:
+        """Types these keys; returns whether the person stays."""
+        for part in split_keys(keys):
+            if part == bytes([LEAVE]):
+                return False
+            if part == bytes([MONITOR]):
+                self._ask_monitor()
+            else:
+                self._boot.transcript.send(part)
+        return True
+
+    def _ask_monitor(self) -> None:
+        """Reads one line and shows what QEMU's human monitor answers to it."""
+        with _lines(sys.stdin.fileno(), self._modes):
+            line = input("\n(qemu) ")
+        try:
+            answer = self._boot.execute("human-monitor-command", {"command-line": line}) if line.strip() else ""
+        except TestbedError as error:
+            answer = error.one_line
+        _show(printable(str(answer)).replace("\n", "\r\n").encode())
+
+
+def split_keys(keys: bytes) -> Iterator[bytes]:
+    """Yields the keys in order, those that are for us alone, those for the guest together."""
+    typed = bytearray()
+    for key in keys:
+        if key not in (LEAVE, MONITOR):
+            typed.append(key)
+            continue
+        if typed:
+            yield bytes(typed)
+            typed.clear()
+        yield bytes([key])
+    if typed:
+        yield bytes(typed)
+
+
+def _show(data: bytes) -> None:
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+@contextlib.contextmanager
+def _raw(terminal: int) -> Iterator[list[object]]:
+    """Has the terminal pass every key; gives the modes it had, and puts them back."""
+    before = termios.tcgetattr(terminal)
+    try:
+        tty.setraw(terminal)
+        yield before
+    finally:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+
+
+@contextlib.contextmanager
+def _lines(terminal: int, modes: list[object]) -> Iterator[None]:
+    """Has the terminal edit and echo lines for a while."""
+    termios.tcsetattr(terminal, termios.TCSADRAIN, modes)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        tty.setraw(terminal)

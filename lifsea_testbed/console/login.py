@@ -1,0 +1,160 @@
+"""How a root shell is come by: each road ends with the guest's end of a command channel on some line."""
+
+from __future__ import annotations
+
+import importlib.resources
+import re
+
+from lifsea_testbed.console.transcript import Transcript
+from lifsea_testbed.errors import WaitTimedOut
+from lifsea_testbed.profiles.profile import Access, Line
+from lifsea_testbed.support.deadline import Deadline
+from lifsea_testbed.support.guest_paths import DIRECTORY, USER_DATA_RUNS
+
+_UNIT = "lifsea-testbed-shell.service"
+_LOGIN, _PASSWORD = re.compile(r"login: ?"), re.compile(r"[Pp]assword: ?")
+#: A console that does not ask is woken after so long (seconds): the kernel printed over its prompt.
+_WAKE_EVERY = 3.0
+_HERE = "/run/lifsea-testbed-agent"
+
+
+def user_data(port: str, line: Line) -> bytes:
+    """Returns a user-data script that opens a command channel, now and at each later boot.
+
+    It writes below /etc only, which every profile promises to be writable: a script and a systemd unit. A virtio-serial
+    port is found by its name through sysfs, so that an image with trimmed udev rules serves as well; a terminal is
+    taken from its getty.
+    """
+    agent = _agent("channel.sh" if line is Line.PORT else "terminal.sh")
+    opening = _OPEN_PORT.format(port=port, directory=DIRECTORY) if line is Line.PORT else \
+        f"exec /bin/sh {DIRECTORY}/agent.sh /dev/{line}\n"  # fmt: skip
+    taking = "" if line is Line.PORT else _TAKE_TERMINAL.format(line=line)
+    return _USER_DATA.format(directory=DIRECTORY, runs=USER_DATA_RUNS, unit=_UNIT, agent=agent, opening=opening,
+                             taking=taking).encode()  # fmt: skip
+
+
+def person_at_console() -> bytes:
+    """Returns a user-data script that opens a root shell for a person on ttyS0, now and at each later boot."""
+    opening = 'export TERM=vt220; cd /root; if command -v bash >/dev/null; then exec bash -l; else exec sh -l; fi\n'
+    script = _USER_DATA.format(directory=DIRECTORY, runs=USER_DATA_RUNS, unit=_UNIT, agent="", opening=opening,
+                               taking=_TAKE_TERMINAL.format(line=Line.SERIAL))  # fmt: skip
+    return script.replace("[Service]\n", f"[Service]\nStandardInput=tty-force\nTTYPath=/dev/{Line.SERIAL}\n").encode()
+
+
+def shell_at_console() -> str:
+    """Returns a script that opens a root shell on ttyS0 of a running machine; whoever else reads there is stopped."""
+    return _AT_CONSOLE.format(line=Line.SERIAL)
+
+
+def log_in(console: Transcript, access: Access, deadline: Deadline) -> None:
+    """Logs in on a console that asks for a name, and for a password if the user has one.
+
+    Raises:
+        WaitTimedOut: it never asked.
+    """
+    _answer(console, _LOGIN, access.user, deadline)
+    if access.password:
+        _answer(console, _PASSWORD, access.password, deadline)
+
+
+def type_agent(console: Transcript, access: Access) -> None:
+    """Types the guest's end of a command channel into the shell that waits on a console, and starts it there.
+
+    Tabs, which a shell at a prompt completes, are typed as blanks.
+    """
+    console.send(typed(access))
+
+
+def interrupt(console: Transcript) -> None:
+    """Has a shell let go of what it was typed in part.
+
+    On a line without flow control a busy guest loses bytes: a here-document without its end would wait for ever.
+    """
+    console.send(b"\x03")
+
+
+def typed(access: Access) -> bytes:
+    """Returns what is typed into a shell on a console to start the guest's end of a command channel there."""
+    become = f"{access.become} " if access.become else ""
+    return _TYPED.format(here=_HERE, agent=_agent("terminal.sh").expandtabs(2), become=become).encode()
+
+
+def _answer(console: Transcript, question: re.Pattern[str], answer: str, deadline: Deadline) -> None:
+    position = console.position
+    while not console.asks(question, position, Deadline.after(min(_WAKE_EVERY, deadline.remaining))):
+        if deadline.expired:
+            raise WaitTimedOut(f"the console did not ask {question.pattern!r} within {deadline.allowance:.0f} s",
+                               evidence=console.tail())
+        console.send(b"\n")
+    console.send(f"{answer}\n".encode())
+
+
+def _agent(name: str) -> str:
+    return importlib.resources.files("lifsea_testbed.console").joinpath(name).read_text("utf-8")
+
+
+_TYPED = """
+stty -echo; unset HISTFILE
+{become}mkdir -p {here}; {become}tee {here}/agent.sh >/dev/null <<'END-OF-AGENT'
+{agent}
+END-OF-AGENT
+exec {become}sh {here}/agent.sh "$(tty)"
+"""
+# A kernel that has the port's driver in a module may load it after this is started.
+_OPEN_PORT = """said=
+while :; do
+	for name in /sys/class/virtio-ports/*/name; do
+		[ -r "$name" ] && read -r is <"$name" && [ "$is" = "{port}" ] || continue
+		device=${{name%/name}}
+		exec /bin/sh {directory}/agent.sh "/dev/${{device##*/}}"
+	done
+	[ -n "$said" ] || echo "no virtio-serial port is called {port} yet"
+	said=yes
+	sleep 0.1 || sleep 1
+done
+"""
+_TAKE_TERMINAL = """for getty in serial-getty getty; do
+	ln -sf /dev/null /etc/systemd/system/$getty@{line}.service
+	systemctl stop $getty@{line}.service
+done
+"""
+# The agent of a command channel has its terminal at descriptor 4; it answers before it is stopped.
+_AT_CONSOLE = """{{
+	sleep 1
+	for process in /proc/[0-9]*; do
+		case "$(readlink "$process/fd/0" "$process/fd/4")" in */dev/{line}*) kill -STOP "${{process#/proc/}}" ;; esac
+	done
+	export TERM=vt220 HOME=/root
+	exec setsid -c sh -c 'stty sane; cd /root; if command -v bash >/dev/null; then exec bash -l; else exec sh -l; fi' \
+		</dev/{line} >/dev/{line} 2>&1
+}} >/dev/null 2>&1 &
+"""
+# A machine whose first boot was cut may run this again while a shell that an earlier run opened reads these files.
+_USER_DATA = """#!/bin/sh
+mkdir -p {directory}/new /etc/systemd/system/basic.target.wants
+id -u >>{runs}
+cat >{directory}/new/agent.sh <<'END-OF-AGENT'
+{agent}
+END-OF-AGENT
+cat >{directory}/new/open.sh <<'END-OF-OPEN'
+{opening}END-OF-OPEN
+mv {directory}/new/agent.sh {directory}/new/open.sh {directory}
+cat >/etc/systemd/system/{unit} <<'END-OF-UNIT'
+[Unit]
+Description=Root shell for the test bed
+DefaultDependencies=no
+After=local-fs.target
+StartLimitIntervalSec=0
+[Service]
+ExecStart=/bin/sh {directory}/open.sh
+Environment=HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C
+Restart=always
+RestartSec=0.1
+OOMScoreAdjust=-1000
+[Install]
+WantedBy=basic.target
+END-OF-UNIT
+ln -sf ../{unit} /etc/systemd/system/basic.target.wants/{unit}
+systemctl daemon-reload
+{taking}systemctl --no-block start {unit}
+"""

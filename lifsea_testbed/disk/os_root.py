@@ -1,0 +1,150 @@
+"""The system that a disk would boot: its root file system, with the file systems that it mounts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from lifsea_testbed.disk.ext4 import Ext4, is_ext4
+from lifsea_testbed.disk.filesystem import Tree, root_of
+from lifsea_testbed.disk.partitions import NO_SYSTEM, ROOT_X86_64, Partition, partitions
+from lifsea_testbed.disk.source import Source
+from lifsea_testbed.errors import DiskDamaged, NotJudged
+
+_OTHERS = {0: {b"XFSB": "XFS", b"hsqs": "squashfs", b"LUKS\xba\xbe": "LUKS"}, 512: {b"LABELONE": "LVM"},
+           1024: {b"\xe2\xe1\xf5\xe0": "EROFS"}, 65600: {b"_BHRfS_M": "btrfs"}}  # fmt: skip
+_ARGUMENT = "ostree="
+_STATEROOT = re.compile(r"^/ostree/deploy/([^/]+)/deploy/[^/]+$")
+_RELEASE_FILES = ("/etc/os-release", "/usr/lib/os-release")
+_SMALL = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Volume:
+    """A partition whose file system can be read, and its files."""
+
+    partition: Partition
+    file_system: Ext4
+    tree: Tree
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A boot entry: its file, its version, the path of the ostree deployment that it boots, or nothing."""
+
+    name: str = ""
+    version: int = 0
+    deployment: str = ""
+
+    def rank(self) -> tuple[int, str]:
+        """The entry of the highest rank boots first; ostree numbers its own by version."""
+        return self.version, self.name
+
+
+def boots_next(disk: Source) -> Tree:
+    """Returns the root file system as the system sees it that boots next.
+
+    Of an ostree system that is the deployment that the first boot entry names, with its /var, /boot and /sysroot; of
+    any other the root partition, with what its fstab mounts from the same disk.
+
+    Raises:
+        DiskDamaged: a table contradicts itself, or a boot entry names a deployment that is not there.
+        NotJudged: no root file system can be found, or read.
+    """
+    volumes, unread = _volumes(partitions(disk))
+    for boot in volumes:
+        if path := _deployment(boot.tree):
+            return _deployed(volumes, boot, path, unread)
+    return _plain(volumes, unread)
+
+
+def _volumes(found: list[Partition]) -> tuple[list[Volume], list[str]]:
+    """The file systems that can be read, and why others, which may hold a root as well, cannot."""
+    volumes: list[Volume] = []
+    unread: list[str] = []
+    for partition in found:
+        try:
+            if is_ext4(partition.content):
+                volumes.append(_volume(partition))
+            elif partition.kind not in NO_SYSTEM:
+                unread.append(f"partition {partition.number} holds {_kind(partition.content)}")
+        except NotJudged as error:
+            unread.append(f"partition {partition.number}: {error}")
+    return volumes, unread
+
+
+def _volume(partition: Partition) -> Volume:
+    file_system = Ext4(partition.content)
+    return Volume(partition=partition, file_system=file_system, tree=Tree(root_of(file_system)))
+
+
+def _deployment(boot: Tree) -> str:
+    """The `ostree=` argument of the entry that boots first: the highest version, as ostree writes them."""
+    paths = [*boot.glob("/loader/entries/*.conf"), *boot.glob("/boot/loader/entries/*.conf")]
+    entries = [parse_entry(path.name, _text(boot, path) or "") for path in paths]
+    return max((entry for entry in entries if entry.deployment), key=Entry.rank, default=Entry()).deployment
+
+
+def parse_entry(name: str, text: str) -> Entry:
+    """Reads a boot entry (Boot Loader Specification, type 1)."""
+    fields = {words[0]: words[1:] for line in text.splitlines() if (words := line.split())}
+    deployments = [word.removeprefix(_ARGUMENT) for word in fields.get("options", []) if word.startswith(_ARGUMENT)]
+    version = "".join(fields.get("version", []))
+    return Entry(name=name, version=int(version) if version.isdecimal() and len(version) < 10 else 0,
+                 deployment=deployments[0] if deployments else "")  # fmt: skip
+
+
+def _deployed(volumes: list[Volume], boot: Volume, path: str, unread: list[str]) -> Tree:
+    for volume in volumes:
+        deployment = volume.tree.find(path)
+        if deployment and deployment.is_directory:
+            break
+    else:
+        missing = f"a boot entry names the deployment {path}, which no partition holds"
+        if unread:
+            raise NotJudged("; ".join([f"{missing} that is read offline", *unread]))
+        raise DiskDamaged(missing, hint="ostree admin status, in a system that boots")
+    real = volume.tree.real_path(path)
+    stateroot = _STATEROOT.match(str(real))
+    var = volume.tree.find(f"/ostree/deploy/{stateroot[1]}/var") if stateroot else None
+    boots = boot.tree.find("/boot" if boot is volume else "/")
+    places = {"/sysroot": root_of(volume.file_system), "/boot": boots, "/var": var}
+    return Tree(deployment, {PurePosixPath(at): place for at, place in places.items() if place})
+
+
+def _plain(volumes: list[Volume], unread: list[str]) -> Tree:
+    roots = [volume for volume in volumes if any(map(volume.tree.find, _RELEASE_FILES))]
+    roots.sort(key=lambda volume: volume.partition.kind != ROOT_X86_64)
+    if not roots:
+        raise NotJudged("; ".join(["no partition that is read offline holds a root file system", *unread]))
+    root = roots[0]
+    mounts = dict(_mounts(_text(root.tree, "/etc/fstab") or "", volumes))
+    return root.tree.mounted({path: root_of(volume.file_system) for path, volume in mounts.items()
+                              if volume is not root and len(path.parts) > 1})  # fmt: skip
+
+
+def _mounts(fstab: str, volumes: list[Volume]) -> Iterable[tuple[PurePosixPath, Volume]]:
+    names = {name: volume for volume in volumes for name in _names(volume)}
+    for line in fstab.splitlines():
+        fields = line.split()
+        if len(fields) >= 2 and (volume := names.get(fields[0].replace('"', ""))) and fields[1].startswith("/"):
+            yield PurePosixPath(fields[1]), volume
+
+
+def _names(volume: Volume) -> list[str]:
+    layout, partition = volume.file_system.layout, volume.partition
+    return [f"UUID={layout.identifier}", f"PARTUUID={partition.identifier}", f"/dev/vda{partition.number}",
+            *([f"LABEL={layout.label}"] if layout.label else [])]  # fmt: skip
+
+
+def _kind(content: Source) -> str:
+    found = [name for place, kinds in _OTHERS.items() for magic, name in kinds.items()
+             if content.size >= place + len(magic) and content.read_at(place, len(magic)) == magic]  # fmt: skip
+    return found[0] if found else "nothing that is known"
+
+
+def _text(tree: Tree, path: str | PurePosixPath) -> str | None:
+    content = tree.read(path, _SMALL)
+    return None if content is None else content.decode("utf-8", "replace")

@@ -1,0 +1,401 @@
+"""The machine: the one handle that a test holds."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from lifsea_testbed.console import login
+from lifsea_testbed.console.channel import Channel
+from lifsea_testbed.disk.image import Image
+from lifsea_testbed.ecs.http_server import MetadataService
+from lifsea_testbed.ecs.instance import Card, Instance
+from lifsea_testbed.ecs.metadata import Metadata, Seen
+from lifsea_testbed.errors import (
+    BootFailed,
+    CommandFailed,
+    EmulatorFailed,
+    GuestCrashed,
+    GuestFailure,
+    TimerStarved,
+    WaitTimedOut,
+)
+from lifsea_testbed.guest import offline, system
+from lifsea_testbed.guest.guest import Guest
+from lifsea_testbed.guest.transfer import Transfers
+from lifsea_testbed.machine import postmortem
+from lifsea_testbed.machine.fidelity import AsSold
+from lifsea_testbed.machine.network import Wired
+from lifsea_testbed.machine.power_on import Boot
+from lifsea_testbed.machine.records import Records
+from lifsea_testbed.profiles.profile import Access, Line, Profile, Road
+from lifsea_testbed.qemu import command_line, storage
+from lifsea_testbed.qemu.instruction_counter import Counter
+from lifsea_testbed.qemu.memory import Memory
+from lifsea_testbed.qemu.storage import Layers
+from lifsea_testbed.support.confinement import Confinement
+from lifsea_testbed.support.deadline import Deadline, Patience
+from lifsea_testbed.support.protocols import QUESTION, CommandResult
+from lifsea_testbed.support.redact import Mask
+from lifsea_testbed.support.sanitize import first_line, printable
+from lifsea_testbed.support.steps import step
+
+T = TypeVar("T")
+#: How long a machine may take to go down once it was told to (seconds on real hardware).
+_GOING_DOWN = 30.0
+_ATTACHING = 10.0
+#: How long the shell of a machine that goes on may take to answer (seconds on the host); it waited at its prompt.
+_RESUMING = 30.0
+#: How often a machine is powered on before a host that does not let it come up is given up.
+_POWER_ONS = 3
+
+
+class Machine(Transfers, AsSold, Wired):
+    """An instance with a disk of its own above the image; it can be powered on, rebooted, asked and changed.
+
+    `directory` holds what is thrown away, `records` what is kept: the transcript of each boot, the journal, the
+    commands that were run, QEMU's command line and what it was told, the requests to the metadata service, and after a
+    failure the screen. Secrets are masked in all of it. `restored_in` is how long it took to have it, from a template,
+    up and told the time (seconds), or nothing if it was booted.
+    """
+
+    def __init__(self, *, hardware: command_line.Hardware, image: Image, profile: Callable[[], Profile],
+                 patience: Patience, directory: Path, records: Path, confinement: Confinement,
+                 user_data: bytes | None = None, layers: Layers | None = None, memory: Memory | None = None,
+                 dump_memory: bool = False, counter: Counter | None = None) -> None:
+        self.instance: Instance = hardware.instance
+        self.records = records
+        self.guest = Guest(self, profile)
+        self.boot_id = ""
+        self.shell_after = 0.0
+        self.restored_in: float | None = None
+        self.road = Road.NONE
+        self.boots: list[Boot] = []
+        self._cards: list[Card] = []
+        self._ports: list[tuple[str, int]] = []
+        self._hardware = hardware
+        self.image = image
+        self._profile = profile
+        self._patience = patience
+        self._directory = directory
+        self._confinement = confinement
+        self._layers = layers or Layers()
+        self._counter = counter
+        self._memory, self._resumed = memory, False
+        self._overlay = self._layers.overlay or directory / "overlay.qcow2"
+        self._dump_memory = dump_memory
+        given = [line for line in printable(user_data or b"").splitlines() if not line.startswith("#")]
+        self._mask = Mask(lambda: [*given, profile().access.password, *self._service.metadata.tokens])
+        self._records = Records(records, self._mask)
+        if user_data is None:
+            has_none, port = self.access.has_no_shell, command_line.CHANNEL_PORT
+            user_data = b"" if has_none else login.user_data(port, self.access.line)
+        metadata = Metadata(self.instance, user_data=user_data, token_required=profile().metadata.token == "required")
+        storage.create(self._overlay, image_size=image.virtual_size)
+        self._data = storage.create_data_disk(directory / "data.raw", size=hardware.instance.data_disk)
+        confinement.admit(directory)
+        self._service = MetadataService(metadata, directory / command_line.METADATA_SOCKET)
+        self._services = contextlib.ExitStack()
+        self._services.enter_context(self._service.admitted(confinement.uid, confinement.gid))
+
+    @property
+    def boot(self) -> Boot:
+        """The current boot, or the last one."""
+        return self.boots[-1]
+
+    @property
+    def access(self) -> Access:
+        """How its shell is come by."""
+        return self._profile().access
+
+    @property
+    def disks(self) -> tuple[Path, ...]:
+        """The layers (qcow2) of its disk above the image, the lowest first."""
+        return *self._layers.below, self._overlay
+
+    @property
+    def memory_file(self) -> Path | None:
+        """The file of its own that its memory lies in, if it has one."""
+        is_own = self._memory is not None and not self._memory.copied and len(self.boots) == 1
+        return self._memory.path if self._memory and is_own else None
+
+    @property
+    def metadata(self) -> Metadata:
+        """What answers the guest's questions to the metadata service, over all boots."""
+        return self._service.metadata
+
+    @property
+    def requests(self) -> list[Seen]:
+        """What the guest asked the metadata service for, over all boots."""
+        return list(self._service.metadata.seen)
+
+    @step("power on")
+    def power_on(self) -> None:
+        """Powers on and returns when the root shell is open.
+
+        Does so again if the guest's timer did not tick, or QEMU failed, before the guest wrote anything.
+
+        Raises:
+            BootFailed: no shell opened in time.
+            GuestCrashed: the console, or QEMU, said that the guest will never come up.
+            LaunchError: QEMU did not start.
+            TimerStarved, EmulatorFailed: the host was too busy each time; QEMU failed.
+        """
+        for attempt in range(1, _POWER_ONS + 1):
+            self.start()
+            try:
+                self._await_shell()
+                return
+            except (TimerStarved, EmulatorFailed):
+                if attempt == _POWER_ONS or not self.boot.left_no_trace:
+                    raise
+                self.boots.pop().close()
+
+    def start(self) -> None:
+        """Powers on, and returns while the firmware starts.
+
+        Raises:
+            LaunchError: QEMU did not start.
+        """
+        def log(line: str) -> None:
+            self._records.append(f"qmp-{number}.txt", f"[{time.monotonic() - boot.power_on:9.3f}] {line}\n")
+
+        number = len(self.boots) + 1
+        boot = Boot(self._hardware, image=self.image, overlay=self._overlay, directory=self._directory,
+                    transcript=self.records / f"transcript-{number}.txt", confinement=self._confinement,
+                    with_virtio_console=self._profile().access.line is Line.VIRTIO, layers=self._layers,
+                    memory=None if self.boots else self._memory, mask=self._mask, log=log, data=self._data,
+                    counter=self._counter)  # fmt: skip
+        self.boots.append(boot)
+        self._records.append("qemu-argv.txt", f"{shlex.join(boot.command)}\n")
+        boot.start(self._cards)
+        self._open_ports(boot)
+
+    def resume(self, access: Access, *, road: Road, shell_after: float,
+               first: Callable[[Channel], object] = lambda channel: None) -> None:
+        """Goes on from the state that its memory was given with, does what is first, and waits for the shell.
+
+        Raises:
+            LaunchError, WaitTimedOut: QEMU did not start, or did not take the state; the shell does not answer.
+        """
+        self._resumed = True
+        self.start()
+        self.road, self.shell_after = road, shell_after
+        self.boot_id = self.boot.meet_shell(road, access, Deadline.after(_RESUMING), first)
+
+    def run(self, command: str | Sequence[str], *, check: bool = True, within: float = QUESTION,
+            input: bytes = b"") -> CommandResult:
+        """Runs a script of the POSIX shell, or the words of one command, as root.
+
+        `within` is in seconds on real hardware; `input` is what the command reads, and may hold any byte.
+
+        Raises:
+            CommandFailed: its status was not 0, and `check` asked for that.
+            WaitTimedOut: it took too long and was killed; the next command finds the shell as ever.
+            GuestCrashed, LaunchError: the machine ended meanwhile.
+            HostError: the guest does not answer because the host does not run it.
+        """
+        script = command if isinstance(command, str) else shlex.join(command)
+        started = time.monotonic() - self.boot.power_on
+        try:
+            with step(f"run: {first_line(script)}"):
+                result = self.boot.channel.run(script, input=input, deadline=self._patience.deadline(within))
+        except WaitTimedOut as error:
+            raise self.boot.why_silent() or error from error
+        self._records.append("commands.txt", f"[{started:9.3f}] {result.exit_status:3d} {result.duration:7.3f} s  "
+                             f"{first_line(script)}\n")  # fmt: skip
+        if check and not result.ok:
+            raise CommandFailed(
+                f"status {result.exit_status} from: {first_line(script)}", evidence=printable(result.stderr)[-2000:]
+            )
+        return result
+
+    def wait_until(self, question: Callable[[], T], what: str, *, within: float, every: float = 0.2) -> T:
+        """Asks until the answer is true and returns it.
+
+        Raises:
+            WaitTimedOut: it never was; the last answer and the console's end are the evidence.
+        """
+        deadline = self._patience.deadline(within)
+        while not (answer := question()):
+            if deadline.expired:
+                raise WaitTimedOut(f"{what}: not within {deadline.allowance:.0f} s; last answer {answer!r}",
+                                   evidence=self.boot.transcript.tail())  # fmt: skip
+            self.boot.lifeline.pause(every, deadline)
+        return answer
+
+    def wait_until_ready(self) -> None:
+        """Waits until every unit is up.
+
+        Raises:
+            BootFailed: some unit failed or is still waited for.
+        """
+        if self.road is Road.NONE:
+            return
+        within = self._profile().boot.ready_within
+        try:
+            self.wait_until(lambda: self.guest.system_state() not in ("initializing", "starting", ""),
+                            "systemd finishes the boot", within=within)  # fmt: skip
+        except WaitTimedOut as error:
+            raise BootFailed(error.happened, expected="a finished boot", evidence=error.evidence) from error
+
+    @step("reboot")
+    def reboot(self) -> None:
+        """Reboots in the guest's own way and returns when the shell is open again.
+
+        The guest's reset ends QEMU, and the same disk is powered on by a new one: what firmware and kernel find is
+        what a cold boot finds.
+
+        Raises:
+            WaitTimedOut: the guest did not go down.
+            BootFailed, GuestCrashed: it did not come up.
+        """
+        self._go_down("reboot")
+        self._come_back()
+
+    @step("power cut")
+    def power_cut(self) -> None:
+        """Takes the power away between two instructions, gives it back, and returns when the shell is open again.
+
+        The disk keeps each write that the machine saw completed, flushed or not: what a cache loses is for powercut.
+
+        Raises:
+            BootFailed, GuestCrashed: it did not come up.
+        """
+        self._come_back()
+
+    @step("power off")
+    def power_off(self) -> None:
+        """Powers off in the guest's own way, and returns when the machine is off.
+
+        Raises:
+            WaitTimedOut: the guest did not go down.
+        """
+        self._go_down("poweroff")
+
+    @step("crash")
+    def crash(self) -> None:
+        """Has the guest's kernel panic, and returns when the shell is open again after a cold boot.
+
+        Raises:
+            GuestFailure: the kernel did not panic.
+            BootFailed, GuestCrashed: it did not come up.
+        """
+        try:
+            self.run("sync; echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger", check=False)
+        except GuestCrashed:
+            self._come_back()
+        else:
+            raise GuestFailure("the kernel did not panic when it was asked to", expected="sysrq c panics",
+                               evidence=self.boot.transcript.tail())  # fmt: skip
+
+    def attach_disk(self, image: Image) -> str:
+        """Attaches an image as a read-only data disk to the running machine; returns its name in the guest's /dev."""
+        serial = self.boot.attach_disk(image)
+        return self.wait_until(lambda: self.guest.disks().get(serial, ""), "the attached disk appears",
+                               within=_ATTACHING)  # fmt: skip
+
+    def save_evidence(self, *, journal: bool = True) -> None:
+        """Leaves the journal and the metadata requests among the records, as far as they can still be had."""
+        if journal:
+            self._save_journal()
+        start = self.boots[0].power_on if self.boots else 0.0
+        requests = "".join(f"[{seen.at - start:9.3f}] {seen.method} {seen.path} {seen.status}"
+                           f"{' token' if seen.with_token else ''}\n" for seen in self.requests)  # fmt: skip
+        self._records.write("metadata-requests.txt", requests)
+
+    def examine(self) -> None:
+        """Leaves all that can be had of a machine that failed; one that is dead is cut from its power for that.
+
+        What cannot be had is said in missing.txt.
+        """
+        if not self.boots:
+            return
+        self.save_evidence()
+        boot, screen, memory = self.boot, f"screen-{len(self.boots)}.png", f"memory-{len(self.boots)}.kdump"
+        if not (boot.lifeline.ended and self._records.was_attempted(screen)):
+            self._records.attempt(screen, lambda path: postmortem.screen(boot, path))
+        if self._dump_memory and not self._records.was_attempted(memory):
+            self._records.attempt(memory, lambda path: postmortem.memory(boot, path))
+        if boot.lifeline.ended:
+            boot.close()
+            self._save_journal_of_disk()
+
+    def close(self) -> None:
+        """Cuts the power and removes everything but the records."""
+        with contextlib.suppress(OSError):
+            self.save_evidence(journal=not self._resumed)
+        for boot in self.boots:
+            boot.close()
+        if self._records.was_attempted(f"screen-{len(self.boots)}.png"):
+            self._save_journal_of_disk()
+        self._services.close()
+
+    def _go_down(self, how: str) -> None:
+        self._save_journal()
+        self.boot.lifeline.expect_end()
+        self.run(f"systemctl --no-block {how} || {how}")
+        deadline = self._patience.deadline(_GOING_DOWN)
+        if not self.boot.wait_until_off(deadline):
+            raise WaitTimedOut(f"the guest did not go down within {deadline.allowance:.0f} s",
+                               evidence=self.boot.transcript.tail())  # fmt: skip
+
+    def _come_back(self) -> None:
+        before = self.boot_id
+        self.boot.close()
+        self.power_on()
+        if before and self.boot_id == before:
+            raise GuestFailure("the boot id is the same after a boot", evidence=before)
+
+    def _await_shell(self) -> None:
+        for road in self._profile().access.roads:
+            self.road = road
+            if road is Road.NONE:
+                self._await_sign_of_readiness()
+                return
+            deadline = self._patience.deadline(self._profile().boot.shell_within)
+            try:
+                self.boot_id = self.boot.open_shell(road, self._profile().access, deadline)
+            except WaitTimedOut:
+                continue
+            self.shell_after = time.monotonic() - self.boot.power_on
+            return
+        raise self._no_shell()
+
+    def _no_shell(self) -> BootFailed:
+        roads = ", ".join(self._profile().access.roads)
+        asked = ", ".join(dict.fromkeys(printable(seen.path) for seen in self.requests)) or "nothing"
+        return self.boot.no_shell(roads, asked)
+
+    def _await_sign_of_readiness(self) -> None:
+        """Waits, without a shell, for the console line of the profile, or for an answer of Cloud Assistant."""
+        self.boot.do_without_shell()
+        self.guest.offline = functools.cache(lambda: offline.read(self.image))
+        wanted, deadline = self._profile().boot.ready_line, self._patience.deadline(self._profile().boot.shell_within)
+        # A prompt is a line without an end, and a sign as good as any.
+        is_up = self.boot.transcript.asks(re.compile(wanted), 0, deadline) if wanted \
+            else self.boot.assistant.answers(deadline)  # fmt: skip
+        if not is_up:
+            missing = f"no console line matched {wanted!r}" if wanted else "Cloud Assistant did not answer on its port"
+            raise BootFailed(f"{missing} within {deadline.allowance:.0f} s", expected="a sign that the OS is up",
+                             evidence=self.boot.transcript.tail())  # fmt: skip
+        self.shell_after = time.monotonic() - self.boot.power_on
+
+    def _save_journal(self) -> None:
+        if not self.boots or self.boot.lifeline.ended or not self.boot_id:
+            return
+        with contextlib.suppress(Exception):
+            self._records.write(f"journal-{len(self.boots)}.txt", system.journal(self))
+
+    def _save_journal_of_disk(self) -> None:
+        """The journal of a boot whose shell could not be asked for it."""
+        name = f"journal-{len(self.boots)}.txt"
+        if not (self.records / name).exists() and not self._layers.below and not self._records.was_attempted(name):
+            self._records.attempt(name, lambda path: self._records.write(path.name, postmortem.journal(
+                self.image, self._overlay, self._directory, self._confinement)))  # fmt: skip

@@ -1,0 +1,388 @@
+"""One boot: from power-on until power-off, with everything that is attached to it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypedDict
+
+from lifsea_testbed.console.channel import Channel, NoChannel, PortChannel
+from lifsea_testbed.console.cloud_assistant import Assistant
+from lifsea_testbed.console.login import interrupt, log_in, type_agent
+from lifsea_testbed.console.serial_channel import TerminalChannel
+from lifsea_testbed.console.transcript import Transcript
+from lifsea_testbed.disk.image import Image
+from lifsea_testbed.ecs.instance import Card
+from lifsea_testbed.errors import (
+    BootFailed,
+    Explained,
+    GuestCrashed,
+    HostError,
+    LaunchError,
+    TestbedError,
+    WaitTimedOut,
+)
+from lifsea_testbed.profiles.profile import Access, Line, Road
+from lifsea_testbed.qemu import command_line
+from lifsea_testbed.qemu.instruction_counter import Counter, Tally
+from lifsea_testbed.qemu.memory import Memory
+from lifsea_testbed.qemu.process import QemuProcess
+from lifsea_testbed.qemu.qmp import Event, EventName, Monitor
+from lifsea_testbed.qemu.storage import Layers
+from lifsea_testbed.support.confinement import Confinement
+from lifsea_testbed.support.deadline import Deadline
+from lifsea_testbed.support.liveness import Lifeline
+from lifsea_testbed.support.redact import Mask
+
+#: How long QEMU may take from its start to its greeting (seconds; it depends on the host alone).
+_GREETING = 30.0
+#: What does not answer for so long (seconds) is no shell at its prompt, and the road is taken from its start.
+_SHELL_ANSWERS = 30.0
+#: How long it may take to answer that it is there (seconds).
+_SIGN_OF_LIFE = 2.0
+#: How long the state of the devices, some MiB, may take to be read or written, and how often one looks (seconds).
+_MIGRATING = 60.0
+_GLANCE = 0.003
+#: After an event that says that the guest is down, its last console lines are let in for this long (seconds).
+_LAST_WORDS = 0.3
+
+
+class _Layered(TypedDict):
+    layers: tuple[int, ...]
+    write_log: int | None
+    reads: int | None
+
+
+class _Remembered(TypedDict):
+    memory: int | None
+    copied: bool
+    incoming: bool
+
+
+class Boot:
+    """A machine that is powered on: the process, its monitor, its transcript, the channel to its shell.
+
+    Every wait on any of them ends at once when the machine does. Leave the context, or call `close`, and all is gone.
+    """
+
+    def __init__(self, hardware: command_line.Hardware, *, image: Image, overlay: Path, directory: Path,
+                 transcript: Path, confinement: Confinement, with_virtio_console: bool = False,
+                 layers: Layers | None = None, memory: Memory | None = None, mask: Mask | None = None,
+                 log: Callable[[str], None] = lambda line: None, data: Path | None = None,
+                 counter: Counter | None = None) -> None:
+        self.lifeline = Lifeline()
+        self.events: list[Event] = []
+        self._reactions: dict[str, Callable[[Event], None]] = {
+            EventName.GUEST_PANICKED: lambda event: self._end("the guest's kernel panicked"),
+            EventName.WATCHDOG: lambda event: self._end("the guest's watchdog ran out"),
+            EventName.SHUTDOWN: self._on_shutdown,
+            EventName.BLOCK_IO_ERROR: self._on_disk_error,
+            EventName.VSERPORT_CHANGE: self._on_port,
+        }
+        self.power_on = time.monotonic()
+        self.started_at = 0
+        self._state = memory.state if memory else None
+        self._disks, self._stood_at = [overlay, *([data] if data else [])], list[int]()
+        mask = mask or Mask()
+        self.counts = Tally() if counter else None
+        with contextlib.ExitStack() as handed_over:
+            names = ["monitor", "console", "assistant", "channel", *(["virtio_console"] if with_virtio_console else [])]
+            ours, theirs = _pairs(handed_over, names)
+            counting = (counter.library, self.counts.descriptor) if counter and self.counts else None
+            wires = command_line.Wires(**theirs, image=_opened(handed_over, image.path, os.O_RDONLY),
+                                       overlay=_opened(handed_over, overlay, os.O_RDWR),
+                                       data=_opened(handed_over, data, os.O_RDWR) if data else None,
+                                       counter=counting,
+                                       **_layered(handed_over, layers or Layers()), **_remembered(handed_over, memory))
+            self.command = command_line.command(hardware, wires)
+            self.transcript = Transcript(ours["console"], lifeline=self.lifeline, file=transcript,
+                                         mask=mask.stream())
+            self.consoles = {Line.SERIAL: self.transcript}
+            if with_virtio_console:
+                beside = transcript.with_name(f"hvc0-{transcript.name}")
+                self.consoles[Line.VIRTIO] = Transcript(ours["virtio_console"], lifeline=self.lifeline, file=beside,
+                                                        mask=mask.stream())
+            self.assistant = Assistant(ours["assistant"], lifeline=self.lifeline)
+            self._port = PortChannel(ours["channel"], lifeline=self.lifeline)
+            self.channel: Channel = self._port
+            self.monitor = Monitor(ours["monitor"], on_event=self._on_event, log=log)
+            self.process = QemuProcess(self.command, directory=directory, inherit=_numbers(wires),
+                                       confinement=confinement, on_exit=self._on_exit)
+
+    def start(self, cards: Iterable[Card] = ()) -> None:
+        """Lets the machine execute its first instruction, or go on from its state, with those further cards.
+
+        Raises:
+            LaunchError: QEMU refused its arguments or the state, or died.
+        """
+        try:
+            self.monitor.connect(Deadline.after(_GREETING))
+        except LaunchError:
+            if self.process.wait(1.0):
+                raise self.process.death() from None
+            raise
+        for card in cards:
+            self.attach(card)
+        self.power_on = time.monotonic()
+        for console in self.consoles.values():
+            console.start(self.power_on)
+        if self._state is not None:
+            self._load(self._state)
+        self._stood_at = self._written_at()
+        self.started_at = self._at("cont")
+
+    @property
+    def left_no_trace(self) -> bool:
+        """Whether the machine's disks are what they were when this boot began."""
+        return self._written_at() == self._stood_at
+
+    def save(self, state: Path) -> int:
+        """Stops the machine for good and saves the state of its devices; memory and disk are complete in their files.
+
+        Returns when it stopped, in microseconds since the epoch on the host.
+
+        Raises:
+            TestbedError: QEMU could not; the machine stands still.
+        """
+        stopped_at = self._at("stop")
+        with state.open("wb") as file:
+            self._migrate("migrate", file.fileno())
+        return stopped_at
+
+    def attach(self, card: Card) -> None:
+        """Attaches a network card, whether the machine runs yet or not."""
+        name = f"card-{card.mac.replace(':', '')}"
+        with card.plug() as wire:
+            self.monitor.hand_over(wire.fileno(), name, deadline=Deadline.after(_GREETING))
+        # Of the type `stream` it would look for the name on a thread that knows no monitor, and fail without a word.
+        self.execute("netdev_add", {"type": "socket", "id": name, "fd": name})
+        self.execute("device_add", {"driver": "virtio-net-pci", "id": f"{name}-device", "netdev": name, "mac": card.mac,
+                                    "romfile": "", "disable-modern": False, "disable-legacy": "off"})  # fmt: skip
+
+    def open_shell(self, road: Road, access: Access, deadline: Deadline) -> str:
+        """Takes that road to a root shell, makes it the channel, and returns the boot id.
+
+        Raises:
+            WaitTimedOut: no shell opened in time.
+            GuestCrashed, LaunchError: the machine ended first.
+        """
+        if road is Road.USER_DATA:
+            return self.meet_shell(road, access, deadline)
+        console, terminal = self._take_console(access)
+        logged_in = False
+        while True:
+            try:
+                if road is Road.LOGIN and not logged_in:
+                    log_in(console, access, deadline)
+                logged_in = False
+                terminal.await_prompt(Deadline.after(min(_SHELL_ANSWERS, deadline.remaining)))
+                logged_in = True
+                type_agent(console, access)
+                return terminal.greet(Deadline.after(min(_SHELL_ANSWERS, deadline.remaining)))
+            except WaitTimedOut:
+                if deadline.expired:
+                    raise
+                interrupt(console)
+
+    def meet_shell(self, road: Road, access: Access, deadline: Deadline,
+                   first: Callable[[Channel], object] = lambda channel: None) -> str:
+        """Makes the shell that opens by itself, or is open already, the channel, and returns the boot id.
+
+        `first` is done with the channel before the shell is greeted.
+
+        Raises:
+            WaitTimedOut: no shell answered in time.
+            GuestCrashed, LaunchError: the machine ended first.
+        """
+        if road is Road.USER_DATA and access.line is Line.PORT:
+            self.channel = self._port
+        else:
+            self._take_console(access)
+        first(self.channel)
+        return self.channel.greet(deadline)
+
+    def _take_console(self, access: Access) -> tuple[Transcript, TerminalChannel]:
+        console = self.consoles[access.console]
+        self.channel = terminal = TerminalChannel(console, lifeline=self.lifeline)
+        console.give_frames_to(terminal.offer)
+        return console, terminal
+
+    def do_without_shell(self) -> None:
+        """Makes every question to the guest *not judged*."""
+        self.channel = NoChannel()
+
+    def execute(self, name: str, arguments: dict[str, object] | None = None) -> Any:
+        """Executes a monitor command and returns what it returned."""
+        self.lifeline.check()
+        return self.monitor.execute(name, arguments, deadline=Deadline.after(_GREETING))
+
+    def attach_disk(self, image: Image) -> str:
+        """Attaches an image as a read-only data disk, and returns the serial number that the guest knows it by."""
+        node, serial = f"data-{os.urandom(4).hex()}", os.urandom(10).hex()
+        with image.path.open("rb") as file:
+            name = self.monitor.add_descriptor(file.fileno(), deadline=Deadline.after(_GREETING))
+        self.execute("blockdev-add", {
+            "driver": "throttle", "node-name": node, "read-only": True, "throttle-group": command_line.CEILING,
+            "file": {"driver": str(image.format), "read-only": True,
+                     "file": {"driver": "file", "filename": name, "read-only": True, "auto-read-only": False}},
+        })  # fmt: skip
+        self.execute("device_add", {
+            "driver": "virtio-blk-pci", "drive": node, "serial": serial, "id": node,
+            "disable-modern": False, "disable-legacy": "off",
+        })  # fmt: skip
+        return serial
+
+    @property
+    def written(self) -> int:
+        """How much the guest has written to its system disk since it was powered on, or went on (bytes)."""
+        devices = self.execute("query-blockstats")
+        return sum(int(device["stats"]["wr_bytes"]) for device in devices
+                   if command_line.SYSTEM_DISK in device.get("qdev", ""))  # fmt: skip
+
+    def no_shell(self, roads: str, asked: str) -> BootFailed:
+        """The error that tells that no root shell opened by any of the roads, and what was asked of the metadata."""
+        return BootFailed(
+            f"no root shell within {time.monotonic() - self.power_on:.0f} s of power-on",
+            expected=f"a root shell by {roads}",
+            evidence=f"asked of the metadata service: {asked}\n{self.transcript.tail()}",
+            hint="read the transcript; an image without a shell needs a profile that says so",
+        )  # fmt: skip
+
+    def why_silent(self) -> HostError | None:
+        """Returns the host's part in a guest that does not answer: QEMU does not answer either, or does not run it."""
+        try:
+            status = self.monitor.execute("query-status", deadline=Deadline.after(_SIGN_OF_LIFE))
+        except TestbedError:
+            return HostError("QEMU itself does not answer", expected="its monitor answers",
+                             evidence=self.process.state(), hint="it was stopped, or the host is overloaded")
+        if not status.get("running"):
+            return HostError(f"the machine does not run: QEMU says {status.get('status')}",
+                             expected="it runs until it is stopped on purpose", evidence=self.transcript.tail())
+        return None
+
+    def wait_until_off(self, deadline: Deadline) -> bool:
+        """Waits for a machine that was told to go down, and returns whether it did."""
+        return self.process.wait(deadline.remaining)
+
+    def close(self) -> None:
+        """Cuts the power and gives everything back; a second time does nothing."""
+        self.lifeline.expect_end()
+        self.process.kill()
+        for console in self.consoles.values():
+            console.close()
+        self._port.close()
+        self.assistant.close()
+        self.monitor.close()
+        if self.counts is not None:
+            self.counts.close()
+        self.lifeline.end(lambda: LaunchError("the machine is off"))
+        self.lifeline.close()
+
+    def _at(self, command: str) -> int:
+        """Executes a command and returns when (microseconds since the epoch)."""
+        before = time.time_ns()
+        self.monitor.execute(command, deadline=Deadline.after(_GREETING))
+        return (before + time.time_ns()) // 2000
+
+    def _written_at(self) -> list[int]:
+        return [path.stat().st_mtime_ns for path in self._disks]
+
+    def _load(self, state: Path) -> None:
+        try:
+            with state.open("rb") as file:
+                self._migrate("migrate-incoming", file.fileno())
+        except LaunchError:
+            if self.process.wait(1.0):
+                raise self.process.death() from None
+            raise
+
+    def _migrate(self, command: str, descriptor: int) -> None:
+        """Has the state go to an open file or come from it, without the memory, and waits for the end of that."""
+        deadline = Deadline.after(_MIGRATING)
+        execute = functools.partial(self.monitor.execute, deadline=deadline)
+        execute("migrate-set-capabilities", {"capabilities": [{"capability": "x-ignore-shared", "state": True}]})
+        execute(command, {"uri": f"file:{self.monitor.add_descriptor(descriptor, deadline=deadline)}"})
+        while (status := execute("query-migrate").get("status")) != "completed":
+            if status in ("failed", "cancelled") or deadline.expired:
+                raise LaunchError(f"QEMU did not finish {command}: {status}", evidence=self.process.said(),
+                                  expected=f"completed within {deadline.allowance:.0f} s")  # fmt: skip
+            self.process.wait(_GLANCE)
+
+    def _on_exit(self, process: QemuProcess) -> None:
+        if self.lifeline.end_is_expected:
+            self.lifeline.end(lambda: LaunchError("the machine is off"))
+        else:
+            self.lifeline.end(process.death)
+
+    def _on_event(self, event: Event) -> None:
+        self.events.append(event)
+        if react := self._reactions.get(event.name):
+            react(event)
+
+    def _on_shutdown(self, event: Event) -> None:
+        if event.data.get("guest") and not self.lifeline.end_is_expected:
+            self._end(f"the guest went down by itself ({event.data.get('reason')})")
+
+    def _on_disk_error(self, event: Event) -> None:
+        reason = "the host's disk is full" if event.data.get("nospace") else str(event.data.get("reason"))
+        error = HostError(f"the host failed to {event.data.get('operation')} the machine's disk: {reason}",
+                          evidence=self.transcript.tail(), hint="free disk space, or set TMPDIR to another disk")
+        self.lifeline.end(lambda: error)
+
+    def _on_port(self, event: Event) -> None:
+        if event.data.get("id") == command_line.CHANNEL_DEVICE and not event.data.get("open"):
+            self._port.port_closed()
+
+    def _end(self, happened: str) -> None:
+        seen = time.monotonic()
+
+        def reason() -> Explained:
+            time.sleep(max(0.0, seen + _LAST_WORDS - time.monotonic()))
+            return GuestCrashed(happened, evidence=self.transcript.tail())
+
+        self.lifeline.end(reason)
+
+
+def _pairs(handed_over: contextlib.ExitStack, names: Iterable[str]) -> tuple[dict[str, socket.socket], dict[str, int]]:
+    """Socket pairs: our ends, and the numbers of QEMU's ends, which are closed here once QEMU has them."""
+    ours: dict[str, socket.socket] = {}
+    theirs: dict[str, int] = {}
+    for name in names:
+        ours[name], end = socket.socketpair()
+        handed_over.callback(end.close)
+        theirs[name] = end.fileno()
+    return ours, theirs
+
+
+def _opened(handed_over: contextlib.ExitStack, path: Path, mode: int) -> int:
+    descriptor = os.open(path, mode | os.O_CLOEXEC)
+    handed_over.callback(os.close, descriptor)
+    return descriptor
+
+
+def _layered(handed_over: contextlib.ExitStack, layers: Layers) -> _Layered:
+    """The descriptors of what lies between image and overlay, and of the logs of writes and reads."""
+    log = None if layers.write_log is None else _opened(handed_over, layers.write_log, os.O_RDWR | os.O_CREAT)
+    reads = None if layers.reads is None else _opened(handed_over, layers.reads, os.O_WRONLY | os.O_CREAT)
+    if reads is not None:
+        os.fchmod(reads, 0o666)  # QEMU opens it once more, by /dev/fd, as the user that it is confined to
+    return {"layers": tuple(_opened(handed_over, path, os.O_RDONLY) for path in layers.below), "write_log": log,
+            "reads": reads}  # fmt: skip
+
+
+def _remembered(handed_over: contextlib.ExitStack, memory: Memory | None) -> _Remembered:
+    """The descriptor of the memory's file, which QEMU opens once more, by /proc, as the user that it is confined to."""
+    if memory is None:
+        return {"memory": None, "copied": False, "incoming": False}
+    descriptor = _opened(handed_over, memory.path, os.O_RDONLY if memory.copied else os.O_RDWR)
+    return {"memory": descriptor, "copied": memory.copied, "incoming": memory.state is not None}
+
+
+def _numbers(wires: command_line.Wires) -> tuple[int, ...]:
+    single = (number for number in vars(wires).values() if type(number) is int)
+    return (*single, *wires.layers, *(wires.counter or ()))

@@ -1,0 +1,182 @@
+"""The figures of one run of pytest: stamped on reports, gathered in the main process, kept and judged at the end."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+import uuid
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from lifsea_testbed.errors import CallerError, Explained, HostError
+from lifsea_testbed.machine.factory import AUTO
+from lifsea_testbed.perf import jsonlines
+from lifsea_testbed.perf.measure import Measure, Measurement
+from lifsea_testbed.perf.metric import Better, Build, Kind, Metric, Sample
+from lifsea_testbed.plugin.session import Run
+from lifsea_testbed.profiles import profile as profiles
+from lifsea_testbed.report import collector
+from lifsea_testbed.report.document import Host
+from lifsea_testbed.support.sanitize import printable
+
+if TYPE_CHECKING:
+    from lifsea_testbed.perf.assessment import Findings
+    from lifsea_testbed.perf.history import History
+
+MEASURED = pytest.StashKey[Measure]()
+#: One sample for each test that passed only at a later attempt: the history counts them.
+ATTEMPTS = Metric(name="attempts-until-passed", unit="attempts", better=Better.LOWER,
+                  definition="At which attempt a flaky test passed; tests that passed at first have no sample.")
+#: Longer versions and names are no versions and names.
+_LONGEST = 200
+
+
+class Measuring:
+    """Holds the figures of one run, of all its processes."""
+
+    def __init__(self, config: pytest.Config, run: Run, history: History | None) -> None:
+        self._config = config
+        self._run = run
+        self._history = history
+        self._taken: list[tuple[str, Measurement]] = []
+        self._image = ("", "")
+        self._token = uuid.uuid4().hex
+        self._started = time.time()
+        self._findings: Findings | None = None
+
+    @classmethod
+    def start(cls, config: pytest.Config, run: Run) -> Measuring:
+        """Opens the history, if there is to be one, and returns what gathers the figures.
+
+        Raises:
+            pytest.UsageError: the history cannot be used.
+        """
+        if config.option.perf_gate and not config.option.history:
+            raise pytest.UsageError("--perf-gate compares with a history (hint: --history FILE)")
+        is_worker = hasattr(config, "workerinput")
+        try:
+            history = _open(config.option.history) if config.option.history and not is_worker else None
+        except (CallerError, HostError) as error:
+            raise pytest.UsageError(printable(error.one_line)) from None
+        measuring = cls(config, run, history)
+        if not is_worker:
+            run.judge_figures = measuring.finish
+        return measuring
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[Any]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Stamps the figures on the report, of tests that fail as well: it is those that show why."""
+        report = yield
+        measure = item.stash.get(MEASURED, None)
+        if call.when == "call" and measure is not None and measure.taken:
+            bench = self._run.bench
+            report.lifsea_figures = [taken.fields() for taken in measure.taken]  # type: ignore[attr-defined]
+            report.lifsea_figured_image = [bench.profile_name, bench.image_version]  # type: ignore[attr-defined]
+        return report
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Gathers the figures, in the main process, from whichever process they come."""
+        self._image = tuple(getattr(report, "lifsea_image", self._image))
+        for fields in getattr(report, "lifsea_figures", ()):
+            self._taken.append((report.nodeid, Measurement.from_fields(fields)))
+            self._image = tuple(report.lifsea_figured_image)
+
+    def finish(self) -> tuple[list[str], list[str]]:
+        """Writes metrics.jsonl, keeps and judges the figures, and returns failures and troubles for the verdict."""
+        path = self._run.prepared.wish.reports / "metrics.jsonl"
+        path.unlink(missing_ok=True)
+        self._taken += [(test, Measurement(metric=ATTEMPTS, value=attempts))
+                        for test, attempts in sorted(self._run.flakes.items())]  # fmt: skip
+        if not self._taken:
+            return [], []
+        samples = list(self._samples())
+        jsonlines.save(samples, path)
+        try:
+            return self._judge(samples), []
+        except Explained as error:
+            return [], [printable(error.one_line)]
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Shows what became of each metric."""
+        if self._findings is None:
+            return
+        terminalreporter.section("figures")
+        for line in self._findings.lines:
+            terminalreporter.write_line(f"  {printable(line)}")
+
+    def pytest_unconfigure(self) -> None:
+        """Closes the history."""
+        if self._history is not None:
+            self._history.__exit__()
+
+    def _judge(self, samples: list[Sample]) -> list[str]:
+        if self._history is None:
+            return []
+        from lifsea_testbed.perf import assessment
+
+        self._findings = assessment.judge(self._history, samples, floor=self._config.option.perf_floor / 100)
+        self._run.findings = [printable(line) for line in self._findings.lines]
+        self._history.add(samples)
+        return self._findings.failures if self._config.option.perf_gate else []
+
+    def _samples(self) -> Iterator[Sample]:
+        wished = self._run.prepared.wish.profile
+        profile = profiles.load(self._image[0] if wished == AUTO else wished)
+        build, budgets = self._build(), profile.budgets
+        for number, (test, taken) in enumerate(self._taken, start=1):
+            yield Sample(build=build, metric=taken.metric, value=taken.value, test=test, number=number,
+                         budget=budgets.get(taken.metric.name))  # fmt: skip
+
+    def _build(self) -> Build:
+        prepared, option = self._run.prepared, self._config.option
+        return Build(
+            token=self._token,
+            started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._started)),
+            image_digest=prepared.image.sha256,
+            image_version=printable(option.image_version or self._image[1])[:_LONGEST],
+            revision=printable(option.revision or _revision())[:_LONGEST],
+            profile=self._image[0],
+            instance_type=prepared.wish.instance_type,
+            accelerator=str(prepared.accelerator.kind),
+            qemu=prepared.emulator.version,
+            host_class=printable(option.host_class or _host_class(collector.host()))[:_LONGEST],
+            kind=Kind.RELEASE if option.perf_release else Kind.BUILD,
+            reports=printable(option.reports_url),
+        )  # fmt: skip
+
+
+def restored(item: pytest.Item, seconds: float) -> None:
+    """Takes how long the machine of a test was waited for."""
+    measure_of(item)("restore", seconds, unit="s", better="lower",
+                     definition="From a template on disk to a machine that answers, its clock stepped to now.")
+
+
+def measure_of(item: pytest.Item) -> Measure:
+    """Returns what takes the figures of that test."""
+    return item.stash.setdefault(MEASURED, Measure())
+
+
+def _open(place: str) -> History:
+    try:
+        from lifsea_testbed.perf.history import History
+    except ImportError as error:
+        hint = "pip install 'lifsea-testbed[perf]'"
+        raise CallerError(f"a history needs more packages: {error}", hint=hint) from None
+    return History(place)
+
+
+def _host_class(host: Host) -> str:
+    return f"{host.processor}, {host.cores} cores"
+
+
+def _revision() -> str:
+    """The git revision of the working directory, marked if it was changed; empty where there is none."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=10).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""

@@ -1,0 +1,178 @@
+"""What a crash state's disk holds, told without making the disk: a digest for comparing, clusters for making it.
+
+Each sector of the disk that the log writes adds a hash of its place and content; the digest is their sum modulo 2^128,
+less the same for what lay below (the incremental hash of Bellare and Micciancio, "AdHash"). A state's digest follows
+from that of its prefix of the log and from the sectors of the few writes that it lacks, whatever the disk's size.
+"""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import hashlib
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+from lifsea_testbed.disk.source import Source
+from lifsea_testbed.powercut.crash_states import State
+from lifsea_testbed.powercut.write_log import SECTOR, Entry, WriteLog
+
+#: The unit in which a state's disk is made (bytes): the page of a file system, so that most are written as a whole.
+CLUSTER = 4096
+_IN_CLUSTER = CLUSTER // SECTOR
+#: How many clusters of a disk are kept once they were made.
+_KEPT = 4096
+_DIGEST = 16
+_MODULUS = 1 << 8 * _DIGEST
+
+
+#: The contents that a sector had, oldest first: the place in the log of the write that made each, and its hash. The
+#: first is what lay below, at place -1.
+_Versions = list[tuple[int, int]]
+
+
+class Digests:
+    """Digests of states over some of the sectors that a log touches."""
+
+    def __init__(self, entries: Sequence[Entry], versions: Mapping[int, _Versions]) -> None:
+        self._entries, self._versions = entries, versions
+        self._sectors: list[list[int]] = [[] for _ in entries]
+        changes: list[list[int]] = [[0] for _ in entries]
+        for sector in sorted(versions):
+            for (_, before), (place, content) in itertools.pairwise(versions[sector]):
+                self._sectors[place].append(sector)
+                changes[place].append(changes[place][-1] + content - before)
+        self._changes = changes
+        self._after = [0, *itertools.accumulate(parts[-1] for parts in changes)]
+
+    def digest(self, state: State) -> str:
+        """Returns what states that are equal in these sectors, and no others, have in common: 32 hexadecimal digits."""
+        last, kept = state.position - 1, dict(state.kept)
+        if list(kept) == [last]:
+            whole = bisect.bisect_left(self._sectors[last], self._end(last, kept))
+            return _text(self._after[last] + self._changes[last][whole])
+        total = self._after[state.position]
+        for sector in self._lost(state):
+            below, *versions = self._versions[sector]
+            there = [below, *(version for version in versions if version[0] < state.position)]
+            left = [version for version in there[1:] if sector < self._end(version[0], kept)]
+            total += [below, *left][-1][1] - there[-1][1]
+        return _text(total)
+
+    def _lost(self, state: State) -> set[int]:
+        """The sectors of the writes, or parts of writes, that the state lacks."""
+        starts = ((self._entries[place], count) for place, count in state.kept)
+        sectors = (range(entry.sector + count, entry.sector + entry.sectors) for entry, count in starts)
+        return {sector for some in sectors for sector in some if sector in self._versions}
+
+    def _end(self, place: int, kept: dict[int, int]) -> int:
+        return self._entries[place].sector + kept.get(place, self._entries[place].sectors)
+
+
+class Disk:
+    """A base, some of whose clusters are changed: `changed` gives the content of those, and nothing for the others."""
+
+    def __init__(self, base: Source, changed: Callable[[int], bytes | None]) -> None:
+        self._base, self._changed, self.size = base, functools.lru_cache(_KEPT)(changed), base.size
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Returns exactly that many bytes."""
+        parts = []
+        while length > 0:
+            cluster, inside = divmod(offset, CLUSTER)
+            part = min(length, CLUSTER - inside)
+            held = self._changed(cluster)
+            parts.append(self._base.read_at(offset, part) if held is None else held[inside:inside + part])
+            offset, length = offset + part, length - part
+        return b"".join(parts)
+
+
+class Contents:
+    """The disks of one log above one base: so many entries, disks of that size (bytes)."""
+
+    def __init__(self, log: WriteLog, base: Source) -> None:
+        self.count, self.size = len(log.entries), log.disk_size
+        self._log, self._base = log, base
+        self._versions: dict[int, _Versions] = {}
+        self._touched: defaultdict[int, list[int]] = defaultdict(list)
+        for place, entry in enumerate(log.entries):
+            if entry.is_write:
+                self._take(place)
+        self._digests = Digests(log.entries, self._versions)
+
+    def digest(self, state: State) -> str:
+        """Returns what equal disks, and no others, have in common: 32 hexadecimal digits."""
+        return self._digests.digest(state)
+
+    def touches(self, sector: int) -> bool:
+        """Whether the log writes that sector at any time."""
+        return sector in self._versions
+
+    def within(self, sectors: Iterable[int]) -> Digests:
+        """Returns digests over those sectors alone; the log touches each of them."""
+        return Digests(self._log.entries, {sector: self._versions[sector] for sector in sectors})
+
+    def clusters(self, state: State, since: int = 0) -> Iterator[tuple[int, bytes]]:
+        """Yields the clusters that the log has touched from entry `since` up to that state: number and content.
+
+        They come in order. What the state lacks must not lie before `since`.
+        """
+        for cluster in sorted(self._touched_within(since, state.position)):
+            content = self._changed(cluster, state)
+            if content is not None:
+                yield cluster, content
+
+    def disk(self, state: State) -> Disk:
+        """Returns the state's disk as a source of bytes, each made when it is read."""
+        return Disk(self._base, lambda cluster: self._changed(cluster, state))
+
+    def _touched_within(self, place: int, end: int) -> Iterable[int]:
+        writes = (entry for entry in self._log.entries[place:end] if entry.is_write)
+        return {cluster for entry in writes for cluster in _clusters(entry)}
+
+    def _changed(self, cluster: int, state: State) -> bytes | None:
+        """What the log has made of a cluster up to that state, or nothing if it has not touched it."""
+        places = [place for place in self._touched.get(cluster, ()) if place < state.position]
+        return self._cluster(cluster, places, dict(state.kept)) if places else None
+
+    def _take(self, place: int) -> None:
+        """Notes what a write makes of its sectors."""
+        entry = self._log.entries[place]
+        data, below = self._log.data(entry), self._base.read_at(entry.sector * SECTOR, entry.sectors * SECTOR)
+        for number in range(entry.sectors):
+            sector, start = entry.sector + number, number * SECTOR
+            if sector not in self._versions:
+                self._versions[sector] = [(-1, _hash(sector, below[start:start + SECTOR]))]
+            self._versions[sector].append((place, _hash(sector, data[start:start + SECTOR])))
+        for cluster in _clusters(entry):
+            self._touched[cluster].append(place)
+
+    def _cluster(self, cluster: int, places: list[int], kept: dict[int, int]) -> bytes:
+        first = cluster * _IN_CLUSTER
+        newest = self._log.entries[places[-1]]
+        if places[-1] not in kept and newest.sector <= first and first + _IN_CLUSTER <= newest.sector + newest.sectors:
+            return self._log.data(newest, first - newest.sector, _IN_CLUSTER)
+        size = min(CLUSTER, self._base.size - cluster * CLUSTER)
+        content = bytearray(self._base.read_at(cluster * CLUSTER, size).ljust(CLUSTER, b"\0"))
+        for place in places:
+            entry = self._log.entries[place]
+            start = max(first, entry.sector)
+            end = min(first + _IN_CLUSTER, entry.sector + min(entry.sectors, kept.get(place, entry.sectors)))
+            if start < end:
+                content[(start - first) * SECTOR:(end - first) * SECTOR] = \
+                    self._log.data(entry, start - entry.sector, end - start)  # fmt: skip
+        return bytes(content)
+
+
+def _clusters(entry: Entry) -> range:
+    return range(entry.sector // _IN_CLUSTER, (entry.sector + entry.sectors - 1) // _IN_CLUSTER + 1)
+
+
+def _text(total: int) -> str:
+    return f"{total % _MODULUS:0{2 * _DIGEST}x}"
+
+
+def _hash(sector: int, content: bytes) -> int:
+    digest = hashlib.blake2b(content, digest_size=_DIGEST, key=sector.to_bytes(8, "little"))
+    return int.from_bytes(digest.digest(), "little")

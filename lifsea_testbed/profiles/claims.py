@@ -1,0 +1,24 @@
+"""The claims: each a promise in a sentence, with its source; profiles say which of them an OS makes."""
+
+from __future__ import annotations
+
+import functools
+import importlib.resources
+import tomllib
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A promise that a test can find kept or broken."""
+
+    id: str
+    promise: str
+    source: str
+
+
+@functools.cache
+def catalogue() -> dict[str, Claim]:
+    """Returns every known claim by its id, in the order of claims.toml."""
+    text = importlib.resources.files("lifsea_testbed.profiles").joinpath("claims.toml").read_text("utf-8")
+    return {name: Claim(id=name, **fields) for name, fields in tomllib.loads(text).items()}

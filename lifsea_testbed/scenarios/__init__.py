@@ -1,0 +1,1 @@
+"""What is done to a machine once, so that several tests can judge it."""

@@ -1,0 +1,1 @@
+"""What every package stands on: deadlines, protocols, sanitising, redaction, confinement, host capacity."""

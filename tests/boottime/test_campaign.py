@@ -1,0 +1,216 @@
+"""Boot time: marks and phases, clocks that are aligned, budgets, what grew, charts."""
+
+from __future__ import annotations
+
+import contextlib
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+
+from lifsea_testbed.boottime import (
+    attribution,
+    budget,
+    campaign,
+    charts,
+    coldboots,
+    kernel_only,
+    marks,
+    observation,
+    observe,
+)
+from lifsea_testbed.boottime.alignment import Exchange, align
+from lifsea_testbed.boottime.attribution import Kind
+from lifsea_testbed.boottime.marks import Mark
+from lifsea_testbed.boottime.observation import Which
+from lifsea_testbed.cli.main import main
+from lifsea_testbed.console.transcript import Line
+from lifsea_testbed.errors import NotJudged
+from lifsea_testbed.guest import boot as guest
+from lifsea_testbed.perf.measure import Measure
+from lifsea_testbed.profiles.profile import Boot
+from lifsea_testbed.qemu.instruction_counter import BOOT_SECTOR, Counts, Stamp
+from tests.support.boots import TIMES, boot, unit
+
+CONSOLE = (
+    (0.5, "Welcome to GRUB![    0.000000] Linux version 6.1"), (1.0, "[    0.000000] Command line: ro"),
+    (1.5, "[    0.513370] Run /sbin/init as init process"), (1.75, "[    0.700000] systemd[1]: systemd 257 running"),
+)  # fmt: skip
+SHOWN = """\
+Id=init.service
+InactiveExitTimestampMonotonic=1500000
+ActiveEnterTimestampMonotonic=2500000
+CPUUsageNSec=300000000
+
+Id=never.service
+InactiveExitTimestampMonotonic=0
+ActiveEnterTimestampMonotonic=0
+CPUUsageNSec=[not set]
+
+CPUUsageNSec=18446744073709551615
+Id=multi-user.target
+InactiveExitTimestampMonotonic=2600000
+ActiveEnterTimestampMonotonic=2600000
+"""
+SAID = """\
+[    0.101000] calling  net_init+0x0/0x40 @ 1
+[    0.102000] initcall net_init+0x0/0x40 returned 0 after 900 usecs
+[    0.103000] initcall loop_init+0x0/0x1b0 returned 0 after 40 usecs
+[    0.358312] VFS: Cannot open root device "" or unknown-block(0,0): error -6
+[    0.360000] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)
+"""
+
+
+def test_phases_add_up_to_the_whole() -> None:
+    found = marks.phases(TIMES)
+    assert [phase.name for phase in found] == ["firmware", "boot-loader", "kernel", "init", "user-space"]
+    assert sum(phase.duration for phase in found) == TIMES[Mark.USER_DATA]
+    assert sum(boot().instructions().values()) == boot().progress[Mark.USER_DATA].counts.work
+
+
+@pytest.mark.parametrize("missing", [*marks.PHASES][:-1])
+def test_a_mark_that_was_not_seen_leaves_no_gap(missing: Mark) -> None:
+    found = marks.phases({mark: at for mark, at in TIMES.items() if mark is not missing})
+    assert marks.PHASES[missing] not in [phase.name for phase in found]
+    assert sum(phase.duration for phase in found) == TIMES[Mark.USER_DATA]
+
+
+def test_the_console_tells_of_marks() -> None:
+    lines = [Line(at=at, text=text) for at, text in CONSOLE]
+    assert marks.on_console(lines) == {Mark.FIRST_BYTE: 0.5, Mark.KERNEL: 1.0, Mark.INIT: 1.5, Mark.SYSTEMD: 1.75}
+    assert marks.on_console([]) == {}
+
+
+def test_a_counter_tells_of_marks_to_the_byte() -> None:
+    said = "".join(f"{text}\n" for _, text in CONSOLE).encode()
+    stamps = [Stamp(at=0.1, counts=Counts(), value=BOOT_SECTOR)]
+    stamps += [Stamp(at=1 + place, counts=Counts(), value=byte) for place, byte in enumerate(said)]
+    found = {mark: stamp.at - 1 for mark, stamp in marks.in_record(stamps).items() if mark is not Mark.BOOT_LOADER}
+    places = {Mark.KERNEL: b"[    0.000000] Linux", Mark.INIT: b"Run /sbin/init", Mark.SYSTEMD: b"systemd[1]: "}
+    assert found == {Mark.FIRST_BYTE: 0, **{mark: said.index(text) for mark, text in places.items()}}
+    assert marks.in_record(stamps)[Mark.BOOT_LOADER].at == 0.1
+
+
+@given(some.floats(-100, 100), some.lists(some.tuples(some.floats(0, 0.1), some.floats(0, 0.1)), min_size=1))
+def test_the_true_offset_lies_within_the_error(offset: float, delays: list[tuple[float, float]]) -> None:
+    exchanges = [Exchange(before=place + offset - to, guest=place, after=place + offset + back)
+                 for place, (to, back) in enumerate(delays)]  # fmt: skip
+    found = align(exchanges)
+    assert abs(found.offset - offset) <= found.error + 1e-9
+    assert found.error <= min(to + back for to, back in delays) / 2 + 1e-9
+
+
+def test_clocks_that_drifted_apart_are_aligned_by_the_quickest_exchange() -> None:
+    exchanges = [Exchange(before=10.0, guest=0.0, after=10.1), Exchange(before=21.0, guest=10.0, after=21.02)]
+    found = align(exchanges)
+    assert found.host(10.0) == pytest.approx(21.01) and found.error == pytest.approx(0.01)
+
+
+def test_units_that_were_started_are_told() -> None:
+    first, last = guest.parse_units(SHOWN)
+    assert first == guest.UnitTimes(name="init.service", started=1.5, active=2.5, processor=0.3)
+    assert (last.name, last.processor) == ("multi-user.target", 0.0)
+
+
+def test_an_observation_comes_back_from_its_file(tmp_path: Path) -> None:
+    seen = [boot(programs={"/sbin/init": 7}, units=[unit("a.service", 0.1)]), boot(counted=False)]
+    observation.save(seen, tmp_path / "boots.jsonl")
+    assert observation.load(tmp_path / "boots.jsonl") == seen
+
+
+@pytest.mark.parametrize(("promised", "kept"), [(4.0, True), (3.9, False)])
+def test_real_hardware_is_judged_by_the_clock(promised: float, kept: bool) -> None:
+    assert budget.judge([boot()] * 3, Boot(promised=promised), at_hardware_speed=True).kept is kept
+
+
+@pytest.mark.parametrize(("instructions", "idle", "kept"), [(10e9, 0.5, True), (3.9e9, 0.0, False), (3.9e9, 9, False)])
+def test_emulation_is_judged_by_what_is_executed(instructions: float, idle: float, kept: bool) -> None:
+    promised = Boot(promised=2.0, instructions=instructions)
+    assert budget.judge([boot(idle=idle)] * 3, promised, at_hardware_speed=False).kept is kept
+
+
+@pytest.mark.parametrize(("promised", "seen", "why"), [
+    (Boot(), boot(), "does not know"), (Boot(instructions=5e9), boot(counted=False), "not counted"),
+    (Boot(promised=2.0, instructions=5e9), boot(idle=3.0), "halted for 3.00 s"),
+])  # fmt: skip
+def test_what_emulation_cannot_tell_is_not_judged(promised: Boot, seen: observation.Observation, why: str) -> None:
+    with pytest.raises(NotJudged, match=why):
+        budget.judge([seen] * 3, promised, at_hardware_speed=False)
+
+
+def test_what_grew_is_named() -> None:
+    old = [boot(programs={"/sbin/init": 100 + n, "sh /burns": 0}, units=[unit("a.service", 0.1)]) for n in range(5)]
+    new = [boot(programs={"/sbin/init": 101 + n, "sh /burns": 9 + n}, units=[unit("burns.service", 0.2)])
+           for n in range(5)]  # fmt: skip
+    named = {growth.kind: growth.name for growth in attribution.culprits(attribution.suspects(old, new))}
+    assert named == {Kind.PROGRAM: "sh /burns", Kind.UNIT: "burns.service"}
+    assert attribution.culprits(attribution.suspects(old, old)) == []
+
+
+def test_initcalls_are_read_and_compared() -> None:
+    old, new = kernel_only.parse(SAID), kernel_only.parse(SAID.replace("after 40", "after 4000"))
+    assert old.initcalls == {"net_init": 900, "loop_init": 40} and old.until_root == 358312
+    assert [(growth.name, growth.by) for growth in kernel_only.differences(old, new)] == [("loop_init", 3960)]
+    assert kernel_only.differences(old, old) == []
+    with pytest.raises(NotJudged):
+        kernel_only.parse("[    0.1] Kernel panic")
+
+
+def test_comparisons_tell_each_metric() -> None:
+    compared = campaign.comparisons([boot()] * 5, [boot(rate=1.05e9)] * 5, floor=0.01)
+    assert [str(judged.change) for _, judged in compared.judged] == ["regressed", "unchanged"]
+
+
+def test_figures_have_a_place_in_the_history() -> None:
+    measure = Measure()
+    coldboots.ColdBoots(seen=[boot()], at_hardware_speed=True).report(measure)
+    taken = {figure.metric.name: figure.value for figure in measure.taken}
+    assert taken["boot"] == 4.0 and taken["boot-instructions"] == 4e9 and taken["boot-to-finished"] == 5.0
+    for whole in ("boot", "boot-instructions"):
+        assert sum(value for name, value in taken.items() if name.startswith(f"{whole}/")) == taken[whole]
+
+
+def test_charts_are_drawings_whatever_units_are_called() -> None:
+    hostile = "</text><script>alert(1)</script>.service"
+    seen = boot(units=[unit(hostile, 0.4)], programs={hostile: 5})
+    grown = attribution.suspects([boot()] * 5, [seen] * 5)
+    for drawn in (charts.boot(seen), charts.boot(boot(counted=False)), charts.difference(grown, "a & b")):
+        tags = {element.tag.rpartition("}")[2] for element in ElementTree.fromstring(drawn).iter()}
+        assert tags <= {"svg", "rect", "text", "title", "line", "polyline"}
+    assert f"program {hostile}"[:20] in "".join(ElementTree.fromstring(charts.difference(grown, "")).itertext())
+
+
+@pytest.fixture
+def benches(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Two benches whose boots were seen already, the second one slower; no kernel can be had of them."""
+    images = [SimpleNamespace(name=name, image=None, emulator=None, say=print) for name in ("old", "new")]
+    rates = {"old": 1e9, "new": 1.1e9}
+
+    def refuse(image: object, emulator: object) -> None:
+        raise NotJudged("no boot entry")
+
+    monkeypatch.setattr(observe, "counting", lambda bench: contextlib.nullcontext())
+    monkeypatch.setattr(observe, "boots", lambda bench, *_, **__: [boot(image=bench.name, rate=rates[bench.name])])
+    monkeypatch.setattr(kernel_only, "run", refuse)
+    return images
+
+
+def test_a_campaign_tells_what_got_slower(benches: list[Any], tmp_path: Path) -> None:
+    wish = campaign.Wish(boots=5, floor=0.01, until=Mark.FINISHED, which=(Which.FIRST,), initcalls=True,
+                         reports=tmp_path)  # fmt: skip
+    told = list(campaign.run(benches, wish))
+    assert [line.partition(",")[0] for line in told[:4]] == ["old", "new", "new", "old"]
+    assert any(line.startswith("first boots: boot-instructions regressed: 4e+09 → 4.4e+09") for line in told)
+    assert "initcalls not judged: no boot entry" in told
+    assert any(line.startswith("grew most: phase user-space") for line in told)
+    assert len(observation.load(tmp_path / "boots.jsonl")) == 10
+    assert {path.name for path in tmp_path.glob("*.svg")} == {"boot-1.svg", "boot-2.svg", "difference.svg"}
+
+
+def test_no_boot_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["boot-time", "--image", "none.qcow2", "--boots", "0"]) == 4
+    assert "--boots 0: nothing to see" in capsys.readouterr().err

@@ -1,0 +1,171 @@
+"""ttyS0: every line with its time, and the ones that nobody survives."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lifsea_testbed.console import fatal_lines, port_frames
+from lifsea_testbed.console.serial_frames import Splitter
+from lifsea_testbed.console.transcript import LineReader, Transcript
+from lifsea_testbed.errors import ChannelError, GuestCrashed, TimerStarved, WaitTimedOut
+from lifsea_testbed.support.deadline import Deadline
+from lifsea_testbed.support.liveness import Lifeline
+
+
+@dataclass(frozen=True, kw_only=True)
+class Console:
+    guest: socket.socket
+    transcript: Transcript
+    lifeline: Lifeline
+    file: Path
+
+
+@pytest.fixture
+def console(tmp_path: Path) -> Iterator[Console]:
+    guest, host = socket.socketpair()
+    lifeline = Lifeline()
+    transcript = Transcript(host, lifeline=lifeline, file=tmp_path / "transcript.txt")
+    transcript.start(time.monotonic())
+    yield Console(guest=guest, transcript=transcript, lifeline=lifeline, file=tmp_path / "transcript.txt")
+    guest.close()
+    transcript.close()
+    lifeline.close()
+
+
+FATAL = [
+    ("[    1.234567] Kernel panic - not syncing: VFS: Unable to mount root fs", "kernel panic"),
+    ("Kernel panic - not syncing: Attempted to kill init!", "kernel panic"),
+    ("[    0.1] Kernel panic - not syncing: IO-APIC + timer doesn't work!  Boot with apic=debug and send a report.",
+     "the machine's timer starved"),
+    ("[   12.0] BUG: unable to handle page fault for address: 0000", "kernel oops"),
+    ("[    1.0][  T123] kernel BUG at fs/ext4/inode.c:1!", "kernel bug"),
+    ("[  100.0] watchdog: BUG: soft lockup - CPU#0 stuck for 22s!", "soft lock-up"),
+    ("[  120.1] INFO: task kworker/0:1:12 blocked for more than 120 seconds.", "hung task"),
+    ("You are in emergency mode. After logging in, type", "emergency mode"),
+    ("Cannot open access to console, the root account is locked.", "emergency mode"),
+    ("(initramfs) ", "initramfs shell"),
+    ("grub rescue> ", "boot loader stopped"),
+    ("No bootable device.", "firmware found nothing to boot"),
+    ("[    1.909480] int3: 0000 [#1] SMP", "kernel oops"),
+    ("[    2.0] general protection fault, probably for non-canonical address 0xdead: 0000 [#1]", "kernel oops"),
+    ("[   50.1] Out of memory and no killable processes...", "out of memory with nothing to kill"),
+    ("[   50.1] oom-kill:constraint=CONSTRAINT_NONE,nodemask=(null),cpuset=/,mems_allowed=0,global_oom,"
+     "task_memcg=/system.slice/containerd.service,task=containerd,pid=300,uid=0", "out of memory in a system unit"),
+    ("[    1.0] VFS: Cannot open root device \"vda4\" or unknown-block(0,0): error -6", "root file system not mounted"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "name"), FATAL)
+def test_a_fatal_line_is_known(line: str, name: str) -> None:
+    found = fatal_lines.find(line)
+    assert found is not None and found.name == name
+
+
+def test_every_kind_of_fatal_line_is_tried() -> None:
+    assert {kind.name for kind in fatal_lines.TABLE} == {name for _, name in FATAL}
+
+
+def test_a_hundred_thousand_streams_upset_nothing() -> None:
+    """Frames, look-alikes and rubbish, cut anywhere: no exception but the protocol's own, no line without a bound."""
+    dice = random.Random(3)
+    words = [b"channel ", b"0123456789abcdef ", b"result ", b"hello ", b"\x1e", b"\n", b"\r\n", b"7 ", b"\x1b[2J"]
+    for _ in range(100_000):
+        stream = b"".join(dice.choices(words, k=dice.randrange(12))) + dice.randbytes(dice.randrange(6))
+        with contextlib.suppress(ChannelError):
+            port_frames.parse_header(stream, "0123456789abcdef")
+        text, _ = Splitter().feed(stream)
+        reader = LineReader()
+        lines = [line for at in range(0, len(text), 7) for line in reader.feed(text[at:at + 7], 0.0)] + reader.flush()
+        assert not any("\x1b" in line.text or "\n" in line.text for line in lines)
+
+
+@pytest.mark.parametrize("line", [
+    "", "login: ", "[    5.0] oom-kill:constraint=CONSTRAINT_MEMCG,task_memcg=/kubepods.slice/pod1,task=java",
+    "audit: user typed 'Kernel panic - not syncing' in a file name",
+    "[    0.5] Kernel command line: root=/dev/vda4 panic=1", "error: no such file", "Reached target emergency.target",
+    "[    1.0] Oopsie: a process of that name",
+])  # fmt: skip
+def test_what_only_looks_fatal_is_not(line: str) -> None:
+    assert fatal_lines.find(line) is None
+
+
+def test_a_line_has_the_time_of_its_first_byte() -> None:
+    reader = LineReader()
+    assert reader.feed(b"Welc", 1.0) == []
+    (line,) = reader.feed(b"ome\r\n", 2.0)
+    assert (line.at, line.text) == (1.0, "Welcome")
+    assert str(line) == "[    1.000] Welcome"
+
+
+def test_a_prompt_without_an_end_is_not_lost() -> None:
+    reader = LineReader()
+    reader.feed(b"one\ngrub> ", 1.0)
+    assert reader.unfinished == "grub> "
+    assert [line.text for line in reader.flush()] == ["grub> "]
+
+
+def test_a_line_without_end_is_ended() -> None:
+    reader = LineReader()
+    lines = [line for _ in range(40) for line in reader.feed(b"x" * 1000, 0.0)]
+    assert lines and all(len(line.text) <= 20_000 for line in lines)
+
+
+def test_lines_are_kept_written_and_found(console: Console) -> None:
+    console.guest.sendall(b"first\nsecond\n")
+    line = console.transcript.wait_for("^sec", Deadline.after(10))
+    assert line.text == "second"
+    assert [each.text for each in console.transcript.since()] == ["first", "second"]
+    console.guest.close()
+    console.transcript.close()
+    assert [text.split("] ")[1] for text in console.file.read_text().splitlines()] == ["first", "second"]
+
+
+def test_waiting_for_a_line_ends(console: Console) -> None:
+    console.guest.sendall(b"something else\n")
+    with pytest.raises(WaitTimedOut, match="no line matched") as caught:
+        console.transcript.wait_for("never", Deadline.after(0.3))
+    assert "something else" in caught.value.evidence
+
+
+def test_a_panic_ends_every_wait_at_once(console: Console) -> None:
+    console.guest.sendall(b"[    1.0] Kernel panic - not syncing: gone\n[    1.0] Call Trace:\n")
+    started = time.monotonic()
+    with pytest.raises(GuestCrashed, match="kernel panic") as caught:
+        console.transcript.wait_for("login:", Deadline.after(60))
+    assert time.monotonic() - started < 10.0
+    assert "Call Trace" in caught.value.evidence
+
+
+@pytest.mark.parametrize("line", [
+    "[    0.1] Kernel panic - not syncing: IO-APIC + timer doesn't work!",
+    "[   22.4] rcu: rcu_sched kthread timer wakeup didn't happen for 5251 jiffies! g-1179 f0x0 RCU_GP_WAIT_FQS(5)",
+])
+def test_a_timer_without_ticks_is_the_hosts_fault(console: Console, line: str) -> None:
+    console.guest.sendall(line.encode() + b"\n")
+    with pytest.raises(TimerStarved, match="the machine's timer starved"):
+        console.transcript.wait_for("login:", Deadline.after(60))
+
+
+@pytest.mark.parametrize("before", [b"\x1b[K", b"\r", b"\r\r"])
+def test_a_boot_loader_that_waits_at_its_prompt_ends_every_wait(console: Console, before: bytes) -> None:
+    console.guest.sendall(b"GNU GRUB\r\n" + before + b"grub> ")
+    started = time.monotonic()
+    with pytest.raises(GuestCrashed, match="boot loader stopped: grub>"):
+        console.transcript.wait_for("login:", Deadline.after(60))
+    assert time.monotonic() - started < 10.0
+
+
+def test_escape_sequences_do_not_reach_the_file(console: Console) -> None:
+    console.guest.sendall(b"\x1b[2J\x1b]0;own\x07text\n")
+    console.transcript.wait_for("text", Deadline.after(10))
+    console.guest.close()
+    console.transcript.close()
+    assert "\x1b" not in console.file.read_text()

@@ -1,0 +1,142 @@
+"""What the guest answers of its surface is read as it was meant: ports, privileges, settings, leftovers."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+import pytest
+
+from lifsea_testbed.errors import NotJudged
+from lifsea_testbed.guest import accounts, containers, files, kernel, network, node, ostree, packages, udev, units
+from tests.support.fakes import FakeShell
+
+TABLES = """\
+tcp   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+tcp    0: 0100007F:2808 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 844 1 0 100 0 0 10 0
+tcp    1: 0F076464:A1B2 C8646464:0050 01 00000000:00000000 00:00000000 00000000     0        0 845 1 0 100 0 0 10 0
+tcp    0: 00000000000000000000000000000000:280A 00000000000000000000000000000000:0000 0A 0:0 00:0 0 0 0 846 1 0
+udp    7: 0100007F:0143 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 847 2 0 0
+udp    8: 0F076464:84C5 88026464:0035 01 00000000:00000000 00:00000000 00000000   100        0 848 2 0 0
+"""
+OWNERS = "/proc/9/fd socket:[844]\n/proc/9/fd socket:[846]\n/proc/11/fd socket:[845]\n"
+PROGRAMS = "/proc/9/comm:kubelet\n/proc/11/comm:curl\n"
+PORTS = ["tcp 127.0.0.1:10248 kubelet", "tcp :::10250 kubelet", "udp 127.0.0.1:323 kernel"]
+
+
+def test_a_port_is_named_with_its_program() -> None:
+    assert network.parse_open_ports(TABLES, OWNERS, PROGRAMS) == PORTS
+
+
+def test_the_tables_are_asked_for_one_by_one() -> None:
+    shell = FakeShell({"for table": TABLES, "find /proc": OWNERS, "grep -H": PROGRAMS})
+    assert network.open_ports(shell) == PORTS
+
+
+def test_a_port_is_listed_or_not() -> None:
+    assert network.unlisted(PORTS, [r"tcp 127\.0\.0\.1:\d+ kubelet", r"udp .*"]) == ["tcp :::10250 kubelet"]
+
+
+def test_privileges_come_by_mode_and_by_capability() -> None:
+    shell = FakeShell({"getcap": "/usr/bin/tail cap_dac_read_search=ep\n", "/6000": "/usr/bin/su\0/usr/bin/a b\0"})
+    assert files.setuid(shell) == [PurePosixPath(path) for path in ("/usr/bin/a b", "/usr/bin/su", "/usr/bin/tail")]
+
+
+def test_privileges_by_capability_need_getcap() -> None:
+    assert files.setuid(FakeShell({"getcap": (1, ""), "/6000": "/usr/bin/su\0"})) == [PurePosixPath("/usr/bin/su")]
+
+
+SERVICES = """\
+ExecStart={ path=/sbin/agetty ; argv[]=/sbin/agetty --keep-baud 115200 - vt220 ; ignore_errors=yes ; pid=0 }
+Id=serial-getty@ttyS0.service
+
+ExecStart={ path=/sbin/agetty ; argv[]=/sbin/agetty --autologin root --noclear - linux ; ignore_errors=yes ; pid=0 }
+Id=getty@tty1.service
+
+ExecStart={ path=/usr/sbin/agetty ; argv[]=/usr/sbin/agetty -a root 115200 ; ignore_errors=no ; pid=0 }
+Id=console.service
+"""
+
+
+def test_whoever_is_logged_in_without_asking_is_seen_in_units_and_in_processes() -> None:
+    assert accounts.parse_services(SERVICES) == ["getty@tty1.service", "console.service"]
+    processes = ["1 /sbin/init", "7 /bin/login -f -- root", "8 /bin/login -p -- root", "9 tail -f /var/log/login"]
+    assert accounts.parse_processes(processes) == ["process 7 /bin/login -f -- root"]
+    shell = FakeShell({"systemctl show": SERVICES, "for pid": "\n".join(processes)})
+    assert len(accounts.logged_in_by_themselves(shell)) == 3
+
+
+def test_marks_are_looked_for_as_they_are() -> None:
+    shell = FakeShell({"grep": "/usr/libexec/b\n/usr/libexec/a\n"})
+    assert files.holding(shell, ["it's a mark"]) == ["/usr/libexec/a", "/usr/libexec/b"]
+    assert """-e 'it'"'"'s a mark'""" in shell.scripts[0]
+
+
+def test_files_are_matched_by_patterns_of_the_shell() -> None:
+    shell = FakeShell({"-name": "/etc/ssh/ssh_host_rsa_key\0"})
+    assert files.matching(shell, ["ssh_host_*", "x"]) == ["/etc/ssh/ssh_host_rsa_key"]
+    assert r"\( -name 'ssh_host_*' -o -name x \)" in shell.scripts[0]
+
+
+def test_a_tree_is_told_line_by_line() -> None:
+    shell = FakeShell({"printf": "./a f 644 0:0 \n", "sha256sum": "00  ./a\n"})
+    assert files.digests(shell, "/usr") == ["./a f 644 0:0 ", "00  ./a"]
+
+
+def test_settings_are_numbers_or_absent() -> None:
+    shell = FakeShell({"/proc/sys/vm/swappiness": "0\nabsent\n"})
+    assert kernel.sysctls(shell, ["vm.swappiness", "kernel.x"]) == {"vm.swappiness": 0, "kernel.x": "absent"}
+    assert kernel.sysctls(FakeShell({":": ""}), []) == {}
+
+
+def test_troubles_are_found_in_both_logs_and_named_once() -> None:
+    shell = FakeShell({"dmesg": "<6>a[7]: segfault at 0\n<6>eth0: link up\n",
+                       "journalctl": "a[7]: segfault at 0\nx.service: Main process exited, status=11/SEGV\n"
+                       "audit: avc:  denied  { read }\nStarted x.\n"})  # fmt: skip
+    assert len(kernel.troubles(shell)) == 3
+
+
+def test_the_uptime_is_in_seconds() -> None:
+    assert kernel.uptime(FakeShell({"uptime": "85.61 32.85\n"})) == 85.61
+
+
+def test_rules_are_counted_without_comments() -> None:
+    text = "# a comment\n\nKERNEL==\"a\", \\\n  NAME=\"b\"\n  # another\nSUBSYSTEM==\"c\"\n"
+    assert len(udev.parse_rules(text)) == len(udev.rules(FakeShell({"rules.d": text}))) == 2
+
+
+def test_a_restarted_service_is_named() -> None:
+    shown = "NRestarts=0\nId=a.service\n\nNRestarts=3\nId=b.service\n"
+    assert units.restarted(FakeShell({"systemctl show": shown})) == ["b.service"]
+
+
+def test_names_on_the_bus_come_first_in_their_lines() -> None:
+    listed = "org.freedesktop.DBus 1 systemd root\norg.freedesktop.login1 7 x root\n"
+    assert units.bus_names(FakeShell({"busctl": listed})) == ["org.freedesktop.DBus", "org.freedesktop.login1"]
+
+
+def test_only_changes_below_usr_count() -> None:
+    shell = FakeShell({"ostree diff": "D    /etc\nM    /usr/bin/a b\nA    usr/x\nA    user/x\nD    /boot/y\n"})
+    assert ostree.changed_files(shell, "c") == ["M /usr/bin/a b", "A /usr/x"]
+
+
+def test_a_container_that_writes_is_caught() -> None:
+    shell = FakeShell({"ctr run": "/host\n/host/usr\ntried\n"})
+    assert containers.escaped_writes(shell, "ctr run sh -c", ["/", "/usr", "/boot"]) == ["/", "/usr"]
+
+
+@pytest.mark.parametrize(("escape", "said"), [("", "tried\n"), ("ctr run", ""), ("ctr run", (1, ""))])
+def test_a_container_that_does_not_start_shows_nothing(escape: str, said: str | tuple[int, str]) -> None:
+    with pytest.raises(NotJudged):
+        containers.escaped_writes(FakeShell({"ctr run": said}), escape, ["/usr"])
+
+
+def test_a_package_is_written_down_where_the_databases_lie() -> None:
+    found = packages.database_directories(["/usr/share/package-db/status"])
+    assert {"/usr/share/package-db", "/var/lib/dpkg", "/var/lib/rpm"} <= set(found)
+
+
+def test_a_machine_is_known_by_digests() -> None:
+    shell = FakeShell({"sha256sum": "aa  /etc/machine-id\nbb  /var/lib/systemd/random-seed\n"})
+    assert node.identity(shell, ["/etc/machine-id", "/etc/ssh/*"]) == {
+        "/etc/machine-id": "aa", "/var/lib/systemd/random-seed": "bb",
+    }  # fmt: skip

@@ -1,0 +1,55 @@
+"""The suites on an ordinary Debian server: it boots, and breaks the promises that a traditional system breaks."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lifsea_testbed.profiles import profile as profiles
+from tests.support import ROOT
+from tests.support.real import built
+
+PROFILE = "lifsea-3.3"
+#: What an ordinary server cannot be held to.
+BROKEN = {
+    "boots-to-ready", "packages-about-200", "root-read-only", "paths-as-promised", "no-sshd", "no-python",
+    "no-interpreters", "no-package-manager", "no-initramfs", "drivers-built-in", "no-logind", "no-resolved", "ntp-set",
+    "ops-container-off", "ops-container-on-demand", "operations-audited", "image-whole", "sysctls", "console-clean",
+    "user-data-ran-once",  # cloud-init fetches it at every boot, and runs it at the first
+}  # fmt: skip
+#: What it keeps all the same.
+KEPT = {"shell-kept", "disk-grown", "hostname-set", "no-default-password", "containerd-ready",
+        "kubelet-ready", "nodes-identical", "instance-as-sold", "instance-memory"}  # fmt: skip
+#: What is judged on machines of their own, each booted once more.
+ON_OWN_MACHINES = {"user-data-ran-once", "ops-container-on-demand", "nodes-identical"}
+#: What the profile says too little for, or this host: judged in neither half.
+NOT_JUDGED = {
+    "boot-two-seconds", "upgrade", "rollback", "etc-var-writable-and-kept", "image-small", "few-units",
+    "few-udev-rules", "upgrade-chain", "etc-merged", "upgrade-refused-whole", "atomic-upgrade",
+    "escaped-container-cannot-write", "no-surprise-listeners", "setuid-known", "instance-features",
+    "instance-queues", "static-pod-runs", "node-ready", "pod-runs",
+}  # fmt: skip
+
+
+def test_every_promise_is_on_one_list() -> None:
+    assert set(profiles.load(PROFILE).claims) == BROKEN | KEPT | NOT_JUDGED
+    assert len(BROKEN) + len(KEPT) + len(NOT_JUDGED) == len(profiles.load(PROFILE).claims)
+
+
+@pytest.mark.nightly
+@pytest.mark.boots
+@pytest.mark.parametrize("claims", [(BROKEN | KEPT) - ON_OWN_MACHINES, ON_OWN_MACHINES], ids=["shared", "own"])
+def test_an_ordinary_server_breaks_the_promises_that_it_cannot_keep(claims: set[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "suites", "-p", "no:cacheprovider", "--image", str(built("control")),
+               "--profile", PROFILE, "--reports", str(tmp_path), "--boots", "1",
+               *(f"--claim={claim}" for claim in sorted(claims))]  # fmt: skip
+    judged = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    print(judged.stdout)
+    statuses = {claim["id"]: claim["status"] for claim in json.loads((tmp_path / "gate.json").read_text())["claims"]}
+    assert judged.returncode == 1
+    assert {claim for claim, status in statuses.items() if status != "passed"} == claims & BROKEN
+    assert {claim for claim in claims & BROKEN if statuses[claim] != "failed"} == set()

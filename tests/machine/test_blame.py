@@ -1,0 +1,144 @@
+"""Whose fault it is: what goes wrong on a real machine ends every wait at once, with the right error and evidence."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lifsea_testbed.console.transcript import Transcript
+from lifsea_testbed.errors import ChannelError, Explained, GuestCrashed, HostError, LaunchError, WaitTimedOut
+from lifsea_testbed.machine.machine import Machine
+from lifsea_testbed.support.liveness import Lifeline
+from tests.support.real import machine
+
+pytestmark = [pytest.mark.nightly, pytest.mark.boots]
+#: What can be known is told within this time (seconds).
+AT_ONCE = 1.0
+_MAIN = "systemctl show --property=MainPID --value lifsea-testbed-shell.service"
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Machine]:
+    with machine(tmp_path) as made:
+        made.wait_until_ready()
+        yield made
+
+
+def ends(machine: Machine, kind: type[Explained], script: str = "sleep 600", *, within: float = 60.0,
+         after: float = 0.0) -> Explained:
+    """The error that a command ends with; it has to come at once, `after` seconds from now."""
+    started = time.monotonic()
+    with pytest.raises(kind) as caught:
+        machine.run(script, within=within)
+    assert type(caught.value) is kind
+    assert time.monotonic() - started < after + AT_ONCE
+    return caught.value
+
+
+def in_a_second(act: Callable[[], object]) -> None:
+    threading.Timer(1.0, act).start()
+
+
+def test_a_guest_that_panics(own: Machine) -> None:
+    error = ends(own, GuestCrashed, "sleep 1; echo c >/proc/sysrq-trigger; sleep 600", after=3.0)
+    assert "sysrq triggered crash" in error.evidence.lower()
+
+
+def test_a_guest_that_resets_itself(own: Machine) -> None:
+    assert "reset" in ends(own, GuestCrashed, "sleep 1; echo b >/proc/sysrq-trigger; sleep 600", after=3.0).happened
+
+
+def test_a_guest_whose_processors_are_stopped(own: Machine) -> None:
+    in_a_second(lambda: own.boot.execute("stop"))
+    error = ends(own, HostError, within=0.3, after=0.3 * own._patience.factor + 10.0)
+    assert "paused" in error.happened
+
+
+def test_a_guest_that_hangs(own: Machine) -> None:
+    own.run(f"(sleep 1; kill -STOP $({_MAIN})) >/dev/null 2>&1 &")
+    error = ends(own, WaitTimedOut, "kill -STOP $$", within=0.3, after=0.3 * own._patience.factor + 10.0)
+    assert "could not be killed" in error.happened or "was killed" in error.happened
+
+
+@pytest.mark.parametrize("how", [f"kill -KILL $({_MAIN})", "systemctl kill --signal=KILL lifsea-testbed-shell.service"])
+def test_a_shell_that_is_killed(own: Machine, how: str) -> None:
+    own.run(f"systemd-run --no-block sh -c 'sleep 1; {how}'")
+    assert "went away" in ends(own, ChannelError, after=3.0).happened
+    assert own.run("echo back").stdout == "back\n"
+
+
+def test_a_shell_whose_port_is_closed_for_good(own: Machine) -> None:
+    own.run("systemd-run --no-block sh -c 'sleep 1; systemctl stop lifsea-testbed-shell.service'")
+    ends(own, ChannelError, after=3.0)
+    assert "does not answer any more" in ends(own, ChannelError, after=10.0).happened
+
+
+def test_a_qemu_that_is_killed(own: Machine) -> None:
+    in_a_second(lambda: os.kill(own.boot.process.pid, signal.SIGKILL))
+    assert "SIGKILL" in ends(own, LaunchError, after=1.0).happened
+
+
+def test_a_qemu_that_is_stopped(own: Machine) -> None:
+    in_a_second(lambda: os.kill(own.boot.process.pid, signal.SIGSTOP))
+    error = ends(own, HostError, within=0.3, after=0.3 * own._patience.factor + 12.5)
+    assert "stopped" in error.evidence
+
+
+def test_a_disk_that_fails(own: Machine) -> None:
+    own.boot.execute("blockdev-add", {
+        "driver": "blkdebug", "node-name": "failing", "image": "overlay-file",
+        "inject-error": [{"event": "none", "iotype": "write", "errno": 5}],
+    })  # fmt: skip
+    own.boot.execute("blockdev-reopen", {"options": [{
+        "driver": "qcow2", "node-name": "overlay", "file": "failing", "backing": "image", "discard": "unmap",
+    }]})  # fmt: skip
+    error = ends(own, HostError, "dd if=/dev/urandom of=/var/x bs=1M count=50; sync; sleep 600", after=20.0)
+    assert "failed to write the machine's disk" in error.happened
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A directory for temporary files that can be filled up."""
+    place = tmp_path / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3500m", "tmpfs", place], check=True)
+    monkeypatch.setenv("TMPDIR", str(place))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_host_whose_disk_is_full(small_disk: Path, tmp_path: Path) -> None:
+    with machine(tmp_path) as own:
+        free = os.statvfs(small_disk)
+        with (small_disk / "filler").open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize - (8 << 20))
+        error = ends(own, HostError, "dd if=/dev/urandom of=/var/x bs=1M count=200; sync; sleep 600", after=20.0)
+        assert "disk is full" in error.happened
+    (small_disk / "filler").unlink()
+
+
+def test_a_console_that_floods(tmp_path: Path) -> None:
+    """A gigabyte on the console costs time, and no memory."""
+    guest, host = socket.socketpair()
+    transcript = Transcript(host, lifeline=Lifeline(), file=tmp_path / "transcript.txt")
+    transcript.start(time.monotonic())
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    block = b"".join(b"%07d a line of a guest that never stops to print, whoever reads it or not\r\n" % number
+                     for number in range(13_000))  # fmt: skip
+    for _ in range((1 << 30) // len(block)):
+        guest.sendall(block)
+    guest.close()
+    transcript.close()
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) < 200 << 10
+    assert (tmp_path / "transcript.txt").stat().st_size < 70 << 20
+    assert transcript.tail(1).endswith("reads it or not")

@@ -1,0 +1,167 @@
+"""A machine that tests share: what counts as a change, and what becomes of a test that made one."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lifsea_testbed.errors import BootFailed
+from lifsea_testbed.guest.changes import Look, differences
+from lifsea_testbed.guest.changes import look as take_look
+from lifsea_testbed.machine import sharing as sharing_module
+from lifsea_testbed.machine.sharing import NotLeftAsFound, SharedMachine
+from lifsea_testbed.profiles import profile as profiles
+from lifsea_testbed.profiles.profile import Road, Sharing
+from tests.support import real
+from tests.support.fakes import FakeShell
+
+_FIELDS = "S {parent} 1 1 0 -1 4194560 1 1 1 1 1 1 1 1 20 0 1 0 {start} 1 1\n"
+MIB = 1 << 20
+
+
+def stat(pid: int, name: str, parent: int, start: int) -> str:
+    return f"{pid} ({name}) {_FIELDS.format(parent=parent, start=start)}"
+
+
+#: init, a kernel thread, a daemon, the channel's agent (100), a slot (101), the asked shell (102) and its cat (103).
+SYSTEM = (stat(1, "systemd", 0, 1) + stat(2, "kthreadd", 0, 1) + stat(9, "kworker/0:1 ev", 2, 3)
+          + stat(50, "container (d) x", 1, 40) + stat(100, "sh", 1, 90) + stat(101, "sh", 100, 91)
+          + stat(102, "sh", 101, 99) + stat(103, "cat", 102, 99))  # fmt: skip
+MOUNTS = "tmpfs /run tmpfs rw 0 0\nnf_nat 45056 2 nf_conntrack,ipt, Live 0x0\n"
+
+
+def look(changed: str = "", processes: str = SYSTEM, mounts: str = MOUNTS) -> Look:
+    return take_look(FakeShell({"find": f"{changed}\n102\n{processes}\n{mounts}"}), ["/etc", "/run"])
+
+
+def changes(after: Look) -> list[str]:
+    allowed = Sharing()
+    return differences(look(), after, files=allowed.files, processes=allowed.processes)
+
+
+def test_nothing_changed() -> None:
+    assert changes(look()) == []
+
+
+def test_the_shell_that_is_asked_and_kernel_threads_do_not_count() -> None:
+    assert {name for _, _, name in look().processes} == {"systemd", "container (d) x", "sh"}
+    later = SYSTEM.replace("103 (cat)", "110 (cat)").replace("9 (kworker/0:1 ev)", "10 (kworker/1:1)")
+    assert changes(look(processes=later)) == []
+
+
+@pytest.mark.parametrize(("after", "said"), [
+    (look("/etc\n/etc/new\n"), ["changed: /etc", "changed: /etc/new"]),
+    (look(processes=SYSTEM + stat(200, "sleep", 1, 120)), ["process started: sleep"]),
+    (look(processes=SYSTEM.replace("50 (container (d) x)", "51 (container (d) x)")),
+     ["process ended: container (d) x", "process started: container (d) x"]),
+    (look(mounts=f"{MOUNTS}tmpfs /mnt tmpfs rw 0 0\n"), ["new: tmpfs /mnt tmpfs rw 0 0"]),
+    (look(mounts="tmpfs /run tmpfs rw 0 0\n"), ["no longer there: module nf_nat"]),
+    (look("/run/lifsea-testbed/1.out\n/run/log/journal/a/system.journal\n/var/lib/kubelet/cpu_manager_state\n"), []),
+    (look(mounts=MOUNTS.replace(" 2 ", " 3 ")), []),
+])  # fmt: skip
+def test_every_change_is_named_but_for_what_is_allowed(after: Look, said: list[str]) -> None:
+    assert changes(after) == said
+
+
+class FakeRestorer:
+    """Lends machines that are looked at as told."""
+
+    def __init__(self, *looks: Look, written: tuple[int, ...] = (), comes_up: bool = True) -> None:
+        self.lent, self._comes_up, self.why_cold = 0, comes_up, ""
+        answers = [FakeShell({"find": "\n".join((*look.changed, "", "102", SYSTEM, MOUNTS))}) for look in looks]
+        self._looks, self._written = iter(answers), iter((*written, *[0] * 20))
+
+    @contextlib.contextmanager
+    def machine(self, name: str) -> Iterator[Any]:
+        self.lent += 1
+        restorer = self
+
+        class Boot:
+            lifeline = SimpleNamespace(ended=False)
+
+            @property
+            def written(self) -> int:
+                return next(restorer._written)
+
+        yield SimpleNamespace(road=Road.USER_DATA, boot=Boot(), wait_until_ready=self._wait_until_ready,
+                              run=lambda script, **_: next(self._looks).run(script))  # fmt: skip
+
+    def _wait_until_ready(self) -> None:
+        if not self._comes_up:
+            raise BootFailed("gave up waiting until systemd finishes the boot")
+
+
+def sharing(restorer: Any) -> SharedMachine:
+    return SharedMachine(restorer, lambda: profiles.load("reference"))
+
+
+def test_tests_that_leave_it_as_it_is_share_one_machine() -> None:
+    restorer = FakeRestorer(look(), look(), look())
+    shared = sharing(restorer)
+    for _ in range(2):
+        with shared.lent():
+            pass
+    assert restorer.lent == 1
+
+
+def test_a_test_that_changes_it_is_at_fault_and_the_next_one_gets_another() -> None:
+    restorer = FakeRestorer(look(), look("/etc/passwd\n"), look(), look())
+    shared = sharing(restorer)
+    with pytest.raises(NotLeftAsFound, match="shares with others") as caught, shared.lent():
+        pass
+    assert caught.value.blame == "harness" and "/etc/passwd" in caught.value.evidence
+    with shared.lent():
+        pass
+    assert restorer.lent == 2
+
+
+def test_a_boot_that_goes_on_and_on_is_no_fault_of_the_test_but_costs_the_machine() -> None:
+    restorer = FakeRestorer(look(), look("/var/log/cloud-init.log\n"), look(), look(), comes_up=False)
+    shared = sharing(restorer)
+    for _ in range(2):
+        with shared.lent():
+            pass
+    assert restorer.lent == 2
+
+
+@pytest.mark.parametrize(("why_cold", "rests"), [("asked for", 1), ("", 0)])
+def test_a_machine_that_was_booted_rests_before_it_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch, why_cold: str, rests: int
+) -> None:
+    rested: list[Any] = []
+    monkeypatch.setattr(sharing_module, "await_quiet", rested.append)
+    restorer = FakeRestorer(look(), look(), look())
+    restorer.why_cold = why_cold
+    shared = sharing(restorer)
+    for _ in range(2):
+        with shared.lent():
+            pass
+    assert len(rested) == rests
+
+
+def test_a_disk_that_took_too_much_in_is_a_change() -> None:
+    shared = sharing(FakeRestorer(look(), look(), written=(0, 300 * MIB)))
+    with pytest.raises(NotLeftAsFound) as caught, shared.lent():
+        pass
+    assert "300 MiB were written" in caught.value.evidence
+
+
+@pytest.mark.nightly
+@pytest.mark.boots
+def test_real_changes_are_found_and_reading_is_none(tmp_path: Path) -> None:
+    with real.restorer(tmp_path) as restorer:
+        shared = sharing(restorer)
+        with shared.lent() as first:
+            first.run("find /etc /usr -type f | wc -l; systemctl is-system-running; ls -lR /var >/dev/null || true")
+        for script, trace in (("echo x >>/etc/hostname", "/etc/hostname"), ("touch /var/lib/x", "/var/lib/x"),
+                              ("sleep 300 >/dev/null 2>&1 &", "process started: sleep"),
+                              ("mount -t tmpfs x /mnt", "/var/mnt")):
+            with pytest.raises(NotLeftAsFound) as caught, shared.lent() as machine:
+                machine.run(script)
+            assert trace in caught.value.evidence
+        shared.close()

@@ -1,0 +1,361 @@
+"""Templates: what is saved, how it is kept, and what becomes of one that does not restore."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import random
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pexpect
+import pytest
+
+from lifsea_testbed.console import login
+from lifsea_testbed.ecs import instance_types
+from lifsea_testbed.ecs.instance import Instance
+from lifsea_testbed.ecs.metadata import TOKEN_HEADER, TTL_HEADER, Metadata, Request, Seen
+from lifsea_testbed.errors import BootFailed, TestbedError
+from lifsea_testbed.machine import clock_reseed, snapshot_cache
+from lifsea_testbed.machine import snapshot as templates
+from lifsea_testbed.machine.machine import Machine
+from lifsea_testbed.machine.pool import Restorer
+from lifsea_testbed.machine.snapshot import Facts, Template
+from lifsea_testbed.machine.snapshot_cache import TemplateCache
+from lifsea_testbed.profiles.profile import Access, Road
+from lifsea_testbed.qemu.binary import Emulator
+from lifsea_testbed.support.deadline import Deadline
+from lifsea_testbed.support.private_dir import allocated
+from tests.support import changes, real
+
+INSTANCE = Instance(type=instance_types.find("ecs.g7.large"))
+KEY = {"image": "1", "accelerator": "tcg"}
+FACTS = Facts(
+    key=KEY, image="out.qcow2", profile="reference", accelerator="tcg", instance=INSTANCE, memory=8192, disks=1,
+    road=Road.USER_DATA, access=Access(), boot_id="b", shell_after=9.0, clock=0, tokens={"t": 60.0},
+    seen=[Seen(at=1.0, method="GET", path="/latest/user-data", status=200)], made="", took=1.0, quiet=0.5,
+)  # fmt: skip
+
+
+def make(directory: Path, *, key: dict[str, str] | None = None, size: int = 1) -> None:
+    """Makes what stands for a template in the cache, with a memory of so many KiB."""
+    (directory / templates.MEMORY).write_bytes(b"x" * size * 1024)
+    (directory / templates.FACTS).write_text(FACTS.model_copy(update={"key": key or KEY}).model_dump_json())
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Iterator[TemplateCache]:
+    with TemplateCache(tmp_path / "templates") as cache:
+        yield cache
+
+
+# What goes on with it
+
+
+def test_the_tokens_and_the_record_of_the_metadata_service_go_on() -> None:
+    first = Metadata(INSTANCE, user_data=b"", clock=lambda: 100.0, token_required=True)
+    token = first.answer(Request(method="PUT", path="/latest/api/token", headers={TTL_HEADER: "60"})).body.decode()
+    later = Metadata(INSTANCE, user_data=b"", clock=lambda: 5000.0, token_required=True)
+    later.recall(first.tokens, first.seen)
+    request = Request(method="GET", path="/latest/meta-data/mac", headers={TOKEN_HEADER: token})
+    assert later.answer(request).body.decode() == INSTANCE.mac
+    assert [seen.method for seen in later.seen] == ["PUT", "GET"]
+
+
+@pytest.mark.parametrize(("version", "can"), [("7.2.22", False), ("8.1.5", False), ("8.2.0", True), ("10.0.2", True)])
+def test_an_older_qemu_restores_nothing(version: str, can: bool) -> None:
+    assert Emulator(binary="qemu", version=version).can_restore is can
+
+
+# The cache
+
+
+def test_what_is_saved_is_loaded(cache: TemplateCache) -> None:
+    assert cache.get(KEY, make).facts == FACTS
+
+
+def test_a_template_is_made_once(cache: TemplateCache, tmp_path: Path) -> None:
+    made = cache.get(KEY, make)
+    assert cache.get(KEY, lambda _: pytest.fail("made again")).directory == made.directory
+    assert cache.get({**KEY, "image": "2"}, make).directory != made.directory
+
+
+def test_one_that_is_being_made_when_the_power_fails_is_not_there(cache: TemplateCache, tmp_path: Path) -> None:
+    def fail(directory: Path) -> None:
+        make(directory)
+        raise BootFailed("no shell")
+
+    with pytest.raises(BootFailed):
+        cache.get(KEY, fail)
+    assert [path for path in (tmp_path / "templates").iterdir() if path.is_dir()] == []
+
+
+def _make_and_die(path: Path) -> None:
+    def die(directory: Path) -> None:
+        make(directory)
+        os._exit(9)
+
+    TemplateCache(path).get(KEY, die)
+
+
+def test_a_process_that_dies_leaves_no_half_template(cache: TemplateCache, tmp_path: Path) -> None:
+    child = multiprocessing.get_context("fork").Process(target=_make_and_die, args=(tmp_path / "templates",))
+    child.start()
+    child.join(30)
+    assert child.exitcode == 9
+    cache.get(KEY, make)
+    assert [path.suffix for path in (tmp_path / "templates").iterdir() if path.is_dir()] == [""]
+
+
+def _make_slowly(path: Path, made: Path) -> None:
+    def slowly(directory: Path) -> None:
+        with made.open("a") as file:
+            file.write("made\n")
+        make(directory, size=1024)
+
+    with TemplateCache(path) as cache:
+        cache.get(KEY, slowly)
+
+
+def test_of_many_processes_one_makes_it(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    places = (tmp_path / "templates", tmp_path / "made")
+    children = [context.Process(target=_make_slowly, args=places) for _ in range(6)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(60)
+    assert [child.exitcode for child in children] == [0] * 6
+    assert (tmp_path / "made").read_text() == "made\n"
+
+
+@pytest.mark.parametrize("damage", ["{", "{}", FACTS.model_copy(update={"format": 0}).model_dump_json()])
+def test_one_that_cannot_be_read_is_made_anew(cache: TemplateCache, damage: str) -> None:
+    (cache.get(KEY, make).directory / templates.FACTS).write_text(damage)
+    assert cache.get(KEY, make).facts == FACTS
+
+
+def test_the_cache_keeps_to_its_bound_and_drops_what_was_used_longest_ago(tmp_path: Path) -> None:
+    path = tmp_path / "templates"
+    keys = [{**KEY, "image": str(number)} for number in range(4)]
+    kept: list[Path] = []
+    for number, key in enumerate(keys):
+        with TemplateCache(path, limit=250 * 1024) as cache:
+            kept.append(cache.get(key, lambda directory, key=key: make(directory, key=key, size=100)).directory)  # type: ignore[misc]
+            os.utime(kept[-1], (number, number))
+            if number == 1:
+                os.utime(kept[0], (10, 10))
+    assert [directory.exists() for directory in kept] == [True, False, False, True]
+    assert allocated(path) <= 250 * 1024
+
+
+def test_what_somebody_uses_is_not_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "templates"
+    with TemplateCache(path) as used:
+        first = used.get(KEY, make)
+        with TemplateCache(path, limit=1) as other:
+            second = other.get({**KEY, "image": "2"}, make)
+        assert first.directory.exists() and second.directory.exists()
+    with TemplateCache(path, limit=1) as other:
+        other.get({**KEY, "image": "3"}, make)
+    assert not first.directory.exists() and not second.directory.exists()
+
+
+# The restorer
+
+
+class FakeBench:
+    """As much of a bench as the restorer uses, where the making of a template takes no boot."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.say = self.said.append
+        self.emulator = Emulator(binary="qemu", version="10.0")
+        self.profile = SimpleNamespace(access=Access())
+        self.booted = self.data_disk = 0
+
+    def key(self) -> dict[str, str]:
+        return KEY
+
+    @contextlib.contextmanager
+    def machine(self, name: str, **_: Any) -> Iterator[str]:
+        self.booted += 1
+        yield f"booted {name}"
+
+
+class FragileRestorer(Restorer):
+    """Restores what is not broken."""
+
+    def __init__(self, bench: Any, cache: TemplateCache, broken: int) -> None:
+        super().__init__(bench, cache)
+        self.broken, self.made = broken, 0
+
+    def _make(self, directory: Path) -> None:
+        self.made += 1
+        make(directory, key={"format": str(templates.FORMAT), **KEY})
+
+    def _go_on(self, stack: contextlib.ExitStack, template: Template, name: str) -> Any:
+        self.broken -= 1
+        if self.broken >= 0:
+            raise TestbedError("QEMU did not take it")
+        return f"restored {name}"
+
+
+@pytest.mark.parametrize(("broken", "made"), [(0, 1), (1, 2)])
+def test_a_template_that_does_not_restore_is_named_and_made_anew_once(
+    cache: TemplateCache, broken: int, made: int
+) -> None:
+    bench = FakeBench()
+    restorer = FragileRestorer(bench, cache, broken)
+    for _ in range(3):
+        with restorer.machine("m") as machine:
+            assert str(machine) == "restored m"
+    assert restorer.made == made
+    assert len([line for line in bench.said if "does not restore and is discarded: QEMU did not" in line]) == broken
+
+
+def test_one_that_does_not_restore_twice_is_the_harnesss_fault(cache: TemplateCache) -> None:
+    restorer = FragileRestorer(FakeBench(), cache, 2)
+    with pytest.raises(TestbedError, match="that was just made does not restore") as caught, restorer.machine("m"):
+        pass
+    assert caught.value.blame == "harness" and restorer.made == 2
+
+
+def test_where_nothing_can_be_restored_machines_are_booted_and_the_reason_is_known(cache: TemplateCache) -> None:
+    old, mute = FakeBench(), FakeBench()
+    old.emulator = Emulator(binary="qemu", version="7.2.22")
+    mute.profile = SimpleNamespace(access=Access(roads=[Road.NONE]))
+    able = FakeBench()
+    for bench, cold, reason in ((old, False, "QEMU 7.2.22 cannot"), (mute, False, "no shell"), (able, True, "asked")):
+        restorer = Restorer(bench, cache, cold=cold)  # type: ignore[arg-type]
+        assert reason in restorer.why_cold
+        with restorer.machine("m") as machine:
+            assert str(machine) == "booted m"
+
+
+# The real thing
+
+
+@pytest.mark.boots
+@pytest.mark.parametrize("script", ["channel.sh", "terminal.sh"])
+def test_what_another_test_bed_put_into_the_guest_is_not_gone_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    """The channel of road user-data and the one that is typed at a login both live on in a guest's memory."""
+    agent = login._agent
+    with real.bench(tmp_path) as bench:
+        before = bench.key()
+        assert bench.key() == before
+        monkeypatch.setattr(login, "_agent", lambda name: agent(name) + ("# later\n" if name == script else ""))
+        after = bench.key()
+    assert {name for name in before if before[name] != after[name]} == {"user-data"}
+
+
+_MONTH = 30 * 86_400 * 1_000_000
+_INVOCATIONS = "systemctl show -p Id -p InvocationID '*.service'"
+
+
+def assert_a_step_starts_nothing(machine: Machine) -> None:
+    """A guest that lost a month runs the services that it ran before, and is as quiet."""
+    before, ahead = machine.run(_INVOCATIONS).stdout, time.time() + _MONTH / 1e6
+    assert abs(clock_reseed.renew(machine, step=_MONTH) / 1e6 - ahead) < 5
+    machine.boot.lifeline.pause(2.0, Deadline.after(2.0))
+    assert machine.run(_INVOCATIONS).stdout == before
+
+
+@pytest.mark.boots
+def test_restored_machines_are_clean_and_not_each_other(tmp_path: Path) -> None:
+    seen: list[dict[str, str]] = []
+    with real.restorer(tmp_path) as restorer:
+        for number in range(2):
+            with restorer.machine(f"restored-{number}") as machine:
+                assert abs(float(machine.run("date +%s.%N").stdout) - time.time()) < 1.0
+                assert machine.run("test -e /etc/changed || test -e /var/changed", check=False).exit_status == 1
+                machine.run("echo x | tee /etc/changed >/var/changed; sync")
+                assert not machine.boot.left_no_trace
+                asked = machine.run("curl -s http://100.100.100.200/latest/meta-data/instance-id").stdout
+                assert asked == machine.instance.id
+                assert machine.requests and machine.shell_after > 0 and (machine.restored_in or 0) > 0
+                assert restorer.template().facts.renewal  # type: ignore[union-attr]
+                assert "Linux version" in (machine.records / "template-journal.txt").read_text()
+                assert abs(machine.guest.hardware.clock_offset()) <= 2
+                seen.append({"uuid": machine.run("cat /proc/sys/kernel/random/uuid").stdout,
+                             "random": machine.run("head -c 16 /dev/urandom | od -An -tx1").stdout,
+                             "id": machine.run("cat /etc/machine-id").stdout, "boot": machine.boot_id})  # fmt: skip
+                if number:
+                    assert_a_step_starts_nothing(machine)
+    one, other = seen
+    assert one["id"] == other["id"] and one["boot"] == other["boot"]
+    assert one["uuid"] != other["uuid"] and one["random"] != other["random"]
+
+
+#: Where templates lie; pytester has a home of its own.
+CACHE = snapshot_cache.directory().parent.parent
+FAILS = """
+def test_fails(machine):
+    machine.run("echo in-memory >/run/state; echo on-disk >/etc/state; sleep 4242 >/dev/null 2>&1 &")
+    assert machine is None
+"""
+
+
+@pytest.mark.boots
+def test_the_machine_of_a_failed_test_is_kept_and_opens_where_it_stood(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(CACHE))
+    pytester.makepyfile(test_failing=FAILS)
+    ran = pytester.runpytest_subprocess("--image", str(real.built("reference")), "--profile", "reference",
+                                        "-p", "no:cacheprovider", "--keep", "on-failure")  # fmt: skip
+    ran.assert_outcomes(failed=1)
+    (line,) = [line for line in ran.outlines if "shell --kept" in line]
+    python, *command = shlex.split(line.partition(": ")[2])
+    assert python == "python"
+    kept = pytester.path / command[-1]
+    figures = [json.loads(line) for line in (pytester.path / "reports/metrics.jsonl").read_text().splitlines()]
+    assert [figure["metric"]["name"] for figure in figures] == ["restore"]
+    before = stamps(kept)
+    for _ in range(2):
+        shell = pexpect.spawn(sys.executable, command, cwd=str(pytester.path), timeout=120)
+        shell.expect("powers on")
+        shell.expect(r"[#$] ")
+        shell.sendline("cat /run/state /etc/state; pgrep -fx 'sleep 4242' >/dev/null && echo still-$((40+2))")
+        shell.expect("in-memory\r\r?\non-disk\r\r?\nstill-42")
+        shell.sendline("[ -e /etc/new ] || echo first-$((40+2)); rm /etc/state; echo >/etc/new; sync")
+        shell.expect("first-42")
+        shell.send("\x1d")
+        shell.expect("the transcript is in")
+        shell.expect(pexpect.EOF)
+        shell.close()
+        assert shell.exitstatus == 0
+    assert stamps(kept) == before
+
+
+def stamps(directory: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in directory.rglob("*")}
+
+
+CHUNKS, RESTORES = 10, 100
+
+
+@pytest.mark.nightly
+@pytest.mark.boots
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_of_a_thousand_restored_machines_none_sees_the_change_of_another(tmp_path: Path, chunk: int) -> None:
+    draw = random.Random(chunk)
+    seen: set[str] = set()
+    with real.restorer(tmp_path) as restorer:
+        for number in range(RESTORES):
+            with restorer.machine("restored") as machine:
+                changes.look_for_any(machine)
+                seen.add(machine.run("cat /proc/sys/kernel/random/uuid").stdout)
+                change = draw.choice(changes.CHANGES)
+                machine.run(change.format(number=number))
+                machine.run(draw.choice(changes.COMMANDS))
+    assert len(seen) == RESTORES

@@ -1,0 +1,235 @@
+"""The history, on SQLite and on a PostgreSQL server: nothing is lost, nothing is doubled."""
+
+from __future__ import annotations
+
+import io
+import json
+import sqlite3
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lifsea_testbed.cli.main import main
+from lifsea_testbed.errors import CallerError, HostError
+from lifsea_testbed.perf import assessment, jsonlines
+from lifsea_testbed.perf.compare import Change
+from lifsea_testbed.perf.history import History
+from lifsea_testbed.perf.metric import Better, Kind, Metric, Sample
+from tests.support.perf_cases import BOOT, build, nightly, samples
+from tests.support.postgres import server
+
+_TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20)
+_SAMPLES = st.builds(
+    Sample,
+    build=st.builds(build, st.integers(0, 5), image_version=_TEXT, kind=st.sampled_from(Kind)),
+    metric=st.builds(Metric, name=_TEXT, unit=_TEXT, better=st.sampled_from(Better), definition=_TEXT),
+    value=st.floats(allow_nan=False, allow_infinity=False),
+    test=_TEXT,
+    number=st.integers(1, 1000),
+    budget=st.none() | st.floats(0, 1e9),
+)
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    with server() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def history(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[History]:
+    """An empty history on either kind of database."""
+    url = request.getfixturevalue("postgres") if request.param == "postgresql" else str(tmp_path / "history.db")
+    with History(url) as opened:
+        yield opened
+        _empty(opened)
+
+
+def _empty(history: History) -> None:
+    from lifsea_testbed.perf.schema import METADATA
+
+    with history._engine.begin() as connection:
+        for table in reversed(METADATA.sorted_tables):
+            connection.execute(table.delete())
+
+
+def ids(of: History) -> set[str]:
+    return {sample.id for sample in of.samples()}
+
+
+def test_samples_come_back_as_they_were(history: History) -> None:
+    given_samples = list(nightly([2.0, 2.1, 2.2], budget=2.5))
+    assert history.add(given_samples) == 15
+    assert list(history.samples()) == given_samples
+    assert history.metrics() == [BOOT] and len(history.builds()) == 3
+
+
+def test_what_is_there_stays_single(history: History) -> None:
+    first, second = list(nightly([2.0, 2.1])), list(nightly([2.0, 2.1, 2.2]))
+    assert (history.add(first), history.add(second), history.add(second)) == (10, 5, 0)
+    assert len(list(history.samples())) == 15
+
+
+def test_several_add_at_the_same_time(history: History) -> None:
+    everything = list(nightly([2.0] * 40))
+    parts = [everything[start : start + 120] for start in (0, 40, 80)]
+
+    with ExitStack() as stack, ThreadPoolExecutor(4) as pool:
+        others = [stack.enter_context(History(history.place)) for _ in range(4)]
+        list(pool.map(History.add, others, [*parts, everything[::-1]]))
+    assert ids(history) == {sample.id for sample in everything}
+
+
+def test_equal_values_are_not_the_same_sample(history: History) -> None:
+    assert history.add(samples(build(), [2.0, 2.0, 2.0])) == 3
+
+
+def test_all_or_nothing_is_kept(history: History) -> None:
+    def breaks_off() -> Iterator[Sample]:
+        yield from nightly([2.0])
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        history.add(breaks_off())
+    assert list(history.samples()) == []
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(_SAMPLES, max_size=8), st.lists(_SAMPLES, max_size=8), st.integers(0, 8))
+def test_a_merge_is_a_union(history: History, ours: list[Sample], theirs: list[Sample], common: int) -> None:
+    """Whatever the two hold, in whichever order, through JSON lines or not."""
+    _empty(history)
+    with History("sqlite://") as other:
+        other.add(theirs + ours[:common])
+        history.add(ours)
+        lines = io.StringIO()
+        jsonlines.write(other.samples(), lines)
+        added = history.add(jsonlines.read(lines.getvalue().split("\n"), "lines"))
+        assert ids(history) == {sample.id for sample in ours + theirs}
+        assert added == len(ids(history)) - len({sample.id for sample in ours})
+        assert history.add(other.samples()) == 0
+
+
+def test_a_changed_definition_begins_another_series(history: History) -> None:
+    for changed in (BOOT, replace(BOOT, unit="ms"), replace(BOOT, definition="until ready"), replace(BOOT, exact=True),
+                    replace(BOOT, better=Better.HIGHER)):
+        history.add(samples(build(), [2.0], changed))
+    assert [metric.name for metric in history.metrics()] == ["boot"] * 5
+    assert [len(list(history.samples(metric.id))) for metric in history.metrics()] == [1] * 5
+
+
+def test_the_baseline_is_the_last_other_release_in_the_same_setting(history: History) -> None:
+    release = Kind.RELEASE
+    history.add(samples(build(1, kind=release), [1.0]))
+    history.add(samples(build(2, kind=release), [2.0]))
+    history.add(samples(build(3, kind=release, image_digest=build(2).image_digest), [2.5]))
+    history.add(samples(build(4, kind=release, accelerator="tcg"), [3.0]))
+    history.add(samples(build(5), [4.0]))
+    history.add(samples(build(7, kind=release), [5.0]))
+    assert [sample.value for sample in history.baseline(build(6), BOOT)] == [2.0, 2.5]
+    assert history.baseline(build(0), BOOT) == []
+    assert history.baseline(build(6), replace(BOOT, unit="ms")) == []
+
+
+def test_findings_say_what_fails_a_gate(history: History) -> None:
+    history.add(samples(build(1, kind=Kind.RELEASE, qemu="8.2"), [2.0, 2.01, 2.02, 1.99, 2.0]))
+    findings = assessment.judge(history, samples(build(2), [2.2, 2.21, 2.22, 2.19, 2.2], budget=2.1))
+    assert findings.findings[0].comparison and findings.findings[0].comparison.change is Change.REGRESSED
+    assert [line.partition(":")[0] for line in findings.failures] == ["boot regressed", "boot over budget"]
+    assert findings.lines[0].endswith("(against 3.1, under QEMU 8.2 then and 10.0.2 now)")
+
+
+def test_without_a_release_nothing_is_compared(history: History) -> None:
+    findings = assessment.judge(history, samples(build(2), [2.2], budget=3.0))
+    assert findings.failures == []
+    assert findings.lines[0] == "boot not compared (the history has no release in this setting)"
+
+
+def test_the_view_has_everything_in_one_row(history: History) -> None:
+    import sqlalchemy as sa
+
+    history.add(samples(build(4), [2.0]))
+    with history._engine.connect() as connection:
+        row = connection.execute(sa.text("SELECT * FROM samples_in_full")).mappings().one()
+    assert (row["metric"], row["value"], row["image_version"], row["host_class"]) == ("boot", 2.0, "3.4",
+                                                                                      "a rack, 8 cores")
+
+
+def test_the_schema_is_what_the_migrations_make(history: History) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.runtime.migration import MigrationContext
+
+    from lifsea_testbed.perf.schema import METADATA
+
+    with history._engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
+
+
+@pytest.mark.parametrize(("place", "error", "complaint"), [
+    ("mysql://host/figures", CallerError, "SQLite and PostgreSQL only"),
+    ("postgresql://user:secret@/db?host=/nonexistent", HostError, "cannot be used"),
+    ("/nonexistent/history.db", HostError, "unable to open"),
+])  # fmt: skip
+def test_what_cannot_be_used_is_said_without_the_password(place: str, error: type[Exception], complaint: str) -> None:
+    with pytest.raises(error, match=complaint) as raised:
+        History(place)
+    assert "secret" not in str(raised.value)
+
+
+def test_a_history_of_a_later_version_is_refused(tmp_path: Path) -> None:
+    place = str(tmp_path / "history.db")
+    with History(place):
+        pass
+    with sqlite3.connect(place) as database:
+        database.execute("UPDATE alembic_version SET version_num = '9999'")
+    database.close()
+    with pytest.raises(CallerError, match="9999"):
+        History(place)
+
+
+@pytest.mark.parametrize("line", [
+    "{}", "[]", "null", "{", '{"schema": 2}', '{"schema": 1, "value": NaN}', "[" * 100_000, '"\\ud800"',
+])  # fmt: skip
+def test_what_is_no_sample_is_refused_with_its_line(line: str) -> None:
+    with pytest.raises(CallerError, match=r"^given, line 2: not|^given, line 2: [\w.]+:"):
+        list(jsonlines.read(["\n", line], "given"))
+
+
+@pytest.mark.parametrize(("field", "value"), [
+    ("value", 1.0), ("test", "other"), ("number", 9), ("budget", 1.0), ("value", float("inf")), ("test", "\x1b[2J"),
+])  # fmt: skip
+def test_a_sample_that_was_changed_is_refused(field: str, value: object) -> None:
+    lines = io.StringIO()
+    jsonlines.write(samples(build(), [2.0]), lines)
+    with pytest.raises(CallerError, match="line 1"):
+        list(jsonlines.read([json.dumps({**json.loads(lines.getvalue()), field: value})], "given"))
+
+
+def test_histories_are_carried_by_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ours, theirs, lines = (str(tmp_path / name) for name in ("ours.db", "theirs.db", "lines.jsonl"))
+    with History(theirs) as other:
+        other.add(nightly([2.0, 2.1]))
+    assert main(["history", "export", "--history", theirs, "-o", lines]) == 0
+    assert main(["history", "import", "--history", ours, lines]) == 0
+    assert main(["history", "merge", "--history", ours, theirs]) == 0
+    assert capsys.readouterr().out == f"{lines}: 10 samples are new\n{theirs}: 0 samples are new\n"
+
+
+@pytest.mark.parametrize("arguments", [
+    ["dashboard", "--history", "none.db"], ["history", "merge", "--history", "new.db", "none.db"],
+    ["history", "import", "--history", "new.db", "none.jsonl"],
+    ["history", "export", "--history", "new.db", "-o", "/nonexistent/x"],
+])  # fmt: skip
+def test_bad_input_gets_one_line(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 4
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("ERROR: ") and err.count("\n") == 1 and "(hint: " in err

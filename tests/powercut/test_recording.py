@@ -1,0 +1,74 @@
+"""A disk is recorded by QEMU's own block layer, and the log replays to just what the disk holds."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from lifsea_testbed.disk.qcow2 import Qcow2
+from lifsea_testbed.disk.source import RawFile
+from lifsea_testbed.errors import TestbedError
+from lifsea_testbed.powercut import recording
+from lifsea_testbed.powercut.write_log import WriteLog
+from tests.qemu.test_command_line import INSTANCE, command
+
+SIZE = 8 << 20
+REQUESTS = (
+    "write -P 1 0 4k", "write -P 2 2k 64k", "flush", "write -P 3 1M 512", "write -z 64k 128k", "discard 2M 1M",
+    "write -P 4 2M 4k", "flush", "write -P 5 4194816 1536", "write -z -u 3M 64k",
+)  # fmt: skip
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    path = tmp_path / "base.raw"
+    path.write_bytes(random.Random(1).randbytes(SIZE))
+    return path
+
+
+def recorded(base: Path, *requests: str) -> tuple[Path, Path]:
+    """Has QEMU make these requests through the node that argv.py puts above an overlay; the log and the overlay."""
+    log, overlay = base.with_name("log"), base.with_name("overlay.qcow2")
+    log.write_bytes(b"")
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", overlay, str(SIZE)], check=True)
+    node = ("driver=blklogwrites,log-sector-size=512,discard=unmap,log.driver=file,"
+            f"log.filename={log},file.driver=qcow2,file.discard=ignore,file.file.driver=file,"
+            f"file.file.filename={overlay},file.backing.driver=raw,file.backing.file.driver=file,"
+            f"file.backing.file.filename={base}")  # fmt: skip
+    asked = [word for request in requests for word in ("-c", request)]
+    done = subprocess.run(["qemu-io", "-t", "writeback", "-d", "unmap", "--image-opts", *asked, node], check=True,
+                          capture_output=True, text=True)  # fmt: skip
+    assert "rror" not in done.stdout + done.stderr
+    return log, overlay
+
+
+def test_a_real_log_replays_to_the_disk(base: Path) -> None:
+    log, overlay = recorded(base, *REQUESTS)
+    with RawFile(base) as below, RawFile(log) as file, RawFile(overlay) as top:
+        read = WriteLog(file, disk_size=SIZE)
+        recording.check(read, below, Qcow2(top, below))
+        assert sum(entry.is_write for entry in read.entries) == 7
+        assert sum(entry.is_flush for entry in read.entries) >= 2
+
+
+def test_a_disk_that_was_changed_beside_the_log_is_noticed(base: Path) -> None:
+    log, overlay = recorded(base, *REQUESTS)
+    subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -P 9 7M 4k", overlay], check=True, capture_output=True)
+    with RawFile(base) as below, RawFile(log) as file, RawFile(overlay) as top, \
+            pytest.raises(TestbedError, match="does not lead"):  # fmt: skip
+        recording.check(WriteLog(file, disk_size=SIZE), below, Qcow2(top, below))
+
+
+def test_layers_and_log_are_put_where_they_belong() -> None:
+    words = " ".join(command(layers=(20, 21), write_log=22, reads=23))
+    assert "node-name=layer-1,file=layer-file-1,backing=image,read-only=on" in words
+    assert "node-name=layer-2,file=layer-file-2,backing=layer-1,read-only=on" in words
+    assert "node-name=overlay,file=overlay-file,backing=layer-2,discard=ignore" in words
+    assert "driver=blklogwrites,node-name=logged,file=overlay,log=log-file,log-sector-size=512" in words
+    assert "node-name=disk,file=logged" in words
+    assert "-trace enable=virtio_blk_handle_read -trace enable=virtio_blk_handle_write " in words
+    assert "-trace enable=virtio_set_status -trace file=/dev/fd/23" in words
+    assert INSTANCE.disk_serial in words

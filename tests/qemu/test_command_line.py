@@ -1,0 +1,275 @@
+"""The machine: an ecs.g7 as seen from inside, on whichever accelerator runs code."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from lifsea_testbed.disk.image import DiskFormat
+from lifsea_testbed.ecs import guest_hardware, instance_types, metadata_tree
+from lifsea_testbed.ecs.instance import Instance
+from lifsea_testbed.errors import HostError, ProfileRefused
+from lifsea_testbed.machine import factory
+from lifsea_testbed.qemu import accelerator, binary, command_line, storage
+from lifsea_testbed.qemu.accelerator import Kind, Speed, decide
+from lifsea_testbed.support import private_dir
+
+SOURCE = Path(accelerator.__file__).with_name("payload.S")
+INSTANCE = Instance(type=instance_types.find("ecs.g7.large"))
+
+
+def command(kind: Kind = Kind.KVM, *, ice_lake: bool = True, version: str = "10.0.2",
+            size: instance_types.InstanceType = INSTANCE.type, layers: tuple[int, ...] = (),
+            write_log: int | None = None, reads: int | None = None, data: int | None = None,
+            counter: tuple[int, int] | None = None) -> list[str]:
+    hardware = command_line.Hardware(emulator=binary.Emulator(binary="qemu", version=version), accelerator=kind,
+                                     host_is_ice_lake=ice_lake, memory=8192,
+                                     instance=dataclasses.replace(INSTANCE, type=size),
+                                     image_format=DiskFormat.QCOW2)  # fmt: skip
+    wires = command_line.Wires(monitor=10, console=11, assistant=15, channel=12, image=13, overlay=14, layers=layers,
+                               write_log=write_log, reads=reads, data=data, counter=counter)  # fmt: skip
+    return command_line.command(hardware, wires)
+
+
+def values(option: str, words: list[str]) -> list[str]:
+    return [value for name, value in itertools.pairwise(words) if name == option]
+
+
+def test_a_counter_is_a_library_and_its_memory() -> None:
+    assert values("-plugin", command(Kind.TCG, counter=(20, 21))) == ["/dev/fd/20,memory=21"]
+    assert values("-plugin", command(Kind.TCG)) == []
+
+
+def test_the_payload_is_what_its_source_assembles_to(tmp_path: Path) -> None:
+    subprocess.run(["as", "-o", tmp_path / "payload.o", SOURCE], check=True)
+    subprocess.run(["ld", "-e", "0", "-Ttext=0", "-o", tmp_path / "payload", tmp_path / "payload.o"], check=True)
+    subprocess.run(["objcopy", "-O", "binary", tmp_path / "payload", tmp_path / "binary"], check=True)
+    assembled = (tmp_path / "binary").read_bytes()
+    assert accelerator.payload_rom().startswith(assembled)
+    assert len(accelerator.payload_rom()) == 65536
+
+
+@pytest.mark.parametrize(("version", "threads"), [
+    ("7.2.22", "single"), ("8.0.5", "single"), ("8.1.0", "multi"), ("10.0.2", "multi"), ("unknown", "single"),
+])  # fmt: skip
+def test_a_qemu_with_unsound_threads_gets_one(version: str, threads: str) -> None:
+    assert values("-accel", command(Kind.TCG, version=version)) == [f"tcg,thread={threads}"]
+    assert values("-accel", command(Kind.KVM, version=version)) == ["kvm"]
+
+
+@pytest.mark.boots
+def test_tcg_runs_code_everywhere() -> None:
+    assert accelerator.measure(Kind.TCG, binary.find()).rate > 1.0
+
+
+@pytest.mark.boots
+def test_a_host_on_which_qemu_is_slow_to_start_runs_code_all_the_same() -> None:
+    with private_dir.PrivateDirectory() as private:
+        private.path.chmod(0o755)
+        late = private.path / "late"
+        late.write_text(f'#!/bin/sh\nsleep 2\nexec {binary.find().binary} "$@"\n')
+        late.chmod(0o755)
+        speed = accelerator.measure(Kind.TCG, dataclasses.replace(binary.find(), binary=str(late)))
+    assert speed.rate > 1.0 and speed.after >= 2.0
+
+
+@pytest.mark.boots
+def test_what_is_too_slow_is_still_told_by_its_rate() -> None:
+    assert 1.0 < accelerator.measure(Kind.TCG, binary.find(), least=1e9).rate < 1e9
+
+
+@pytest.mark.parametrize(("kvm", "tcg", "kind"), [(3000.0, 800.0, Kind.KVM), (2.3, 1800.0, Kind.TCG),
+                                                  (0.0, 800.0, Kind.TCG)])  # fmt: skip
+def test_the_accelerator_that_is_faster_by_far_is_chosen(kvm: float, tcg: float, kind: Kind) -> None:
+    chosen = decide("auto", kvm=Speed(rate=kvm, said="/dev/kvm: denied"), tcg=Speed(rate=tcg))
+    assert (chosen.kind, chosen.patience) == (kind, 1.0 if kind is Kind.KVM else 10.0)
+    assert chosen.why
+
+
+def test_kvm_that_crawls_is_refused_when_it_was_asked_for() -> None:
+    with pytest.raises(HostError, match="not usable") as caught:
+        decide("kvm", kvm=Speed(rate=2.3), tcg=Speed(rate=1800.0))
+    assert "--accel auto" in caught.value.hint
+
+
+def test_the_firmware_tables_are_those_of_the_cloud() -> None:
+    tables = "\n".join(values("-smbios", command()))
+    assert "manufacturer=Alibaba Cloud,product=Alibaba Cloud ECS,version=pc-i440fx-2.1" in tables
+
+
+def test_the_devices_sit_in_the_slots_of_an_instance() -> None:
+    devices = values("-device", command())
+    slots = {device.partition(",")[0]: device for device in devices}
+    assert ",addr=3," in slots["virtio-serial-pci"]
+    assert ",addr=4," in slots["virtio-blk-pci"] and f"serial={INSTANCE.disk_serial}" in slots["virtio-blk-pci"]
+    assert ",addr=5," in slots["virtio-net-pci"] and "mac=00:16:3e:" in slots["virtio-net-pci"]
+    assert all("disable-legacy=off" in device for name, device in slots.items() if name.startswith("virtio-"))
+
+
+def test_a_data_disk_is_the_last_device_and_throttled_with_the_first() -> None:
+    words = command(data=20, layers=(16, 17))
+    disk = next(device for device in values("-device", words) if "drive=data," in device)
+    assert f",addr={int(guest_hardware.DATA_SLOT[:2], 16)}," in disk and f"serial={INSTANCE.data_serial}" in disk
+    assert [node for node in values("-blockdev", words) if "node-name=data," in node and command_line.CEILING in node]
+    sets = [value.rpartition("set=")[2] for value in values("-add-fd", words)]
+    assert len(sets) == len(set(sets)) == 5
+    assert not [device for device in values("-device", command()) if "drive=data," in device]
+
+
+def test_an_instance_with_a_data_disk_looks_like_it() -> None:
+    larger = dataclasses.replace(INSTANCE, data_disk=20)
+    assert set(guest_hardware.pci(larger)) - set(guest_hardware.pci(INSTANCE)) == {guest_hardware.DATA_SLOT}
+    assert set(guest_hardware.virtio(larger)) - set(guest_hardware.virtio(INSTANCE)) == {guest_hardware.DATA_SLOT}
+    assert larger.disk_serials == [INSTANCE.disk_serial, INSTANCE.data_serial] != INSTANCE.disk_serials
+    tree = metadata_tree.meta_data(larger)
+    assert tree[f"disks/{larger.data_serial}/name"] == "data disk"
+    assert metadata_tree.meta_data(INSTANCE).keys() < tree.keys()
+
+
+def test_a_data_disk_takes_no_room_until_it_is_written(tmp_path: Path) -> None:
+    disk = storage.create_data_disk(tmp_path / "data", size=20)
+    assert disk is not None and (disk.stat().st_size, disk.stat().st_blocks) == (20 << 30, 0)
+    assert storage.create_data_disk(tmp_path / "none", size=0) is None
+
+
+def test_the_image_boots_by_its_own_means() -> None:
+    assert not {"-kernel", "-initrd", "-append"} & set(command())
+
+
+def test_the_image_is_opened_read_only_and_never_guessed_at() -> None:
+    disks = values("-blockdev", command())
+    assert [disk for disk in disks if "/dev/fdset/1" in disk and "read-only=on" in disk]
+    assert [disk for disk in disks if disk.startswith("driver=qcow2,node-name=image,") and "read-only=on" in disk]
+    assert all(disk.startswith("driver=") for disk in disks)
+
+
+def test_the_guest_reaches_no_network() -> None:
+    (network,) = values("-netdev", command())
+    assert "restrict=on" in network and "hostfwd" not in network
+
+
+def test_qemu_is_sandboxed() -> None:
+    assert values("-sandbox", command()) == ["on,obsolete=deny,spawn=allow,resourcecontrol=deny"]
+    assert {"-nodefaults", "-no-user-config"} <= set(command())
+
+
+@pytest.mark.parametrize(("kind", "ice_lake", "model"), [
+    (Kind.KVM, True, "Icelake-Server,"), (Kind.KVM, False, "host,"), (Kind.TCG, True, "max,"),
+])  # fmt: skip
+def test_the_processor_is_as_near_as_the_host_comes(kind: Kind, ice_lake: bool, model: str) -> None:
+    (processor,) = values("-cpu", command(kind, ice_lake=ice_lake))
+    assert processor.startswith(model) and "8369B" in processor
+
+
+def test_no_guest_runs_guests_of_its_own() -> None:
+    for kind, ice_lake in ((Kind.KVM, True), (Kind.KVM, False), (Kind.TCG, False)):
+        (processor,) = values("-cpu", command(kind, ice_lake=ice_lake))
+        assert {"svm=off", "vmx=off"} <= set(processor.split(","))
+
+
+def test_an_emulated_processor_has_the_leaves_that_its_name_is_in() -> None:
+    (processor,) = values("-cpu", command(Kind.TCG))
+    assert "min-xlevel=0x80000008" in processor.split(",")
+
+
+@pytest.mark.parametrize("name", instance_types.CATALOGUE)
+def test_every_size_is_one_socket_of_cores_with_two_threads(name: str) -> None:
+    size = instance_types.find(name)
+    (arranged,) = values("-smp", command(size=size))
+    assert arranged == f"{size.cpus},sockets=1,cores={size.cpus // 2},threads=2"
+    assert size.memory == size.cpus * 4096 and size.queues <= size.cpus
+
+
+@pytest.mark.parametrize("name", instance_types.CATALOGUE)
+def test_every_size_is_held_to_its_disks_ceiling(name: str) -> None:
+    size = instance_types.find(name)
+    (group,) = values("-object", command(size=size))
+    limits = dict(option.split("=") for option in group.split(",")[1:])
+    assert int(limits["x-iops-total"]) == size.disks.operations <= size.disks.operations_burst
+    assert int(limits["x-bps-total"]) == size.disks.bandwidth <= size.disks.bandwidth_burst
+    assert ("x-iops-total-max" in limits) == (size.disks.operations < size.disks.operations_burst)
+
+
+def test_the_smallest_size_bursts() -> None:
+    assert command_line.throttle(INSTANCE.type.disks) == (
+        "throttle-group,id=ceiling,x-iops-total=20000,x-iops-total-max=160000,x-iops-total-max-length=1800,"
+        "x-bps-total=187500000,x-bps-total-max=1250000000,x-bps-total-max-length=1800"
+    )
+
+
+@pytest.mark.boots
+def test_qemu_takes_every_ceiling(tmp_path: Path) -> None:
+    groups = [command_line.throttle(size.disks).replace("id=ceiling", f"id=ceiling{number}")
+              for number, size in enumerate(instance_types.CATALOGUE.values())]  # fmt: skip
+    options = [word for group in groups for word in ("-object", group)]
+    asked = subprocess.run([binary.BINARY, "-machine", "none", "-display", "none", "-monitor", "stdio", *options],
+                           input="quit\n", capture_output=True, text=True, check=False, cwd=tmp_path)  # fmt: skip
+    assert asked.returncode == 0, asked.stderr
+
+
+def test_the_system_disk_lies_below_the_ceiling() -> None:
+    nodes = {dict(option.split("=") for option in disk.split(","))["node-name"]: disk
+             for disk in values("-blockdev", command())}  # fmt: skip
+    assert "driver=throttle" in nodes["disk"] and "file=overlay," in nodes["disk"]
+    assert "discard=unmap" in nodes["disk"] and "driver=qcow2" in nodes["overlay"]
+
+
+def test_instances_are_strangers_to_each_other() -> None:
+    one, other = Instance(type=INSTANCE.type), Instance(type=INSTANCE.type)
+    assert len({one.id, other.id, one.uuid, other.uuid, one.mac, other.mac, one.disk_serial, other.disk_serial}) == 8
+    assert len(one.disk_serial) == 20
+
+
+def test_an_unknown_instance_type_names_those_there_are() -> None:
+    with pytest.raises(ProfileRefused) as caught:
+        instance_types.find("ecs.g7.tiny")
+    assert "ecs.g7.large" in caught.value.hint
+
+
+def test_memory_is_cut_to_what_the_host_has() -> None:
+    assert factory.fit_memory(8192, 24000) == factory.Fitting(memory=8192, wanted=8192)
+    assert factory.fit_memory(8192, 4000).memory == 3328 and factory.fit_memory(8192, 4000).is_short
+    with pytest.raises(HostError, match="memory"):
+        factory.fit_memory(8192, 1200)
+
+
+@pytest.mark.parametrize(("machines", "memory", "place"), [
+    (1, 16000, "memory"), (1, 11000, "disk"), (2, 16000, "disk"), (2, 24000, "memory"),
+])  # fmt: skip
+def test_overlays_lie_in_memory_where_they_fit_beside_the_guests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machines: int, memory: int, place: str
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=7 << 30))
+    places = [tmp_path / "disk", tmp_path / "memory"]
+    fitting = factory.Fitting(memory=8192, wanted=8192)
+    chosen = factory.choose_place(places, machines=machines, memory=memory, fitting=fitting)
+    assert chosen.name == place
+
+
+def test_overlays_lie_where_the_user_wants_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    assert private_dir.places() == [tmp_path]
+
+
+def test_a_full_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(factory, "LEAST_DISK", 1 << 60)
+    with pytest.raises(HostError, match="MiB are free"):
+        factory.require_disk(tmp_path)
+
+
+def test_an_overlay_names_no_backing_file(tmp_path: Path) -> None:
+    storage.create(tmp_path / "overlay.qcow2", image_size=1 << 20)
+    described = subprocess.run(["qemu-img", "info", tmp_path / "overlay.qcow2"], capture_output=True, text=True,
+                               check=True).stdout  # fmt: skip
+    assert "backing" not in described and "20 GiB" in described
+
+
+def test_an_overlay_that_cannot_be_made_is_the_hosts_fault(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match="no overlay"):
+        storage.create(tmp_path / "none" / "overlay.qcow2", image_size=1)

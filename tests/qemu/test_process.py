@@ -1,0 +1,114 @@
+"""The QEMU process: watched, confined, and gone when its owner is."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from lifsea_testbed.errors import EmulatorFailed, LaunchError
+from lifsea_testbed.qemu.process import QemuProcess, describe_exit
+from lifsea_testbed.support.confinement import Confinement, confinement
+from lifsea_testbed.support.deadline import Deadline
+
+OWNER = """
+import sys, time
+from pathlib import Path
+from lifsea_testbed.qemu.confinement import confinement
+from lifsea_testbed.qemu.process import QemuProcess
+process = QemuProcess(["sleep", "60"], directory=Path(sys.argv[1]), inherit=[], confinement=confinement(),
+                      on_exit=lambda process: None)
+print(process.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def start(directory: Path, *command: str, ended: threading.Event | None = None) -> QemuProcess:
+    return QemuProcess(command, directory=directory, inherit=[], confinement=confinement(),
+                       on_exit=lambda process: ended.set() if ended else None)  # fmt: skip
+
+
+def runs(pid: int) -> bool:
+    """Whether the process executes anything still: one that nobody has waited for yet does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_its_end_is_noticed_and_explained(tmp_path: Path) -> None:
+    ended = threading.Event()
+    process = start(tmp_path, "sh", "-c", "echo no such option >&2; exit 3", ended=ended)
+    assert ended.wait(10.0)
+    death = process.death()
+    assert "exited with status 3" in death.happened
+    assert "no such option" in death.evidence
+
+
+@pytest.mark.parametrize(("signal", "error"), [("ABRT", EmulatorFailed), ("SEGV", EmulatorFailed),
+                                               ("KILL", LaunchError), ("TERM", LaunchError)])  # fmt: skip
+def test_an_error_of_its_own_is_told_from_a_kill(tmp_path: Path, signal: str, error: type[LaunchError]) -> None:
+    ended = threading.Event()
+    process = start(tmp_path, "sh", "-c", f"ulimit -c 0; kill -{signal} $$", ended=ended)
+    assert ended.wait(10.0)
+    assert type(process.death()) is error and signal in process.death().happened
+
+
+def test_it_is_gone_after_a_kill(tmp_path: Path) -> None:
+    process = start(tmp_path, "sleep", "60")
+    assert not process.wait(0.1)
+    process.kill()
+    assert process.exited and not psutil.pid_exists(process.pid)
+
+
+def test_it_dies_with_an_owner_that_is_killed(tmp_path: Path) -> None:
+    owner = subprocess.Popen([sys.executable, "-c", OWNER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    child = int(owner.stdout.readline())
+    owner.send_signal(signal.SIGKILL)
+    owner.communicate()
+    deadline = Deadline.after(10.0)
+    while runs(child) and not deadline.expired:
+        time.sleep(0.01)
+    assert not runs(child)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user has no privileges to drop")
+def test_root_hands_its_privileges_in(tmp_path: Path) -> None:
+    report = subprocess.run(confinement().wrap(["grep", "-E", "^(Uid|Groups|CapBnd|NoNewPrivs):", "/proc/self/status"]),
+                            capture_output=True, text=True, check=True, cwd=tmp_path)  # fmt: skip
+    fields = {name: value.split() for name, _, value in (line.partition(":") for line in report.stdout.splitlines())}
+    assert fields == {"Uid": ["65534"] * 4, "Groups": [], "CapBnd": ["0" * 16], "NoNewPrivs": ["1"]}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root chooses groups")
+def test_a_device_of_a_group_is_reached_by_that_group(tmp_path: Path) -> None:
+    device = tmp_path / "kvm"
+    device.touch()
+    device.chmod(0o660)
+    os.chown(device, 0, 108)
+    assert confinement(device) == Confinement(uid=65534, gid=65534, groups=(108,))
+
+
+@pytest.mark.parametrize(("status", "words"), [
+    (None, "is running"), (-9, "was killed by SIGKILL"), (1, "exited with status 1"),
+])  # fmt: skip
+def test_an_end_in_words(status: int | None, words: str) -> None:
+    assert describe_exit(status) == words
+
+
+def test_it_outlives_the_thread_that_asked_for_it(tmp_path: Path) -> None:
+    """The kernel's signal at a parent's death comes when a thread of it ends, if that thread had the child."""
+    made: list[QemuProcess] = []
+    thread = threading.Thread(target=lambda: made.append(start(tmp_path, "sleep", "60")))
+    thread.start()
+    thread.join()
+    assert not made[0].wait(0.3)
+    made[0].kill()

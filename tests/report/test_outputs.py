@@ -1,0 +1,75 @@
+"""What an image says reaches people as text, and never as a command to what they read it with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from lifsea_testbed.report import gate, github, junit, markdown, terminal
+from lifsea_testbed.report.document import Document, ImageRecord, IssueRecord, KnownIssues, Verdict
+from lifsea_testbed.report.gate import Outcome
+from lifsea_testbed.report.known_issues import State
+from lifsea_testbed.report.outcome import Status
+
+HOSTILE = "a|b `c` <img src=x> @everyone [x](http://evil) \n::error::x%0A 100% \ufffe"
+
+
+def document(*outcomes: Outcome, gone: int = 0) -> Document:
+    image = ImageRecord(name="out.qcow2", sha256="0" * 64, format="qcow2", virtual_size=1, file_size=1)
+    claims = gate.settle({outcome.claim: "A promise." for outcome in outcomes}, outcomes)
+    issue = IssueRecord(claim="a", link="https://a", owner="o", since="", expires="", extensions=0, state=State.GONE)
+    return Document(
+        testbed="0.1.0", verdict=Verdict.FAIL, exit_status=1, why="not kept", image=image, profile="p", runs=[],
+        instance_type="ecs.g7.large", selected=[], claims=claims,
+        known_issues=KnownIssues(as_of="2026-11-25", issues=[issue] * gone) if gone else None,
+    )  # fmt: skip
+
+
+def failed(number: int = 0, why: str = HOSTILE) -> Outcome:
+    return Outcome(claim=f"claim-{number}", test=f"test_a.py::test_{number}", status=Status.FAILED, why=why)
+
+
+def test_markdown_stays_text() -> None:
+    text = markdown.summary(document(failed()))
+    (row,) = [line for line in text.splitlines() if line.startswith("| claim-0")]
+    assert row.replace("\\|", "").count("|") == 5
+    assert "<img" not in text and "\\@everyone" in text and "\\[x\\]\\(http" in text
+
+
+def test_an_annotation_is_one_line() -> None:
+    actions = {"GITHUB_ACTIONS": "true"}
+    (line,) = github.commands(document(failed()), {"test_a.py::test_0": 12}, actions)
+    assert line.startswith("::error file=test_a.py,line=12,title=failed%3A claim-0::a|b")
+    assert "\n" not in line and "%0A::error::x%250A 100%25" in line
+
+
+def test_elsewhere_there_are_no_annotations_and_no_summary(tmp_path: Path) -> None:
+    assert list(github.commands(document(failed()), {}, {})) == []
+    github.add_summary(document(failed()), {})
+
+
+def test_the_summary_of_a_job_is_added_to(tmp_path: Path) -> None:
+    (tmp_path / "summary").write_text("before\n")
+    github.add_summary(document(failed()), {"GITHUB_STEP_SUMMARY": str(tmp_path / "summary")})
+    assert (tmp_path / "summary").read_text() == f"before\n{markdown.summary(document(failed()))}\n"
+
+
+def test_junit_can_be_read_whatever_an_image_says(tmp_path: Path) -> None:
+    junit.write(document(failed()), tmp_path / "junit.xml", durations={"test_a.py::test_0": 1.25})
+    (case,) = ElementTree.parse(tmp_path / "junit.xml").iter("testcase")
+    (failure,) = case.iter("failure")
+    assert failure.attrib["message"] == f"failed: {HOSTILE}".replace("\ufffe", "\ufffd")
+    assert (case.attrib["time"], case.attrib["classname"], case.attrib["name"]) == ("1.250", "claim-0", "test_0")
+
+
+@pytest.mark.parametrize("count", [0, 1, 12, 13, 60])
+def test_many_failures_fit_a_screen(count: int) -> None:
+    """The section's head, the verdict in two lines and pytest's own last line are the rest of 24."""
+    lines = list(terminal.lines(document(*(failed(number) for number in range(count)), gone=9), 80))
+    assert len(lines) <= 19 and all(len(line) <= 80 for line, _ in lines)
+    assert not any("\n" in line for line, _ in lines)
+    assert [line for line, _ in lines if "more, in gate.json" in line] == (
+        [f"            and {count - 12} more, in gate.json"] if count > 12 else []
+    )

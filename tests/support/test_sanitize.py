@@ -1,0 +1,71 @@
+"""What a guest prints is made safe, and waits end when they must."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from lifsea_testbed.errors import GuestCrashed
+from lifsea_testbed.support.deadline import Deadline, Patience
+from lifsea_testbed.support.liveness import Lifeline
+from lifsea_testbed.support.sanitize import printable, slug
+
+
+@pytest.mark.parametrize(("raw", "shown"), [
+    (b"plain\r\n", "plain\n"),
+    (b"\x1b[0;32m  OK  \x1b[0m", "  OK  "),
+    (b"\x1b]0;title\x07text", "text"),
+    (b"\x1b]52;c;ZXZpbA==\x1b\\text", "text"),
+    (b"bell\x07", "bell\\x07"),
+    (b"\xff", "\ufffd"),
+    (b"a\x00b", "a\\x00b"),
+    ("\x9b31mred", "\\x9b31mred"),
+])  # fmt: skip
+def test_untrusted_text_cannot_drive_a_terminal(raw: bytes | str, shown: str) -> None:
+    assert printable(raw) == shown
+
+
+def test_a_slug_is_a_file_name() -> None:
+    assert slug("suites/test_boot.py::test_x[a/../b]") == "suites-test-boot.py-test-x-a-..-b"
+    assert slug("../..") == "unnamed"
+
+
+def test_a_deadline_passes() -> None:
+    deadline = Deadline.after(0.01)
+    time.sleep(0.02)
+    assert (deadline.expired, deadline.remaining) == (True, 0.0)
+
+
+def test_patience_scales_every_deadline() -> None:
+    assert Patience(factor=10.0).deadline(3.0).allowance == 30.0
+
+
+def test_the_first_reason_counts() -> None:
+    lifeline = Lifeline()
+    lifeline.end(lambda: GuestCrashed("panic"))
+    lifeline.end(lambda: GuestCrashed("QEMU is gone"))
+    with pytest.raises(GuestCrashed, match="panic"):
+        lifeline.check()
+    lifeline.close()
+
+
+def test_a_pause_ends_with_the_machine() -> None:
+    lifeline = Lifeline()
+    threading.Timer(0.05, lifeline.end, [lambda: GuestCrashed("panic")]).start()
+    started = time.monotonic()
+    with pytest.raises(GuestCrashed):
+        lifeline.pause(30.0, Deadline.after(60.0))
+    assert time.monotonic() - started < 10.0
+    lifeline.close()
+
+
+def test_who_comes_late_is_woken_at_once() -> None:
+    lifeline = Lifeline()
+    woken: list[str] = []
+    lifeline.on_end(lambda: woken.append("early"))
+    lifeline.end(lambda: GuestCrashed("panic"))
+    lifeline.on_end(lambda: woken.append("late"))
+    assert woken == ["early", "late"]
+    lifeline.close()
