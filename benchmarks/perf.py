@@ -29,7 +29,7 @@ from lifsea_testbed.machine.factory import Bench
 from lifsea_testbed.machine.preflight import Wish, prepare
 from lifsea_testbed.perf.compare import FLOOR, Change, compare
 from lifsea_testbed.perf.metric import Metric
-from lifsea_testbed.qemu import binary, instruction_counter
+from lifsea_testbed.qemu import emulator, instruction_counter
 from tests.support import ROOT, real
 
 KEPT = Path("reports/perf-boots.jsonl")
@@ -155,7 +155,7 @@ def accusations(seen: Sequence[Observation]) -> int:
 
 def initcall() -> str:
     """What the kernel alone names as grown most, where one initcall of it is slower."""
-    qemu = binary.find()
+    qemu = emulator.find()
     old, new = (kernel_only.run(examine(image), qemu) for image in (real.built("reference"), slow_kernel()))
     change = kernel_only.differences(old, new)[0]
     return f"{change}; {old.until_root / 1e3:.3f} → {new.until_root / 1e3:.3f} M instructions"

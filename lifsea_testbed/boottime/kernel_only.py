@@ -21,7 +21,7 @@ from lifsea_testbed.guest.offline import OfflineTree
 from lifsea_testbed.qemu import command_line
 from lifsea_testbed.qemu.accelerator import Kind as AcceleratorKind
 from lifsea_testbed.qemu.accelerator import confine
-from lifsea_testbed.qemu.binary import MACHINE_TYPE, Emulator
+from lifsea_testbed.qemu.emulator import MACHINE_TYPE, Emulator
 from lifsea_testbed.support.private_dir import PrivateDirectory
 from lifsea_testbed.support.sanitize import printable
 

@@ -15,10 +15,10 @@ from lifsea_testbed.ecs import instance_types as instances
 from lifsea_testbed.errors import HostError
 from lifsea_testbed.machine import factory as benches
 from lifsea_testbed.qemu import accelerator as accelerators
-from lifsea_testbed.qemu import binary as emulators
 from lifsea_testbed.qemu import command_line
+from lifsea_testbed.qemu import emulator as emulators
 from lifsea_testbed.qemu.accelerator import Accelerator, Kind
-from lifsea_testbed.qemu.binary import Emulator
+from lifsea_testbed.qemu.emulator import Emulator
 from lifsea_testbed.support import host
 from lifsea_testbed.support.confinement import confinement
 from lifsea_testbed.support.sanitize import printable

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 from lifsea_testbed.console.login import person_at_console, shell_at_console
 from lifsea_testbed.errors import CallerError, ChannelError, GuestFailure, NotJudged, TestbedError
+from lifsea_testbed.machine.boot import Boot
 from lifsea_testbed.machine.factory import Bench
 from lifsea_testbed.machine.machine import Machine
-from lifsea_testbed.machine.power_on import Boot
 from lifsea_testbed.machine.snapshot import Template
 from lifsea_testbed.support.sanitize import harmless, printable
 

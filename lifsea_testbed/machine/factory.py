@@ -26,7 +26,7 @@ from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.profiles.profile import Profile
 from lifsea_testbed.qemu import command_line
 from lifsea_testbed.qemu.accelerator import Accelerator, Kind
-from lifsea_testbed.qemu.binary import Emulator
+from lifsea_testbed.qemu.emulator import Emulator
 from lifsea_testbed.qemu.instruction_counter import Counter
 from lifsea_testbed.qemu.memory import Memory
 from lifsea_testbed.qemu.storage import Layers

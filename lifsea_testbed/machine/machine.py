@@ -30,9 +30,9 @@ from lifsea_testbed.guest import offline, system
 from lifsea_testbed.guest.guest import Guest
 from lifsea_testbed.guest.transfer import Transfers
 from lifsea_testbed.machine import postmortem
+from lifsea_testbed.machine.boot import Boot
 from lifsea_testbed.machine.fidelity import AsSold
 from lifsea_testbed.machine.network import Wired
-from lifsea_testbed.machine.power_on import Boot
 from lifsea_testbed.machine.records import Records
 from lifsea_testbed.profiles.profile import Access, Line, Profile, Road
 from lifsea_testbed.qemu import command_line, storage

@@ -10,7 +10,7 @@ from lifsea_testbed.ecs.http_server import Answering, MetadataService, WebServic
 from lifsea_testbed.ecs.instance import MIRROR_ADDRESS, PRIVATE_ADDRESS, Card
 from lifsea_testbed.ecs.relay import Reach, Relay
 from lifsea_testbed.errors import LaunchError
-from lifsea_testbed.machine.power_on import Boot
+from lifsea_testbed.machine.boot import Boot
 from lifsea_testbed.qemu import command_line
 from lifsea_testbed.support.confinement import Confinement
 

@@ -11,7 +11,7 @@ from lifsea_testbed.disk.image import Image
 from lifsea_testbed.disk.layers import opened
 from lifsea_testbed.disk.os_root import boots_next
 from lifsea_testbed.errors import NotJudged
-from lifsea_testbed.machine.power_on import Boot
+from lifsea_testbed.machine.boot import Boot
 from lifsea_testbed.support.confinement import Confinement
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.sanitize import printable

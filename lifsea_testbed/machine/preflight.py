@@ -15,7 +15,7 @@ from lifsea_testbed.machine.found import Found
 from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.profiles.claims import catalogue
 from lifsea_testbed.qemu import accelerator as accelerators
-from lifsea_testbed.qemu import binary as emulators
+from lifsea_testbed.qemu import emulator as emulators
 from lifsea_testbed.qemu.accelerator import Accelerator
 from lifsea_testbed.support import host, private_dir
 from lifsea_testbed.support.private_dir import Leftover

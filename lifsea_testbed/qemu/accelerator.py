@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lifsea_testbed.errors import HostError
-from lifsea_testbed.qemu.binary import Emulator
+from lifsea_testbed.qemu.emulator import Emulator
 from lifsea_testbed.support.confinement import Confinement, confinement
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.private_dir import PrivateDirectory

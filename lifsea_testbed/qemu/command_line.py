@@ -22,7 +22,7 @@ from lifsea_testbed.ecs.instance import (
 )
 from lifsea_testbed.ecs.instance_types import Ceiling
 from lifsea_testbed.qemu.accelerator import Kind
-from lifsea_testbed.qemu.binary import MACHINE_TYPE, Emulator
+from lifsea_testbed.qemu.emulator import MACHINE_TYPE, Emulator
 
 #: The port on the virtio console that a shell is opened on, beside Cloud Assistant's.
 CHANNEL_PORT = "org.lifsea.testbed.0"

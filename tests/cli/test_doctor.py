@@ -14,7 +14,7 @@ from lifsea_testbed.cli.doctor import Facts, State
 from lifsea_testbed.cli.main import main
 from lifsea_testbed.errors import HostError
 from lifsea_testbed.qemu.accelerator import Accelerator, Kind
-from lifsea_testbed.qemu.binary import Emulator
+from lifsea_testbed.qemu.emulator import Emulator
 
 GOOD = Facts(
     emulator=Emulator(binary="/usr/bin/qemu-system-x86_64", version="10.0.2"), lacking=(), sandbox_trouble="",

@@ -30,7 +30,7 @@ from lifsea_testbed.machine.pool import Restorer
 from lifsea_testbed.machine.snapshot import Facts, Template
 from lifsea_testbed.machine.snapshot_cache import TemplateCache
 from lifsea_testbed.profiles.profile import Access, Road
-from lifsea_testbed.qemu.binary import Emulator
+from lifsea_testbed.qemu.emulator import Emulator
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.private_dir import allocated
 from tests.support import changes, real

@@ -15,7 +15,7 @@ from lifsea_testbed.ecs import guest_hardware, instance_types, metadata_tree
 from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.errors import HostError, ProfileRefused
 from lifsea_testbed.machine import factory
-from lifsea_testbed.qemu import accelerator, binary, command_line, storage
+from lifsea_testbed.qemu import accelerator, command_line, emulator, storage
 from lifsea_testbed.qemu.accelerator import Kind, Speed, decide
 from lifsea_testbed.support import private_dir
 
@@ -27,7 +27,7 @@ def command(kind: Kind = Kind.KVM, *, ice_lake: bool = True, version: str = "10.
             size: instance_types.InstanceType = INSTANCE.type, layers: tuple[int, ...] = (),
             write_log: int | None = None, reads: int | None = None, data: int | None = None,
             counter: tuple[int, int] | None = None) -> list[str]:
-    hardware = command_line.Hardware(emulator=binary.Emulator(binary="qemu", version=version), accelerator=kind,
+    hardware = command_line.Hardware(emulator=emulator.Emulator(binary="qemu", version=version), accelerator=kind,
                                      host_is_ice_lake=ice_lake, memory=8192,
                                      instance=dataclasses.replace(INSTANCE, type=size),
                                      image_format=DiskFormat.QCOW2)  # fmt: skip
@@ -64,7 +64,7 @@ def test_a_qemu_with_unsound_threads_gets_one(version: str, threads: str) -> Non
 
 @pytest.mark.boots
 def test_tcg_runs_code_everywhere() -> None:
-    assert accelerator.measure(Kind.TCG, binary.find()).rate > 1.0
+    assert accelerator.measure(Kind.TCG, emulator.find()).rate > 1.0
 
 
 @pytest.mark.boots
@@ -72,15 +72,15 @@ def test_a_host_on_which_qemu_is_slow_to_start_runs_code_all_the_same() -> None:
     with private_dir.PrivateDirectory() as private:
         private.path.chmod(0o755)
         late = private.path / "late"
-        late.write_text(f'#!/bin/sh\nsleep 2\nexec {binary.find().binary} "$@"\n')
+        late.write_text(f'#!/bin/sh\nsleep 2\nexec {emulator.find().binary} "$@"\n')
         late.chmod(0o755)
-        speed = accelerator.measure(Kind.TCG, dataclasses.replace(binary.find(), binary=str(late)))
+        speed = accelerator.measure(Kind.TCG, dataclasses.replace(emulator.find(), binary=str(late)))
     assert speed.rate > 1.0 and speed.after >= 2.0
 
 
 @pytest.mark.boots
 def test_what_is_too_slow_is_still_told_by_its_rate() -> None:
-    assert 1.0 < accelerator.measure(Kind.TCG, binary.find(), least=1e9).rate < 1e9
+    assert 1.0 < accelerator.measure(Kind.TCG, emulator.find(), least=1e9).rate < 1e9
 
 
 @pytest.mark.parametrize(("kvm", "tcg", "kind"), [(3000.0, 800.0, Kind.KVM), (2.3, 1800.0, Kind.TCG),
@@ -207,7 +207,7 @@ def test_qemu_takes_every_ceiling(tmp_path: Path) -> None:
     groups = [command_line.throttle(size.disks).replace("id=ceiling", f"id=ceiling{number}")
               for number, size in enumerate(instance_types.CATALOGUE.values())]  # fmt: skip
     options = [word for group in groups for word in ("-object", group)]
-    asked = subprocess.run([binary.BINARY, "-machine", "none", "-display", "none", "-monitor", "stdio", *options],
+    asked = subprocess.run([emulator.BINARY, "-machine", "none", "-display", "none", "-monitor", "stdio", *options],
                            input="quit\n", capture_output=True, text=True, check=False, cwd=tmp_path)  # fmt: skip
     assert asked.returncode == 0, asked.stderr
 

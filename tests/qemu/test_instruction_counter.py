@@ -16,7 +16,7 @@ from lifsea_testbed.console.transcript import Line
 from lifsea_testbed.disk.image import examine
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.machine.preflight import Wish, prepare
-from lifsea_testbed.qemu import binary, instruction_counter
+from lifsea_testbed.qemu import emulator, instruction_counter
 from lifsea_testbed.qemu.instruction_counter import Record
 from lifsea_testbed.support.deadline import Deadline
 from tests.support import real
@@ -92,14 +92,14 @@ def test_a_kernel_is_found_on_the_disk() -> None:
     found = kernel_only.find(examine(real.built("reference")))
     assert found.kernel[0x202:0x206] and found.kernel[0x1FE:0x200] == b"\x55\xaa"  # the boot protocol's mark
     assert any(word.startswith("root=") for word in found.options)
-    words = kernel_only.command(binary.Emulator(binary="qemu", version="10.0.2"), found.options)
+    words = kernel_only.command(emulator.Emulator(binary="qemu", version="10.0.2"), found.options)
     assert "rootwait" not in words[-1] and words[-1].endswith("initcall_debug loglevel=8 panic=-1")
 
 
 @pytest.mark.nightly
 @pytest.mark.boots
 def test_a_kernel_alone_takes_the_same_to_the_digit() -> None:
-    image, qemu = examine(real.built("reference")), binary.find()
+    image, qemu = examine(real.built("reference")), emulator.find()
     first, second = kernel_only.run(image, qemu), kernel_only.run(image, qemu)
     assert first == second and first.until_root > 100_000 and len(first.initcalls) > 100
 
