@@ -9,7 +9,7 @@ from lifsea_testbed.boottime.marks import END
 from lifsea_testbed.boottime.observation import Observation
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.perf.metric import Better, Metric
-from lifsea_testbed.profiles.profile import Boot, known
+from lifsea_testbed.profiles.profile import BootSection, require
 
 if TYPE_CHECKING:
     from lifsea_testbed.perf.compare import BudgetCheck
@@ -32,7 +32,7 @@ def instructions(seen: Sequence[Observation]) -> list[float]:
     return [float(one.progress[END].counts.work) for one in seen if one.is_counted]
 
 
-def judge(seen: Sequence[Observation], promised: Boot, *, at_hardware_speed: bool) -> BudgetCheck:
+def judge(seen: Sequence[Observation], promised: BootSection, *, at_hardware_speed: bool) -> BudgetCheck:
     """Returns whether the first boot is certain to be as quick as advertised: the worse end of its interval says.
 
     Under emulation, more instructions than the profile's budget are too slow on any machine. If they are within it,
@@ -48,7 +48,7 @@ def judge(seen: Sequence[Observation], promised: Boot, *, at_hardware_speed: boo
         raise NotJudged("the median's interval needs more packages (pip install 'lifsea-testbed[perf]')") from None
     if at_hardware_speed:
         return judges.check(BOOT, times(seen), promised.promised)
-    budget = known(promised.instructions, "how many instructions a first boot may execute")
+    budget = require(promised.instructions, "boot.instructions")
     counted = instructions(seen)
     if not counted:
         raise NotJudged("emulated, and instructions were not counted")

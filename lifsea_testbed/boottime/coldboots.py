@@ -13,7 +13,7 @@ from lifsea_testbed.boottime.observation import Observation, Which
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.machine.factory import Bench
 from lifsea_testbed.perf.metric import Metric
-from lifsea_testbed.profiles.profile import Boot
+from lifsea_testbed.profiles.profile import BootSection
 from lifsea_testbed.qemu.accelerator import Kind
 from lifsea_testbed.qemu.instruction_counter import Counter
 
@@ -38,7 +38,7 @@ class ColdBoots:
             for name, value, unit, definition in _figures(one):
                 measure(name, value, unit=unit, better="lower", definition=definition)
 
-    def held_to(self, promised: Boot) -> BudgetCheck:
+    def held_to(self, promised: BootSection) -> BudgetCheck:
         """Returns whether the first boot is certain to be as quick as advertised.
 
         Raises:

@@ -16,7 +16,7 @@ from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.guest import boot as guest
 from lifsea_testbed.machine.factory import Bench
 from lifsea_testbed.machine.machine import Machine
-from lifsea_testbed.profiles.profile import Road
+from lifsea_testbed.profiles.profile import AccessMethod
 from lifsea_testbed.qemu import instruction_counter as counters
 from lifsea_testbed.qemu.accelerator import Kind
 from lifsea_testbed.qemu.instruction_counter import Counter, Record, Stamp
@@ -74,14 +74,14 @@ def read_into_cache(image: Image) -> None:
 def _observe(bench: Bench, machine: Machine, which: Which, until: Mark) -> Observation:
     """Looks at a boot that has come to its shell, disturbing it only then."""
     marks = {Mark.POWER_ON: 0.0, END: machine.shell_after}
-    if machine.road is not Road.NONE:
+    if machine.road != AccessMethod.NONE:
         _wait_until_finished(bench, machine)
         marks |= _later(bench, machine, until)
     record = machine.boot.counts.record() if machine.boot.counts else Record()
     lines = machine.boot.transcript.since()
     exact = in_record(stamp for stamp in record.marks if stamp.at >= machine.boot.power_on)
     marks |= on_console(lines) | {mark: stamp.at - machine.boot.power_on for mark, stamp in exact.items()}
-    aligned, units = _ask(machine) if machine.road is not Road.NONE else (None, [])
+    aligned, units = _ask(machine) if machine.road != AccessMethod.NONE else (None, [])
     if aligned:  # what the console tells is nearer
         marks = _of_guest(machine, aligned, units) | marks
     progress = {mark: _at(record, machine.boot.power_on, at, exact.get(mark)) for mark, at in marks.items()} \

@@ -8,7 +8,7 @@ import shlex
 from lifsea_testbed.guest import cri, kubelet
 from lifsea_testbed.guest.cri import Container, Runtime, Sandbox
 from lifsea_testbed.guest.kubelet import Service
-from lifsea_testbed.profiles.profile import Cluster
+from lifsea_testbed.profiles.profile import ClusterSection
 from lifsea_testbed.support.protocols import Shell
 
 #: How long a service may take to stop and start on real hardware (seconds).
@@ -19,7 +19,7 @@ _PREPARING = 60.0
 class Kubernetes:
     """Asks and changes what runs pods on one machine."""
 
-    def __init__(self, shell: Shell, settings: Cluster) -> None:
+    def __init__(self, shell: Shell, settings: ClusterSection) -> None:
         self._shell = shell
         self._settings = settings
 

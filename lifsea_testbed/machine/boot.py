@@ -27,7 +27,7 @@ from lifsea_testbed.errors import (
     TestbedError,
     WaitTimedOut,
 )
-from lifsea_testbed.profiles.profile import Access, Line, Road
+from lifsea_testbed.profiles.profile import AccessMethod, AccessSection, ChannelDevice, require_method
 from lifsea_testbed.qemu import command_line
 from lifsea_testbed.qemu.instruction_counter import Counter, Tally
 from lifsea_testbed.qemu.memory import Memory
@@ -102,11 +102,11 @@ class Boot:
             self.command = command_line.command(hardware, wires)
             self.transcript = Transcript(ours["console"], lifeline=self.lifeline, file=transcript,
                                          mask=mask.stream())
-            self.consoles = {Line.SERIAL: self.transcript}
+            self.consoles = {ChannelDevice.SERIAL: self.transcript}
             if with_virtio_console:
                 beside = transcript.with_name(f"hvc0-{transcript.name}")
-                self.consoles[Line.VIRTIO] = Transcript(ours["virtio_console"], lifeline=self.lifeline, file=beside,
-                                                        mask=mask.stream())
+                self.consoles[ChannelDevice.VIRTIO] = Transcript(
+                    ours["virtio_console"], lifeline=self.lifeline, file=beside, mask=mask.stream())
             self.assistant = Assistant(ours["assistant"], lifeline=self.lifeline)
             self._port = PortChannel(ours["channel"], lifeline=self.lifeline)
             self.channel: Channel = self._port
@@ -164,20 +164,21 @@ class Boot:
         self.execute("device_add", {"driver": "virtio-net-pci", "id": f"{name}-device", "netdev": name, "mac": card.mac,
                                     "romfile": "", "disable-modern": False, "disable-legacy": "off"})  # fmt: skip
 
-    def open_shell(self, road: Road, access: Access, deadline: Deadline) -> str:
+    def open_shell(self, road: str, access: AccessSection, deadline: Deadline) -> str:
         """Takes that road to a root shell, makes it the channel, and returns the boot id.
 
         Raises:
+            ProfileRefused: there is no such access method.
             WaitTimedOut: no shell opened in time.
             GuestCrashed, LaunchError: the machine ended first.
         """
-        if road is Road.USER_DATA:
+        if require_method(road) == AccessMethod.USER_DATA:
             return self.meet_shell(road, access, deadline)
         console, terminal = self._take_console(access)
         logged_in = False
         while True:
             try:
-                if road is Road.LOGIN and not logged_in:
+                if road == AccessMethod.LOGIN and not logged_in:
                     log_in(console, access, deadline)
                 logged_in = False
                 terminal.await_prompt(Deadline.after(min(_SHELL_ANSWERS, deadline.remaining)))
@@ -189,7 +190,7 @@ class Boot:
                     raise
                 interrupt(console)
 
-    def meet_shell(self, road: Road, access: Access, deadline: Deadline,
+    def meet_shell(self, road: str, access: AccessSection, deadline: Deadline,
                    first: Callable[[Channel], object] = lambda channel: None) -> str:
         """Makes the shell that opens by itself, or is open already, the channel, and returns the boot id.
 
@@ -199,14 +200,14 @@ class Boot:
             WaitTimedOut: no shell answered in time.
             GuestCrashed, LaunchError: the machine ended first.
         """
-        if road is Road.USER_DATA and access.line is Line.PORT:
+        if road == AccessMethod.USER_DATA and access.line is ChannelDevice.PORT:
             self.channel = self._port
         else:
             self._take_console(access)
         first(self.channel)
         return self.channel.greet(deadline)
 
-    def _take_console(self, access: Access) -> tuple[Transcript, TerminalChannel]:
+    def _take_console(self, access: AccessSection) -> tuple[Transcript, TerminalChannel]:
         console = self.consoles[access.console]
         self.channel = terminal = TerminalChannel(console, lifeline=self.lifeline)
         console.give_frames_to(terminal.offer)

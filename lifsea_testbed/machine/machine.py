@@ -34,7 +34,7 @@ from lifsea_testbed.machine.boot import Boot
 from lifsea_testbed.machine.fidelity import AsSold
 from lifsea_testbed.machine.network import Wired
 from lifsea_testbed.machine.records import Records
-from lifsea_testbed.profiles.profile import Access, Line, Profile, Road
+from lifsea_testbed.profiles.profile import AccessMethod, AccessSection, ChannelDevice, Profile
 from lifsea_testbed.qemu import command_line, storage
 from lifsea_testbed.qemu.instruction_counter import Counter
 from lifsea_testbed.qemu.memory import Memory
@@ -75,7 +75,7 @@ class Machine(Transfers, AsSold, Wired):
         self.boot_id = ""
         self.shell_after = 0.0
         self.restored_in: float | None = None
-        self.road = Road.NONE
+        self.road: str = AccessMethod.NONE
         self.boots: list[Boot] = []
         self._cards: list[Card] = []
         self._ports: list[tuple[str, int]] = []
@@ -110,7 +110,7 @@ class Machine(Transfers, AsSold, Wired):
         return self.boots[-1]
 
     @property
-    def access(self) -> Access:
+    def access(self) -> AccessSection:
         """How its shell is come by."""
         return self._profile().access
 
@@ -169,7 +169,7 @@ class Machine(Transfers, AsSold, Wired):
         number = len(self.boots) + 1
         boot = Boot(self._hardware, image=self.image, overlay=self._overlay, directory=self._directory,
                     transcript=self.records / f"transcript-{number}.txt", confinement=self._confinement,
-                    with_virtio_console=self._profile().access.line is Line.VIRTIO, layers=self._layers,
+                    with_virtio_console=self._profile().access.line is ChannelDevice.VIRTIO, layers=self._layers,
                     memory=None if self.boots else self._memory, mask=self._mask, log=log, data=self._data,
                     counter=self._counter)  # fmt: skip
         self.boots.append(boot)
@@ -177,7 +177,7 @@ class Machine(Transfers, AsSold, Wired):
         boot.start(self._cards)
         self._open_ports(boot)
 
-    def resume(self, access: Access, *, road: Road, shell_after: float,
+    def resume(self, access: AccessSection, *, road: str, shell_after: float,
                first: Callable[[Channel], object] = lambda channel: None) -> None:
         """Goes on from the state that its memory was given with, does what is first, and waits for the shell.
 
@@ -236,7 +236,7 @@ class Machine(Transfers, AsSold, Wired):
         Raises:
             BootFailed: some unit failed or is still waited for.
         """
-        if self.road is Road.NONE:
+        if self.road == AccessMethod.NONE:
             return
         within = self._profile().boot.ready_within
         try:
@@ -354,9 +354,9 @@ class Machine(Transfers, AsSold, Wired):
             raise GuestFailure("the boot id is the same after a boot", evidence=before)
 
     def _await_shell(self) -> None:
-        for road in self._profile().access.roads:
+        for road in self._profile().access.methods:
             self.road = road
-            if road is Road.NONE:
+            if road == AccessMethod.NONE:
                 self._await_sign_of_readiness()
                 return
             deadline = self._patience.deadline(self._profile().boot.shell_within)
@@ -369,7 +369,7 @@ class Machine(Transfers, AsSold, Wired):
         raise self._no_shell()
 
     def _no_shell(self) -> BootFailed:
-        roads = ", ".join(self._profile().access.roads)
+        roads = ", ".join(self._profile().access.methods)
         asked = ", ".join(dict.fromkeys(printable(seen.path) for seen in self.requests)) or "nothing"
         return self.boot.no_shell(roads, asked)
 

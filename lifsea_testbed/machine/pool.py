@@ -17,7 +17,7 @@ from lifsea_testbed.machine.factory import AUTO, Bench
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.machine.snapshot import Template
 from lifsea_testbed.machine.snapshot_cache import TemplateCache
-from lifsea_testbed.profiles.profile import Road
+from lifsea_testbed.profiles.profile import AccessMethod
 from lifsea_testbed.qemu import memory
 from lifsea_testbed.qemu.memory import Memory
 from lifsea_testbed.qemu.storage import Layers
@@ -155,7 +155,7 @@ class Restorer:
         bench.say("making a template, which later machines are restored from")
         with contextlib.ExitStack() as stack, bench.machine("template-machine",
                                                             memory=self._own_memory(stack)) as machine:  # fmt: skip
-            if machine.road is Road.NONE:
+            if machine.road == AccessMethod.NONE:
                 raise CannotRestore("the image offers no shell to set a restored machine's clock by")
             comes_up(machine)  # whoever needs it to be ready finds out if it is not
             ready = time.monotonic()

@@ -10,7 +10,7 @@ from lifsea_testbed.guest import changes
 from lifsea_testbed.guest.changes import Look
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.machine.pool import Restorer, await_quiet, comes_up
-from lifsea_testbed.profiles.profile import Profile, Road
+from lifsea_testbed.profiles.profile import AccessMethod, Profile
 
 #: What the census of changes leaves out: devices come and go, and hold nothing.
 _UNWATCHED = {"/dev"}
@@ -97,7 +97,7 @@ class SharedMachine:
 
 def _look(machine: Machine, profile: Profile) -> tuple[Look, int]:
     """What the machine is like, and the bytes that its disk took in."""
-    if machine.road is Road.NONE:
+    if machine.road == AccessMethod.NONE:
         nothing = Look(changed=(), processes=frozenset(), mounted=frozenset())
         return nothing, machine.boot.written
     return changes.look(machine, sorted({*profile.paths.writable} - _UNWATCHED)), machine.boot.written

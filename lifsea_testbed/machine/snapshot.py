@@ -22,7 +22,7 @@ from lifsea_testbed.ecs.metadata import Seen
 from lifsea_testbed.errors import GuestFailure, TestbedError
 from lifsea_testbed.machine import clock_reseed
 from lifsea_testbed.machine.machine import Machine
-from lifsea_testbed.profiles.profile import Access, Road
+from lifsea_testbed.profiles.profile import AccessSection
 from lifsea_testbed.qemu.memory import Memory, copy
 from lifsea_testbed.qemu.storage import Layers
 from lifsea_testbed.support.deadline import Deadline
@@ -57,8 +57,8 @@ class Facts(BaseModel):
     instance: Instance
     memory: int
     disks: int
-    road: Road
-    access: Access
+    road: str
+    access: AccessSection
     boot_id: str
     shell_after: float
     clock: int

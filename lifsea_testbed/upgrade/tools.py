@@ -8,7 +8,7 @@ from typing import Protocol
 
 from lifsea_testbed.errors import GuestFailure, NotJudged
 from lifsea_testbed.guest import ostree, system
-from lifsea_testbed.profiles.profile import Upgrades, UpgradeTool
+from lifsea_testbed.profiles.profile import UpgradesSection, UpgradeToolName
 from lifsea_testbed.support.protocols import Shell
 from lifsea_testbed.upgrade.offer import Offer
 
@@ -152,7 +152,7 @@ class RpmOstreeUpgrade:
 class CommandUpgrade:
     """By the commands of a profile, which find the offer in $OFFER_URL, _BRANCH, _COMMIT and _VERSION."""
 
-    def __init__(self, shell: Shell, commands: Upgrades) -> None:
+    def __init__(self, shell: Shell, commands: UpgradesSection) -> None:
         self._shell = shell
         self._commands = commands
 
@@ -194,11 +194,11 @@ class CommandUpgrade:
         self._shell.run(_known(self._commands.roll_back, "roll_back"), within=_WHOLE_IMAGE)
 
 
-def way(shell: Shell, upgrades: Upgrades) -> Upgrade:
+def way(shell: Shell, upgrades: UpgradesSection) -> Upgrade:
     """Returns the way that a profile names."""
-    if upgrades.tool is UpgradeTool.COMMANDS:
+    if upgrades.tool is UpgradeToolName.COMMANDS:
         return CommandUpgrade(shell, upgrades)
-    return OstreeUpgrade(shell) if upgrades.tool is UpgradeTool.OSTREE else RpmOstreeUpgrade(shell)
+    return OstreeUpgrade(shell) if upgrades.tool is UpgradeToolName.OSTREE else RpmOstreeUpgrade(shell)
 
 
 def _describe(shell: Shell, offer: Offer) -> None:

@@ -32,7 +32,7 @@ from lifsea_testbed.console.transcript import Line
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.guest import boot as guest
 from lifsea_testbed.perf.measure import Measure
-from lifsea_testbed.profiles.profile import Boot
+from lifsea_testbed.profiles.profile import BootSection
 from lifsea_testbed.qemu.instruction_counter import BOOT_SECTOR, Counts, Stamp
 from tests.support.boots import TIMES, boot, unit
 
@@ -124,20 +124,22 @@ def test_an_observation_comes_back_from_its_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("promised", "kept"), [(4.0, True), (3.9, False)])
 def test_real_hardware_is_judged_by_the_clock(promised: float, kept: bool) -> None:
-    assert budget.judge([boot()] * 3, Boot(promised=promised), at_hardware_speed=True).kept is kept
+    assert budget.judge([boot()] * 3, BootSection(promised=promised), at_hardware_speed=True).kept is kept
 
 
 @pytest.mark.parametrize(("instructions", "idle", "kept"), [(10e9, 0.5, True), (3.9e9, 0.0, False), (3.9e9, 9, False)])
 def test_emulation_is_judged_by_what_is_executed(instructions: float, idle: float, kept: bool) -> None:
-    promised = Boot(promised=2.0, instructions=instructions)
+    promised = BootSection(promised=2.0, instructions=instructions)
     assert budget.judge([boot(idle=idle)] * 3, promised, at_hardware_speed=False).kept is kept
 
 
 @pytest.mark.parametrize(("promised", "seen", "why"), [
-    (Boot(), boot(), "does not know"), (Boot(instructions=5e9), boot(counted=False), "not counted"),
-    (Boot(promised=2.0, instructions=5e9), boot(idle=3.0), "halted for 3.00 s"),
+    (BootSection(), boot(), "has no boot.instructions"),
+    (BootSection(instructions=5e9), boot(counted=False), "not counted"),
+    (BootSection(promised=2.0, instructions=5e9), boot(idle=3.0), "halted for 3.00 s"),
 ])  # fmt: skip
-def test_what_emulation_cannot_tell_is_not_judged(promised: Boot, seen: observation.Observation, why: str) -> None:
+def test_what_emulation_cannot_tell_is_not_judged(promised: BootSection, seen: observation.Observation,
+                                                  why: str) -> None:
     with pytest.raises(NotJudged, match=why):
         budget.judge([seen] * 3, promised, at_hardware_speed=False)
 

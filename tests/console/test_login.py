@@ -14,14 +14,14 @@ import pytest
 
 from lifsea_testbed.console import login
 from lifsea_testbed.console.transcript import Transcript
-from lifsea_testbed.profiles.profile import Line
+from lifsea_testbed.profiles.profile import ChannelDevice
 
 PORT = "org.example.shell"
 
 
 def script(tmp_path: Path) -> Path:
     """What opens the port, with an agent that tells where it was started, and ports below the given directory."""
-    text = login.user_data(PORT, Line.PORT).decode()
+    text = login.user_data(PORT, ChannelDevice.PORT).decode()
     (opening,) = re.findall(r"open\.sh <<'END-OF-OPEN'\n(.*?)END-OF-OPEN", text, re.DOTALL)
     (tmp_path / "agent.sh").write_text(f'echo "$1" >{tmp_path}/opened')
     (tmp_path / "open.sh").write_text(opening.replace("/sys/class/virtio-ports", str(tmp_path / "ports"))
@@ -52,7 +52,7 @@ def test_a_port_whose_driver_comes_late_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_the_unit_is_started_however_often_it_ends() -> None:
-    assert b"\nStartLimitIntervalSec=0\n[Service]\n" in login.user_data(PORT, Line.PORT)
+    assert b"\nStartLimitIntervalSec=0\n[Service]\n" in login.user_data(PORT, ChannelDevice.PORT)
 
 
 def minding_interrupts() -> None:

@@ -21,7 +21,7 @@ from lifsea_testbed.guest import (
     units,
 )
 from lifsea_testbed.guest.operations import OperationsContainer
-from lifsea_testbed.profiles.profile import Operations
+from lifsea_testbed.profiles.profile import OperationsSection
 from tests.support.fakes import FakeShell
 
 COMMIT, OTHER = "a" * 64, "b" * 64
@@ -159,13 +159,13 @@ def test_units_are_matched_by_their_whole_name() -> None:
 
 def test_the_operations_tool_has_to_exist() -> None:
     with pytest.raises(CommandFailed):
-        _ = OperationsContainer(FakeShell({"command -v": (127, "")}), Operations()).is_running
+        _ = OperationsContainer(FakeShell({"command -v": (127, "")}), OperationsSection()).is_running
 
 
 @pytest.mark.parametrize(("said", "running"), [("running\n", True), ("stopped\n", False), ("not-running\n", False)])
 def test_the_operations_container_says_whether_it_runs(said: str, running: bool) -> None:
     shell = FakeShell({"command -v": "/usr/bin/lifseacli", "status": said})
-    assert OperationsContainer(shell, Operations()).is_running is running
+    assert OperationsContainer(shell, OperationsSection()).is_running is running
 
 
 def test_executables_are_matched_by_their_whole_name() -> None:

@@ -74,9 +74,17 @@ def test_a_shell_is_promised_one_way() -> None:
     assert set(catalogue()) == set[str]().union(*promises.values())
 
 
-def test_what_a_profile_does_not_know_is_not_judged() -> None:
-    with pytest.raises(NotJudged, match="how large"):
-        profiles.known(profiles.load("lifsea-3.3").image.most, "how large the image may be")
+def test_a_missing_profile_key_is_not_judged_and_named() -> None:
+    with pytest.raises(NotJudged, match=r"the profile has no image\.most: "):
+        profiles.require(profiles.load("lifsea-3.3").image.most, "image.most")
+
+
+def test_an_unknown_access_method_is_refused_on_use() -> None:
+    own = profiles.AccessSection(methods=["ssh"])
+    with pytest.raises(ProfileRefused, match="unknown access method 'ssh'") as caught:
+        profiles.require_method(own.methods[0])
+    assert caught.value.hint == "one of user-data, login, prompt, none"
+    assert profiles.require_method("ssh", registered=["ssh"]) == "ssh"
 
 
 def test_every_shipped_profile_is_documented() -> None:

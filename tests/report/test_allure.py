@@ -38,7 +38,7 @@ extends = "reference"
 name = "quick"
 claims = ["boots-to-ready", "no-sshd"]
 [access]
-roads = ["none"]
+methods = ["none"]
 [boot]
 ready_line = "all is well"
 """

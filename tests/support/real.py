@@ -15,7 +15,7 @@ from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.machine.pool import Restorer
 from lifsea_testbed.machine.preflight import Wish, prepare
 from lifsea_testbed.machine.snapshot_cache import TemplateCache
-from lifsea_testbed.profiles.profile import Access
+from lifsea_testbed.profiles.profile import AccessSection
 from tests.support import ROOT
 
 
@@ -59,7 +59,7 @@ def restorer(reports: Path, *, keeps: bool = False, **access: Any) -> Iterator[R
 
 def change_access(bench: Bench, **access: Any) -> None:
     """Has machines of the bench be reached in another way from their next boot on."""
-    bench.profile = bench.profile.model_copy(update={"access": Access(**access)})
+    bench.profile = bench.profile.model_copy(update={"access": AccessSection(**access)})
 
 
 @contextlib.contextmanager

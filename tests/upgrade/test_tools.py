@@ -16,7 +16,7 @@ import pytest
 from lifsea_testbed.ecs.metadata import Request
 from lifsea_testbed.errors import CommandFailed, GuestFailure, NotJudged
 from lifsea_testbed.guest.ostree import REPOSITORY
-from lifsea_testbed.profiles.profile import Upgrades, UpgradeTool, load, names
+from lifsea_testbed.profiles.profile import UpgradesSection, UpgradeToolName, load, names
 from lifsea_testbed.scenarios import upgrade_paths
 from lifsea_testbed.support.protocols import CommandResult
 from lifsea_testbed.upgrade.offer import EDITED, Offer, from_disk, make_up
@@ -215,8 +215,8 @@ def test_a_tool_that_fails_is_told() -> None:
 
 
 def test_commands_of_a_profile_find_the_offer() -> None:
-    upgrades = Upgrades(tool=UpgradeTool.COMMANDS, deploy="os-update --from $OFFER_URL", roll_back="os-update --back",
-                        boots_next="os-update --next")  # fmt: skip
+    upgrades = UpgradesSection(tool=UpgradeToolName.COMMANDS, deploy="os-update --from $OFFER_URL",
+                               roll_back="os-update --back", boots_next="os-update --next")  # fmt: skip
     shell = FakeShell({"--from": "done\n", "--back": "", "--next": "2\n", "os-release": "VERSION_ID=1\n"})
     upgrade = CommandUpgrade(shell, upgrades)
     assert upgrade.apply(OFFER) == "done"
@@ -226,7 +226,7 @@ def test_commands_of_a_profile_find_the_offer() -> None:
 
 
 def test_a_command_that_a_profile_lacks_is_not_judged() -> None:
-    upgrade = CommandUpgrade(FakeShell({}), Upgrades(tool=UpgradeTool.COMMANDS))
+    upgrade = CommandUpgrade(FakeShell({}), UpgradesSection(tool=UpgradeToolName.COMMANDS))
     for ask in (lambda: upgrade.apply(OFFER), upgrade.roll_back, upgrade.boots_next):
         with pytest.raises(NotJudged, match="upgrades"):
             ask()
