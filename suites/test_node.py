@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lifsea_testbed.cluster.seen import Interrupted, Joined, Ran
-from lifsea_testbed.perf.measure import Measure
+from lifsea_testbed.perf.metric import Measure
 from lifsea_testbed.plugin.markers import claim
 
 _LEFT_TO_THE_KERNEL = 0.95

@@ -39,7 +39,7 @@ OWNERS = {
     "psutil": {"support.host", "support.private_dir", "report.collector"},
     "rich": {"report.progress", "powercut.campaign"},
     "otava": {"perf.change_points"},
-    "sqlalchemy": {"perf.schema", "perf.history", "perf.migrations.versions.v0001_samples"},
+    "sqlalchemy": {"perf.history", "perf.migrations.versions.v0001_samples"},
     "alembic": {"perf.history", "perf.migrations.env", "perf.migrations.versions.v0001_samples"},
     "shtab": {"cli.completion"},
     "scipy": {"perf.compare", "perf.change_points"}, "numpy": {"perf.compare", "perf.change_points", "perf.trend"},

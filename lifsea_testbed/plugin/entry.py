@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lifsea_testbed.machine.fleet import Fleet
     from lifsea_testbed.machine.machine import Machine
     from lifsea_testbed.machine.pool import Restorer
-    from lifsea_testbed.perf.measure import Measure
+    from lifsea_testbed.perf.metric import Measure
     from lifsea_testbed.plugin.session import Run
     from lifsea_testbed.powercut.campaign import PowerCuts
     from lifsea_testbed.profiles.profile import Profile

@@ -13,8 +13,7 @@ import pytest
 from lifsea_testbed.errors import CallerError, Explained, HostError
 from lifsea_testbed.machine.factory import AUTO
 from lifsea_testbed.perf import jsonlines
-from lifsea_testbed.perf.measure import Measure, Measurement
-from lifsea_testbed.perf.metric import Better, Build, Kind, Metric, Sample
+from lifsea_testbed.perf.metric import Better, Build, BuildKind, Measure, Measurement, Metric, Sample
 from lifsea_testbed.plugin.session import Run
 from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.report import collector
@@ -22,7 +21,7 @@ from lifsea_testbed.report.document import Host
 from lifsea_testbed.support.sanitize import printable
 
 if TYPE_CHECKING:
-    from lifsea_testbed.perf.assessment import Findings
+    from lifsea_testbed.perf.assessment import MetricFindings
     from lifsea_testbed.perf.history import History
 
 MEASURED = pytest.StashKey[Measure]()
@@ -44,7 +43,7 @@ class Measuring:
         self._image = ("", "")
         self._token = uuid.uuid4().hex
         self._started = time.time()
-        self._findings: Findings | None = None
+        self._findings: MetricFindings | None = None
 
     @classmethod
     def start(cls, config: pytest.Config, run: Run) -> Measuring:
@@ -144,7 +143,7 @@ class Measuring:
             accelerator=str(prepared.accelerator.kind),
             qemu=prepared.emulator.version,
             host_class=printable(option.host_class or _host_class(collector.host()))[:_LONGEST],
-            kind=Kind.RELEASE if option.perf_release else Kind.BUILD,
+            kind=BuildKind.RELEASE if option.perf_release else BuildKind.BUILD,
             reports=printable(option.reports_url),
         )  # fmt: skip
 

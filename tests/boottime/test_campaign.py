@@ -31,7 +31,7 @@ from lifsea_testbed.cli.main import main
 from lifsea_testbed.console.transcript import Line
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.guest import boot as guest
-from lifsea_testbed.perf.measure import Measure
+from lifsea_testbed.perf.metric import Measure
 from lifsea_testbed.profiles.profile import BootSection
 from lifsea_testbed.qemu.instruction_counter import BOOT_SECTOR, Counts, Stamp
 from tests.support.boots import TIMES, boot, unit

@@ -16,7 +16,7 @@ from tests.support.boot_sector import raw_image
 SECRET = "c2VjcmV0LXZhbHVl"
 DYING = f"x-aliyun-ecs-metadata-token: {SECRET}\nKernel panic - not syncing: no root\n"
 SUITE = """
-from lifsea_testbed.claim import claim
+from lifsea_testbed.plugin.markers import claim
 
 @claim("boots-to-ready")
 def test_boots(machine):
