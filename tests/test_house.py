@@ -37,7 +37,7 @@ OWNERS = {
                  "report.document"},
     "pytest": {"plugin"},
     "psutil": {"support.host", "support.private_dir", "report.collector"},
-    "rich": {"report.progress", "powercut.campaign"},
+    "rich": {"report.terminal", "powercut.campaign"},
     "otava": {"perf.change_points"},
     "sqlalchemy": {"perf.history", "perf.migrations.versions.v0001_samples"},
     "alembic": {"perf.history", "perf.migrations.env", "perf.migrations.versions.v0001_samples"},

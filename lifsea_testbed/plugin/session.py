@@ -22,14 +22,14 @@ from lifsea_testbed.plugin import asked, ordering
 from lifsea_testbed.plugin.items import attempt_of, claim_of, machines_of
 from lifsea_testbed.profiles.claims import catalogue
 from lifsea_testbed.qemu.accelerator import Kind
-from lifsea_testbed.report import allure, allure_report, evidence, excuses, github, known_issues, terminal
+from lifsea_testbed.report import allure, evidence, github, known_issues, terminal
 from lifsea_testbed.report.collector import Collector, run_record
 from lifsea_testbed.report.document import Document, figure
-from lifsea_testbed.report.gate import Outcome
-from lifsea_testbed.report.known_issues import Known
+from lifsea_testbed.report.gate import TestOutcome
+from lifsea_testbed.report.known_issues import KnownIssueList
 from lifsea_testbed.report.outcome import Judgement, Status, judge
-from lifsea_testbed.report.progress import Spinner
 from lifsea_testbed.report.signature import Signer
+from lifsea_testbed.report.terminal import Spinner
 from lifsea_testbed.support import private_dir, steps
 from lifsea_testbed.support.deadline import seconds
 from lifsea_testbed.support.redact import masked
@@ -39,13 +39,13 @@ from lifsea_testbed.support.sanitize import printable, slug
 _KEPT = frozenset({"machine", "own_machine"})
 #: A reason is a line; the evidence has the whole story (characters).
 _LONGEST_WHY = 500
-_MARKS = pytest.StashKey[dict[str, evidence.Mark]]()
+_MARKS = pytest.StashKey[dict[str, evidence.EvidenceMark]]()
 
 
 class Run:
     """The state of one process of the run: in the main process also the collector of all outcomes."""
 
-    def __init__(self, config: pytest.Config, prepared: Prepared, known: Known, signer: Signer | None) -> None:
+    def __init__(self, config: pytest.Config, prepared: Prepared, known: KnownIssueList, signer: Signer | None) -> None:
         self.bench: Bench = prepared.bench()
         self.bench.say = self._say
         self.restorer = Restorer(self.bench, TemplateCache(snapshot_cache.directory()), cold=config.option.cold,
@@ -70,7 +70,7 @@ class Run:
         self._reruns = asked.reruns(config)
         self._document: Document | None = None
         self._lines: dict[str, int] = {}
-        self._ended: dict[str, Outcome] = {}
+        self._ended: dict[str, TestOutcome] = {}
 
     @classmethod
     def start(cls, config: pytest.Config) -> Run:
@@ -227,15 +227,15 @@ class Run:
             self._collector.add_figures(figure(report.nodeid, fields) for fields in figures)
         if fields := getattr(report, "lifsea_outcome", None):
             profile, version = report.lifsea_image
-            self._collector.add(Outcome.from_fields(fields), profile=profile, version=version)
+            self._collector.add(TestOutcome.from_fields(fields), profile=profile, version=version)
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
         """Gives Allure, in the process that ran the test, the word of the gate."""
         if outcome := self._ended.pop(nodeid, None):
             again = outcome.status is Status.PASSED and outcome.attempt > 1
-            allure.tell(self._config.pluginmanager.get_plugin("allure_listener"),
-                        Status.FLAKY if again else outcome.status, blame=outcome.blame, issue=outcome.issue,
-                        why=f"passed at attempt {outcome.attempt}" if again else outcome.why)  # fmt: skip
+            allure.set_verdict(self._config.pluginmanager.get_plugin("allure_listener"),
+                               Status.FLAKY if again else outcome.status, blame=outcome.blame, issue=outcome.issue,
+                               why=f"passed at attempt {outcome.attempt}" if again else outcome.why)  # fmt: skip
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -260,7 +260,7 @@ class Run:
         if exitstatus != pytest.ExitCode.INTERRUPTED:
             session.exitstatus = document.exit_status or int(exitstatus)
         github.add_summary(document, os.environ)
-        allure_report.prepare(document, self._prepared.wish.reports, Path(self._config.option.allure_report_dir))
+        allure.prepare(document, self._prepared.wish.reports, Path(self._config.option.allure_report_dir))
         self._document = document
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -280,8 +280,8 @@ class Run:
         """The judgement on the test, once the known issues were asked; the report is made to agree with it."""
         judgement = judge(error)
         text = str(error) if isinstance(error, Explained) else report.longreprtext
-        judgement = excuses.excuse(judgement, self._known, claim=claim_of(item) or "", text=text,
-                                   profile=self.bench.profile_name, version=self._version)  # fmt: skip
+        judgement = known_issues.excuse(judgement, self._known, claim=claim_of(item) or "", text=text,
+                                        profile=self.bench.profile_name, version=self._version)  # fmt: skip
         if judgement.status is Status.NOT_JUDGED:
             path, line, _ = item.location
             report.outcome, report.longrepr = "skipped", (path, line or 0, f"not judged: {error}")
@@ -350,9 +350,9 @@ class Run:
     def _stamp(self, report: pytest.TestReport, item: pytest.Item, judgement: Judgement, folder: Path | None) -> None:
         kept = str(folder.relative_to(self._prepared.wish.reports)) if folder else ""
         why = printable(judgement.why).replace("\n", " ")[:_LONGEST_WHY]
-        outcome = Outcome(claim=claim_of(item) or "", test=item.nodeid, status=judgement.status, why=why,
-                          evidence=kept, blame=str(judgement.blame or ""), issue=judgement.issue,
-                          attempt=attempt_of(item))  # fmt: skip
+        outcome = TestOutcome(claim=claim_of(item) or "", test=item.nodeid, status=judgement.status, why=why,
+                              evidence=kept, blame=str(judgement.blame or ""), issue=judgement.issue,
+                              attempt=attempt_of(item))  # fmt: skip
         earlier = self._ended.get(item.nodeid)
         if earlier is None or outcome.status.gravity < earlier.status.gravity:
             self._ended[item.nodeid] = outcome
@@ -361,7 +361,7 @@ class Run:
 
     @property
     def _claims_page(self) -> str:
-        return allure_report.claims_page(self._config.option.reports_url)
+        return allure.claims_page(self._config.option.reports_url)
 
     @property
     def _version(self) -> str:

@@ -176,7 +176,7 @@ def test_the_schema_is_what_the_migrations_make(history: History) -> None:
     ("postgresql://user:secret@/db?host=/nonexistent", HostError, "cannot be used"),
     ("/nonexistent/history.db", HostError, "unable to open"),
 ])  # fmt: skip
-def test_an_unusable_history_is_reported_without_the_password(place: str, error: type[Exception], complaint: str) -> None:
+def test_an_unusable_history_is_reported_without_password(place: str, error: type[Exception], complaint: str) -> None:
     with pytest.raises(error, match=complaint) as raised:
         History(place)
     assert "secret" not in str(raised.value)
