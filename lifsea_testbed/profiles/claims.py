@@ -1,4 +1,4 @@
-"""The claims: each a promise in a sentence, with its source; profiles say which of them an OS makes."""
+"""The catalogue of claims: each a promise in one sentence, with its source; profiles list those that an OS makes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A promise that a test can find kept or broken."""
+    """A promise that tests can judge."""
 
     id: str
     promise: str
@@ -19,6 +19,6 @@ class Claim:
 
 @functools.cache
 def catalogue() -> dict[str, Claim]:
-    """Returns every known claim by its id, in the order of claims.toml."""
+    """Returns every claim by its id, in the order of claims.toml."""
     text = importlib.resources.files("lifsea_testbed.profiles").joinpath("claims.toml").read_text("utf-8")
     return {name: Claim(id=name, **fields) for name, fields in tomllib.loads(text).items()}

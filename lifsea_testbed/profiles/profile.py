@@ -16,7 +16,7 @@ from lifsea_testbed.profiles.claims import catalogue
 
 T = TypeVar("T")
 _SUFFIX = ".toml"
-#: Lies beside the profiles and is none.
+#: The catalogue of claims, which is in the same directory as the profiles.
 _CATALOGUE = "claims.toml"
 
 
