@@ -129,7 +129,7 @@ class Collector:
         return [f"flaky: {', '.join(self.flakes)}"] if self.flakes else []
 
     def _write_run(self) -> None:
-        """What differs from run to run, and so has no place in gate.json; seconds and MiB."""
+        """Writes run.json: the values that differ from run to run, in seconds and MiB."""
         times = {
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._started)),
             "duration": round(time.time() - self._started, 1),
