@@ -7,7 +7,7 @@ import pytest
 from lifsea_testbed.boottime.coldboots import ColdBoots
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.perf.measure import Measure
-from lifsea_testbed.plugin.markers import claim
+from lifsea_testbed.plugin.items import claim
 from lifsea_testbed.profiles.profile import Profile, known
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lifsea_testbed.machine.machine import Machine
-from lifsea_testbed.plugin.markers import claim
+from lifsea_testbed.plugin.items import claim
 from lifsea_testbed.scenarios.basics import Rebooted
 from lifsea_testbed.support.guest_paths import MACHINE_ID
 
@@ -32,7 +32,7 @@ def test_the_host_name_is_the_instances(booted: Machine) -> None:
 def test_chrony_asks_the_clouds_time_servers(booted: Machine) -> None:
     """The time servers of the metadata service are among chronyd's sources."""
     booted.wait_until_ready()
-    assert set(booted.time_servers) <= set(booted.guest.time_sources())
+    assert set(booted.instance.time_servers) <= set(booted.guest.time_sources())
 
 
 @claim("user-data-ran-once")

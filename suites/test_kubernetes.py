@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lifsea_testbed.guest.readiness import Depth, reached
 from lifsea_testbed.machine.machine import Machine
-from lifsea_testbed.plugin.markers import claim
+from lifsea_testbed.plugin.items import claim
 from lifsea_testbed.profiles.profile import Profile
 from lifsea_testbed.scenarios.static_pod import StaticPod
 

@@ -17,6 +17,7 @@ from lifsea_testbed.errors import GuestFailure, NotJudged
 from lifsea_testbed.guest.cri import State
 from lifsea_testbed.guest.kubelet import KUBELET
 from lifsea_testbed.guest.readiness import Depth, NotReady, await_, explained, journals
+from lifsea_testbed.machine.factory import MachineSpec
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.profiles.profile import Profile
 
@@ -46,14 +47,15 @@ def await_ready(member: Member, profile: Profile) -> Node:
 
 @contextlib.contextmanager
 def joined(cluster: Cluster, profile: Profile,
-           make: Callable[..., AbstractContextManager[Machine]]) -> Iterator[tuple[Member, Joined]]:
-    """A new machine that is a Ready node, and what was seen of it; `make` powers on a machine that it has prepared.
+           create: Callable[[MachineSpec], AbstractContextManager[Machine]]) -> Iterator[tuple[Member, Joined]]:
+    """A new machine that is a Ready node, and what was seen of it.
 
     Raises:
         NotReady: it does not become one.
     """
     members: list[Member] = []
-    with make("node", prepare=lambda machine: members.append(cluster.expect(machine))) as machine:
+    spec = MachineSpec(name="node", prepare=lambda machine: members.append(cluster.expect(machine)))
+    with create(spec) as machine:
         node = await_ready(members[0], profile)
         seconds = time.monotonic() - machine.boot.power_on
         if wrong := diagnosis.clock_trouble(members[0]):

@@ -214,7 +214,7 @@ def test_the_control_plane_dies_with_who_started_it() -> None:
     if not (PROGRAMS / "kube-apiserver").exists() or not shutil.which("etcd"):
         pytest.skip("build/control-plane is not built: python -m images control-plane -o build/control-plane")
     script = "import sys, time\nfrom pathlib import Path\nfrom lifsea_testbed.cluster.control_plane import *\n" \
-             "from lifsea_testbed.qemu.confinement import confinement\n" \
+             "from lifsea_testbed.support.confinement import confinement\n" \
              f"with ControlPlane(find(Path({str(PROGRAMS)!r})), confinement()):\n" \
              "    print('ready', flush=True); time.sleep(600)\n"  # fmt: skip
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=ROOT) as parent:
