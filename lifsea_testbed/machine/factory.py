@@ -275,13 +275,13 @@ class Bench:
     def identify(self, machine: Machine) -> None:
         """Learns the image's version, and chooses the profile by it unless the user named one."""
         if not self._identified:
-            release = machine.guest.os_release
+            release = machine.guest.system.os_release()
             self.profile = profiles.matching(release) or self.profile
             self.image_version = release.get("VERSION_ID", "")
             self._identified = True
         elif not self.image_version:
             with contextlib.suppress(Explained, NotJudged):
-                self.image_version = machine.guest.os_release.get("VERSION_ID", "")
+                self.image_version = machine.guest.system.os_release().get("VERSION_ID", "")
 
     @property
     def data_disk(self) -> int:

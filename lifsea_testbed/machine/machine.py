@@ -26,9 +26,8 @@ from lifsea_testbed.errors import (
     TimerStarved,
     WaitTimedOut,
 )
-from lifsea_testbed.guest import offline, system
+from lifsea_testbed.guest import offline
 from lifsea_testbed.guest.guest import Guest
-from lifsea_testbed.guest.transfer import Transfers
 from lifsea_testbed.machine import postmortem
 from lifsea_testbed.machine.boot import Boot
 from lifsea_testbed.machine.fidelity import AsSold
@@ -56,7 +55,7 @@ _RESUMING = 30.0
 _POWER_ONS = 3
 
 
-class Machine(Transfers, AsSold, Wired):
+class Machine(AsSold, Wired):
     """An instance with a disk of its own above the image; it can be powered on, rebooted, asked and changed.
 
     `directory` holds what is thrown away, `records` what is kept: the transcript of each boot, the journal, the
@@ -240,7 +239,7 @@ class Machine(Transfers, AsSold, Wired):
             return
         within = self._profile().boot.ready_within
         try:
-            self.wait_until(lambda: self.guest.system_state() not in ("initializing", "starting", ""),
+            self.wait_until(lambda: self.guest.units.state() not in ("initializing", "starting", ""),
                             "systemd finishes the boot", within=within)  # fmt: skip
         except WaitTimedOut as error:
             raise BootFailed(error.happened, expected="a finished boot", evidence=error.evidence) from error
@@ -298,7 +297,7 @@ class Machine(Transfers, AsSold, Wired):
     def attach_disk(self, image: Image) -> str:
         """Attaches an image as a read-only data disk to the running machine; returns its name in the guest's /dev."""
         serial = self.boot.attach_disk(image)
-        return self.wait_until(lambda: self.guest.disks().get(serial, ""), "the attached disk appears",
+        return self.wait_until(lambda: self.guest.disks.by_serial().get(serial, ""), "the attached disk appears",
                                within=_ATTACHING)  # fmt: skip
 
     def save_evidence(self, *, journal: bool = True) -> None:
@@ -376,7 +375,7 @@ class Machine(Transfers, AsSold, Wired):
     def _await_sign_of_readiness(self) -> None:
         """Waits, without a shell, for the console line of the profile, or for an answer of Cloud Assistant."""
         self.boot.do_without_shell()
-        self.guest.offline = functools.cache(lambda: offline.read(self.image))
+        self.guest = self.guest.without_shell(functools.cache(lambda: offline.read(self.image)))
         wanted, deadline = self._profile().boot.ready_line, self._patience.deadline(self._profile().boot.shell_within)
         # A prompt is a line without an end, and a sign as good as any.
         is_up = self.boot.transcript.asks(re.compile(wanted), 0, deadline) if wanted \
@@ -391,7 +390,7 @@ class Machine(Transfers, AsSold, Wired):
         if not self.boots or self.boot.lifeline.ended or not self.boot_id:
             return
         with contextlib.suppress(Exception):
-            self._records.write(f"journal-{len(self.boots)}.txt", system.journal(self))
+            self._records.write(f"journal-{len(self.boots)}.txt", self.guest.system.journal())
 
     def _save_journal_of_disk(self) -> None:
         """The journal of a boot whose shell could not be asked for it."""
