@@ -17,7 +17,7 @@ from lifsea_testbed.errors import ChannelError
 from lifsea_testbed.support.digest import TOOLS, same
 from lifsea_testbed.support.protocols import Shell
 
-#: The kernel's own interfaces: no files of the system, whatever their permission bits are.
+#: The kernel's own interfaces: no files of the system, regardless of their permission bits.
 _KERNEL_INTERFACES = (
     "proc", "sysfs", "cgroup", "cgroup2", "devpts", "mqueue", "hugetlbfs", "securityfs", "debugfs", "tracefs",
     "configfs", "pstore", "bpf", "efivarfs", "binfmt_misc", "fusectl", "autofs", "rpc_pipefs", "nsfs",

@@ -71,11 +71,11 @@ class VisibleHardware:
         return sum(line.startswith("processor") for line in self._cpuinfo().splitlines())
 
     def topology(self) -> Topology:
-        """How the processors are arranged."""
+        """The arrangement of the processors in sockets, cores and threads."""
         return parse_topology(self._cpuinfo())
 
     def memory(self) -> int:
-        """The memory (MiB) that the firmware handed to the kernel; the kernel's own is not subtracted."""
+        """The memory (MiB) that the firmware reports to the kernel; the kernel's own is not subtracted."""
         return parse_memory(self._shell.run("cat /proc/iomem").stdout)
 
     def dmi(self) -> dict[str, str]:
