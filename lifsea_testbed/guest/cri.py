@@ -158,7 +158,7 @@ class ContainerRuntime:
         """Returns the directories that hold images, sorted: those that the kubelet's garbage collection watches."""
         return sorted(_name(one, 2) for one in protobuf.messages(self._call("ImageService/ImageFsInfo"), 1))
 
-    # containerd's own tool, and what the profile and the kernel know of it
+    # containerd's own tool, the commands of the profile, and the kernel's list of sockets
 
     def containerd_version(self) -> str | None:
         """Returns the version of the containerd that answers on its socket, or nothing if none does."""
