@@ -200,7 +200,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as reports, real.bench(Path(reports)) as bench:
         with bench.create(MachineSpec(name="commands")) as machine:
             machine.wait_until_ready()
-            machine.wait_until(machine.guest.kubelet_health, "the kubelet settles", within=60.0)
+            machine.wait_until(machine.guest.kubelet.health, "the kubelet settles", within=60.0)
             with labgrid_shell(machine) as labgrid:
                 raw, times = commands(machine, labgrid)
                 faster = output(machine, labgrid)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from lifsea_testbed.machine.access import ConsoleAccess as ConsoleAccess
     from lifsea_testbed.machine.factory import InitialState as InitialState
     from lifsea_testbed.machine.factory import MachineFactory as MachineFactory
-    from lifsea_testbed.machine.factory import MachineSpec as MachineSpec
+    from lifsea_testbed.machine.factory import MachineSpec
     from lifsea_testbed.machine.fleet import Fleet as Fleet
     from lifsea_testbed.machine.machine import Machine as Machine
     from lifsea_testbed.machine.pool import MachinePool as MachinePool

@@ -77,7 +77,7 @@ def test_every_device_sits_in_its_slot(machine: Machine) -> None:
 @claim("instance-as-sold")
 def test_the_disks_have_the_serial_numbers_of_the_instances(machine: Machine) -> None:
     """Each disk is known by its identifier without `d-`, the system disk first."""
-    assert list(machine.guest.disks()) == machine.instance.disk_serials
+    assert list(machine.guest.disks.by_serial()) == machine.instance.disk_serials
 
 
 @claim("instance-as-sold")

@@ -13,7 +13,7 @@ from lifsea_testbed.boottime.marks import END, Mark, in_record, on_console
 from lifsea_testbed.boottime.observation import Observation, Progress, Which, by_name
 from lifsea_testbed.disk.image import Image
 from lifsea_testbed.errors import NotJudged
-from lifsea_testbed.guest import boot as guest
+from lifsea_testbed.guest.boot import UnitTimes
 from lifsea_testbed.machine.factory import MachineFactory, MachineSpec
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.profiles.profile import Road
@@ -108,7 +108,7 @@ def _later(factory: MachineFactory, machine: Machine, until: Mark) -> dict[Mark,
         marks |= {Mark.QUIET: quiet} if quiet is not None else {}
     if until is Mark.KUBELET and "kubelet-ready" in factory.profile.claims:
         within = factory.profile.boot.ready_within
-        machine.wait_until(machine.guest.kubelet_health, "the kubelet is healthy", within=within)
+        machine.wait_until(machine.guest.kubelet.health, "the kubelet is healthy", within=within)
         marks[Mark.KUBELET] = time.monotonic() - machine.boot.power_on
     return marks
 
@@ -123,25 +123,25 @@ def _quiet(machine: Machine) -> float | None:
     return before.at - start if last.counts.work - before.counts.work < _QUIET * rate * _SECOND else None
 
 
-def _ask(machine: Machine) -> tuple[Alignment | None, list[guest.UnitTimes]]:
+def _ask(machine: Machine) -> tuple[Alignment | None, list[UnitTimes]]:
     """The guest's clock on the host's, and its units on the host's clock, if the guest tells."""
     try:
-        exchanges = [alignment.exchange(lambda: guest.monotonic(machine)) for _ in range(alignment.EXCHANGES)]
+        exchanges = [alignment.exchange(machine.guest.boot_times.monotonic) for _ in range(alignment.EXCHANGES)]
     except NotJudged:
         return None, []
     aligned, start = alignment.align(exchanges), machine.boot.power_on
-    units = [guest.UnitTimes(name=unit.name, processor=unit.processor, started=aligned.host(unit.started) - start,
-                             active=aligned.host(unit.active) - start)
-             for unit in guest.unit_times(machine)]  # fmt: skip
+    units = [UnitTimes(name=unit.name, processor=unit.processor, started=aligned.host(unit.started) - start,
+                       active=aligned.host(unit.active) - start)
+             for unit in machine.guest.boot_times.units()]  # fmt: skip
     return aligned, units
 
 
-def _of_guest(machine: Machine, aligned: Alignment, units: list[guest.UnitTimes]) -> dict[Mark, float]:
+def _of_guest(machine: Machine, aligned: Alignment, units: list[UnitTimes]) -> dict[Mark, float]:
     """The marks that systemd remembers."""
-    manager, start = guest.manager_times(machine), machine.boot.power_on
+    manager, start = machine.guest.boot_times.manager(), machine.boot.power_on
     named = {Mark.SYSTEMD: "userspace", Mark.FINISHED: "finished"}
     marks = {mark: aligned.host(manager[name]) - start for mark, name in named.items() if name in manager}
-    names = {**_UNITS, Mark.TARGET: (guest.default_target(machine),)}
+    names = {**_UNITS, Mark.TARGET: (machine.guest.boot_times.default_target(),)}
     return marks | {mark: unit.active for mark, wanted in names.items() for unit in units if unit.name in wanted}
 
 

@@ -19,6 +19,7 @@ from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.ecs.instance_types import InstanceType
 from lifsea_testbed.errors import DiskDamaged, Explained, NotJudged
 from lifsea_testbed.guest import offline
+from lifsea_testbed.guest.guest import SubjectFactory
 from lifsea_testbed.machine.access import ConsoleAccess
 from lifsea_testbed.machine.context import AUTO, RunContext
 from lifsea_testbed.machine.machine import Machine
@@ -71,14 +72,15 @@ class MachineSpec:
 class MachineFactory:
     """Makes machines; all their files lie in one private directory, which `close` removes.
 
-    `announce` is called with lines about progress, one at a time. `access_methods` are those of a user's plugins, by
-    the name that a profile gives them.
+    `announce` is called with lines about progress, one at a time. `access_methods` and `guest_subjects` are
+    those of a user's plugins, by name (plugin/hooks.py).
     """
 
     def __init__(self, context: RunContext, *, announce: Callable[[str], None] = lambda line: None,
-                 access_methods: Mapping[str, ConsoleAccess] | None = None) -> None:
+                 access_methods: Mapping[str, ConsoleAccess] | None = None,
+                 guest_subjects: Mapping[str, SubjectFactory] | None = None) -> None:
         self.context = context
-        self._access_methods = access_methods or {}
+        self._access_methods, self._guest_subjects = access_methods or {}, guest_subjects or {}
         self.records = context.reports / "machines"
         self.time_scale = Patience(factor=context.accelerator.patience)
         self.profile = recognised(context.image) or profiles.load(FALLBACK) if context.profile == AUTO \
@@ -148,13 +150,13 @@ class MachineFactory:
     def identify(self, machine: Machine) -> None:
         """Reads the image's version from a machine that is up, and chooses the profile by it unless one was named."""
         if not self._identified:
-            release = machine.guest.os_release
+            release = machine.guest.system.os_release()
             self.profile = profiles.matching(release) or self.profile
             self.image_version = release.get("VERSION_ID", "")
             self._identified = True
         elif not self.image_version:
             with contextlib.suppress(Explained, NotJudged):
-                self.image_version = machine.guest.os_release.get("VERSION_ID", "")
+                self.image_version = machine.guest.system.os_release().get("VERSION_ID", "")
 
     def announce(self, line: str) -> None:
         """Reports a line about progress; machines that are powered on at the same time take turns."""
@@ -206,7 +208,7 @@ class MachineFactory:
                 profile=lambda: self.profile, time_scale=self.time_scale, directory=directory, records=records,
                 confinement=self.accelerator.confinement, user_data=spec.user_data, layers=spec.layers,
                 memory=spec.memory, dump_memory=self.context.dump_memory, counter=spec.counter,
-                access_methods=self._access_methods,
+                access_methods=self._access_methods, guest_subjects=self._guest_subjects,
             )  # fmt: skip
             try:
                 yield machine

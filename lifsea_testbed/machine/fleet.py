@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from lifsea_testbed.ecs.instance import Card
-from lifsea_testbed.guest import network as guests
 from lifsea_testbed.machine.ethernet import Hub, Link
 from lifsea_testbed.machine.factory import MachineFactory, MachineSpec
 from lifsea_testbed.machine.machine import Machine
@@ -58,8 +57,9 @@ class Network:
             WaitTimedOut: the card did not appear, or does not keep the address.
         """
         mac, address = self._card(machine).mac, f"{self.address(machine)}/{_PREFIX}"
-        name = machine.wait_until(lambda: guests.card(machine, mac), "the network card appears", within=_APPEARING)
-        machine.wait_until(lambda: guests.holds_address(machine, name, address), f"{name} holds {address}",
+        name = machine.wait_until(lambda: machine.guest.network.card(mac), "the network card appears",
+                                  within=_APPEARING)  # fmt: skip
+        machine.wait_until(lambda: machine.guest.network.ensure_address(name, address), f"{name} holds {address}",
                            within=_APPEARING, every=_SETTLED)  # fmt: skip
 
     def _card(self, machine: Machine) -> Card:

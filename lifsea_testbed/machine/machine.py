@@ -25,9 +25,8 @@ from lifsea_testbed.errors import (
     TimerStarved,
     WaitTimedOut,
 )
-from lifsea_testbed.guest import offline, system
-from lifsea_testbed.guest.guest import Guest
-from lifsea_testbed.guest.transfer import Transfers
+from lifsea_testbed.guest import offline
+from lifsea_testbed.guest.guest import Guest, SubjectFactory
 from lifsea_testbed.machine.access import ConsoleAccess
 from lifsea_testbed.machine.boot import Boot
 from lifsea_testbed.machine.fidelity import HardwareFidelity
@@ -55,7 +54,7 @@ _RESUMING = 30.0
 _POWER_ONS = 3
 
 
-class Machine(Transfers):
+class Machine:
     """An instance with a disk of its own above the image; it can be powered on, rebooted, asked and changed.
 
     `guest` has the questions, `network` the connections, `fidelity` the limits of its hardware. `directory` holds
@@ -69,10 +68,11 @@ class Machine(Transfers):
                  time_scale: Patience, directory: Path, records: Path, confinement: Confinement,
                  user_data: bytes | None = None, layers: Layers | None = None, memory: Memory | None = None,
                  dump_memory: bool = False, counter: Counter | None = None,
-                 access_methods: Mapping[str, ConsoleAccess] | None = None) -> None:
+                 access_methods: Mapping[str, ConsoleAccess] | None = None,
+                 guest_subjects: Mapping[str, SubjectFactory] | None = None) -> None:
         self.instance: Instance = hardware.instance
         self.records = records
-        self.guest = Guest(self, profile)
+        self.guest = Guest(self, profile, subjects=guest_subjects or {})
         self.fidelity = HardwareFidelity.of(hardware)
         self.boot_id = ""
         self.shell_after = 0.0
@@ -236,7 +236,7 @@ class Machine(Transfers):
             return
         within = self._profile().boot.ready_within
         try:
-            self.wait_until(lambda: self.guest.system_state() not in ("initializing", "starting", ""),
+            self.wait_until(lambda: self.guest.units.state() not in ("initializing", "starting", ""),
                             "systemd finishes the boot", within=within)  # fmt: skip
         except WaitTimedOut as error:
             raise BootFailed(error.happened, expected="a finished boot", evidence=error.evidence) from error
@@ -298,7 +298,7 @@ class Machine(Transfers):
     def attach_disk(self, image: Image) -> str:
         """Attaches an image as a read-only data disk to the running machine; returns its name in the guest's /dev."""
         serial = self.boot.attach_disk(image)
-        return self.wait_until(lambda: self.guest.disks().get(serial, ""), "the attached disk appears",
+        return self.wait_until(lambda: self.guest.disks.by_serial().get(serial, ""), "the attached disk appears",
                                within=_ATTACHING)  # fmt: skip
 
     def save_records(self, *, journal: bool = True) -> None:
@@ -369,7 +369,7 @@ class Machine(Transfers):
     def _await_sign_of_readiness(self) -> None:
         """Waits, without a shell, for the console line of the profile, or for an answer of Cloud Assistant."""
         self.boot.do_without_shell()
-        self.guest.offline = functools.cache(lambda: offline.read(self.image))
+        self.guest = self.guest.without_shell(functools.cache(lambda: offline.read(self.image)))
         wanted, deadline = self._profile().boot.ready_line, self._time_scale.deadline(self._profile().boot.shell_within)
         # A prompt is a line without an end, and a sign as good as any.
         is_up = self.boot.transcript.asks(re.compile(wanted), 0, deadline) if wanted \
@@ -384,4 +384,4 @@ class Machine(Transfers):
         if not self.boots or self.boot.lifeline.ended or not self.boot_id:
             return
         with contextlib.suppress(Exception):
-            self._records.write(f"journal-{len(self.boots)}.txt", system.journal(self))
+            self._records.write(f"journal-{len(self.boots)}.txt", self.guest.system.journal())

@@ -67,7 +67,8 @@ class Session:
         self.extensions = Extensions.collect(config)
         self._spinner = None if xdist.is_worker(config) else Spinner(self._write_line)
         self.factory = MachineFactory(self.context, announce=self._announce,
-                                      access_methods=self.extensions.access_methods)  # fmt: skip
+                                      access_methods=self.extensions.access_methods,
+                                      guest_subjects=self.extensions.guest_subjects)  # fmt: skip
         self.pool = MachinePool(self.factory, SnapshotCache(snapshot_cache.directory()), cold=config.option.cold,
                                 keeps=config.option.keep == "on-failure")  # fmt: skip
         self._collector = None if xdist.is_worker(config) else Collector(

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 from lifsea_testbed.ecs.instance import Instance
-from lifsea_testbed.guest import ostree
 from lifsea_testbed.machine.factory import InitialState, MachineFactory, MachineSpec
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.qemu.storage import Layers
@@ -99,7 +98,7 @@ class Upgrade:
                            layers=Layers(overlay=directory / BASE))  # fmt: skip
         with factory.create(spec) as machine:
             offer = _offered(factory, machine, directory / OFFER)
-            before = machine.guest.booted_deployment()
+            before = machine.guest.deployments.booted()
             self._go_on(machine, before.os, offer)
             machine.power_off()
         return self._prepared(Prepared(instance=instance, layers=(directory / BASE,), os=before.os, old=before.commit,
@@ -109,7 +108,7 @@ class Upgrade:
         """Deploys."""
         _start(machine)
         started = length()
-        ostree.deploy(machine, prepared.os, prepared.new)
+        machine.guest.deployments.deploy(prepared.os, prepared.new)
         return Told(old=prepared.old, new=prepared.new, started=started, announced=length())
 
     def _go_on(self, machine: Machine, os: str, offer: Offer) -> None:
@@ -151,13 +150,13 @@ class Rollback(Upgrade):
         """Makes the previous deployment the first."""
         _start(machine)
         started = length()
-        ostree.roll_back(machine)
+        machine.guest.deployments.roll_back()
         return Told(old=prepared.old, new=prepared.new, started=started, announced=length())
 
     def _go_on(self, machine: Machine, os: str, offer: Offer) -> None:
         """Has the next image run."""
         super()._go_on(machine, os, offer)
-        ostree.deploy(machine, os, offer.commit)
+        machine.guest.deployments.deploy(os, offer.commit)
         machine.reboot()
         machine.wait_until_ready()
 
@@ -173,7 +172,7 @@ class StagedUpgrade(Upgrade):
     def act(self, machine: Machine, prepared: Prepared, length: Length) -> Told:
         """Stages, and powers off."""
         _start(machine)
-        ostree.stage(machine, prepared.os, prepared.new)
+        machine.guest.deployments.stage(prepared.os, prepared.new)
         started = length()
         machine.power_off()
         return Told(old=prepared.old, new=prepared.new, started=started, announced=length())
@@ -197,7 +196,7 @@ class FirstBoot:
         """Boots."""
         machine.power_on()
         machine.wait_until_ready()
-        commit = machine.guest.booted_deployment().commit
+        commit = machine.guest.deployments.booted().commit
         return Told(old=commit, new=commit, started=0, announced=None)
 
 
@@ -244,7 +243,7 @@ def _offered(factory: MachineFactory, machine: Machine, directory: Path) -> Offe
     machine.power_on()
     factory.identify(machine)
     machine.wait_until_ready()
-    machine.guest.write(KEPT_IN_ETC, KEPT_IN_ETC)
+    machine.guest.files.write(KEPT_IN_ETC, KEPT_IN_ETC)
     shutil.rmtree(directory, ignore_errors=True)
     url = machine.network.serve_mirror(Repository(directory))
     if factory.next_image:

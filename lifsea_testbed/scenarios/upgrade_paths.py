@@ -114,7 +114,7 @@ def travel(factory: MachineFactory, machine: Machine, directory: Path) -> Travel
     upgrade, (first, second), _ = _offered(factory, machine, directory, count=2)
     basics.write(machine, (KEPT_IN_ETC, KEPT_IN_VAR))
     stops = [_go(machine, upgrade, "upgrade", first)]
-    machine.guest.write(EDITED, _MINE)
+    machine.guest.files.write(EDITED, _MINE)
     machine.run(f"rm {REMOVED}")
     stops.append(_go(machine, upgrade, "upgrade of the upgraded", second))
     merged = basics.read(machine, (EDITED, LEFT, REMOVED))

@@ -30,7 +30,7 @@ from lifsea_testbed.boottime.observation import Which
 from lifsea_testbed.cli.main import main
 from lifsea_testbed.console.transcript import Line
 from lifsea_testbed.errors import NotJudged
-from lifsea_testbed.guest import boot as guest
+from lifsea_testbed.guest.boot import UnitTimes, parse_units
 from lifsea_testbed.perf.measure import Measure
 from lifsea_testbed.profiles.profile import Boot
 from lifsea_testbed.qemu.instruction_counter import BOOT_SECTOR, Counts, Stamp
@@ -111,8 +111,8 @@ def test_clocks_that_drifted_apart_are_aligned_by_the_quickest_exchange() -> Non
 
 
 def test_units_that_were_started_are_told() -> None:
-    first, last = guest.parse_units(SHOWN)
-    assert first == guest.UnitTimes(name="init.service", started=1.5, active=2.5, processor=0.3)
+    first, last = parse_units(SHOWN)
+    assert first == UnitTimes(name="init.service", started=1.5, active=2.5, processor=0.3)
     assert (last.name, last.processor) == ("multi-user.target", 0.0)
 
 

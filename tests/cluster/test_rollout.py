@@ -16,7 +16,7 @@ from lifsea_testbed.cluster.cluster import Cluster, Member
 from lifsea_testbed.cluster.joins import Joins, joined
 from lifsea_testbed.cluster.rollout import roll_out
 from lifsea_testbed.guest.kubelet import KUBELET
-from lifsea_testbed.guest.readiness import Depth, NotReady
+from lifsea_testbed.guest.readiness import NotReady, ReadinessLevel
 from lifsea_testbed.machine.factory import MachineFactory
 from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.upgrade.offer import Offer, make_up
@@ -82,7 +82,7 @@ class FakeMember:
 def fakes(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
     def await_ready(member: Any, profile: Any) -> None:
         if member.runs == "2" and not member.is_well:
-            raise NotReady(Depth.NODE, "the kubelet has not registered the node")
+            raise NotReady(ReadinessLevel.NODE, "the kubelet has not registered the node")
 
     monkeypatch.setattr(rollout, "way", lambda machine, upgrades: machine)
     monkeypatch.setattr(lifecycle, "await_ready", await_ready)

@@ -69,9 +69,9 @@ def test_without_a_shell_the_console_tells_that_the_system_is_up(tmp_path: Path)
         made.profile = made.profile.model_copy(update={"boot": boot})
         with made.create(MachineSpec(name="machine")) as own:
             own.wait_until_ready()
-            assert 150 < len(own.guest.packages()) < 220  # read from the disk
+            assert 150 < len(own.guest.packages.installed()) < 220  # read from the disk
             with pytest.raises(NotJudged, match="no shell"):
-                own.guest.ssh_speakers()
+                own.guest.network.ssh_listeners()
             assert "/latest/user-data" in [seen.path for seen in own.requests]
 
 

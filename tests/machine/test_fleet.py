@@ -120,7 +120,7 @@ def test_two_machines_on_a_network_of_their_own(tmp_path: Path) -> None:
     with two(tmp_path) as made:
         one, other = made
         there, link = made.network.address(other), made.network.link(one, other)
-        assert one.instance.id != other.instance.id and one.guest.identity() != other.guest.identity()
+        assert one.instance.id != other.instance.id and one.guest.system.identity() != other.guest.system.identity()
         assert reaches(one, there) and reaches(other, made.network.address(one))
         whole = round_trip(one, there)
         link.delay(0.4)

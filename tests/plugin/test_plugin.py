@@ -24,7 +24,7 @@ def test_boots(machine):
 @claim("no-sshd")
 def test_no_sshd(own_machine):
     """It has none."""
-    assert own_machine.guest.executables_named(["sshd"]) == []
+    assert own_machine.guest.files.executables_named(["sshd"]) == []
 '''
 PROFILE = """
 extends = "reference"

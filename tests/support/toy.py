@@ -64,7 +64,7 @@ class Toy:
             machine.wait_until_ready()
             machine.run(f"mkdir {PLACE}")
             for name, image in zip(("first", "running", "next"), IMAGES, strict=True):
-                machine.put(image, f"{PLACE}/{name}")
+                machine.guest.files.put(image, f"{PLACE}/{name}")
             for number in range(len(SWAPS)):
                 machine.run(f"mkdir -p {PLACE}/{number}/a {PLACE}/{number}/b; cd {PLACE}/{number}; "
                             "cp ../running a/image; cp ../first b/image; ln -s a current")  # fmt: skip
