@@ -5,19 +5,16 @@ from __future__ import annotations
 import enum
 import importlib.resources
 import tomllib
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lifsea_testbed.errors import NotJudged, ProfileRefused
-from lifsea_testbed.profiles.claims import catalogue
+from lifsea_testbed.profiles.claims import CATALOGUE, catalogue
 
 T = TypeVar("T")
 _SUFFIX = ".toml"
-#: The catalogue of claims, which is in the same directory as the profiles.
-_CATALOGUE = "claims.toml"
 
 
 class _Section(BaseModel):
@@ -56,7 +53,8 @@ class ChannelDevice(enum.StrEnum):
 class AccessSection(_Section):
     """The access methods, tried in this order, and their settings.
 
-    A method is a plain name, so that a profile can name one that a plugin registers; `require_method` checks it on use.
+    A method is a plain name: a plugin may register more (`pytest_lifsea_access_methods`), and an unknown name is
+    refused on use (machine/access.py).
     """
 
     methods: list[str] = Field(default=[AccessMethod.USER_DATA], min_length=1)
@@ -262,22 +260,9 @@ def require(value: T | None, key: str) -> T:
     return value
 
 
-def require_method(name: str, registered: Collection[str] = ()) -> str:
-    """Returns the name of an access method that is built in, or among the registered ones.
-
-    Raises:
-        ProfileRefused: it is neither.
-    """
-    usable = dict.fromkeys([*AccessMethod, *registered])
-    if name not in usable:
-        raise ProfileRefused(f"access.methods: unknown access method {name!r}", hint=f"one of {', '.join(usable)}")
-    return name
-
-
 def names() -> list[str]:
     """Returns the names of the built-in profiles."""
-    directory = importlib.resources.files("lifsea_testbed").joinpath("profiles")
-    files = (entry.name for entry in directory.iterdir() if entry.name != _CATALOGUE)
+    files = {entry.name for entry in importlib.resources.files("lifsea_testbed.profiles").iterdir()} - {CATALOGUE}
     return sorted(name.removesuffix(_SUFFIX) for name in files if name.endswith(_SUFFIX))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lifsea_testbed.errors import NotJudged, ProfileRefused
-from lifsea_testbed.plugin.markers import claim
+from lifsea_testbed.plugin.items import claim
 from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.profiles.claims import catalogue
 from tests.support import SUITES
@@ -79,12 +79,8 @@ def test_a_missing_profile_key_is_not_judged_and_named() -> None:
         profiles.require(profiles.load("lifsea-3.3").image.most, "image.most")
 
 
-def test_an_unknown_access_method_is_refused_on_use() -> None:
-    own = profiles.AccessSection(methods=["ssh"])
-    with pytest.raises(ProfileRefused, match="unknown access method 'ssh'") as caught:
-        profiles.require_method(own.methods[0])
-    assert caught.value.hint == "one of user-data, login, prompt, none"
-    assert profiles.require_method("ssh", registered=["ssh"]) == "ssh"
+def test_a_profile_may_name_access_methods_of_a_plugin() -> None:
+    assert profiles.AccessSection(methods=["menu", "login"]).methods == ["menu", profiles.AccessMethod.LOGIN]
 
 
 def test_every_built_in_profile_is_documented() -> None:

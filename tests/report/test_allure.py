@@ -21,7 +21,7 @@ from tests.support.browser import Browser, browser
 from tests.test_story import judge
 
 SUITE = '''
-from lifsea_testbed.plugin.markers import claim
+from lifsea_testbed import claim
 
 @claim("boots-to-ready")
 def test_power(own_machine):
@@ -156,8 +156,8 @@ def test_categories_are_by_blame(tmp_path: Path) -> None:
     for name, result in results(tmp_path / "reports").items():
         details = result.get("statusDetails", {})
         matched[name] = [each["name"] for each in categories if result["status"] in each["matchedStatuses"]
-                      and re.fullmatch(each["messageRegex"], details.get("message", ""))
-                      and re.fullmatch(each.get("traceRegex", "(?s).*"), details.get("trace", ""))]  # fmt: skip
+                         and re.fullmatch(each["messageRegex"], details.get("message", ""))
+                         and re.fullmatch(each.get("traceRegex", "(?s).*"), details.get("trace", ""))]  # fmt: skip
     assert {name: names for name, names in matched.items() if names} == {
         name: [category] for name, category in CATEGORIES.items()
     }
