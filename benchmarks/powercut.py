@@ -19,9 +19,9 @@ from pathlib import Path
 from lifsea_testbed.disk.source import RawFile
 from lifsea_testbed.machine.preflight import Wish, prepare
 from lifsea_testbed.powercut import campaign, qcow2_writer
-from lifsea_testbed.powercut.campaign import Campaign
-from lifsea_testbed.powercut.crash_states import CrashStates, State
-from lifsea_testbed.powercut.disk_contents import Contents
+from lifsea_testbed.powercut.campaign import SweepOptions
+from lifsea_testbed.powercut.crash_states import CrashState, CrashStates
+from lifsea_testbed.powercut.disk_contents import DiskContents
 from lifsea_testbed.powercut.write_log import SECTOR, WriteLog
 from tests.support.real import built
 
@@ -44,7 +44,7 @@ def log(path: Path) -> None:
                 file.write(struct.pack("<QQQQ", 0, 0, 1, 0).ljust(SECTOR, b"\0"))
 
 
-def digests(contents: Contents, states: CrashStates) -> dict[int, float]:
+def digests(contents: DiskContents, states: CrashStates) -> dict[int, float]:
     """Prints and returns microseconds per state for each number of states, drawn from all kinds alike."""
     found = {}
     every = list(itertools.islice(states.enumerate(), 100_000))
@@ -57,7 +57,7 @@ def digests(contents: Contents, states: CrashStates) -> dict[int, float]:
     return found
 
 
-def making(contents: Contents, states: CrashStates, folder: Path) -> float:
+def making(contents: DiskContents, states: CrashStates, folder: Path) -> float:
     """Prints how long it takes to make a state's disk once its milestone is there; returns the longest (seconds)."""
     taken = []
     with qcow2_writer.Milestones(contents, states, folder) as milestones:
@@ -70,7 +70,7 @@ def making(contents: Contents, states: CrashStates, folder: Path) -> float:
     return max(taken)
 
 
-def _spread(states: CrashStates) -> Iterator[State]:
+def _spread(states: CrashStates) -> Iterator[CrashState]:
     for epoch in (0, 100, 200, len(states.epochs) - 1):
         yield states.find(f"epoch {epoch}")
 
@@ -85,7 +85,7 @@ def cost() -> None:
         with RawFile(path) as source, RawFile(below) as base:
             started = time.perf_counter()
             read = WriteLog(source, disk_size=_DISK)
-            contents, states = Contents(read, base), CrashStates(read.entries)
+            contents, states = DiskContents(read, base), CrashStates(read.entries)
             print(f"{len(read.entries)} entries read and hashed in {time.perf_counter() - started:.2f} s")
             costs = digests(contents, states)
             slowest = making(contents, states, Path(folder))
@@ -98,7 +98,7 @@ def sweep(reports: Path) -> None:
     wish = Wish(image=str(built("reference")), next_image=str(built("next")), profile="reference",
                 instance_type="ecs.g7.large", accelerator="auto", reports=reports)  # fmt: skip
     with contextlib.closing(prepare(wish).bench()) as bench:
-        wished, started = Campaign.parse(reports=reports, only=["flush", "prefix"]), time.monotonic()
+        wished, started = SweepOptions.parse(reports=reports, only=["flush", "prefix"]), time.monotonic()
         print(f"{bench.at_once()} states at once, {bench.accelerator.kind}")
         with campaign.prepared(bench, wished):
             print(f"recorded in {time.monotonic() - started:.0f} s")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from lifsea_testbed.boottime.observation import Observation
 
 
-class Kind(enum.StrEnum):
+class GrowthKind(enum.StrEnum):
     """What can be told apart in a boot."""
 
     PHASE = "phase"
@@ -23,7 +23,7 @@ class Kind(enum.StrEnum):
 class Growth:
     """How much more something costs: medians before and after, in `unit`; `share` is of the whole boot before."""
 
-    kind: Kind
+    kind: GrowthKind
     name: str
     before: float
     after: float
@@ -55,7 +55,7 @@ def suspects(before: Sequence[Observation], after: Sequence[Observation]) -> lis
     return found
 
 
-def apart(kind: Kind, unit: str, before: Sequence[Mapping[str, float]],
+def apart(kind: GrowthKind, unit: str, before: Sequence[Mapping[str, float]],
           after: Sequence[Mapping[str, float]]) -> list[Growth]:
     """Returns the names whose costs before and after do not overlap, the largest growth first."""
     if not before or not after:
@@ -73,7 +73,7 @@ def apart(kind: Kind, unit: str, before: Sequence[Mapping[str, float]],
 
 def culprits(found: Iterable[Growth]) -> list[Growth]:
     """Returns the one of each kind that grew most."""
-    first: dict[Kind, Growth] = {}
+    first: dict[GrowthKind, Growth] = {}
     for growth in found:
         if growth.by > 0:
             first.setdefault(growth.kind, growth)
@@ -92,10 +92,10 @@ def _units(seen: Observation) -> Mapping[str, float]:
     return {unit.name: unit.processor for unit in seen.units if unit.name.endswith(".service")}
 
 
-_VIEWS: tuple[tuple[Kind, str, Callable[[Observation], Mapping[str, float]]], ...] = (
-    (Kind.PHASE, "instructions", _phases),
-    (Kind.PROGRAM, "instructions", _programs),
-    (Kind.UNIT, "s", _units),
+_VIEWS: tuple[tuple[GrowthKind, str, Callable[[Observation], Mapping[str, float]]], ...] = (
+    (GrowthKind.PHASE, "instructions", _phases),
+    (GrowthKind.PROGRAM, "instructions", _programs),
+    (GrowthKind.UNIT, "s", _units),
 )
 
 

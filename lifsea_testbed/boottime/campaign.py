@@ -11,8 +11,8 @@ from pathlib import Path
 from lifsea_testbed.boottime import attribution, budget, charts, coldboots, kernel_only, observe
 from lifsea_testbed.boottime import observation as observations
 from lifsea_testbed.boottime.attribution import Growth
-from lifsea_testbed.boottime.marks import END, Mark
-from lifsea_testbed.boottime.observation import Observation, Which
+from lifsea_testbed.boottime.marks import END, BootMark
+from lifsea_testbed.boottime.observation import BootNumber, Observation
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.machine.factory import Bench
 from lifsea_testbed.perf.compare import Comparison, compare
@@ -22,23 +22,23 @@ from lifsea_testbed.perf.compare import Comparison, compare
 class Comparisons:
     """What two images' boots come to, each kind of boot and each metric apart, and what grew."""
 
-    judged: list[tuple[Which, Comparison]]
+    judged: list[tuple[BootNumber, Comparison]]
     suspects: list[Growth]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
+class BootTimeOptions:
     """What is asked of a campaign; `floor` is the smallest change that counts, as a share."""
 
     boots: int
     floor: float
-    until: Mark
-    which: tuple[Which, ...]
+    until: BootMark
+    which: tuple[BootNumber, ...]
     initcalls: bool
     reports: Path
 
 
-def run(benches: Sequence[Bench], wish: Wish) -> Iterator[str]:
+def run(benches: Sequence[Bench], wish: BootTimeOptions) -> Iterator[str]:
     """Boots one image or two in turns, writes what was seen, and yields what there is to tell, line by line.
 
     Raises:
@@ -62,7 +62,7 @@ def run(benches: Sequence[Bench], wish: Wish) -> Iterator[str]:
     yield "written: " + ", ".join(map(str, write(wish.reports, seen, grown)))
 
 
-def in_turns(benches: Sequence[Bench], wish: Wish) -> Iterator[tuple[int, int, Observation]]:
+def in_turns(benches: Sequence[Bench], wish: BootTimeOptions) -> Iterator[tuple[int, int, Observation]]:
     """Boots each bench's image in turns, each round in the other order; yields the bench's place and the round too."""
     with ExitStack() as stack:
         counting = coldboots.counter(stack, benches[0])
@@ -76,13 +76,13 @@ def in_turns(benches: Sequence[Bench], wish: Wish) -> Iterator[tuple[int, int, O
 
 def comparisons(before: Sequence[Observation], after: Sequence[Observation], *, floor: float) -> Comparisons:
     """Compares two images' boots; what grew is told from their first boots."""
-    judged = list[tuple[Which, Comparison]]()
-    for which in Which:
+    judged = list[tuple[BootNumber, Comparison]]()
+    for which in BootNumber:
         old, new = ([one for one in side if one.which is which] for side in (before, after))
         for metric, values in ((budget.INSTRUCTIONS, budget.instructions), (budget.BOOT, budget.times)):
             if values(old) and values(new):
                 judged.append((which, compare(metric, values(old), values(new), floor=floor)))
-    first = [[one for one in side if one.which is Which.FIRST] or list(side) for side in (before, after)]
+    first = [[one for one in side if one.which is BootNumber.FIRST] or list(side) for side in (before, after)]
     return Comparisons(judged=judged, suspects=attribution.suspects(*first))
 
 
@@ -99,15 +99,15 @@ def initcalls(before: Bench, after: Bench) -> tuple[list[Growth], str]:
 
 def table(seen: Sequence[Observation]) -> Iterator[str]:
     """Yields the medians of each kind of boot, a line a mark, with the least and the most."""
-    for which in Which:
+    for which in BootNumber:
         boots = [one for one in seen if one.which is which]
         if not boots:
             continue
         wrong = max(one.error for one in boots) * 1000
         yield f"{boots[0].image}, {len(boots)} {which} boots; marks of the guest's clock ± {wrong:.1f} ms"
-        for mark in Mark:
+        for mark in BootMark:
             times = [one.marks[mark] for one in boots if mark in one.marks]
-            if times and mark is not Mark.POWER_ON:
+            if times and mark is not BootMark.POWER_ON:
                 yield f"  {mark:12} {statistics.median(times):8.3f} s ({min(times):.3f} to {max(times):.3f})" \
                       f"{_executed(boots, mark)}"  # fmt: skip
 
@@ -132,7 +132,7 @@ def _median(seen: Sequence[Observation]) -> Observation:
     return ordered[(len(ordered) - 1) // 2]
 
 
-def _executed(boots: Sequence[Observation], mark: Mark) -> str:
+def _executed(boots: Sequence[Observation], mark: BootMark) -> str:
     counts = [one.progress[mark].counts.work / 1e6 for one in boots if mark in one.progress]
     if not counts:
         return ""

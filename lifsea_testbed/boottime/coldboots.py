@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lifsea_testbed.boottime import budget, observe
-from lifsea_testbed.boottime.marks import END, Mark
-from lifsea_testbed.boottime.observation import Observation, Which
+from lifsea_testbed.boottime.marks import END, BootMark
+from lifsea_testbed.boottime.observation import BootNumber, Observation
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.machine.factory import Bench
 from lifsea_testbed.perf.metric import Metric
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 _INSTRUCTIONS = "less waiting and ticks"
 #: Marks that are figures of their own, beside the phases of the boot.
-_FURTHER = (Mark.TARGET, Mark.ASSISTANT, Mark.CONTAINERD, Mark.FINISHED, Mark.QUIET, Mark.KUBELET)
+_FURTHER = (BootMark.TARGET, BootMark.ASSISTANT, BootMark.CONTAINERD, BootMark.FINISHED, BootMark.QUIET,
+            BootMark.KUBELET)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,7 @@ def cold_boots(bench: Bench, count: int) -> ColdBoots:
     """
     with ExitStack() as stack:
         counting = counter(stack, bench)
-        until = Mark.FINISHED if counting else Mark.KUBELET
+        until = BootMark.FINISHED if counting else BootMark.KUBELET
         seen = [one for number in range(count)
                 for one in observe.boots(bench, f"cold-boot-{number + 1}", counting, until=until)]  # fmt: skip
     return ColdBoots(seen=seen, at_hardware_speed=bench.accelerator.kind is Kind.KVM)
@@ -72,7 +73,7 @@ def counter(stack: ExitStack, bench: Bench) -> Counter | None:
 
 def _figures(one: Observation) -> Iterator[tuple[str, Any, str, str]]:
     kind = f"{one.which} boot"
-    prefix = "" if one.which is Which.FIRST else "later-"
+    prefix = "" if one.which is BootNumber.FIRST else "later-"
     yield f"{prefix}boot", one.marks[END], "s", _definition(budget.BOOT, one)
     for phase in one.phases:
         yield f"{prefix}boot/{phase.name}", phase.duration, "s", f"phase of the {kind}, by the host's clock"

@@ -12,7 +12,7 @@ import subprocess
 from collections import Counter
 from dataclasses import dataclass
 
-from lifsea_testbed.boottime.attribution import Growth, Kind, apart
+from lifsea_testbed.boottime.attribution import Growth, GrowthKind, apart
 from lifsea_testbed.disk.filesystem import Tree
 from lifsea_testbed.disk.image import Image
 from lifsea_testbed.disk.os_root import Entry, parse_entry
@@ -130,7 +130,7 @@ def parse(said: str) -> KernelPhase:
 
 def differences(before: KernelPhase, after: KernelPhase) -> list[Growth]:
     """Returns the initcalls that take longer or shorter; they have no noise."""
-    return apart(Kind.INITCALL, "µs", [before.initcalls], [after.initcalls])
+    return apart(GrowthKind.INITCALL, "µs", [before.initcalls], [after.initcalls])
 
 
 def _text(tree: Tree, path: str) -> str:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from lifsea_testbed.boottime.marks import END, Mark, Phase, phases
+from lifsea_testbed.boottime.marks import END, BootMark, Phase, phases
 from lifsea_testbed.guest.boot import UnitTimes
 from lifsea_testbed.qemu.instruction_counter import Counts, Program
 
@@ -18,7 +18,7 @@ from lifsea_testbed.qemu.instruction_counter import Counts, Program
 NAMELESS = "(no program)"
 
 
-class Which(enum.StrEnum):
+class BootNumber(enum.StrEnum):
     """The first boot of a disk does work that later ones do not: the two are never compared."""
 
     FIRST = "first"
@@ -43,10 +43,10 @@ class Observation:
     """
 
     image: str
-    which: Which
+    which: BootNumber
     error: float
-    marks: dict[Mark, float]
-    progress: dict[Mark, Progress] = field(default_factory=dict)
+    marks: dict[BootMark, float]
+    progress: dict[BootMark, Progress] = field(default_factory=dict)
     curve: list[Progress] = field(default_factory=list)
     units: list[UnitTimes] = field(default_factory=list)
     programs: dict[str, int] = field(default_factory=dict)
@@ -78,9 +78,9 @@ class Observation:
     def from_fields(cls, fields: dict[str, Any]) -> Self:
         """Reads what `fields` made."""
         return cls(**{
-            **fields, "which": Which(fields["which"]),
-            "marks": {Mark(mark): at for mark, at in fields["marks"].items()},
-            "progress": {Mark(mark): _progress(made) for mark, made in fields["progress"].items()},
+            **fields, "which": BootNumber(fields["which"]),
+            "marks": {BootMark(mark): at for mark, at in fields["marks"].items()},
+            "progress": {BootMark(mark): _progress(made) for mark, made in fields["progress"].items()},
             "curve": [_progress(made) for made in fields["curve"]],
             "units": [UnitTimes(**unit) for unit in fields["units"]],
         })  # fmt: skip

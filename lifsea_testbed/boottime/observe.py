@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 from lifsea_testbed.boottime import alignment
 from lifsea_testbed.boottime.alignment import Alignment
-from lifsea_testbed.boottime.marks import END, Mark, in_record, on_console
-from lifsea_testbed.boottime.observation import Observation, Progress, Which, by_name
+from lifsea_testbed.boottime.marks import END, BootMark, in_record, on_console
+from lifsea_testbed.boottime.observation import BootNumber, Observation, Progress, by_name
 from lifsea_testbed.disk.image import Image
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.guest import boot as guest
@@ -30,7 +30,7 @@ _QUIET, _SECOND = 0.05, 1.0
 #: How long quiet, or the kubelet, is waited for (seconds on real hardware).
 _PATIENCE = 6.0
 #: Names of Cloud Assistant's unit, and of containerd's.
-_UNITS = {Mark.ASSISTANT: ("aliyun.service",), Mark.CONTAINERD: ("containerd.service",)}
+_UNITS = {BootMark.ASSISTANT: ("aliyun.service",), BootMark.CONTAINERD: ("containerd.service",)}
 
 
 @contextlib.contextmanager
@@ -48,8 +48,8 @@ def counting(bench: Bench) -> Iterator[Counter | None]:
         yield counter
 
 
-def boots(bench: Bench, name: str, counter: Counter | None, *, until: Mark = Mark.FINISHED,
-          which: tuple[Which, ...] = (Which.FIRST,)) -> list[Observation]:
+def boots(bench: Bench, name: str, counter: Counter | None, *, until: BootMark = BootMark.FINISHED,
+          which: tuple[BootNumber, ...] = (BootNumber.FIRST,)) -> list[Observation]:
     """Boots the bench's image on a new disk, then again for later boots, and returns what was seen of each.
 
     Raises:
@@ -57,10 +57,10 @@ def boots(bench: Bench, name: str, counter: Counter | None, *, until: Mark = Mar
     """
     read_into_cache(bench.image)
     with bench.cold(name, counter) as machine:
-        found = [_observe(bench, machine, Which.FIRST, until)]
-        if Which.LATER in which:
+        found = [_observe(bench, machine, BootNumber.FIRST, until)]
+        if BootNumber.LATER in which:
             machine.reboot()
-            found.append(_observe(bench, machine, Which.LATER, until))
+            found.append(_observe(bench, machine, BootNumber.LATER, until))
     return [seen for seen in found if seen.which in which]
 
 
@@ -71,9 +71,9 @@ def read_into_cache(image: Image) -> None:
             pass
 
 
-def _observe(bench: Bench, machine: Machine, which: Which, until: Mark) -> Observation:
+def _observe(bench: Bench, machine: Machine, which: BootNumber, until: BootMark) -> Observation:
     """Looks at a boot that has come to its shell, disturbing it only then."""
-    marks = {Mark.POWER_ON: 0.0, END: machine.shell_after}
+    marks = {BootMark.POWER_ON: 0.0, END: machine.shell_after}
     if machine.road is not Road.NONE:
         _wait_until_finished(bench, machine)
         marks |= _later(bench, machine, until)
@@ -98,18 +98,18 @@ def _wait_until_finished(bench: Bench, machine: Machine) -> None:
     machine.run("systemctl is-system-running --wait", check=False, within=bench.profile.boot.ready_within)
 
 
-def _later(bench: Bench, machine: Machine, until: Mark) -> dict[Mark, float]:
+def _later(bench: Bench, machine: Machine, until: BootMark) -> dict[BootMark, float]:
     """The marks that come after the boot is finished, as far as they are waited for."""
-    marks = dict[Mark, float]()
-    if until in (Mark.QUIET, Mark.KUBELET) and machine.boot.counts is not None:
+    marks = dict[BootMark, float]()
+    if until in (BootMark.QUIET, BootMark.KUBELET) and machine.boot.counts is not None:
         deadline = bench.patience.deadline(_PATIENCE)
         while (quiet := _quiet(machine)) is None and not deadline.expired:
             machine.boot.lifeline.pause(_SECOND / 2, deadline)
-        marks |= {Mark.QUIET: quiet} if quiet is not None else {}
-    if until is Mark.KUBELET and "kubelet-ready" in bench.profile.claims:
+        marks |= {BootMark.QUIET: quiet} if quiet is not None else {}
+    if until is BootMark.KUBELET and "kubelet-ready" in bench.profile.claims:
         within = bench.profile.boot.ready_within
         machine.wait_until(machine.guest.kubelet_health, "the kubelet is healthy", within=within)
-        marks[Mark.KUBELET] = time.monotonic() - machine.boot.power_on
+        marks[BootMark.KUBELET] = time.monotonic() - machine.boot.power_on
     return marks
 
 
@@ -136,12 +136,12 @@ def _ask(machine: Machine) -> tuple[Alignment | None, list[guest.UnitTimes]]:
     return aligned, units
 
 
-def _of_guest(machine: Machine, aligned: Alignment, units: list[guest.UnitTimes]) -> dict[Mark, float]:
+def _of_guest(machine: Machine, aligned: Alignment, units: list[guest.UnitTimes]) -> dict[BootMark, float]:
     """The marks that systemd remembers."""
     manager, start = guest.manager_times(machine), machine.boot.power_on
-    named = {Mark.SYSTEMD: "userspace", Mark.FINISHED: "finished"}
+    named = {BootMark.SYSTEMD: "userspace", BootMark.FINISHED: "finished"}
     marks = {mark: aligned.host(manager[name]) - start for mark, name in named.items() if name in manager}
-    names = {**_UNITS, Mark.TARGET: (guest.default_target(machine),)}
+    names = {**_UNITS, BootMark.TARGET: (guest.default_target(machine),)}
     return marks | {mark: unit.active for mark, wanted in names.items() for unit in units if unit.name in wanted}
 
 

@@ -237,7 +237,7 @@ def _powercut(options: argparse.Namespace) -> None:
     from lifsea_testbed.cli import shell
     from lifsea_testbed.powercut import campaign
 
-    wish = campaign.Campaign.parse(
+    wish = campaign.SweepOptions.parse(
         reports=options.reports.resolve(), recording=options.recording, budget=options.budget, shard=options.shard,
         only=options.only, seed=options.seed, depth=options.depth, subject=options.cut, second=options.second,
         at_once=options.at_once,
@@ -260,14 +260,15 @@ def _powercut(options: argparse.Namespace) -> None:
 
 def _boot_time(options: argparse.Namespace) -> None:
     from lifsea_testbed.boottime import campaign
-    from lifsea_testbed.boottime.marks import Mark
-    from lifsea_testbed.boottime.observation import Which
+    from lifsea_testbed.boottime.marks import BootMark
+    from lifsea_testbed.boottime.observation import BootNumber
 
     if options.boots < 1:
         raise CallerError(f"--boots {options.boots}: nothing to see", hint="ten show more than one")
-    wish = campaign.Wish(boots=options.boots, floor=options.floor / 100, until=Mark(options.until),
-                         which=tuple(Which) if options.later else (Which.FIRST,), initcalls=options.initcalls,
-                         reports=options.reports.resolve() / "boot-time")  # fmt: skip
+    wish = campaign.BootTimeOptions(boots=options.boots, floor=options.floor / 100, until=BootMark(options.until),
+                                    which=tuple(BootNumber) if options.later else (BootNumber.FIRST,),
+                                    initcalls=options.initcalls,
+                                    reports=options.reports.resolve() / "boot-time")  # fmt: skip
     with ExitStack() as stack:
         images = [options.image, *([options.against] if options.against else [])]
         benches = [stack.enter_context(_bench(options, image)) for image in images]

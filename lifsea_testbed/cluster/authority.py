@@ -18,7 +18,7 @@ _LIFETIME = datetime.timedelta(days=2)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Identity:
+class ClientIdentity:
     """A certificate and its private key, both PEM."""
 
     certificate: bytes
@@ -36,7 +36,7 @@ class Authority:
         self.certificate = _pem(builder.sign(self._key, hashes.SHA256()))
 
     def issue(self, name: str, *, group: str = "", addresses: Sequence[str] = (),
-              lifetime: datetime.timedelta = _LIFETIME) -> Identity:
+              lifetime: datetime.timedelta = _LIFETIME) -> ClientIdentity:
         """Returns an identity for a client and, with addresses (IP), for a server.
 
         Kubernetes takes `name` for the user and `group` for a group (documentation, "X509 client certificates").
@@ -51,7 +51,7 @@ class Authority:
         if addresses:
             names = [x509.IPAddress(ipaddress.ip_address(address)) for address in addresses]
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-        return Identity(certificate=_pem(builder.sign(self._key, hashes.SHA256())), key=private_key(key))
+        return ClientIdentity(certificate=_pem(builder.sign(self._key, hashes.SHA256())), key=private_key(key))
 
 
 def expiry(certificate: bytes) -> datetime.datetime:

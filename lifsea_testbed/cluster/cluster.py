@@ -9,7 +9,7 @@ from typing import Self
 
 from lifsea_testbed.cluster import control_plane
 from lifsea_testbed.cluster.api import Api
-from lifsea_testbed.cluster.authority import Identity
+from lifsea_testbed.cluster.authority import ClientIdentity
 from lifsea_testbed.cluster.control_plane import ControlPlane
 from lifsea_testbed.cluster.objects import Node
 from lifsea_testbed.ecs.instance import CLUSTER_ADDRESS, CLUSTER_PORT, PRIVATE_ADDRESS, Instance
@@ -120,7 +120,7 @@ class Cluster:
         exported = "\n".join(f"export CLUSTER_{key}={shlex.quote(value)}" for key, value in settings.items())
         return f"\n(\n{exported}\n{self._profile.cluster.join}\n)\n"
 
-    def _identity(self, name: str, lifetime: datetime.timedelta | None) -> Identity:
+    def _identity(self, name: str, lifetime: datetime.timedelta | None) -> ClientIdentity:
         """By this name and group the API server knows a kubelet (Kubernetes, "Using Node Authorization")."""
         issue = self.plane.authority.issue
         user, group = f"system:node:{name}", "system:nodes"

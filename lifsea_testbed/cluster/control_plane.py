@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from lifsea_testbed.cluster.authority import Authority, Identity, private_key
-from lifsea_testbed.cluster.program import Program
-from lifsea_testbed.cluster.tunnel import Tunnel
+from lifsea_testbed.cluster.authority import Authority, ClientIdentity, private_key
+from lifsea_testbed.cluster.program import ControlPlaneProgram
+from lifsea_testbed.cluster.tunnel import KubeletTunnel
 from lifsea_testbed.ecs.instance import CLUSTER_ADDRESS, CLUSTER_PORT
 from lifsea_testbed.errors import HostError, NotJudged
 from lifsea_testbed.support.confinement import Confinement
@@ -38,7 +38,7 @@ GRACE = 25
 
 
 @dataclass(frozen=True, kw_only=True)
-class Programs:
+class ControlPlanePaths:
     """The three programs on this host."""
 
     etcd: Path
@@ -46,7 +46,7 @@ class Programs:
     controller_manager: Path
 
 
-def find(directory: Path | None) -> Programs:
+def find(directory: Path | None) -> ControlPlanePaths:
     """Returns the programs: Kubernetes' from that directory or else from PATH, etcd from PATH.
 
     Raises:
@@ -59,24 +59,24 @@ def find(directory: Path | None) -> Programs:
                             "(hint: apt-get install etcd-server; python -m images control-plane; --control-plane)")
         return Path(found)
 
-    return Programs(etcd=path("etcd", within=None), api_server=path("kube-apiserver", within=directory),
-                    controller_manager=path("kube-controller-manager", within=directory))
+    return ControlPlanePaths(etcd=path("etcd", within=None), api_server=path("kube-apiserver", within=directory),
+                             controller_manager=path("kube-controller-manager", within=directory))
 
 
 class ControlPlane:
     """Runs for as long as the context lasts; nodes reach it at CLUSTER_ADDRESS, this host at `address`."""
 
-    def __init__(self, programs: Programs, confinement: Confinement) -> None:
+    def __init__(self, programs: ControlPlanePaths, confinement: Confinement) -> None:
         self.authority = Authority()
         self.address = ".".join(["127", *(str(secrets.randbelow(254) + 1) for _ in range(3))])
         self._programs = programs
         self._confinement = confinement
-        self._started: list[Program] = []
+        self._started: list[ControlPlaneProgram] = []
         self._stack = contextlib.ExitStack()
         self._directory = self._stack.enter_context(PrivateDirectory()).path
         self._directory.chmod(0o711)
         self.admin = self._keep("admin", self.authority.issue("lifsea-testbed", group="system:masters"))
-        self.tunnel = Tunnel(self._place("") / "tunnel")
+        self.tunnel = KubeletTunnel(self._place("") / "tunnel")
 
     def __enter__(self) -> Self:
         """Starts the programs one after the other, and returns when the API server is ready.
@@ -104,7 +104,7 @@ class ControlPlane:
         """The file with the authority's certificate."""
         return self._write("authority.crt", self.authority.certificate)
 
-    def kubeconfig(self, name: str, server: str, identity: Identity) -> str:
+    def kubeconfig(self, name: str, server: str, identity: ClientIdentity) -> str:
         """Returns a kubeconfig (JSON, which is YAML) by which that identity reaches a server."""
         encoded = {field: _base64(value) for field, value in (
             ("certificate-authority-data", self.authority.certificate),
@@ -126,7 +126,8 @@ class ControlPlane:
 
     def _start(self, path: Path, options: Sequence[str]) -> None:
         directory = self._place(path.name)
-        program = self._stack.enter_context(Program(path, options, directory=directory, confinement=self._confinement))
+        program = ControlPlaneProgram(path, options, directory=directory, confinement=self._confinement)
+        self._stack.enter_context(program)
         self._started.append(program)
 
     def _await(self) -> None:
@@ -200,7 +201,7 @@ class ControlPlane:
             "--leader-elect=false", "--port=0", "--secure-port=0",
         ]  # fmt: skip
 
-    def _keep(self, name: str, identity: Identity) -> tuple[Path, Path]:
+    def _keep(self, name: str, identity: ClientIdentity) -> tuple[Path, Path]:
         return self._write(f"{name}.crt", identity.certificate), self._write(f"{name}.key", identity.key)
 
     def _write(self, name: str, content: bytes) -> Path:

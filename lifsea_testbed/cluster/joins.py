@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 from lifsea_testbed.cluster import lifecycle
 from lifsea_testbed.cluster.cluster import Cluster, Member
-from lifsea_testbed.cluster.watch import Watch
+from lifsea_testbed.cluster.watch import NodeWatch
 from lifsea_testbed.machine.fleet import fleet
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.profiles.profile import Profile
 
 
 @dataclass(frozen=True, kw_only=True)
-class Joins:
+class JoinedFleet:
     """Machines that are Ready nodes, and the seconds that each took from its own power-on."""
 
     members: Sequence[Member]
@@ -31,7 +31,7 @@ class Joins:
 
 @contextlib.contextmanager
 def joined(cluster: Cluster, profile: Profile, make: Callable[..., AbstractContextManager[Machine]], count: int, *,
-           memory: int) -> Iterator[Joins]:
+           memory: int) -> Iterator[JoinedFleet]:
     """So many new machines, with so much memory each (MiB), that are Ready nodes; powered on side by side.
 
     Raises:
@@ -44,10 +44,11 @@ def joined(cluster: Cluster, profile: Profile, make: Callable[..., AbstractConte
 
     machines = [make(f"node-{number}-of-{count}", guest_memory=memory, prepare=expect)
                 for number in range(1, count + 1)]  # fmt: skip
-    with Watch(cluster.api) as watch, fleet(machines):
+    with NodeWatch(cluster.api) as watch, fleet(machines):
         for member in members:
             lifecycle.await_ready(member, profile)
         for member in members:
             member.machine.wait_until(functools.partial(watch.saw, member.name), "the watch sees it",
                                       within=profile.cluster.ready_within)  # fmt: skip
-        yield Joins(members=members, seconds=[watch.ready_at[one.name] - one.machine.boot.power_on for one in members])
+        seconds = [watch.ready_at[member.name] - member.machine.boot.power_on for member in members]
+        yield JoinedFleet(members=members, seconds=seconds)

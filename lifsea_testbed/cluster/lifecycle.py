@@ -11,7 +11,7 @@ from lifsea_testbed.cluster import diagnosis
 from lifsea_testbed.cluster.cluster import Cluster, Member
 from lifsea_testbed.cluster.control_plane import GRACE
 from lifsea_testbed.cluster.objects import Node, Pod
-from lifsea_testbed.cluster.seen import Interrupted, Joined, Ran
+from lifsea_testbed.cluster.seen import InterruptedNode, JoinedNode, PodRun
 from lifsea_testbed.ecs.instance import METADATA_ADDRESS
 from lifsea_testbed.errors import GuestFailure, NotJudged
 from lifsea_testbed.guest.cri import State
@@ -46,7 +46,7 @@ def await_ready(member: Member, profile: Profile) -> Node:
 
 @contextlib.contextmanager
 def joined(cluster: Cluster, profile: Profile,
-           make: Callable[..., AbstractContextManager[Machine]]) -> Iterator[tuple[Member, Joined]]:
+           make: Callable[..., AbstractContextManager[Machine]]) -> Iterator[tuple[Member, JoinedNode]]:
     """A new machine that is a Ready node, and what was seen of it; `make` powers on a machine that it has prepared.
 
     Raises:
@@ -58,11 +58,11 @@ def joined(cluster: Cluster, profile: Profile,
         seconds = time.monotonic() - machine.boot.power_on
         if wrong := diagnosis.clock_trouble(members[0]):
             raise NotReady(Depth.NODE, wrong, evidence=journals(machine))
-        yield members[0], Joined(machine=machine, node=node, seconds=seconds, runs=_runs(machine),
-                                 labels=members[0].labels, checks=cluster.api.checks(node.name))  # fmt: skip
+        yield members[0], JoinedNode(machine=machine, node=node, seconds=seconds, runs=_runs(machine),
+                                     labels=members[0].labels, checks=cluster.api.checks(node.name))  # fmt: skip
 
 
-def run(cluster: Cluster, member: Member, profile: Profile) -> Ran:
+def run(cluster: Cluster, member: Member, profile: Profile) -> PodRun:
     """Runs a pod on the node, reads its log, and has it deleted.
 
     Raises:
@@ -75,7 +75,7 @@ def run(cluster: Cluster, member: Member, profile: Profile) -> Ran:
     seconds = time.monotonic() - started
     answer = _await_log(cluster, member, profile, _RAN)
     cluster.api.delete_pod(_RAN)
-    return Ran(machine=member.machine, node=member.name, pod=pod, seconds=seconds, answer=answer)
+    return PodRun(machine=member.machine, node=member.name, pod=pod, seconds=seconds, answer=answer)
 
 
 def prepare(member: Member, profile: Profile) -> None:
@@ -106,7 +106,7 @@ def start_pod(cluster: Cluster, member: Member, profile: Profile, name: str) -> 
     return pod
 
 
-def interrupt(cluster: Cluster, member: Member, profile: Profile) -> Interrupted:
+def interrupt(cluster: Cluster, member: Member, profile: Profile) -> InterruptedNode:
     """Takes the API server from a node that runs a pod, gives it back, then stops the kubelet and starts it again."""
     start_pod(cluster, member, profile, _KEPT)
     before = _containers(member, _KEPT)
@@ -118,7 +118,7 @@ def interrupt(cluster: Cluster, member: Member, profile: Profile) -> Interrupted
     member.machine.guest.kubernetes.stop(KUBELET)
     ready_while_stopped = _becomes(member, ready=False)
     member.machine.guest.kubernetes.restart(KUBELET)
-    return Interrupted(
+    return InterruptedNode(
         machine=member.machine, ready_while_cut=ready_while_cut, kept_while_cut=kept_while_cut,
         ready_after_cut=ready_after_cut, kept_after_cut=kept_after_cut and not trouble,
         ready_while_stopped=ready_while_stopped, ready_after_stop=_becomes(member, ready=True),

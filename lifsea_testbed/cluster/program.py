@@ -17,7 +17,7 @@ _SHOWN = 3000
 _ENDING = 5.0
 
 
-class Program:
+class ControlPlaneProgram:
     """One running program in a directory of its own; it ends with the context, and with this process."""
 
     def __init__(self, path: Path, options: Sequence[str], *, directory: Path, confinement: Confinement) -> None:
@@ -35,7 +35,7 @@ class Program:
         finally:
             os.close(descriptor)
 
-    def __enter__(self) -> Program:
+    def __enter__(self) -> ControlPlaneProgram:
         """It runs already."""
         return self
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from lifsea_testbed.cluster import lifecycle
 from lifsea_testbed.cluster.cluster import Cluster, Member
-from lifsea_testbed.cluster.watch import Watch
+from lifsea_testbed.cluster.watch import NodeWatch
 from lifsea_testbed.errors import GuestFailure
 from lifsea_testbed.profiles.profile import Profile
 from lifsea_testbed.support.steps import step
@@ -24,7 +24,7 @@ _DRAINING = 120.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rolled:
+class RolloutResult:
     """What became of a rollout: the nodes that were upgraded, why it stopped, what each node runs in the end.
 
     `fewest` is the smallest number of nodes that were Ready at one time; `drained` tells of each node that was worked
@@ -39,7 +39,7 @@ class Rolled:
 
 
 def roll_out(cluster: Cluster, members: Sequence[Member], profile: Profile, offer: Offer,
-             within: Callable[[Member], AbstractContextManager[object]] = contextlib.nullcontext) -> Rolled:
+             within: Callable[[Member], AbstractContextManager[object]] = contextlib.nullcontext) -> RolloutResult:
     """Upgrades the nodes to what is on offer, one at a time; one that does not become Ready is rolled back.
 
     The rollout ends with that one. What is on offer is fetched and deployed within a context of each node's own.
@@ -47,7 +47,7 @@ def roll_out(cluster: Cluster, members: Sequence[Member], profile: Profile, offe
     upgraded: list[str] = []
     drained: dict[str, bool] = {}
     stopped_by = ""
-    with Watch(cluster.api) as watch:
+    with NodeWatch(cluster.api) as watch:
         watch.count()
         for member in members:
             drained[member.name] = _drain(cluster, member)
@@ -56,7 +56,7 @@ def roll_out(cluster: Cluster, members: Sequence[Member], profile: Profile, offe
             if stopped_by:
                 break
             upgraded.append(member.name)
-        return Rolled(upgraded=upgraded, stopped_by=stopped_by, fewest=watch.fewest, drained=drained, running={
+        return RolloutResult(upgraded=upgraded, stopped_by=stopped_by, fewest=watch.fewest, drained=drained, running={
             member.name: way(member.machine, profile.upgrades).running() for member in members})  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from lifsea_testbed.machine.machine import Machine
 
 
 @dataclass(frozen=True, kw_only=True)
-class Joined:
+class JoinedNode:
     """A machine that is a Ready node: what the API says of it, and the seconds from power-on until it was Ready.
 
     `runs` is what the machine itself says that it runs, by the names of the node's fields; `labels` are those that a
@@ -31,7 +31,7 @@ class Joined:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ran:
+class PodRun:
     """A pod that was put onto a node by name: as it ran, and what it wrote.
 
     Its script asks the metadata service for the instance's identifier: `answer` is what came back over the network
@@ -46,7 +46,7 @@ class Ran:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Interrupted:
+class InterruptedNode:
     """A node that lost the API server, and one whose kubelet stopped: whether it was Ready meanwhile and after.
 
     `kept` tells whether its pod's container went on all the while, the same one. `left` is what is left, in the end, of

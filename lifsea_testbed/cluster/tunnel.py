@@ -13,7 +13,7 @@ _END = b"\r\n\r\n"
 _LONGEST = 8192
 
 
-class Tunnel(Relay):
+class KubeletTunnel(Relay):
     """Leads a connection to whatever kubelet was announced under the name that it asks for."""
 
     def __init__(self, path: Path) -> None:

@@ -13,7 +13,7 @@ from lifsea_testbed.errors import HostError
 _EVERY = 0.25
 
 
-class Watch:
+class NodeWatch:
     """Looks at all nodes again and again for as long as the context lasts.
 
     `ready_at` is when each node was first seen Ready (host's monotonic clock, seconds).

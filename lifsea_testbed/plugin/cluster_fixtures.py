@@ -10,7 +10,7 @@ import pytest
 
 if TYPE_CHECKING:
     from lifsea_testbed.cluster.cluster import Cluster, Member
-    from lifsea_testbed.cluster.seen import Interrupted, Joined, Ran
+    from lifsea_testbed.cluster.seen import InterruptedNode, JoinedNode, PodRun
     from lifsea_testbed.machine.factory import Bench
     from lifsea_testbed.machine.pool import Restorer
     from lifsea_testbed.scenarios.static_pod import StaticPod
@@ -43,7 +43,7 @@ def cluster(bench: Bench, pytestconfig: pytest.Config) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def cluster_member(bench: Bench, cluster: Cluster) -> Iterator[tuple[Member, Joined]]:
+def cluster_member(bench: Bench, cluster: Cluster) -> Iterator[tuple[Member, JoinedNode]]:
     """A new machine that its user-data made a Ready node of the cluster, and what was seen of it."""
     from lifsea_testbed.cluster import lifecycle
 
@@ -52,13 +52,13 @@ def cluster_member(bench: Bench, cluster: Cluster) -> Iterator[tuple[Member, Joi
 
 
 @pytest.fixture(scope="session")
-def joined(cluster_member: tuple[Member, Joined]) -> Joined:
+def joined(cluster_member: tuple[Member, JoinedNode]) -> JoinedNode:
     """What was seen of a new machine that its user-data made a Ready node of the cluster."""
     return cluster_member[1]
 
 
 @pytest.fixture(scope="session")
-def ran(bench: Bench, cluster: Cluster, cluster_member: tuple[Member, Joined]) -> Ran:
+def ran(bench: Bench, cluster: Cluster, cluster_member: tuple[Member, JoinedNode]) -> PodRun:
     """What became of a pod that was put onto that node; it is being deleted."""
     from lifsea_testbed.cluster import lifecycle
 
@@ -66,8 +66,8 @@ def ran(bench: Bench, cluster: Cluster, cluster_member: tuple[Member, Joined]) -
 
 
 @pytest.fixture(scope="session")
-def interrupted(bench: Bench, cluster: Cluster, cluster_member: tuple[Member, Joined],
-                ran: Ran) -> Interrupted:  # fmt: skip
+def interrupted(bench: Bench, cluster: Cluster, cluster_member: tuple[Member, JoinedNode],
+                ran: PodRun) -> InterruptedNode:  # fmt: skip
     """What became of that node when it lost the API server, and when its kubelet stopped."""
     from lifsea_testbed.cluster import lifecycle
 

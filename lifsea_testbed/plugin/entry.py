@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lifsea_testbed.powercut.campaign import PowerCuts
     from lifsea_testbed.profiles.profile import Profile
     from lifsea_testbed.scenarios.basics import Rebooted, RolledBack, Twins, Upgraded
-    from lifsea_testbed.scenarios.upgrade_paths import Travelled, Troubled
+    from lifsea_testbed.scenarios.upgrade_paths import FaultInjection, UpgradeChain
     from lifsea_testbed.support.shard import ShardIndex
 
 _RUN = "lifsea-testbed-run"
@@ -345,7 +345,7 @@ def rolled_back(upgraded: Upgraded) -> RolledBack:
 
 
 @pytest.fixture(scope="session")
-def travelled(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Travelled]:
+def travelled(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpgradeChain]:
     """A machine that went from image to image and back, by commits that are made up from its own."""
     from lifsea_testbed.scenarios import upgrade_paths
 
@@ -354,12 +354,12 @@ def travelled(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture(scope="session")
-def troubled(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Troubled]:
+def troubled(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultInjection]:
     """A machine whose upgrade met one trouble after the other, and none in the end."""
     from lifsea_testbed.scenarios import upgrade_paths
 
     with bench.machine("troubled-machine") as machine:
-        yield upgrade_paths.meet_trouble(bench, machine, tmp_path_factory.mktemp("offer"))
+        yield upgrade_paths.inject_faults(bench, machine, tmp_path_factory.mktemp("offer"))
 
 
 @pytest.fixture(scope="session")

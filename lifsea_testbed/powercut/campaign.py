@@ -17,10 +17,18 @@ from lifsea_testbed.machine.factory import Bench
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.powercut import qcow2_writer, report
 from lifsea_testbed.powercut import recording as recordings
-from lifsea_testbed.powercut.crash_states import Kind, State
-from lifsea_testbed.powercut.operation import SUBJECTS, Depth, Prepared, Pull, SecondBoot, Subject, Upgrade
+from lifsea_testbed.powercut.crash_states import CrashKind, CrashState
+from lifsea_testbed.powercut.operation import (
+    OPERATIONS,
+    CheckDepth,
+    Operation,
+    PreparedDisk,
+    PullOperation,
+    SecondBootOperation,
+    UpgradeOperation,
+)
 from lifsea_testbed.powercut.recording import Recording, Timeline
-from lifsea_testbed.powercut.results import How, Outcome, Result, Results, judged
+from lifsea_testbed.powercut.results import CrashResult, CrashResults, CrashVerdict, Evidence, judged
 from lifsea_testbed.powercut.shrink import smallest
 from lifsea_testbed.powercut.sweep import Sweep, plan
 from lifsea_testbed.profiles import profile as profiles
@@ -31,13 +39,13 @@ from lifsea_testbed.support.shard import ShardIndex
 #: How often a log gets a line (seconds).
 _LINE_EVERY = 60.0
 _FOREVER = 365 * 24 * 3600.0
-_NAMES = {kind.name.lower().replace("_", "-"): kind for kind in Kind}
+_NAMES = {kind.name.lower().replace("_", "-"): kind for kind in CrashKind}
 #: What a suite cuts, and how much of the time that is left each may take: a pull's states take longer and matter less.
-_OF_A_SUITE = {Pull.name: 0.3, Upgrade.name: 1.0}
+_OF_A_SUITE = {PullOperation.name: 0.3, UpgradeOperation.name: 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Campaign:
+class SweepOptions:
     """What is to be swept: of which subject which kinds of states, which part, how deep, for how long (seconds).
 
     With `second` it is the boot after the cut of that name. `at_once` states are booted at the same time; unless that
@@ -50,28 +58,28 @@ class Campaign:
     recording: Path
     budget: float = _FOREVER
     shard: ShardIndex
-    kinds: tuple[Kind, ...] = tuple(Kind)
+    kinds: tuple[CrashKind, ...] = tuple(CrashKind)
     seed: int = 1
-    depth: Depth = Depth.BOOT
+    depth: CheckDepth = CheckDepth.BOOT
     at_once: int | None = None
 
     @classmethod
     def parse(cls, *, reports: Path, recording: Path | None = None, budget: str | None = None, shard: str = "1/1",
-              only: Sequence[str] | None = None, seed: int = 1, depth: str = Depth.BOOT, subject: str = Upgrade.name,
-              second: str | None = None, at_once: int | None = None) -> Self:
+              only: Sequence[str] | None = None, seed: int = 1, depth: str = CheckDepth.BOOT,
+              subject: str = UpgradeOperation.name, second: str | None = None, at_once: int | None = None) -> Self:
         """Reads a campaign as it is written on the command line.
 
         Raises:
             CallerError: something of it cannot be understood.
         """
-        if subject not in SUBJECTS:
-            raise CallerError(f"{subject}: nothing that is cut", hint=", ".join(SUBJECTS))
+        if subject not in OPERATIONS:
+            raise CallerError(f"{subject}: nothing that is cut", hint=", ".join(OPERATIONS))
         if at_once is not None and at_once < 1:
             raise CallerError(f"--at-once {at_once}: no state would be booted", hint="left out, it suits the host")
         wished = cls(
             reports=reports, recording=reports, budget=_FOREVER if budget is None else seconds(budget),
             shard=ShardIndex.parse(shard), kinds=_kinds(only), seed=seed, subject=subject, second=second or "",
-            at_once=at_once, depth=Depth(depth).at_least(SUBJECTS[subject].depth),
+            at_once=at_once, depth=CheckDepth(depth).at_least(OPERATIONS[subject].depth),
         )  # fmt: skip
         return replace(wished, recording=(recording or reports / _named(subject)).resolve())
 
@@ -95,7 +103,7 @@ class Campaign:
 class PowerCuts:
     """What became of the sweeps within a suite: of each what came of it, by what was cut; how long all could take."""
 
-    summaries: Mapping[str, report.Summary]
+    summaries: Mapping[str, report.SweepSummary]
     budget: str
 
     @property
@@ -120,18 +128,18 @@ def cut(bench: Bench, reports: Path, budget: str | None) -> PowerCuts:
     """
     if budget is None:
         raise NotJudged("no time was given for power cuts (--power-cuts 30m)")
-    deadline, found = Deadline.after(seconds(budget)), dict[str, report.Summary]()
+    deadline, found = Deadline.after(seconds(budget)), dict[str, report.SweepSummary]()
     for subject, share in _OF_A_SUITE.items():
-        wished = Campaign.parse(reports=reports, subject=subject)
+        wished = SweepOptions.parse(reports=reports, subject=subject)
         place = wished.recording.with_name(f"{_named(subject)}-{bench.image.sha256[:12]}")
         found[subject] = survey(bench, replace(wished, recording=place, budget=share * deadline.remaining))
     return PowerCuts(summaries=found, budget=budget)
 
 
 @contextlib.contextmanager
-def prepared(bench: Bench, campaign: Campaign) -> Iterator[tuple[Sweep, Timeline]]:
+def prepared(bench: Bench, campaign: SweepOptions) -> Iterator[tuple[Sweep, Timeline]]:
     """The recording, made now if there is none, open; and what boots its states."""
-    recording = _recorded(bench, campaign.recording, SUBJECTS[campaign.subject])
+    recording = _recorded(bench, campaign.recording, OPERATIONS[campaign.subject])
     if campaign.second:
         recording = _recorded(bench, campaign.place, _second(bench, recording, campaign))
     with recordings.timeline(recording, bench.image, seed=campaign.seed) as timeline, \
@@ -140,7 +148,7 @@ def prepared(bench: Bench, campaign: Campaign) -> Iterator[tuple[Sweep, Timeline
                     at_once=campaign.at_once or bench.at_once()), timeline  # fmt: skip
 
 
-def _recorded(bench: Bench, place: Path, subject: Subject) -> Recording:
+def _recorded(bench: Bench, place: Path, subject: Operation) -> Recording:
     recording = recordings.load(place, bench.image, bench.next_image, subject.name)
     if recording is None:
         bench.say(f"recording: {subject.name}")
@@ -150,18 +158,18 @@ def _recorded(bench: Bench, place: Path, subject: Subject) -> Recording:
     return recording
 
 
-def _second(bench: Bench, first: Recording, campaign: Campaign) -> SecondBoot:
+def _second(bench: Bench, first: Recording, campaign: SweepOptions) -> SecondBootOperation:
     """The boot after a cut, whose disk is made and kept for it."""
     facts, cut = first.facts, campaign.recording / f"cut-{slug(campaign.second)}.qcow2"
     with recordings.timeline(first, bench.image, seed=campaign.seed) as timeline:
         state = timeline.states.find(campaign.second)
         qcow2_writer.write(cut, timeline.contents.clusters(state), size=facts.disk_size)
-    prepared = Prepared(instance=recordings.instance(bench, facts), layers=(*first.layers, cut), old=facts.old,
-                        new=facts.new)  # fmt: skip
-    return SecondBoot(prepared, announced=facts.announced <= state.latest)
+    prepared = PreparedDisk(instance=recordings.instance(bench, facts), layers=(*first.layers, cut), old=facts.old,
+                            new=facts.new)  # fmt: skip
+    return SecondBootOperation(prepared, announced=facts.announced <= state.latest)
 
 
-def sweep(bench: Bench, campaign: Campaign, console: Console | None = None) -> report.Summary:
+def sweep(bench: Bench, campaign: SweepOptions, console: Console | None = None) -> report.SweepSummary:
     """Sweeps as `survey` does, and prints the numbers.
 
     Raises:
@@ -175,7 +183,7 @@ def sweep(bench: Bench, campaign: Campaign, console: Console | None = None) -> r
     return summary
 
 
-def survey(bench: Bench, campaign: Campaign, console: Console | None = None) -> report.Summary:
+def survey(bench: Bench, campaign: SweepOptions, console: Console | None = None) -> report.SweepSummary:
     """Sweeps, shows how it goes, and leaves the findings among the reports, also when it is interrupted.
 
     Raises:
@@ -184,7 +192,7 @@ def survey(bench: Bench, campaign: Campaign, console: Console | None = None) -> 
     deadline = Deadline.after(campaign.budget)
     with prepared(bench, campaign) as (sweeper, timeline):
         planned = plan(timeline, campaign.kinds, campaign.shard)
-        results = Results(campaign.results)
+        results = CrashResults(campaign.results)
         try:
             _follow(sweeper.run(planned, results, deadline), timeline, results, list(planned.of), console)
         finally:
@@ -201,7 +209,7 @@ def survey(bench: Bench, campaign: Campaign, console: Console | None = None) -> 
     return summary
 
 
-def boot(bench: Bench, campaign: Campaign, name: str) -> Result:
+def boot(bench: Bench, campaign: SweepOptions, name: str) -> CrashResult:
     """Boots the state of that name and says what came up.
 
     Raises:
@@ -210,27 +218,27 @@ def boot(bench: Bench, campaign: Campaign, name: str) -> Result:
     with prepared(bench, campaign) as (sweeper, timeline):
         state = timeline.states.find(name)
         result = judged(sweeper.boot(state, timeline.contents.digest(state)), state, timeline.facts)
-    if result.outcome is Outcome.BROKEN:
+    if result.outcome is CrashVerdict.BROKEN:
         raise GuestFailure(f"{name}: {result.why}", expected="the old or the new image, whole", evidence=result.console)
     print(f"{name}: {result.outcome}, after {result.seconds:.0f} s")
     return result
 
 
-def shrink(bench: Bench, campaign: Campaign, name: str) -> str:
+def shrink(bench: Bench, campaign: SweepOptions, name: str) -> str:
     """Finds the fewest lost writes that break a disk as that state's do; returns the name of the state without them.
 
     Raises:
         CallerError: the state is not broken, or lacks nothing of its epoch.
     """
     with prepared(bench, campaign) as (sweeper, timeline):
-        whole, results = timeline.states.find(name), Results(campaign.results)
+        whole, results = timeline.states.find(name), CrashResults(campaign.results)
         found = _smallest(bench, sweeper, timeline, results, whole, Deadline.after(_FOREVER))
     if not found:
         raise CallerError(f"{name}: no lost write breaks it", hint="--state alone boots it again")
     return found
 
 
-def _smallest(bench: Bench, sweeper: Sweep, timeline: Timeline, results: Results, whole: State,
+def _smallest(bench: Bench, sweeper: Sweep, timeline: Timeline, results: CrashResults, whole: CrashState,
               deadline: Deadline) -> str:
     """The name of the state that lacks the fewest writes and is broken like that one, as far as found by the deadline.
 
@@ -244,35 +252,35 @@ def _smallest(bench: Bench, sweeper: Sweep, timeline: Timeline, results: Results
         state = states.lacking(whole, numbers)
         result = judged(sweeper.known(state, results), state, timeline.facts)
         bench.say(f"{state.name}: {result.outcome}")
-        return result.outcome is Outcome.BROKEN
+        return result.outcome is CrashVerdict.BROKEN
 
     lost = states.lost(whole)
     return states.lacking(whole, smallest(lost, breaks)).name if lost and breaks(lost) else ""
 
 
 @contextlib.contextmanager
-def machine(bench: Bench, campaign: Campaign, name: str) -> Iterator[Machine]:
+def machine(bench: Bench, campaign: SweepOptions, name: str) -> Iterator[Machine]:
     """The machine on the disk of the state of that name, off."""
     with prepared(bench, campaign) as (sweeper, timeline), sweeper.machine(timeline.states.find(name)) as made:
         yield made
 
 
-def _follow(going: Iterator[Result], timeline: Timeline, results: Results, digests: Sequence[str],
+def _follow(going: Iterator[CrashResult], timeline: Timeline, results: CrashResults, digests: Sequence[str],
             console: Console | None) -> None:
     """Shows how many disks are done and left, and which are broken."""
     columns = (TextColumn("power cuts"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[broken]} broken"),
                TimeElapsedColumn())  # fmt: skip
     done = [results.of[digest] for digest in digests if digest in results.of]
-    broken = sum(result.outcome is Outcome.BROKEN for result in done)
+    broken = sum(result.outcome is CrashVerdict.BROKEN for result in done)
     with Progress(*columns, console=console) as progress:
         task, told = progress.add_task("", total=len(digests), completed=len(done), broken=broken), time.monotonic()
         for result in going:
             counted = judged(result, timeline.states.find(result.state), timeline.facts)
-            broken += counted.outcome is Outcome.BROKEN
-            confirming = result.how not in (How.BOOTED, How.INFERRED)
+            broken += counted.outcome is CrashVerdict.BROKEN
+            confirming = result.how not in (Evidence.BOOTED, Evidence.INFERRED)
             progress.update(task, advance=not confirming, broken=broken)
             told = _told(progress, told, confirming=confirming)
-            if counted.outcome is Outcome.BROKEN:
+            if counted.outcome is CrashVerdict.BROKEN:
                 progress.console.print(printable(f"{counted.state}: broken: {counted.why}"), markup=False)
 
 
@@ -287,10 +295,10 @@ def _told(progress: Progress, last: float, *, confirming: bool) -> float:
 
 
 def _named(subject: str) -> str:
-    return "powercut" if subject == Upgrade.name else f"powercut-{subject}"
+    return "powercut" if subject == UpgradeOperation.name else f"powercut-{subject}"
 
 
-def _failure(campaign: Campaign, summary: report.Summary) -> GuestFailure:
+def _failure(campaign: SweepOptions, summary: report.SweepSummary) -> GuestFailure:
     first, names = summary.failures[0], "\n".join(summary.told[:20])
     return GuestFailure(
         f"power cuts lead to {summary.broken} disks that are broken: {first.state}: {first.why}",
@@ -299,7 +307,7 @@ def _failure(campaign: Campaign, summary: report.Summary) -> GuestFailure:
     )  # fmt: skip
 
 
-def _kinds(names: Sequence[str] | None) -> tuple[Kind, ...]:
+def _kinds(names: Sequence[str] | None) -> tuple[CrashKind, ...]:
     for name in names or ():
         if name not in _NAMES:
             raise CallerError(f"{name}: no kind of state", hint=", ".join(_NAMES))

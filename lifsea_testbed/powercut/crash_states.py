@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from lifsea_testbed.errors import CallerError
-from lifsea_testbed.powercut.write_log import SECTOR, Entry
+from lifsea_testbed.powercut.write_log import SECTOR, LogEntry
 
 #: The unit in which a file system writes (bytes).
 PAGE = 4096
@@ -25,7 +25,7 @@ _NAME = re.compile(
 )
 
 
-class Kind(enum.StrEnum):
+class CrashKind(enum.StrEnum):
     """How a state was chosen; in the order in which they are tried."""
 
     FLUSH = "flush"
@@ -47,20 +47,20 @@ class Epoch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class State:
+class CrashState:
     """A disk on which the log's first `position` entries are, but of some only their first sectors: `kept`.
 
     As long as the log is not longer than `latest` entries, a cut can lead to it.
     """
 
     name: str
-    kind: Kind
+    kind: CrashKind
     position: int
     kept: tuple[tuple[int, int], ...] = ()
     latest: int
 
 
-def epochs(entries: Sequence[Entry]) -> list[Epoch]:
+def epochs(entries: Sequence[LogEntry]) -> list[Epoch]:
     """Returns the epochs in order; number 0 is before the first flush."""
     found, first = list[Epoch](), 0
     ends = [place for place, entry in enumerate(entries) if entry.is_flush]
@@ -74,21 +74,22 @@ def epochs(entries: Sequence[Entry]) -> list[Epoch]:
 class CrashStates:
     """The states of one log; only cuts from the epoch of its entry `start` on are enumerated, any can be found."""
 
-    def __init__(self, entries: Sequence[Entry], *, start: int = 0, seed: int = 1, subsets: int = 2) -> None:
+    def __init__(self, entries: Sequence[LogEntry], *, start: int = 0, seed: int = 1, subsets: int = 2) -> None:
         self._entries = entries
         self._seed, self._subsets = seed, subsets
         self.epochs = epochs(entries)
         self.tried = [epoch for epoch in self.epochs if epoch.end >= start]
 
-    def enumerate(self, kinds: Sequence[Kind] = tuple(Kind)) -> Iterator[State]:
+    def enumerate(self, kinds: Sequence[CrashKind] = tuple(CrashKind)) -> Iterator[CrashState]:
         """Yields each state of those kinds once by name; equal disks under several names are told by their digests."""
-        of = {Kind.FLUSH: _flushes, Kind.PREFIX: _prefixes, Kind.WITHOUT: _withouts, Kind.SUBSET: self._random,
-              Kind.TORN_PAGES: self._torn_pages, Kind.TORN_SECTORS: self._torn_sectors}  # fmt: skip
+        of = {CrashKind.FLUSH: _flushes, CrashKind.PREFIX: _prefixes, CrashKind.WITHOUT: _withouts,
+              CrashKind.SUBSET: self._random, CrashKind.TORN_PAGES: self._torn_pages,
+              CrashKind.TORN_SECTORS: self._torn_sectors}  # fmt: skip
         for kind in kinds:
             for epoch in self.tried:
                 yield from of[kind](epoch)
 
-    def find(self, name: str) -> State:
+    def find(self, name: str) -> CrashState:
         """Returns the state of that name.
 
         Raises:
@@ -106,25 +107,25 @@ class CrashStates:
             raise CallerError(f"{name!r}: no such state of an epoch of {len(epoch.writes)} writes", hint=_HINT)
         return state
 
-    def lost(self, state: State) -> list[int]:
+    def lost(self, state: CrashState) -> list[int]:
         """Returns the writes of its epoch, by number, that a state lacks, in whole or in part."""
         kept = dict(state.kept)
         return [number for number, place in enumerate(self.epoch(state).writes, start=1)
                 if place >= state.position or place in kept]  # fmt: skip
 
-    def lacking(self, state: State, numbers: Sequence[int]) -> State:
+    def lacking(self, state: CrashState, numbers: Sequence[int]) -> CrashState:
         """Returns the state of the same epoch that lacks these writes and no others."""
         return _without(self.epoch(state), numbers)
 
-    def epoch(self, state: State) -> Epoch:
+    def epoch(self, state: CrashState) -> Epoch:
         """Returns the epoch in which the power fails."""
         return next(epoch for epoch in self.epochs if epoch.end == state.latest)
 
-    def _lacking(self, epoch: Epoch, numbers: Sequence[int]) -> State | None:
+    def _lacking(self, epoch: Epoch, numbers: Sequence[int]) -> CrashState | None:
         in_order = sorted(set(numbers)) == list(numbers)
         return _without(epoch, numbers) if in_order and numbers[0] >= 1 and numbers[-1] <= len(epoch.writes) else None
 
-    def _parsed(self, epoch: Epoch, said: dict[str, int]) -> State | None:
+    def _parsed(self, epoch: Epoch, said: dict[str, int]) -> CrashState | None:
         number = said.get("after", said.get("torn", 1))
         if not 1 <= number <= max(1, len(epoch.writes)) or (len(said) > 1 and not epoch.writes):
             return None
@@ -134,69 +135,69 @@ class CrashStates:
             return self._torn(epoch, number, said["bytes"])
         return _subset(epoch, said["subset"], said["seed"]) if "subset" in said else _flush(epoch)
 
-    def _torn_pages(self, epoch: Epoch) -> Iterator[State]:
+    def _torn_pages(self, epoch: Epoch) -> Iterator[CrashState]:
         for number, place in enumerate(epoch.writes, start=1):
             for size in range(PAGE, self._entries[place].sectors * SECTOR, PAGE):
                 yield _tear(epoch, number, size)
 
-    def _torn_sectors(self, epoch: Epoch) -> Iterator[State]:
+    def _torn_sectors(self, epoch: Epoch) -> Iterator[CrashState]:
         for number, place in enumerate(epoch.writes, start=1):
             for size in range(SECTOR, self._entries[place].sectors * SECTOR, SECTOR):
                 if size % PAGE:
                     yield _tear(epoch, number, size)
 
-    def _random(self, epoch: Epoch) -> Iterator[State]:
+    def _random(self, epoch: Epoch) -> Iterator[CrashState]:
         for number in range(1, self._subsets + 1 if len(epoch.writes) > 2 else 1):
             yield _subset(epoch, number, self._seed)
 
-    def _torn(self, epoch: Epoch, number: int, size: int) -> State | None:
+    def _torn(self, epoch: Epoch, number: int, size: int) -> CrashState | None:
         whole = self._entries[epoch.writes[number - 1]].sectors * SECTOR
         return None if size % SECTOR or not 0 < size < whole else _tear(epoch, number, size)
 
 
-def prefix(count: int) -> State:
+def prefix(count: int) -> CrashState:
     """Returns the disk on which the log's first entries are, so many and no others."""
-    return State(name=f"the first {count} entries", kind=Kind.PREFIX, position=count, latest=count)
+    return CrashState(name=f"the first {count} entries", kind=CrashKind.PREFIX, position=count, latest=count)
 
 
-def _flushes(epoch: Epoch) -> Iterator[State]:
+def _flushes(epoch: Epoch) -> Iterator[CrashState]:
     yield _flush(epoch)
 
 
-def _prefixes(epoch: Epoch) -> Iterator[State]:
+def _prefixes(epoch: Epoch) -> Iterator[CrashState]:
     for number in range(1, len(epoch.writes) + 1):
         yield _prefix(epoch, number)
 
 
-def _withouts(epoch: Epoch) -> Iterator[State]:
+def _withouts(epoch: Epoch) -> Iterator[CrashState]:
     for number in range(1, len(epoch.writes)):
         yield _without(epoch, [number])
 
 
-def _flush(epoch: Epoch) -> State:
-    return State(name=f"epoch {epoch.number}", kind=Kind.FLUSH, position=epoch.first, latest=epoch.end)
+def _flush(epoch: Epoch) -> CrashState:
+    return CrashState(name=f"epoch {epoch.number}", kind=CrashKind.FLUSH, position=epoch.first, latest=epoch.end)
 
 
-def _prefix(epoch: Epoch, number: int) -> State:
-    return State(name=f"epoch {epoch.number}, after write {number}", kind=Kind.PREFIX,
-                 position=epoch.writes[number - 1] + 1, latest=epoch.end)  # fmt: skip
+def _prefix(epoch: Epoch, number: int) -> CrashState:
+    return CrashState(name=f"epoch {epoch.number}, after write {number}", kind=CrashKind.PREFIX,
+                      position=epoch.writes[number - 1] + 1, latest=epoch.end)  # fmt: skip
 
 
-def _without(epoch: Epoch, numbers: Sequence[int]) -> State:
+def _without(epoch: Epoch, numbers: Sequence[int]) -> CrashState:
     which = f"write{'s' if len(numbers) > 1 else ''} {'+'.join(map(str, numbers))}"
-    return State(name=f"epoch {epoch.number}, without {which}", kind=Kind.WITHOUT, position=epoch.end,
-                 kept=tuple((epoch.writes[number - 1], 0) for number in numbers), latest=epoch.end)  # fmt: skip
+    return CrashState(name=f"epoch {epoch.number}, without {which}", kind=CrashKind.WITHOUT, position=epoch.end,
+                      kept=tuple((epoch.writes[number - 1], 0) for number in numbers), latest=epoch.end)  # fmt: skip
 
 
-def _tear(epoch: Epoch, number: int, size: int) -> State:
+def _tear(epoch: Epoch, number: int, size: int) -> CrashState:
     place = epoch.writes[number - 1]
-    return State(name=f"epoch {epoch.number}, write {number} torn after {size} bytes", position=place + 1,
-                 kind=Kind.TORN_SECTORS if size % PAGE else Kind.TORN_PAGES,
-                 kept=((place, size // SECTOR),), latest=epoch.end)  # fmt: skip
+    return CrashState(name=f"epoch {epoch.number}, write {number} torn after {size} bytes", position=place + 1,
+                      kind=CrashKind.TORN_SECTORS if size % PAGE else CrashKind.TORN_PAGES,
+                      kept=((place, size // SECTOR),), latest=epoch.end)  # fmt: skip
 
 
-def _subset(epoch: Epoch, number: int, seed: int) -> State:
+def _subset(epoch: Epoch, number: int, seed: int) -> CrashState:
     draw = random.Random(f"{seed}/{epoch.number}/{number}")
     lost = tuple((place, 0) for place in epoch.writes if draw.random() < 0.5)
-    return State(name=f"epoch {epoch.number}, subset {number} of seed {seed}", kind=Kind.SUBSET, position=epoch.end,
-                 kept=lost, latest=epoch.end)  # fmt: skip
+    return CrashState(name=f"epoch {epoch.number}, subset {number} of seed {seed}", kind=CrashKind.SUBSET,
+                      position=epoch.end, kept=lost, latest=epoch.end)  # fmt: skip

@@ -15,8 +15,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from lifsea_testbed.disk.source import Source
-from lifsea_testbed.powercut.crash_states import State
-from lifsea_testbed.powercut.write_log import SECTOR, Entry, WriteLog
+from lifsea_testbed.powercut.crash_states import CrashState
+from lifsea_testbed.powercut.write_log import SECTOR, LogEntry, WriteLog
 
 #: The unit in which a state's disk is made (bytes): the page of a file system, so that most are written as a whole.
 CLUSTER = 4096
@@ -32,10 +32,10 @@ _MODULUS = 1 << 8 * _DIGEST
 _Versions = list[tuple[int, int]]
 
 
-class Digests:
+class StateDigests:
     """Digests of states over some of the sectors that a log touches."""
 
-    def __init__(self, entries: Sequence[Entry], versions: Mapping[int, _Versions]) -> None:
+    def __init__(self, entries: Sequence[LogEntry], versions: Mapping[int, _Versions]) -> None:
         self._entries, self._versions = entries, versions
         self._sectors: list[list[int]] = [[] for _ in entries]
         changes: list[list[int]] = [[0] for _ in entries]
@@ -46,7 +46,7 @@ class Digests:
         self._changes = changes
         self._after = [0, *itertools.accumulate(parts[-1] for parts in changes)]
 
-    def digest(self, state: State) -> str:
+    def digest(self, state: CrashState) -> str:
         """Returns what states that are equal in these sectors, and no others, have in common: 32 hexadecimal digits."""
         last, kept = state.position - 1, dict(state.kept)
         if list(kept) == [last]:
@@ -60,7 +60,7 @@ class Digests:
             total += [below, *left][-1][1] - there[-1][1]
         return _text(total)
 
-    def _lost(self, state: State) -> set[int]:
+    def _lost(self, state: CrashState) -> set[int]:
         """The sectors of the writes, or parts of writes, that the state lacks."""
         starts = ((self._entries[place], count) for place, count in state.kept)
         sectors = (range(entry.sector + count, entry.sector + entry.sectors) for entry, count in starts)
@@ -70,7 +70,7 @@ class Digests:
         return self._entries[place].sector + kept.get(place, self._entries[place].sectors)
 
 
-class Disk:
+class CrashDisk:
     """A base, some of whose clusters are changed: `changed` gives the content of those, and nothing for the others."""
 
     def __init__(self, base: Source, changed: Callable[[int], bytes | None]) -> None:
@@ -88,7 +88,7 @@ class Disk:
         return b"".join(parts)
 
 
-class Contents:
+class DiskContents:
     """The disks of one log above one base: so many entries, disks of that size (bytes)."""
 
     def __init__(self, log: WriteLog, base: Source) -> None:
@@ -99,9 +99,9 @@ class Contents:
         for place, entry in enumerate(log.entries):
             if entry.is_write:
                 self._take(place)
-        self._digests = Digests(log.entries, self._versions)
+        self._digests = StateDigests(log.entries, self._versions)
 
-    def digest(self, state: State) -> str:
+    def digest(self, state: CrashState) -> str:
         """Returns what equal disks, and no others, have in common: 32 hexadecimal digits."""
         return self._digests.digest(state)
 
@@ -109,11 +109,11 @@ class Contents:
         """Whether the log writes that sector at any time."""
         return sector in self._versions
 
-    def within(self, sectors: Iterable[int]) -> Digests:
+    def within(self, sectors: Iterable[int]) -> StateDigests:
         """Returns digests over those sectors alone; the log touches each of them."""
-        return Digests(self._log.entries, {sector: self._versions[sector] for sector in sectors})
+        return StateDigests(self._log.entries, {sector: self._versions[sector] for sector in sectors})
 
-    def clusters(self, state: State, since: int = 0) -> Iterator[tuple[int, bytes]]:
+    def clusters(self, state: CrashState, since: int = 0) -> Iterator[tuple[int, bytes]]:
         """Yields the clusters that the log has touched from entry `since` up to that state: number and content.
 
         They come in order. What the state lacks must not lie before `since`.
@@ -123,15 +123,15 @@ class Contents:
             if content is not None:
                 yield cluster, content
 
-    def disk(self, state: State) -> Disk:
+    def disk(self, state: CrashState) -> CrashDisk:
         """Returns the state's disk as a source of bytes, each made when it is read."""
-        return Disk(self._base, lambda cluster: self._changed(cluster, state))
+        return CrashDisk(self._base, lambda cluster: self._changed(cluster, state))
 
     def _touched_within(self, place: int, end: int) -> Iterable[int]:
         writes = (entry for entry in self._log.entries[place:end] if entry.is_write)
         return {cluster for entry in writes for cluster in _clusters(entry)}
 
-    def _changed(self, cluster: int, state: State) -> bytes | None:
+    def _changed(self, cluster: int, state: CrashState) -> bytes | None:
         """What the log has made of a cluster up to that state, or nothing if it has not touched it."""
         places = [place for place in self._touched.get(cluster, ()) if place < state.position]
         return self._cluster(cluster, places, dict(state.kept)) if places else None
@@ -165,7 +165,7 @@ class Contents:
         return bytes(content)
 
 
-def _clusters(entry: Entry) -> range:
+def _clusters(entry: LogEntry) -> range:
     return range(entry.sector // _IN_CLUSTER, (entry.sector + entry.sectors - 1) // _IN_CLUSTER + 1)
 
 

@@ -11,10 +11,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import replace
 
-from lifsea_testbed.powercut.crash_states import State
-from lifsea_testbed.powercut.disk_contents import Contents, Digests
+from lifsea_testbed.powercut.crash_states import CrashState
+from lifsea_testbed.powercut.disk_contents import DiskContents, StateDigests
 from lifsea_testbed.powercut.readahead import never_looked_at
-from lifsea_testbed.powercut.results import How, Result
+from lifsea_testbed.powercut.results import CrashResult, Evidence
 from lifsea_testbed.qemu.command_line import TRACED
 
 #: One in so many inferred results is confirmed by a boot, of one sweep no more than so many: if none of 300 differs,
@@ -28,13 +28,13 @@ _EVENT = re.compile(
 class Inference:
     """What the boots so far say of states that were not booted."""
 
-    def __init__(self, contents: Contents) -> None:
+    def __init__(self, contents: DiskContents) -> None:
         self._contents = contents
-        self._known: dict[frozenset[int], tuple[Digests, dict[str, Result]]] = {}
+        self._known: dict[frozenset[int], tuple[StateDigests, dict[str, CrashResult]]] = {}
 
-    def learn(self, result: Result, state: State) -> None:
+    def learn(self, result: CrashResult, state: CrashState) -> None:
         """Takes in what a boot read and where it led to; what was itself inferred teaches nothing."""
-        if not result.reads or result.how is How.INFERRED:
+        if not result.reads or result.how is Evidence.INFERRED:
             return
         read = {sector for first, count in result.reads for sector in range(first, first + count)}
         sectors = frozenset(read - never_looked_at(self._contents.disk(state)))
@@ -43,25 +43,25 @@ class Inference:
         digests, results = self._known[sectors]
         results[digests.digest(state)] = result
 
-    def infer(self, state: State, digest: str) -> Result | None:
+    def infer(self, state: CrashState, digest: str) -> CrashResult | None:
         """Returns the result that a state must have, or nothing if only a boot can tell."""
         for digests, results in reversed(self._known.values()):
             if like := results.get(digests.digest(state)):
-                return replace(like, digest=digest, state=state.name, how=How.INFERRED, like=like.state, at=0.0,
+                return replace(like, digest=digest, state=state.name, how=Evidence.INFERRED, like=like.state, at=0.0,
                                seconds=0.0, reads=())  # fmt: skip
         return None
 
 
-def unconfirmed(results: Iterable[Result]) -> list[Result]:
+def unconfirmed(results: Iterable[CrashResult]) -> list[CrashResult]:
     """Returns those that a boot has yet to confirm, drawn from all that were inferred by the digests of their disks."""
     # Other digits of the digest choose a shard.
     drawn = [result for result in results
-             if result.how is not How.BOOTED and int(result.digest[:8], 16) % _ONE_IN == 0]  # fmt: skip
+             if result.how is not Evidence.BOOTED and int(result.digest[:8], 16) % _ONE_IN == 0]  # fmt: skip
     chosen = sorted(drawn, key=lambda result: result.digest)[:_MOST]
-    return [result for result in chosen if result.how is How.INFERRED]
+    return [result for result in chosen if result.how is Evidence.INFERRED]
 
 
-def parse_reads(trace: str, contents: Contents, unseen: Set[int] = frozenset()) -> tuple[tuple[int, int], ...]:
+def parse_reads(trace: str, contents: DiskContents, unseen: Set[int] = frozenset()) -> tuple[tuple[int, int], ...]:
     """Returns the sectors that a machine read according to its trace, of those that the log touches, in order.
 
     What it had written to the same disk before is left out: it found what it wrote, whatever lay there. So is what is
@@ -107,7 +107,7 @@ class _Requests:
         return self._found | self._ahead
 
 
-def _touched(contents: Contents, first: str, count: str) -> set[int]:
+def _touched(contents: DiskContents, first: str, count: str) -> set[int]:
     return {sector for sector in range(int(first), int(first) + int(count)) if contents.touches(sector)}
 
 

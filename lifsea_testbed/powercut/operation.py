@@ -18,7 +18,7 @@ from lifsea_testbed.qemu.storage import Layers
 from lifsea_testbed.support.guest_paths import KEPT_IN_ETC
 from lifsea_testbed.upgrade.offer import Offer, from_disk, make_up
 from lifsea_testbed.upgrade.repository import Repository
-from lifsea_testbed.upgrade.tools import OstreeUpgrade
+from lifsea_testbed.upgrade.tools import OstreeTool
 
 BASE = "base.qcow2"
 #: Where the repository with what was on offer lies, beside the recording.
@@ -27,20 +27,20 @@ OFFER = "offer"
 Length = Callable[[], int]
 
 
-class Depth(enum.StrEnum):
+class CheckDepth(enum.StrEnum):
     """How much is asked of a machine that came up; each asks what those before it ask."""
 
     BOOT = "boot"
     FSCK = "fsck"
     NEXT = "next"
 
-    def at_least(self, other: Depth) -> Depth:
+    def at_least(self, other: CheckDepth) -> CheckDepth:
         """Returns the deeper of the two."""
-        return max(self, other, key=list(Depth).index)
+        return max(self, other, key=list(CheckDepth).index)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
+class PreparedDisk:
     """The machine that will be recorded, off: who it is, the layers of its disk above the image, the lowest first.
 
     `os`, `old` and `new` are the deployed system's name and the commits that may run after a cut, where that is known;
@@ -56,7 +56,7 @@ class Prepared:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
+class OperationResult:
     """What was done: the commits before and after, and how long the log was when it began and was said to be done.
 
     Nothing is ever said to be done where `announced` is None.
@@ -68,31 +68,31 @@ class Told:
     announced: int | None
 
 
-class Subject(Protocol):
+class Operation(Protocol):
     """Something that a machine does to its own disk, from a clean start until it says that it is done.
 
     `depth` is the least that has to be asked of what comes up, for anything to be seen that it can break.
     """
 
     name: str
-    depth: Depth
+    depth: CheckDepth
 
-    def prepare(self, bench: Bench, directory: Path) -> Prepared:
+    def prepare(self, bench: Bench, directory: Path) -> PreparedDisk:
         """Brings a machine to where it can begin, and switches it off; its layers lie in that directory."""
         ...
 
-    def act(self, machine: Machine, prepared: Prepared, length: Length) -> Told:
+    def act(self, machine: Machine, prepared: PreparedDisk, length: Length) -> OperationResult:
         """Powers the machine on and does it; the machine may be off afterwards."""
         ...
 
 
-class Upgrade:
+class UpgradeOperation:
     """A deployment of the next image, pulled before; without one, of a commit that is made up from the image's own."""
 
     name = "upgrade"
-    depth = Depth.BOOT
+    depth = CheckDepth.BOOT
 
-    def prepare(self, bench: Bench, directory: Path) -> Prepared:
+    def prepare(self, bench: Bench, directory: Path) -> PreparedDisk:
         """Has the next image on offer, pulled and safely on disk."""
         instance = Instance(type=bench.instance_type)
         with bench.off("powercut-prepare", layers=Layers(overlay=directory / BASE), instance=instance) as machine:
@@ -100,57 +100,57 @@ class Upgrade:
             before = machine.guest.booted_deployment()
             self._go_on(machine, before.os, offer)
             machine.power_off()
-        return self._prepared(Prepared(instance=instance, layers=(directory / BASE,), os=before.os, old=before.commit,
-                                       new=offer.commit, offer=offer))  # fmt: skip
+        return self._prepared(PreparedDisk(instance=instance, layers=(directory / BASE,), os=before.os,
+                                           old=before.commit, new=offer.commit, offer=offer))  # fmt: skip
 
-    def act(self, machine: Machine, prepared: Prepared, length: Length) -> Told:
+    def act(self, machine: Machine, prepared: PreparedDisk, length: Length) -> OperationResult:
         """Deploys."""
         _start(machine)
         started = length()
         ostree.deploy(machine, prepared.os, prepared.new)
-        return Told(old=prepared.old, new=prepared.new, started=started, announced=length())
+        return OperationResult(old=prepared.old, new=prepared.new, started=started, announced=length())
 
     def _go_on(self, machine: Machine, os: str, offer: Offer) -> None:
         """Does what has to be done before."""
-        OstreeUpgrade(machine).fetch(offer)
+        OstreeTool(machine).fetch(offer)
 
-    def _prepared(self, prepared: Prepared) -> Prepared:
+    def _prepared(self, prepared: PreparedDisk) -> PreparedDisk:
         """Tells from where to where it goes."""
         return prepared
 
 
-class Pull(Upgrade):
+class PullOperation(UpgradeOperation):
     """The next image brought into the machine's repository: what is lost there, a later deployment would take over.
 
     Nothing that boots tells whether it came whole; so nothing is announced, and each state is upgraded.
     """
 
     name = "pull"
-    depth = Depth.NEXT
+    depth = CheckDepth.NEXT
 
-    def act(self, machine: Machine, prepared: Prepared, length: Length) -> Told:
+    def act(self, machine: Machine, prepared: PreparedDisk, length: Length) -> OperationResult:
         """Pulls."""
         _start(machine)
         started = length()
         if prepared.offer:
-            OstreeUpgrade(machine).fetch(prepared.offer)
-        return Told(old=prepared.old, new=prepared.new, started=started, announced=None)
+            OstreeTool(machine).fetch(prepared.offer)
+        return OperationResult(old=prepared.old, new=prepared.new, started=started, announced=None)
 
     def _go_on(self, machine: Machine, os: str, offer: Offer) -> None:
         """Leaves it at the offer."""
 
 
-class Rollback(Upgrade):
+class RollbackOperation(UpgradeOperation):
     """The way back from the next image."""
 
     name = "rollback"
 
-    def act(self, machine: Machine, prepared: Prepared, length: Length) -> Told:
+    def act(self, machine: Machine, prepared: PreparedDisk, length: Length) -> OperationResult:
         """Makes the previous deployment the first."""
         _start(machine)
         started = length()
         ostree.roll_back(machine)
-        return Told(old=prepared.old, new=prepared.new, started=started, announced=length())
+        return OperationResult(old=prepared.old, new=prepared.new, started=started, announced=length())
 
     def _go_on(self, machine: Machine, os: str, offer: Offer) -> None:
         """Has the next image run."""
@@ -159,45 +159,45 @@ class Rollback(Upgrade):
         machine.reboot()
         machine.wait_until_ready()
 
-    def _prepared(self, prepared: Prepared) -> Prepared:
+    def _prepared(self, prepared: PreparedDisk) -> PreparedDisk:
         return replace(prepared, old=prepared.new, new=prepared.old)
 
 
-class StagedUpgrade(Upgrade):
+class StagedOperation(UpgradeOperation):
     """The shutdown at which a staged deployment is finalised; only a machine that is off has announced anything."""
 
     name = "staged"
 
-    def act(self, machine: Machine, prepared: Prepared, length: Length) -> Told:
+    def act(self, machine: Machine, prepared: PreparedDisk, length: Length) -> OperationResult:
         """Stages, and powers off."""
         _start(machine)
         ostree.stage(machine, prepared.os, prepared.new)
         started = length()
         machine.power_off()
-        return Told(old=prepared.old, new=prepared.new, started=started, announced=length())
+        return OperationResult(old=prepared.old, new=prepared.new, started=started, announced=length())
 
 
-class FirstBoot:
+class FirstBootOperation:
     """The first boot of an image: partition and file system grown, machine-id made, user-data run."""
 
     name = "first-boot"
-    depth = Depth.BOOT
+    depth = CheckDepth.BOOT
 
-    def prepare(self, bench: Bench, directory: Path) -> Prepared:
+    def prepare(self, bench: Bench, directory: Path) -> PreparedDisk:
         """Leaves the disk as the image has it."""
         instance = Instance(type=bench.instance_type)
         with bench.off("powercut-prepare", layers=Layers(overlay=directory / BASE), instance=instance):
-            return Prepared(instance=instance, layers=(directory / BASE,))
+            return PreparedDisk(instance=instance, layers=(directory / BASE,))
 
-    def act(self, machine: Machine, prepared: Prepared, length: Length) -> Told:
+    def act(self, machine: Machine, prepared: PreparedDisk, length: Length) -> OperationResult:
         """Boots."""
         machine.power_on()
         machine.wait_until_ready()
         commit = machine.guest.booted_deployment().commit
-        return Told(old=commit, new=commit, started=0, announced=None)
+        return OperationResult(old=commit, new=commit, started=0, announced=None)
 
 
-class SecondBoot:
+class SecondBootOperation:
     """The boot after a cut: what it repairs and finishes, it must be able to do again.
 
     `first` is how the machine was left by the cut, its disk the topmost layer; `announced` says whether the upgrade had
@@ -205,13 +205,13 @@ class SecondBoot:
     """
 
     _NAME: ClassVar = "second-boot"
-    depth = Depth.BOOT
+    depth = CheckDepth.BOOT
 
-    def __init__(self, first: Prepared, *, announced: bool) -> None:
+    def __init__(self, first: PreparedDisk, *, announced: bool) -> None:
         self.name = self._NAME
         self._first, self._announced = first, announced
 
-    def prepare(self, bench: Bench, directory: Path) -> Prepared:
+    def prepare(self, bench: Bench, directory: Path) -> PreparedDisk:
         """Links the layers, and what was on offer, to where they stay with the recording."""
         layers = tuple(directory / path.name for path in self._first.layers)
         for path, link in zip(self._first.layers, layers, strict=True):
@@ -222,16 +222,17 @@ class SecondBoot:
                             dirs_exist_ok=True)  # fmt: skip
         return replace(self._first, layers=layers)
 
-    def act(self, machine: Machine, prepared: Prepared, length: Length) -> Told:
+    def act(self, machine: Machine, prepared: PreparedDisk, length: Length) -> OperationResult:
         """Boots."""
         machine.power_on()
         machine.wait_until_ready()
-        return Told(old=prepared.old, new=prepared.new, started=0, announced=0 if self._announced else None)
+        return OperationResult(old=prepared.old, new=prepared.new, started=0, announced=0 if self._announced else None)
 
 
 #: What can be cut by name.
-SUBJECTS: dict[str, Subject] = {
-    subject.name: subject for subject in (Pull(), Upgrade(), Rollback(), StagedUpgrade(), FirstBoot())
+OPERATIONS: dict[str, Operation] = {
+    operation.name: operation for operation in
+    (PullOperation(), UpgradeOperation(), RollbackOperation(), StagedOperation(), FirstBootOperation())
 }
 
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from lifsea_testbed.powercut.crash_states import CrashStates, State, prefix
-from lifsea_testbed.powercut.disk_contents import CLUSTER, Contents
+from lifsea_testbed.powercut.crash_states import CrashState, CrashStates, prefix
+from lifsea_testbed.powercut.disk_contents import CLUSTER, DiskContents
 
 _BITS = CLUSTER.bit_length() - 1
 _MAGIC, _VERSION, _HEADER_LENGTH = b"QFI\xfb", 3, 104
@@ -52,7 +52,7 @@ class Milestones:
     of their own, gone with the context.
     """
 
-    def __init__(self, contents: Contents, states: CrashStates, directory: Path) -> None:
+    def __init__(self, contents: DiskContents, states: CrashStates, directory: Path) -> None:
         self._contents, self._states = contents, states
         self._step = max(_BETWEEN, -(-contents.count // _MILESTONES))
         self._scratch = tempfile.TemporaryDirectory(prefix="milestones-", dir=directory)
@@ -67,7 +67,7 @@ class Milestones:
         """Removes them."""
         self._scratch.cleanup()
 
-    def write(self, path: Path, state: State) -> tuple[Path, ...]:
+    def write(self, path: Path, state: CrashState) -> tuple[Path, ...]:
         """Writes what a state has above its milestone; returns the layers of its disk, the lowest first."""
         place = self._states.epoch(state).first // self._step * self._step
         with self._writing:

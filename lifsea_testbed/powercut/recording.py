@@ -17,8 +17,8 @@ from lifsea_testbed.errors import CallerError, LaunchError, TestbedError
 from lifsea_testbed.machine.factory import Bench
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.powercut.crash_states import CrashStates, prefix
-from lifsea_testbed.powercut.disk_contents import CLUSTER, Contents
-from lifsea_testbed.powercut.operation import OFFER, Prepared, Subject, Told
+from lifsea_testbed.powercut.disk_contents import CLUSTER, DiskContents
+from lifsea_testbed.powercut.operation import OFFER, Operation, OperationResult, PreparedDisk
 from lifsea_testbed.powercut.write_log import WriteLog
 from lifsea_testbed.qemu.storage import Layers
 from lifsea_testbed.support.deadline import Deadline
@@ -34,7 +34,7 @@ _ENDING = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
+class RecordingFacts:
     """What a recording is of: the images by digest, the profile, the identity of the machine, the two commits.
 
     `subject` is what is cut, `layers` are the files that lay above the image then, `offer` is what it could
@@ -65,7 +65,7 @@ class Recording:
     """A directory with a recording: the files stay as they are while states are made and judged."""
 
     directory: Path
-    facts: Facts
+    facts: RecordingFacts
 
     @property
     def layers(self) -> tuple[Path, ...]:
@@ -87,9 +87,9 @@ class Recording:
 class Timeline:
     """A recording that is open: its log, what each state's disk holds, and the states themselves."""
 
-    facts: Facts
+    facts: RecordingFacts
     log: WriteLog
-    contents: Contents
+    contents: DiskContents
     states: CrashStates
 
 
@@ -103,7 +103,8 @@ def load(directory: Path, image: Image, next_image: Image | None, subject: str) 
     if not path.is_file():
         return None
     found = json.loads(path.read_text("utf-8"))
-    facts = Facts(**{**found, "layers": tuple(found["layers"]), "offer": found["offer"] and Offer(**found["offer"])})
+    offer = found["offer"] and Offer(**found["offer"])
+    facts = RecordingFacts(**{**found, "layers": tuple(found["layers"]), "offer": offer})
     if facts.subject != subject:
         raise CallerError(f"{directory}: holds a recording of another subject: {facts.subject}",
                           hint="choose another --recording")  # fmt: skip
@@ -118,17 +119,17 @@ def timeline(recording: Recording, image: Image, *, seed: int = 1) -> Iterator[T
     facts = recording.facts
     with opened(image, *recording.layers) as base, RawFile(recording.log) as file:
         log = WriteLog(file, disk_size=facts.disk_size)
-        yield Timeline(facts=facts, log=log, contents=Contents(log, base),
+        yield Timeline(facts=facts, log=log, contents=DiskContents(log, base),
                        states=CrashStates(log.entries, start=facts.started, seed=seed))  # fmt: skip
 
 
-def instance(bench: Bench, facts: Facts) -> Instance:
+def instance(bench: Bench, facts: RecordingFacts) -> Instance:
     """Returns the machine that was recorded."""
     return Instance(type=bench.instance_type, id=facts.instance, uuid=facts.uuid, disk_serial=facts.disk_serial,
                     mac=facts.mac)  # fmt: skip
 
 
-def record(bench: Bench, directory: Path, subject: Subject, *, settle: float = SETTLE) -> Recording:
+def record(bench: Bench, directory: Path, subject: Operation, *, settle: float = SETTLE) -> Recording:
     """Records what the subject does to the disk, from a clean boot until the kernel has written all back.
 
     Raises:
@@ -164,9 +165,10 @@ def _settle(machine: Machine, seconds: float) -> None:
         raise TestbedError("QEMU did not quit, so the end of the log is not known", hint="record again")
 
 
-def _facts(bench: Bench, subject: Subject, prepared: Prepared, told: Told, log: WriteLog) -> Facts:
+def _facts(bench: Bench, subject: Operation, prepared: PreparedDisk, told: OperationResult,
+           log: WriteLog) -> RecordingFacts:
     instance = prepared.instance
-    return Facts(
+    return RecordingFacts(
         subject=subject.name, image=bench.image.sha256, next_image=bench.next_image.sha256 if bench.next_image else "",
         profile=bench.profile_name, instance=instance.id, uuid=instance.uuid, disk_serial=instance.disk_serial,
         mac=instance.mac, layers=tuple(path.name for path in prepared.layers), old=told.old, new=told.new,
@@ -181,7 +183,7 @@ def check(log: WriteLog, base: Source, final: Qcow2) -> None:
     Raises:
         TestbedError: it does not.
     """
-    replayed = dict(Contents(log, base).clusters(prefix(len(log.entries))))
+    replayed = dict(DiskContents(log, base).clusters(prefix(len(log.entries))))
     written = {place // CLUSTER for offset, length in final.own() for place in range(offset, offset + length, CLUSTER)}
     for cluster in sorted(replayed.keys() | written):
         wanted = replayed.get(cluster)

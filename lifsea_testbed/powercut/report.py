@@ -9,16 +9,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lifsea_testbed.powercut import timeline_svg
-from lifsea_testbed.powercut.crash_states import State
+from lifsea_testbed.powercut.crash_states import CrashState
 from lifsea_testbed.powercut.disk_listing import on_disk
 from lifsea_testbed.powercut.inference import unconfirmed
 from lifsea_testbed.powercut.recording import Timeline
-from lifsea_testbed.powercut.results import How, Outcome, Result, Results, judged
-from lifsea_testbed.powercut.sweep import Plan
+from lifsea_testbed.powercut.results import CrashResult, CrashResults, CrashVerdict, Evidence, judged
+from lifsea_testbed.powercut.sweep import SweepPlan
 
 
 @dataclass(frozen=True, kw_only=True)
-class Summary:
+class SweepSummary:
     """States enumerated; distinct disks among them; of these booted, inferred, left, broken; what each state came to.
 
     Of those inferred some have to be booted as well: `confirmed` were, `unconfirmed` are yet to be.
@@ -39,7 +39,7 @@ class Summary:
     old: int
     new: int
     seconds: float
-    states: list[tuple[State, Result]]
+    states: list[tuple[CrashState, CrashResult]]
     smallest: str = ""
 
     @property
@@ -50,9 +50,9 @@ class Summary:
                 f"{self.inferred} inferred, {self.left} left, {self.broken} broken, {rate:.1f} states/min")  # fmt: skip
 
     @property
-    def failures(self) -> list[Result]:
+    def failures(self) -> list[CrashResult]:
         """One result for each broken disk."""
-        found = {result.digest: result for _, result in reversed(self.states) if result.outcome is Outcome.BROKEN}
+        found = {result.digest: result for _, result in reversed(self.states) if result.outcome is CrashVerdict.BROKEN}
         return list(reversed(found.values()))
 
     @property
@@ -62,29 +62,30 @@ class Summary:
         return [*lines[:1], *([f"{self.smallest}: the smallest loss for that"] if self.smallest else []), *lines[1:]]
 
 
-def summarise(timeline: Timeline, planned: Plan, results: Results) -> Summary:
+def summarise(timeline: Timeline, planned: SweepPlan, results: CrashResults) -> SweepSummary:
     """Returns what is known of the planned states.
 
     A disk counts as broken if it is for any of the states that lead to it: a cut after success was announced can give
     the same disk as one before.
     """
     states = list(_states(timeline, planned, results))
-    worst: dict[str, Outcome] = {}
+    worst: dict[str, CrashVerdict] = {}
     for _, result in states:
-        worst[result.digest] = Outcome.BROKEN if worst.get(result.digest) is Outcome.BROKEN else result.outcome
+        if worst.get(result.digest) is not CrashVerdict.BROKEN:
+            worst[result.digest] = result.outcome
     how = Counter(results.of[digest].how for digest in worst)
-    counts = {outcome: sum(found is outcome for found in worst.values()) for outcome in Outcome}
-    return Summary(
-        enumerated=planned.enumerated, distinct=len(planned.of), booted=len(worst) - how[How.INFERRED],
-        inferred=how[How.INFERRED], confirmed=how[How.CONFIRMED], contradicted=how[How.CONTRADICTED],
+    counts = {outcome: sum(found is outcome for found in worst.values()) for outcome in CrashVerdict}
+    return SweepSummary(
+        enumerated=planned.enumerated, distinct=len(planned.of), booted=len(worst) - how[Evidence.INFERRED],
+        inferred=how[Evidence.INFERRED], confirmed=how[Evidence.CONFIRMED], contradicted=how[Evidence.CONTRADICTED],
         unconfirmed=len(unconfirmed(results.of[digest] for digest in worst)),
         left=len(planned.of) - len(worst),
-        broken=counts[Outcome.BROKEN], old=counts[Outcome.OLD], new=counts[Outcome.NEW],
+        broken=counts[CrashVerdict.BROKEN], old=counts[CrashVerdict.OLD], new=counts[CrashVerdict.NEW],
         seconds=_spent([results.of[digest] for digest in worst]), states=states,
     )  # fmt: skip
 
 
-def write(place: Path, timeline: Timeline, summary: Summary) -> None:
+def write(place: Path, timeline: Timeline, summary: SweepSummary) -> None:
     """Writes both files, of that name and their own endings."""
     numbers = {name: value for name, value in vars(summary).items() if name != "states"}
     broken = [{"state": result.state, "why": result.why, "console": result.console,
@@ -99,7 +100,7 @@ def write(place: Path, timeline: Timeline, summary: Summary) -> None:
     place.with_suffix(".svg").write_text(timeline_svg.draw(timeline, summary.states), "utf-8")
 
 
-def _spent(results: Sequence[Result]) -> float:
+def _spent(results: Sequence[CrashResult]) -> float:
     """How long at least one of the boots went on (seconds)."""
     spent = end = 0.0
     for result in sorted(results, key=lambda result: result.at):
@@ -108,12 +109,12 @@ def _spent(results: Sequence[Result]) -> float:
     return round(spent, 1)
 
 
-def _row(state: State, result: Result) -> dict[str, str | float]:
+def _row(state: CrashState, result: CrashResult) -> dict[str, str | float]:
     return {"state": state.name, "kind": state.kind, "outcome": result.outcome, "how": result.how, "why": result.why,
             "like": result.like, "digest": result.digest, "seconds": result.seconds}  # fmt: skip
 
 
-def _states(timeline: Timeline, planned: Plan, results: Results) -> Iterator[tuple[State, Result]]:
+def _states(timeline: Timeline, planned: SweepPlan, results: CrashResults) -> Iterator[tuple[CrashState, CrashResult]]:
     for digest, states in planned.of.items():
         if result := results.of.get(digest):
             yield from ((state, judged(result, state, timeline.facts)) for state in states)

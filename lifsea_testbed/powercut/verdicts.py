@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from lifsea_testbed.errors import GuestFailure
 from lifsea_testbed.guest import ostree
 from lifsea_testbed.machine.machine import Machine
-from lifsea_testbed.powercut.operation import Depth, FirstBoot
-from lifsea_testbed.powercut.recording import Facts
-from lifsea_testbed.powercut.results import Outcome
+from lifsea_testbed.powercut.operation import CheckDepth, FirstBootOperation
+from lifsea_testbed.powercut.recording import RecordingFacts
+from lifsea_testbed.powercut.results import CrashVerdict
 from lifsea_testbed.support.guest_paths import KEPT_IN_ETC, MACHINE_ID
-from lifsea_testbed.upgrade.tools import OstreeUpgrade
+from lifsea_testbed.upgrade.tools import OstreeTool
 
 _MACHINE_ID = re.compile(r"[0-9a-f]{32}\n")
 #: Behind the root partition no more than this is left (bytes), and its file system spans so much of it: ext4 keeps
@@ -20,7 +20,7 @@ _MACHINE_ID = re.compile(r"[0-9a-f]{32}\n")
 _UNUSED, _FILLED = 2 << 20, 0.95
 
 
-def look(machine: Machine, facts: Facts, depth: Depth) -> tuple[Outcome, str]:
+def look(machine: Machine, facts: RecordingFacts, depth: CheckDepth) -> tuple[CrashVerdict, str]:
     """Tells which image runs on a machine whose shell is open, and what is wrong with it.
 
     At the depth of a check ostree's repository is read whole, and /usr compared with the commit; at that of a next
@@ -31,16 +31,16 @@ def look(machine: Machine, facts: Facts, depth: Depth) -> tuple[Outcome, str]:
     """
     running = machine.guest.booted_deployment().commit
     if running not in (facts.old, facts.new):
-        return Outcome.BROKEN, f"neither the old nor the new image runs, but {running}"
+        return CrashVerdict.BROKEN, f"neither the old nor the new image runs, but {running}"
     is_new = running == facts.new
     if found := [*_settled(machine, facts, is_new=is_new), *_deeper(machine, facts, running, depth)]:
-        return Outcome.BROKEN, "; ".join(found)
-    return (Outcome.NEW if is_new else Outcome.OLD), ""
+        return CrashVerdict.BROKEN, "; ".join(found)
+    return (CrashVerdict.NEW if is_new else CrashVerdict.OLD), ""
 
 
-def _settled(machine: Machine, facts: Facts, *, is_new: bool) -> Iterator[str]:
+def _settled(machine: Machine, facts: RecordingFacts, *, is_new: bool) -> Iterator[str]:
     """What is the machine's own: made by its first boot, and kept by all else."""
-    if facts.subject == FirstBoot.name:
+    if facts.subject == FirstBootOperation.name:
         yield from _unprovisioned(machine)
         return
     if machine.guest.read(KEPT_IN_ETC) != KEPT_IN_ETC:
@@ -65,10 +65,10 @@ def _unprovisioned(machine: Machine) -> Iterator[str]:
         yield "user-data did not run"
 
 
-def _deeper(machine: Machine, facts: Facts, running: str, depth: Depth) -> Iterator[str]:
-    if depth is Depth.BOOT:
+def _deeper(machine: Machine, facts: RecordingFacts, running: str, depth: CheckDepth) -> Iterator[str]:
+    if depth is CheckDepth.BOOT:
         return
-    if depth is Depth.NEXT and facts.old != facts.new:
+    if depth is CheckDepth.NEXT and facts.old != facts.new:
         yield from _not_upgraded(machine, facts, facts.new if running == facts.old else facts.old)
     if damage := machine.guest.repository_damage():
         yield f"ostree fsck: {damage[-1]}"
@@ -76,10 +76,10 @@ def _deeper(machine: Machine, facts: Facts, running: str, depth: Depth) -> Itera
         yield f"/usr is not the commit's: {', '.join(changed[:5])}"
 
 
-def _not_upgraded(machine: Machine, facts: Facts, commit: str) -> Iterator[str]:
+def _not_upgraded(machine: Machine, facts: RecordingFacts, commit: str) -> Iterator[str]:
     try:
         if facts.offer and facts.offer.commit == commit:
-            OstreeUpgrade(machine).apply(facts.offer)
+            OstreeTool(machine).apply(facts.offer)
         else:
             ostree.deploy(machine, machine.guest.booted_deployment().os, commit)
     except GuestFailure as error:

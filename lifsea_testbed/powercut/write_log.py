@@ -22,7 +22,7 @@ _MAGIC, _VERSION = 0x6A736677736872, 1
 _HEADER, _ENTRY = struct.Struct("<QQQI"), struct.Struct("<QQQQ")
 
 
-class Flag(enum.IntFlag):
+class LogFlag(enum.IntFlag):
     """What an entry is, beside a write."""
 
     FLUSH = 1
@@ -33,24 +33,24 @@ class Flag(enum.IntFlag):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class LogEntry:
     """One request: where on the disk (sectors), what it is, where in the log its data lies and it ends (bytes)."""
 
     sector: int
     sectors: int
-    flags: Flag
+    flags: LogFlag
     data: int
     end: int
 
     @property
     def is_write(self) -> bool:
         """Whether it changes the disk; a discard is taken to change nothing."""
-        return self.sectors > 0 and not self.flags & (Flag.DISCARD | Flag.MARK)
+        return self.sectors > 0 and not self.flags & (LogFlag.DISCARD | LogFlag.MARK)
 
     @property
     def is_flush(self) -> bool:
         """Whether all that completed before it is safe once it has completed."""
-        return bool(self.flags & Flag.FLUSH)
+        return bool(self.flags & LogFlag.FLUSH)
 
 
 class WriteLog:
@@ -63,11 +63,11 @@ class WriteLog:
     def __init__(self, source: Source, *, disk_size: int) -> None:
         self._source = source
         self.disk_size = disk_size
-        self.entries: Sequence[Entry] = tuple(_walk(source, disk_size))
+        self.entries: Sequence[LogEntry] = tuple(_walk(source, disk_size))
         if not any(entry.is_flush for entry in self.entries):
             raise _unsound("it holds no flush", hint="the disk needs write-cache=on, and a guest that flushes")
 
-    def data(self, entry: Entry, first: int = 0, sectors: int | None = None) -> bytes:
+    def data(self, entry: LogEntry, first: int = 0, sectors: int | None = None) -> bytes:
         """Returns what an entry wrote, from its `first` sector on."""
         count = entry.sectors - first if sectors is None else sectors
         return self._source.read_at(entry.data + first * SECTOR, count * SECTOR)
@@ -77,7 +77,7 @@ class WriteLog:
         return sum(entry.end <= size for entry in self.entries)
 
 
-def _walk(source: Source, disk_size: int) -> Iterator[Entry]:
+def _walk(source: Source, disk_size: int) -> Iterator[LogEntry]:
     """Yields the entries, those behind the header's count too: QEMU updates that with a flush only."""
     promised, place = _count(source), SECTOR
     for number in range(source.size // SECTOR):
@@ -100,15 +100,15 @@ def _count(source: Source) -> int:
     return int(count)
 
 
-def _entry(source: Source, place: int, disk_size: int, number: int) -> Entry:
+def _entry(source: Source, place: int, disk_size: int, number: int) -> LogEntry:
     sector, sectors, flags, extra = _ENTRY.unpack(source.read_at(place, _ENTRY.size))
-    if flags >= 2 * Flag.METADATA or extra or (sector + sectors) * SECTOR > disk_size:
+    if flags >= 2 * LogFlag.METADATA or extra or (sector + sectors) * SECTOR > disk_size:
         raise _unsound(f"entry {number} is of {sectors} sectors at {sector}, flags {flags:#x}, and {extra} bytes more")
     data = place + SECTOR
-    end = data if flags & Flag.DISCARD else data + sectors * SECTOR
+    end = data if flags & LogFlag.DISCARD else data + sectors * SECTOR
     if end > source.size:
         raise _unsound(f"entry {number} ends at byte {end}, the log at {source.size}")
-    return Entry(sector=sector, sectors=sectors, flags=Flag(flags), data=data, end=end)
+    return LogEntry(sector=sector, sectors=sectors, flags=LogFlag(flags), data=data, end=end)
 
 
 def _refuse_rest(source: Source, place: int) -> None:

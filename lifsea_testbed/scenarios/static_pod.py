@@ -13,7 +13,7 @@ from lifsea_testbed.profiles.profile import Profile
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
+class PodState:
     """What ran of the pod at one moment: its sandboxes that are ready, its containers that run."""
 
     sandboxes: list[Sandbox]
@@ -33,10 +33,10 @@ class StaticPod:
     """
 
     machine: Machine
-    ran: Seen
-    killed: Seen
-    restarted: Seen
-    orphaned: Seen
+    ran: PodState
+    killed: PodState
+    restarted: PodState
+    orphaned: PodState
     kubelets: tuple[int, int]
     writable: list[str]
 
@@ -69,10 +69,10 @@ def live(machine: Machine, profile: Profile) -> StaticPod:
                      kubelets=(before, guest.service(KUBELET).process), writable=writable)  # fmt: skip
 
 
-def _see(machine: Machine) -> Seen:
+def _see(machine: Machine) -> PodState:
     guest = machine.guest.kubernetes
-    return Seen(sandboxes=[one for one in guest.sandboxes(STATIC_POD) if one.is_ready],
-                containers=[one for one in guest.containers(STATIC_POD) if one.state is State.RUNNING])  # fmt: skip
+    return PodState(sandboxes=[one for one in guest.sandboxes(STATIC_POD) if one.is_ready],
+                    containers=[one for one in guest.containers(STATIC_POD) if one.state is State.RUNNING])  # fmt: skip
 
 
 def _await_another(machine: Machine, profile: Profile, killed: Container) -> None:

@@ -14,7 +14,7 @@ from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.scenarios import basics
 from lifsea_testbed.support.guest_paths import KEPT_IN_ETC, KEPT_IN_VAR
 from lifsea_testbed.upgrade.offer import EDITED, LEFT, REMOVED, Offer, make_up
-from lifsea_testbed.upgrade.repository import Fault, Repository
+from lifsea_testbed.upgrade.repository import Repository, RepositoryFault
 from lifsea_testbed.upgrade.tools import Upgrade, way
 
 _MINE = "edited on the machine"
@@ -39,7 +39,7 @@ _FILLING = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stop:
+class ChainStop:
     """Where a machine got: how, what was to run, what runs, what boots next, what it kept (path → text)."""
 
     how: str
@@ -50,34 +50,34 @@ class Stop:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Travelled:
+class UpgradeChain:
     """A machine that went N, N+1, N+2, back, nowhere, and forth again; its stops in that order.
 
     `merged` is what became of three files that both images and the machine had a hand in.
     """
 
     machine: Machine
-    stops: list[Stop]
+    stops: list[ChainStop]
     merged: dict[str, str | None]
     wanted: dict[str, str | None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trouble:
+class UpgradeFault:
     """What stands in an upgrade's way, and by which words of the tool a person knows it (regular expression)."""
 
     name: str
     sign: str
-    fault: Fault = Fault.NONE
+    fault: RepositoryFault = RepositoryFault.NONE
     signed: bool = False
     full: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refusal:
+class FailedUpgrade:
     """What came of an upgrade in trouble: what the tool said if it failed, and what boots next."""
 
-    trouble: Trouble
+    trouble: UpgradeFault
     said: str | None
     boots_next: str
 
@@ -88,28 +88,29 @@ class Refusal:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Troubled:
+class FaultInjection:
     """A machine that met every trouble: what ran before, after all of them, and after an upgrade without any."""
 
     machine: Machine
     before: str
-    refusals: list[Refusal]
+    refusals: list[FailedUpgrade]
     after_reboot: str
     wanted: str
     in_the_end: str
 
 
-TROUBLES = (
-    Trouble(name="the repository breaks off", fault=Fault.CUT_OFF,
-            sign=r"(?i)clos|transfer|partial|truncat|connection"),
-    Trouble(name="the repository is corrupted", fault=Fault.CORRUPTED, sign=r"(?i)corrupt|checksum|invalid|inflat"),
-    Trouble(name="the repository is not signed", signed=True, sign=r"(?i)gpg|signature|signed"),
-    Trouble(name="the root file system is full", full="/var", sign=r"(?i)no space|min-free-space|disk full"),
-    Trouble(name="/boot is full", full="/boot", sign=r"(?i)no space|disk full"),
+UPGRADE_FAULTS = (
+    UpgradeFault(name="the repository breaks off", fault=RepositoryFault.CUT_OFF,
+                 sign=r"(?i)clos|transfer|partial|truncat|connection"),
+    UpgradeFault(name="the repository is corrupted", fault=RepositoryFault.CORRUPTED,
+                 sign=r"(?i)corrupt|checksum|invalid|inflat"),
+    UpgradeFault(name="the repository is not signed", signed=True, sign=r"(?i)gpg|signature|signed"),
+    UpgradeFault(name="the root file system is full", full="/var", sign=r"(?i)no space|min-free-space|disk full"),
+    UpgradeFault(name="/boot is full", full="/boot", sign=r"(?i)no space|disk full"),
 )
 
 
-def travel(bench: Bench, machine: Machine, directory: Path) -> Travelled:
+def travel(bench: Bench, machine: Machine, directory: Path) -> UpgradeChain:
     """Goes from the image to made-up ones and back, with a reboot after each step, and looks."""
     upgrade, (first, second), _ = _offered(bench, machine, directory, count=2)
     basics.write(machine, (KEPT_IN_ETC, KEPT_IN_VAR))
@@ -124,21 +125,21 @@ def travel(bench: Bench, machine: Machine, directory: Path) -> Travelled:
     upgrade.roll_back()
     stops.append(_stop(machine, upgrade, "upgrade that was taken back before the reboot", upgrade.names(first)))
     stops.append(_go(machine, upgrade, "upgrade after a rollback", second))
-    return Travelled(machine=machine, stops=stops, merged=merged,
-                     wanted={EDITED: _MINE, LEFT: f"{second.version}\n", REMOVED: None})  # fmt: skip
+    return UpgradeChain(machine=machine, stops=stops, merged=merged,
+                        wanted={EDITED: _MINE, LEFT: f"{second.version}\n", REMOVED: None})  # fmt: skip
 
 
-def meet_trouble(bench: Bench, machine: Machine, directory: Path) -> Troubled:
+def inject_faults(bench: Bench, machine: Machine, directory: Path) -> FaultInjection:
     """Tries to upgrade in each trouble, reboots, and upgrades without any."""
     upgrade, (offer,), repository = _offered(bench, machine, directory, count=1)
     before = upgrade.running()
-    refusals = [_refused(machine, upgrade, repository, offer, trouble) for trouble in TROUBLES]
+    refusals = [_refused(machine, upgrade, repository, offer, trouble) for trouble in UPGRADE_FAULTS]
     machine.reboot()
     after = upgrade.running()
     upgrade.apply(offer)
     machine.reboot()
-    return Troubled(machine=machine, before=before, refusals=refusals, after_reboot=after, wanted=upgrade.names(offer),
-                    in_the_end=upgrade.running())  # fmt: skip
+    return FaultInjection(machine=machine, before=before, refusals=refusals, after_reboot=after,
+                          wanted=upgrade.names(offer), in_the_end=upgrade.running())  # fmt: skip
 
 
 def _offered(bench: Bench, machine: Machine, directory: Path, count: int) -> tuple[Upgrade, list[Offer], Repository]:
@@ -148,29 +149,30 @@ def _offered(bench: Bench, machine: Machine, directory: Path, count: int) -> tup
     return way(machine, bench.profile.upgrades), offers, repository
 
 
-def _go(machine: Machine, upgrade: Upgrade, how: str, offer: Offer) -> Stop:
+def _go(machine: Machine, upgrade: Upgrade, how: str, offer: Offer) -> ChainStop:
     upgrade.apply(offer)
     return _stop(machine, upgrade, how, upgrade.names(offer))
 
 
-def _stop(machine: Machine, upgrade: Upgrade, how: str, wanted: str) -> Stop:
+def _stop(machine: Machine, upgrade: Upgrade, how: str, wanted: str) -> ChainStop:
     machine.reboot()
-    return Stop(how=how, wanted=wanted, running=upgrade.running(), boots_next=upgrade.boots_next(),
-                kept=basics.read(machine, (KEPT_IN_ETC, KEPT_IN_VAR)))  # fmt: skip
+    return ChainStop(how=how, wanted=wanted, running=upgrade.running(), boots_next=upgrade.boots_next(),
+                     kept=basics.read(machine, (KEPT_IN_ETC, KEPT_IN_VAR)))  # fmt: skip
 
 
-def _refused(machine: Machine, upgrade: Upgrade, repository: Repository, offer: Offer, trouble: Trouble) -> Refusal:
+def _refused(machine: Machine, upgrade: Upgrade, repository: Repository, offer: Offer,
+             trouble: UpgradeFault) -> FailedUpgrade:
     wished, said = replace(offer, signed=trouble.signed), None
     with _in_trouble(machine, repository, trouble):
         try:
             upgrade.apply(wished)
         except CommandFailed as error:
             said = error.evidence
-    return Refusal(trouble=trouble, said=said, boots_next=upgrade.boots_next())
+    return FailedUpgrade(trouble=trouble, said=said, boots_next=upgrade.boots_next())
 
 
 @contextlib.contextmanager
-def _in_trouble(machine: Machine, repository: Repository, trouble: Trouble) -> Iterator[None]:
+def _in_trouble(machine: Machine, repository: Repository, trouble: UpgradeFault) -> Iterator[None]:
     places = {"place": trouble.full, "filler": f"{trouble.full}/lifsea-testbed-filler"}
     repository.fault = trouble.fault
     if trouble.full:
@@ -178,6 +180,6 @@ def _in_trouble(machine: Machine, repository: Repository, trouble: Trouble) -> I
     try:
         yield
     finally:
-        repository.fault = Fault.NONE
+        repository.fault = RepositoryFault.NONE
         if trouble.full:
             machine.run(_EMPTY.format(**places), within=_FILLING)

@@ -15,7 +15,7 @@ from lifsea_testbed.ecs.metadata import Request, Response
 _CONTENT = ".filez"
 
 
-class Fault(enum.StrEnum):
+class RepositoryFault(enum.StrEnum):
     """What can be wrong with a repository: content that breaks off, content that is other than its name says."""
 
     NONE = "none"
@@ -30,7 +30,7 @@ class Repository:
     """
 
     def __init__(self, directory: Path) -> None:
-        self.fault = Fault.NONE
+        self.fault = RepositoryFault.NONE
         self.asked: list[str] = []
         self._directory = directory.resolve()
 
@@ -46,8 +46,8 @@ class Repository:
         return self._faulty(file.read_bytes(), path)
 
     def _faulty(self, content: bytes, path: str) -> Response:
-        if self.fault is Fault.NONE or not path.endswith(_CONTENT):
+        if self.fault is RepositoryFault.NONE or not path.endswith(_CONTENT):
             return Response(status=200, body=content)
-        if self.fault is Fault.CUT_OFF:
+        if self.fault is RepositoryFault.CUT_OFF:
             return Response(status=200, body=content[:len(content) // 2], promised=len(content))
         return Response(status=200, body=content[:-1] + bytes([content[-1] ^ 0xFF]))

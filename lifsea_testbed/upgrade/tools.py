@@ -64,7 +64,7 @@ class Upgrade(Protocol):
         ...
 
 
-class OstreeUpgrade:
+class OstreeTool:
     """By `ostree pull` and `ostree admin deploy`, as LifseaOS up to 3.3 does it."""
 
     def __init__(self, shell: Shell) -> None:
@@ -97,7 +97,7 @@ class OstreeUpgrade:
         ostree.roll_back(self._shell)
 
 
-class RpmOstreeUpgrade:
+class RpmOstreeTool:
     """By `rpm-ostree rebase` and `rpm-ostree rollback`, as LifseaOS from 3.4 on and Fedora CoreOS do it."""
 
     def __init__(self, shell: Shell) -> None:
@@ -149,7 +149,7 @@ class RpmOstreeUpgrade:
         return found
 
 
-class CommandUpgrade:
+class CommandTool:
     """By the commands of a profile, which find the offer in $OFFER_URL, _BRANCH, _COMMIT and _VERSION."""
 
     def __init__(self, shell: Shell, commands: Upgrades) -> None:
@@ -197,8 +197,8 @@ class CommandUpgrade:
 def way(shell: Shell, upgrades: Upgrades) -> Upgrade:
     """Returns the way that a profile names."""
     if upgrades.tool is UpgradeTool.COMMANDS:
-        return CommandUpgrade(shell, upgrades)
-    return OstreeUpgrade(shell) if upgrades.tool is UpgradeTool.OSTREE else RpmOstreeUpgrade(shell)
+        return CommandTool(shell, upgrades)
+    return OstreeTool(shell) if upgrades.tool is UpgradeTool.OSTREE else RpmOstreeTool(shell)
 
 
 def _describe(shell: Shell, offer: Offer) -> None:

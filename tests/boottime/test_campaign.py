@@ -24,9 +24,9 @@ from lifsea_testbed.boottime import (
     observe,
 )
 from lifsea_testbed.boottime.alignment import Exchange, align
-from lifsea_testbed.boottime.attribution import Kind
-from lifsea_testbed.boottime.marks import Mark
-from lifsea_testbed.boottime.observation import Which
+from lifsea_testbed.boottime.attribution import GrowthKind
+from lifsea_testbed.boottime.marks import BootMark
+from lifsea_testbed.boottime.observation import BootNumber
 from lifsea_testbed.cli.main import main
 from lifsea_testbed.console.transcript import Line
 from lifsea_testbed.errors import NotJudged
@@ -68,20 +68,21 @@ SAID = """\
 def test_phases_add_up_to_the_whole() -> None:
     found = marks.phases(TIMES)
     assert [phase.name for phase in found] == ["firmware", "boot-loader", "kernel", "init", "user-space"]
-    assert sum(phase.duration for phase in found) == TIMES[Mark.USER_DATA]
-    assert sum(boot().instructions().values()) == boot().progress[Mark.USER_DATA].counts.work
+    assert sum(phase.duration for phase in found) == TIMES[BootMark.USER_DATA]
+    assert sum(boot().instructions().values()) == boot().progress[BootMark.USER_DATA].counts.work
 
 
 @pytest.mark.parametrize("missing", [*marks.PHASES][:-1])
-def test_a_mark_that_was_not_seen_leaves_no_gap(missing: Mark) -> None:
+def test_a_mark_that_was_not_seen_leaves_no_gap(missing: BootMark) -> None:
     found = marks.phases({mark: at for mark, at in TIMES.items() if mark is not missing})
     assert marks.PHASES[missing] not in [phase.name for phase in found]
-    assert sum(phase.duration for phase in found) == TIMES[Mark.USER_DATA]
+    assert sum(phase.duration for phase in found) == TIMES[BootMark.USER_DATA]
 
 
 def test_the_console_tells_of_marks() -> None:
     lines = [Line(at=at, text=text) for at, text in CONSOLE]
-    assert marks.on_console(lines) == {Mark.FIRST_BYTE: 0.5, Mark.KERNEL: 1.0, Mark.INIT: 1.5, Mark.SYSTEMD: 1.75}
+    assert marks.on_console(lines) == {BootMark.FIRST_BYTE: 0.5, BootMark.KERNEL: 1.0, BootMark.INIT: 1.5,
+                                       BootMark.SYSTEMD: 1.75}  # fmt: skip
     assert marks.on_console([]) == {}
 
 
@@ -89,10 +90,11 @@ def test_a_counter_tells_of_marks_to_the_byte() -> None:
     said = "".join(f"{text}\n" for _, text in CONSOLE).encode()
     stamps = [Stamp(at=0.1, counts=Counts(), value=BOOT_SECTOR)]
     stamps += [Stamp(at=1 + place, counts=Counts(), value=byte) for place, byte in enumerate(said)]
-    found = {mark: stamp.at - 1 for mark, stamp in marks.in_record(stamps).items() if mark is not Mark.BOOT_LOADER}
-    places = {Mark.KERNEL: b"[    0.000000] Linux", Mark.INIT: b"Run /sbin/init", Mark.SYSTEMD: b"systemd[1]: "}
-    assert found == {Mark.FIRST_BYTE: 0, **{mark: said.index(text) for mark, text in places.items()}}
-    assert marks.in_record(stamps)[Mark.BOOT_LOADER].at == 0.1
+    found = {mark: stamp.at - 1 for mark, stamp in marks.in_record(stamps).items() if mark is not BootMark.BOOT_LOADER}
+    places = {BootMark.KERNEL: b"[    0.000000] Linux", BootMark.INIT: b"Run /sbin/init",
+              BootMark.SYSTEMD: b"systemd[1]: "}  # fmt: skip
+    assert found == {BootMark.FIRST_BYTE: 0, **{mark: said.index(text) for mark, text in places.items()}}
+    assert marks.in_record(stamps)[BootMark.BOOT_LOADER].at == 0.1
 
 
 @given(some.floats(-100, 100), some.lists(some.tuples(some.floats(0, 0.1), some.floats(0, 0.1)), min_size=1))
@@ -147,7 +149,7 @@ def test_what_grew_is_named() -> None:
     new = [boot(programs={"/sbin/init": 101 + n, "sh /burns": 9 + n}, units=[unit("burns.service", 0.2)])
            for n in range(5)]  # fmt: skip
     named = {growth.kind: growth.name for growth in attribution.culprits(attribution.suspects(old, new))}
-    assert named == {Kind.PROGRAM: "sh /burns", Kind.UNIT: "burns.service"}
+    assert named == {GrowthKind.PROGRAM: "sh /burns", GrowthKind.UNIT: "burns.service"}
     assert attribution.culprits(attribution.suspects(old, old)) == []
 
 
@@ -200,8 +202,8 @@ def benches(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_a_campaign_tells_what_got_slower(benches: list[Any], tmp_path: Path) -> None:
-    wish = campaign.Wish(boots=5, floor=0.01, until=Mark.FINISHED, which=(Which.FIRST,), initcalls=True,
-                         reports=tmp_path)  # fmt: skip
+    wish = campaign.BootTimeOptions(boots=5, floor=0.01, until=BootMark.FINISHED, which=(BootNumber.FIRST,),
+                                    initcalls=True, reports=tmp_path)  # fmt: skip
     told = list(campaign.run(benches, wish))
     assert [line.partition(",")[0] for line in told[:4]] == ["old", "new", "new", "old"]
     assert any(line.startswith("first boots: boot-instructions regressed: 4e+09 → 4.4e+09") for line in told)

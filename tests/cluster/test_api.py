@@ -15,7 +15,7 @@ import pytest
 
 from lifsea_testbed.cluster.api import Api
 from lifsea_testbed.cluster.authority import Authority
-from lifsea_testbed.cluster.watch import Watch
+from lifsea_testbed.cluster.watch import NodeWatch
 from lifsea_testbed.errors import HostError
 from lifsea_testbed.support.deadline import Deadline
 
@@ -108,7 +108,7 @@ def test_a_refusal_is_the_hosts_fault(api: Api) -> None:
 def test_a_watch_sees_who_is_ready(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     ready = {**NODE["status"], "conditions": [{"type": "Ready", "status": "True"}]}
     monkeypatch.setitem(ANSWERS, "/api/v1/nodes", {"items": [{**NODE, "status": ready}, NODE]})
-    with Watch(api) as watch:
+    with NodeWatch(api) as watch:
         watch.count()
         deadline = Deadline.after(10)
         while watch.fewest is None and not deadline.expired:

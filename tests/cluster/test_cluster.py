@@ -26,7 +26,7 @@ from lifsea_testbed.cluster import authority, control_plane, diagnosis
 from lifsea_testbed.cluster.authority import Authority
 from lifsea_testbed.cluster.cluster import Cluster, Member, node_name
 from lifsea_testbed.cluster.control_plane import ControlPlane
-from lifsea_testbed.cluster.tunnel import Tunnel
+from lifsea_testbed.cluster.tunnel import KubeletTunnel
 from lifsea_testbed.ecs import instance_types
 from lifsea_testbed.ecs.instance import CLUSTER_PORT, Instance
 from lifsea_testbed.ecs.relay import Relay, leading_to
@@ -104,7 +104,7 @@ def test_a_relay_to_nowhere_hangs_up(tmp_path: Path) -> None:
 
 
 def test_a_tunnel_leads_to_nodes_by_their_names(tmp_path: Path) -> None:
-    with echo() as address, Tunnel(tmp_path / "tunnel") as tunnel:
+    with echo() as address, KubeletTunnel(tmp_path / "tunnel") as tunnel:
         tunnel.announce("node-1", address)
         with connected(tunnel.path) as connection:
             answer = said_again(connection, b"CONNECT node-1:10250 HTTP/1.1\r\nHost: node-1:10250\r\n\r\n")
@@ -131,7 +131,7 @@ def test_a_certificate_ends_when_it_is_to() -> None:
     assert datetime.timedelta(hours=-2, minutes=-1) < left < datetime.timedelta(hours=-1)
 
 
-def _shake_hands(place: Path, identity: authority.Identity, *, trusted: bytes) -> None:
+def _shake_hands(place: Path, identity: authority.ClientIdentity, *, trusted: bytes) -> None:
     for name, content in (("crt", identity.certificate), ("key", identity.key), ("ca", trusted)):
         (place / name).write_bytes(content)
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

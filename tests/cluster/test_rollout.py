@@ -13,7 +13,7 @@ import pytest
 
 from lifsea_testbed.cluster import lifecycle, rollout
 from lifsea_testbed.cluster.cluster import Cluster, Member
-from lifsea_testbed.cluster.joins import Joins, joined
+from lifsea_testbed.cluster.joins import JoinedFleet, joined
 from lifsea_testbed.cluster.rollout import roll_out
 from lifsea_testbed.guest.kubelet import KUBELET
 from lifsea_testbed.guest.readiness import Depth, NotReady
@@ -142,7 +142,7 @@ def test_a_rolling_upgrade_keeps_two_of_three_ready_and_stops_where_it_fails(ben
         assert [node.name for node in cluster.api.nodes() if not node.is_ready or node.is_cordoned] == []
 
 
-def _offers(joins: Joins, directory: Path) -> list[Offer]:
+def _offers(joins: JoinedFleet, directory: Path) -> list[Offer]:
     """Two commits above the one that runs, offered to every node."""
     (directory / "offer").mkdir()
     repository = Repository(directory / "offer")

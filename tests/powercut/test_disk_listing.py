@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lifsea_testbed.disk.source import RawFile
-from lifsea_testbed.powercut.disk_contents import Disk
+from lifsea_testbed.powercut.disk_contents import CrashDisk
 from lifsea_testbed.powercut.disk_listing import on_disk
 from tests.support.disks import disk, fill
 
@@ -34,11 +34,11 @@ def test_a_disk_that_cannot_be_read_is_said_to_be(tmp_path: Path) -> None:
     path = made(tmp_path)
     with RawFile(path) as source:
         zeros = {number: bytes(4096) for number in range(257, source.size // 4096)}
-        said = on_disk(Disk(source, zeros.get))
+        said = on_disk(CrashDisk(source, zeros.get))
     assert said.splitlines()[:2] == ["partition 1 without its journal:", "  nothing of ostree"]
 
 
 def test_a_partition_table_of_rubbish_is_said_to_be(tmp_path: Path) -> None:
     with RawFile(made(tmp_path)) as source:
-        assert on_disk(Disk(source, {0: source.read_at(0, 512) + b"EFI PART".ljust(4096 - 512, b"\xff")}.get)) \
+        assert on_disk(CrashDisk(source, {0: source.read_at(0, 512) + b"EFI PART".ljust(4096 - 512, b"\xff")}.get)) \
             .startswith("cannot be read: ")

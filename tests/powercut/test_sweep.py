@@ -23,13 +23,13 @@ from lifsea_testbed.disk.image import Image
 from lifsea_testbed.errors import CallerError, GuestFailure, HostError, LaunchError, NotJudged, TimerStarved
 from lifsea_testbed.machine.factory import Bench
 from lifsea_testbed.powercut import campaign, inference, recording, report
-from lifsea_testbed.powercut.crash_states import CrashStates, Kind, State
-from lifsea_testbed.powercut.disk_contents import Contents
+from lifsea_testbed.powercut.crash_states import CrashKind, CrashState, CrashStates
+from lifsea_testbed.powercut.disk_contents import DiskContents
 from lifsea_testbed.powercut.inference import parse_reads
-from lifsea_testbed.powercut.operation import Depth
-from lifsea_testbed.powercut.recording import Facts, Recording, Timeline
-from lifsea_testbed.powercut.results import How, Outcome, Result, Results, judged
-from lifsea_testbed.powercut.sweep import Going, Sweep, plan
+from lifsea_testbed.powercut.operation import CheckDepth
+from lifsea_testbed.powercut.recording import Recording, RecordingFacts, Timeline
+from lifsea_testbed.powercut.results import CrashResult, CrashResults, CrashVerdict, Evidence, judged
+from lifsea_testbed.powercut.sweep import BootPool, Sweep, plan
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.shard import ShardIndex
 from lifsea_testbed.upgrade.offer import Offer
@@ -39,41 +39,42 @@ from tests.powercut.test_crash_states import BASE, FLUSH, Bytes, filled, logged,
 _WITHOUT_THAT = "epoch 2, without write 1"
 # The last write before the announcement (entry 5) is only flushed after it.
 MADE = [(0, filled(1)), FLUSH, (4, filled(2, 2)), (0, filled(1)), FLUSH, (9, filled(2)), (12, filled(1)), FLUSH]
-FACTS = Facts(subject="upgrade", image="a", next_image="b", profile="reference", instance="i", uuid="u",
-              disk_serial="d", mac="m", layers=("base.qcow2",), offer=None, old="0", new="1", started=2, announced=6,
-              disk_size=len(BASE), qemu="10.0.2")  # fmt: skip
+FACTS = RecordingFacts(subject="upgrade", image="a", next_image="b", profile="reference", instance="i", uuid="u",
+                       disk_serial="d", mac="m", layers=("base.qcow2",), offer=None, old="0", new="1", started=2,
+                       announced=6, disk_size=len(BASE), qemu="10.0.2")  # fmt: skip
 
 
 @pytest.fixture
 def timeline() -> Timeline:
     log = read(logged(MADE))
-    return Timeline(facts=FACTS, log=log, contents=Contents(log, Bytes(BASE)),
+    return Timeline(facts=FACTS, log=log, contents=DiskContents(log, Bytes(BASE)),
                     states=CrashStates(log.entries, start=FACTS.started))  # fmt: skip
 
 
 class Paper(Sweep):
     """A sweep that boots nothing: the new image comes up once the write at sector 9 is there."""
 
-    def __init__(self, timeline: Timeline, outcomes: dict[str, Outcome] | None = None,
-                 depth: Depth = Depth.BOOT, reads: tuple[tuple[int, int], ...] = (), at_once: int = 1) -> None:
+    def __init__(self, timeline: Timeline, outcomes: dict[str, CrashVerdict] | None = None,
+                 depth: CheckDepth = CheckDepth.BOOT, reads: tuple[tuple[int, int], ...] = (),
+                 at_once: int = 1) -> None:
         self.booted: list[str] = []
         self._read, self._at_once = reads, at_once
         self._timeline, self._depth = timeline, depth
         self._outcomes = outcomes or {}
 
-    def boot(self, state: State, digest: str) -> Result:
+    def boot(self, state: CrashState, digest: str) -> CrashResult:
         self.booted.append(state.name)
         is_new = state.position > 5 and 5 not in dict(state.kept)
-        outcome = self._outcomes.get(state.name, Outcome.NEW if is_new else Outcome.OLD)
-        return Result(digest=digest, state=state.name, outcome=outcome, depth=self._depth, seconds=30.0,
-                      at=30.0 * len(self.booted), reads=self._read)  # fmt: skip
+        outcome = self._outcomes.get(state.name, CrashVerdict.NEW if is_new else CrashVerdict.OLD)
+        return CrashResult(digest=digest, state=state.name, outcome=outcome, depth=self._depth, seconds=30.0,
+                           at=30.0 * len(self.booted), reads=self._read)  # fmt: skip
 
 
-def results(tmp_path: Path) -> Results:
-    return Results(tmp_path / "results.jsonl")
+def results(tmp_path: Path) -> CrashResults:
+    return CrashResults(tmp_path / "results.jsonl")
 
 
-def run(sweep: Paper, timeline: Timeline, found: Results) -> None:
+def run(sweep: Paper, timeline: Timeline, found: CrashResults) -> None:
     list(sweep.run(plan(timeline), found, Deadline.after(60.0)))
 
 
@@ -98,10 +99,10 @@ def test_a_sweep_that_was_killed_goes_on(timeline: Timeline, tmp_path: Path) -> 
 
 def test_a_deeper_sweep_boots_again(timeline: Timeline, tmp_path: Path) -> None:
     run(Paper(timeline), timeline, results(tmp_path))
-    deeper = Paper(timeline, depth=Depth.FSCK)
+    deeper = Paper(timeline, depth=CheckDepth.FSCK)
     run(deeper, timeline, results(tmp_path))
     assert len(deeper.booted) == len(plan(timeline).of)
-    assert not results(tmp_path).lacks(next(iter(plan(timeline).of)), Depth.BOOT)
+    assert not results(tmp_path).lacks(next(iter(plan(timeline).of)), CheckDepth.BOOT)
 
 
 def test_no_boot_starts_after_the_deadline(timeline: Timeline, tmp_path: Path) -> None:
@@ -113,7 +114,7 @@ def test_several_states_are_booted_at_once(timeline: Timeline, tmp_path: Path) -
     """No boot ends before as many go on as may; what none of them can tell is booted still, and each just once."""
     sweep, boot, meeting = Paper(timeline, at_once=3), Paper(timeline).boot, threading.Barrier(3)
 
-    def crowded(state: State, digest: str) -> Result:
+    def crowded(state: CrashState, digest: str) -> CrashResult:
         with contextlib.suppress(threading.BrokenBarrierError):
             meeting.wait(10.0 if len(sweep.booted) < 3 else 0.0)
         sweep.booted.append(state.name)
@@ -130,7 +131,8 @@ def test_what_several_boots_took_is_counted_once(timeline: Timeline, tmp_path: P
     found = results(tmp_path)
     first, second, third = list(plan(timeline).of)[:3]
     for digest, at, seconds in ((first, 100.0, 30.0), (second, 110.0, 40.0), (third, 200.0, 10.0)):
-        found.add(Result(digest=digest, state="epoch 1", outcome=Outcome.OLD, depth=Depth.BOOT, at=at, seconds=seconds))
+        found.add(CrashResult(digest=digest, state="epoch 1", outcome=CrashVerdict.OLD, depth=CheckDepth.BOOT, at=at,
+                              seconds=seconds))  # fmt: skip
     assert report.summarise(timeline, plan(timeline), found).seconds == 60.0
 
 
@@ -139,7 +141,7 @@ def test_a_host_that_fails_says_nothing_of_the_disk(timeline: Timeline, tmp_path
     died = iter([LaunchError("QEMU was killed by SIGABRT"), TimerStarved("no timer ticks")])
     boot = sweep.boot
 
-    def fragile(state: State, digest: str) -> Result:
+    def fragile(state: CrashState, digest: str) -> CrashResult:
         if error := next(died, None):
             raise error
         return boot(state, digest)
@@ -157,26 +159,27 @@ def test_what_a_boot_never_read_needs_no_boot(timeline: Timeline, tmp_path: Path
     known = {result.state: result for result in found.of.values()}
     same = known["epoch 2, after write 1"], known["epoch 3"]
     assert len(sweep.booted) < len(plan(timeline).of)
-    assert [result.outcome for result in same] == [Outcome.NEW, Outcome.NEW]
-    assert {result.how for result in same} == {How.BOOTED, How.INFERRED}
-    assert all(result.like in sweep.booted for result in known.values() if result.how is How.INFERRED)
+    assert [result.outcome for result in same] == [CrashVerdict.NEW, CrashVerdict.NEW]
+    assert {result.how for result in same} == {Evidence.BOOTED, Evidence.INFERRED}
+    assert all(result.like in sweep.booted for result in known.values() if result.how is Evidence.INFERRED)
 
 
 def test_no_more_are_confirmed_than_tell_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same ones whatever was confirmed of them before; none that was booted anyway."""
     monkeypatch.setattr(inference, "_MOST", 3)
-    found = [Result(digest=f"{20 * number:08x}", state="epoch 1", outcome=Outcome.OLD, depth=Depth.BOOT, how=how)
-             for number, how in enumerate([How.BOOTED, How.INFERRED, How.CONFIRMED, *[How.INFERRED] * 5])]  # fmt: skip
+    known_by = [Evidence.BOOTED, Evidence.INFERRED, Evidence.CONFIRMED, *[Evidence.INFERRED] * 5]
+    found = [CrashResult(digest=f"{20 * number:08x}", state="epoch 1", outcome=CrashVerdict.OLD,
+                         depth=CheckDepth.BOOT, how=how) for number, how in enumerate(known_by)]  # fmt: skip
     found += [replace(found[1], digest=f"{20 * number + 1:08x}") for number in range(5)]
     assert [result.digest for result in inference.unconfirmed(reversed(found))] == ["00000014", "0000003c"]
 
 
 def test_a_boot_that_disagrees_is_told(timeline: Timeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inference, "_ONE_IN", 1)
-    sweep = Paper(timeline, {"epoch 2, after write 1": Outcome.BROKEN}, reads=((0, 1), (4, 2), (9, 1)))
+    sweep = Paper(timeline, {"epoch 2, after write 1": CrashVerdict.BROKEN}, reads=((0, 1), (4, 2), (9, 1)))
     found = results(tmp_path)
     run(sweep, timeline, found)
-    assert Counter(result.how for result in found.of.values())[How.CONTRADICTED] == 1
+    assert Counter(result.how for result in found.of.values())[Evidence.CONTRADICTED] == 1
     assert report.summarise(timeline, plan(timeline), found).contradicted == 1
 
 
@@ -214,10 +217,10 @@ def test_the_old_image_is_wrong_once_success_was_announced(timeline: Timeline) -
     counted = {}
     for name in ("epoch 1, after write 2", "epoch 2", "epoch 2, without write 1"):
         state = timeline.states.find(name)
-        result = Result(digest="", state=name, outcome=Outcome.OLD, depth=Depth.BOOT)
+        result = CrashResult(digest="", state=name, outcome=CrashVerdict.OLD, depth=CheckDepth.BOOT)
         counted[name] = judged(result, state, FACTS).outcome
-    assert counted == {"epoch 1, after write 2": Outcome.OLD, "epoch 2": Outcome.BROKEN,
-                       "epoch 2, without write 1": Outcome.BROKEN}  # fmt: skip
+    assert counted == {"epoch 1, after write 2": CrashVerdict.OLD, "epoch 2": CrashVerdict.BROKEN,
+                       "epoch 2, without write 1": CrashVerdict.BROKEN}  # fmt: skip
 
 
 def test_a_disk_is_broken_if_any_state_that_leads_to_it_is(timeline: Timeline, tmp_path: Path) -> None:
@@ -227,7 +230,7 @@ def test_a_disk_is_broken_if_any_state_that_leads_to_it_is(timeline: Timeline, t
     by_name = {state.name: result for state, result in summary.states}
     shared = by_name["epoch 1, after write 2"], by_name["epoch 2"]
     assert shared[0].digest == shared[1].digest
-    assert [result.outcome for result in shared] == [Outcome.OLD, Outcome.BROKEN]
+    assert [result.outcome for result in shared] == [CrashVerdict.OLD, CrashVerdict.BROKEN]
     assert summary.old + summary.new + summary.broken == summary.booted == summary.distinct
     assert summary.left == 0
     assert "epoch 2" in [failure.state for failure in summary.failures]
@@ -243,7 +246,7 @@ def test_the_report_holds_every_state_and_the_picture_is_xml(timeline: Timeline,
     assert len(written["states"]) == written["summary"]["enumerated"] == plan(timeline).enumerated
     circles = ET.parse(tmp_path / "powercut.svg").getroot().iterfind(".//{http://www.w3.org/2000/svg}circle")
     dots = {(state.position, state.kind, result.outcome) for state, result in summary.states}
-    assert len(list(circles)) == len(dots) + len(Outcome)
+    assert len(list(circles)) == len(dots) + len(CrashVerdict)
 
 
 @pytest.mark.parametrize("wrong", [
@@ -251,7 +254,7 @@ def test_the_report_holds_every_state_and_the_picture_is_xml(timeline: Timeline,
 ])  # fmt: skip
 def test_a_campaign_that_makes_no_sense_is_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(CallerError):
-        campaign.Campaign.parse(reports=tmp_path, **wrong)
+        campaign.SweepOptions.parse(reports=tmp_path, **wrong)
 
 
 def test_bad_input_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -262,29 +265,30 @@ def test_bad_input_is_refused_in_one_line(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_a_campaign_is_read_as_it_is_written(tmp_path: Path) -> None:
-    wished = campaign.Campaign.parse(reports=tmp_path, budget="30m", shard="2/4", only=["torn-pages", "flush"])
-    assert (wished.budget, wished.shard.number, wished.kinds) == (1800.0, 2, (Kind.FLUSH, Kind.TORN_PAGES))
+    wished = campaign.SweepOptions.parse(reports=tmp_path, budget="30m", shard="2/4", only=["torn-pages", "flush"])
+    assert (wished.budget, wished.shard.number, wished.kinds) == (1800.0, 2, (CrashKind.FLUSH, CrashKind.TORN_PAGES))
     assert wished.recording == tmp_path / "powercut"
 
 
 def test_a_second_cut_has_a_report_of_its_own_beside_that_of_the_first(tmp_path: Path) -> None:
-    first = campaign.Campaign.parse(reports=tmp_path, subject="staged")
+    first = campaign.SweepOptions.parse(reports=tmp_path, subject="staged")
     second = replace(first, second="epoch 17, after write 2")
     assert (second.recording, second.place.parent) == (first.recording, first.recording)
     assert (first.name, second.name) == ("powercut-staged", "powercut-staged-second-epoch-17-after-write-2")
 
 
 def test_a_pull_is_asked_for_the_next_upgrade_whatever_was_wished(tmp_path: Path) -> None:
-    wished = campaign.Campaign.parse(reports=tmp_path, subject="pull", depth="boot")
-    assert (wished.depth, wished.name, wished.recording) == (Depth.NEXT, "powercut-pull", tmp_path / "powercut-pull")
+    wished = campaign.SweepOptions.parse(reports=tmp_path, subject="pull", depth="boot")
+    assert (wished.depth, wished.name) == (CheckDepth.NEXT, "powercut-pull")
+    assert wished.recording == tmp_path / "powercut-pull"
 
 
 def test_a_suite_cuts_the_pull_and_the_deployment_within_its_time(timeline: Timeline, tmp_path: Path,
                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
     """What the first leaves of its part is the second's; each has a recording of its own, made of that image."""
-    wished: list[campaign.Campaign] = []
+    wished: list[campaign.SweepOptions] = []
 
-    def survey(bench: Bench, campaign: campaign.Campaign) -> report.Summary:
+    def survey(bench: Bench, campaign: campaign.SweepOptions) -> report.SweepSummary:
         wished.append(campaign)
         return report.summarise(timeline, plan(timeline), results(tmp_path))
 
@@ -301,9 +305,9 @@ def test_a_suite_cuts_the_pull_and_the_deployment_within_its_time(timeline: Time
 
 def test_a_sweep_ends_with_what_is_broken(timeline: Timeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first broken state is named, with the option that boots it again; the report is there nevertheless."""
-    sweep = Paper(timeline, {"epoch 2, after write 1": Outcome.BROKEN})
+    sweep = Paper(timeline, {"epoch 2, after write 1": CrashVerdict.BROKEN})
     monkeypatch.setattr(campaign, "prepared", lambda bench, wished: contextlib.nullcontext((sweep, timeline)))
-    wished = campaign.Campaign.parse(reports=tmp_path, recording=tmp_path)
+    wished = campaign.SweepOptions.parse(reports=tmp_path, recording=tmp_path)
     bench = cast(Bench, SimpleNamespace(say=lambda line: None))
     with pytest.raises(GuestFailure, match="epoch 2") as raised:
         campaign.sweep(bench, wished, Console(file=io.StringIO()))
@@ -319,7 +323,7 @@ def test_a_log_gets_lines_where_a_terminal_has_a_bar(timeline: Timeline, tmp_pat
     sweep, count, shown = Paper(timeline), len(plan(timeline).of), io.StringIO()
     monkeypatch.setattr(campaign, "prepared", lambda bench, wished: contextlib.nullcontext((sweep, timeline)))
     monkeypatch.setattr(campaign, "_LINE_EVERY", 0.0)
-    wished = campaign.Campaign.parse(reports=tmp_path, recording=tmp_path)
+    wished = campaign.SweepOptions.parse(reports=tmp_path, recording=tmp_path)
     campaign.survey(cast(Bench, SimpleNamespace(say=lambda line: None)), wished,
                     Console(file=shown, force_terminal=is_terminal))  # fmt: skip
     assert (f"power cuts: 1 of {count} disks, 0 broken\n" in shown.getvalue()) is not is_terminal
@@ -328,16 +332,16 @@ def test_a_log_gets_lines_where_a_terminal_has_a_bar(timeline: Timeline, tmp_pat
 def test_of_boots_that_end_together_none_is_lost_for_one_that_fails() -> None:
     together = threading.Barrier(2)
 
-    def boot(state: State, digest: str) -> Result:
+    def boot(state: CrashState, digest: str) -> CrashResult:
         together.wait()
         if digest == "1":
             raise HostError("the host is at fault")
-        return Result(digest=digest, state=state.name, outcome=Outcome.OLD, depth=Depth.BOOT)
+        return CrashResult(digest=digest, state=state.name, outcome=CrashVerdict.OLD, depth=CheckDepth.BOOT)
 
     with ThreadPoolExecutor(2) as pool:
-        going = Going(pool, boot, 2)
+        going = BootPool(pool, boot, 2)
         for digest in ("1", "2"):
-            going.start(State(name=digest, kind=Kind.FLUSH, position=1, kept=(), latest=1), digest)
+            going.start(CrashState(name=digest, kind=CrashKind.FLUSH, position=1, kept=(), latest=1), digest)
         time.sleep(0.2)
         ended = going.ended()
         assert next(ended)[1].digest == "2"
@@ -348,9 +352,9 @@ def test_of_boots_that_end_together_none_is_lost_for_one_that_fails() -> None:
 def test_nothing_is_made_smaller_once_the_time_is_up(timeline: Timeline, tmp_path: Path,
                                                      monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = Paper(timeline)
-    run(sweep, timeline, Results(tmp_path / "results.jsonl"))
+    run(sweep, timeline, CrashResults(tmp_path / "results.jsonl"))
     monkeypatch.setattr(campaign, "prepared", lambda bench, wished: contextlib.nullcontext((sweep, timeline)))
-    wished = campaign.Campaign.parse(reports=tmp_path, recording=tmp_path, budget="0s")
+    wished = campaign.SweepOptions.parse(reports=tmp_path, recording=tmp_path, budget="0s")
     summary = campaign.survey(cast(Bench, SimpleNamespace(say=pytest.fail)), wished, Console(file=io.StringIO()))
     assert summary.failures and not summary.smallest
 

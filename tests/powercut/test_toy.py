@@ -12,9 +12,9 @@ import pytest
 
 from lifsea_testbed.disk.source import RawFile
 from lifsea_testbed.powercut import recording
-from lifsea_testbed.powercut.crash_states import CrashStates, State
+from lifsea_testbed.powercut.crash_states import CrashState, CrashStates
 from lifsea_testbed.powercut.recording import Timeline
-from lifsea_testbed.powercut.results import Outcome
+from lifsea_testbed.powercut.results import CrashVerdict
 from lifsea_testbed.powercut.shrink import smallest
 from tests.support import real
 from tests.support.disks import disk, fill
@@ -24,11 +24,13 @@ FIRST, RUNNING, NEXT = IMAGES
 
 
 @pytest.mark.parametrize(("current", "a", "b", "outcome"), [
-    ("a", RUNNING, FIRST, Outcome.OLD), ("b", RUNNING, NEXT, Outcome.NEW), ("b", RUNNING, FIRST, Outcome.BROKEN),
-    ("b", RUNNING, b"", Outcome.BROKEN), ("b", RUNNING, NEXT[:-512] + bytes(512), Outcome.BROKEN),
-    ("c", RUNNING, NEXT, Outcome.BROKEN),
+    ("a", RUNNING, FIRST, CrashVerdict.OLD), ("b", RUNNING, NEXT, CrashVerdict.NEW),
+    ("b", RUNNING, FIRST, CrashVerdict.BROKEN),
+    ("b", RUNNING, b"", CrashVerdict.BROKEN), ("b", RUNNING, NEXT[:-512] + bytes(512), CrashVerdict.BROKEN),
+    ("c", RUNNING, NEXT, CrashVerdict.BROKEN),
 ])  # fmt: skip
-def test_a_slot_is_judged_by_the_disk_alone(tmp_path: Path, current: str, a: bytes, b: bytes, outcome: Outcome) -> None:
+def test_a_slot_is_judged_by_the_disk_alone(tmp_path: Path, current: str, a: bytes, b: bytes,
+                                            outcome: CrashVerdict) -> None:
     place = f"{ON_DISK.lstrip('/')}/0"
     root = fill(tmp_path / "root", {f"{place}/a/image": a, f"{place}/b/image": b, f"{place}/current": f"-> {current}"})
     with RawFile(disk(tmp_path / "disk.raw", root=root)) as source:
@@ -41,7 +43,7 @@ class Swept:
 
     states: CrashStates
     count: int
-    broken: list[State]
+    broken: list[CrashState]
     seconds: float
 
 
@@ -57,13 +59,13 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Timelin
 def sweep(timeline: Timeline, span: Span, number: int) -> Swept:
     log, started = timeline.log, time.monotonic()
     states = CrashStates(log.entries[:log.count_at(span.ended)], start=log.count_at(span.started))
-    seen: dict[str, Outcome] = {}
+    seen: dict[str, CrashVerdict] = {}
     broken = []
     for state in states.enumerate():
         digest = timeline.contents.digest(state)
         outcome = seen.get(digest) or seen.setdefault(digest, judge(timeline.contents.disk(state), number))
         is_late = log.count_at(span.announced) <= state.latest
-        if outcome is Outcome.BROKEN or (outcome is Outcome.OLD and is_late):
+        if outcome is CrashVerdict.BROKEN or (outcome is CrashVerdict.OLD and is_late):
             broken.append(state)
     return Swept(states=states, count=len(seen), broken=broken, seconds=time.monotonic() - started)
 
@@ -93,10 +95,10 @@ def test_what_breaks_is_shrunk_to_the_writes_that_matter(recorded: tuple[Timelin
     states = CrashStates(unflushed[:log.count_at(span.ended)], start=first)
 
     def breaks(lost: list[int]) -> bool:
-        return judge(timeline.contents.disk(states.lacking(whole, lost)), 0) is Outcome.BROKEN
+        return judge(timeline.contents.disk(states.lacking(whole, lost)), 0) is CrashVerdict.BROKEN
 
     whole = next(state for state in states.enumerate() if len(states.lost(state)) > 3
-                 and judge(timeline.contents.disk(state), 0) is Outcome.BROKEN)  # fmt: skip
+                 and judge(timeline.contents.disk(state), 0) is CrashVerdict.BROKEN)  # fmt: skip
     few = smallest(states.lost(whole), lambda lost: breaks(list(lost)))
     assert 1 <= len(few) < len(states.lost(whole))
     assert breaks(few) and not any(breaks([number for number in few if number != one]) for one in few if len(few) > 1)

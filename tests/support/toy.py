@@ -14,8 +14,8 @@ from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.errors import DiskDamaged
 from lifsea_testbed.machine.factory import Bench
 from lifsea_testbed.machine.machine import Machine
-from lifsea_testbed.powercut.operation import BASE, Depth, Length, Prepared, Told
-from lifsea_testbed.powercut.results import Outcome
+from lifsea_testbed.powercut.operation import BASE, CheckDepth, Length, OperationResult, PreparedDisk
+from lifsea_testbed.powercut.results import CrashVerdict
 from lifsea_testbed.qemu.storage import Layers
 
 #: What the slots hold: the first image, the one that runs, the next one. 64 KiB each: 16 pages that can be torn.
@@ -51,10 +51,10 @@ class Toy:
     """All swaps, one after the other in one recording: `spans` tells where each lies in it."""
 
     name: str = "toy"
-    depth: Depth = Depth.BOOT
+    depth: CheckDepth = CheckDepth.BOOT
     spans: dict[str, Span] = field(default_factory=dict)
 
-    def prepare(self, bench: Bench, directory: Path) -> Prepared:
+    def prepare(self, bench: Bench, directory: Path) -> PreparedDisk:
         """Has the slots of each swap filled."""
         instance = Instance(type=bench.instance_type)
         with bench.off("toy-prepare", layers=Layers(overlay=directory / BASE), instance=instance) as machine:
@@ -67,9 +67,9 @@ class Toy:
                 machine.run(f"mkdir -p {PLACE}/{number}/a {PLACE}/{number}/b; cd {PLACE}/{number}; "
                             "cp ../running a/image; cp ../first b/image; ln -s a current")  # fmt: skip
             machine.power_off()
-        return Prepared(instance=instance, layers=(directory / BASE,))
+        return PreparedDisk(instance=instance, layers=(directory / BASE,))
 
-    def act(self, machine: Machine, prepared: Prepared, length: Length) -> Told:
+    def act(self, machine: Machine, prepared: PreparedDisk, length: Length) -> OperationResult:
         """Swaps."""
         machine.power_on()
         machine.wait_until_ready()
@@ -80,15 +80,15 @@ class Toy:
             announced = length()
             machine.run(f"sleep {_COMMIT}; sync")
             self.spans[name] = Span(started=started, announced=announced, ended=length())
-        return Told(old="", new="", started=0, announced=None)
+        return OperationResult(old="", new="", started=0, announced=None)
 
 
-def judge(disk: Source, number: int) -> Outcome:
+def judge(disk: Source, number: int) -> CrashVerdict:
     """Tells by the disk alone which image the swap of that number leads to."""
     try:
         return _judge(Tree(root_of(_largest(disk))), f"{ON_DISK}/{number}")
     except DiskDamaged:
-        return Outcome.BROKEN
+        return CrashVerdict.BROKEN
 
 
 def _largest(disk: Source) -> Ext4:
@@ -96,7 +96,7 @@ def _largest(disk: Source) -> Ext4:
     return Ext4(max(found, key=lambda content: content.size))
 
 
-def _judge(tree: Tree, place: str) -> Outcome:
+def _judge(tree: Tree, place: str) -> CrashVerdict:
     _, running, following = IMAGES
     held = tree.read(f"{place}/current/image") or b""
-    return {running: Outcome.OLD, following: Outcome.NEW}.get(held, Outcome.BROKEN)
+    return {running: CrashVerdict.OLD, following: CrashVerdict.NEW}.get(held, CrashVerdict.BROKEN)
