@@ -16,8 +16,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from lifsea_testbed.boottime import coldboots
-from lifsea_testbed.cluster import joins, lifecycle
+from lifsea_testbed.boottime import campaign
+from lifsea_testbed.cluster import lifecycle, rollout
 from lifsea_testbed.cluster.cluster import Cluster, Member
 from lifsea_testbed.machine import snapshot_cache
 from lifsea_testbed.machine.pool import Restorer
@@ -55,7 +55,7 @@ def counted(restorer: Restorer, cluster: Cluster) -> None:
     bench = restorer.bench
     members: list[Member] = []
     with contextlib.ExitStack() as stack:
-        counter = coldboots.counter(stack, bench)
+        counter = campaign.counter(stack, bench)
         machine = stack.enter_context(bench.cold("counted", counter, lambda one: members.append(cluster.expect(one))))
         lifecycle.await_ready(members[0], bench.profile)
         if machine.boot.counts is not None:
@@ -69,7 +69,7 @@ def at_once(restorer: Restorer, programs: Path, records: Path, count: int) -> No
     memory = bench.memory_for(count)
     with control_plane(restorer, programs, records) as cluster:
         before = cluster.plane.processor_time()
-        with joins.joined(cluster, bench.profile, bench.machine, count, memory=memory) as joined:
+        with rollout.joined_fleet(cluster, bench.profile, bench.machine, count, memory=memory) as joined:
             used = (cluster.plane.processor_time() - before) / count
             shares = ", ".join(f"P{part} {joined.share(part / 100):.1f} s" for part in (50, 90, 100))
     print(f"{count} at once, {memory} MiB each: Ready after {shares}; for each the control plane used {used:.2f} s "

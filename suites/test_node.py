@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lifsea_testbed.cluster.seen import InterruptedNode, JoinedNode, PodRun
+from lifsea_testbed.cluster.objects import InterruptedNode, JoinedNode, PodRun
 from lifsea_testbed.perf.measure import Measure
 from lifsea_testbed.plugin.markers import claim
 

@@ -11,7 +11,7 @@ from lifsea_testbed.boottime.observation import Observation
 
 
 class GrowthKind(enum.StrEnum):
-    """What can be told apart in a boot."""
+    """The parts of a boot whose costs are compared."""
 
     PHASE = "phase"
     PROGRAM = "program"
@@ -21,7 +21,7 @@ class GrowthKind(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Growth:
-    """How much more something costs: medians before and after, in `unit`; `share` is of the whole boot before."""
+    """The change of one cost: medians before and after, in `unit`; `share` is of the whole boot before."""
 
     kind: GrowthKind
     name: str
@@ -32,7 +32,7 @@ class Growth:
 
     @property
     def by(self) -> float:
-        """What it costs more, or less."""
+        """The difference; negative if it costs less."""
         return self.after - self.before
 
     def __str__(self) -> str:
@@ -43,10 +43,10 @@ class Growth:
 
 
 def suspects(before: Sequence[Observation], after: Sequence[Observation]) -> list[Growth]:
-    """Returns what grew or shrank beyond doubt, each kind with the largest growth first.
+    """Returns the costs that certainly grew or shrank, each kind with the largest growth first.
 
-    Beyond doubt is what lies apart in all samples: the least of the one side above the most of the other. Instructions
-    tell of phases and programs, systemd's accounts of units; processor time is the host's, and noisier.
+    Certain is a cost whose samples do not overlap: the least of one side lies above the most of the other. Phases and
+    programs are compared by instructions, units by systemd's accounting; processor time is the host's, and noisier.
     """
     found = list[Growth]()
     for kind, unit, costs in _VIEWS:

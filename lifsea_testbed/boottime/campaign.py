@@ -1,34 +1,37 @@
-"""Boots in turns, of one image or of two, and what they come to: figures, verdicts, suspects, charts."""
+"""Campaigns of cold boots: of one image or two in turns (`boot-time`), or within the suites (`cold_boots`)."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from lifsea_testbed.boottime import attribution, budget, charts, coldboots, kernel_only, observe
+from lifsea_testbed.boottime import attribution, budget, charts, kernel_only, observe
 from lifsea_testbed.boottime import observation as observations
 from lifsea_testbed.boottime.attribution import Growth
 from lifsea_testbed.boottime.marks import END, BootMark
 from lifsea_testbed.boottime.observation import BootNumber, Observation
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.machine.factory import Bench
-from lifsea_testbed.perf.compare import Comparison, compare
+from lifsea_testbed.perf.metric import Metric
+from lifsea_testbed.profiles.profile import Boot
+from lifsea_testbed.qemu.accelerator import Kind
+from lifsea_testbed.qemu.instruction_counter import Counter
 
+if TYPE_CHECKING:
+    from lifsea_testbed.perf.compare import BudgetCheck, Comparison
 
-@dataclass(frozen=True, kw_only=True)
-class Comparisons:
-    """What two images' boots come to, each kind of boot and each metric apart, and what grew."""
-
-    judged: list[tuple[BootNumber, Comparison]]
-    suspects: list[Growth]
+#: Marks that are figures of their own, beside the phases of the boot.
+_FURTHER_MARKS = (BootMark.TARGET, BootMark.ASSISTANT, BootMark.CONTAINERD, BootMark.FINISHED, BootMark.QUIET,
+                  BootMark.KUBELET)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class BootTimeOptions:
-    """What is asked of a campaign; `floor` is the smallest change that counts, as a share."""
+    """The options of `boot-time`: `boots` of each image; `floor` is the smallest change that counts, as a share."""
 
     boots: int
     floor: float
@@ -38,45 +41,103 @@ class BootTimeOptions:
     reports: Path
 
 
-def run(benches: Sequence[Bench], wish: BootTimeOptions) -> Iterator[str]:
-    """Boots one image or two in turns, writes what was seen, and yields what there is to tell, line by line.
+@dataclass(frozen=True, kw_only=True)
+class Comparisons:
+    """Two images compared: a verdict for each metric of first and of later boots, and the costs that differ."""
+
+    judged: list[tuple[BootNumber, Comparison]]
+    suspects: list[Growth]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColdBoots:
+    """The cold boots of one image, and whether they ran at hardware speed."""
+
+    seen: list[Observation]
+    at_hardware_speed: bool
+
+    def report(self, measure: Callable[..., None]) -> None:
+        """Passes each figure of each boot to `measure`: whole boot, phases and further marks; times, instructions."""
+        for one in self.seen:
+            for name, value, unit, definition in _figures(one):
+                measure(name, value, unit=unit, better="lower", definition=definition)
+
+    def held_to(self, promised: Boot) -> BudgetCheck:
+        """Returns whether the first boot is certain to be as quick as advertised.
+
+        Raises:
+            NotJudged: this host cannot judge it.
+        """
+        return budget.judge(self.seen, promised, at_hardware_speed=self.at_hardware_speed)
+
+
+def cold_boots(bench: Bench, count: int) -> ColdBoots:
+    """Boots `count` new disks of the image; waits for the kubelet only where no instructions are counted.
 
     Raises:
-        Explained: an image did not come up.
+        Explained: a machine did not boot.
     """
+    with ExitStack() as stack:
+        counting = counter(stack, bench)
+        until = BootMark.FINISHED if counting else BootMark.KUBELET
+        seen = [one for number in range(count)
+                for one in observe.boots(bench, f"cold-boot-{number + 1}", counting, until=until)]  # fmt: skip
+    return ColdBoots(seen=seen, at_hardware_speed=bench.accelerator.kind is Kind.KVM)
+
+
+def run(benches: Sequence[Bench], options: BootTimeOptions) -> Iterator[str]:
+    """Boots one image or two in turns, writes the observations, and yields the report line by line.
+
+    Raises:
+        Explained: an image did not boot.
+        ImportError: there are two images, and scipy is not installed; nothing was booted.
+    """
+    if len(benches) > 1:
+        from lifsea_testbed.perf import compare  # noqa: F401 -- its absence is found before the boots
     seen: list[list[Observation]] = [[] for _ in benches]
-    for place, number, one in in_turns(benches, wish):
+    for place, number, one in in_turns(benches, options):
         seen[place].append(one)
         yield f"{one.image}, {one.which} boot {number}: {_line(one)}"
     yield from (line for side in seen for line in table(side))
     grown = list[Growth]()
     if len(seen) > 1:
-        compared = comparisons(*seen, floor=wish.floor)
+        compared = comparisons(*seen, floor=options.floor)
         yield from (f"{which} boots: {judged}" for which, judged in compared.judged)
         grown = compared.suspects
-        if wish.initcalls:
-            found, said = initcalls(*benches)
+        if options.initcalls:
+            found, summary = initcalls(*benches)
             grown += found
-            yield said
+            yield summary
         yield from (f"grew most: {growth}" for growth in attribution.culprits(grown))
-    yield "written: " + ", ".join(map(str, write(wish.reports, seen, grown)))
+    yield "written: " + ", ".join(map(str, write(options.reports, seen, grown)))
 
 
-def in_turns(benches: Sequence[Bench], wish: BootTimeOptions) -> Iterator[tuple[int, int, Observation]]:
-    """Boots each bench's image in turns, each round in the other order; yields the bench's place and the round too."""
+def in_turns(benches: Sequence[Bench], options: BootTimeOptions) -> Iterator[tuple[int, int, Observation]]:
+    """Boots the images in turns, each round in the reverse order; yields the image's index, the round, the boot."""
     with ExitStack() as stack:
-        counting = coldboots.counter(stack, benches[0])
-        for number in range(1, wish.boots + 1):
+        counting = counter(stack, benches[0])
+        for number in range(1, options.boots + 1):
             places = list(range(len(benches)))
             for place in places if number % 2 else reversed(places):
-                for one in observe.boots(benches[place], f"boot-{number}-of-{place + 1}", counting, which=wish.which,
-                                         until=wish.until):  # fmt: skip
+                for one in observe.boots(benches[place], f"boot-{number}-of-{place + 1}", counting,
+                                         which=options.which, until=options.until):  # fmt: skip
                     yield place, number, one
 
 
+def counter(stack: ExitStack, bench: Bench) -> Counter | None:
+    """Returns the instruction counter, or nothing where none works: then times are measured alone."""
+    try:
+        return stack.enter_context(observe.counting(bench))
+    except NotJudged as error:
+        bench.say(f"instructions are not counted: {error}")
+        return None
+
+
 def comparisons(before: Sequence[Observation], after: Sequence[Observation], *, floor: float) -> Comparisons:
-    """Compares two images' boots; what grew is told from their first boots."""
-    judged = list[tuple[BootNumber, Comparison]]()
+    """Compares two images' boots; the costs that differ are those of the first boots."""
+    from lifsea_testbed.perf.compare import compare
+
+    judged = list[tuple[BootNumber, "Comparison"]]()
     for which in BootNumber:
         old, new = ([one for one in side if one.which is which] for side in (before, after))
         for metric, values in ((budget.INSTRUCTIONS, budget.instructions), (budget.BOOT, budget.times)):
@@ -87,7 +148,7 @@ def comparisons(before: Sequence[Observation], after: Sequence[Observation], *, 
 
 
 def initcalls(before: Bench, after: Bench) -> tuple[list[Growth], str]:
-    """Returns the initcalls that differ, and a line that says what was run, or why it could not be."""
+    """Returns the initcalls that differ, and a line that sums up the two runs, or the reason why there were none."""
     try:
         old, new = (kernel_only.run(bench.image, bench.emulator) for bench in (before, after))
     except NotJudged as error:
@@ -98,7 +159,7 @@ def initcalls(before: Bench, after: Bench) -> tuple[list[Growth], str]:
 
 
 def table(seen: Sequence[Observation]) -> Iterator[str]:
-    """Yields the medians of each kind of boot, a line a mark, with the least and the most."""
+    """Yields the median of each mark, a line each, with minimum and maximum; first and later boots apart."""
     for which in BootNumber:
         boots = [one for one in seen if one.which is which]
         if not boots:
@@ -141,8 +202,28 @@ def _executed(boots: Sequence[Observation], mark: BootMark) -> str:
 
 
 def _line(one: Observation) -> str:
-    told = ", ".join(f"{phase.name} {phase.duration:.2f}" for phase in one.phases)
+    phases = ", ".join(f"{phase.name} {phase.duration:.2f}" for phase in one.phases)
     counted = f"; {one.progress[END].counts.work / 1e6:.1f} M instructions" if one.is_counted else ""
-    return f"{one.marks[END]:.2f} s ({told}){counted}"
+    return f"{one.marks[END]:.2f} s ({phases}){counted}"
 
 
+def _figures(one: Observation) -> Iterator[tuple[str, Any, str, str]]:
+    """Yields name, value, unit and definition of each figure of a boot."""
+    boot = f"{one.which} boot"
+    prefix = "" if one.which is BootNumber.FIRST else "later-"
+    yield f"{prefix}boot", one.marks[END], "s", _definition(budget.BOOT, one)
+    for phase in one.phases:
+        yield f"{prefix}boot/{phase.name}", phase.duration, "s", f"phase of the {boot}, by the host's clock"
+    for mark in _FURTHER_MARKS:
+        if mark in one.marks:
+            yield f"{prefix}boot-to-{mark}", one.marks[mark], "s", f"from power-on until {mark}, {boot}"
+    if one.is_counted:
+        yield f"{prefix}boot-instructions", one.progress[END].counts.work, "instructions", \
+            _definition(budget.INSTRUCTIONS, one)  # fmt: skip
+        for name, count in one.instructions().items():
+            yield f"{prefix}boot-instructions/{name}", count, "instructions", \
+                f"phase of the {boot}, less waiting and ticks"  # fmt: skip
+
+
+def _definition(metric: Metric, one: Observation) -> str:
+    return metric.definition.replace("first boot", f"{one.which} boot")

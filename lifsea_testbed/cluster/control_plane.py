@@ -10,9 +10,13 @@ import base64
 import contextlib
 import http.client
 import json
+import os
+import re
 import secrets
 import shutil
+import socket
 import ssl
+import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,13 +24,14 @@ from pathlib import Path
 from typing import Self
 
 from lifsea_testbed.cluster.authority import Authority, ClientIdentity, private_key
-from lifsea_testbed.cluster.program import ControlPlaneProgram
-from lifsea_testbed.cluster.tunnel import KubeletTunnel
 from lifsea_testbed.ecs.instance import CLUSTER_ADDRESS, CLUSTER_PORT
-from lifsea_testbed.errors import HostError, NotJudged
+from lifsea_testbed.ecs.relay import Relay, leading_to
+from lifsea_testbed.errors import HostError, LaunchError, NotJudged
+from lifsea_testbed.qemu.process import describe_exit, processor_time, starter
 from lifsea_testbed.support.confinement import Confinement
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.private_dir import PrivateDirectory
+from lifsea_testbed.support.sanitize import printable
 
 #: Ports of etcd, as they are everywhere.
 _CLIENTS, _PEERS = 2379, 2380
@@ -222,3 +227,98 @@ class ControlPlane:
 
 def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
+
+
+_SHOWN = 3000
+#: How long a program that was asked to end may take before it is made to (seconds).
+_ENDING = 5.0
+
+
+class ControlPlaneProgram:
+    """One running program in a directory of its own; it ends with the context, and with this process."""
+
+    def __init__(self, path: Path, options: Sequence[str], *, directory: Path, confinement: Confinement) -> None:
+        self.name = path.name
+        self._said = directory / f"{path.name}.log"
+        # The confined user need not be able to reach the directory that the program lies in.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            command = confinement.wrap([f"/proc/self/fd/{descriptor}", *options])
+            with self._said.open("ab") as said:
+                self._process = starter().submit(
+                    subprocess.Popen, command, cwd=directory, pass_fds=[descriptor], stdin=subprocess.DEVNULL,
+                    stdout=said, stderr=said,
+                ).result()
+        finally:
+            os.close(descriptor)
+
+    def __enter__(self) -> ControlPlaneProgram:
+        """It runs already."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends it, by force if need be, and returns when it is gone."""
+        self._process.terminate()
+        try:
+            self._process.wait(_ENDING)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def processor_time(self) -> float:
+        """Returns how much of the host's processors it has used (seconds)."""
+        return processor_time(self._process.pid)
+
+    @property
+    def said(self) -> str:
+        """The end of what it wrote."""
+        return printable(self._said.read_bytes()[-_SHOWN:])
+
+    def require(self) -> None:
+        """Makes sure that it runs.
+
+        Raises:
+            LaunchError: it has ended.
+        """
+        status = self._process.poll()
+        if status is not None:
+            raise LaunchError(f"{self.name} {describe_exit(status)}", expected="it runs until the cluster ends",
+                              evidence=self.said, hint="the host may be out of memory or disk")  # fmt: skip
+
+
+_REQUEST = re.compile(rb"CONNECT ([^\s:]+):\d+ HTTP/1\.[01]\r\n")
+_END = b"\r\n\r\n"
+_LONGEST = 8192
+
+
+class KubeletTunnel(Relay):
+    """Leads a connection to whatever kubelet was announced under the name that it asks for."""
+
+    def __init__(self, path: Path) -> None:
+        self._kubelets: dict[str, tuple[str, int]] = {}
+        super().__init__(path, self._lead)
+
+    def announce(self, node: str, address: tuple[str, int]) -> None:
+        """Has the kubelet of that node be found at an address of this host from now on."""
+        self._kubelets[node] = address
+
+    def _lead(self, connection: socket.socket) -> socket.socket:
+        """Reads whom a request is for, and answers when that is reached.
+
+        Raises:
+            OSError: it is no request to connect, or nobody of that name is there.
+        """
+        asked = b""
+        while not asked.endswith(_END):
+            read = connection.recv(1)
+            if not read or len(asked) > _LONGEST:
+                raise ConnectionError("no request to connect")
+            asked += read
+        match = _REQUEST.match(asked)
+        address = self._kubelets.get(match[1].decode("ascii", "replace")) if match else None
+        if address is None:
+            connection.sendall(b"HTTP/1.1 502 Bad Gateway\r\n\r\n")
+            raise ConnectionError("no node of that name")
+        reached = leading_to(address)(connection)
+        connection.sendall(b"HTTP/1.1 200 Connection Established\r\n\r\n")
+        return reached

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import datetime
+import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 
-from lifsea_testbed.cluster import diagnosis
+from lifsea_testbed.cluster import authority
+from lifsea_testbed.cluster.api import Api
 from lifsea_testbed.cluster.cluster import Cluster, Member
 from lifsea_testbed.cluster.control_plane import GRACE
-from lifsea_testbed.cluster.objects import Node, Pod
-from lifsea_testbed.cluster.seen import InterruptedNode, JoinedNode, PodRun
+from lifsea_testbed.cluster.objects import InterruptedNode, JoinedNode, Node, Pod, PodRun
 from lifsea_testbed.ecs.instance import METADATA_ADDRESS
 from lifsea_testbed.errors import GuestFailure, NotJudged
 from lifsea_testbed.guest.cri import State
@@ -36,8 +39,8 @@ def await_ready(member: Member, profile: Profile) -> Node:
     Raises:
         NotReady: it is not, within the time that the profile allows.
     """
-    await_(member.machine, Depth.NODE, lambda: diagnosis.is_ready(member),
-           lambda: diagnosis.node_trouble(member, profile), profile, within=profile.cluster.ready_within)  # fmt: skip
+    await_(member.machine, Depth.NODE, lambda: is_ready(member),
+           lambda: node_trouble(member, profile), profile, within=profile.cluster.ready_within)  # fmt: skip
     node = member.node
     if node is None:
         raise NotReady(Depth.NODE, "the node is gone again", evidence=journals(member.machine))
@@ -45,8 +48,8 @@ def await_ready(member: Member, profile: Profile) -> Node:
 
 
 @contextlib.contextmanager
-def joined(cluster: Cluster, profile: Profile,
-           make: Callable[..., AbstractContextManager[Machine]]) -> Iterator[tuple[Member, JoinedNode]]:
+def joined_node(cluster: Cluster, profile: Profile,
+                make: Callable[..., AbstractContextManager[Machine]]) -> Iterator[tuple[Member, JoinedNode]]:
     """A new machine that is a Ready node, and what was seen of it; `make` powers on a machine that it has prepared.
 
     Raises:
@@ -56,7 +59,7 @@ def joined(cluster: Cluster, profile: Profile,
     with make("node", prepare=lambda machine: members.append(cluster.expect(machine))) as machine:
         node = await_ready(members[0], profile)
         seconds = time.monotonic() - machine.boot.power_on
-        if wrong := diagnosis.clock_trouble(members[0]):
+        if wrong := clock_trouble(members[0]):
             raise NotReady(Depth.NODE, wrong, evidence=journals(machine))
         yield members[0], JoinedNode(machine=machine, node=node, seconds=seconds, runs=_runs(machine),
                                      labels=members[0].labels, checks=cluster.api.checks(node.name))  # fmt: skip
@@ -98,8 +101,8 @@ def start_pod(cluster: Cluster, member: Member, profile: Profile, name: str) -> 
         NotReady: it does not run.
     """
     cluster.api.create_pod(_manifest(name, member.name, profile.cluster.workload))
-    await_(member.machine, Depth.POD, lambda: not diagnosis.pod_trouble(cluster.api, name),
-           lambda: diagnosis.pod_trouble(cluster.api, name), profile, within=profile.boot.ready_within)  # fmt: skip
+    await_(member.machine, Depth.POD, lambda: not pod_trouble(cluster.api, name),
+           lambda: pod_trouble(cluster.api, name), profile, within=profile.boot.ready_within)  # fmt: skip
     pod = cluster.api.pod(name)
     if pod is None:
         raise NotReady(Depth.POD, "the API has no such pod any more", evidence=journals(member.machine))
@@ -114,7 +117,7 @@ def interrupt(cluster: Cluster, member: Member, profile: Profile) -> Interrupted
     ready_while_cut, kept_while_cut = _becomes(member, ready=False), before == _containers(member, _KEPT)
     member.relay.restore()
     ready_after_cut, kept_after_cut = _becomes(member, ready=True), before == _containers(member, _KEPT)
-    trouble = diagnosis.pod_trouble(cluster.api, _KEPT)
+    trouble = pod_trouble(cluster.api, _KEPT)
     member.machine.guest.kubernetes.stop(KUBELET)
     ready_while_stopped = _becomes(member, ready=False)
     member.machine.guest.kubernetes.restart(KUBELET)
@@ -177,9 +180,63 @@ def _containers(member: Member, name: str) -> set[str]:
 def _becomes(member: Member, *, ready: bool) -> bool:
     """Returns whether the node is Ready, once it is as wanted or had the time to be."""
     with contextlib.suppress(GuestFailure):
-        _await(member.machine, lambda: diagnosis.is_ready(member) == ready, "the node changes", GRACE + _NOTICING)
-    return diagnosis.is_ready(member)
+        _await(member.machine, lambda: is_ready(member) == ready, "the node changes", GRACE + _NOTICING)
+    return is_ready(member)
 
 
 def _await(machine: Machine, question: Callable[[], bool], what: str, within: float) -> None:
     machine.wait_until(question, what, within=within, every=_EVERY)
+
+
+#: Clocks that differ by more than this (seconds) are not one time: certificates and heartbeats are judged by it.
+MOST_SKEW = 60.0
+_ABOUT_THE_API = r"(?i)x509|unauthorized|certificate|register|api ?server|lookup|connection refused|node \""
+
+
+def is_ready(member: Member) -> bool:
+    """Whether the machine is a Ready node by what it reported since it was booted, and nothing speaks against it."""
+    node = member.node
+    return node is not None and node.is_ready and not node.why_not and node.boot == member.machine.boot_id
+
+
+def node_trouble(member: Member, profile: Profile) -> str:
+    """Returns why the machine is no Ready node; empty if it is one."""
+    node = member.node
+    if is_ready(member):
+        return ""
+    reasons = [clock_trouble(member), certificate_trouble(member, profile)]
+    silent = "the kubelet has reported nothing since the machine was booted"
+    registered = "the kubelet has not registered the node" if node is None else node.why_not or silent
+    complaint = member.machine.guest.kubernetes.complaint(KUBELET, _ABOUT_THE_API)
+    return "; ".join(filter(None, [*reasons, ": ".join(filter(None, [registered, complaint]))]))
+
+
+def clock_trouble(member: Member) -> str:
+    """Returns by how much the machine's clock is wrong; empty if it is not."""
+    ahead = member.machine.guest.clock_ahead()
+    if abs(ahead) <= MOST_SKEW:
+        return ""
+    return f"its clock is {abs(ahead):.0f} s {'ahead' if ahead > 0 else 'behind'}"
+
+
+def certificate_trouble(member: Member, profile: Profile) -> str:
+    """Returns what is wrong with the certificate that the kubelet shows; empty if that cannot be told."""
+    place = profile.cluster.kubeconfig
+    try:
+        users = json.loads(member.machine.guest.read(place) or "")["users"]
+        end = authority.expiry(base64.b64decode(users[0]["user"]["client-certificate-data"]))
+    except (ValueError, LookupError, TypeError):
+        return ""
+    return f"the certificate in {place} expired on {end:%Y-%m-%d at %H:%M}" \
+        if end < datetime.datetime.now(datetime.UTC) else ""  # fmt: skip
+
+
+def pod_trouble(api: Api, name: str, *, phases: Sequence[str] = ("Running",)) -> str:
+    """Returns why a pod does not run; empty if it does."""
+    pod = api.pod(name)
+    if pod is None:
+        return "the API has no such pod any more"
+    if pod.phase in phases:
+        return ""
+    warnings = [event for event in api.events(name) if not event.startswith(("Scheduled", "Pulled", "Created"))]
+    return "; ".join(filter(None, [f"the pod is {pod.phase}", pod.why, *warnings[-1:]]))

@@ -10,7 +10,7 @@ import pytest
 
 if TYPE_CHECKING:
     from lifsea_testbed.cluster.cluster import Cluster, Member
-    from lifsea_testbed.cluster.seen import InterruptedNode, JoinedNode, PodRun
+    from lifsea_testbed.cluster.objects import InterruptedNode, JoinedNode, PodRun
     from lifsea_testbed.machine.factory import Bench
     from lifsea_testbed.machine.pool import Restorer
     from lifsea_testbed.scenarios.static_pod import StaticPod
@@ -47,7 +47,7 @@ def cluster_member(bench: Bench, cluster: Cluster) -> Iterator[tuple[Member, Joi
     """A new machine that its user-data made a Ready node of the cluster, and what was seen of it."""
     from lifsea_testbed.cluster import lifecycle
 
-    with lifecycle.joined(cluster, bench.profile, bench.machine) as member:
+    with lifecycle.joined_node(cluster, bench.profile, bench.machine) as member:
         yield member
 
 

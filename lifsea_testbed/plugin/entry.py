@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from lifsea_testbed.boottime.coldboots import ColdBoots
+    from lifsea_testbed.boottime.campaign import ColdBoots
     from lifsea_testbed.disk.image import Image
     from lifsea_testbed.machine.factory import Bench
     from lifsea_testbed.machine.fleet import Fleet
@@ -297,9 +297,9 @@ def twins(booted: Machine, bench: Bench) -> Iterator[Twins]:
 @pytest.fixture(scope="session")
 def cold_boots(bench: Bench, pytestconfig: pytest.Config) -> ColdBoots:
     """What was seen of cold boots on disks of their own."""
-    from lifsea_testbed.boottime import coldboots
+    from lifsea_testbed.boottime import campaign
 
-    return coldboots.cold_boots(bench, pytestconfig.option.boots)
+    return campaign.cold_boots(bench, pytestconfig.option.boots)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from lifsea_testbed.machine.factory import Bench
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.powercut import qcow2_writer, report
 from lifsea_testbed.powercut import recording as recordings
-from lifsea_testbed.powercut.crash_states import CrashKind, CrashState
+from lifsea_testbed.powercut.crash_states import CrashKind, CrashState, smallest
 from lifsea_testbed.powercut.operation import (
     OPERATIONS,
     CheckDepth,
@@ -28,9 +28,8 @@ from lifsea_testbed.powercut.operation import (
     UpgradeOperation,
 )
 from lifsea_testbed.powercut.recording import Recording, Timeline
-from lifsea_testbed.powercut.results import CrashResult, CrashResults, CrashVerdict, Evidence, judged
-from lifsea_testbed.powercut.shrink import smallest
 from lifsea_testbed.powercut.sweep import Sweep, plan
+from lifsea_testbed.powercut.verdicts import CrashResult, CrashResults, CrashVerdict, Evidence, judged
 from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.support.deadline import Deadline, seconds
 from lifsea_testbed.support.sanitize import printable, slug

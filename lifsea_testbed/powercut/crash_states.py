@@ -10,8 +10,9 @@ from __future__ import annotations
 import enum
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from lifsea_testbed.errors import CallerError
 from lifsea_testbed.powercut.write_log import SECTOR, LogEntry
@@ -201,3 +202,27 @@ def _subset(epoch: Epoch, number: int, seed: int) -> CrashState:
     lost = tuple((place, 0) for place in epoch.writes if draw.random() < 0.5)
     return CrashState(name=f"epoch {epoch.number}, subset {number} of seed {seed}", kind=CrashKind.SUBSET,
                       position=epoch.end, kept=lost, latest=epoch.end)  # fmt: skip
+
+
+T = TypeVar("T")
+
+
+def smallest(lost: Sequence[T], breaks: Callable[[Sequence[T]], bool]) -> list[T]:
+    """Returns a part of `lost` that still breaks, while it without any one of its members does not (ddmin).
+
+    `lost` as a whole is known to break (Zeller and Hildebrandt, "Simplifying and Isolating Failure-Inducing Input").
+    """
+    left, parts = list(lost), 2
+    while len(left) > 1:
+        size = -(-len(left) // parts)
+        chunks = [left[start:start + size] for start in range(0, len(left), size)]
+        rests = [[item for other in chunks if other is not chunk for item in other] for chunk in chunks]
+        found = next((some for some in [*chunks, *rests] if len(some) < len(left) and some and breaks(some)), None)
+        if found is not None:
+            parts = max(parts - 1, 2) if len(found) > size else 2
+            left = found
+        elif parts >= len(left):
+            break
+        else:
+            parts = min(2 * parts, len(left))
+    return left

@@ -8,13 +8,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from lifsea_testbed.disk.ext4 import Ext4, Unreplayed, is_ext4
+from lifsea_testbed.disk.filesystem import Tree, root_of
+from lifsea_testbed.disk.partitions import partitions
+from lifsea_testbed.disk.source import Source
+from lifsea_testbed.errors import DiskDamaged, NotJudged
 from lifsea_testbed.powercut import timeline_svg
 from lifsea_testbed.powercut.crash_states import CrashState
-from lifsea_testbed.powercut.disk_listing import on_disk
 from lifsea_testbed.powercut.inference import unconfirmed
 from lifsea_testbed.powercut.recording import Timeline
-from lifsea_testbed.powercut.results import CrashResult, CrashResults, CrashVerdict, Evidence, judged
 from lifsea_testbed.powercut.sweep import SweepPlan
+from lifsea_testbed.powercut.verdicts import CrashResult, CrashResults, CrashVerdict, Evidence, judged
+from lifsea_testbed.support.sanitize import printable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,3 +123,51 @@ def _states(timeline: Timeline, planned: SweepPlan, results: CrashResults) -> It
     for digest, states in planned.of.items():
         if result := results.of.get(digest):
             yield from ((state, judged(result, state, timeline.facts)) for state in states)
+
+
+#: Where ostree keeps what boots, on a partition of its own for /boot or on the root file system.
+_PATHS = ("/loader", "/loader/entries", "/ostree", "/boot/loader", "/boot/ostree")
+
+
+def on_disk(disk: Source) -> str:
+    """Returns a listing of these places, both ways, a line each; what cannot be read is said there."""
+    return "\n".join(printable(line) for line in _lines(disk))
+
+
+def _lines(disk: Source) -> Iterator[str]:
+    try:
+        found = [partition for partition in partitions(disk) if is_ext4(partition.content)]
+    except (DiskDamaged, NotJudged) as error:
+        yield _unread(error)
+        return
+    for partition in found:
+        for view, kind in (("without its journal", Unreplayed), ("with its journal", Ext4)):
+            yield f"partition {partition.number} {view}:"
+            yield from (f"  {line}" for line in _listing(partition.content, kind))
+
+
+def _listing(content: Source, kind: type[Ext4]) -> Iterator[str]:
+    try:
+        tree = Tree(root_of(kind(content)))
+        yield from [line for path in _PATHS for line in _place(tree, path)] or ["nothing of ostree"]
+    except (DiskDamaged, NotJudged) as error:
+        yield _unread(error)
+
+
+def _unread(error: Exception) -> str:
+    return f"cannot be read: {str(error).partition(chr(10))[0]}"
+
+
+def _place(tree: Tree, path: str) -> Iterator[str]:
+    place = tree.find(path, follow=False)
+    if place is not None and place.is_link:
+        yield f"{path} -> {place.file_system.link_target(place.inode)}"
+    if names := tree.names(path):
+        yield f"{path}: {' '.join(names)}"
+        yield from (line for name in names for line in _link(tree, f"{path}/{name}"))
+
+
+def _link(tree: Tree, path: str) -> Iterator[str]:
+    place = tree.find(path, follow=False)
+    if place is not None and place.is_link:
+        yield f"{path} -> {place.file_system.link_target(place.inode)}"

@@ -16,12 +16,10 @@ from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.powercut import qcow2_writer
 from lifsea_testbed.powercut import recording as recordings
 from lifsea_testbed.powercut.crash_states import CrashKind, CrashState
-from lifsea_testbed.powercut.inference import Inference, parse_reads, unconfirmed
+from lifsea_testbed.powercut.inference import Inference, overwritten_unseen, parse_reads, unconfirmed
 from lifsea_testbed.powercut.operation import CheckDepth
-from lifsea_testbed.powercut.readahead import overwritten_unseen
 from lifsea_testbed.powercut.recording import Recording, Timeline
-from lifsea_testbed.powercut.results import CrashResult, CrashResults, CrashVerdict, Evidence
-from lifsea_testbed.powercut.verdicts import look
+from lifsea_testbed.powercut.verdicts import CrashResult, CrashResults, CrashVerdict, Evidence, look
 from lifsea_testbed.qemu.storage import Layers
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.sanitize import slug

@@ -8,7 +8,7 @@ from html import escape
 
 from lifsea_testbed.powercut.crash_states import CrashKind, CrashState
 from lifsea_testbed.powercut.recording import Timeline
-from lifsea_testbed.powercut.results import CrashResult, CrashVerdict
+from lifsea_testbed.powercut.verdicts import CrashResult, CrashVerdict
 
 _COLOURS = {CrashVerdict.OLD: "#2b6cb0", CrashVerdict.NEW: "#2f855a", CrashVerdict.BROKEN: "#c53030"}
 _WIDTH, _LEFT, _RIGHT, _TOP, _BARS, _ROW = 1200.0, 130.0, 20.0, 40.0, 90.0, 22.0

@@ -15,7 +15,7 @@ import pytest
 
 from lifsea_testbed.cluster.api import Api
 from lifsea_testbed.cluster.authority import Authority
-from lifsea_testbed.cluster.watch import NodeWatch
+from lifsea_testbed.cluster.rollout import NodeWatch
 from lifsea_testbed.errors import HostError
 from lifsea_testbed.support.deadline import Deadline
 

@@ -22,11 +22,10 @@ import yaml
 from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 
-from lifsea_testbed.cluster import authority, control_plane, diagnosis
+from lifsea_testbed.cluster import authority, control_plane, lifecycle
 from lifsea_testbed.cluster.authority import Authority
 from lifsea_testbed.cluster.cluster import Cluster, Member, node_name
-from lifsea_testbed.cluster.control_plane import ControlPlane
-from lifsea_testbed.cluster.tunnel import KubeletTunnel
+from lifsea_testbed.cluster.control_plane import ControlPlane, KubeletTunnel
 from lifsea_testbed.ecs import instance_types
 from lifsea_testbed.ecs.instance import CLUSTER_PORT, Instance
 from lifsea_testbed.ecs.relay import Relay, leading_to
@@ -182,12 +181,12 @@ def kubeconfig(lifetime: datetime.timedelta) -> str:
     (FakeMember(kubeconfig=kubeconfig(datetime.timedelta(hours=1))), "the kubelet has not registered the node"),
 ])  # fmt: skip
 def test_what_keeps_a_node_from_being_ready_is_one_line(member: FakeMember, trouble: str) -> None:
-    assert diagnosis.node_trouble(cast(Member, member), profiles.load("reference")) == trouble
+    assert lifecycle.node_trouble(cast(Member, member), profiles.load("reference")) == trouble
 
 
 def test_a_certificate_that_expired_is_named() -> None:
     member = cast(Member, FakeMember(kubeconfig=kubeconfig(datetime.timedelta(hours=-1))))
-    said = diagnosis.node_trouble(member, profiles.load("reference"))
+    said = lifecycle.node_trouble(member, profiles.load("reference"))
     assert said.startswith("the certificate in /etc/kubernetes/kubelet.conf expired on 2")
 
 

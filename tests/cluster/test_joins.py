@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lifsea_testbed.cluster import joins, lifecycle
+from lifsea_testbed.cluster import lifecycle, rollout
 from lifsea_testbed.cluster.cluster import Cluster, Member
 from lifsea_testbed.guest.readiness import NotReady
 from lifsea_testbed.machine.factory import Bench
@@ -48,7 +48,8 @@ def test_fifty_joins_in_a_row_are_fifty_ready_nodes(restorer: Restorer, cluster:
 
 
 def test_machines_that_join_at_once_are_all_ready(bench: Bench, cluster: Cluster) -> None:
-    with joins.joined(cluster, bench.profile, bench.machine, AT_ONCE, memory=bench.memory_for(AT_ONCE)) as joined:
+    memory = bench.memory_for(AT_ONCE)
+    with rollout.joined_fleet(cluster, bench.profile, bench.machine, AT_ONCE, memory=memory) as joined:
         assert sorted(node.name for node in cluster.api.nodes() if node.is_ready) == sorted(
             member.name for member in joined.members)  # fmt: skip
         assert 0 < joined.share(0.5) <= joined.share(0.9)

@@ -13,8 +13,7 @@ import pytest
 
 from lifsea_testbed.cluster import lifecycle, rollout
 from lifsea_testbed.cluster.cluster import Cluster, Member
-from lifsea_testbed.cluster.joins import JoinedFleet, joined
-from lifsea_testbed.cluster.rollout import roll_out
+from lifsea_testbed.cluster.rollout import JoinedFleet, joined_fleet, roll_out
 from lifsea_testbed.guest.kubelet import KUBELET
 from lifsea_testbed.guest.readiness import Depth, NotReady
 from lifsea_testbed.machine.factory import Bench
@@ -122,7 +121,7 @@ def cluster(bench: Bench, tmp_path: Path) -> Iterator[Cluster]:
 def test_a_rolling_upgrade_keeps_two_of_three_ready_and_stops_where_it_fails(bench: Bench, cluster: Cluster,
                                                                              tmp_path: Path) -> None:
     profile = bench.profile
-    with joined(cluster, profile, bench.machine, NODES, memory=bench.memory_for(NODES)) as joins:
+    with joined_fleet(cluster, profile, bench.machine, NODES, memory=bench.memory_for(NODES)) as joins:
         first, second = _offers(joins, tmp_path)
         before = way(joins.members[0].machine, profile.upgrades).running()
         for number, member in enumerate(joins.members):

@@ -16,8 +16,8 @@ from lifsea_testbed.powercut.campaign import SweepOptions
 from lifsea_testbed.powercut.crash_states import CrashKind, CrashStates
 from lifsea_testbed.powercut.qcow2_writer import Milestones
 from lifsea_testbed.powercut.recording import Timeline, load
-from lifsea_testbed.powercut.results import CrashVerdict
 from lifsea_testbed.powercut.sweep import Sweep
+from lifsea_testbed.powercut.verdicts import CrashVerdict
 from lifsea_testbed.powercut.write_log import LogFlag
 from tests.support.real import built
 

@@ -17,9 +17,8 @@ from lifsea_testbed.disk.qcow2 import Qcow2
 from lifsea_testbed.disk.source import RawFile, Source
 from lifsea_testbed.errors import CallerError, TestbedError
 from lifsea_testbed.powercut import qcow2_writer
-from lifsea_testbed.powercut.crash_states import CrashKind, CrashState, CrashStates
+from lifsea_testbed.powercut.crash_states import CrashKind, CrashState, CrashStates, smallest
 from lifsea_testbed.powercut.disk_contents import DiskContents
-from lifsea_testbed.powercut.shrink import smallest
 from lifsea_testbed.powercut.write_log import SECTOR, WriteLog, replay
 
 SECTORS = 24

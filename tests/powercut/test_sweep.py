@@ -28,8 +28,8 @@ from lifsea_testbed.powercut.disk_contents import DiskContents
 from lifsea_testbed.powercut.inference import parse_reads
 from lifsea_testbed.powercut.operation import CheckDepth
 from lifsea_testbed.powercut.recording import Recording, RecordingFacts, Timeline
-from lifsea_testbed.powercut.results import CrashResult, CrashResults, CrashVerdict, Evidence, judged
 from lifsea_testbed.powercut.sweep import BootPool, Sweep, plan
+from lifsea_testbed.powercut.verdicts import CrashResult, CrashResults, CrashVerdict, Evidence, judged
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.shard import ShardIndex
 from lifsea_testbed.upgrade.offer import Offer

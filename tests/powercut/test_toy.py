@@ -12,10 +12,9 @@ import pytest
 
 from lifsea_testbed.disk.source import RawFile
 from lifsea_testbed.powercut import recording
-from lifsea_testbed.powercut.crash_states import CrashState, CrashStates
+from lifsea_testbed.powercut.crash_states import CrashState, CrashStates, smallest
 from lifsea_testbed.powercut.recording import Timeline
-from lifsea_testbed.powercut.results import CrashVerdict
-from lifsea_testbed.powercut.shrink import smallest
+from lifsea_testbed.powercut.verdicts import CrashVerdict
 from tests.support import real
 from tests.support.disks import disk, fill
 from tests.support.toy import IMAGES, ON_DISK, SWAPS, Span, Toy, judge

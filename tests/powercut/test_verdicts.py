@@ -13,7 +13,7 @@ from lifsea_testbed.guest.ostree import Deployment
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.powercut import verdicts
 from lifsea_testbed.powercut.operation import OPERATIONS, CheckDepth, FirstBootOperation
-from lifsea_testbed.powercut.results import CrashVerdict
+from lifsea_testbed.powercut.verdicts import CrashVerdict
 from lifsea_testbed.support.guest_paths import KEPT_IN_ETC, MACHINE_ID
 from lifsea_testbed.upgrade.offer import Offer
 from tests.powercut.test_sweep import FACTS

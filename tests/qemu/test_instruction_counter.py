@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lifsea_testbed.boottime import kernel_only, observe
-from lifsea_testbed.boottime.marks import BootMark, in_record
+from lifsea_testbed.boottime.marks import BootMark, from_record
 from lifsea_testbed.boottime.observation import BootNumber
 from lifsea_testbed.console.transcript import Line
 from lifsea_testbed.disk.image import examine
@@ -68,7 +68,7 @@ def test_marks_agree_with_the_processors_own_clock(tmp_path: Path) -> None:
             errors = [line.at - (stamp.at - start) for line, stamp in zip(lines, firsts, strict=True)]
             off = abs(statistics.median(errors))
     assert off <= MOST
-    assert BootMark.BOOT_LOADER in in_record(record.marks)
+    assert BootMark.BOOT_LOADER in from_record(record.marks)
     between = [after.counts.user - before.counts.user for before, after in itertools.pairwise(firsts)]
     assert all(2 * TURNS <= executed <= 2 * TURNS * 1.01 for executed in between)
 

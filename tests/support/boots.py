@@ -1,4 +1,4 @@
-"""Observations of boots that never were, for the tests of what is made of them."""
+"""Made-up observations of boots, for the tests of reports and judges."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def progress(at: float, rate: float = 1e9, idle: float = 0.0) -> Progress:
 
 def boot(*, image: str = "old.qcow2", took: float = 4.0, rate: float = 1e9, idle: float = 0.0, counted: bool = True,
          programs: dict[str, int] | None = None, units: list[UnitTimes] | None = None) -> Observation:
-    """A first boot that came to user-data after so many seconds, executing so much in each."""
+    """A first boot that reached user-data after `took` seconds at `rate` instructions a second."""
     times = {mark: at * took / TIMES[BootMark.USER_DATA] for mark, at in TIMES.items()}
     made = {mark: progress(at, rate, idle) for mark, at in times.items()}
     return Observation(

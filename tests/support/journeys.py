@@ -9,7 +9,7 @@ from lifsea_testbed.powercut.campaign import PowerCuts
 from lifsea_testbed.powercut.crash_states import CrashKind, CrashState
 from lifsea_testbed.powercut.operation import CheckDepth
 from lifsea_testbed.powercut.report import SweepSummary
-from lifsea_testbed.powercut.results import CrashResult, CrashVerdict
+from lifsea_testbed.powercut.verdicts import CrashResult, CrashVerdict
 from lifsea_testbed.scenarios.upgrade_paths import (
     UPGRADE_FAULTS,
     ChainStop,

@@ -6,8 +6,7 @@ import datetime
 from dataclasses import replace
 from typing import Any, cast
 
-from lifsea_testbed.cluster.objects import Node, Pod
-from lifsea_testbed.cluster.seen import InterruptedNode, JoinedNode, PodRun
+from lifsea_testbed.cluster.objects import InterruptedNode, JoinedNode, Node, Pod, PodRun
 from lifsea_testbed.guest.cri import Condition, Container, Runtime, Sandbox, State, Unavailable
 from lifsea_testbed.guest.kubelet import Service
 from lifsea_testbed.machine.machine import Machine

@@ -15,7 +15,7 @@ from lifsea_testbed.errors import DiskDamaged
 from lifsea_testbed.machine.factory import Bench
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.powercut.operation import BASE, CheckDepth, Length, OperationResult, PreparedDisk
-from lifsea_testbed.powercut.results import CrashVerdict
+from lifsea_testbed.powercut.verdicts import CrashVerdict
 from lifsea_testbed.qemu.storage import Layers
 
 #: What the slots hold: the first image, the one that runs, the next one. 64 KiB each: 16 pages that can be torn.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lifsea_testbed.disk.source import RawFile
 from lifsea_testbed.powercut.disk_contents import CrashDisk
-from lifsea_testbed.powercut.disk_listing import on_disk
+from lifsea_testbed.powercut.report import on_disk
 from tests.support.disks import disk, fill
 
 ROOT = {"ostree/boot.1": "-> boot.1.1", "ostree/boot.1.1/os/0/readme": "x"}
