@@ -30,13 +30,13 @@ def test_the_machines_changes_win_over_the_images(travelled: UpgradeChain) -> No
 @claim("upgrade-refused-whole")
 def test_an_upgrade_in_trouble_fails_and_says_why(troubled: FaultInjection) -> None:
     """With the repository cut off, corrupted or unsigned, and with / or /boot full."""
-    assert [(refusal.trouble.name, refusal.said) for refusal in troubled.refusals if not refusal.is_clear] == []
+    assert [(failed.fault.name, failed.output) for failed in troubled.failures if not failed.is_clear] == []
 
 
 @claim("upgrade-refused-whole")
 def test_an_upgrade_in_trouble_changes_nothing(troubled: FaultInjection) -> None:
     """The old image is the one that boots next, and boots."""
-    assert [refusal.trouble.name for refusal in troubled.refusals if refusal.boots_next != troubled.before] == []
+    assert [failed.fault.name for failed in troubled.failures if failed.boots_next != troubled.before] == []
     assert troubled.after_reboot == troubled.before
 
 

@@ -24,7 +24,7 @@ from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.profiles.profile import Profile
 from lifsea_testbed.support.steps import step
 from lifsea_testbed.upgrade.offer import Offer
-from lifsea_testbed.upgrade.tools import way
+from lifsea_testbed.upgrade.tools import upgrade_tool
 
 #: How long a drained node may have pods, on real hardware (seconds): a kubelet removes sandboxes once a minute.
 _DRAINING = 120.0
@@ -64,7 +64,7 @@ def roll_out(cluster: Cluster, members: Sequence[Member], profile: Profile, offe
                 break
             upgraded.append(member.name)
         return RolloutResult(upgraded=upgraded, stopped_by=stopped_by, fewest=watch.fewest, drained=drained, running={
-            member.name: way(member.machine, profile.upgrades).running() for member in members})  # fmt: skip
+            member.name: upgrade_tool(member.machine, profile.upgrades).running() for member in members})  # fmt: skip
 
 
 @step("cordon and drain")
@@ -84,7 +84,7 @@ def _drain(cluster: Cluster, member: Member) -> bool:
 def _upgrade(member: Member, profile: Profile, offer: Offer,
              within: Callable[[Member], AbstractContextManager[object]]) -> str:  # fmt: skip
     """Upgrades one node; returns why that failed, in which case the node runs what it ran before."""
-    upgrade = way(member.machine, profile.upgrades)
+    upgrade = upgrade_tool(member.machine, profile.upgrades)
     before = upgrade.running()
     try:
         with within(member):

@@ -23,7 +23,7 @@ def static_pod(bench: Bench, restorer: Restorer) -> StaticPod:
 
     with restorer.machine("static-pod-machine") as machine:
         machine.wait_until_ready()
-        return static_pod.live(machine, bench.profile)
+        return static_pod.run(machine, bench.profile)
 
 
 @pytest.fixture(scope="session")

@@ -350,7 +350,7 @@ def travelled(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     from lifsea_testbed.scenarios import upgrade_paths
 
     with bench.machine("travelled-machine") as machine:
-        yield upgrade_paths.travel(bench, machine, tmp_path_factory.mktemp("offer"))
+        yield upgrade_paths.run_chain(bench, machine, tmp_path_factory.mktemp("offer"))
 
 
 @pytest.fixture(scope="session")

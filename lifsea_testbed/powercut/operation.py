@@ -16,7 +16,7 @@ from lifsea_testbed.machine.factory import Bench
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.qemu.storage import Layers
 from lifsea_testbed.support.guest_paths import KEPT_IN_ETC
-from lifsea_testbed.upgrade.offer import Offer, from_disk, make_up
+from lifsea_testbed.upgrade.offer import Offer, make_offers, offer_from_disk
 from lifsea_testbed.upgrade.repository import Repository
 from lifsea_testbed.upgrade.tools import OstreeTool
 
@@ -245,8 +245,8 @@ def _offered(bench: Bench, machine: Machine, directory: Path) -> Offer:
     shutil.rmtree(directory, ignore_errors=True)
     url = machine.serve(Repository(directory))
     if bench.next_image:
-        return from_disk(machine, directory, url, machine.attach_disk(bench.next_image))
-    return make_up(machine, directory, url, 1)[0]
+        return offer_from_disk(machine, directory, url, machine.attach_disk(bench.next_image))
+    return make_offers(machine, directory, url, 1)[0]
 
 
 def _start(machine: Machine) -> None:

@@ -151,18 +151,11 @@ class Security(_Table):
     sysctls: dict[str, int | Literal["absent"]] = Field(default={}, description="absent: the kernel has no such one")
 
 
-class UpgradeTool(enum.StrEnum):
-    """What upgrades an OS."""
-
-    OSTREE = "ostree"
-    RPM_OSTREE = "rpm-ostree"
-    COMMANDS = "commands"
-
-
 class Upgrades(_Table):
-    """How an OS is upgraded and rolled back: by a tool that is known, or by commands (upgrade/way.py)."""
+    """How an OS is upgraded and rolled back: by a tool, built in or a plugin's, or by commands (upgrade/tools.py)."""
 
-    tool: UpgradeTool = UpgradeTool.OSTREE
+    tool: str = Field(default="ostree", min_length=1,
+                      description="ostree, rpm-ostree, commands, or a tool that a plugin registers by name")
     deploy: str = Field(default="", description="what is on offer is in $OFFER_URL, _BRANCH, _COMMIT and _VERSION")
     roll_back: str = ""
     running: str = Field(default="", description="prints what runs (default: VERSION_ID of os-release)")

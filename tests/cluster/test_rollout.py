@@ -18,9 +18,9 @@ from lifsea_testbed.guest.kubelet import KUBELET
 from lifsea_testbed.guest.readiness import Depth, NotReady
 from lifsea_testbed.machine.factory import Bench
 from lifsea_testbed.profiles import profile as profiles
-from lifsea_testbed.upgrade.offer import Offer, make_up
+from lifsea_testbed.upgrade.offer import Offer, make_offers
 from lifsea_testbed.upgrade.repository import Repository
-from lifsea_testbed.upgrade.tools import way
+from lifsea_testbed.upgrade.tools import upgrade_tool
 from tests.support import real
 
 NODES = 3
@@ -83,7 +83,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
         if member.runs == "2" and not member.is_well:
             raise NotReady(Depth.NODE, "the kubelet has not registered the node")
 
-    monkeypatch.setattr(rollout, "way", lambda machine, upgrades: machine)
+    monkeypatch.setattr(rollout, "upgrade_tool", lambda machine, upgrades: machine)
     monkeypatch.setattr(lifecycle, "await_ready", await_ready)
     return FakeCluster()
 
@@ -123,7 +123,7 @@ def test_a_rolling_upgrade_keeps_two_of_three_ready_and_stops_where_it_fails(ben
     profile = bench.profile
     with joined_fleet(cluster, profile, bench.machine, NODES, memory=bench.memory_for(NODES)) as joins:
         first, second = _offers(joins, tmp_path)
-        before = way(joins.members[0].machine, profile.upgrades).running()
+        before = upgrade_tool(joins.members[0].machine, profile.upgrades).running()
         for number, member in enumerate(joins.members):
             lifecycle.prepare(member, profile)
             lifecycle.start_pod(cluster, member, profile, f"app-{number}")
@@ -146,7 +146,7 @@ def _offers(joins: JoinedFleet, directory: Path) -> list[Offer]:
     (directory / "offer").mkdir()
     repository = Repository(directory / "offer")
     urls = [member.machine.serve(repository) for member in joins.members]
-    return make_up(joins.members[0].machine, directory / "offer", urls[0], 2)
+    return make_offers(joins.members[0].machine, directory / "offer", urls[0], 2)
 
 
 @contextlib.contextmanager
