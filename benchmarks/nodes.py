@@ -45,7 +45,7 @@ def restored(restorer: Restorer, cluster: Cluster) -> None:
             started = time.monotonic()
             lifecycle.await_ready(member := cluster.join(machine), restorer.bench.profile)
             seconds.append(time.monotonic() - started)
-        cluster.api.forget(member.name)
+        cluster.api.delete_node(member.name)
     print(f"from a template: Ready after {statistics.median(seconds):.1f} s (median of {_RESTORED}; "
           f"{min(seconds):.1f} to {max(seconds):.1f} s)")  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The life of a node, as its cluster sees it: it joins, runs a pod, loses the API server, loses its kubelet."""
+"""The life of a node: it joins, runs a pod, loses the API server, loses its kubelet; and why it is not Ready."""
 
 from __future__ import annotations
 
@@ -23,14 +23,17 @@ from lifsea_testbed.guest.readiness import Depth, NotReady, await_, explained, j
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.profiles.profile import Profile
 
-#: How long the controllers may take to see that a node is silent, or back, beside its grace (seconds on the host).
+#: How long the controllers may take to notice a silent node, or its return, after the grace (seconds on the host).
 _NOTICING = 60.0
-#: How long a pod may take to go (seconds on real hardware): a kubelet removes sandboxes once a minute.
+#: How long the deletion of a pod may take (seconds on real hardware): a kubelet removes sandboxes once a minute.
 _GOING = 90.0
 _EVERY = 0.5
 _LOOKED_UP = "lifsea-testbed-looked-up"
 #: The names of the pods.
 _RAN, _KEPT = "lifsea-testbed-ran", "lifsea-testbed-kept"
+#: A clock that is wrong by more than this (seconds) fails the node: certificates and heartbeats depend on it.
+MOST_SKEW = 60.0
+_ABOUT_THE_API = r"(?i)x509|unauthorized|certificate|register|api ?server|lookup|connection refused|node \""
 
 
 def await_ready(member: Member, profile: Profile) -> Node:
@@ -50,7 +53,7 @@ def await_ready(member: Member, profile: Profile) -> Node:
 @contextlib.contextmanager
 def joined_node(cluster: Cluster, profile: Profile,
                 make: Callable[..., AbstractContextManager[Machine]]) -> Iterator[tuple[Member, JoinedNode]]:
-    """A new machine that is a Ready node, and what was seen of it; `make` powers on a machine that it has prepared.
+    """A new machine, once it is a Ready node, and its observation; `make` powers on a machine after preparing it.
 
     Raises:
         NotReady: it does not become one.
@@ -65,14 +68,14 @@ def joined_node(cluster: Cluster, profile: Profile,
                                      labels=members[0].labels, checks=cluster.api.checks(node.name))  # fmt: skip
 
 
-def run(cluster: Cluster, member: Member, profile: Profile) -> PodRun:
-    """Runs a pod on the node, reads its log, and has it deleted.
+def run_pod(cluster: Cluster, member: Member, profile: Profile) -> PodRun:
+    """Runs a pod on the node, reads its log, and deletes it.
 
     Raises:
-        NotReady: it does not run, or its network is dead.
-        NotJudged: the profile knows no image for it.
+        NotReady: the pod does not run, or its network does not work.
+        NotJudged: the profile names no image for pods.
     """
-    prepare(member, profile)
+    prepare_image(member, profile)
     started = time.monotonic()
     pod = start_pod(cluster, member, profile, _RAN)
     seconds = time.monotonic() - started
@@ -81,21 +84,21 @@ def run(cluster: Cluster, member: Member, profile: Profile) -> PodRun:
     return PodRun(machine=member.machine, node=member.name, pod=pod, seconds=seconds, answer=answer)
 
 
-def prepare(member: Member, profile: Profile) -> None:
-    """Makes the image of pods known to the node's runtime, unless it is.
+def prepare_image(member: Member, profile: Profile) -> None:
+    """Imports the image for pods into the node's runtime, unless it is there.
 
     Raises:
-        NotJudged: the profile knows none.
+        NotJudged: the profile names none.
     """
     if not profile.cluster.workload:
-        raise NotJudged("the profile does not know an image that a pod can be made of (cluster.workload)")
+        raise NotJudged("the profile names no image for pods (cluster.workload)")
     guest = member.machine.guest.kubernetes
     if profile.cluster.workload not in guest.images_on_board():
         guest.prepare_workload()
 
 
 def start_pod(cluster: Cluster, member: Member, profile: Profile, name: str) -> Pod:
-    """Returns a pod that runs on that node, put there by its name; its image is on board (`prepare`).
+    """Starts a pod on a node, by the node's name, and returns it once it runs. Call `prepare_image` before.
 
     Raises:
         NotReady: it does not run.
@@ -105,12 +108,12 @@ def start_pod(cluster: Cluster, member: Member, profile: Profile, name: str) -> 
            lambda: pod_trouble(cluster.api, name), profile, within=profile.boot.ready_within)  # fmt: skip
     pod = cluster.api.pod(name)
     if pod is None:
-        raise NotReady(Depth.POD, "the API has no such pod any more", evidence=journals(member.machine))
+        raise NotReady(Depth.POD, "the pod is no longer in the API", evidence=journals(member.machine))
     return pod
 
 
 def interrupt(cluster: Cluster, member: Member, profile: Profile) -> InterruptedNode:
-    """Takes the API server from a node that runs a pod, gives it back, then stops the kubelet and starts it again."""
+    """Cuts a node that runs a pod off the API server, restores it, then stops its kubelet and starts it again."""
     start_pod(cluster, member, profile, _KEPT)
     before = _containers(member, _KEPT)
     member.relay.cut()
@@ -125,7 +128,7 @@ def interrupt(cluster: Cluster, member: Member, profile: Profile) -> Interrupted
         machine=member.machine, ready_while_cut=ready_while_cut, kept_while_cut=kept_while_cut,
         ready_after_cut=ready_after_cut, kept_after_cut=kept_after_cut and not trouble,
         ready_while_stopped=ready_while_stopped, ready_after_stop=_becomes(member, ready=True),
-        left=_left(cluster, member),
+        left=_remains(cluster, member),
     )  # fmt: skip
 
 
@@ -135,8 +138,8 @@ def _runs(machine: Machine) -> dict[str, str]:
             "kubelet": guest.kubernetes.kubelet_version(), "runtime": guest.kubernetes.runtime_version()}
 
 
-def _left(cluster: Cluster, member: Member) -> list[str]:
-    """What is left of the pod that was deleted, once it had the time to go."""
+def _remains(cluster: Cluster, member: Member) -> list[str]:
+    """The remains of the deleted pod, once it had the time to disappear."""
     def found() -> list[str]:
         pod = cluster.api.pod(_RAN)
         return [*([f"the pod is {pod.phase}"] if pod else []), *sorted(_containers(member, _RAN))]
@@ -147,19 +150,19 @@ def _left(cluster: Cluster, member: Member) -> list[str]:
 
 
 def _manifest(name: str, node: str, image: str) -> dict[str, object]:
-    ask = f"echo {_LOOKED_UP}; wget -q -T 20 -O - http://{METADATA_ADDRESS}/latest/meta-data/instance-id; echo; " \
+    script = f"echo {_LOOKED_UP}; wget -q -T 20 -O - http://{METADATA_ADDRESS}/latest/meta-data/instance-id; echo; " \
           "exec sleep 2147483"  # fmt: skip
-    container = {"name": name, "image": image, "imagePullPolicy": "IfNotPresent", "command": ["/bin/sh", "-c", ask]}
+    container = {"name": name, "image": image, "imagePullPolicy": "IfNotPresent", "command": ["/bin/sh", "-c", script]}
     return {"metadata": {"name": name},
             "spec": {"nodeName": node, "containers": [container], "terminationGracePeriodSeconds": 1,
                      "automountServiceAccountToken": False}}  # fmt: skip
 
 
 def _await_log(cluster: Cluster, member: Member, profile: Profile, name: str) -> str:
-    """Returns the log, read through the API server, once it holds what the pod got over its network.
+    """Returns the metadata service's answer from the pod's log, which is read through the API server.
 
     Raises:
-        NotReady: the log cannot be read, or the pod got nothing.
+        NotReady: the log cannot be read, or the pod had no answer.
     """
     def written() -> list[str]:
         return cluster.api.log(name).partition(_LOOKED_UP)[2].split()
@@ -167,8 +170,8 @@ def _await_log(cluster: Cluster, member: Member, profile: Profile, name: str) ->
     with contextlib.suppress(GuestFailure):
         _await(member.machine, lambda: bool(written()), "the pod writes its log", profile.boot.ready_within)
     if member.machine.instance.id not in (words := written()):
-        why = f"its network is dead: {' '.join(words)}" if words else "its log cannot be read, or tells nothing"
-        raise explained(member.machine, profile, Depth.POD, f"{why} (it asked {METADATA_ADDRESS})")
+        why = f"its network is dead: {' '.join(words)}" if words else "its log cannot be read, or is empty"
+        raise explained(member.machine, profile, Depth.POD, f"{why} (it requested {METADATA_ADDRESS})")
     return words[0]
 
 
@@ -178,29 +181,24 @@ def _containers(member: Member, name: str) -> set[str]:
 
 
 def _becomes(member: Member, *, ready: bool) -> bool:
-    """Returns whether the node is Ready, once it is as wanted or had the time to be."""
+    """Waits until the node is Ready, or not Ready, as wanted; returns whether it is Ready in the end."""
     with contextlib.suppress(GuestFailure):
         _await(member.machine, lambda: is_ready(member) == ready, "the node changes", GRACE + _NOTICING)
     return is_ready(member)
 
 
-def _await(machine: Machine, question: Callable[[], bool], what: str, within: float) -> None:
-    machine.wait_until(question, what, within=within, every=_EVERY)
-
-
-#: Clocks that differ by more than this (seconds) are not one time: certificates and heartbeats are judged by it.
-MOST_SKEW = 60.0
-_ABOUT_THE_API = r"(?i)x509|unauthorized|certificate|register|api ?server|lookup|connection refused|node \""
+def _await(machine: Machine, condition: Callable[[], bool], what: str, within: float) -> None:
+    machine.wait_until(condition, what, within=within, every=_EVERY)
 
 
 def is_ready(member: Member) -> bool:
-    """Whether the machine is a Ready node by what it reported since it was booted, and nothing speaks against it."""
+    """Whether the machine is a Ready node, has reported since it was booted, and has no bad condition."""
     node = member.node
     return node is not None and node.is_ready and not node.why_not and node.boot == member.machine.boot_id
 
 
 def node_trouble(member: Member, profile: Profile) -> str:
-    """Returns why the machine is no Ready node; empty if it is one."""
+    """Returns the reasons why the machine is not a Ready node; empty if it is one."""
     node = member.node
     if is_ready(member):
         return ""
@@ -212,7 +210,7 @@ def node_trouble(member: Member, profile: Profile) -> str:
 
 
 def clock_trouble(member: Member) -> str:
-    """Returns by how much the machine's clock is wrong; empty if it is not."""
+    """Returns by how much the machine's clock is wrong; empty if it is right."""
     ahead = member.machine.guest.clock_ahead()
     if abs(ahead) <= MOST_SKEW:
         return ""
@@ -220,7 +218,7 @@ def clock_trouble(member: Member) -> str:
 
 
 def certificate_trouble(member: Member, profile: Profile) -> str:
-    """Returns what is wrong with the certificate that the kubelet shows; empty if that cannot be told."""
+    """Returns that the kubelet's certificate has expired; empty if it has not, or cannot be read."""
     place = profile.cluster.kubeconfig
     try:
         users = json.loads(member.machine.guest.read(place) or "")["users"]
@@ -232,10 +230,10 @@ def certificate_trouble(member: Member, profile: Profile) -> str:
 
 
 def pod_trouble(api: Api, name: str, *, phases: Sequence[str] = ("Running",)) -> str:
-    """Returns why a pod does not run; empty if it does."""
+    """Returns the reason why a pod does not run; empty if it runs."""
     pod = api.pod(name)
     if pod is None:
-        return "the API has no such pod any more"
+        return "the pod is no longer in the API"
     if pod.phase in phases:
         return ""
     warnings = [event for event in api.events(name) if not event.startswith(("Scheduled", "Pulled", "Created"))]

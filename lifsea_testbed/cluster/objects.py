@@ -1,4 +1,4 @@
-"""Nodes and pods, as far as they are judged."""
+"""Nodes and pods as the tests judge them: plain values that need none of the packages of a cluster."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lifsea_testbed.machine.machine import Machine
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """A node as the API has it: its conditions (name → status and why), capacity, versions and labels.
+    """A node in the API: its conditions (name → status and why), capacity, versions and labels.
 
     `reported` is when the kubelet last reported by its own clock, `processors` a number, `memory` in KiB, `boot` the
     kernel's identifier of the boot that it reported from.
@@ -37,14 +37,14 @@ class Node:
 
     @property
     def why_not(self) -> str:
-        """Each condition that speaks against it, and why: Ready that is not True, and any other that is."""
+        """The conditions of a node that is not well, with reasons: Ready that is not True, any other that is True."""
         return "; ".join(f"{name}={status}: {why}" for name, (status, why) in self.conditions.items()
                          if (status != "True") == (name == "Ready"))  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pod:
-    """A pod as the API has it; `why` says what its containers wait for, or how they ended."""
+    """A pod in the API; `why` is the reason for which its containers wait, or ended."""
 
     name: str
     node: str
@@ -55,10 +55,10 @@ class Pod:
 
 @dataclass(frozen=True, kw_only=True)
 class JoinedNode:
-    """A machine that is a Ready node: what the API says of it, and the seconds from power-on until it was Ready.
+    """A machine that became a Ready node, and the seconds from power-on until then.
 
-    `runs` is what the machine itself says that it runs, by the names of the node's fields; `labels` are those that a
-    node of its type has; `checks` is what its kubelet's checks of itself answer, by their names.
+    `runs` are the versions that the machine itself reports, by the names of the node's fields; `labels` are those that
+    a node of its type must have; `checks` are the answers of its kubelet's healthz, by the names of the parts.
     """
 
     machine: Machine
@@ -70,16 +70,16 @@ class JoinedNode:
 
     @property
     def reported(self) -> dict[str, str]:
-        """What the node says that it runs."""
+        """The versions that the node reports to the API, by the names of its fields."""
         return {name: getattr(self.node, name) for name in ("os", "kernel", "runtime", "kubelet")}
 
 
 @dataclass(frozen=True, kw_only=True)
 class PodRun:
-    """A pod that was put onto a node by name: as it ran, and what it wrote.
+    """A pod that was put onto a node by name, while it ran.
 
-    Its script asks the metadata service for the instance's identifier: `answer` is what came back over the network
-    of pods, and `seconds` what passed from its creation until it ran.
+    Its script requests the instance's identifier from the metadata service: `answer` is the response through the pod
+    network. `seconds` passed from its creation until it ran.
     """
 
     machine: Machine
@@ -91,10 +91,10 @@ class PodRun:
 
 @dataclass(frozen=True, kw_only=True)
 class InterruptedNode:
-    """A node that lost the API server, and one whose kubelet stopped: whether it was Ready meanwhile and after.
+    """A node that lost the API server, then its kubelet: whether it was Ready during each interruption and after it.
 
-    `kept` tells whether its pod's container went on all the while, the same one. `left` is what is left, in the end, of
-    a pod that was deleted at the beginning: in the API, or of its containers.
+    `kept_...` is whether its pod's container kept running, the same one. `left` lists the remains, at the end, of a pod
+    that was deleted at the beginning: in the API, and its containers.
     """
 
     machine: Machine

@@ -62,7 +62,7 @@ def ran(bench: Bench, cluster: Cluster, cluster_member: tuple[Member, JoinedNode
     """What became of a pod that was put onto that node; it is being deleted."""
     from lifsea_testbed.cluster import lifecycle
 
-    return lifecycle.run(cluster, cluster_member[0], bench.profile)
+    return lifecycle.run_pod(cluster, cluster_member[0], bench.profile)
 
 
 @pytest.fixture(scope="session")

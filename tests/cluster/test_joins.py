@@ -1,4 +1,4 @@
-"""Machines join, again and again and several at once; one that cannot is told apart by its reason."""
+"""Machines join, again and again and several at once; one that cannot join fails with the reason."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_fifty_joins_in_a_row_are_fifty_ready_nodes(restorer: Restorer, cluster:
         with restorer.machine(f"join-{number + 1}") as machine:
             member = cluster.join(machine)
             ready.append(lifecycle.await_ready(member, restorer.bench.profile).is_ready)
-        cluster.api.forget(member.name)
+        cluster.api.delete_node(member.name)
     assert ready == [True] * IN_A_ROW
 
 

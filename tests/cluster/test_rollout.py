@@ -1,4 +1,4 @@
-"""The cluster manages the OS: nodes are upgraded one after the other, and a failure stays with the node that it met."""
+"""A rolling upgrade: nodes are upgraded one after the other, and a failure stops at the node where it happened."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OFFER = Offer(url="http://x/", branch="next", commit="2", version="2")
 
 
 class FakeCluster:
-    """Three nodes with a pod each, and what was done to them in order."""
+    """Three nodes with a pod each, and a record of all operations on them."""
 
     def __init__(self) -> None:
         self.story: list[str] = []
@@ -52,14 +52,14 @@ class FakeCluster:
 
 
 class FakeMember:
-    """A node that is upgraded by a word, and is down while it boots."""
+    """A node that is upgraded at once, and is down while it boots."""
 
     def __init__(self, name: str, story: list[str]) -> None:
         self.name, self.story, self.machine = name, story, self
         self.runs, self.next, self.is_down, self.is_well = "1", "1", False, True
 
-    def wait_until(self, question: Callable[[], bool], what: str, *, within: float, every: float) -> bool:
-        return question()
+    def wait_until(self, condition: Callable[[], bool], what: str, *, within: float, every: float) -> bool:
+        return condition()
 
     def reboot(self) -> None:
         self.is_down = True
@@ -83,12 +83,12 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
         if member.runs == "2" and not member.is_well:
             raise NotReady(Depth.NODE, "the kubelet has not registered the node")
 
-    monkeypatch.setattr(rollout, "upgrade_tool", lambda machine, upgrades: machine)
+    monkeypatch.setattr(rollout, "upgrade_tool", lambda machine, section, tools: machine)
     monkeypatch.setattr(lifecycle, "await_ready", await_ready)
     return FakeCluster()
 
 
-def test_node_after_node_is_emptied_upgraded_and_let_in_again(fakes: FakeCluster) -> None:
+def test_node_after_node_is_drained_upgraded_and_uncordoned(fakes: FakeCluster) -> None:
     rolled = roll_out(cast(Cluster, fakes), cast(Any, fakes.members), profiles.load("reference"), OFFER)
     steps = ("cordon {}", "evict app-{}", "reboot {}", "uncordon {}")
     assert fakes.story == [step.format(name) for name in "abc" for step in steps]
@@ -125,7 +125,7 @@ def test_a_rolling_upgrade_keeps_two_of_three_ready_and_stops_where_it_fails(ben
         first, second = _offers(joins, tmp_path)
         before = upgrade_tool(joins.members[0].machine, profile.upgrades).running()
         for number, member in enumerate(joins.members):
-            lifecycle.prepare(member, profile)
+            lifecycle.prepare_image(member, profile)
             lifecycle.start_pod(cluster, member, profile, f"app-{number}")
         rolled = roll_out(cluster, joins.members, profile, first)
         names = [member.name for member in joins.members]
@@ -151,7 +151,7 @@ def _offers(joins: JoinedFleet, directory: Path) -> list[Offer]:
 
 @contextlib.contextmanager
 def _upset(member: Member, name: str) -> Iterator[None]:
-    """Has the kubelet of one node not run in what is deployed meanwhile, whose /etc is made of the present one."""
+    """Masks the kubelet of one node in the image deployed meanwhile, whose /etc is merged from the present one."""
     if member.name != name:
         yield
         return

@@ -129,7 +129,7 @@ class FakeKubernetes:
 
 
 def offered(traits: dict[str, Any], machine: Any, writable: list[str]) -> dict[str, Any]:
-    """The fixtures, as a node with those traits makes them."""
+    """The fixtures' values for a node with those traits."""
     return {
         "static_pod": StaticPod(
             machine=machine, ran=_seen("s", traits["ran"]), killed=_seen(traits["killed_sandbox"], traits["killed"]),
@@ -143,6 +143,6 @@ def offered(traits: dict[str, Any], machine: Any, writable: list[str]) -> dict[s
 
 
 def _seen(sandbox: str, container: str) -> PodState:
-    """A sandbox and the container in it; no container is told by no name."""
+    """A sandbox and the container in it; nothing if the container has no name."""
     found = [Container(id=container, pod="p", sandbox=sandbox, attempt=0, state=State.RUNNING)] if container else []
     return PodState(sandboxes=[Sandbox(id=sandbox, pod="p", is_ready=True)] if container else [], containers=found)
