@@ -98,12 +98,12 @@ def sweep(reports: Path) -> None:
     wish = Wish(image=str(built("reference")), next_image=str(built("next")), profile="reference",
                 instance_type="ecs.g7.large", accelerator="auto", reports=reports)  # fmt: skip
     with contextlib.closing(prepare(wish).bench()) as bench:
-        wished, started = SweepOptions.parse(reports=reports, only=["flush", "prefix"]), time.monotonic()
+        options, started = SweepOptions.parse(reports=reports, only=["flush", "prefix"]), time.monotonic()
         print(f"{bench.at_once()} states at once, {bench.accelerator.kind}")
-        with campaign.prepared(bench, wished):
+        with campaign.open_sweep(bench, options):
             print(f"recorded in {time.monotonic() - started:.0f} s")
         started = time.monotonic()
-        summary = campaign.survey(bench, wished)
+        summary = campaign.survey(bench, options)
     print(f"swept in {(time.monotonic() - started) / 60:.1f} min: {summary.old} old, {summary.new} new; "
           f"{summary.inferred / summary.distinct:.0%} inferred, {summary.unconfirmed} to be confirmed")  # fmt: skip
     print(summary.line)

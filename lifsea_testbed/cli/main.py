@@ -239,7 +239,7 @@ def _powercut(options: argparse.Namespace) -> None:
 
     wish = campaign.SweepOptions.parse(
         reports=options.reports.resolve(), recording=options.recording, budget=options.budget, shard=options.shard,
-        only=options.only, seed=options.seed, depth=options.depth, subject=options.cut, second=options.second,
+        only=options.only, seed=options.seed, depth=options.depth, operation=options.cut, second=options.second,
         at_once=options.at_once,
     )  # fmt: skip
     if options.state and options.shell:

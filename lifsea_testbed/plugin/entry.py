@@ -367,7 +367,7 @@ def power_cuts(bench: Bench, pytestconfig: pytest.Config) -> PowerCuts:
     """What became of an upgrade of the image at each moment at which the power may fail."""
     from lifsea_testbed.powercut import campaign
 
-    return campaign.cut(bench, _run(pytestconfig).prepared.wish.reports, pytestconfig.option.power_cuts)
+    return campaign.sweep_for_suite(bench, _run(pytestconfig).prepared.wish.reports, pytestconfig.option.power_cuts)
 
 
 @pytest.fixture

@@ -93,7 +93,7 @@ class Run:
             # A worker of xdist knows the command line alone.
             config.option.loadgroup = asked.told(config, "lifsea_groups")
         try:
-            seconds(config.option.power_cuts or "0s")
+            seconds(config.option.power_cuts or "0s", "--power-cuts")
             signer = asked.signer(config)
             known = known_issues.load(known_issues.files(wish.known_issues, wish.profile), on=known_issues.today())
             prepared = prepare(wish, found=asked.found(config))

@@ -1,8 +1,9 @@
-"""Crash states: what a disk with a volatile cache may hold when the power fails, named so that each can be had again.
+"""Crash states: the contents that a disk with a volatile cache may have after a power failure, each with a name.
 
-Between two flushes, an epoch, such a disk may have kept any of the epoch's writes, or a part of one, and all writes
-before it. Tried are the state at each flush; each prefix of the writes in the order in which they completed; each write
-lost alone; subsets drawn at random; and each write torn where 4 KiB, and where 512 bytes of it end.
+Between two flushes (an epoch) such a disk may have kept any of the epoch's writes, or parts of them, besides all writes
+of earlier epochs. Enumerated are the state at each flush; each prefix of the writes in the order of their completion;
+each write lost alone; random subsets; and each write torn at 4 KiB and at 512 byte boundaries. `smallest` shrinks a
+state to the fewest lost writes that still break it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TypeVar
 from lifsea_testbed.errors import CallerError
 from lifsea_testbed.powercut.write_log import SECTOR, LogEntry
 
+T = TypeVar("T")
 #: The unit in which a file system writes (bytes).
 PAGE = 4096
 _HINT = "names look like 'epoch 17' or 'epoch 17, without write 3'; see docs/powercut.md"
@@ -27,7 +29,7 @@ _NAME = re.compile(
 
 
 class CrashKind(enum.StrEnum):
-    """How a state was chosen; in the order in which they are tried."""
+    """How a state was chosen; in the order in which the kinds are tried."""
 
     FLUSH = "flush"
     PREFIX = "prefix"
@@ -39,7 +41,7 @@ class CrashKind(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """The writes (places in the log) between two flushes, and the place of the flush that ends it, or of the end."""
+    """The writes between two flushes, by their indices in the log; `end` is the index of the flush or the log's end."""
 
     number: int
     first: int
@@ -49,9 +51,9 @@ class Epoch:
 
 @dataclass(frozen=True, kw_only=True)
 class CrashState:
-    """A disk on which the log's first `position` entries are, but of some only their first sectors: `kept`.
+    """A disk that holds the log's first `position` entries, but of those in `kept` only so many of their first sectors.
 
-    As long as the log is not longer than `latest` entries, a cut can lead to it.
+    A power cut can lead to it as long as the log has at most `latest` entries.
     """
 
     name: str
@@ -73,7 +75,7 @@ def epochs(entries: Sequence[LogEntry]) -> list[Epoch]:
 
 
 class CrashStates:
-    """The states of one log; only cuts from the epoch of its entry `start` on are enumerated, any can be found."""
+    """The states of one log. `enumerate` starts at the epoch of entry `start`; `find` returns any state."""
 
     def __init__(self, entries: Sequence[LogEntry], *, start: int = 0, seed: int = 1, subsets: int = 2) -> None:
         self._entries = entries
@@ -82,7 +84,7 @@ class CrashStates:
         self.tried = [epoch for epoch in self.epochs if epoch.end >= start]
 
     def enumerate(self, kinds: Sequence[CrashKind] = tuple(CrashKind)) -> Iterator[CrashState]:
-        """Yields each state of those kinds once by name; equal disks under several names are told by their digests."""
+        """Yields each state of those kinds once by name; the same disk may come under several names (see digests)."""
         of = {CrashKind.FLUSH: _flushes, CrashKind.PREFIX: _prefixes, CrashKind.WITHOUT: _withouts,
               CrashKind.SUBSET: self._random, CrashKind.TORN_PAGES: self._torn_pages,
               CrashKind.TORN_SECTORS: self._torn_sectors}  # fmt: skip
@@ -94,28 +96,28 @@ class CrashStates:
         """Returns the state of that name.
 
         Raises:
-            CallerError: no state of this log is called so.
+            CallerError: this log has no state of that name.
         """
         match = _NAME.fullmatch(name)
         if match is None or int(match["epoch"]) >= len(self.epochs):
-            raise CallerError(f"{name!r}: no such state", hint=_HINT)
+            raise CallerError(f"{name!r}: this recording has no such crash state", hint=_HINT)
         epoch = self.epochs[int(match["epoch"])]
         if match["without"]:
             state = self._lacking(epoch, [int(number) for number in match["without"].split("+")])
         else:
             state = self._parsed(epoch, {key: int(value) for key, value in match.groupdict().items() if value})
         if state is None or state.name != name:
-            raise CallerError(f"{name!r}: no such state of an epoch of {len(epoch.writes)} writes", hint=_HINT)
+            raise CallerError(f"{name!r}: no such crash state; the epoch has {len(epoch.writes)} writes", hint=_HINT)
         return state
 
     def lost(self, state: CrashState) -> list[int]:
-        """Returns the writes of its epoch, by number, that a state lacks, in whole or in part."""
+        """Returns the numbers of its epoch's writes that a state lacks, whole or in part."""
         kept = dict(state.kept)
         return [number for number, place in enumerate(self.epoch(state).writes, start=1)
                 if place >= state.position or place in kept]  # fmt: skip
 
     def lacking(self, state: CrashState, numbers: Sequence[int]) -> CrashState:
-        """Returns the state of the same epoch that lacks these writes and no others."""
+        """Returns the state of the same epoch that lacks exactly these writes."""
         return _without(self.epoch(state), numbers)
 
     def epoch(self, state: CrashState) -> Epoch:
@@ -126,15 +128,15 @@ class CrashStates:
         in_order = sorted(set(numbers)) == list(numbers)
         return _without(epoch, numbers) if in_order and numbers[0] >= 1 and numbers[-1] <= len(epoch.writes) else None
 
-    def _parsed(self, epoch: Epoch, said: dict[str, int]) -> CrashState | None:
-        number = said.get("after", said.get("torn", 1))
-        if not 1 <= number <= max(1, len(epoch.writes)) or (len(said) > 1 and not epoch.writes):
+    def _parsed(self, epoch: Epoch, fields: dict[str, int]) -> CrashState | None:
+        number = fields.get("after", fields.get("torn", 1))
+        if not 1 <= number <= max(1, len(epoch.writes)) or (len(fields) > 1 and not epoch.writes):
             return None
-        if "after" in said:
+        if "after" in fields:
             return _prefix(epoch, number)
-        if "torn" in said:
-            return self._torn(epoch, number, said["bytes"])
-        return _subset(epoch, said["subset"], said["seed"]) if "subset" in said else _flush(epoch)
+        if "torn" in fields:
+            return self._torn(epoch, number, fields["bytes"])
+        return _subset(epoch, fields["subset"], fields["seed"]) if "subset" in fields else _flush(epoch)
 
     def _torn_pages(self, epoch: Epoch) -> Iterator[CrashState]:
         for number, place in enumerate(epoch.writes, start=1):
@@ -157,7 +159,7 @@ class CrashStates:
 
 
 def prefix(count: int) -> CrashState:
-    """Returns the disk on which the log's first entries are, so many and no others."""
+    """Returns the state that holds exactly the log's first `count` entries."""
     return CrashState(name=f"the first {count} entries", kind=CrashKind.PREFIX, position=count, latest=count)
 
 
@@ -204,13 +206,10 @@ def _subset(epoch: Epoch, number: int, seed: int) -> CrashState:
                       position=epoch.end, kept=lost, latest=epoch.end)  # fmt: skip
 
 
-T = TypeVar("T")
-
-
 def smallest(lost: Sequence[T], breaks: Callable[[Sequence[T]], bool]) -> list[T]:
-    """Returns a part of `lost` that still breaks, while it without any one of its members does not (ddmin).
+    """Returns a part of `lost` that still breaks, although it does not without any one of its members (ddmin).
 
-    `lost` as a whole is known to break (Zeller and Hildebrandt, "Simplifying and Isolating Failure-Inducing Input").
+    `lost` as a whole must break (Zeller and Hildebrandt, "Simplifying and Isolating Failure-Inducing Input").
     """
     left, parts = list(lost), 2
     while len(left) > 1:

@@ -1,4 +1,4 @@
-"""What the power is cut in: a pull, a deployment, a rollback, the end of a staged one, a first boot, a second."""
+"""The operations that a power cut interrupts: pull, deployment, rollback, staged deployment, first and second boot."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from lifsea_testbed.upgrade.repository import Repository
 from lifsea_testbed.upgrade.tools import OstreeTool
 
 BASE = "base.qcow2"
-#: Where the repository with what was on offer lies, beside the recording.
+#: The directory of the repository with the offer, beside the recording.
 OFFER = "offer"
-#: Returns how long the log is (bytes).
+#: Returns the length of the log (bytes).
 Length = Callable[[], int]
 
 
 class CheckDepth(enum.StrEnum):
-    """How much is asked of a machine that came up; each asks what those before it ask."""
+    """How deeply a machine that booted is checked; each depth includes those before it."""
 
     BOOT = "boot"
     FSCK = "fsck"
@@ -41,10 +41,10 @@ class CheckDepth(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedDisk:
-    """The machine that will be recorded, off: who it is, the layers of its disk above the image, the lowest first.
+    """The machine to record, off: its identity, and the layers of its disk above the image, the lowest first.
 
-    `os`, `old` and `new` are the deployed system's name and the commits that may run after a cut, where that is known;
-    `offer` is what it is upgraded to.
+    `os`, `old` and `new` are the deployed system's name and the commits that may run after a cut, where they are known;
+    `offer` is the image that it is upgraded to.
     """
 
     instance: Instance
@@ -57,9 +57,9 @@ class PreparedDisk:
 
 @dataclass(frozen=True, kw_only=True)
 class OperationResult:
-    """What was done: the commits before and after, and how long the log was when it began and was said to be done.
+    """A finished operation: the commits before and after, and the log's length (bytes) at its start and at its success.
 
-    Nothing is ever said to be done where `announced` is None.
+    `announced` is None for an operation that never reports success.
     """
 
     old: str
@@ -69,108 +69,108 @@ class OperationResult:
 
 
 class Operation(Protocol):
-    """Something that a machine does to its own disk, from a clean start until it says that it is done.
+    """An operation of a machine on its own disk, from a clean start until it reports success.
 
-    `depth` is the least that has to be asked of what comes up, for anything to be seen that it can break.
+    `name` is the value of `--cut`; `depth` is the least check that can notice the damage a cut in it does.
     """
 
     name: str
     depth: CheckDepth
 
     def prepare(self, bench: Bench, directory: Path) -> PreparedDisk:
-        """Brings a machine to where it can begin, and switches it off; its layers lie in that directory."""
+        """Brings a machine to the start of the operation and powers it off; its layers lie in `directory`."""
         ...
 
-    def act(self, machine: Machine, prepared: PreparedDisk, length: Length) -> OperationResult:
-        """Powers the machine on and does it; the machine may be off afterwards."""
+    def run(self, machine: Machine, prepared: PreparedDisk, length: Length) -> OperationResult:
+        """Powers the machine on and runs the operation; the machine may be off afterwards."""
         ...
 
 
 class UpgradeOperation:
-    """A deployment of the next image, pulled before; without one, of a commit that is made up from the image's own."""
+    """The deployment of the next image, pulled before; without one, of a commit made up on the image's own."""
 
     name = "upgrade"
     depth = CheckDepth.BOOT
 
     def prepare(self, bench: Bench, directory: Path) -> PreparedDisk:
-        """Has the next image on offer, pulled and safely on disk."""
+        """Offers the next image, pulls it, and powers off, so that it is on disk."""
         instance = Instance(type=bench.instance_type)
         with bench.off("powercut-prepare", layers=Layers(overlay=directory / BASE), instance=instance) as machine:
-            offer = _offered(bench, machine, directory / OFFER)
+            offer = _boot_with_offer(bench, machine, directory / OFFER)
             before = machine.guest.booted_deployment()
-            self._go_on(machine, before.os, offer)
+            self._advance(machine, before.os, offer)
             machine.power_off()
-        return self._prepared(PreparedDisk(instance=instance, layers=(directory / BASE,), os=before.os,
+        return self._endpoints(PreparedDisk(instance=instance, layers=(directory / BASE,), os=before.os,
                                            old=before.commit, new=offer.commit, offer=offer))  # fmt: skip
 
-    def act(self, machine: Machine, prepared: PreparedDisk, length: Length) -> OperationResult:
+    def run(self, machine: Machine, prepared: PreparedDisk, length: Length) -> OperationResult:
         """Deploys."""
-        _start(machine)
+        _boot_synced(machine)
         started = length()
         ostree.deploy(machine, prepared.os, prepared.new)
         return OperationResult(old=prepared.old, new=prepared.new, started=started, announced=length())
 
-    def _go_on(self, machine: Machine, os: str, offer: Offer) -> None:
-        """Does what has to be done before."""
+    def _advance(self, machine: Machine, os: str, offer: Offer) -> None:
+        """Brings the machine to the start of the operation."""
         OstreeTool(machine).fetch(offer)
 
-    def _prepared(self, prepared: PreparedDisk) -> PreparedDisk:
-        """Tells from where to where it goes."""
+    def _endpoints(self, prepared: PreparedDisk) -> PreparedDisk:
+        """Returns the disk with the right `old` and `new` for this operation."""
         return prepared
 
 
 class PullOperation(UpgradeOperation):
-    """The next image brought into the machine's repository: what is lost there, a later deployment would take over.
+    """The pull of the next image into the machine's repository, from which a later deployment takes over any damage.
 
-    Nothing that boots tells whether it came whole; so nothing is announced, and each state is upgraded.
+    A boot does not show whether the pull is whole: success is never announced, and each state is upgraded.
     """
 
     name = "pull"
     depth = CheckDepth.NEXT
 
-    def act(self, machine: Machine, prepared: PreparedDisk, length: Length) -> OperationResult:
+    def run(self, machine: Machine, prepared: PreparedDisk, length: Length) -> OperationResult:
         """Pulls."""
-        _start(machine)
+        _boot_synced(machine)
         started = length()
         if prepared.offer:
             OstreeTool(machine).fetch(prepared.offer)
         return OperationResult(old=prepared.old, new=prepared.new, started=started, announced=None)
 
-    def _go_on(self, machine: Machine, os: str, offer: Offer) -> None:
-        """Leaves it at the offer."""
+    def _advance(self, machine: Machine, os: str, offer: Offer) -> None:
+        """Changes nothing: the offer is not pulled yet."""
 
 
 class RollbackOperation(UpgradeOperation):
-    """The way back from the next image."""
+    """The rollback from the next image."""
 
     name = "rollback"
 
-    def act(self, machine: Machine, prepared: PreparedDisk, length: Length) -> OperationResult:
+    def run(self, machine: Machine, prepared: PreparedDisk, length: Length) -> OperationResult:
         """Makes the previous deployment the first."""
-        _start(machine)
+        _boot_synced(machine)
         started = length()
         ostree.roll_back(machine)
         return OperationResult(old=prepared.old, new=prepared.new, started=started, announced=length())
 
-    def _go_on(self, machine: Machine, os: str, offer: Offer) -> None:
-        """Has the next image run."""
-        super()._go_on(machine, os, offer)
+    def _advance(self, machine: Machine, os: str, offer: Offer) -> None:
+        """Boots the next image."""
+        super()._advance(machine, os, offer)
         ostree.deploy(machine, os, offer.commit)
         machine.reboot()
         machine.wait_until_ready()
 
-    def _prepared(self, prepared: PreparedDisk) -> PreparedDisk:
+    def _endpoints(self, prepared: PreparedDisk) -> PreparedDisk:
         return replace(prepared, old=prepared.new, new=prepared.old)
 
 
 class StagedOperation(UpgradeOperation):
-    """The shutdown at which a staged deployment is finalised; only a machine that is off has announced anything."""
+    """The shutdown that finalises a staged deployment; success is announced by the machine being off."""
 
     name = "staged"
 
-    def act(self, machine: Machine, prepared: PreparedDisk, length: Length) -> OperationResult:
+    def run(self, machine: Machine, prepared: PreparedDisk, length: Length) -> OperationResult:
         """Stages, and powers off."""
-        _start(machine)
+        _boot_synced(machine)
         ostree.stage(machine, prepared.os, prepared.new)
         started = length()
         machine.power_off()
@@ -178,18 +178,18 @@ class StagedOperation(UpgradeOperation):
 
 
 class FirstBootOperation:
-    """The first boot of an image: partition and file system grown, machine-id made, user-data run."""
+    """The first boot of an image: it grows partition and file system, makes the machine-id, runs user-data."""
 
     name = "first-boot"
     depth = CheckDepth.BOOT
 
     def prepare(self, bench: Bench, directory: Path) -> PreparedDisk:
-        """Leaves the disk as the image has it."""
+        """Makes an empty overlay above the image."""
         instance = Instance(type=bench.instance_type)
         with bench.off("powercut-prepare", layers=Layers(overlay=directory / BASE), instance=instance):
             return PreparedDisk(instance=instance, layers=(directory / BASE,))
 
-    def act(self, machine: Machine, prepared: PreparedDisk, length: Length) -> OperationResult:
+    def run(self, machine: Machine, prepared: PreparedDisk, length: Length) -> OperationResult:
         """Boots."""
         machine.power_on()
         machine.wait_until_ready()
@@ -198,10 +198,10 @@ class FirstBootOperation:
 
 
 class SecondBootOperation:
-    """The boot after a cut: what it repairs and finishes, it must be able to do again.
+    """The boot after a cut: its repairs must survive a cut, too.
 
-    `first` is how the machine was left by the cut, its disk the topmost layer; `announced` says whether the upgrade had
-    been said to be done by then.
+    `first` is the machine as the first cut left it, the cut disk its topmost layer; `announced` is whether the first
+    operation had reported success by then.
     """
 
     _NAME: ClassVar = "second-boot"
@@ -212,7 +212,7 @@ class SecondBootOperation:
         self._first, self._announced = first, announced
 
     def prepare(self, bench: Bench, directory: Path) -> PreparedDisk:
-        """Links the layers, and what was on offer, to where they stay with the recording."""
+        """Links the layers and the offer into the recording's directory."""
         layers = tuple(directory / path.name for path in self._first.layers)
         for path, link in zip(self._first.layers, layers, strict=True):
             link.unlink(missing_ok=True)
@@ -222,22 +222,22 @@ class SecondBootOperation:
                             dirs_exist_ok=True)  # fmt: skip
         return replace(self._first, layers=layers)
 
-    def act(self, machine: Machine, prepared: PreparedDisk, length: Length) -> OperationResult:
+    def run(self, machine: Machine, prepared: PreparedDisk, length: Length) -> OperationResult:
         """Boots."""
         machine.power_on()
         machine.wait_until_ready()
         return OperationResult(old=prepared.old, new=prepared.new, started=0, announced=0 if self._announced else None)
 
 
-#: What can be cut by name.
+#: The operations, by the value of `--cut`.
 OPERATIONS: dict[str, Operation] = {
     operation.name: operation for operation in
     (PullOperation(), UpgradeOperation(), RollbackOperation(), StagedOperation(), FirstBootOperation())
 }
 
 
-def _offered(bench: Bench, machine: Machine, directory: Path) -> Offer:
-    """Powers on, and has the next image on offer to the machine, and something of the machine's own in /etc."""
+def _boot_with_offer(bench: Bench, machine: Machine, directory: Path) -> Offer:
+    """Powers on, writes a file of the machine's own to /etc, and offers the next image; returns the offer."""
     machine.power_on()
     bench.identify(machine)
     machine.wait_until_ready()
@@ -249,8 +249,8 @@ def _offered(bench: Bench, machine: Machine, directory: Path) -> Offer:
     return make_offers(machine, directory, url, 1)[0]
 
 
-def _start(machine: Machine) -> None:
-    """Powers on and has what the boot wrote on disk."""
+def _boot_synced(machine: Machine) -> None:
+    """Powers on, and syncs what the boot wrote."""
     machine.power_on()
     machine.wait_until_ready()
     machine.run("sync")

@@ -1,4 +1,4 @@
-"""The time line of a recording as SVG: each write and flush in order, and each state that was judged by its outcome."""
+"""The time line of a recording as SVG: writes and flushes in order, and a dot for each judged state."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WIDTH, _LEFT, _RIGHT, _TOP, _BARS, _ROW = 1200.0, 130.0, 20.0, 40.0, 90.0, 22.0
 
 
 def draw(timeline: Timeline, judged: Sequence[tuple[CrashState, CrashResult]]) -> str:
-    """Returns the picture; the writes and flushes before the first state that is tried are left out."""
+    """Returns the picture, from the first state that is tried on."""
     first = timeline.states.tried[0].first
     count = max(1, len(timeline.log.entries) - first)
     step = (_WIDTH - _LEFT - _RIGHT) / count
@@ -63,7 +63,7 @@ def _rows() -> Iterator[str]:
 
 
 def _together(judged: Sequence[tuple[CrashState, CrashResult]]) -> list[list[tuple[CrashState, CrashResult]]]:
-    """The states that one dot stands for: of one kind, at one place of the log, with one outcome."""
+    """Groups the states that share a dot: of one kind, at one position of the log, with one outcome."""
     found: dict[tuple[int, CrashKind, CrashVerdict], list[tuple[CrashState, CrashResult]]] = {}
     for state, result in judged:
         found.setdefault((state.position, state.kind, result.outcome), []).append((state, result))

@@ -1,4 +1,4 @@
-"""What came up after a cut: the old image or the new one, whole, and able to be upgraded; or what is wrong with it."""
+"""Verdicts on crash states: the old image boots whole, or the new one, or the state is broken; stored line by line."""
 
 from __future__ import annotations
 
@@ -21,9 +21,14 @@ from lifsea_testbed.powercut.recording import RecordingFacts
 from lifsea_testbed.support.guest_paths import KEPT_IN_ETC, MACHINE_ID
 from lifsea_testbed.upgrade.tools import OstreeTool
 
+_MACHINE_ID = re.compile(r"[0-9a-f]{32}\n")
+#: The most space left behind the root partition (bytes), and the least share of it that the file system must span: ext4
+#: uses about 2 % for its own tables.
+_UNUSED, _FILLED = 2 << 20, 0.95
+
 
 class CrashVerdict(enum.StrEnum):
-    """What a cut led to: the old image whole, the new one whole, or neither."""
+    """What boots from a crash state: the old image whole, the new one whole, or neither."""
 
     OLD = "old"
     NEW = "new"
@@ -31,7 +36,7 @@ class CrashVerdict(enum.StrEnum):
 
 
 class Evidence(enum.StrEnum):
-    """How an outcome is known: by a boot; from another state's; from it and by a boot that agreed, or that did not."""
+    """How a verdict is known: by a boot, by inference, or by inference that a boot then confirmed or contradicted."""
 
     BOOTED = "booted"
     INFERRED = "inferred"
@@ -41,11 +46,11 @@ class Evidence(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class CrashResult:
-    """What came up from a disk: as which state it was booted, why it is broken, the console's end, when and how long.
+    """The result for one disk: the state that was booted, its verdict, the reason if broken, and the console's end.
 
-    `reads` are the sectors that were read of those that the log touches (first and count), none if that was not noted;
-    `like` is the state that it was inferred from. `at` is the moment at which the boot began (seconds since the epoch),
-    `seconds` its length.
+    `reads` are the sectors read by the boot, of those that the log writes (first and count); none if they were not
+    recorded. `like` is the state that the verdict was inferred from. `at` is the start of the boot (seconds since the
+    epoch), `seconds` its duration.
     """
 
     digest: str
@@ -61,8 +66,8 @@ class CrashResult:
     reads: tuple[tuple[int, int], ...] = ()
 
 
-def judged(result: CrashResult, state: CrashState, facts: RecordingFacts) -> CrashResult:
-    """Returns the result as it counts for that state: once success was announced, the old image is broken."""
+def judged_as(result: CrashResult, state: CrashState, facts: RecordingFacts) -> CrashResult:
+    """Returns the result for that state: once success was announced, an old image that boots is broken."""
     if result.outcome is CrashVerdict.OLD and facts.announced <= state.latest:
         return replace(result, state=state.name, outcome=CrashVerdict.BROKEN,
                        why="the old image boots although the tool had announced success")  # fmt: skip
@@ -70,7 +75,7 @@ def judged(result: CrashResult, state: CrashState, facts: RecordingFacts) -> Cra
 
 
 class CrashResults:
-    """The results so far: a file of JSON lines to which each is added, and flushed, when it is there."""
+    """The results so far, in a file of JSON lines; a sweep that was killed continues from it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -81,14 +86,14 @@ class CrashResults:
                     self._keep(_result(json.loads(line)))
 
     def add(self, result: CrashResult) -> None:
-        """Adds a result, in one write: several sweeps may share the file."""
+        """Appends a result in one write(2): several sweeps may share the file."""
         line = json.dumps(asdict(result)).encode() + b"\n"
         with self._path.open("a+b", buffering=0) as file:
             file.write(line if self._is_whole(file.fileno()) else b"\n" + line)
         self._keep(result)
 
     def lacks(self, digest: str, depth: CheckDepth) -> bool:
-        """Whether a disk has yet to be booted for a result of that depth."""
+        """Whether a disk has no result of at least that depth."""
         result = self.of.get(digest)
         return result is None or result.depth.at_least(depth) is not result.depth
 
@@ -97,7 +102,7 @@ class CrashResults:
 
     @staticmethod
     def _is_whole(descriptor: int) -> bool:
-        """Whether the last line was written to its end."""
+        """Whether the last line is complete."""
         size = os.fstat(descriptor).st_size
         return size == 0 or os.pread(descriptor, 1, size - 1) == b"\n"
 
@@ -109,32 +114,26 @@ def _result(found: dict[str, Any]) -> CrashResult:
     return CrashResult(**{**found, **kinds})
 
 
-_MACHINE_ID = re.compile(r"[0-9a-f]{32}\n")
-#: Behind the root partition no more than this is left (bytes), and its file system spans so much of it: ext4 keeps
-#: about 2 % for its own tables.
-_UNUSED, _FILLED = 2 << 20, 0.95
+def judge(machine: Machine, facts: RecordingFacts, depth: CheckDepth) -> tuple[CrashVerdict, str]:
+    """Returns the verdict on a machine whose shell is open, and the reasons if it is broken.
 
-
-def look(machine: Machine, facts: RecordingFacts, depth: CheckDepth) -> tuple[CrashVerdict, str]:
-    """Tells which image runs on a machine whose shell is open, and what is wrong with it.
-
-    At the depth of a check ostree's repository is read whole, and /usr compared with the commit; at that of a next
-    upgrade the other one of the two images is deployed before, pulled again if it was on offer.
+    With CheckDepth.FSCK ostree's whole repository is read, and /usr compared with the commit; with NEXT the other one
+    of the two images is deployed before, and pulled again if it was the offer.
 
     Raises:
-        GuestFailure: the machine cannot answer.
+        GuestFailure: a command on the machine failed.
     """
     running = machine.guest.booted_deployment().commit
     if running not in (facts.old, facts.new):
         return CrashVerdict.BROKEN, f"neither the old nor the new image runs, but {running}"
     is_new = running == facts.new
-    if found := [*_settled(machine, facts, is_new=is_new), *_deeper(machine, facts, running, depth)]:
+    if found := [*_state_errors(machine, facts, is_new=is_new), *_depth_errors(machine, facts, running, depth)]:
         return CrashVerdict.BROKEN, "; ".join(found)
     return (CrashVerdict.NEW if is_new else CrashVerdict.OLD), ""
 
 
-def _settled(machine: Machine, facts: RecordingFacts, *, is_new: bool) -> Iterator[str]:
-    """What is the machine's own: made by its first boot, and kept by all else."""
+def _state_errors(machine: Machine, facts: RecordingFacts, *, is_new: bool) -> Iterator[str]:
+    """Checks the machine's own state: made by the first boot, and kept by every other operation."""
     if facts.subject == FirstBootOperation.name:
         yield from _unprovisioned(machine)
         return
@@ -145,7 +144,7 @@ def _settled(machine: Machine, facts: RecordingFacts, *, is_new: bool) -> Iterat
 
 
 def _unprovisioned(machine: Machine) -> Iterator[str]:
-    """What a first boot has to do, and did not, however often it had to begin."""
+    """Yields the tasks of a first boot that were not done, although it has booted again."""
     machine.wait_until_ready()
     if failed := machine.guest.failed_units():
         yield f"failed: {', '.join(failed)}"
@@ -160,7 +159,7 @@ def _unprovisioned(machine: Machine) -> Iterator[str]:
         yield "user-data did not run"
 
 
-def _deeper(machine: Machine, facts: RecordingFacts, running: str, depth: CheckDepth) -> Iterator[str]:
+def _depth_errors(machine: Machine, facts: RecordingFacts, running: str, depth: CheckDepth) -> Iterator[str]:
     if depth is CheckDepth.BOOT:
         return
     if depth is CheckDepth.NEXT and facts.old != facts.new:
@@ -182,4 +181,4 @@ def _not_upgraded(machine: Machine, facts: RecordingFacts, commit: str) -> Itera
         return
     first = machine.guest.deployments()[0].commit
     if first != commit:
-        yield f"the next upgrade says that it went well, and {first} boots next"
+        yield f"the next upgrade reported success, but {first} boots next"

@@ -3,7 +3,7 @@
 The format is that of dm-log-writes (Linux Documentation/admin-guide/device-mapper/log-writes.rst), as QEMU's
 `blklogwrites` writes it (QEMU block/blklogwrites.c): little-endian, one sector for the header of the log, then for
 each entry a sector with its header and the sectors that it wrote. A discard has no data. QEMU writes no marks, and no
-sign of FUA: a disk that is recorded must be one whose driver sends flushes instead, as virtio-blk's does.
+sign of FUA: the driver of a recorded disk must send flushes instead, as virtio-blk does.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _HEADER, _ENTRY = struct.Struct("<QQQI"), struct.Struct("<QQQQ")
 
 
 class LogFlag(enum.IntFlag):
-    """What an entry is, beside a write."""
+    """The flags of an entry; a plain write has none."""
 
     FLUSH = 1
     FUA = 2
@@ -34,7 +34,7 @@ class LogFlag(enum.IntFlag):
 
 @dataclass(frozen=True, kw_only=True)
 class LogEntry:
-    """One request: where on the disk (sectors), what it is, where in the log its data lies and it ends (bytes)."""
+    """One request: position and length on the disk (sectors), flags, offsets of its data and end in the log (bytes)."""
 
     sector: int
     sectors: int
@@ -44,20 +44,20 @@ class LogEntry:
 
     @property
     def is_write(self) -> bool:
-        """Whether it changes the disk; a discard is taken to change nothing."""
+        """Whether it changes the disk; a discard counts as no change."""
         return self.sectors > 0 and not self.flags & (LogFlag.DISCARD | LogFlag.MARK)
 
     @property
     def is_flush(self) -> bool:
-        """Whether all that completed before it is safe once it has completed."""
+        """Whether all earlier writes are durable once it has completed."""
         return bool(self.flags & LogFlag.FLUSH)
 
 
 class WriteLog:
-    """A log that was read whole and found sound; an entry's place in `entries` is its name everywhere else.
+    """A log, read whole and checked; elsewhere an entry is identified by its index in `entries`.
 
     Raises:
-        TestbedError: it is no such log, contradicts itself, or holds no flush at all.
+        TestbedError: it is not such a log, contradicts itself, or holds no flush.
     """
 
     def __init__(self, source: Source, *, disk_size: int) -> None:
@@ -68,17 +68,17 @@ class WriteLog:
             raise _unsound("it holds no flush", hint="the disk needs write-cache=on, and a guest that flushes")
 
     def data(self, entry: LogEntry, first: int = 0, sectors: int | None = None) -> bytes:
-        """Returns what an entry wrote, from its `first` sector on."""
+        """Returns the data of an entry, from its `first` sector on."""
         count = entry.sectors - first if sectors is None else sectors
         return self._source.read_at(entry.data + first * SECTOR, count * SECTOR)
 
     def count_at(self, size: int) -> int:
-        """Returns how many entries a log of that many bytes holds whole."""
+        """Returns the number of entries that lie whole within the first `size` bytes of the log."""
         return sum(entry.end <= size for entry in self.entries)
 
 
 def _walk(source: Source, disk_size: int) -> Iterator[LogEntry]:
-    """Yields the entries, those behind the header's count too: QEMU updates that with a flush only."""
+    """Yields all entries, also those past the header's count, which QEMU updates with flushes only."""
     promised, place = _count(source), SECTOR
     for number in range(source.size // SECTOR):
         if place + SECTOR > source.size or not any(source.read_at(place, _ENTRY.size)):
@@ -115,7 +115,7 @@ def _refuse_rest(source: Source, place: int) -> None:
     while place < source.size:
         part = min(1 << 20, source.size - place)
         if any(source.read_at(place, part)):
-            raise _unsound(f"there is something behind its end, after byte {place}")
+            raise _unsound(f"it has data behind its end, after byte {place}")
         place += part
 
 
@@ -125,7 +125,7 @@ def _unsound(why: str, *, hint: str = "record again; QEMU before 9.0 may corrupt
 
 
 def replay(base: bytes, log: WriteLog, count: int | None = None) -> bytes:
-    """Returns a disk that held `base` after the first `count` entries, or all: plain, for disks that fit in memory."""
+    """Returns `base` after the first `count` entries, or all of them: the plain way, for disks that fit in memory."""
     disk = bytearray(base)
     for entry in log.entries[:count]:
         if entry.is_write:

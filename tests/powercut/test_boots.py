@@ -1,4 +1,4 @@
-"""The reference image is cut for real: at every flush it is the old or the new one, without flushes it is lost."""
+"""Real power cuts of the reference image: at every flush it boots old or new; without flushes it is broken."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def bench(reports: Path) -> Iterator[Bench]:
 
 
 def without_flushes(timeline: Timeline) -> CrashStates:
-    """The states of a disk, or of what is cut, that never flushes until it is said to be done."""
+    """The states of a disk that never flushes from the operation's start until its success."""
     during = range(timeline.facts.started, timeline.facts.announced)
     entries = [replace(entry, flags=LogFlag(0)) if place in during and entry.is_flush else entry
                for place, entry in enumerate(timeline.log.entries)]  # fmt: skip
@@ -46,48 +46,48 @@ def without_flushes(timeline: Timeline) -> CrashStates:
 
 
 def test_every_flush_of_an_upgrade_leaves_old_or_new(bench: Bench, reports: Path) -> None:
-    """The sweep raises what is broken; both images come up somewhere, so both sides of the upgrade were seen."""
+    """The sweep raises if a state is broken; both images boot from some state: both sides of the upgrade were cut."""
     summary = campaign.sweep(bench, SweepOptions.parse(reports=reports, only=["flush"]))
     assert summary.left == 0
     assert {result.outcome for _, result in summary.states} == {CrashVerdict.OLD, CrashVerdict.NEW}
 
 
-@pytest.mark.parametrize("subject", ["upgrade", "pull"])
-def test_what_is_never_flushed_is_found_broken(bench: Bench, reports: Path, subject: str) -> None:
+@pytest.mark.parametrize("operation", ["upgrade", "pull"])
+def test_writes_without_flushes_are_found_broken(bench: Bench, reports: Path, operation: str) -> None:
     """The control: the same writes, half of them lost, as if nothing had been flushed, do not leave a whole image."""
-    wished = SweepOptions.parse(reports=reports, subject=subject)
-    with campaign.prepared(bench, wished) as (_, timeline):
-        recording = load(wished.recording, bench.image, bench.next_image, subject)
+    options = SweepOptions.parse(reports=reports, operation=operation)
+    with campaign.open_sweep(bench, options) as (_, timeline):
+        recording = load(options.recording, bench.image, bench.next_image, operation)
         assert recording is not None
         lying = replace(timeline, states=without_flushes(timeline))
         with Milestones(lying.contents, lying.states, recording.directory) as milestones:
-            sweep = Sweep(bench, recording, lying, milestones, depth=wished.depth)
+            sweep = Sweep(bench, recording, lying, milestones, depth=options.depth)
             outcomes = [sweep.boot(state, lying.contents.digest(state)).outcome
                         for state in list(lying.states.enumerate([CrashKind.SUBSET]))[:2]]  # fmt: skip
     assert CrashVerdict.BROKEN in outcomes
 
 
-@pytest.mark.parametrize("subject", ["pull", "rollback", "staged", "first-boot"])
-def test_what_else_is_cut_leaves_a_whole_machine(bench: Bench, reports: Path, subject: str) -> None:
-    """At flushes spread over it; some minutes of them."""
-    wished = SweepOptions.parse(reports=reports, subject=subject, only=["flush"], budget="6m")
-    summary = campaign.survey(bench, wished)
+@pytest.mark.parametrize("operation", ["pull", "rollback", "staged", "first-boot"])
+def test_other_operations_leave_a_whole_machine(bench: Bench, reports: Path, operation: str) -> None:
+    """At flushes spread over the operation, for six minutes."""
+    options = SweepOptions.parse(reports=reports, operation=operation, only=["flush"], budget="6m")
+    summary = campaign.survey(bench, options)
     assert summary.booted >= 2
     assert [(failure.state, failure.why) for failure in summary.failures] == []
 
 
 def test_a_boot_after_a_cut_can_be_cut_as_well(bench: Bench, reports: Path) -> None:
-    wished = SweepOptions.parse(reports=reports, only=["flush"], budget="6m")
-    with campaign.prepared(bench, wished) as (_, timeline):
+    options = SweepOptions.parse(reports=reports, only=["flush"], budget="6m")
+    with campaign.open_sweep(bench, options) as (_, timeline):
         late = [epoch for epoch in timeline.states.epochs if epoch.end < timeline.facts.announced][-1]
-    summary = campaign.survey(bench, replace(wished, second=f"epoch {late.number}"))
+    summary = campaign.survey(bench, replace(options, second=f"epoch {late.number}"))
     assert summary.booted >= 2
     assert [(failure.state, failure.why) for failure in summary.failures] == []
 
 
 def test_the_next_upgrade_succeeds_from_a_cut_in_the_middle(bench: Bench, reports: Path) -> None:
-    wished = SweepOptions.parse(reports=reports, depth="next")
-    with campaign.prepared(bench, wished) as (sweep, timeline):
+    options = SweepOptions.parse(reports=reports, depth="next")
+    with campaign.open_sweep(bench, options) as (sweep, timeline):
         during = [epoch for epoch in timeline.states.tried if epoch.end < timeline.facts.announced]
         state = timeline.states.find(f"epoch {during[len(during) // 2].number}")
         result = sweep.boot(state, timeline.contents.digest(state))

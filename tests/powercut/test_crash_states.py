@@ -1,4 +1,4 @@
-"""Crash states: read from a log, named, compared and made as a naive model says."""
+"""Crash states: read from a log, named, compared and written, against a naive model."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_states_that_lack_several_writes_have_names_too() -> None:
 
 
 def test_a_cut_is_dated_by_the_flush_that_follows() -> None:
-    """Writes that no flush has covered may be lost, even if the program was told of success after them."""
+    """Writes that no flush has covered may be lost, even if success was announced after them."""
     made = [(0, filled(1)), FLUSH, (1, filled(1)), (2, filled(2, 2)), FLUSH, (3, filled(1))]
     kinds = [CrashKind.FLUSH, CrashKind.PREFIX, CrashKind.WITHOUT]
     states = list(CrashStates(read(logged(made)).entries, start=2).enumerate(kinds))
@@ -151,7 +151,7 @@ def test_a_cut_is_dated_by_the_flush_that_follows() -> None:
     "epoch 0, without writes 1", "epoch 0, without writes 2+1", "epoch 0, without writes 1+3",
     "epoch 0, write 2 torn after 700 bytes", "epoch 1, without write 1", "epoch 00", "somewhere",
 ])  # fmt: skip
-def test_what_is_no_state_is_refused(name: str) -> None:
+def test_an_unknown_state_is_refused(name: str) -> None:
     states = CrashStates(read(logged([(0, filled(1)), (1, filled(1, 1)), FLUSH])).entries)
     with pytest.raises(CallerError):
         states.find(name)
@@ -191,8 +191,8 @@ def test_a_made_disk_is_sound_and_shows_what_is_below(tmp_path: Path, size: int)
             assert disk.read_at(4096, 4096) == b"b" * 4096
 
 
-def test_a_state_holds_but_what_came_after_its_milestone(tmp_path: Path) -> None:
-    """The layers together are the disk that a naive model makes; there are two once the log is long."""
+def test_a_state_holds_the_writes_after_its_milestone(tmp_path: Path) -> None:
+    """The layers together equal the naive model's disk; there are two once the log is long."""
     made = [request for number in range(100) for request in ((number % SECTORS, filled(number)), FLUSH)]
     log, base = read(logged(made)), Bytes(BASE)
     contents, states = DiskContents(log, base), CrashStates(log.entries)

@@ -1,4 +1,4 @@
-"""The power cut must be able to find mistakes: a right swap of two slots is clean, each classic mistake is found."""
+"""A control of the power cut: a correct swap of two slots is never broken, each classic mistake is found."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_slot_is_judged_by_the_disk_alone(tmp_path: Path, current: str, a: byt
 
 @dataclass(frozen=True, kw_only=True)
 class Swept:
-    """One swap: all its states, those that are broken, how long it took (seconds)."""
+    """One swap: its states, the broken ones, and the time it took to judge them (seconds)."""
 
     states: CrashStates
     count: int
@@ -85,7 +85,7 @@ def test_each_mistake_is_found_and_nothing_else(recorded: tuple[Timeline, dict[s
 @pytest.mark.nightly
 @pytest.mark.boots
 def test_what_breaks_is_shrunk_to_the_writes_that_matter(recorded: tuple[Timeline, dict[str, Span]]) -> None:
-    """As if nothing had been flushed, all writes of the right swap are lost: a part of them does as well."""
+    """All writes of the correct swap are lost, as if nothing had been flushed: a part of them breaks it as well."""
     timeline, spans = recorded
     log, span = timeline.log, spans["right"]
     first, last = log.count_at(span.started), log.count_at(span.announced)

@@ -1,4 +1,4 @@
-"""A toy that swaps two slots, A and B, rightly and with each of three classic mistakes; judged without a boot."""
+"""A toy that swaps two slots, A and B: correctly, and with each of three classic mistakes; judged without a boot."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _COMMIT = 7.0
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """How long the log was when a swap began, when it was said to be done, and when all had been written (bytes)."""
+    """The length of the log at a swap's start, at its success, and when all had been written (bytes)."""
 
     started: int
     announced: int
@@ -48,14 +48,14 @@ class Span:
 
 @dataclass
 class Toy:
-    """All swaps, one after the other in one recording: `spans` tells where each lies in it."""
+    """All swaps, one after the other in one recording; `spans` locates each of them."""
 
     name: str = "toy"
     depth: CheckDepth = CheckDepth.BOOT
     spans: dict[str, Span] = field(default_factory=dict)
 
     def prepare(self, bench: Bench, directory: Path) -> PreparedDisk:
-        """Has the slots of each swap filled."""
+        """Fills the slots of each swap."""
         instance = Instance(type=bench.instance_type)
         with bench.off("toy-prepare", layers=Layers(overlay=directory / BASE), instance=instance) as machine:
             machine.power_on()
@@ -69,7 +69,7 @@ class Toy:
             machine.power_off()
         return PreparedDisk(instance=instance, layers=(directory / BASE,))
 
-    def act(self, machine: Machine, prepared: PreparedDisk, length: Length) -> OperationResult:
+    def run(self, machine: Machine, prepared: PreparedDisk, length: Length) -> OperationResult:
         """Swaps."""
         machine.power_on()
         machine.wait_until_ready()
@@ -84,7 +84,7 @@ class Toy:
 
 
 def judge(disk: Source, number: int) -> CrashVerdict:
-    """Tells by the disk alone which image the swap of that number leads to."""
+    """Returns, from the disk alone, the image that the swap of that number leads to."""
     try:
         return _judge(Tree(root_of(_largest(disk))), f"{ON_DISK}/{number}")
     except DiskDamaged:
