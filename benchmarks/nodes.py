@@ -1,8 +1,8 @@
-"""Nodes: how long machines take until the API server calls them Ready; cold, from a template, and several at once.
+"""Nodes: the time until machines are Ready in the API; cold, from a snapshot, and several at once.
 
     python -m benchmarks.nodes [--image FILE] [--control-plane DIR] [--at-once N ...]
 
-Seconds from power-on for machines that join at their first boot, from the joining script for those of a template.
+Seconds from power-on for machines that join at their first boot, from the joining script for restored ones.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _RESTORED = 5
 
 @contextlib.contextmanager
 def control_plane(restorer: Restorer, programs: Path, records: Path) -> Iterator[Cluster]:
-    """A control plane, and how long it took to be ready."""
+    """A control plane; prints how long it took to be ready."""
     started = time.monotonic()
     bench = restorer.bench
     with Cluster(bench.profile, programs, bench.accelerator.confinement, records=records) as cluster:
@@ -38,7 +38,7 @@ def control_plane(restorer: Restorer, programs: Path, records: Path) -> Iterator
 
 
 def restored(restorer: Restorer, cluster: Cluster) -> None:
-    """Prints how long a machine of the template takes to join."""
+    """Prints how long a restored machine takes to join."""
     seconds = []
     for number in range(_RESTORED):
         with restorer.machine(f"restored-{number}") as machine:
@@ -46,12 +46,12 @@ def restored(restorer: Restorer, cluster: Cluster) -> None:
             lifecycle.await_ready(member := cluster.join(machine), restorer.bench.profile)
             seconds.append(time.monotonic() - started)
         cluster.api.delete_node(member.name)
-    print(f"from a template: Ready after {statistics.median(seconds):.1f} s (median of {_RESTORED}; "
+    print(f"restored: Ready after {statistics.median(seconds):.1f} s (median of {_RESTORED}; "
           f"{min(seconds):.1f} to {max(seconds):.1f} s)")  # fmt: skip
 
 
 def counted(restorer: Restorer, cluster: Cluster) -> None:
-    """Prints how many instructions a machine executes from power-on until it is Ready."""
+    """Prints the instructions that a machine executes from power-on until it is Ready."""
     bench = restorer.bench
     members: list[Member] = []
     with contextlib.ExitStack() as stack:
@@ -64,7 +64,7 @@ def counted(restorer: Restorer, cluster: Cluster) -> None:
 
 
 def at_once(restorer: Restorer, programs: Path, records: Path, count: int) -> None:
-    """Prints how long so many machines take that are powered on at once and join at their first boot."""
+    """Prints how long `count` machines take that are powered on at once and join at their first boot."""
     bench = restorer.bench
     memory = bench.memory_for(count)
     with control_plane(restorer, programs, records) as cluster:
@@ -77,7 +77,7 @@ def at_once(restorer: Restorer, programs: Path, records: Path, count: int) -> No
 
 
 def main() -> None:
-    """Measures what the command line asks for."""
+    """Runs the measurements that the command line selects."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--image", default="build/reference.qcow2")
     parser.add_argument("--control-plane", type=Path, default=Path("build/control-plane"))

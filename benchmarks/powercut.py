@@ -1,7 +1,7 @@
-"""What power cuts cost: `python -m benchmarks.powercut [--reports DIR]`, half an hour on two cores under emulation.
+"""The cost of power cuts: `python -m benchmarks.powercut [--reports DIR]`, half an hour on two cores under emulation.
 
-First states on a synthetic log, under a minute; then all flushes and prefixes of one upgrade of the reference image, as
-many at once as the host bears. With --reports the recording and the results stay there, and are gone on with.
+First states of a synthetic log, under a minute; then all flushes and prefixes of one upgrade of the reference image, as
+many at once as the host has capacity for. With --reports recording and results stay there, and a later run continues.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def log(path: Path) -> None:
 
 
 def digests(contents: DiskContents, states: CrashStates) -> dict[int, float]:
-    """Prints and returns microseconds per state for each number of states, drawn from all kinds alike."""
+    """Prints and returns microseconds a state for each number of states, drawn from all kinds alike."""
     found = {}
     every = list(itertools.islice(states.enumerate(), 100_000))
     for count in _COUNTS:
@@ -53,12 +53,12 @@ def digests(contents: DiskContents, states: CrashStates) -> dict[int, float]:
         started = time.perf_counter()
         distinct = len({contents.digest(state) for state in chosen})
         found[count] = 1e6 * (time.perf_counter() - started) / count
-        print(f"{count:6} states told apart: {found[count]:6.1f} µs a state, {distinct} distinct")
+        print(f"{count:6} digests of states: {found[count]:6.1f} µs a state, {distinct} distinct")
     return found
 
 
 def making(contents: DiskContents, states: CrashStates, folder: Path) -> float:
-    """Prints how long it takes to make a state's disk once its milestone is there; returns the longest (seconds)."""
+    """Prints how long it takes to write a state's disk above its milestone; returns the longest time (seconds)."""
     taken = []
     with qcow2_writer.Milestones(contents, states, folder) as milestones:
         for state in _spread(states):
@@ -76,7 +76,7 @@ def _spread(states: CrashStates) -> Iterator[CrashState]:
 
 
 def cost() -> None:
-    """Prints what a state costs, told apart and made, on the synthetic log."""
+    """Prints the cost of a state's digest and of its disk, on the synthetic log."""
     with tempfile.TemporaryDirectory() as folder:
         path, below = Path(folder) / "log", Path(folder) / "base"
         log(path)
@@ -94,7 +94,7 @@ def cost() -> None:
 
 
 def sweep(reports: Path) -> None:
-    """Sweeps the flushes and prefixes of one upgrade, and prints how long that took and what came up."""
+    """Sweeps the flushes and prefixes of one upgrade; prints the time and the verdicts."""
     wish = Wish(image=str(built("reference")), next_image=str(built("next")), profile="reference",
                 instance_type="ecs.g7.large", accelerator="auto", reports=reports)  # fmt: skip
     with contextlib.closing(prepare(wish).bench()) as bench:
@@ -110,9 +110,9 @@ def sweep(reports: Path) -> None:
 
 
 def main() -> None:
-    """Prints everything."""
+    """Runs both parts."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--reports", type=Path, metavar="DIR", help="keep recording and results there")
+    parser.add_argument("--reports", type=Path, metavar="DIR", help="keep the recording and the results there")
     kept = parser.parse_args().reports
     cost()
     with tempfile.TemporaryDirectory() as scratch:

@@ -2,7 +2,7 @@
 
 The digest is the sum, modulo 2^128, of a hash of number and content of each sector that the log writes, less the same
 for the base (the incremental hash of Bellare and Micciancio, "AdHash"). A state's digest follows
-from that of its prefix of the log and from the sectors of the few writes that it lacks: the disk's size does not matter.
+from that of its prefix of the log and from the sectors of the few writes that it lacks, at any size of the disk.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def test_each_mistake_is_found_and_nothing_else(recorded: tuple[Timeline, dict[s
     print(f"{name}: {swept.count} distinct states, {len(swept.broken)} broken, "
           f"{60 * swept.count / swept.seconds:.0f} states/min")  # fmt: skip
     assert swept.count > 100
-    assert bool(swept.broken) == (name != "right")
+    assert bool(swept.broken) == (name != "correct")
 
 
 @pytest.mark.nightly
@@ -87,7 +87,7 @@ def test_each_mistake_is_found_and_nothing_else(recorded: tuple[Timeline, dict[s
 def test_what_breaks_is_shrunk_to_the_writes_that_matter(recorded: tuple[Timeline, dict[str, Span]]) -> None:
     """All writes of the correct swap are lost, as if nothing had been flushed: a part of them breaks it as well."""
     timeline, spans = recorded
-    log, span = timeline.log, spans["right"]
+    log, span = timeline.log, spans["correct"]
     first, last = log.count_at(span.started), log.count_at(span.announced)
     unflushed = [replace(entry, flags=entry.flags & 0) if first <= place < last else entry
                  for place, entry in enumerate(log.entries)]  # fmt: skip

@@ -18,7 +18,7 @@ from lifsea_testbed.powercut.operation import BASE, CheckDepth, Length, Operatio
 from lifsea_testbed.powercut.verdicts import CrashVerdict
 from lifsea_testbed.qemu.storage import Layers
 
-#: What the slots hold: the first image, the one that runs, the next one. 64 KiB each: 16 pages that can be torn.
+#: The contents of slots: the first image, the running one, the next one. 64 KiB each: 16 pages that can be torn.
 IMAGES = tuple(random.Random(number).randbytes(1 << 16) for number in range(3))
 #: Where the toy lies in the guest, and on the root file system.
 PLACE, ON_DISK = "/var/toy", "/ostree/deploy/lifsea/var/toy"
@@ -28,7 +28,7 @@ _WRITE = "rm -f $next/image && cp ../next $next/image\n"
 _FILE, _DIRECTORY, _END = "sync $next/image\n", "sync $next\n", "sync .\n"
 _SWAP = "ln -sfn $next current.new && mv -T current.new current\n"
 SWAPS = {
-    "right": _CHOOSE + _WRITE + _FILE + _DIRECTORY + _SWAP + _END,
+    "correct": _CHOOSE + _WRITE + _FILE + _DIRECTORY + _SWAP + _END,
     "file not synced": _CHOOSE + _WRITE + _DIRECTORY + _SWAP + _END,
     "directory not synced": _CHOOSE + _WRITE + _FILE + _DIRECTORY + _SWAP,
     "renamed before data": _CHOOSE + _SWAP + _END + _WRITE + _FILE + _DIRECTORY,
@@ -84,7 +84,7 @@ class Toy:
 
 
 def judge(disk: Source, number: int) -> CrashVerdict:
-    """Returns, from the disk alone, the image that the swap of that number leads to."""
+    """Returns which image the swap of that number left, from the disk alone."""
     try:
         return _judge(Tree(root_of(_largest(disk))), f"{ON_DISK}/{number}")
     except DiskDamaged:
