@@ -20,56 +20,58 @@ from lifsea_testbed.boottime import campaign
 from lifsea_testbed.cluster import lifecycle, rollout
 from lifsea_testbed.cluster.cluster import Cluster, Member
 from lifsea_testbed.machine import snapshot_cache
-from lifsea_testbed.machine.pool import Restorer
-from lifsea_testbed.machine.preflight import Wish, prepare
-from lifsea_testbed.machine.snapshot_cache import TemplateCache
+from lifsea_testbed.machine.factory import MachineFactory, MachineSpec
+from lifsea_testbed.machine.pool import MachinePool
+from lifsea_testbed.machine.preflight import run_context
+from lifsea_testbed.machine.snapshot_cache import SnapshotCache
 
 _RESTORED = 5
 
 
 @contextlib.contextmanager
-def control_plane(restorer: Restorer, programs: Path, records: Path) -> Iterator[Cluster]:
+def control_plane(pool: MachinePool, programs: Path, records: Path) -> Iterator[Cluster]:
     """A control plane; prints how long it took to be ready."""
     started = time.monotonic()
-    bench = restorer.bench
-    with Cluster(bench.profile, programs, bench.accelerator.confinement, records=records) as cluster:
+    factory = pool.factory
+    with Cluster(factory.profile, programs, factory.accelerator.confinement, records=records) as cluster:
         print(f"control plane: ready after {time.monotonic() - started:.1f} s")
         yield cluster
 
 
-def restored(restorer: Restorer, cluster: Cluster) -> None:
+def restored(pool: MachinePool, cluster: Cluster) -> None:
     """Prints how long a restored machine takes to join."""
     seconds = []
     for number in range(_RESTORED):
-        with restorer.machine(f"restored-{number}") as machine:
+        with pool.restored(f"restored-{number}") as machine:
             started = time.monotonic()
-            lifecycle.await_ready(member := cluster.join(machine), restorer.bench.profile)
+            lifecycle.await_ready(member := cluster.join(machine), pool.factory.profile)
             seconds.append(time.monotonic() - started)
         cluster.api.delete_node(member.name)
     print(f"restored: Ready after {statistics.median(seconds):.1f} s (median of {_RESTORED}; "
           f"{min(seconds):.1f} to {max(seconds):.1f} s)")  # fmt: skip
 
 
-def counted(restorer: Restorer, cluster: Cluster) -> None:
+def counted(pool: MachinePool, cluster: Cluster) -> None:
     """Prints the instructions that a machine executes from power-on until it is Ready."""
-    bench = restorer.bench
+    factory = pool.factory
     members: list[Member] = []
     with contextlib.ExitStack() as stack:
-        counter = campaign.counter(stack, bench)
-        machine = stack.enter_context(bench.cold("counted", counter, lambda one: members.append(cluster.expect(one))))
-        lifecycle.await_ready(members[0], bench.profile)
+        counter = campaign.counter(stack, factory)
+        spec = MachineSpec(name="counted", counter=counter, prepare=lambda one: members.append(cluster.expect(one)))
+        machine = stack.enter_context(factory.create(spec))
+        lifecycle.await_ready(members[0], factory.profile)
         if machine.boot.counts is not None:
             work = machine.boot.counts.record().samples[-1].counts.work
             print(f"cold, counted: {work / 1e9:.2f} G instructions until Ready, less waiting and ticks", flush=True)
 
 
-def at_once(restorer: Restorer, programs: Path, records: Path, count: int) -> None:
+def at_once(pool: MachinePool, programs: Path, records: Path, count: int) -> None:
     """Prints how long `count` machines take that are powered on at once and join at their first boot."""
-    bench = restorer.bench
-    memory = bench.memory_for(count)
-    with control_plane(restorer, programs, records) as cluster:
+    factory = pool.factory
+    memory = factory.memory_for(count)
+    with control_plane(pool, programs, records) as cluster:
         before = cluster.plane.processor_time()
-        with rollout.joined_fleet(cluster, bench.profile, bench.machine, count, memory=memory) as joined:
+        with rollout.joined_fleet(cluster, factory.profile, factory.create, count, memory=memory) as joined:
             used = (cluster.plane.processor_time() - before) / count
             shares = ", ".join(f"P{part} {joined.share(part / 100):.1f} s" for part in (50, 90, 100))
     print(f"{count} at once, {memory} MiB each: Ready after {shares}; for each the control plane used {used:.2f} s "
@@ -84,19 +86,19 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, nargs="*", default=[1, 2, 4, 8])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as reports:
-        wish = Wish(image=options.image, next_image=None, profile="auto", instance_type="ecs.g7.large",
-                    accelerator="auto", reports=Path(reports))  # fmt: skip
-        bench = prepare(wish).bench()
-        restorer = Restorer(bench, TemplateCache(snapshot_cache.directory()))
+        context = run_context(image=options.image, profile="auto", instance_type="ecs.g7.large",
+                              accelerator="auto", reports=Path(reports))  # fmt: skip
+        factory = MachineFactory(context)
+        pool = MachinePool(factory, SnapshotCache(snapshot_cache.directory()))
         try:
-            with control_plane(restorer, options.control_plane, Path(reports)) as cluster:
-                restored(restorer, cluster)
-                counted(restorer, cluster)
+            with control_plane(pool, options.control_plane, Path(reports)) as cluster:
+                restored(pool, cluster)
+                counted(pool, cluster)
             for count in options.at_once:
-                at_once(restorer, options.control_plane, Path(reports), count)
+                at_once(pool, options.control_plane, Path(reports), count)
         finally:
-            restorer.close()
-            bench.close()
+            pool.close()
+            factory.close()
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lifsea_testbed.disk.source import RawFile
-from lifsea_testbed.machine.preflight import Wish, prepare
+from lifsea_testbed.machine.factory import MachineFactory
+from lifsea_testbed.machine.preflight import run_context
 from lifsea_testbed.powercut import campaign, qcow2_writer
 from lifsea_testbed.powercut.campaign import SweepOptions
 from lifsea_testbed.powercut.crash_states import CrashState, CrashStates
@@ -95,15 +96,15 @@ def cost() -> None:
 
 def sweep(reports: Path) -> None:
     """Sweeps the flushes and prefixes of one upgrade; prints the time and the verdicts."""
-    wish = Wish(image=str(built("reference")), next_image=str(built("next")), profile="reference",
-                instance_type="ecs.g7.large", accelerator="auto", reports=reports)  # fmt: skip
-    with contextlib.closing(prepare(wish).bench()) as bench:
+    context = run_context(image=str(built("reference")), next_image=str(built("next")), profile="reference",
+                          instance_type="ecs.g7.large", accelerator="auto", reports=reports)  # fmt: skip
+    with contextlib.closing(MachineFactory(context)) as factory:
         options, started = SweepOptions.parse(reports=reports, only=["flush", "prefix"]), time.monotonic()
-        print(f"{bench.at_once()} states at once, {bench.accelerator.kind}")
-        with campaign.open_sweep(bench, options):
+        print(f"{factory.concurrency()} states at once, {factory.accelerator.kind}")
+        with campaign.open_sweep(factory, options):
             print(f"recorded in {time.monotonic() - started:.0f} s")
         started = time.monotonic()
-        summary = campaign.survey(bench, options)
+        summary = campaign.survey(factory, options)
     print(f"swept in {(time.monotonic() - started) / 60:.1f} min: {summary.old} old, {summary.new} new; "
           f"{summary.inferred / summary.distinct:.0%} inferred, {summary.unconfirmed} to be confirmed")  # fmt: skip
     print(summary.line)

@@ -26,6 +26,7 @@ FLOORS = (
 )
 #: The lowest floor is one: errors are redacted, and what is redacted raises errors.
 GROUND = FLOORS[0]
+#: __init__ and every package and module beside it; py.typed is no module.
 MOST_ENTRIES = 20
 #: Who may import a library; to swap it is to touch one room.
 OWNERS = {
@@ -33,8 +34,8 @@ OWNERS = {
     "kubernetes": {"cluster.api"}, "cryptography": {"cluster.authority"},
     "minisign": {"report.signature"}, "xdist": {"plugin.xdist"}, "filelock": {"machine.snapshot_cache"},
     "packaging": {"report.known_issues"},
-    "pydantic": {"profiles.profile", "machine.snapshot", "perf.jsonlines", "perf.sweeps", "report.known_issues",
-                 "report.document"},
+    "pydantic": {"profiles.profile", "machine.context", "machine.snapshot", "perf.jsonlines", "perf.sweeps",
+                 "report.known_issues", "report.document"},
     "pytest": {"plugin"},
     "psutil": {"support.host", "support.private_dir", "report.collector"},
     "rich": {"report.progress", "powercut.campaign"},

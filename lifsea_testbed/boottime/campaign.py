@@ -15,7 +15,7 @@ from lifsea_testbed.boottime.attribution import Growth
 from lifsea_testbed.boottime.marks import END, BootMark
 from lifsea_testbed.boottime.observation import BootNumber, Observation
 from lifsea_testbed.errors import NotJudged
-from lifsea_testbed.machine.factory import Bench
+from lifsea_testbed.machine.factory import MachineFactory
 from lifsea_testbed.perf.metric import Metric
 from lifsea_testbed.profiles.profile import Boot
 from lifsea_testbed.qemu.accelerator import Kind
@@ -71,31 +71,31 @@ class ColdBoots:
         return budget.judge(self.seen, promised, at_hardware_speed=self.at_hardware_speed)
 
 
-def cold_boots(bench: Bench, count: int) -> ColdBoots:
+def cold_boots(factory: MachineFactory, count: int) -> ColdBoots:
     """Boots `count` new disks of the image; waits for the kubelet only where no instructions are counted.
 
     Raises:
         Explained: a machine did not boot.
     """
     with ExitStack() as stack:
-        counting = counter(stack, bench)
+        counting = counter(stack, factory)
         until = BootMark.FINISHED if counting else BootMark.KUBELET
         seen = [one for number in range(count)
-                for one in observe.boots(bench, f"cold-boot-{number + 1}", counting, until=until)]  # fmt: skip
-    return ColdBoots(seen=seen, at_hardware_speed=bench.accelerator.kind is Kind.KVM)
+                for one in observe.boots(factory, f"cold-boot-{number + 1}", counting, until=until)]  # fmt: skip
+    return ColdBoots(seen=seen, at_hardware_speed=factory.accelerator.kind is Kind.KVM)
 
 
-def run(benches: Sequence[Bench], options: BootTimeOptions) -> Iterator[str]:
+def run(factories: Sequence[MachineFactory], options: BootTimeOptions) -> Iterator[str]:
     """Boots one image or two in turns, writes the observations, and yields the report line by line.
 
     Raises:
         Explained: an image did not boot.
         ImportError: there are two images, and scipy is not installed; nothing was booted.
     """
-    if len(benches) > 1:
+    if len(factories) > 1:
         from lifsea_testbed.perf import compare  # noqa: F401 -- its absence is found before the boots
-    seen: list[list[Observation]] = [[] for _ in benches]
-    for place, number, one in in_turns(benches, options):
+    seen: list[list[Observation]] = [[] for _ in factories]
+    for place, number, one in in_turns(factories, options):
         seen[place].append(one)
         yield f"{one.image}, {one.which} boot {number}: {_line(one)}"
     yield from (line for side in seen for line in table(side))
@@ -105,31 +105,31 @@ def run(benches: Sequence[Bench], options: BootTimeOptions) -> Iterator[str]:
         yield from (f"{which} boots: {judged}" for which, judged in compared.judged)
         grown = compared.suspects
         if options.initcalls:
-            found, summary = initcalls(*benches)
+            found, summary = initcalls(*factories)
             grown += found
             yield summary
         yield from (f"grew most: {growth}" for growth in attribution.culprits(grown))
     yield "written: " + ", ".join(map(str, write(options.reports, seen, grown)))
 
 
-def in_turns(benches: Sequence[Bench], options: BootTimeOptions) -> Iterator[tuple[int, int, Observation]]:
+def in_turns(factories: Sequence[MachineFactory], options: BootTimeOptions) -> Iterator[tuple[int, int, Observation]]:
     """Boots the images in turns, each round in the reverse order; yields the image's index, the round, the boot."""
     with ExitStack() as stack:
-        counting = counter(stack, benches[0])
+        counting = counter(stack, factories[0])
         for number in range(1, options.boots + 1):
-            places = list(range(len(benches)))
+            places = list(range(len(factories)))
             for place in places if number % 2 else reversed(places):
-                for one in observe.boots(benches[place], f"boot-{number}-of-{place + 1}", counting,
+                for one in observe.boots(factories[place], f"boot-{number}-of-{place + 1}", counting,
                                          which=options.which, until=options.until):  # fmt: skip
                     yield place, number, one
 
 
-def counter(stack: ExitStack, bench: Bench) -> Counter | None:
+def counter(stack: ExitStack, factory: MachineFactory) -> Counter | None:
     """Returns the instruction counter, or nothing where none works: then times are measured alone."""
     try:
-        return stack.enter_context(observe.counting(bench))
+        return stack.enter_context(observe.counting(factory))
     except NotJudged as error:
-        bench.say(f"instructions are not counted: {error}")
+        factory.announce(f"instructions are not counted: {error}")
         return None
 
 
@@ -147,10 +147,10 @@ def comparisons(before: Sequence[Observation], after: Sequence[Observation], *, 
     return Comparisons(judged=judged, suspects=attribution.suspects(*first))
 
 
-def initcalls(before: Bench, after: Bench) -> tuple[list[Growth], str]:
+def initcalls(before: MachineFactory, after: MachineFactory) -> tuple[list[Growth], str]:
     """Returns the initcalls that differ, and a line that sums up the two runs, or the reason why there were none."""
     try:
-        old, new = (kernel_only.run(bench.image, bench.emulator) for bench in (before, after))
+        old, new = (kernel_only.run(factory.image, factory.emulator) for factory in (before, after))
     except NotJudged as error:
         return [], f"initcalls not judged: {error}"
     grown = kernel_only.differences(old, new)

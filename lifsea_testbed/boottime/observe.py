@@ -11,8 +11,8 @@ from lifsea_testbed.boottime.marks import END, BootMark, from_console, from_reco
 from lifsea_testbed.boottime.observation import Alignment, BootNumber, Exchange, Observation, Progress, align, by_name
 from lifsea_testbed.disk.image import Image
 from lifsea_testbed.errors import NotJudged
-from lifsea_testbed.guest import boot as guest
-from lifsea_testbed.machine.factory import Bench
+from lifsea_testbed.guest.boot import UnitTimes
+from lifsea_testbed.machine.factory import MachineFactory, MachineSpec
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.profiles.profile import Road
 from lifsea_testbed.qemu import instruction_counter as counters
@@ -34,33 +34,33 @@ _UNITS = {BootMark.ASSISTANT: ("aliyun.service",), BootMark.CONTAINERD: ("contai
 
 
 @contextlib.contextmanager
-def counting(bench: Bench) -> Iterator[Counter | None]:
+def counting(factory: MachineFactory) -> Iterator[Counter | None]:
     """The instruction counter, built and ready; nothing under KVM, where the clock judges the boot.
 
     Raises:
         NotJudged: the counter cannot be built, or this QEMU cannot load it.
     """
-    if bench.accelerator.kind is not Kind.TCG:
+    if factory.accelerator.kind is not Kind.TCG:
         yield None
         return
-    counters.require(bench.emulator.version)
+    counters.require(factory.emulator.version)
     with PrivateDirectory() as directory, counters.built(directory.path) as counter:
         yield counter
 
 
-def boots(bench: Bench, name: str, counter: Counter | None, *, until: BootMark = BootMark.FINISHED,
+def boots(factory: MachineFactory, name: str, counter: Counter | None, *, until: BootMark = BootMark.FINISHED,
           which: tuple[BootNumber, ...] = (BootNumber.FIRST,)) -> list[Observation]:
     """Boots the image on a new disk, then again for later boots, and returns the observation of each.
 
     Raises:
         Explained: the image did not boot.
     """
-    read_into_cache(bench.image)
-    with bench.cold(name, counter) as machine:
-        found = [_observe(bench, machine, BootNumber.FIRST, until)]
+    read_into_cache(factory.image)
+    with factory.create(MachineSpec(name=name, counter=counter)) as machine:
+        found = [_observe(factory, machine, BootNumber.FIRST, until)]
         if BootNumber.LATER in which:
             machine.reboot()
-            found.append(_observe(bench, machine, BootNumber.LATER, until))
+            found.append(_observe(factory, machine, BootNumber.LATER, until))
     return [seen for seen in found if seen.which in which]
 
 
@@ -71,44 +71,44 @@ def read_into_cache(image: Image) -> None:
             pass
 
 
-def _observe(bench: Bench, machine: Machine, which: BootNumber, until: BootMark) -> Observation:
+def _observe(factory: MachineFactory, machine: Machine, which: BootNumber, until: BootMark) -> Observation:
     """Observes a boot whose shell is open; nothing is requested of the guest before."""
     marks = {BootMark.POWER_ON: 0.0, END: machine.shell_after}
-    if machine.road is not Road.NONE:
-        _wait_until_finished(bench, machine)
-        marks |= _late_marks(bench, machine, until)
+    if machine.access_method is not Road.NONE:
+        _wait_until_finished(factory, machine)
+        marks |= _late_marks(factory, machine, until)
     record = machine.boot.counts.record() if machine.boot.counts else Record()
     lines = machine.boot.transcript.since()
     exact = from_record(stamp for stamp in record.marks if stamp.at >= machine.boot.power_on)
     marks |= from_console(lines) | {mark: stamp.at - machine.boot.power_on for mark, stamp in exact.items()}
-    aligned, units = _clock_and_units(machine) if machine.road is not Road.NONE else (None, [])
+    aligned, units = _clock_and_units(machine) if machine.access_method is not Road.NONE else (None, [])
     if aligned:  # marks of the console and the counter are more exact
         marks = _of_guest(machine, aligned, units) | marks
     progress = {mark: _at(record, machine.boot.power_on, at, exact.get(mark)) for mark, at in marks.items()} \
         if record.samples else {}  # fmt: skip
     return Observation(
-        image=bench.image.path.name, which=which, error=aligned.error if aligned else 0.0,
+        image=factory.image.path.name, which=which, error=aligned.error if aligned else 0.0,
         marks=dict(sorted(marks.items(), key=lambda item: item[1])), progress=progress,
         curve=_curve(record, machine.boot.power_on), units=units, programs=by_name(record.programs),
     )  # fmt: skip
 
 
-def _wait_until_finished(bench: Bench, machine: Machine) -> None:
+def _wait_until_finished(factory: MachineFactory, machine: Machine) -> None:
     """Waits in one command: repeated requests would be counted as instructions of the boot."""
-    machine.run("systemctl is-system-running --wait", check=False, within=bench.profile.boot.ready_within)
+    machine.run("systemctl is-system-running --wait", check=False, within=factory.profile.boot.ready_within)
 
 
-def _late_marks(bench: Bench, machine: Machine, until: BootMark) -> dict[BootMark, float]:
+def _late_marks(factory: MachineFactory, machine: Machine, until: BootMark) -> dict[BootMark, float]:
     """The marks after the boot has finished, up to `until`."""
     marks = dict[BootMark, float]()
     if until in (BootMark.QUIET, BootMark.KUBELET) and machine.boot.counts is not None:
-        deadline = bench.patience.deadline(_QUIET_WITHIN)
+        deadline = factory.time_scale.deadline(_QUIET_WITHIN)
         while (quiet := _quiet(machine)) is None and not deadline.expired:
             machine.boot.lifeline.pause(_SECOND / 2, deadline)
         marks |= {BootMark.QUIET: quiet} if quiet is not None else {}
-    if until is BootMark.KUBELET and "kubelet-ready" in bench.profile.claims:
-        within = bench.profile.boot.ready_within
-        machine.wait_until(machine.guest.kubelet_health, "the kubelet is healthy", within=within)
+    if until is BootMark.KUBELET and "kubelet-ready" in factory.profile.claims:
+        within = factory.profile.boot.ready_within
+        machine.wait_until(machine.guest.kubelet.health, "the kubelet is healthy", within=within)
         marks[BootMark.KUBELET] = time.monotonic() - machine.boot.power_on
     return marks
 
@@ -123,16 +123,16 @@ def _quiet(machine: Machine) -> float | None:
     return before.at - start if last.counts.work - before.counts.work < _QUIET * rate * _SECOND else None
 
 
-def _clock_and_units(machine: Machine) -> tuple[Alignment | None, list[guest.UnitTimes]]:
+def _clock_and_units(machine: Machine) -> tuple[Alignment | None, list[UnitTimes]]:
     """The alignment of the guest's clock, and the units by the host's clock; nothing if the guest cannot tell."""
     try:
-        exchanges = [_exchange(lambda: guest.monotonic(machine)) for _ in range(_EXCHANGES)]
+        exchanges = [_exchange(machine.guest.boot_times.monotonic) for _ in range(_EXCHANGES)]
     except NotJudged:
         return None, []
     aligned, start = align(exchanges), machine.boot.power_on
-    units = [guest.UnitTimes(name=unit.name, processor=unit.processor, started=aligned.host(unit.started) - start,
-                             active=aligned.host(unit.active) - start)
-             for unit in guest.unit_times(machine)]  # fmt: skip
+    units = [UnitTimes(name=unit.name, processor=unit.processor, started=aligned.host(unit.started) - start,
+                       active=aligned.host(unit.active) - start)
+             for unit in machine.guest.boot_times.units()]  # fmt: skip
     return aligned, units
 
 
@@ -143,12 +143,12 @@ def _exchange(read: Callable[[], float]) -> Exchange:
     return Exchange(before=before, guest=guest, after=time.monotonic())
 
 
-def _of_guest(machine: Machine, aligned: Alignment, units: list[guest.UnitTimes]) -> dict[BootMark, float]:
+def _of_guest(machine: Machine, aligned: Alignment, units: list[UnitTimes]) -> dict[BootMark, float]:
     """The marks from the timestamps of systemd."""
-    manager, start = guest.manager_times(machine), machine.boot.power_on
+    manager, start = machine.guest.boot_times.manager(), machine.boot.power_on
     named = {BootMark.SYSTEMD: "userspace", BootMark.FINISHED: "finished"}
     marks = {mark: aligned.host(manager[name]) - start for mark, name in named.items() if name in manager}
-    names = {**_UNITS, BootMark.TARGET: (guest.default_target(machine),)}
+    names = {**_UNITS, BootMark.TARGET: (machine.guest.boot_times.default_target(),)}
     return marks | {mark: unit.active for mark, wanted in names.items() for unit in units if unit.name in wanted}
 
 

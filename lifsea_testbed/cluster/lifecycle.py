@@ -17,9 +17,10 @@ from lifsea_testbed.cluster.control_plane import GRACE
 from lifsea_testbed.cluster.objects import InterruptedNode, JoinedNode, Node, Pod, PodRun
 from lifsea_testbed.ecs.instance import METADATA_ADDRESS
 from lifsea_testbed.errors import GuestFailure, NotJudged
-from lifsea_testbed.guest.cri import State
+from lifsea_testbed.guest.cri import ContainerState
 from lifsea_testbed.guest.kubelet import KUBELET
-from lifsea_testbed.guest.readiness import Depth, NotReady, await_, explained, journals
+from lifsea_testbed.guest.readiness import NotReady, ReadinessLevel, await_condition, journals, not_ready
+from lifsea_testbed.machine.factory import MachineSpec
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.profiles.profile import Profile
 
@@ -42,28 +43,29 @@ def await_ready(member: Member, profile: Profile) -> Node:
     Raises:
         NotReady: it is not, within the time that the profile allows.
     """
-    await_(member.machine, Depth.NODE, lambda: is_ready(member),
-           lambda: node_trouble(member, profile), profile, within=profile.cluster.ready_within)  # fmt: skip
+    await_condition(member.machine, ReadinessLevel.NODE, lambda: is_ready(member),
+                    lambda: node_trouble(member, profile), profile, within=profile.cluster.ready_within)  # fmt: skip
     node = member.node
     if node is None:
-        raise NotReady(Depth.NODE, "the node is gone again", evidence=journals(member.machine))
+        raise NotReady(ReadinessLevel.NODE, "the node is gone again", evidence=journals(member.machine))
     return node
 
 
 @contextlib.contextmanager
-def joined_node(cluster: Cluster, profile: Profile,
-                make: Callable[..., AbstractContextManager[Machine]]) -> Iterator[tuple[Member, JoinedNode]]:
-    """A new machine, once it is a Ready node, and its observation; `make` powers on a machine after preparing it.
+def joined_node(cluster: Cluster, profile: Profile, create: Callable[[MachineSpec], AbstractContextManager[Machine]]) \
+        -> Iterator[tuple[Member, JoinedNode]]:
+    """A new machine, once it is a Ready node, and its observation; `create` is that of a MachineFactory.
 
     Raises:
         NotReady: it does not become one.
     """
     members: list[Member] = []
-    with make("node", prepare=lambda machine: members.append(cluster.expect(machine))) as machine:
+    spec = MachineSpec(name="node", prepare=lambda machine: members.append(cluster.expect(machine)))
+    with create(spec) as machine:
         node = await_ready(members[0], profile)
         seconds = time.monotonic() - machine.boot.power_on
         if wrong := clock_trouble(members[0]):
-            raise NotReady(Depth.NODE, wrong, evidence=journals(machine))
+            raise NotReady(ReadinessLevel.NODE, wrong, evidence=journals(machine))
         yield members[0], JoinedNode(machine=machine, node=node, seconds=seconds, runs=_runs(machine),
                                      labels=members[0].labels, checks=cluster.api.checks(node.name))  # fmt: skip
 
@@ -92,9 +94,9 @@ def prepare_image(member: Member, profile: Profile) -> None:
     """
     if not profile.cluster.workload:
         raise NotJudged("the profile names no image for pods (cluster.workload)")
-    guest = member.machine.guest.kubernetes
-    if profile.cluster.workload not in guest.images_on_board():
-        guest.prepare_workload()
+    runtime = member.machine.guest.runtime
+    if profile.cluster.workload not in runtime.images():
+        runtime.prepare_workload()
 
 
 def start_pod(cluster: Cluster, member: Member, profile: Profile, name: str) -> Pod:
@@ -104,11 +106,11 @@ def start_pod(cluster: Cluster, member: Member, profile: Profile, name: str) -> 
         NotReady: it does not run.
     """
     cluster.api.create_pod(_manifest(name, member.name, profile.cluster.workload))
-    await_(member.machine, Depth.POD, lambda: not pod_trouble(cluster.api, name),
-           lambda: pod_trouble(cluster.api, name), profile, within=profile.boot.ready_within)  # fmt: skip
+    await_condition(member.machine, ReadinessLevel.POD, lambda: not pod_trouble(cluster.api, name),
+                    lambda: pod_trouble(cluster.api, name), profile, within=profile.boot.ready_within)  # fmt: skip
     pod = cluster.api.pod(name)
     if pod is None:
-        raise NotReady(Depth.POD, "the pod is no longer in the API", evidence=journals(member.machine))
+        raise NotReady(ReadinessLevel.POD, "the pod is no longer in the API", evidence=journals(member.machine))
     return pod
 
 
@@ -121,9 +123,9 @@ def interrupt(cluster: Cluster, member: Member, profile: Profile) -> Interrupted
     member.relay.restore()
     ready_after_cut, kept_after_cut = _becomes(member, ready=True), before == _containers(member, _KEPT)
     trouble = pod_trouble(cluster.api, _KEPT)
-    member.machine.guest.kubernetes.stop(KUBELET)
+    member.machine.guest.services.stop(KUBELET)
     ready_while_stopped = _becomes(member, ready=False)
-    member.machine.guest.kubernetes.restart(KUBELET)
+    member.machine.guest.services.restart(KUBELET)
     return InterruptedNode(
         machine=member.machine, ready_while_cut=ready_while_cut, kept_while_cut=kept_while_cut,
         ready_after_cut=ready_after_cut, kept_after_cut=kept_after_cut and not trouble,
@@ -134,8 +136,8 @@ def interrupt(cluster: Cluster, member: Member, profile: Profile) -> Interrupted
 
 def _runs(machine: Machine) -> dict[str, str]:
     guest = machine.guest
-    return {"os": guest.os_release.get("PRETTY_NAME", ""), "kernel": machine.run(["uname", "-r"]).stdout.strip(),
-            "kubelet": guest.kubernetes.kubelet_version(), "runtime": guest.kubernetes.runtime_version()}
+    return {"os": guest.system.os_release().get("PRETTY_NAME", ""), "kernel": guest.kernel.release(),
+            "kubelet": guest.kubelet.version(), "runtime": guest.runtime.version()}
 
 
 def _remains(cluster: Cluster, member: Member) -> list[str]:
@@ -171,13 +173,13 @@ def _await_log(cluster: Cluster, member: Member, profile: Profile, name: str) ->
         _await(member.machine, lambda: bool(written()), "the pod writes its log", profile.boot.ready_within)
     if member.machine.instance.id not in (words := written()):
         why = f"its network is dead: {' '.join(words)}" if words else "its log cannot be read, or is empty"
-        raise explained(member.machine, profile, Depth.POD, f"{why} (it requested {METADATA_ADDRESS})")
+        raise not_ready(member.machine, profile, ReadinessLevel.POD, f"{why} (it requested {METADATA_ADDRESS})")
     return words[0]
 
 
 def _containers(member: Member, name: str) -> set[str]:
-    found = member.machine.guest.kubernetes.containers(name)
-    return {one.id for one in found if one.state is State.RUNNING}
+    found = member.machine.guest.runtime.containers(name)
+    return {one.id for one in found if one.state is ContainerState.RUNNING}
 
 
 def _becomes(member: Member, *, ready: bool) -> bool:
@@ -205,13 +207,13 @@ def node_trouble(member: Member, profile: Profile) -> str:
     reasons = [clock_trouble(member), certificate_trouble(member, profile)]
     silent = "the kubelet has reported nothing since the machine was booted"
     registered = "the kubelet has not registered the node" if node is None else node.why_not or silent
-    complaint = member.machine.guest.kubernetes.complaint(KUBELET, _ABOUT_THE_API)
+    complaint = member.machine.guest.services.last_error(KUBELET, _ABOUT_THE_API)
     return "; ".join(filter(None, [*reasons, ": ".join(filter(None, [registered, complaint]))]))
 
 
 def clock_trouble(member: Member) -> str:
     """Returns by how much the machine's clock is wrong; empty if it is right."""
-    ahead = member.machine.guest.clock_ahead()
+    ahead = member.machine.guest.clock.ahead()
     if abs(ahead) <= MOST_SKEW:
         return ""
     return f"its clock is {abs(ahead):.0f} s {'ahead' if ahead > 0 else 'behind'}"
@@ -221,7 +223,7 @@ def certificate_trouble(member: Member, profile: Profile) -> str:
     """Returns that the kubelet's certificate has expired; empty if it has not, or cannot be read."""
     place = profile.cluster.kubeconfig
     try:
-        users = json.loads(member.machine.guest.read(place) or "")["users"]
+        users = json.loads(member.machine.guest.files.read(place) or "")["users"]
         end = authority.expiry(base64.b64decode(users[0]["user"]["client-certificate-data"]))
     except (ValueError, LookupError, TypeError):
         return ""

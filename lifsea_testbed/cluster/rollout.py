@@ -20,6 +20,7 @@ from lifsea_testbed.cluster import lifecycle
 from lifsea_testbed.cluster.api import Api
 from lifsea_testbed.cluster.cluster import Cluster, Member
 from lifsea_testbed.errors import GuestFailure, HostError
+from lifsea_testbed.machine.factory import MachineSpec
 from lifsea_testbed.machine.fleet import fleet
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.profiles.profile import Profile
@@ -121,7 +122,7 @@ class JoinedFleet:
 
 
 @contextlib.contextmanager
-def joined_fleet(cluster: Cluster, profile: Profile, make: Callable[..., AbstractContextManager[Machine]],
+def joined_fleet(cluster: Cluster, profile: Profile, create: Callable[[MachineSpec], AbstractContextManager[Machine]],
                  count: int, *, memory: int) -> Iterator[JoinedFleet]:
     """Powers on `count` new machines side by side, with `memory` each (MiB); yields them once all are Ready nodes.
 
@@ -133,7 +134,7 @@ def joined_fleet(cluster: Cluster, profile: Profile, make: Callable[..., Abstrac
     def expect(machine: Machine) -> None:
         members.append(cluster.expect(machine))
 
-    machines = [make(f"node-{number}-of-{count}", guest_memory=memory, prepare=expect)
+    machines = [create(MachineSpec(name=f"node-{number}-of-{count}", guest_memory=memory, prepare=expect))
                 for number in range(1, count + 1)]  # fmt: skip
     with NodeWatch(cluster.api) as watch, fleet(machines):
         for member in members:

@@ -21,6 +21,7 @@ LARGEST_ANSWER = 1 << 30
 GRACE = 10.0
 #: The slowest channel that is borne with (bytes a second): 115200 baud.
 SLOWEST = 11_520
+_NO_SHELL = "the image offers no shell: only what the disk holds can be read"
 #: A greeting waits in the device until somebody opens the port; one that a dying reader took is sent again (seconds).
 _GREETING_EVERY = 5.0
 
@@ -51,15 +52,15 @@ class Channel(Protocol):
 
 
 class NoChannel:
-    """What stands in for a channel where the image offers no shell: every question is *not judged*."""
+    """The channel of a machine whose image offers no shell: every command is *not judged*."""
 
     def greet(self, deadline: Deadline) -> str:
         """Raises NotJudged."""
-        raise NotJudged("the image offers no shell to ask")
+        raise NotJudged(_NO_SHELL)
 
     def run(self, script: str, *, input: bytes = b"", deadline: Deadline) -> CommandResult:
         """Raises NotJudged."""
-        raise NotJudged("the image offers no shell to ask")
+        raise NotJudged(_NO_SHELL)
 
     def close(self) -> None:
         """Does nothing."""

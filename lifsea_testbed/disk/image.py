@@ -10,10 +10,9 @@ import resource
 import struct
 import subprocess
 import zlib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from lifsea_testbed.errors import HostError, ImageRefused
 
@@ -59,26 +58,15 @@ class Image:
                 made += len(squeeze.compress(piece))
         return made + len(squeeze.flush()) <= size
 
-    def facts(self) -> dict[str, Any]:
-        """What is known of the image, its digest as well, for another process of the run: numbers, texts and lists."""
-        return {**asdict(self), "path": str(self.path), "format": str(self.format), "stamp": list(self.stamp),
-                "sha256": self.sha256}  # fmt: skip
-
-    @classmethod
-    def known_by(cls, facts: Mapping[str, Any]) -> Image:
-        """Returns the image of those facts, which is not read again.
+    def trust_digest(self, sha256: str) -> None:
+        """Takes the digest that another process of the run computed, instead of reading the file again.
 
         Raises:
-            ImageRefused: it was changed since.
+            ImageRefused: the file was changed since it was examined.
         """
-        fields = {**facts, "path": Path(facts["path"]), "format": DiskFormat(facts["format"]),
-                  "stamp": tuple(facts["stamp"])}  # fmt: skip
-        sha256 = fields.pop("sha256")
-        image = cls(**fields)
-        if not image.unchanged:
-            raise ImageRefused(f"{image.path}: was changed while the run started", hint="run again, with a copy of it")
-        vars(image)["sha256"] = sha256
-        return image
+        if not self.unchanged:
+            raise ImageRefused(f"{self.path}: was changed while the run started", hint="run again, with a copy of it")
+        vars(self)["sha256"] = sha256
 
     @property
     def unchanged(self) -> bool:

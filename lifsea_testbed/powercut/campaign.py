@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lifsea_testbed.errors import CallerError, GuestFailure, NotJudged, TestbedError
-from lifsea_testbed.machine.factory import Bench
+from lifsea_testbed.machine.factory import MachineFactory
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.powercut import qcow2_writer, report
 from lifsea_testbed.powercut import recording as recordings
@@ -121,7 +121,7 @@ class PowerCuts:
             raise NotJudged(f"--power-cuts {self.budget} left out {'; '.join(found)}: the same command continues there")
 
 
-def sweep_for_suite(bench: Bench, reports: Path, budget: str | None) -> PowerCuts:
+def sweep_for_suite(factory: MachineFactory, reports: Path, budget: str | None) -> PowerCuts:
     """Sweeps the pull and the deployment of an upgrade within the time that a run of the suites was given.
 
     Raises:
@@ -133,66 +133,66 @@ def sweep_for_suite(bench: Bench, reports: Path, budget: str | None) -> PowerCut
     deadline, found = Deadline.after(seconds(budget, "--power-cuts")), dict[str, report.SweepSummary]()
     for operation, share in _OF_A_SUITE.items():
         options = SweepOptions.parse(reports=reports, operation=operation)
-        directory = options.recording.with_name(f"{_report_name(operation)}-{bench.image.sha256[:12]}")
-        found[operation] = survey(bench, replace(options, recording=directory, budget=share * deadline.remaining))
+        directory = options.recording.with_name(f"{_report_name(operation)}-{factory.image.sha256[:12]}")
+        found[operation] = survey(factory, replace(options, recording=directory, budget=share * deadline.remaining))
     return PowerCuts(summaries=found, budget=budget)
 
 
 @contextlib.contextmanager
-def open_sweep(bench: Bench, options: SweepOptions) -> Iterator[tuple[Sweep, Timeline]]:
+def open_sweep(factory: MachineFactory, options: SweepOptions) -> Iterator[tuple[Sweep, Timeline]]:
     """Opens the recording, which is made first if there is none; yields the sweep over it, and its time line."""
-    recording = _recorded(bench, options.recording, OPERATIONS[options.operation])
+    recording = _recorded(factory, options.recording, OPERATIONS[options.operation])
     if options.second:
-        recording = _recorded(bench, options.directory, _second_boot(bench, recording, options))
-    with recordings.timeline(recording, bench.image, seed=options.seed) as timeline, \
+        recording = _recorded(factory, options.directory, _second_boot(factory, recording, options))
+    with recordings.timeline(recording, factory.image, seed=options.seed) as timeline, \
             qcow2_writer.Milestones(timeline.contents, timeline.states, recording.directory) as milestones:  # fmt: skip
-        yield Sweep(bench, recording, timeline, milestones, depth=options.depth,
-                    at_once=options.at_once or bench.at_once()), timeline  # fmt: skip
+        yield Sweep(factory, recording, timeline, milestones, depth=options.depth,
+                    at_once=options.at_once or factory.concurrency()), timeline  # fmt: skip
 
 
-def _recorded(bench: Bench, directory: Path, operation: Operation) -> Recording:
-    recording = recordings.load(directory, bench.image, bench.next_image, operation.name)
+def _recorded(factory: MachineFactory, directory: Path, operation: Operation) -> Recording:
+    recording = recordings.load(directory, factory.image, factory.next_image, operation.name)
     if recording is None:
-        bench.say(f"recording: {operation.name}")
-        recording = recordings.record(bench, directory, operation)
-    if bench.profile_name != recording.facts.profile:
-        bench.profile = profiles.load(recording.facts.profile)
+        factory.announce(f"recording: {operation.name}")
+        recording = recordings.record(factory, directory, operation)
+    if factory.profile.name != recording.facts.profile:
+        factory.profile = profiles.load(recording.facts.profile)
     return recording
 
 
-def _second_boot(bench: Bench, first: Recording, options: SweepOptions) -> SecondBootOperation:
+def _second_boot(factory: MachineFactory, first: Recording, options: SweepOptions) -> SecondBootOperation:
     """The boot after a cut; the disk of that cut is written beside the first recording."""
     facts, cut = first.facts, options.recording / f"cut-{slug(options.second)}.qcow2"
-    with recordings.timeline(first, bench.image, seed=options.seed) as timeline:
+    with recordings.timeline(first, factory.image, seed=options.seed) as timeline:
         state = timeline.states.find(options.second)
         qcow2_writer.write(cut, timeline.contents.clusters(state), size=facts.disk_size)
-    prepared = PreparedDisk(instance=recordings.instance(bench, facts), layers=(*first.layers, cut), old=facts.old,
+    prepared = PreparedDisk(instance=recordings.instance(factory, facts), layers=(*first.layers, cut), old=facts.old,
                             new=facts.new)  # fmt: skip
     return SecondBootOperation(prepared, announced=facts.announced <= state.latest)
 
 
-def sweep(bench: Bench, options: SweepOptions, console: Console | None = None) -> report.SweepSummary:
+def sweep(factory: MachineFactory, options: SweepOptions, console: Console | None = None) -> report.SweepSummary:
     """Sweeps as `survey` does, and prints the numbers.
 
     Raises:
         GuestFailure: a state boots neither the old image nor the new one, or the old one after success was announced.
         TestbedError: a boot contradicted an inferred verdict.
     """
-    summary = survey(bench, options, console)
+    summary = survey(factory, options, console)
     print(summary.line)
     if summary.failures:
         raise _failure(options, summary)
     return summary
 
 
-def survey(bench: Bench, options: SweepOptions, console: Console | None = None) -> report.SweepSummary:
+def survey(factory: MachineFactory, options: SweepOptions, console: Console | None = None) -> report.SweepSummary:
     """Sweeps, shows the progress, and writes the report, also when it is interrupted.
 
     Raises:
         TestbedError: a boot contradicted an inferred verdict.
     """
     deadline = Deadline.after(options.budget)
-    with open_sweep(bench, options) as (sweeper, timeline):
+    with open_sweep(factory, options) as (sweeper, timeline):
         planned = plan(timeline, options.kinds, options.shard)
         results = CrashResults(options.results)
         try:
@@ -202,7 +202,7 @@ def survey(bench: Bench, options: SweepOptions, console: Console | None = None) 
             report.write(options.reports / options.name, timeline, summary)
         if summary.failures and not deadline.expired:
             whole = timeline.states.find(summary.failures[0].state)
-            summary = replace(summary, smallest=_smallest(bench, sweeper, timeline, results, whole, deadline))
+            summary = replace(summary, smallest=_smallest(factory, sweeper, timeline, results, whole, deadline))
             report.write(options.reports / options.name, timeline, summary)
     if summary.contradicted:
         raise TestbedError(f"{summary.contradicted} boots contradicted the verdict that was inferred for their states",
@@ -211,13 +211,13 @@ def survey(bench: Bench, options: SweepOptions, console: Console | None = None) 
     return summary
 
 
-def boot(bench: Bench, options: SweepOptions, name: str) -> CrashResult:
+def boot(factory: MachineFactory, options: SweepOptions, name: str) -> CrashResult:
     """Boots the state of that name and prints its verdict.
 
     Raises:
         GuestFailure: it is neither the old image nor the new one, or the old one after success was announced.
     """
-    with open_sweep(bench, options) as (sweeper, timeline):
+    with open_sweep(factory, options) as (sweeper, timeline):
         state = timeline.states.find(name)
         result = judged_as(sweeper.boot(state, timeline.contents.digest(state)), state, timeline.facts)
     if result.outcome is CrashVerdict.BROKEN:
@@ -226,22 +226,22 @@ def boot(bench: Bench, options: SweepOptions, name: str) -> CrashResult:
     return result
 
 
-def shrink(bench: Bench, options: SweepOptions, name: str) -> str:
+def shrink(factory: MachineFactory, options: SweepOptions, name: str) -> str:
     """Searches for the fewest lost writes that break a disk as that state's do; returns the name of their state.
 
     Raises:
         CallerError: the state is not broken by lost writes.
     """
-    with open_sweep(bench, options) as (sweeper, timeline):
+    with open_sweep(factory, options) as (sweeper, timeline):
         whole, results = timeline.states.find(name), CrashResults(options.results)
-        found = _smallest(bench, sweeper, timeline, results, whole, Deadline.after(_FOREVER))
+        found = _smallest(factory, sweeper, timeline, results, whole, Deadline.after(_FOREVER))
     if not found:
         raise CallerError(f"{name}: not broken by the writes that it lost; nothing to shrink",
                           hint=f"--state '{name}' without --shrink boots it")  # fmt: skip
     return found
 
 
-def _smallest(bench: Bench, sweeper: Sweep, timeline: Timeline, results: CrashResults, whole: CrashState,
+def _smallest(factory: MachineFactory, sweeper: Sweep, timeline: Timeline, results: CrashResults, whole: CrashState,
               deadline: Deadline) -> str:
     """The name of the state with the fewest lost writes that is broken like `whole`, as far as found by the deadline.
 
@@ -254,7 +254,7 @@ def _smallest(bench: Bench, sweeper: Sweep, timeline: Timeline, results: CrashRe
             return False
         state = states.lacking(whole, numbers)
         result = judged_as(sweeper.result_of(state, results), state, timeline.facts)
-        bench.say(f"{state.name}: {result.outcome}")
+        factory.announce(f"{state.name}: {result.outcome}")
         return result.outcome is CrashVerdict.BROKEN
 
     lost = states.lost(whole)
@@ -262,9 +262,9 @@ def _smallest(bench: Bench, sweeper: Sweep, timeline: Timeline, results: CrashRe
 
 
 @contextlib.contextmanager
-def machine(bench: Bench, options: SweepOptions, name: str) -> Iterator[Machine]:
+def machine(factory: MachineFactory, options: SweepOptions, name: str) -> Iterator[Machine]:
     """The machine on the disk of the state of that name, off."""
-    with open_sweep(bench, options) as (sweeper, timeline), sweeper.machine(timeline.states.find(name)) as made:
+    with open_sweep(factory, options) as (sweeper, timeline), sweeper.machine(timeline.states.find(name)) as made:
         yield made
 
 

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 from lifsea_testbed.ecs.instance import Instance
-from lifsea_testbed.guest import ostree
-from lifsea_testbed.machine.factory import Bench
+from lifsea_testbed.machine.factory import InitialState, MachineFactory, MachineSpec
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.qemu.storage import Layers
 from lifsea_testbed.support.guest_paths import KEPT_IN_ETC
@@ -77,7 +76,7 @@ class Operation(Protocol):
     name: str
     depth: CheckDepth
 
-    def prepare(self, bench: Bench, directory: Path) -> PreparedDisk:
+    def prepare(self, factory: MachineFactory, directory: Path) -> PreparedDisk:
         """Brings a machine to the start of the operation and powers it off; its layers lie in `directory`."""
         ...
 
@@ -92,22 +91,22 @@ class UpgradeOperation:
     name = "upgrade"
     depth = CheckDepth.BOOT
 
-    def prepare(self, bench: Bench, directory: Path) -> PreparedDisk:
+    def prepare(self, factory: MachineFactory, directory: Path) -> PreparedDisk:
         """Offers the next image, pulls it, and powers off, so that it is on disk."""
-        instance = Instance(type=bench.instance_type)
-        with bench.off("powercut-prepare", layers=Layers(overlay=directory / BASE), instance=instance) as machine:
-            offer = _boot_with_offer(bench, machine, directory / OFFER)
-            before = machine.guest.booted_deployment()
+        instance = Instance(type=factory.instance_type)
+        with factory.create(_off(directory, instance)) as machine:
+            offer = _boot_with_offer(factory, machine, directory / OFFER)
+            before = machine.guest.deployments.booted()
             self._advance(machine, before.os, offer)
             machine.power_off()
         return self._endpoints(PreparedDisk(instance=instance, layers=(directory / BASE,), os=before.os,
-                                           old=before.commit, new=offer.commit, offer=offer))  # fmt: skip
+                                            old=before.commit, new=offer.commit, offer=offer))  # fmt: skip
 
     def run(self, machine: Machine, prepared: PreparedDisk, length: Length) -> OperationResult:
         """Deploys."""
         _boot_synced(machine)
         started = length()
-        ostree.deploy(machine, prepared.os, prepared.new)
+        machine.guest.deployments.deploy(prepared.os, prepared.new)
         return OperationResult(old=prepared.old, new=prepared.new, started=started, announced=length())
 
     def _advance(self, machine: Machine, os: str, offer: Offer) -> None:
@@ -149,13 +148,13 @@ class RollbackOperation(UpgradeOperation):
         """Makes the previous deployment the first."""
         _boot_synced(machine)
         started = length()
-        ostree.roll_back(machine)
+        machine.guest.deployments.roll_back()
         return OperationResult(old=prepared.old, new=prepared.new, started=started, announced=length())
 
     def _advance(self, machine: Machine, os: str, offer: Offer) -> None:
         """Boots the next image."""
         super()._advance(machine, os, offer)
-        ostree.deploy(machine, os, offer.commit)
+        machine.guest.deployments.deploy(os, offer.commit)
         machine.reboot()
         machine.wait_until_ready()
 
@@ -171,7 +170,7 @@ class StagedOperation(UpgradeOperation):
     def run(self, machine: Machine, prepared: PreparedDisk, length: Length) -> OperationResult:
         """Stages, and powers off."""
         _boot_synced(machine)
-        ostree.stage(machine, prepared.os, prepared.new)
+        machine.guest.deployments.stage(prepared.os, prepared.new)
         started = length()
         machine.power_off()
         return OperationResult(old=prepared.old, new=prepared.new, started=started, announced=length())
@@ -183,17 +182,17 @@ class FirstBootOperation:
     name = "first-boot"
     depth = CheckDepth.BOOT
 
-    def prepare(self, bench: Bench, directory: Path) -> PreparedDisk:
+    def prepare(self, factory: MachineFactory, directory: Path) -> PreparedDisk:
         """Makes an empty overlay above the image."""
-        instance = Instance(type=bench.instance_type)
-        with bench.off("powercut-prepare", layers=Layers(overlay=directory / BASE), instance=instance):
+        instance = Instance(type=factory.instance_type)
+        with factory.create(_off(directory, instance)):
             return PreparedDisk(instance=instance, layers=(directory / BASE,))
 
     def run(self, machine: Machine, prepared: PreparedDisk, length: Length) -> OperationResult:
         """Boots."""
         machine.power_on()
         machine.wait_until_ready()
-        commit = machine.guest.booted_deployment().commit
+        commit = machine.guest.deployments.booted().commit
         return OperationResult(old=commit, new=commit, started=0, announced=None)
 
 
@@ -211,7 +210,7 @@ class SecondBootOperation:
         self.name = self._NAME
         self._first, self._announced = first, announced
 
-    def prepare(self, bench: Bench, directory: Path) -> PreparedDisk:
+    def prepare(self, factory: MachineFactory, directory: Path) -> PreparedDisk:
         """Links the layers and the offer into the recording's directory."""
         layers = tuple(directory / path.name for path in self._first.layers)
         for path, link in zip(self._first.layers, layers, strict=True):
@@ -236,16 +235,21 @@ OPERATIONS: dict[str, Operation] = {
 }
 
 
-def _boot_with_offer(bench: Bench, machine: Machine, directory: Path) -> Offer:
+def _off(directory: Path, instance: Instance) -> MachineSpec:
+    return MachineSpec(name="powercut-prepare", state=InitialState.OFF, instance=instance,
+                       layers=Layers(overlay=directory / BASE))  # fmt: skip
+
+
+def _boot_with_offer(factory: MachineFactory, machine: Machine, directory: Path) -> Offer:
     """Powers on, writes a file of the machine's own to /etc, and offers the next image; returns the offer."""
     machine.power_on()
-    bench.identify(machine)
+    factory.identify(machine)
     machine.wait_until_ready()
-    machine.guest.write(KEPT_IN_ETC, KEPT_IN_ETC)
+    machine.guest.files.write(KEPT_IN_ETC, KEPT_IN_ETC)
     shutil.rmtree(directory, ignore_errors=True)
-    url = machine.serve(Repository(directory))
-    if bench.next_image:
-        return offer_from_disk(machine, directory, url, machine.attach_disk(bench.next_image))
+    url = machine.network.serve_mirror(Repository(directory))
+    if factory.next_image:
+        return offer_from_disk(machine, directory, url, machine.attach_disk(factory.next_image))
     return make_offers(machine, directory, url, 1)[0]
 
 

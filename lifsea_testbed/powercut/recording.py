@@ -14,7 +14,7 @@ from lifsea_testbed.disk.qcow2 import Qcow2
 from lifsea_testbed.disk.source import RawFile, Source
 from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.errors import CallerError, LaunchError, TestbedError
-from lifsea_testbed.machine.factory import Bench
+from lifsea_testbed.machine.factory import InitialState, MachineFactory, MachineSpec
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.powercut.crash_states import CrashStates, prefix
 from lifsea_testbed.powercut.disk_contents import CLUSTER, DiskContents
@@ -123,13 +123,13 @@ def timeline(recording: Recording, image: Image, *, seed: int = 1) -> Iterator[T
                        states=CrashStates(log.entries, start=facts.started, seed=seed))  # fmt: skip
 
 
-def instance(bench: Bench, facts: RecordingFacts) -> Instance:
+def instance(factory: MachineFactory, facts: RecordingFacts) -> Instance:
     """Returns the identity of the recorded machine."""
-    return Instance(type=bench.instance_type, id=facts.instance, uuid=facts.uuid, disk_serial=facts.disk_serial,
+    return Instance(type=factory.instance_type, id=facts.instance, uuid=facts.uuid, disk_serial=facts.disk_serial,
                     mac=facts.mac)  # fmt: skip
 
 
-def record(bench: Bench, directory: Path, operation: Operation, *, settle: float = SETTLE) -> Recording:
+def record(factory: MachineFactory, directory: Path, operation: Operation, *, settle: float = SETTLE) -> Recording:
     """Records the writes of an operation, from a clean boot until the kernel has written everything back.
 
     Raises:
@@ -138,18 +138,19 @@ def record(bench: Bench, directory: Path, operation: Operation, *, settle: float
     """
     directory.mkdir(parents=True, exist_ok=True)
     log, final = directory / _LOG, directory / _FINAL
-    prepared = operation.prepare(bench, directory)
+    prepared = operation.prepare(factory, directory)
     log.write_bytes(b"")
     layers = Layers(below=prepared.layers, overlay=final, write_log=log)
-    with bench.off("powercut-record", layers=layers, instance=prepared.instance) as machine:
-        machine.serve(Repository(directory / OFFER))
+    spec = MachineSpec(name="powercut-record", state=InitialState.OFF, layers=layers, instance=prepared.instance)
+    with factory.create(spec) as machine:
+        machine.network.serve_mirror(Repository(directory / OFFER))
         done = operation.run(machine, prepared, lambda: log.stat().st_size)
         if not machine.boot.lifeline.end_is_expected:
             _settle(machine, settle)
-    with opened(bench.image, *prepared.layers) as below, RawFile(log) as file, RawFile(final) as last:
+    with opened(factory.image, *prepared.layers) as below, RawFile(log) as file, RawFile(final) as last:
         read = WriteLog(file, disk_size=below.size)
         check(read, below, Qcow2(last, below))
-    facts = _facts(bench, operation, prepared, done, read)
+    facts = _facts(factory, operation, prepared, done, read)
     (directory / _FACTS).write_text(json.dumps(asdict(facts), indent=1) + "\n", "utf-8")
     final.unlink()
     return Recording(directory=directory, facts=facts)
@@ -166,15 +167,16 @@ def _settle(machine: Machine, seconds: float) -> None:
                            hint="record again")  # fmt: skip
 
 
-def _facts(bench: Bench, operation: Operation, prepared: PreparedDisk, done: OperationResult,
+def _facts(factory: MachineFactory, operation: Operation, prepared: PreparedDisk, done: OperationResult,
            log: WriteLog) -> RecordingFacts:
     instance = prepared.instance
     return RecordingFacts(
-        subject=operation.name, image=bench.image.sha256,
-        next_image=bench.next_image.sha256 if bench.next_image else "",
-        profile=bench.profile_name, instance=instance.id, uuid=instance.uuid, disk_serial=instance.disk_serial,
+        subject=operation.name, image=factory.image.sha256,
+        next_image=factory.next_image.sha256 if factory.next_image else "",
+        profile=factory.profile.name, instance=instance.id, uuid=instance.uuid, disk_serial=instance.disk_serial,
         mac=instance.mac, layers=tuple(path.name for path in prepared.layers), old=done.old, new=done.new,
-        started=log.count_at(done.started), disk_size=log.disk_size, qemu=bench.emulator.version, offer=prepared.offer,
+        started=log.count_at(done.started), disk_size=log.disk_size, qemu=factory.emulator.version,
+        offer=prepared.offer,
         announced=len(log.entries) + 1 if done.announced is None else log.count_at(done.announced),
     )  # fmt: skip
 

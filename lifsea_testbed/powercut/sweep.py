@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lifsea_testbed.errors import GuestFailure, HostError
-from lifsea_testbed.machine.factory import Bench
+from lifsea_testbed.machine.factory import InitialState, MachineFactory, MachineSpec
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.powercut import qcow2_writer
 from lifsea_testbed.powercut import recording as recordings
@@ -89,9 +89,9 @@ class BootPool:
 class Sweep:
     """Boots the states of one recording, `at_once` of them at the same time."""
 
-    def __init__(self, bench: Bench, recording: Recording, timeline: Timeline, milestones: qcow2_writer.Milestones, *,
-                 depth: CheckDepth = CheckDepth.BOOT, at_once: int = 1) -> None:
-        self._bench, self._recording, self._timeline, self._milestones = bench, recording, timeline, milestones
+    def __init__(self, factory: MachineFactory, recording: Recording, timeline: Timeline,
+                 milestones: qcow2_writer.Milestones, *, depth: CheckDepth = CheckDepth.BOOT, at_once: int = 1) -> None:
+        self._factory, self._recording, self._timeline, self._milestones = factory, recording, timeline, milestones
         self._depth, self._at_once = depth, at_once
 
     def run(self, planned: SweepPlan, results: CrashResults, deadline: Deadline) -> Iterator[CrashResult]:
@@ -185,12 +185,13 @@ class Sweep:
     @contextlib.contextmanager
     def machine(self, state: CrashState) -> Iterator[Machine]:
         """The recorded machine, off, with the disk of that state below a fresh overlay."""
-        instance = recordings.instance(self._bench, self._timeline.facts)
+        instance = recordings.instance(self._factory, self._timeline.facts)
         path, reads = self._reads(state).with_suffix(".qcow2"), self._reads(state)
         try:
             layers = Layers(below=(*self._recording.layers, *self._milestones.write(path, state)), reads=reads)
-            with self._bench.off(f"powercut-{state.name}", layers=layers, instance=instance) as machine:
-                machine.serve(self._recording.repository)
+            spec = MachineSpec(name=f"powercut-{state.name}", state=InitialState.OFF, layers=layers, instance=instance)
+            with self._factory.create(spec) as machine:
+                machine.network.serve_mirror(self._recording.repository)
                 yield machine
         finally:
             path.unlink(missing_ok=True)

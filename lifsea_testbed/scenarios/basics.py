@@ -72,13 +72,14 @@ def reboot(machine: Machine) -> Rebooted:
     """Writes to the paths that must persist, reboots once, and reads them."""
     machine.wait_until_ready()
     written = write(machine, (KEPT_IN_ETC, KEPT_IN_VAR, KEPT_IN_HOME))
-    identity, requested = machine.guest.identity(), len(machine.requests)
+    identity, requested = machine.guest.system.identity(), len(machine.requests)
     machine.reboot()
     machine.wait_until_ready()
     return Rebooted(
-        machine=machine, written=written, kept=read(machine, written), user_data_runs=machine.guest.user_data_runs,
+        machine=machine, written=written, kept=read(machine, written),
+        user_data_runs=machine.guest.system.user_data_runs(),
         requested_again=[seen.path for seen in machine.requests[requested:]],
-        identities=(identity, machine.guest.identity()),
+        identities=(identity, machine.guest.system.identity()),
     )  # fmt: skip
 
 
@@ -87,13 +88,13 @@ def compare(one: Machine, other: Machine) -> Twins:
     for machine in (one, other):
         machine.wait_until_ready()
     return Twins(machine=other, contents=(_content(one), _content(other)),
-                 identities=(one.guest.identity(), other.guest.identity()))  # fmt: skip
+                 identities=(one.guest.system.identity(), other.guest.system.identity()))  # fmt: skip
 
 
 def watch(machine: Machine, uptime: float) -> Machine:
     """Returns the machine once it has been up for `uptime` seconds, when the late work of a boot is done."""
     machine.wait_until_ready()
-    machine.wait_until(lambda: machine.guest.uptime() >= uptime, f"the machine has been up for {uptime:.0f} s",
+    machine.wait_until(lambda: machine.guest.kernel.uptime() >= uptime, f"the machine has been up for {uptime:.0f} s",
                        within=uptime)  # fmt: skip
     return machine
 
@@ -101,16 +102,16 @@ def watch(machine: Machine, uptime: float) -> Machine:
 def upgrade(machine: Machine, next_image: Image) -> Upgraded:
     """Deploys the next image, reboots into it, and reads the state."""
     written = write(machine, (KEPT_IN_ETC, KEPT_IN_VAR))
-    before = machine.guest.booted_deployment()
+    before = machine.guest.deployments.booted()
     source = machine.attach_disk(next_image)
     started, written_before = time.monotonic(), machine.boot.written
-    commit = machine.guest.deploy_from_disk(source)
+    commit = machine.guest.deployments.deploy_from_disk(source)
     bytes_written = machine.boot.written - written_before
     machine.reboot()
     seconds = time.monotonic() - started
     return Upgraded(
-        machine=machine, before=before, commit=commit, running=machine.guest.booted_deployment(),
-        defaults_missing=machine.guest.new_defaults_missing(), kept=read(machine, written),
+        machine=machine, before=before, commit=commit, running=machine.guest.deployments.booted(),
+        defaults_missing=machine.guest.deployments.missing_defaults(), kept=read(machine, written),
         seconds=seconds, bytes_written=bytes_written,
     )  # fmt: skip
 
@@ -118,25 +119,26 @@ def upgrade(machine: Machine, next_image: Image) -> Upgraded:
 def roll_back(upgraded: Upgraded) -> RolledBack:
     """Writes to /var as the next image, rolls back to the old one, and reads the state."""
     machine, text = upgraded.machine, "written by the next image"
-    machine.guest.write(KEPT_IN_VAR, text)
-    machine.guest.roll_back()
+    machine.guest.files.write(KEPT_IN_VAR, text)
+    machine.guest.deployments.roll_back()
     machine.reboot()
-    return RolledBack(machine=machine, running=machine.guest.booted_deployment(), written=text,
-                      kept=machine.guest.read(KEPT_IN_VAR), etc=machine.guest.read(KEPT_IN_ETC))  # fmt: skip
+    return RolledBack(machine=machine, running=machine.guest.deployments.booted(), written=text,
+                      kept=machine.guest.files.read(KEPT_IN_VAR),
+                      etc=machine.guest.files.read(KEPT_IN_ETC))  # fmt: skip
 
 
 def write(machine: Machine, paths: tuple[str, ...]) -> dict[str, str | None]:
     """Writes its own path into each file; returns path → text."""
     for path in paths:
-        machine.guest.write(path, path)
+        machine.guest.files.write(path, path)
     return {path: path for path in paths}
 
 
 def read(machine: Machine, paths: Iterable[str]) -> dict[str, str | None]:
     """Returns path → text; None for a file that is missing."""
-    return {path: machine.guest.read(path) for path in paths}
+    return {path: machine.guest.files.read(path) for path in paths}
 
 
 def _content(machine: Machine) -> list[str]:
-    return [*(f"{package.name} {package.version}" for package in machine.guest.packages()),
-            *machine.guest.usr_digests()]  # fmt: skip
+    return [*(f"{package.name} {package.version}" for package in machine.guest.packages.installed()),
+            *machine.guest.files.digests("/usr")]  # fmt: skip

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lifsea_testbed.errors import CommandFailed
-from lifsea_testbed.machine.factory import Bench
+from lifsea_testbed.machine.factory import MachineFactory
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.scenarios import basics
 from lifsea_testbed.support.guest_paths import KEPT_IN_ETC, KEPT_IN_VAR
@@ -119,16 +119,16 @@ UPGRADE_FAULTS = (
 )  # fmt: skip
 
 
-def run_chain(bench: Bench, machine: Machine, directory: Path,
+def run_chain(factory: MachineFactory, machine: Machine, directory: Path,
               tools: Mapping[str, MakeUpgradeTool] = NO_EXTRA_TOOLS) -> UpgradeChain:
     """Upgrades from the image to made-up ones and back, with a reboot after each step.
 
     The offers are stored in `directory`; `tools` are upgrade tools beside the built-in ones.
     """
-    tool, (first, second), _ = _offered(bench, machine, directory, tools, count=2)
+    tool, (first, second), _ = _offered(factory, machine, directory, tools, count=2)
     basics.write(machine, (KEPT_IN_ETC, KEPT_IN_VAR))
     stops = [_go(machine, tool, "upgrade", first)]
-    machine.guest.write(EDITED, _EDITED_TEXT)
+    machine.guest.files.write(EDITED, _EDITED_TEXT)
     machine.run(f"rm {REMOVED}")
     stops.append(_go(machine, tool, "upgrade of the upgraded", second))
     merged = basics.read(machine, (EDITED, LEFT, REMOVED))
@@ -142,10 +142,10 @@ def run_chain(bench: Bench, machine: Machine, directory: Path,
                         wanted={EDITED: _EDITED_TEXT, LEFT: f"{second.version}\n", REMOVED: None})  # fmt: skip
 
 
-def inject_faults(bench: Bench, machine: Machine, directory: Path,
+def inject_faults(factory: MachineFactory, machine: Machine, directory: Path,
                   tools: Mapping[str, MakeUpgradeTool] = NO_EXTRA_TOOLS) -> FaultInjection:
     """Upgrades once under each fault, reboots, and upgrades without a fault."""
-    tool, (offer,), repository = _offered(bench, machine, directory, tools, count=1)
+    tool, (offer,), repository = _offered(factory, machine, directory, tools, count=1)
     before = tool.running()
     failures = [_failed(machine, tool, repository, offer, fault) for fault in UPGRADE_FAULTS]
     machine.reboot()
@@ -156,12 +156,12 @@ def inject_faults(bench: Bench, machine: Machine, directory: Path,
                           wanted=tool.name_of(offer), in_the_end=tool.running())  # fmt: skip
 
 
-def _offered(bench: Bench, machine: Machine, directory: Path, tools: Mapping[str, MakeUpgradeTool],
+def _offered(factory: MachineFactory, machine: Machine, directory: Path, tools: Mapping[str, MakeUpgradeTool],
              count: int) -> tuple[UpgradeTool, list[Offer], Repository]:
     machine.wait_until_ready()
     repository = Repository(directory)
-    offers = make_offers(machine, directory, machine.serve(repository), count)
-    return upgrade_tool(machine, bench.profile.upgrades, tools), offers, repository
+    offers = make_offers(machine, directory, machine.network.serve_mirror(repository), count)
+    return upgrade_tool(machine, factory.profile.upgrades, tools), offers, repository
 
 
 def _go(machine: Machine, tool: UpgradeTool, how: str, offer: Offer) -> ChainStop:

@@ -158,8 +158,9 @@ class FakeMember:
 
     def __init__(self, *, ahead: float = 0.0, node: Any = None, kubeconfig: str = "", complaint: str = "",
                  boot: str = "b") -> None:  # fmt: skip
-        kubernetes = SimpleNamespace(complaint=lambda unit, about: complaint)
-        guest = SimpleNamespace(clock_ahead=lambda: ahead, read=lambda path: kubeconfig, kubernetes=kubernetes)
+        guest = SimpleNamespace(clock=SimpleNamespace(ahead=lambda: ahead),
+                                files=SimpleNamespace(read=lambda path: kubeconfig),
+                                services=SimpleNamespace(last_error=lambda unit, about: complaint))  # fmt: skip
         self.machine, self.node = SimpleNamespace(guest=guest, boot_id=boot), node
 
 

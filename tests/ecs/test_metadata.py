@@ -21,6 +21,7 @@ from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.ecs.metadata import TOKEN_HEADER, TTL_HEADER, Metadata, Request
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.profiles import profile as profiles
+from lifsea_testbed.qemu.accelerator import Kind
 from lifsea_testbed.support.confinement import confinement
 from lifsea_testbed.support.deadline import Patience
 
@@ -122,9 +123,9 @@ def test_without_its_token_a_hardened_instance_learns_nothing() -> None:
 
 def test_a_machine_of_a_profile_that_requires_tokens_requires_them(tmp_path: Path) -> None:
     profile = profiles.load("reference").model_copy(update={"metadata": profiles.Metadata(token="required")})
-    hardware: Any = SimpleNamespace(instance=INSTANCE)
+    hardware: Any = SimpleNamespace(instance=INSTANCE, accelerator=Kind.TCG, host_is_ice_lake=False, memory=8192)
     image: Any = SimpleNamespace(virtual_size=1 << 20)
-    machine = Machine(hardware=hardware, image=image, profile=lambda: profile, patience=Patience(factor=1.0),
+    machine = Machine(hardware=hardware, image=image, profile=lambda: profile, time_scale=Patience(factor=1.0),
                       directory=tmp_path, records=tmp_path, confinement=confinement())  # fmt: skip
     with contextlib.closing(machine):
         assert fetch(tmp_path / "metadata", "GET", "/latest/user-data")[0] == 403

@@ -59,13 +59,13 @@ def test_a_guest_that_resets_itself(own: Machine) -> None:
 
 def test_a_guest_whose_processors_are_stopped(own: Machine) -> None:
     in_a_second(lambda: own.boot.execute("stop"))
-    error = ends(own, HostError, within=0.3, after=0.3 * own._patience.factor + 10.0)
+    error = ends(own, HostError, within=0.3, after=0.3 * own._time_scale.factor + 10.0)
     assert "paused" in error.happened
 
 
 def test_a_guest_that_hangs(own: Machine) -> None:
     own.run(f"(sleep 1; kill -STOP $({_MAIN})) >/dev/null 2>&1 &")
-    error = ends(own, WaitTimedOut, "kill -STOP $$", within=0.3, after=0.3 * own._patience.factor + 10.0)
+    error = ends(own, WaitTimedOut, "kill -STOP $$", within=0.3, after=0.3 * own._time_scale.factor + 10.0)
     assert "could not be killed" in error.happened or "was killed" in error.happened
 
 
@@ -89,7 +89,7 @@ def test_a_qemu_that_is_killed(own: Machine) -> None:
 
 def test_a_qemu_that_is_stopped(own: Machine) -> None:
     in_a_second(lambda: os.kill(own.boot.process.pid, signal.SIGSTOP))
-    error = ends(own, HostError, within=0.3, after=0.3 * own._patience.factor + 12.5)
+    error = ends(own, HostError, within=0.3, after=0.3 * own._time_scale.factor + 12.5)
     assert "stopped" in error.evidence
 
 

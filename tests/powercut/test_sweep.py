@@ -21,7 +21,7 @@ from rich.console import Console
 from lifsea_testbed.cli import main
 from lifsea_testbed.disk.image import Image
 from lifsea_testbed.errors import CallerError, GuestFailure, HostError, LaunchError, NotJudged, TimerStarved
-from lifsea_testbed.machine.factory import Bench
+from lifsea_testbed.machine.factory import MachineFactory
 from lifsea_testbed.powercut import campaign, inference, recording, report
 from lifsea_testbed.powercut.crash_states import CrashKind, CrashState, CrashStates
 from lifsea_testbed.powercut.disk_contents import DiskContents
@@ -293,13 +293,13 @@ def test_a_suite_cuts_the_pull_and_the_deployment_within_its_time(timeline: Time
     """The second operation gets the time that the first one leaves; each has a recording of its own for that image."""
     options: list[campaign.SweepOptions] = []
 
-    def survey(bench: Bench, campaign: campaign.SweepOptions) -> report.SweepSummary:
+    def survey(factory: MachineFactory, campaign: campaign.SweepOptions) -> report.SweepSummary:
         options.append(campaign)
         return report.summarise(timeline, plan(timeline), results(tmp_path))
 
     monkeypatch.setattr(campaign, "survey", survey)
-    bench = cast(Bench, SimpleNamespace(image=SimpleNamespace(sha256="a" * 64)))
-    cuts = campaign.sweep_for_suite(bench, tmp_path, "100s")
+    factory = cast(MachineFactory, SimpleNamespace(image=SimpleNamespace(sha256="a" * 64)))
+    cuts = campaign.sweep_for_suite(factory, tmp_path, "100s")
     assert [one.operation for one in options] == ["pull", "upgrade"]
     assert [one.recording.name for one in options] == [f"powercut-pull-{'a' * 12}", f"powercut-{'a' * 12}"]
     assert 29 < options[0].budget <= 30 and 99 < options[1].budget <= 100
@@ -311,11 +311,11 @@ def test_a_suite_cuts_the_pull_and_the_deployment_within_its_time(timeline: Time
 def test_a_sweep_raises_broken_states(timeline: Timeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names the first broken state and the option that boots it again; the report is written nevertheless."""
     sweep = Paper(timeline, {"epoch 2, after write 1": CrashVerdict.BROKEN})
-    monkeypatch.setattr(campaign, "open_sweep", lambda bench, options: contextlib.nullcontext((sweep, timeline)))
+    monkeypatch.setattr(campaign, "open_sweep", lambda factory, options: contextlib.nullcontext((sweep, timeline)))
     options = campaign.SweepOptions.parse(reports=tmp_path, recording=tmp_path)
-    bench = cast(Bench, SimpleNamespace(say=lambda line: None))
+    factory = cast(MachineFactory, SimpleNamespace(announce=lambda line: None))
     with pytest.raises(GuestFailure, match="epoch 2") as raised:
-        campaign.sweep(bench, options, Console(file=io.StringIO()))
+        campaign.sweep(factory, options, Console(file=io.StringIO()))
     assert "--state 'epoch 2'" in raised.value.hint
     assert "epoch 2, after write 1" in raised.value.evidence
     assert json.loads((tmp_path / "powercut.json").read_text("utf-8"))["summary"]["smallest"] == _WITHOUT_THAT
@@ -326,10 +326,10 @@ def test_a_sweep_raises_broken_states(timeline: Timeline, tmp_path: Path, monkey
 def test_a_log_gets_lines_where_a_terminal_has_a_bar(timeline: Timeline, tmp_path: Path,
                                                      monkeypatch: pytest.MonkeyPatch, is_terminal: bool) -> None:
     sweep, count, shown = Paper(timeline), len(plan(timeline).of), io.StringIO()
-    monkeypatch.setattr(campaign, "open_sweep", lambda bench, options: contextlib.nullcontext((sweep, timeline)))
+    monkeypatch.setattr(campaign, "open_sweep", lambda factory, options: contextlib.nullcontext((sweep, timeline)))
     monkeypatch.setattr(campaign, "_LINE_EVERY", 0.0)
     options = campaign.SweepOptions.parse(reports=tmp_path, recording=tmp_path)
-    campaign.survey(cast(Bench, SimpleNamespace(say=lambda line: None)), options,
+    campaign.survey(cast(MachineFactory, SimpleNamespace(announce=lambda line: None)), options,
                     Console(file=shown, force_terminal=is_terminal))  # fmt: skip
     assert (f"power cuts: 1 of {count} disks, 0 broken\n" in shown.getvalue()) is not is_terminal
 
@@ -358,9 +358,10 @@ def test_nothing_is_shrunk_once_the_time_is_up(timeline: Timeline, tmp_path: Pat
                                                monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = Paper(timeline)
     run(sweep, timeline, CrashResults(tmp_path / "results.jsonl"))
-    monkeypatch.setattr(campaign, "open_sweep", lambda bench, options: contextlib.nullcontext((sweep, timeline)))
+    monkeypatch.setattr(campaign, "open_sweep", lambda factory, options: contextlib.nullcontext((sweep, timeline)))
     options = campaign.SweepOptions.parse(reports=tmp_path, recording=tmp_path, budget="0s")
-    summary = campaign.survey(cast(Bench, SimpleNamespace(say=pytest.fail)), options, Console(file=io.StringIO()))
+    factory = cast(MachineFactory, SimpleNamespace(announce=pytest.fail))
+    summary = campaign.survey(factory, options, Console(file=io.StringIO()))
     assert summary.failures and not summary.smallest
 
 

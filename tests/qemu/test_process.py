@@ -21,7 +21,7 @@ from lifsea_testbed.support.deadline import Deadline
 OWNER = """
 import sys, time
 from pathlib import Path
-from lifsea_testbed.qemu.confinement import confinement
+from lifsea_testbed.support.confinement import confinement
 from lifsea_testbed.qemu.process import QemuProcess
 process = QemuProcess(["sleep", "60"], directory=Path(sys.argv[1]), inherit=[], confinement=confinement(),
                       on_exit=lambda process: None)

@@ -38,7 +38,7 @@ def test_a_deadline_passes() -> None:
     assert (deadline.expired, deadline.remaining) == (True, 0.0)
 
 
-def test_patience_scales_every_deadline() -> None:
+def test_time_scale_scales_every_deadline() -> None:
     assert Patience(factor=10.0).deadline(3.0).allowance == 30.0
 
 
