@@ -22,7 +22,7 @@ from images import mutations
 from images.cli import deliver
 from images.store import Store
 from lifsea_testbed.boottime import attribution, budget, kernel_only, observation, observe
-from lifsea_testbed.boottime.attribution import Kind
+from lifsea_testbed.boottime.attribution import GrowthKind
 from lifsea_testbed.boottime.observation import Observation
 from lifsea_testbed.disk.image import examine
 from lifsea_testbed.machine.factory import MachineFactory
@@ -140,7 +140,8 @@ def fewest(good: Sequence[Observation], slow: Sequence[Observation]) -> int | No
 def culprits(good: Sequence[Observation], slow: Sequence[Observation]) -> str:
     """The programs and units that five boots a side name as grown most."""
     found = attribution.culprits(attribution.suspects(good[:SIDE], slow[:SIDE]))
-    return "; ".join(str(growth) for growth in found if growth.kind in (Kind.PROGRAM, Kind.UNIT)) or "nothing"
+    kinds = (GrowthKind.PROGRAM, GrowthKind.UNIT)
+    return "; ".join(str(growth) for growth in found if growth.kind in kinds) or "nothing"
 
 
 def accusations(seen: Sequence[Observation]) -> int:
@@ -149,7 +150,7 @@ def accusations(seen: Sequence[Observation]) -> int:
     for _ in range(TRIALS):
         drawn = [seen[place] for place in random.permutation(len(seen))[: 2 * SIDE]]
         named = attribution.suspects(drawn[:SIDE], drawn[SIDE:])
-        found += any(growth.kind is Kind.PROGRAM and abs(growth.share) >= FLOOR for growth in named)
+        found += any(growth.kind is GrowthKind.PROGRAM and abs(growth.share) >= FLOOR for growth in named)
     return found
 
 

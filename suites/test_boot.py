@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lifsea_testbed.boottime.coldboots import ColdBoots
+from lifsea_testbed.boottime.campaign import ColdBoots
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.perf.metric import Measure
 from lifsea_testbed.plugin.items import claim

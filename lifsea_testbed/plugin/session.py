@@ -48,7 +48,7 @@ class Inputs:
             pytest.UsageError: an option is bad, or the host cannot do it; nothing was started.
         """
         try:
-            seconds(config.option.power_cuts or "0s")
+            seconds(config.option.power_cuts or "0s", "--power-cuts")
             signer = _signer(config)
             files = known_issues.files(_known_issues(config), config.option.profile)
             known = known_issues.load(files, on=known_issues.today())

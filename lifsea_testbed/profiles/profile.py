@@ -156,18 +156,11 @@ class SecuritySection(_Section):
     sysctls: dict[str, int | Literal["absent"]] = Field(default={}, description="absent: the kernel has none")
 
 
-class UpgradeToolName(enum.StrEnum):
-    """The tool that upgrades an OS."""
-
-    OSTREE = "ostree"
-    RPM_OSTREE = "rpm-ostree"
-    COMMANDS = "commands"
-
-
 class UpgradesSection(_Section):
-    """How an OS is upgraded and rolled back: by a built-in tool or by commands (upgrade/tools.py)."""
+    """How an OS is upgraded and rolled back: by a tool, built in or a plugin's, or by commands (upgrade/tools.py)."""
 
-    tool: UpgradeToolName = UpgradeToolName.OSTREE
+    tool: str = Field(default="ostree", min_length=1,
+                      description="ostree, rpm-ostree, commands, or a tool that a plugin registers by name")
     deploy: str = Field(default="", description="finds the offer in $OFFER_URL, _BRANCH, _COMMIT and _VERSION")
     roll_back: str = ""
     running: str = Field(default="", description="prints the running version (default: VERSION_ID of os-release)")

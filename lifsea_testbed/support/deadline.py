@@ -45,13 +45,13 @@ class Patience:
         return Deadline.after(seconds * self.factor)
 
 
-def seconds(text: str) -> float:
-    """Returns a length of time as it is written on the command line: 90s, 30m or 2h.
+def seconds(text: str, option: str) -> float:
+    """Returns the duration (seconds) in the value of a command line option: 90s, 30m or 2h.
 
     Raises:
-        CallerError: it is none.
+        CallerError: it is not a duration; the message names the option.
     """
     match = re.fullmatch(r"(\d+)([smh]?)", text, re.ASCII)
     if match is None:
-        raise CallerError(f"{text}: no length of time", hint="90s, 30m or 2h")
+        raise CallerError(f"{option} {text}: not a duration", hint="90s, 30m or 2h")
     return int(match[1]) * float(_UNITS[match[2]])

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lifsea_testbed.boottime.coldboots import ColdBoots
+from lifsea_testbed.boottime.campaign import ColdBoots
 from lifsea_testbed.ecs import guest_hardware, instance_types
 from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.errors import NotJudged
