@@ -36,19 +36,43 @@ if TYPE_CHECKING:
     from lifsea_testbed.errors import TestbedError as TestbedError
     from lifsea_testbed.errors import TimerStarved as TimerStarved
     from lifsea_testbed.errors import WaitTimedOut as WaitTimedOut
+    from lifsea_testbed.guest.accounts import Accounts as Accounts
+    from lifsea_testbed.guest.boot import BootTimes as BootTimes
+    from lifsea_testbed.guest.cri import ContainerRuntime as ContainerRuntime
+    from lifsea_testbed.guest.disks import Disks as Disks
+    from lifsea_testbed.guest.files import Files as Files
     from lifsea_testbed.guest.guest import Guest as Guest
+    from lifsea_testbed.guest.hardware import VisibleHardware as VisibleHardware
+    from lifsea_testbed.guest.kernel import Kernel as Kernel
+    from lifsea_testbed.guest.kubelet import Kubelet as Kubelet
+    from lifsea_testbed.guest.network import GuestNetwork as GuestNetwork
+    from lifsea_testbed.guest.operations import OperationsContainer as OperationsContainer
+    from lifsea_testbed.guest.ostree import Deployments as Deployments
+    from lifsea_testbed.guest.packages import Packages as Packages
+    from lifsea_testbed.guest.readiness import NotReady as NotReady
+    from lifsea_testbed.guest.readiness import ReadinessLevel as ReadinessLevel
+    from lifsea_testbed.guest.readiness import await_level as await_level
+    from lifsea_testbed.guest.services import Services as Services
+    from lifsea_testbed.guest.system import Clock as Clock
+    from lifsea_testbed.guest.system import System as System
+    from lifsea_testbed.guest.units import Units as Units
     from lifsea_testbed.machine.access import ConsoleAccess as ConsoleAccess
     from lifsea_testbed.machine.factory import InitialState as InitialState
     from lifsea_testbed.machine.factory import MachineFactory as MachineFactory
-    from lifsea_testbed.machine.factory import MachineSpec
+    from lifsea_testbed.machine.factory import MachineSpec as MachineSpec
     from lifsea_testbed.machine.fleet import Fleet as Fleet
+    from lifsea_testbed.machine.fleet import FleetMaker as FleetMaker
     from lifsea_testbed.machine.machine import Machine as Machine
     from lifsea_testbed.machine.pool import MachinePool as MachinePool
     from lifsea_testbed.perf.metric import Measure as Measure
     from lifsea_testbed.plugin.items import claim as claim
     from lifsea_testbed.powercut.campaign import PowerCuts as PowerCuts
+    from lifsea_testbed.profiles.profile import AccessMethod as AccessMethod
+    from lifsea_testbed.profiles.profile import AccessSection as AccessSection
     from lifsea_testbed.profiles.profile import Profile as Profile
+    from lifsea_testbed.profiles.profile import UpgradesSection as UpgradesSection
     from lifsea_testbed.profiles.profile import require as require
+    from lifsea_testbed.report.document import Document as Document
     from lifsea_testbed.scenarios.basics import Rebooted as Rebooted
     from lifsea_testbed.scenarios.basics import RolledBack as RolledBack
     from lifsea_testbed.scenarios.basics import Twins as Twins
@@ -63,35 +87,48 @@ if TYPE_CHECKING:
     from lifsea_testbed.support.guest_paths import MACHINE_ID as MACHINE_ID
     from lifsea_testbed.support.protocols import CommandResult as CommandResult
     from lifsea_testbed.support.protocols import Shell as Shell
+    from lifsea_testbed.upgrade.offer import Offer as Offer
+    from lifsea_testbed.upgrade.tools import UpgradeTool as UpgradeTool
 
 #: The module below this package that defines each public name.
 _MODULES = {
-    "Blame": "errors", "BootFailed": "errors", "CallerError": "errors", "ChannelError": "errors",
-    "Cluster": "cluster.cluster", "ColdBoots": "boottime.campaign", "CommandFailed": "errors",
-    "CommandResult": "support.protocols", "ConsoleAccess": "machine.access", "Deadline": "support.deadline",
-    "DiskDamaged": "errors", "EmulatorFailed": "errors", "Explained": "errors",
-    "FaultInjection": "scenarios.upgrade_paths", "Fleet": "machine.fleet", "Guest": "guest.guest",
-    "GuestCrashed": "errors", "GuestFailure": "errors", "HostError": "errors", "Image": "disk.image",
+    "AccessMethod": "profiles.profile", "AccessSection": "profiles.profile", "Accounts": "guest.accounts",
+    "Blame": "errors", "BootFailed": "errors", "BootTimes": "guest.boot", "CallerError": "errors",
+    "ChannelError": "errors", "Clock": "guest.system", "Cluster": "cluster.cluster", "ColdBoots": "boottime.campaign",
+    "CommandFailed": "errors", "CommandResult": "support.protocols", "ConsoleAccess": "machine.access",
+    "ContainerRuntime": "guest.cri", "Deadline": "support.deadline", "Deployments": "guest.ostree",
+    "DiskDamaged": "errors", "Disks": "guest.disks", "Document": "report.document", "EmulatorFailed": "errors",
+    "Explained": "errors", "FaultInjection": "scenarios.upgrade_paths", "Files": "guest.files",
+    "Fleet": "machine.fleet", "FleetMaker": "machine.fleet", "Guest": "guest.guest", "GuestCrashed": "errors",
+    "GuestFailure": "errors", "GuestNetwork": "guest.network", "HostError": "errors", "Image": "disk.image",
     "ImageRefused": "errors", "InitialState": "machine.factory", "Instance": "ecs.instance",
     "InterruptedNode": "cluster.objects", "JoinedNode": "cluster.objects", "KEPT_IN_ETC": "support.guest_paths",
-    "KEPT_IN_HOME": "support.guest_paths", "KEPT_IN_VAR": "support.guest_paths", "LaunchError": "errors",
-    "MACHINE_ID": "support.guest_paths", "Machine": "machine.machine", "MachineFactory": "machine.factory",
-    "MachinePool": "machine.pool", "MachineSpec": "machine.factory", "Measure": "perf.metric",
-    "NotJudged": "errors", "PodRun": "cluster.objects", "PowerCuts": "powercut.campaign",
-    "Profile": "profiles.profile", "ProfileRefused": "errors", "Rebooted": "scenarios.basics",
-    "RolledBack": "scenarios.basics", "Shell": "support.protocols", "StaticPod": "scenarios.static_pod",
-    "TestbedError": "errors", "TimerStarved": "errors", "Twins": "scenarios.basics",
-    "UpgradeChain": "scenarios.upgrade_paths", "Upgraded": "scenarios.basics", "WaitTimedOut": "errors",
+    "KEPT_IN_HOME": "support.guest_paths", "KEPT_IN_VAR": "support.guest_paths", "Kernel": "guest.kernel",
+    "Kubelet": "guest.kubelet", "LaunchError": "errors", "MACHINE_ID": "support.guest_paths",
+    "Machine": "machine.machine", "MachineFactory": "machine.factory", "MachinePool": "machine.pool",
+    "MachineSpec": "machine.factory", "Measure": "perf.metric", "NotJudged": "errors", "NotReady": "guest.readiness",
+    "Offer": "upgrade.offer", "OperationsContainer": "guest.operations", "Packages": "guest.packages",
+    "PodRun": "cluster.objects", "PowerCuts": "powercut.campaign", "Profile": "profiles.profile",
+    "ProfileRefused": "errors", "ReadinessLevel": "guest.readiness", "Rebooted": "scenarios.basics",
+    "RolledBack": "scenarios.basics", "Services": "guest.services", "Shell": "support.protocols",
+    "StaticPod": "scenarios.static_pod", "System": "guest.system", "TestbedError": "errors", "TimerStarved": "errors",
+    "Twins": "scenarios.basics", "Units": "guest.units", "UpgradeChain": "scenarios.upgrade_paths",
+    "UpgradeTool": "upgrade.tools", "Upgraded": "scenarios.basics", "UpgradesSection": "profiles.profile",
+    "VisibleHardware": "guest.hardware", "WaitTimedOut": "errors", "await_level": "guest.readiness",
     "claim": "plugin.items", "guest_hardware": "ecs.guest_hardware", "require": "profiles.profile",
 }  # fmt: skip
 __all__ = [
-    "Blame", "BootFailed", "CallerError", "ChannelError", "Cluster", "ColdBoots", "CommandFailed", "CommandResult",
-    "ConsoleAccess", "Deadline", "DiskDamaged", "EmulatorFailed", "Explained", "FaultInjection", "Fleet", "Guest",
-    "GuestCrashed", "GuestFailure", "HostError", "Image", "ImageRefused", "InitialState", "Instance",
-    "InterruptedNode", "JoinedNode", "KEPT_IN_ETC", "KEPT_IN_HOME", "KEPT_IN_VAR", "LaunchError", "MACHINE_ID",
-    "Machine", "MachineFactory", "MachinePool", "MachineSpec", "Measure", "NotJudged", "PodRun", "PowerCuts",
-    "Profile", "ProfileRefused", "Rebooted", "RolledBack", "Shell", "StaticPod", "TestbedError", "TimerStarved",
-    "Twins", "UpgradeChain", "Upgraded", "WaitTimedOut", "claim", "guest_hardware", "require",
+    "AccessMethod", "AccessSection", "Accounts", "Blame", "BootFailed", "BootTimes", "CallerError", "ChannelError",
+    "Clock", "Cluster", "ColdBoots", "CommandFailed", "CommandResult", "ConsoleAccess", "ContainerRuntime",
+    "Deadline", "Deployments", "DiskDamaged", "Disks", "Document", "EmulatorFailed", "Explained", "FaultInjection",
+    "Files", "Fleet", "FleetMaker", "Guest", "GuestCrashed", "GuestFailure", "GuestNetwork", "HostError", "Image",
+    "ImageRefused", "InitialState", "Instance", "InterruptedNode", "JoinedNode", "KEPT_IN_ETC", "KEPT_IN_HOME",
+    "KEPT_IN_VAR", "Kernel", "Kubelet", "LaunchError", "MACHINE_ID", "Machine", "MachineFactory", "MachinePool",
+    "MachineSpec", "Measure", "NotJudged", "NotReady", "Offer", "OperationsContainer", "Packages", "PodRun",
+    "PowerCuts", "Profile", "ProfileRefused", "ReadinessLevel", "Rebooted", "RolledBack", "Services", "Shell",
+    "StaticPod", "System", "TestbedError", "TimerStarved", "Twins", "Units", "UpgradeChain", "UpgradeTool",
+    "Upgraded", "UpgradesSection", "VisibleHardware", "WaitTimedOut", "await_level", "claim", "guest_hardware",
+    "require",
 ]  # fmt: skip
 
 

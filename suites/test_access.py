@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lifsea_testbed.machine.machine import Machine
-from lifsea_testbed.plugin.items import claim
-from lifsea_testbed.profiles.profile import Profile, require
+from lifsea_testbed import Machine, Profile, claim, require
 
 pytestmark = pytest.mark.shares_machine
 

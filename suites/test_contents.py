@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lifsea_testbed.machine.factory import MachineFactory
-from lifsea_testbed.machine.machine import Machine
-from lifsea_testbed.perf.metric import Measure
-from lifsea_testbed.plugin.items import claim
-from lifsea_testbed.profiles.profile import Profile, require
+from lifsea_testbed import Machine, MachineFactory, Measure, Profile, claim, require
 
 pytestmark = pytest.mark.shares_machine
 

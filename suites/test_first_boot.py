@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from lifsea_testbed.machine.machine import Machine
-from lifsea_testbed.plugin.items import claim
-from lifsea_testbed.scenarios.basics import Rebooted
-from lifsea_testbed.support.guest_paths import MACHINE_ID
+from lifsea_testbed import MACHINE_ID, Machine, Rebooted, claim
 
 #: An ext4 file system keeps about 2 % of its partition for its own tables, and no partition starts its last MiB.
 _OWN_TABLES = 0.95

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lifsea_testbed.ecs import guest_hardware
-from lifsea_testbed.errors import NotJudged
-from lifsea_testbed.machine.machine import Machine
-from lifsea_testbed.plugin.items import claim
+from lifsea_testbed import Machine, NotJudged, claim, guest_hardware
 
 pytestmark = pytest.mark.shares_machine
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from lifsea_testbed.plugin.items import claim
-from lifsea_testbed.scenarios.upgrade_paths import FaultInjection, UpgradeChain
-from lifsea_testbed.support.guest_paths import KEPT_IN_ETC, KEPT_IN_VAR
+from lifsea_testbed import KEPT_IN_ETC, KEPT_IN_VAR, FaultInjection, UpgradeChain, claim
 
 
 @claim("upgrade-chain")

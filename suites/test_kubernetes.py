@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from lifsea_testbed.guest.readiness import ReadinessLevel, await_level
-from lifsea_testbed.machine.machine import Machine
-from lifsea_testbed.plugin.items import claim
-from lifsea_testbed.profiles.profile import Profile
-from lifsea_testbed.scenarios.static_pod import StaticPod
+from lifsea_testbed import Machine, Profile, ReadinessLevel, StaticPod, await_level, claim
 
 
 @claim("containerd-ready")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from lifsea_testbed.cluster.objects import InterruptedNode, JoinedNode, PodRun
-from lifsea_testbed.perf.metric import Measure
-from lifsea_testbed.plugin.items import claim
+from lifsea_testbed import InterruptedNode, JoinedNode, Measure, PodRun, claim
 
 _LEFT_TO_THE_KERNEL = 0.95
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from lifsea_testbed.machine.machine import Machine
-from lifsea_testbed.plugin.items import claim
+from lifsea_testbed import Machine, claim
 
 
 @claim("ops-container-off")

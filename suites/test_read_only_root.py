@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lifsea_testbed.machine.machine import Machine
-from lifsea_testbed.plugin.items import claim
-from lifsea_testbed.profiles.profile import Profile
-from lifsea_testbed.scenarios.basics import Rebooted
+from lifsea_testbed import Machine, Profile, Rebooted, claim
 
 
 @claim("root-read-only")

@@ -2,110 +2,21 @@
 
 from __future__ import annotations
 
-import http.server
 import json
-import shlex
-import subprocess
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from lifsea_testbed.ecs.metadata import Request
 from lifsea_testbed.errors import CommandFailed, GuestFailure, NotJudged, ProfileRefused
-from lifsea_testbed.guest.ostree import REPOSITORY
 from lifsea_testbed.profiles.profile import UpgradesSection, load, names
-from lifsea_testbed.scenarios import upgrade_paths
-from lifsea_testbed.support.protocols import CommandResult
 from lifsea_testbed.upgrade.offer import EDITED, Offer, make_offers, offer_from_disk
 from lifsea_testbed.upgrade.repository import Repository, RepositoryFault
 from lifsea_testbed.upgrade.tools import COMMANDS, CommandTool, OstreeTool, RpmOstreeTool, upgrade_tool
 from tests.support.fakes import FakeShell
+from tests.support.ostree_host import Host, served
 
 OFFER = Offer(url="http://mirror/", branch="lifsea-testbed/1", commit="c" * 64, version="3.3.0+testbed.1")
-
-
-class Host:
-    """The host in place of a guest that runs ostree: its paths lie in a directory, and one commit counts as booted."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self.repository = directory / "repo"
-        tree = directory / "tree"
-        (tree / "usr/etc").mkdir(parents=True)
-        (tree / "usr/etc/os-release").write_text("VERSION_ID=3.3.0\n")
-        self.ostree("init", "--mode=archive")
-        self.commit = self.ostree("commit", "--branch=os", f"--tree=dir={tree}").strip()
-
-    def ostree(self, *words: str) -> str:
-        command = ["ostree", f"--repo={self.repository}", *words]
-        ran = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert ran.returncode == 0, ran.stderr
-        return ran.stdout
-
-    def run(self, command: str | Sequence[str], *, check: bool = True, within: float = 20.0,
-            input: bytes = b"") -> CommandResult:
-        script = command if isinstance(command, str) else shlex.join(command)
-        ran = subprocess.run(["sh", "-c", self._here(script)], input=input, capture_output=True, check=False)
-        if check and ran.returncode:
-            raise CommandFailed(f"status {ran.returncode}", evidence=ran.stderr.decode())
-        return CommandResult(script=script, exit_status=ran.returncode, output=ran.stdout, errors=ran.stderr,
-                             duration=0.0)  # fmt: skip
-
-    def deployed_on_a_disk(self, text: str) -> str:
-        """Puts another image's commit, with a file of that text, where its disk is mounted; returns the commit."""
-        disk, tree = self._directory / "disk", self._directory / "other"
-        (tree / "usr/etc").mkdir(parents=True)
-        (tree / "usr/etc/new").write_text(text)
-        (tree / "usr/etc/os-release").write_text("VERSION_ID=3.3.0\n")
-        other = ["ostree", f"--repo={self._directory}/disk-repo"]
-        subprocess.run([*other, "init", "--mode=bare"], check=True)
-        words = ["commit", "--branch=os", f"--tree=dir={tree}", "--add-metadata-string=version=3.4.0"]
-        commit = subprocess.run([*other, *words], check=True, capture_output=True, text=True).stdout.strip()
-        (disk / f"ostree/deploy/lifsea/deploy/{commit}.0").mkdir(parents=True)
-        return commit
-
-    def _here(self, script: str) -> str:
-        """The script with the guest's paths replaced; remotes are added to the repository's own configuration."""
-        if script == "ostree admin status":
-            return f"echo '* lifsea {self.commit}.0'; echo '    Version: 3.3.0'"
-        places = {'"$point/ostree/repo"': self._directory / "disk-repo", 'rmdir "$point"': ":",
-                  REPOSITORY: self.repository, "/run/lifsea-testbed-offer": self._directory / "offer",
-                  "/etc/ostree/remotes.d/lifsea-testbed.conf": f">{self.repository}/config",
-                  "ostree pull ": f"ostree --repo={self.repository} pull ",
-                  "$(mktemp -d /run/lifsea-testbed-image.XXXXXX)": self._directory / "disk"}  # fmt: skip
-        for place, there in places.items():
-            script = script.replace(place, str(there))
-        return script
-
-
-@contextmanager
-def served(repository: Repository) -> Iterator[str]:
-    """A repository where the host's ostree finds it."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            response = repository.answer(Request(method="GET", path=self.path))
-            self.send_response(response.status)
-            length = len(response.body) if response.promised is None else response.promised
-            self.send_header("Content-Length", str(length))
-            self.end_headers()
-            self.wfile.write(response.body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """The repository keeps its own record."""
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 @pytest.fixture
@@ -137,23 +48,6 @@ def test_what_another_image_has_deployed_can_be_pulled(host: Host, tmp_path: Pat
     assert host.ostree("cat", wanted, "/usr/etc/new") == "new"
     assert len([path for path in repository.requests if path.endswith(".filez")]) == 1
     host.ostree("fsck", "--quiet")
-
-
-@pytest.mark.parametrize("fault", [fault for fault in upgrade_paths.UPGRADE_FAULTS if not fault.full],
-                         ids=lambda fault: fault.name)  # fmt: skip
-def test_a_real_ostree_names_each_fault_and_recovers(host: Host, tmp_path: Path,
-                                                     fault: upgrade_paths.UpgradeFault) -> None:
-    repository = Repository(tmp_path / "served")
-    with served(repository) as url:
-        (offer,) = make_offers(host, tmp_path / "served", url, 1)
-        repository.fault = fault.repository
-        with pytest.raises(CommandFailed) as raised:
-            OstreeTool(host).fetch(Offer(**{**vars(offer), "signed": fault.signed}))
-        failed = upgrade_paths.FailedUpgrade(fault=fault, output=raised.value.evidence, boots_next="")
-        assert failed.is_clear, raised.value.evidence
-        repository.fault = RepositoryFault.NONE
-        OstreeTool(host).fetch(offer)
-    assert host.ostree("cat", offer.commit, EDITED.replace("/etc", "/usr/etc"))
 
 
 @pytest.mark.parametrize("path", ["/../secret", "/%2e%2e/secret", "/link", "/", "/none"])
