@@ -94,7 +94,7 @@ def labgrid_shell(machine: Machine) -> Iterator[ShellDriver]:
             while keys := os.read(ours, 4096):
                 machine.boot.transcript.send(keys)
 
-    machine.boot.transcript.tap(show)
+    machine.boot.transcript.mirror_to(show)
     threading.Thread(target=type_on, daemon=True).start()
     target = Target("benchmark")
     RawSerialPort(target, name=None, port=os.ttyname(theirs), speed=115200)
@@ -102,7 +102,7 @@ def labgrid_shell(machine: Machine) -> Iterator[ShellDriver]:
     shell = ShellDriver(target, name=None, prompt=r"root@\S+:\S*# ", login_prompt="login: ", username="root")
     target.activate(shell)
     yield shell
-    machine.boot.transcript.tap(lambda data: None)
+    machine.boot.transcript.mirror_to(lambda data: None)
 
 
 def raw_echo(machine: Machine, shells: str) -> list[float]:
@@ -159,8 +159,8 @@ def bare_boot(bench: Bench) -> float:
                  ((bench.image.path, "rb"), (machine._overlay, "r+b"))]  # fmt: skip
         inherited = [*(theirs.fileno() for _, theirs in pairs.values()), *(file.fileno() for file in files)]
         monitor, console, assistant, channel, image, overlay = inherited
-        wires = command_line.Wires(monitor=monitor, console=console, assistant=assistant, channel=channel, image=image,
-                                   overlay=overlay)  # fmt: skip
+        wires = command_line.Descriptors(monitor=monitor, console=console, assistant=assistant, channel=channel,
+                                         image=image, overlay=overlay)  # fmt: skip
         qemu = subprocess.Popen(bench.accelerator.confinement.wrap(command_line.command(machine._hardware, wires)),
                                 cwd=machine._directory, pass_fds=inherited)  # fmt: skip
         try:

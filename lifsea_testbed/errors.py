@@ -25,7 +25,7 @@ from __future__ import annotations
 import enum
 from pathlib import Path
 
-from lifsea_testbed.support.redact import masked
+from lifsea_testbed.support.redact import redact
 
 
 class Blame(enum.StrEnum):
@@ -44,7 +44,7 @@ class Explained(Exception):
 
     def __init__(self, happened: str, *, expected: str = "", evidence: str = "", hint: str = "") -> None:
         # What the user typed is no guest's text, and would be taken for secrets: "token: required".
-        happened, expected, evidence = (text if self.blame is Blame.CALLER else masked(text)
+        happened, expected, evidence = (text if self.blame is Blame.CALLER else redact(text)
                                         for text in (happened, expected, evidence))  # fmt: skip
         super().__init__(happened)
         self.happened = happened

@@ -14,7 +14,7 @@ from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.machine.factory import Bench
 from lifsea_testbed.perf.metric import Metric
 from lifsea_testbed.profiles.profile import Boot
-from lifsea_testbed.qemu.accelerator import Kind
+from lifsea_testbed.qemu.accelerator import AcceleratorKind
 from lifsea_testbed.qemu.instruction_counter import Counter
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def cold_boots(bench: Bench, count: int) -> ColdBoots:
         until = Mark.FINISHED if counting else Mark.KUBELET
         seen = [one for number in range(count)
                 for one in observe.boots(bench, f"cold-boot-{number + 1}", counting, until=until)]  # fmt: skip
-    return ColdBoots(seen=seen, at_hardware_speed=bench.accelerator.kind is Kind.KVM)
+    return ColdBoots(seen=seen, at_hardware_speed=bench.accelerator.kind is AcceleratorKind.KVM)
 
 
 def counter(stack: ExitStack, bench: Bench) -> Counter | None:

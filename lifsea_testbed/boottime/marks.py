@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lifsea_testbed.console.transcript import Line
+from lifsea_testbed.console.transcript import ConsoleLine
 from lifsea_testbed.qemu.instruction_counter import BOOT_SECTOR, Stamp
 
 
@@ -77,7 +77,7 @@ def phases(marks: Mapping[Mark, float]) -> list[Phase]:
     return found
 
 
-def on_console(lines: Sequence[Line]) -> dict[Mark, float]:
+def on_console(lines: Sequence[ConsoleLine]) -> dict[Mark, float]:
     """Returns the marks that the lines of a console tell of.
 
     A kernel's first line may be the end of one that the boot loader began, so its second line tells, which the kernel

@@ -18,8 +18,8 @@ from lifsea_testbed.machine.factory import Bench
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.profiles.profile import Road
 from lifsea_testbed.qemu import instruction_counter as counters
-from lifsea_testbed.qemu.accelerator import Kind
-from lifsea_testbed.qemu.instruction_counter import Counter, Record, Stamp
+from lifsea_testbed.qemu.accelerator import AcceleratorKind
+from lifsea_testbed.qemu.instruction_counter import Counter, CounterRecord, Stamp
 from lifsea_testbed.support.private_dir import PrivateDirectory
 
 _PIECE = 1 << 20
@@ -40,7 +40,7 @@ def counting(bench: Bench) -> Iterator[Counter | None]:
     Raises:
         NotJudged: the counter cannot be built, or this QEMU cannot load it.
     """
-    if bench.accelerator.kind is not Kind.TCG:
+    if bench.accelerator.kind is not AcceleratorKind.TCG:
         yield None
         return
     counters.require(bench.emulator.version)
@@ -77,7 +77,7 @@ def _observe(bench: Bench, machine: Machine, which: Which, until: Mark) -> Obser
     if machine.road is not Road.NONE:
         _wait_until_finished(bench, machine)
         marks |= _later(bench, machine, until)
-    record = machine.boot.counts.record() if machine.boot.counts else Record()
+    record = machine.boot.counts.record() if machine.boot.counts else CounterRecord()
     lines = machine.boot.transcript.since()
     exact = in_record(stamp for stamp in record.marks if stamp.at >= machine.boot.power_on)
     marks |= on_console(lines) | {mark: stamp.at - machine.boot.power_on for mark, stamp in exact.items()}
@@ -102,9 +102,9 @@ def _later(bench: Bench, machine: Machine, until: Mark) -> dict[Mark, float]:
     """The marks that come after the boot is finished, as far as they are waited for."""
     marks = dict[Mark, float]()
     if until in (Mark.QUIET, Mark.KUBELET) and machine.boot.counts is not None:
-        deadline = bench.patience.deadline(_PATIENCE)
+        deadline = bench.time_scale.deadline(_PATIENCE)
         while (quiet := _quiet(machine)) is None and not deadline.expired:
-            machine.boot.lifeline.pause(_SECOND / 2, deadline)
+            machine.boot.liveness.pause(_SECOND / 2, deadline)
         marks |= {Mark.QUIET: quiet} if quiet is not None else {}
     if until is Mark.KUBELET and "kubelet-ready" in bench.profile.claims:
         within = bench.profile.boot.ready_within
@@ -145,18 +145,18 @@ def _of_guest(machine: Machine, aligned: Alignment, units: list[guest.UnitTimes]
     return marks | {mark: unit.active for mark, wanted in names.items() for unit in units if unit.name in wanted}
 
 
-def _at(record: Record, start: float, at: float, exact: Stamp | None) -> Progress:
+def _at(record: CounterRecord, start: float, at: float, exact: Stamp | None) -> Progress:
     """What had been executed by then: as the counter saw it at that instruction, or at the nearest sample."""
     first = _sample(record, start)
     stamp = exact or _sample(record, start + at)
     return Progress(at=at, counts=stamp.counts.since(first.counts), idle=stamp.idle - first.idle)
 
 
-def _sample(record: Record, at: float) -> Stamp:
+def _sample(record: CounterRecord, at: float) -> Stamp:
     place = bisect.bisect_left(record.samples, at, key=lambda sample: sample.at)
     return record.samples[min(place, len(record.samples) - 1)]
 
 
-def _curve(record: Record, start: float) -> list[Progress]:
+def _curve(record: CounterRecord, start: float) -> list[Progress]:
     samples = [sample for sample in record.samples if sample.at >= start]
     return [_at(record, start, sample.at - start, sample) for sample in samples[:: max(1, len(samples) // _POINTS)]]

@@ -17,7 +17,7 @@ from lifsea_testbed.machine import factory as benches
 from lifsea_testbed.qemu import accelerator as accelerators
 from lifsea_testbed.qemu import command_line
 from lifsea_testbed.qemu import emulator as emulators
-from lifsea_testbed.qemu.accelerator import Accelerator, Kind
+from lifsea_testbed.qemu.accelerator import Accelerator, AcceleratorKind
 from lifsea_testbed.qemu.emulator import Emulator
 from lifsea_testbed.support import host
 from lifsea_testbed.support.confinement import confinement
@@ -107,7 +107,7 @@ def _accelerator(facts: Facts) -> Finding:
     found = facts.accelerator
     if isinstance(found, HostError):
         return Finding(what="accelerator", state=State.MISSING, found=found.happened, remedy=_QEMU_REMEDY)
-    if found.kind is Kind.KVM:
+    if found.kind is AcceleratorKind.KVM:
         return Finding(what="accelerator", state=State.GOOD, found=str(found))
     if not facts.kvm_exists:
         remedy = ("switch virtualization on in the firmware and load kvm_intel or kvm_amd; in a cloud, take bare metal "

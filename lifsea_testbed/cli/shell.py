@@ -69,7 +69,7 @@ def attend(machine: Machine) -> None:
     """Hands the console of a machine that was started to the terminal, until either has had enough."""
     print(f"{machine.instance.id} powers on; {HELP}\r")
     with _raw(sys.stdin.fileno()) as modes:
-        machine.boot.transcript.tap(lambda data: _show(harmless(data)))
+        machine.boot.transcript.mirror_to(lambda data: _show(harmless(data)))
         Keys(machine.boot, modes).pass_on()
     print(f"\r\nthe transcript is in {machine.records}")
 
@@ -85,8 +85,8 @@ class Keys:
         """Returns when the person leaves; raises the reason when the machine ends first."""
         keyboard = sys.stdin.fileno()
         while True:
-            select.select([keyboard, self._boot.lifeline], [], [])
-            self._boot.lifeline.check()
+            select.select([keyboard, self._boot.liveness], [], [])
+            self._boot.liveness.check()
             keys = os.read(keyboard, 4096)
             if not keys or not self.type(keys):
                 return

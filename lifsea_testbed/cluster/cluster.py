@@ -13,12 +13,12 @@ from lifsea_testbed.cluster.authority import Identity
 from lifsea_testbed.cluster.control_plane import ControlPlane
 from lifsea_testbed.cluster.objects import Node
 from lifsea_testbed.ecs.instance import CLUSTER_ADDRESS, CLUSTER_PORT, PRIVATE_ADDRESS, Instance
-from lifsea_testbed.ecs.relay import Relay, leading_to
+from lifsea_testbed.ecs.relay import Relay, connect_to
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.profiles.profile import Profile
 from lifsea_testbed.support.confinement import Confinement
-from lifsea_testbed.support.redact import masked
+from lifsea_testbed.support.redact import redact
 from lifsea_testbed.support.steps import step
 
 #: The port at which a kubelet serves logs to the API server.
@@ -79,7 +79,7 @@ class Cluster:
         """Ends it, and leaves what its programs wrote among the records."""
         self._records.mkdir(parents=True, exist_ok=True)
         for name, text in self.plane.logs().items():
-            (self._records / f"{name}.log").write_text(masked(text), "utf-8")
+            (self._records / f"{name}.log").write_text(redact(text), "utf-8")
         self.plane.__exit__()
 
     def expect(self, machine: Machine, *, lifetime: datetime.timedelta | None = None) -> Member:
@@ -103,7 +103,7 @@ class Cluster:
         return member
 
     def _wire(self, machine: Machine) -> Member:
-        relay = machine.lead_to_cluster(leading_to((self.plane.address, CLUSTER_PORT)))
+        relay = machine.lead_to_cluster(connect_to((self.plane.address, CLUSTER_PORT)))
         member = Member(machine, relay, self.api)
         self.plane.tunnel.announce(member.name, machine.open_port(_KUBELET_PORT))
         self.members.append(member)

@@ -6,7 +6,7 @@ import re
 import socket
 from pathlib import Path
 
-from lifsea_testbed.ecs.relay import Relay, leading_to
+from lifsea_testbed.ecs.relay import Relay, connect_to
 
 _REQUEST = re.compile(rb"CONNECT ([^\s:]+):\d+ HTTP/1\.[01]\r\n")
 _END = b"\r\n\r\n"
@@ -41,6 +41,6 @@ class Tunnel(Relay):
         if address is None:
             connection.sendall(b"HTTP/1.1 502 Bad Gateway\r\n\r\n")
             raise ConnectionError("no node of that name")
-        reached = leading_to(address)(connection)
+        reached = connect_to(address)(connection)
         connection.sendall(b"HTTP/1.1 200 Connection Established\r\n\r\n")
         return reached

@@ -9,10 +9,10 @@ import time
 from typing import Protocol
 
 from lifsea_testbed.console import port_frames
-from lifsea_testbed.console.socket_io import HungUp, Wire
+from lifsea_testbed.console.socket_io import SocketStream, StreamClosed
 from lifsea_testbed.errors import ChannelError, Explained, NotJudged, WaitTimedOut
 from lifsea_testbed.support.deadline import Deadline
-from lifsea_testbed.support.liveness import Lifeline
+from lifsea_testbed.support.liveness import Liveness
 from lifsea_testbed.support.protocols import CommandResult
 
 #: The largest answer that is taken from a guest (bytes): more is a guest that runs away.
@@ -68,11 +68,11 @@ class NoChannel:
 class PortChannel:
     """One conversation with channel.sh over a socket that leads to its virtio-serial port."""
 
-    def __init__(self, connection: socket.socket, *, lifeline: Lifeline) -> None:
-        self._wire = Wire(connection)
-        self._machine = lifeline
-        self._shell = Lifeline()
-        lifeline.on_end(self._end_with_machine)
+    def __init__(self, connection: socket.socket, *, liveness: Liveness) -> None:
+        self._wire = SocketStream(connection)
+        self._machine = liveness
+        self._shell = Liveness()
+        liveness.on_end(self._end_with_machine)
         self._turn = threading.Lock()
         self._received = bytearray()
         self._in_step = True
@@ -173,7 +173,7 @@ class PortChannel:
         self._machine.check()
         if self._shell.ended:
             self._shell.close()
-            self._shell = Lifeline()
+            self._shell = Liveness()
             self._machine.on_end(self._end_with_machine)
             self._in_step = False
 
@@ -222,11 +222,11 @@ class PortChannel:
     def _send(self, data: bytes) -> None:
         try:
             self._wire.send(data)
-        except HungUp as error:
+        except StreamClosed as error:
             raise self._hung_up(error) from error
 
-    def _hung_up(self, error: HungUp) -> Explained:
-        """Returns why the wire was closed: mostly the machine ended, which the lifeline learns a moment later."""
+    def _hung_up(self, error: StreamClosed) -> Explained:
+        """Returns why the wire was closed: mostly the machine ended, which the liveness learns a moment later."""
         self._machine.wait(Deadline.after(1.0))
         self._machine.check()
         return ChannelError(f"QEMU closed the channel: {error}")
@@ -254,7 +254,7 @@ class PortChannel:
     def _receive_more(self, deadline: Deadline) -> None:
         try:
             data = self._wire.receive(deadline, self._shell)
-        except HungUp as error:
+        except StreamClosed as error:
             raise self._hung_up(error) from error
         if not data and deadline.expired:
             raise WaitTimedOut("the channel is silent")

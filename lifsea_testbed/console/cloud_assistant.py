@@ -11,9 +11,9 @@ import itertools
 import json
 import socket
 
-from lifsea_testbed.console.socket_io import HungUp, Wire
+from lifsea_testbed.console.socket_io import SocketStream, StreamClosed
 from lifsea_testbed.support.deadline import Deadline
-from lifsea_testbed.support.liveness import Lifeline
+from lifsea_testbed.support.liveness import Liveness
 
 #: How often an assistant that is silent is asked again (seconds); the real client polls every 0.2 s.
 _EVERY = 0.5
@@ -21,12 +21,12 @@ _EVERY = 0.5
 _LONGEST_LINE = 65_536
 
 
-class Assistant:
+class CloudAssistant:
     """Our end of the port."""
 
-    def __init__(self, connection: socket.socket, *, lifeline: Lifeline) -> None:
-        self._wire = Wire(connection)
-        self._lifeline = lifeline
+    def __init__(self, connection: socket.socket, *, liveness: Liveness) -> None:
+        self._wire = SocketStream(connection)
+        self._liveness = liveness
         self._numbers = itertools.count(1)
         self._received = b""
 
@@ -37,7 +37,7 @@ class Assistant:
             GuestCrashed, LaunchError: the machine ended first.
         """
         asked = set[int]()
-        with contextlib.suppress(HungUp):
+        with contextlib.suppress(StreamClosed):
             while not deadline.expired:
                 number = next(self._numbers)
                 asked.add(number)
@@ -52,7 +52,7 @@ class Assistant:
 
     def _answered(self, asked: set[int], deadline: Deadline) -> bool:
         while not deadline.expired:
-            self._received += self._wire.receive(deadline, self._lifeline)
+            self._received += self._wire.receive(deadline, self._liveness)
             *lines, self._received = self._received.split(b"\n")
             self._received = self._received[-_LONGEST_LINE:]
             if any(_returned(line) in asked for line in lines):

@@ -9,7 +9,7 @@ from lifsea_testbed.errors import Explained, GuestCrashed, TimerStarved
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fatal:
+class FatalLine:
     """A named kind of fatal line, and what is raised for it: the image's fault, unless the hardware failed."""
 
     name: str
@@ -17,8 +17,8 @@ class Fatal:
     error: type[Explained] = GuestCrashed
 
 
-def _fatal(name: str, pattern: str, error: type[Explained] = GuestCrashed) -> Fatal:
-    return Fatal(name=name, pattern=re.compile(pattern), error=error)
+def _fatal(name: str, pattern: str, error: type[Explained] = GuestCrashed) -> FatalLine:
+    return FatalLine(name=name, pattern=re.compile(pattern), error=error)
 
 
 # An optional kernel time stamp, as printk puts it before a message.
@@ -48,6 +48,6 @@ TABLE = (
 )
 
 
-def find(line: str) -> Fatal | None:
+def find(line: str) -> FatalLine | None:
     """Returns the kind of fatal line that this printable line is, if it is one."""
     return next((fatal for fatal in TABLE if fatal.pattern.search(line)), None)

@@ -81,7 +81,7 @@ def typed(access: Access) -> bytes:
 
 def _answer(console: Transcript, question: re.Pattern[str], answer: str, deadline: Deadline) -> None:
     position = console.position
-    while not console.asks(question, position, Deadline.after(min(_WAKE_EVERY, deadline.remaining))):
+    while not console.wait_for_prompt(question, position, Deadline.after(min(_WAKE_EVERY, deadline.remaining))):
         if deadline.expired:
             raise WaitTimedOut(f"the console did not ask {question.pattern!r} within {deadline.allowance:.0f} s",
                                evidence=console.tail())

@@ -20,7 +20,7 @@ from lifsea_testbed.console.serial_frames import Frame, octal
 from lifsea_testbed.errors import ChannelError, WaitTimedOut
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.digest import same
-from lifsea_testbed.support.liveness import Lifeline
+from lifsea_testbed.support.liveness import Liveness
 from lifsea_testbed.support.protocols import CommandResult
 
 #: A request is said again after so long (seconds).
@@ -31,7 +31,7 @@ _SMALLEST, _FIRST, _LARGEST = 48, 6_000, 96_000
 _LONGEST_TEXT = 3_400
 
 
-class Terminal(Protocol):
+class SerialLine(Protocol):
     """A terminal that somebody else reads, and gives the frames of."""
 
     def send(self, data: bytes) -> None:
@@ -40,7 +40,7 @@ class Terminal(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class End:
+class CommandEnd:
     """How a command ended, and what there is to fetch: sizes in bytes, digests as the guest's tool says them."""
 
     status: int
@@ -50,7 +50,7 @@ class End:
     errors_digest: str
 
     @classmethod
-    def parse(cls, payload: bytes) -> End:
+    def parse(cls, payload: bytes) -> CommandEnd:
         """Reads the payload of a frame `end`.
 
         Raises:
@@ -65,19 +65,19 @@ class End:
         return cls(status=status, output=output, errors=errors, output_digest=words[3], errors_digest=words[4])
 
 
-class TerminalChannel:
+class SerialChannel:
     """One conversation with terminal.sh over a terminal."""
 
-    def __init__(self, terminal: Terminal, *, lifeline: Lifeline) -> None:
+    def __init__(self, terminal: SerialLine, *, liveness: Liveness) -> None:
         self._terminal = terminal
-        self._lifeline = lifeline
+        self._liveness = liveness
         self._turn = threading.Lock()
         self._arrived: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
         self._nonce = ""
         self._base64 = False
-        lifeline.on_end(lambda: self._arrived.put(None))
+        liveness.on_end(lambda: self._arrived.put(None))
 
-    def offer(self, frame: Frame) -> bool:
+    def on_frame(self, frame: Frame) -> bool:
         """Takes a frame that was seen on the terminal, if it answers what was asked; returns whether it did."""
         wanted = frame.nonce == self._nonce
         if wanted:
@@ -96,7 +96,7 @@ class TerminalChannel:
         self._base64 = code == "base64"
         return boot_id
 
-    def await_prompt(self, deadline: Deadline) -> None:
+    def wait_for_shell(self, deadline: Deadline) -> None:
         """Returns when a shell at a prompt has printed a frame: its echo of the line, and its prompt, are not one.
 
         Raises:
@@ -133,7 +133,7 @@ class TerminalChannel:
         for number, text in enumerate(pieces(data, as_base64=self._base64)):
             self._ask(f"put {nonce} {name} {number:08} {text}", ("put",), f"{name}:{number:08}", deadline)
 
-    def _await_end(self, nonce: str, script: str, deadline: Deadline) -> End:
+    def _await_end(self, nonce: str, script: str, deadline: Deadline) -> CommandEnd:
         try:
             frame = self._ask(f"run {nonce}", ("running", "end"), "", deadline)
             while frame.kind != "end":
@@ -141,7 +141,7 @@ class TerminalChannel:
                     or self._ask(f"ask {nonce}", ("running", "end"), "", deadline)
                 if frame.kind != "end" and deadline.expired:
                     raise WaitTimedOut("still running")
-            return End.parse(frame.payload)
+            return CommandEnd.parse(frame.payload)
         except WaitTimedOut:
             raise self._overrun(nonce, script, deadline) from None
 
@@ -153,8 +153,8 @@ class TerminalChannel:
             while (frame := self._ask(f"ask {nonce}", ("running", "end"), "", killing)).kind != "end":
                 if killing.expired:
                     raise WaitTimedOut("still running")
-                self._lifeline.pause(0.1, killing)
-            end = End.parse(frame.payload)
+                self._liveness.pause(0.1, killing)
+            end = CommandEnd.parse(frame.payload)
             printed = self._fetch(nonce, "out", min(end.output, 2000), "")
         except WaitTimedOut:
             return overrun(script, deadline)
@@ -205,7 +205,7 @@ class TerminalChannel:
         """The next frame of those kinds that comes within so many seconds; others are passed over."""
         deadline = Deadline.after(seconds)
         while True:
-            self._lifeline.check()
+            self._liveness.check()
             try:
                 frame = self._arrived.get(timeout=deadline.remaining)
             except queue.Empty:

@@ -10,18 +10,18 @@ import pexpect
 from pexpect.socket_pexpect import SocketSpawn
 
 from lifsea_testbed.support.deadline import Deadline
-from lifsea_testbed.support.liveness import Lifeline
+from lifsea_testbed.support.liveness import Liveness
 
 _CHUNK = 1 << 18
 #: A guest that takes nothing for this long (seconds) has hung up, as far as a sender is concerned.
 _STALLED = 60.0
 
 
-class HungUp(Exception):
+class StreamClosed(Exception):
     """The other end closed the wire."""
 
 
-class Wire:
+class SocketStream:
     """One end of a socket whose other end QEMU holds."""
 
     def __init__(self, connection: socket.socket) -> None:
@@ -37,21 +37,21 @@ class Wire:
         try:
             self._spawn.send(data)
         except OSError as error:
-            raise HungUp(str(error)) from error
+            raise StreamClosed(str(error)) from error
 
-    def receive(self, deadline: Deadline, lifeline: Lifeline | None = None) -> bytes:
+    def receive(self, deadline: Deadline, liveness: Liveness | None = None) -> bytes:
         """Returns what has come, as soon as something has; nothing if the deadline passes first.
 
         Raises:
             HungUp: the other end is closed.
-            Explained: the lifeline's reason, at once when the machine ends.
+            Explained: the liveness's reason, at once when the machine ends.
         """
-        if lifeline is not None:
-            lifeline.check()
-        watched = [self._spawn.child_fd, *([lifeline.fileno()] if lifeline else [])]
+        if liveness is not None:
+            liveness.check()
+        watched = [self._spawn.child_fd, *([liveness.fileno()] if liveness else [])]
         ready, _, _ = select.select(watched, [], [], deadline.remaining)
-        if lifeline is not None:
-            lifeline.check()
+        if liveness is not None:
+            liveness.check()
         if not ready:
             return b""
         try:
@@ -59,7 +59,7 @@ class Wire:
         except pexpect.TIMEOUT:
             return b""
         except (pexpect.EOF, OSError, ValueError) as error:
-            raise HungUp(str(error)) from error
+            raise StreamClosed(str(error)) from error
 
     def close(self) -> None:
         """Hangs up; a second time does nothing."""

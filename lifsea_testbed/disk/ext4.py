@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lifsea_testbed.disk import journal
-from lifsea_testbed.disk.source import Source
+from lifsea_testbed.disk.source import ByteSource
 from lifsea_testbed.errors import DiskDamaged, NotJudged
 
 ROOT = 2
@@ -74,9 +74,9 @@ class Ext4:
         NotJudged: it uses a feature that is not read here.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: ByteSource) -> None:
         self._source = source
-        self._newer: dict[int, journal.Place] = {}
+        self._newer: dict[int, journal.JournalBlock] = {}
         self._listed_bytes = 0
         self.layout = parse_superblock(source.read_at(1024, 1024))
         self._block = functools.lru_cache(_KEPT // self.layout.block_size)(self._read_block)
@@ -218,13 +218,13 @@ class Ext4:
         return {first + index: place + index for first, place, count in runs for index in range(count)}
 
 
-class Unreplayed(Ext4):
+class UnreplayedExt4(Ext4):
     """A file system as a boot loader reads it: what is in its journal alone is not there."""
 
     def idle_journal(self) -> set[int]:
         """Returns the blocks of the journal that its recovery never looks at, even if it reads them ahead."""
         places = self._journal()
-        return set(places.values()) - journal.looked_at(self._block, places)
+        return set(places.values()) - journal.read_by_recovery(self._block, places)
 
     def replayed_inodes(self) -> set[int]:
         """Returns the blocks of inodes that are read along with the journal's own and that its recovery overwrites.
@@ -241,7 +241,7 @@ class Unreplayed(Ext4):
         """Leaves the journal alone."""
 
 
-def is_ext4(source: Source) -> bool:
+def is_ext4(source: ByteSource) -> bool:
     """Tells whether a partition holds ext2, ext3 or ext4."""
     return source.size >= 2048 and source.read_at(1024 + 0x38, 2) == _MAGIC.to_bytes(2, "little")
 

@@ -17,7 +17,7 @@ MOST_ENTRIES, DEEPEST = 1_000_000, 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class TreeEntry:
     """A file: the file system it lies on, and its inode there."""
 
     file_system: Ext4
@@ -39,24 +39,24 @@ class Place:
         return stat.S_ISREG(self.inode.mode)
 
 
-def root_of(file_system: Ext4) -> Place:
+def root_of(file_system: Ext4) -> TreeEntry:
     """Returns the topmost directory of a file system."""
-    return Place(file_system=file_system, inode=file_system.inode(ROOT))
+    return _entry_of(file_system, ROOT)
 
 
 class Tree:
     """The files below a root, with others mounted on paths of it; no link and no `..` ever leads out of it."""
 
-    def __init__(self, root: Place, mounts: Mapping[PurePosixPath, Place] | None = None) -> None:
+    def __init__(self, root: TreeEntry, mounts: Mapping[PurePosixPath, TreeEntry] | None = None) -> None:
         self._root = root
         self._mounts = dict(mounts or {})
         self._directories: dict[tuple[int, int], dict[str, int]] = {}
 
-    def mounted(self, mounts: Mapping[PurePosixPath, Place]) -> Tree:
+    def mounted(self, mounts: Mapping[PurePosixPath, TreeEntry]) -> Tree:
         """Returns the same tree with more mounted on it."""
         return Tree(self._root, {**self._mounts, **mounts})
 
-    def find(self, path: str | PurePosixPath, *, follow: bool = True) -> Place | None:
+    def find(self, path: str | PurePosixPath, *, follow: bool = True) -> TreeEntry | None:
         """Returns what is at that path, links followed (the last one only with `follow`), or nothing."""
         return self._resolve(PurePosixPath(path), follow=follow)[1]
 
@@ -87,7 +87,7 @@ class Tree:
                 raise NotJudged(f"more than {_MOST_MATCHES} paths match {pattern}: they are not read")
         return found
 
-    def walk(self, without: Collection[PurePosixPath] = ()) -> Iterator[tuple[PurePosixPath, Place]]:
+    def walk(self, without: Collection[PurePosixPath] = ()) -> Iterator[tuple[PurePosixPath, TreeEntry]]:
         """Yields every path but the root with what is there, links not followed; nothing at or below `without`.
 
         Raises:
@@ -106,20 +106,20 @@ class Tree:
                 if below.is_directory:
                     waiting.append((path, below))
 
-    def _below(self, directory: PurePosixPath, place: Place,
-               without: Collection[PurePosixPath]) -> Iterator[tuple[PurePosixPath, Place]]:
+    def _below(self, directory: PurePosixPath, place: TreeEntry,
+               without: Collection[PurePosixPath]) -> Iterator[tuple[PurePosixPath, TreeEntry]]:
         for name, number in place.file_system.entries(place.inode):
             path = directory / name
             if path not in without:
                 there = self._mounts.get(path)
-                yield path, there or Place(file_system=place.file_system, inode=place.file_system.inode(number))
+                yield path, there or _entry_of(place.file_system, number)
 
     def _matching(self, directory: PurePosixPath, pattern: str) -> list[str]:
         if "*" in pattern:
             return [name for name in self.names(directory) if fnmatch.fnmatchcase(name, pattern)]
         return [pattern] if self.find(directory / pattern) else []
 
-    def _resolve(self, path: PurePosixPath, *, follow: bool) -> tuple[PurePosixPath, Place | None]:
+    def _resolve(self, path: PurePosixPath, *, follow: bool) -> tuple[PurePosixPath, TreeEntry | None]:
         waiting, at, links = _backwards(path), [(PurePosixPath("/"), self._root)], 0
         while waiting:
             name = waiting.pop()
@@ -138,17 +138,21 @@ class Tree:
                 at.append((here / name, below))
         return at[-1]
 
-    def _child(self, here: PurePosixPath, place: Place, name: str) -> Place | None:
+    def _child(self, here: PurePosixPath, place: TreeEntry, name: str) -> TreeEntry | None:
         if mounted := self._mounts.get(here / name):
             return mounted
         number = self._entries(place).get(name) if place.is_directory else None
-        return None if number is None else Place(file_system=place.file_system, inode=place.file_system.inode(number))
+        return None if number is None else _entry_of(place.file_system, number)
 
-    def _entries(self, place: Place) -> dict[str, int]:
+    def _entries(self, place: TreeEntry) -> dict[str, int]:
         key = id(place.file_system), place.inode.number
         if key not in self._directories:
             self._directories[key] = dict(place.file_system.entries(place.inode))
         return self._directories[key]
+
+
+def _entry_of(file_system: Ext4, number: int) -> TreeEntry:
+    return TreeEntry(file_system=file_system, inode=file_system.inode(number))
 
 
 def _backwards(path: PurePosixPath) -> list[str]:

@@ -59,13 +59,13 @@ class Image:
                 made += len(squeeze.compress(piece))
         return made + len(squeeze.flush()) <= size
 
-    def facts(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """What is known of the image, its digest as well, for another process of the run: numbers, texts and lists."""
         return {**asdict(self), "path": str(self.path), "format": str(self.format), "stamp": list(self.stamp),
                 "sha256": self.sha256}  # fmt: skip
 
     @classmethod
-    def known_by(cls, facts: Mapping[str, Any]) -> Image:
+    def from_json(cls, facts: Mapping[str, Any]) -> Image:
         """Returns the image of those facts, which is not read again.
 
         Raises:

@@ -22,7 +22,7 @@ _MOST = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class JournalBlock:
     """The block of the disk that holds newer content; `escaped` if its first bytes were taken for a header's."""
 
     block: int
@@ -58,7 +58,7 @@ class Head:
     incompatible: int
 
 
-def newer_blocks(read: Callable[[int], bytes], places: Mapping[int, int]) -> dict[int, Place]:
+def newer_blocks(read: Callable[[int], bytes], places: Mapping[int, int]) -> dict[int, JournalBlock]:
     """Returns the blocks of each committed transaction, revoked ones left out, as the kernel's recovery would.
 
     `read` gives a block of the disk, `places` the block of the disk for each of the journal. A transaction
@@ -68,20 +68,20 @@ def newer_blocks(read: Callable[[int], bytes], places: Mapping[int, int]) -> dic
         DiskDamaged: the journal contradicts itself.
         NotJudged: it uses fast commits or another feature that is not understood here.
     """
-    newer: dict[int, tuple[int, Place]] = {}
+    newer: dict[int, tuple[int, JournalBlock]] = {}
     revoked: dict[int, int] = {}
     try:
         for transaction in transactions(lambda number: read(places[number])):
             revoked.update(dict.fromkeys(transaction.revoked, transaction.sequence))
             for number, tag in transaction.written:
-                place = Place(block=places[number], escaped=bool(tag.flags & _ESCAPED))
+                place = JournalBlock(block=places[number], escaped=bool(tag.flags & _ESCAPED))
                 newer[tag.block] = transaction.sequence, place
     except KeyError:
         raise _damaged("has holes, or ends too early") from None
     return {block: place for block, (sequence, place) in newer.items() if revoked.get(block, -1) < sequence}
 
 
-def looked_at(read: Callable[[int], bytes], places: Mapping[int, int]) -> set[int]:
+def read_by_recovery(read: Callable[[int], bytes], places: Mapping[int, int]) -> set[int]:
     """Returns the blocks of the disk, among those of the journal, whose content a recovery goes by (jbd2/recovery.c).
 
     They are its superblock, each header up to the first that is none or of another transaction, and what was committed.

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from lifsea_testbed.disk.ext4 import Ext4, is_ext4
 from lifsea_testbed.disk.filesystem import Tree, root_of
 from lifsea_testbed.disk.partitions import NO_SYSTEM, ROOT_X86_64, Partition, partitions
-from lifsea_testbed.disk.source import Source
+from lifsea_testbed.disk.source import ByteSource
 from lifsea_testbed.errors import DiskDamaged, NotJudged
 
 _OTHERS = {0: {b"XFSB": "XFS", b"hsqs": "squashfs", b"LUKS\xba\xbe": "LUKS"}, 512: {b"LABELONE": "LVM"},
@@ -31,7 +31,7 @@ class Volume:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class BootEntry:
     """A boot entry: its file, its version, the path of the ostree deployment that it boots, or nothing."""
 
     name: str = ""
@@ -43,7 +43,7 @@ class Entry:
         return self.version, self.name
 
 
-def boots_next(disk: Source) -> Tree:
+def boots_next(disk: ByteSource) -> Tree:
     """Returns the root file system as the system sees it that boots next.
 
     Of an ostree system that is the deployment that the first boot entry names, with its /var, /boot and /sysroot; of
@@ -84,16 +84,16 @@ def _deployment(boot: Tree) -> str:
     """The `ostree=` argument of the entry that boots first: the highest version, as ostree writes them."""
     paths = [*boot.glob("/loader/entries/*.conf"), *boot.glob("/boot/loader/entries/*.conf")]
     entries = [parse_entry(path.name, _text(boot, path) or "") for path in paths]
-    return max((entry for entry in entries if entry.deployment), key=Entry.rank, default=Entry()).deployment
+    return max((entry for entry in entries if entry.deployment), key=BootEntry.rank, default=BootEntry()).deployment
 
 
-def parse_entry(name: str, text: str) -> Entry:
+def parse_entry(name: str, text: str) -> BootEntry:
     """Reads a boot entry (Boot Loader Specification, type 1)."""
     fields = {words[0]: words[1:] for line in text.splitlines() if (words := line.split())}
     deployments = [word.removeprefix(_ARGUMENT) for word in fields.get("options", []) if word.startswith(_ARGUMENT)]
     version = "".join(fields.get("version", []))
-    return Entry(name=name, version=int(version) if version.isdecimal() and len(version) < 10 else 0,
-                 deployment=deployments[0] if deployments else "")  # fmt: skip
+    return BootEntry(name=name, version=int(version) if version.isdecimal() and len(version) < 10 else 0,
+                     deployment=deployments[0] if deployments else "")  # fmt: skip
 
 
 def _deployed(volumes: list[Volume], boot: Volume, path: str, unread: list[str]) -> Tree:
@@ -139,7 +139,7 @@ def _names(volume: Volume) -> list[str]:
             *([f"LABEL={layout.label}"] if layout.label else [])]  # fmt: skip
 
 
-def _kind(content: Source) -> str:
+def _kind(content: ByteSource) -> str:
     found = [name for place, kinds in _OTHERS.items() for magic, name in kinds.items()
              if content.size >= place + len(magic) and content.read_at(place, len(magic)) == magic]  # fmt: skip
     return found[0] if found else "nothing that is known"

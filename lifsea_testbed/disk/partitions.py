@@ -7,7 +7,7 @@ import uuid
 from dataclasses import dataclass
 
 from lifsea_testbed.disk.image import SECTOR
-from lifsea_testbed.disk.source import Source, Window
+from lifsea_testbed.disk.source import ByteSource, Window
 from lifsea_testbed.errors import DiskDamaged, NotJudged
 
 #: "Root Partition" for x86-64 (Discoverable Partitions Specification).
@@ -27,12 +27,12 @@ class Partition:
 
     number: int
     first: int
-    content: Source
+    content: ByteSource
     kind: str = ""
     identifier: str = ""
 
 
-def partitions(disk: Source) -> list[Partition]:
+def partitions(disk: ByteSource) -> list[Partition]:
     """Returns the partitions in the order of their numbers; an MBR's logical ones are left out.
 
     Raises:
@@ -44,7 +44,7 @@ def partitions(disk: Source) -> list[Partition]:
     return _mbr(disk, head) if head[510:512] == b"\x55\xaa" else []
 
 
-def _gpt(disk: Source, header: bytes) -> list[Partition]:
+def _gpt(disk: ByteSource, header: bytes) -> list[Partition]:
     first, count, size = struct.unpack_from("<QII", header, 72)
     if size < 128 or count * size > _LARGEST_TABLE:
         raise DiskDamaged(f"a partition table of {count} entries of {size} bytes", hint="sgdisk --verify")
@@ -56,20 +56,20 @@ def _gpt(disk: Source, header: bytes) -> list[Partition]:
     return [_gpt_entry(disk, number + 1, row) for number, row in used]
 
 
-def _gpt_entry(disk: Source, number: int, row: bytes) -> Partition:
+def _gpt_entry(disk: ByteSource, number: int, row: bytes) -> Partition:
     first, last = struct.unpack_from("<QQ", row, 32)
     kind, identifier = (str(uuid.UUID(bytes_le=row[start:start + 16])) for start in (0, 16))
     return Partition(number=number, first=first, content=_window(disk, first, last - first + 1, number), kind=kind,
                      identifier=identifier)  # fmt: skip
 
 
-def _mbr(disk: Source, head: bytes) -> list[Partition]:
+def _mbr(disk: ByteSource, head: bytes) -> list[Partition]:
     rows = ((number, struct.unpack_from("<4xB3xII", head, 446 + 16 * number)) for number in range(4))
     return [Partition(number=number + 1, first=first, content=_window(disk, first, sectors, number + 1))
             for number, (kind, first, sectors) in rows if sectors and kind and kind not in _EXTENDED]  # fmt: skip
 
 
-def _window(disk: Source, first: int, sectors: int, number: int) -> Window:
+def _window(disk: ByteSource, first: int, sectors: int, number: int) -> Window:
     if sectors <= 0 or (first + sectors) * SECTOR > disk.size:
         raise DiskDamaged(f"partition {number} ends behind the disk, or before it starts", hint="sgdisk --verify")
     return Window(disk, first * SECTOR, sectors * SECTOR)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import struct
 import zlib
 from array import array
 from collections.abc import Iterator
+from pathlib import Path
 
-from lifsea_testbed.disk.image import LARGEST, parse_qcow2_header
-from lifsea_testbed.disk.source import Source
+from lifsea_testbed.disk.image import LARGEST, DiskFormat, Image, parse_qcow2_header
+from lifsea_testbed.disk.source import ByteSource, RawFile
 from lifsea_testbed.errors import DiskDamaged, NotJudged
 
 _HEADER = 104
@@ -33,7 +35,7 @@ class Qcow2:
         NotJudged: the file uses a feature that is not read here (zstd, subclusters, encryption).
     """
 
-    def __init__(self, file: Source, below: Source | None = None) -> None:
+    def __init__(self, file: ByteSource, below: ByteSource | None = None) -> None:
         self._file, self._below = file, below
         head = file.read_at(0, min(_HEADER, file.size))
         try:
@@ -108,6 +110,23 @@ class Qcow2:
         if len(data) != self._cluster:
             raise DiskDamaged("a compressed cluster is too short", hint="qemu-img check")
         return data
+
+
+@contextlib.contextmanager
+def open_layers(image: Image, *overlays: Path) -> Iterator[ByteSource]:
+    """Yields the disk of a machine with those overlays (qcow2, the lowest first) above the image.
+
+    The machine must be off.
+
+    Raises:
+        DiskDamaged, NotJudged: one of the files cannot be read.
+    """
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(RawFile(image.path))
+        disk: ByteSource = Qcow2(file) if image.format is DiskFormat.QCOW2 else file
+        for overlay in overlays:
+            disk = Qcow2(stack.enter_context(RawFile(overlay)), disk)
+        yield disk
 
 
 def _refuse(incompatible: int, *, encrypted: bool) -> None:

@@ -10,7 +10,7 @@ from typing import Protocol, Self
 from lifsea_testbed.errors import DiskDamaged
 
 
-class Source(Protocol):
+class ByteSource(Protocol):
     """Bytes that can be read at any place; `size` is in bytes."""
 
     @property
@@ -52,7 +52,7 @@ class RawFile:
 class Window:
     """A part of another source: a partition of a disk."""
 
-    def __init__(self, source: Source, offset: int, size: int) -> None:
+    def __init__(self, source: ByteSource, offset: int, size: int) -> None:
         self._source, self._offset, self.size = source, offset, size
 
     def read_at(self, offset: int, length: int) -> bytes:
@@ -61,7 +61,7 @@ class Window:
         return self._source.read_at(self._offset + offset, length)
 
 
-def within(source: Source, offset: int, length: int, name: str) -> None:
+def within(source: ByteSource, offset: int, length: int, name: str) -> None:
     """Raises DiskDamaged unless the source holds these bytes."""
     if offset < 0 or length < 0 or offset + length > source.size:
         raise DiskDamaged(f"{name} has {source.size} bytes, and something on it refers to byte {offset + length}",

@@ -23,7 +23,7 @@ _SILENCE = 30.0
 _GLANCE = 0.05
 
 
-class Answering(Protocol):
+class Responder(Protocol):
     """Something that answers requests: an instance's metadata, a repository."""
 
     def answer(self, request: Request) -> Response:
@@ -31,13 +31,13 @@ class Answering(Protocol):
         ...
 
 
-class Service:
+class SocketService:
     """Has a handler serve at a unix socket for as long as the context lasts: what is its server's `served`."""
 
     def __init__(self, path: Path, handler: type[socketserver.BaseRequestHandler], served: Any) -> None:
         self.path = path
         with _short_name(path) as name:
-            self._server = Server(name, handler, served)
+            self._server = SocketServer(name, handler, served)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(_GLANCE,), name=path.name,
                                         daemon=True)  # fmt: skip
 
@@ -58,14 +58,14 @@ class Service:
         return self
 
 
-class WebService(Service):
+class HttpService(SocketService):
     """Serves what answers."""
 
-    def __init__(self, answering: Answering, path: Path) -> None:
-        super().__init__(path, _Handler, answering)
+    def __init__(self, answering: Responder, path: Path) -> None:
+        super().__init__(path, _HttpHandler, answering)
 
 
-class MetadataService(WebService):
+class MetadataService(HttpService):
     """Serves one instance's metadata."""
 
     def __init__(self, metadata: Metadata, path: Path) -> None:
@@ -73,7 +73,7 @@ class MetadataService(WebService):
         super().__init__(metadata, path)
 
 
-class Server(socketserver.ThreadingUnixStreamServer):
+class SocketServer(socketserver.ThreadingUnixStreamServer):
     """Listens for a service, with a thread for each connection."""
 
     daemon_threads = True
@@ -87,10 +87,10 @@ class Server(socketserver.ThreadingUnixStreamServer):
         """A guest that hangs up in the middle is no news."""
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
+class _HttpHandler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = _SILENCE
-    server: Server
+    server: SocketServer
 
     def _answer(self) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}

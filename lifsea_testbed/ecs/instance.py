@@ -65,7 +65,7 @@ class Instance:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Card:
+class NetworkInterface:
     """A further network card (an elastic network interface): its address, and what makes a wire to it at each power-on.
 
     `plug` returns QEMU's end of a stream of frames, each after its length, and leaves it to the caller to close.

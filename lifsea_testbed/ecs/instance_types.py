@@ -11,7 +11,7 @@ _GIGABIT = 10**9 // 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ceiling:
+class DiskLimits:
     """What all disks of an instance together are held to: operations and bytes a second, for long and in a burst.
 
     A burst that equals what is sustained is none.
@@ -45,7 +45,7 @@ class InstanceType:
     memory: int
     queues: int
     network: int
-    disks: Ceiling
+    disks: DiskLimits
 
     @property
     def topology(self) -> Topology:
@@ -53,14 +53,14 @@ class InstanceType:
         return Topology(sockets=1, cores=self.cpus // 2, threads=2)
 
 
-def _ceiling(operations: tuple[int, int], gigabits: tuple[float, float]) -> Ceiling:
+def _ceiling(operations: tuple[int, int], gigabits: tuple[float, float]) -> DiskLimits:
     """What is sustained and the burst, in thousands of operations a second and in Gbit/s."""
     (lasting, burst), (steady, peak) = operations, gigabits
-    return Ceiling(operations=lasting * 1000, operations_burst=burst * 1000, bandwidth=int(steady * _GIGABIT),
-                   bandwidth_burst=int(peak * _GIGABIT))  # fmt: skip
+    return DiskLimits(operations=lasting * 1000, operations_burst=burst * 1000, bandwidth=int(steady * _GIGABIT),
+                      bandwidth_burst=int(peak * _GIGABIT))  # fmt: skip
 
 
-def _g7(size: str, cpus: int, gibibytes: int, queues: int, network: int, disks: Ceiling) -> InstanceType:
+def _g7(size: str, cpus: int, gibibytes: int, queues: int, network: int, disks: DiskLimits) -> InstanceType:
     return InstanceType(name=f"ecs.g7.{size}", cpus=cpus, memory=gibibytes * 1024, queues=queues, network=network,
                         disks=disks)  # fmt: skip
 

@@ -39,7 +39,7 @@ class Response:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
+class MetadataRequest:
     """A request that the guest made: when (host's monotonic clock, seconds), its status, whether it showed a token."""
 
     at: float
@@ -59,7 +59,7 @@ class Metadata:
 
     def __init__(self, instance: Instance, *, user_data: bytes, token_required: bool = False,
                  clock: Callable[[], float] = time.monotonic) -> None:
-        self.seen: list[Seen] = []
+        self.requests: list[MetadataRequest] = []
         self._token_required = token_required
         self._clock = clock
         self._tokens: dict[str, float] = {}
@@ -79,17 +79,17 @@ class Metadata:
         """Adds a script to the user-data."""
         self._texts["user-data"] = self._texts.get("user-data", b"#!/bin/sh\n") + user_data
 
-    def recall(self, tokens: Mapping[str, float], seen: Iterable[Seen]) -> None:
+    def restore(self, tokens: Mapping[str, float], seen: Iterable[MetadataRequest]) -> None:
         """Takes up where another left off: with the tokens that the guest holds, and the record of what it asked."""
         now = self._clock()
         self._tokens |= {token: now + left for token, left in tokens.items()}
-        self.seen[:0] = seen
+        self.requests[:0] = seen
 
     def answer(self, request: Request) -> Response:
         """Returns the response to that request and records both."""
         response = self._put_token(request) if request.method == "PUT" else self._get(request)
-        self.seen.append(Seen(at=self._clock(), method=request.method, path=request.path, status=response.status,
-                              with_token=TOKEN_HEADER in request.headers))  # fmt: skip
+        self.requests.append(MetadataRequest(at=self._clock(), method=request.method, path=request.path,
+                                             status=response.status, with_token=TOKEN_HEADER in request.headers))
         return response
 
     def _put_token(self, request: Request) -> Response:

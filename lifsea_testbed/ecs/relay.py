@@ -12,30 +12,30 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from lifsea_testbed.ecs.http_server import Server, Service
+from lifsea_testbed.ecs.http_server import SocketServer, SocketService
 
 #: Takes a new connection, as far as that tells where it is to lead, and returns one to there; OSError if there is none.
-Reach = Callable[[socket.socket], socket.socket]
+Connect = Callable[[socket.socket], socket.socket]
 
 #: How long a server may take to be reached (seconds).
 _REACHING = 10.0
 _CHUNK = 1 << 16
 
 
-def leading_to(address: tuple[str, int]) -> Reach:
+def connect_to(address: tuple[str, int]) -> Connect:
     """Returns what reaches a server at that address of the host, whoever connects."""
     return lambda connection: socket.create_connection(address, timeout=_REACHING)
 
 
-class Relay(Service):
+class Relay(SocketService):
     """Carries bytes both ways for as long as the context lasts; a cut closes every connection, and each later one."""
 
-    def __init__(self, path: Path, reach: Reach) -> None:
+    def __init__(self, path: Path, reach: Connect) -> None:
         self._reach = reach
         self._lock = threading.Lock()
         self._is_cut = False
         self._open: set[socket.socket] = set()
-        super().__init__(path, _Handler, self)
+        super().__init__(path, _RelayHandler, self)
 
     def __exit__(self, *_: object) -> None:
         """Closes every connection and removes the socket."""
@@ -55,7 +55,7 @@ class Relay(Service):
         with self._lock:
             self._is_cut = False
 
-    def carry(self, near: socket.socket) -> None:
+    def forward(self, near: socket.socket) -> None:
         """Leads one connection on, until both ends have said all that they had to say."""
         with contextlib.suppress(OSError), self._reach(near) as far:
             far.settimeout(None)
@@ -87,8 +87,8 @@ def _pump(source: socket.socket, sink: socket.socket) -> None:
         sink.shutdown(socket.SHUT_WR)
 
 
-class _Handler(socketserver.BaseRequestHandler):
-    server: Server
+class _RelayHandler(socketserver.BaseRequestHandler):
+    server: SocketServer
 
     def handle(self) -> None:
-        self.server.served.carry(self.request)
+        self.server.served.forward(self.request)

@@ -25,12 +25,11 @@ from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.profiles.profile import Profile
 from lifsea_testbed.qemu import command_line
-from lifsea_testbed.qemu.accelerator import Accelerator, Kind
+from lifsea_testbed.qemu.accelerator import Accelerator, AcceleratorKind
 from lifsea_testbed.qemu.emulator import Emulator
 from lifsea_testbed.qemu.instruction_counter import Counter
-from lifsea_testbed.qemu.memory import Memory
-from lifsea_testbed.qemu.storage import Layers
-from lifsea_testbed.support.deadline import Patience
+from lifsea_testbed.qemu.storage import Layers, MemoryFile
+from lifsea_testbed.support.deadline import TimeScale
 from lifsea_testbed.support.host import OVERHEAD, available_memory, processor_name, processors, workers
 from lifsea_testbed.support.private_dir import PrivateDirectory
 from lifsea_testbed.support.sanitize import slug
@@ -44,7 +43,7 @@ _LEAST_MEMORY = 1024
 LEAST_DISK = 3 << 30
 #: In their stead, the identity and the wires of a machine of which only the rest counts.
 _ANYBODY = functools.partial(Instance, id="i-", uuid="", disk_serial="", mac="")
-_NO_WIRES = command_line.Wires(monitor=0, console=0, assistant=0, channel=0, image=0, overlay=0)
+_NO_WIRES = command_line.Descriptors(monitor=0, console=0, assistant=0, channel=0, image=0, overlay=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +109,7 @@ class Bench:
         self.records = records
         self._dump_memory = dump_memory
         self._data_disk = data_disk
-        self.patience = Patience(factor=accelerator.patience)
+        self.time_scale = TimeScale(factor=accelerator.time_scale)
         self.profile = recognised(image) or profiles.load(FALLBACK) if profile == AUTO else profiles.load(profile)
         self.image_version = ""
         self.say: Callable[[str], None] = lambda line: None
@@ -144,7 +143,7 @@ class Bench:
 
     @contextlib.contextmanager
     def machine(self, name: str, *, guest_memory: int | None = None, layers: Layers | None = None,
-                memory: Memory | None = None,
+                memory: MemoryFile | None = None,
                 prepare: Callable[[Machine], object] = lambda machine: None) -> Iterator[Machine]:
         """A new machine, powered on, its root shell open; gone when the context is left.
 
@@ -182,7 +181,8 @@ class Bench:
             yield machine
 
     @contextlib.contextmanager
-    def off(self, name: str, *, layers: Layers, instance: Instance, memory: Memory | None = None) -> Iterator[Machine]:
+    def off(self, name: str, *, layers: Layers, instance: Instance,
+            memory: MemoryFile | None = None) -> Iterator[Machine]:
         """A machine with that identity, these layers of its disk and that memory, off; the caller powers it on."""
         with self._made(name, layers=layers, instance=instance, memory=memory) as machine:
             yield machine
@@ -190,12 +190,13 @@ class Bench:
     @contextlib.contextmanager
     def _made(self, name: str, user_data: bytes | None = None, *, layers: Layers | None = None,
               instance: Instance | None = None, guest_memory: int | None = None,
-              counter: Counter | None = None, memory: Memory | None = None) -> Iterator[Machine]:
+              counter: Counter | None = None, memory: MemoryFile | None = None) -> Iterator[Machine]:
         with self._directories(name) as (directory, records):
             machine = Machine(
                 hardware=self._hardware(instance, guest_memory), image=self.image, profile=lambda: self.profile,
-                patience=self.patience, directory=directory, records=records, confinement=self.accelerator.confinement,
-                user_data=user_data, layers=layers, memory=memory, dump_memory=self._dump_memory, counter=counter,
+                time_scale=self.time_scale, directory=directory, records=records,
+                confinement=self.accelerator.confinement, user_data=user_data, layers=layers, memory=memory,
+                dump_memory=self._dump_memory, counter=counter,
             )  # fmt: skip
             try:
                 yield machine
@@ -215,7 +216,7 @@ class Bench:
         """Returns what two benches have in common whose machines are alike up to their identity."""
         command = command_line.command(self._hardware(_ANYBODY(type=self.instance_type), None), _NO_WIRES)
         told = login.user_data(command_line.CHANNEL_PORT, self.profile.access.line) + login.typed(self.profile.access)
-        processor = "any" if self.accelerator.kind is Kind.TCG else processor_name()
+        processor = "any" if self.accelerator.kind is AcceleratorKind.TCG else processor_name()
         return {"image": self.image.sha256, "profile": _digest(self.profile.model_dump_json().encode()),
                 "command": _digest("\0".join(command).encode()), "user-data": _digest(told), "cloud": _cloud(),
                 "processor": processor, "instance": self.instance_type.name, "memory": str(self.fitting.memory),
@@ -256,7 +257,7 @@ class Bench:
             shutil.rmtree(directory, ignore_errors=True)
 
     def _power_on(self, machine: Machine) -> None:
-        most = self.profile.boot.shell_within * self.patience.factor
+        most = self.profile.boot.shell_within * self.time_scale.factor
         self._tell(f"powering on {machine.instance.id}: a shell may take {most:.0f} s")
         try:
             machine.power_on()
@@ -288,8 +289,8 @@ class Bench:
         """The size of the data disk that machines have beside the system disk (GiB); 0 if they have none."""
         return self.profile.disks.data if self._data_disk is None else self._data_disk
 
-    def _hardware(self, instance: Instance | None, guest_memory: int | None) -> command_line.Hardware:
-        return command_line.Hardware(
+    def _hardware(self, instance: Instance | None, guest_memory: int | None) -> command_line.HardwareSpec:
+        return command_line.HardwareSpec(
             emulator=self.emulator,
             accelerator=self.accelerator.kind,
             host_is_ice_lake=host_is_ice_lake(),

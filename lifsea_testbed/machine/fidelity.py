@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from lifsea_testbed.ecs.instance import TIME_SERVERS
 from lifsea_testbed.qemu import command_line
-from lifsea_testbed.qemu.accelerator import Kind
+from lifsea_testbed.qemu.accelerator import AcceleratorKind
 
 
 class AsSold:
     """What tests have to know of the hardware that a machine was given."""
 
-    _hardware: command_line.Hardware
+    _hardware: command_line.HardwareSpec
 
     @property
     def runs_at_hardware_speed(self) -> bool:
         """Whether a wall clock says something of the guest: under KVM it does, under emulation it does not."""
-        return self._hardware.accelerator is Kind.KVM
+        return self._hardware.accelerator is AcceleratorKind.KVM
 
     @property
     def memory(self) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lifsea_testbed.disk.image import Image
-from lifsea_testbed.qemu.accelerator import Accelerator, Kind
+from lifsea_testbed.qemu.accelerator import Accelerator, AcceleratorKind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class Found:
 
     def facts(self) -> dict[str, Any]:
         """The same in numbers, texts, lists and dictionaries, as processes can tell each other."""
-        return {"image": self.image.facts(), "next_image": self.next_image.facts() if self.next_image else None,
+        return {"image": self.image.to_json(), "next_image": self.next_image.to_json() if self.next_image else None,
                 "accelerator": {**asdict(self.accelerator), "kind": str(self.accelerator.kind)},
                 "memory": self.memory, "place": str(self.place)}  # fmt: skip
 
@@ -35,6 +35,6 @@ class Found:
             ImageRefused: an image was changed since.
         """
         image, other, accelerator = facts["image"], facts["next_image"], facts["accelerator"]
-        return cls(image=Image.known_by(image), next_image=Image.known_by(other) if other else None,
-                   accelerator=Accelerator(**{**accelerator, "kind": Kind(accelerator["kind"])}),
+        return cls(image=Image.from_json(image), next_image=Image.from_json(other) if other else None,
+                   accelerator=Accelerator(**{**accelerator, "kind": AcceleratorKind(accelerator["kind"])}),
                    memory=facts["memory"], place=Path(facts["place"]))  # fmt: skip

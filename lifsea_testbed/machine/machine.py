@@ -15,8 +15,8 @@ from lifsea_testbed.console import login
 from lifsea_testbed.console.channel import Channel
 from lifsea_testbed.disk.image import Image
 from lifsea_testbed.ecs.http_server import MetadataService
-from lifsea_testbed.ecs.instance import Card, Instance
-from lifsea_testbed.ecs.metadata import Metadata, Seen
+from lifsea_testbed.ecs.instance import Instance, NetworkInterface
+from lifsea_testbed.ecs.metadata import Metadata, MetadataRequest
 from lifsea_testbed.errors import (
     BootFailed,
     CommandFailed,
@@ -37,12 +37,11 @@ from lifsea_testbed.machine.records import Records
 from lifsea_testbed.profiles.profile import Access, Line, Profile, Road
 from lifsea_testbed.qemu import command_line, storage
 from lifsea_testbed.qemu.instruction_counter import Counter
-from lifsea_testbed.qemu.memory import Memory
-from lifsea_testbed.qemu.storage import Layers
+from lifsea_testbed.qemu.storage import Layers, MemoryFile
 from lifsea_testbed.support.confinement import Confinement
-from lifsea_testbed.support.deadline import Deadline, Patience
+from lifsea_testbed.support.deadline import Deadline, TimeScale
 from lifsea_testbed.support.protocols import QUESTION, CommandResult
-from lifsea_testbed.support.redact import Mask
+from lifsea_testbed.support.redact import Redactor
 from lifsea_testbed.support.sanitize import first_line, printable
 from lifsea_testbed.support.steps import step
 
@@ -65,9 +64,9 @@ class Machine(Transfers, AsSold, Wired):
     up and told the time (seconds), or nothing if it was booted.
     """
 
-    def __init__(self, *, hardware: command_line.Hardware, image: Image, profile: Callable[[], Profile],
-                 patience: Patience, directory: Path, records: Path, confinement: Confinement,
-                 user_data: bytes | None = None, layers: Layers | None = None, memory: Memory | None = None,
+    def __init__(self, *, hardware: command_line.HardwareSpec, image: Image, profile: Callable[[], Profile],
+                 time_scale: TimeScale, directory: Path, records: Path, confinement: Confinement,
+                 user_data: bytes | None = None, layers: Layers | None = None, memory: MemoryFile | None = None,
                  dump_memory: bool = False, counter: Counter | None = None) -> None:
         self.instance: Instance = hardware.instance
         self.records = records
@@ -77,12 +76,12 @@ class Machine(Transfers, AsSold, Wired):
         self.restored_in: float | None = None
         self.road = Road.NONE
         self.boots: list[Boot] = []
-        self._cards: list[Card] = []
+        self._cards: list[NetworkInterface] = []
         self._ports: list[tuple[str, int]] = []
         self._hardware = hardware
         self.image = image
         self._profile = profile
-        self._patience = patience
+        self._time_scale = time_scale
         self._directory = directory
         self._confinement = confinement
         self._layers = layers or Layers()
@@ -91,13 +90,13 @@ class Machine(Transfers, AsSold, Wired):
         self._overlay = self._layers.overlay or directory / "overlay.qcow2"
         self._dump_memory = dump_memory
         given = [line for line in printable(user_data or b"").splitlines() if not line.startswith("#")]
-        self._mask = Mask(lambda: [*given, profile().access.password, *self._service.metadata.tokens])
-        self._records = Records(records, self._mask)
+        self._redactor = Redactor(lambda: [*given, profile().access.password, *self._service.metadata.tokens])
+        self._records = Records(records, self._redactor)
         if user_data is None:
             has_none, port = self.access.has_no_shell, command_line.CHANNEL_PORT
             user_data = b"" if has_none else login.user_data(port, self.access.line)
         metadata = Metadata(self.instance, user_data=user_data, token_required=profile().metadata.token == "required")
-        storage.create(self._overlay, image_size=image.virtual_size)
+        storage.create_overlay(self._overlay, image_size=image.virtual_size)
         self._data = storage.create_data_disk(directory / "data.raw", size=hardware.instance.data_disk)
         confinement.admit(directory)
         self._service = MetadataService(metadata, directory / command_line.METADATA_SOCKET)
@@ -131,9 +130,9 @@ class Machine(Transfers, AsSold, Wired):
         return self._service.metadata
 
     @property
-    def requests(self) -> list[Seen]:
+    def requests(self) -> list[MetadataRequest]:
         """What the guest asked the metadata service for, over all boots."""
-        return list(self._service.metadata.seen)
+        return list(self._service.metadata.requests)
 
     @step("power on")
     def power_on(self) -> None:
@@ -170,7 +169,7 @@ class Machine(Transfers, AsSold, Wired):
         boot = Boot(self._hardware, image=self.image, overlay=self._overlay, directory=self._directory,
                     transcript=self.records / f"transcript-{number}.txt", confinement=self._confinement,
                     with_virtio_console=self._profile().access.line is Line.VIRTIO, layers=self._layers,
-                    memory=None if self.boots else self._memory, mask=self._mask, log=log, data=self._data,
+                    memory=None if self.boots else self._memory, redactor=self._redactor, log=log, data=self._data,
                     counter=self._counter)  # fmt: skip
         self.boots.append(boot)
         self._records.append("qemu-argv.txt", f"{shlex.join(boot.command)}\n")
@@ -205,7 +204,7 @@ class Machine(Transfers, AsSold, Wired):
         started = time.monotonic() - self.boot.power_on
         try:
             with step(f"run: {first_line(script)}"):
-                result = self.boot.channel.run(script, input=input, deadline=self._patience.deadline(within))
+                result = self.boot.channel.run(script, input=input, deadline=self._time_scale.deadline(within))
         except WaitTimedOut as error:
             raise self.boot.why_silent() or error from error
         self._records.append("commands.txt", f"[{started:9.3f}] {result.exit_status:3d} {result.duration:7.3f} s  "
@@ -222,12 +221,12 @@ class Machine(Transfers, AsSold, Wired):
         Raises:
             WaitTimedOut: it never was; the last answer and the console's end are the evidence.
         """
-        deadline = self._patience.deadline(within)
+        deadline = self._time_scale.deadline(within)
         while not (answer := question()):
             if deadline.expired:
                 raise WaitTimedOut(f"{what}: not within {deadline.allowance:.0f} s; last answer {answer!r}",
                                    evidence=self.boot.transcript.tail())  # fmt: skip
-            self.boot.lifeline.pause(every, deadline)
+            self.boot.liveness.pause(every, deadline)
         return answer
 
     def wait_until_ready(self) -> None:
@@ -319,11 +318,11 @@ class Machine(Transfers, AsSold, Wired):
             return
         self.save_evidence()
         boot, screen, memory = self.boot, f"screen-{len(self.boots)}.png", f"memory-{len(self.boots)}.kdump"
-        if not (boot.lifeline.ended and self._records.was_attempted(screen)):
+        if not (boot.liveness.ended and self._records.was_attempted(screen)):
             self._records.attempt(screen, lambda path: postmortem.screen(boot, path))
         if self._dump_memory and not self._records.was_attempted(memory):
             self._records.attempt(memory, lambda path: postmortem.memory(boot, path))
-        if boot.lifeline.ended:
+        if boot.liveness.ended:
             boot.close()
             self._save_journal_of_disk()
 
@@ -339,9 +338,9 @@ class Machine(Transfers, AsSold, Wired):
 
     def _go_down(self, how: str) -> None:
         self._save_journal()
-        self.boot.lifeline.expect_end()
+        self.boot.liveness.expect_end()
         self.run(f"systemctl --no-block {how} || {how}")
-        deadline = self._patience.deadline(_GOING_DOWN)
+        deadline = self._time_scale.deadline(_GOING_DOWN)
         if not self.boot.wait_until_off(deadline):
             raise WaitTimedOut(f"the guest did not go down within {deadline.allowance:.0f} s",
                                evidence=self.boot.transcript.tail())  # fmt: skip
@@ -359,7 +358,7 @@ class Machine(Transfers, AsSold, Wired):
             if road is Road.NONE:
                 self._await_sign_of_readiness()
                 return
-            deadline = self._patience.deadline(self._profile().boot.shell_within)
+            deadline = self._time_scale.deadline(self._profile().boot.shell_within)
             try:
                 self.boot_id = self.boot.open_shell(road, self._profile().access, deadline)
             except WaitTimedOut:
@@ -377,9 +376,9 @@ class Machine(Transfers, AsSold, Wired):
         """Waits, without a shell, for the console line of the profile, or for an answer of Cloud Assistant."""
         self.boot.do_without_shell()
         self.guest.offline = functools.cache(lambda: offline.read(self.image))
-        wanted, deadline = self._profile().boot.ready_line, self._patience.deadline(self._profile().boot.shell_within)
+        wanted, deadline = self._profile().boot.ready_line, self._time_scale.deadline(self._profile().boot.shell_within)
         # A prompt is a line without an end, and a sign as good as any.
-        is_up = self.boot.transcript.asks(re.compile(wanted), 0, deadline) if wanted \
+        is_up = self.boot.transcript.wait_for_prompt(re.compile(wanted), 0, deadline) if wanted \
             else self.boot.assistant.answers(deadline)  # fmt: skip
         if not is_up:
             missing = f"no console line matched {wanted!r}" if wanted else "Cloud Assistant did not answer on its port"
@@ -388,7 +387,7 @@ class Machine(Transfers, AsSold, Wired):
         self.shell_after = time.monotonic() - self.boot.power_on
 
     def _save_journal(self) -> None:
-        if not self.boots or self.boot.lifeline.ended or not self.boot_id:
+        if not self.boots or self.boot.liveness.ended or not self.boot_id:
             return
         with contextlib.suppress(Exception):
             self._records.write(f"journal-{len(self.boots)}.txt", system.journal(self))

@@ -6,9 +6,9 @@ import contextlib
 import secrets
 from pathlib import Path
 
-from lifsea_testbed.ecs.http_server import Answering, MetadataService, WebService
-from lifsea_testbed.ecs.instance import MIRROR_ADDRESS, PRIVATE_ADDRESS, Card
-from lifsea_testbed.ecs.relay import Reach, Relay
+from lifsea_testbed.ecs.http_server import HttpService, MetadataService, Responder
+from lifsea_testbed.ecs.instance import MIRROR_ADDRESS, PRIVATE_ADDRESS, NetworkInterface
+from lifsea_testbed.ecs.relay import Connect, Relay
 from lifsea_testbed.errors import LaunchError
 from lifsea_testbed.machine.boot import Boot
 from lifsea_testbed.qemu import command_line
@@ -19,25 +19,25 @@ class Wired:
     """What connects a machine, whether it runs yet or not; all of it is gone with the machine."""
 
     boots: list[Boot]
-    _cards: list[Card]
+    _cards: list[NetworkInterface]
     _ports: list[tuple[str, int]]
     _confinement: Confinement
     _directory: Path
     _service: MetadataService
     _services: contextlib.ExitStack
 
-    def serve(self, repository: Answering) -> str:
+    def serve(self, repository: Responder) -> str:
         """Has the mirror of the cloud answer with that repository from now on; returns its URL."""
-        service = WebService(repository, self._directory / command_line.REPOSITORY_SOCKET)
+        service = HttpService(repository, self._directory / command_line.REPOSITORY_SOCKET)
         self._services.enter_context(service.admitted(self._confinement.uid, self._confinement.gid))
         return f"http://{MIRROR_ADDRESS}/"
 
-    def attach_card(self, card: Card) -> None:
+    def attach_card(self, card: NetworkInterface) -> None:
         """Attaches a further network card to the running machine; it is there again after each later power-on."""
         self._cards.append(card)
         self.boots[-1].attach(card)
 
-    def lead_to_cluster(self, reach: Reach) -> Relay:
+    def lead_to_cluster(self, reach: Connect) -> Relay:
         """Has the address of the machine's cluster lead to whatever `reach` connects to; returns what can be cut."""
         relay = Relay(self._directory / command_line.CLUSTER_SOCKET, reach)
         return self._services.enter_context(relay.admitted(self._confinement.uid, self._confinement.gid))
@@ -50,7 +50,7 @@ class Wired:
         """
         address = ".".join(["127", *(str(secrets.randbelow(254) + 1) for _ in range(3))])
         self._ports.append((address, port))
-        if self.boots and not self.boots[-1].lifeline.ended:
+        if self.boots and not self.boots[-1].liveness.ended:
             self._open(self.boots[-1], address, port)
         return address, port
 

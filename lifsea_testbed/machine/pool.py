@@ -18,9 +18,7 @@ from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.machine.snapshot import Template
 from lifsea_testbed.machine.snapshot_cache import TemplateCache
 from lifsea_testbed.profiles.profile import Road
-from lifsea_testbed.qemu import memory
-from lifsea_testbed.qemu.memory import Memory
-from lifsea_testbed.qemu.storage import Layers
+from lifsea_testbed.qemu.storage import Layers, MemoryFile, copy_sparse, create_memory_file
 from lifsea_testbed.support.deadline import Deadline
 
 #: A machine is quiet when QEMU uses no more than this share of one processor in so many looks that follow each other,
@@ -134,15 +132,15 @@ class Restorer:
             stack.enter_context(inner.pop_all())
         return machine
 
-    def _own_memory(self, stack: contextlib.ExitStack, template: Template | None = None) -> Memory:
+    def _own_memory(self, stack: contextlib.ExitStack, template: Template | None = None) -> MemoryFile:
         """A file of the machine's own for its memory, so that it can be saved."""
         path = self._place(stack, "memory")
         if template is None:
-            memory.create(path, size=self.bench.fitting.memory)
+            create_memory_file(path, size=self.bench.fitting.memory)
         else:
-            memory.copy(template.memory.path, path)
+            copy_sparse(template.memory.path, path)
         self.bench.accelerator.confinement.admit(path)
-        return Memory(path=path, state=template.memory.state if template else None)
+        return MemoryFile(path=path, state=template.memory.state if template else None)
 
     def _place(self, stack: contextlib.ExitStack, name: str) -> Path:
         path = self.bench.room(name)
@@ -199,5 +197,5 @@ def await_quiet(machine: Machine) -> None:
     deadline, use, quiet = Deadline.after(_RESTLESS), machine.boot.process.processor_time, 0
     while quiet < _LOOKS and not deadline.expired:
         before, since = use(), time.monotonic()
-        machine.boot.lifeline.pause(_BETWEEN, deadline)
+        machine.boot.liveness.pause(_BETWEEN, deadline)
         quiet = quiet + 1 if use() - before <= _QUIET * (time.monotonic() - since) else 0

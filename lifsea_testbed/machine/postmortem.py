@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lifsea_testbed.disk.image import Image
-from lifsea_testbed.disk.layers import opened
 from lifsea_testbed.disk.os_root import boots_next
+from lifsea_testbed.disk.qcow2 import open_layers
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.machine.boot import Boot
 from lifsea_testbed.support.confinement import Confinement
@@ -68,7 +68,7 @@ def journal(image: Image, overlay: Path, directory: Path, confinement: Confineme
 
 
 def _files(image: Image, overlay: Path) -> Iterator[bytes]:
-    with opened(image, overlay) as disk:
+    with open_layers(image, overlay) as disk:
         tree = boots_next(disk)
         for path in tree.glob("/var/log/journal/*/system*.journal")[-_MOST:]:
             content = tree.read(path, _LARGEST)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from lifsea_testbed.support.redact import Mask
+from lifsea_testbed.support.redact import Redactor
 from lifsea_testbed.support.sanitize import printable
 
 #: The largest record that grows with what a guest does (bytes).
@@ -16,21 +16,21 @@ MISSING = "missing.txt"
 class Records:
     """Writes files into a directory that stays when the machine is gone."""
 
-    def __init__(self, directory: Path, mask: Mask) -> None:
+    def __init__(self, directory: Path, redactor: Redactor) -> None:
         self._directory = directory
-        self._mask = mask
+        self._redactor = redactor
         self._tried: set[str] = set()
 
     def write(self, name: str, text: str) -> None:
         """Writes a file anew."""
-        (self._directory / name).write_text(self._mask.text(printable(text)), "utf-8")
+        (self._directory / name).write_text(self._redactor.text(printable(text)), "utf-8")
 
     def append(self, name: str, text: str) -> None:
         """Adds to a file, until that is as large as a record may become."""
         path = self._directory / name
         if not path.exists() or path.stat().st_size < _LARGEST:
             with path.open("a", encoding="utf-8") as file:
-                file.write(self._mask.text(printable(text)))
+                file.write(self._redactor.text(printable(text)))
 
     def attempt(self, name: str, make: Callable[[Path], None]) -> None:
         """Has a file made; missing.txt says, once, why it could not be."""

@@ -54,7 +54,7 @@ class SharedMachine:
         Raises:
             Explained: the image did not come up.
         """
-        if self._machine is None or self._machine.boot.lifeline.ended:
+        if self._machine is None or self._machine.boot.liveness.ended:
             self.close()
             self._machine = self._stack.enter_context(self._restorer.machine(_NAME))
         return self._machine
@@ -76,7 +76,7 @@ class SharedMachine:
 
         A boot that does not come to its end changes the machine as well, and no test is to blame for that.
         """
-        if self._machine is None or self._seen is None or self._machine.boot.lifeline.ended:
+        if self._machine is None or self._seen is None or self._machine.boot.liveness.ended:
             return
         profile = self._profile()
         (before, written), (after, now) = self._seen, _look(self._machine, profile)

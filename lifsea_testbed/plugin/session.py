@@ -21,7 +21,7 @@ from lifsea_testbed.machine.snapshot_cache import TemplateCache
 from lifsea_testbed.plugin import asked, ordering
 from lifsea_testbed.plugin.items import attempt_of, claim_of, machines_of
 from lifsea_testbed.profiles.claims import catalogue
-from lifsea_testbed.qemu.accelerator import Kind
+from lifsea_testbed.qemu.accelerator import AcceleratorKind
 from lifsea_testbed.report import allure, allure_report, evidence, excuses, github, known_issues, terminal
 from lifsea_testbed.report.collector import Collector, run_record
 from lifsea_testbed.report.document import Document, figure
@@ -32,7 +32,7 @@ from lifsea_testbed.report.progress import Spinner
 from lifsea_testbed.report.signature import Signer
 from lifsea_testbed.support import private_dir, steps
 from lifsea_testbed.support.deadline import seconds
-from lifsea_testbed.support.redact import masked
+from lifsea_testbed.support.redact import redact
 from lifsea_testbed.support.sanitize import printable, slug
 
 #: The fixtures that are a machine which no later test needs.
@@ -138,7 +138,7 @@ class Run:
             f"profile {wish.profile}",
             f"instance: {wish.instance_type}, {fitting.memory} MiB, accelerator {prepared.accelerator}",
         ]
-        if prepared.accelerator.kind is Kind.TCG and not prepared.emulator.threads_are_sound:
+        if prepared.accelerator.kind is AcceleratorKind.TCG and not prepared.emulator.threads_are_sound:
             lines.append(f"WARNING: QEMU {prepared.emulator.version} emulates all processors on one thread, for a bug "
                          "of its own; 8.1 and later are faster")  # fmt: skip
         if prepared.cleaned:
@@ -196,7 +196,7 @@ class Run:
         """Judges the test by the exception that ended it, keeps evidence, and stamps the report."""
         error = call.excinfo.value if call.excinfo else None
         if isinstance(error, AssertionError):
-            error.args = tuple(masked(each) if isinstance(each, str) else each for each in error.args)
+            error.args = tuple(redact(each) if isinstance(each, str) else each for each in error.args)
         report = yield
         if isinstance(error, pytest.skip.Exception) or (error is None and call.when != "call"):
             return report

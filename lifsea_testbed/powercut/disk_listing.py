@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lifsea_testbed.disk.ext4 import Ext4, Unreplayed, is_ext4
+from lifsea_testbed.disk.ext4 import Ext4, UnreplayedExt4, is_ext4
 from lifsea_testbed.disk.filesystem import Tree, root_of
 from lifsea_testbed.disk.partitions import partitions
-from lifsea_testbed.disk.source import Source
+from lifsea_testbed.disk.source import ByteSource
 from lifsea_testbed.errors import DiskDamaged, NotJudged
 from lifsea_testbed.support.sanitize import printable
 
@@ -19,24 +19,24 @@ from lifsea_testbed.support.sanitize import printable
 _PATHS = ("/loader", "/loader/entries", "/ostree", "/boot/loader", "/boot/ostree")
 
 
-def on_disk(disk: Source) -> str:
+def on_disk(disk: ByteSource) -> str:
     """Returns a listing of these places, both ways, a line each; what cannot be read is said there."""
     return "\n".join(printable(line) for line in _lines(disk))
 
 
-def _lines(disk: Source) -> Iterator[str]:
+def _lines(disk: ByteSource) -> Iterator[str]:
     try:
         found = [partition for partition in partitions(disk) if is_ext4(partition.content)]
     except (DiskDamaged, NotJudged) as error:
         yield _unread(error)
         return
     for partition in found:
-        for view, kind in (("without its journal", Unreplayed), ("with its journal", Ext4)):
+        for view, kind in (("without its journal", UnreplayedExt4), ("with its journal", Ext4)):
             yield f"partition {partition.number} {view}:"
             yield from (f"  {line}" for line in _listing(partition.content, kind))
 
 
-def _listing(content: Source, kind: type[Ext4]) -> Iterator[str]:
+def _listing(content: ByteSource, kind: type[Ext4]) -> Iterator[str]:
     try:
         tree = Tree(root_of(kind(content)))
         yield from [line for path in _PATHS for line in _place(tree, path)] or ["nothing of ostree"]

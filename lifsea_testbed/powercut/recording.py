@@ -9,9 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lifsea_testbed.disk.image import Image
-from lifsea_testbed.disk.layers import opened
-from lifsea_testbed.disk.qcow2 import Qcow2
-from lifsea_testbed.disk.source import RawFile, Source
+from lifsea_testbed.disk.qcow2 import Qcow2, open_layers
+from lifsea_testbed.disk.source import ByteSource, RawFile
 from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.errors import CallerError, LaunchError, TestbedError
 from lifsea_testbed.machine.factory import Bench
@@ -116,7 +115,7 @@ def load(directory: Path, image: Image, next_image: Image | None, subject: str) 
 def timeline(recording: Recording, image: Image, *, seed: int = 1) -> Iterator[Timeline]:
     """Opens a recording for as long as the context."""
     facts = recording.facts
-    with opened(image, *recording.layers) as base, RawFile(recording.log) as file:
+    with open_layers(image, *recording.layers) as base, RawFile(recording.log) as file:
         log = WriteLog(file, disk_size=facts.disk_size)
         yield Timeline(facts=facts, log=log, contents=Contents(log, base),
                        states=CrashStates(log.entries, start=facts.started, seed=seed))  # fmt: skip
@@ -143,9 +142,9 @@ def record(bench: Bench, directory: Path, subject: Subject, *, settle: float = S
     with bench.off("powercut-record", layers=layers, instance=prepared.instance) as machine:
         machine.serve(Repository(directory / OFFER))
         told = subject.act(machine, prepared, lambda: log.stat().st_size)
-        if not machine.boot.lifeline.end_is_expected:
+        if not machine.boot.liveness.end_is_expected:
             _settle(machine, settle)
-    with opened(bench.image, *prepared.layers) as below, RawFile(log) as file, RawFile(final) as last:
+    with open_layers(bench.image, *prepared.layers) as below, RawFile(log) as file, RawFile(final) as last:
         read = WriteLog(file, disk_size=below.size)
         check(read, below, Qcow2(last, below))
     facts = _facts(bench, subject, prepared, told, read)
@@ -156,8 +155,8 @@ def record(bench: Bench, directory: Path, subject: Subject, *, settle: float = S
 
 def _settle(machine: Machine, seconds: float) -> None:
     """Leaves the machine alone for a while, and ends QEMU so that the log is whole."""
-    machine.boot.lifeline.pause(seconds, Deadline.after(seconds))
-    machine.boot.lifeline.expect_end()
+    machine.boot.liveness.pause(seconds, Deadline.after(seconds))
+    machine.boot.liveness.expect_end()
     with contextlib.suppress(LaunchError):
         machine.boot.execute("quit")
     if not machine.boot.wait_until_off(Deadline.after(_ENDING)):
@@ -175,7 +174,7 @@ def _facts(bench: Bench, subject: Subject, prepared: Prepared, told: Told, log: 
     )  # fmt: skip
 
 
-def check(log: WriteLog, base: Source, final: Qcow2) -> None:
+def check(log: WriteLog, base: ByteSource, final: Qcow2) -> None:
     """Makes sure that the whole log, replayed on the base, gives what the disk held in the end, byte for byte.
 
     Raises:

@@ -46,7 +46,7 @@ _PAYLOAD = bytes.fromhex(
 )
 
 
-class Kind(enum.StrEnum):
+class AcceleratorKind(enum.StrEnum):
     """The accelerators of QEMU that are considered."""
 
     KVM = "kvm"
@@ -58,7 +58,7 @@ class Speed:
     """Millions of instructions a second, 0.0 if none was executed, after how many seconds, and QEMU's last line."""
 
     rate: float
-    said: str = ""
+    last_line: str = ""
     after: float = 0.0
 
 
@@ -66,17 +66,17 @@ class Speed:
 class Accelerator:
     """The accelerator chosen, why, and its measured speed in millions of instructions a second."""
 
-    kind: Kind
+    kind: AcceleratorKind
     speed: float
     why: str
 
     @property
-    def patience(self) -> float:
+    def time_scale(self) -> float:
         """How much longer than on real hardware everything may take.
 
         Ten for TCG: what other test beds of operating systems allow (tmt), and what boots were seen to need.
         """
-        return 10.0 if self.kind is Kind.TCG else 1.0
+        return 10.0 if self.kind is AcceleratorKind.TCG else 1.0
 
     @property
     def confinement(self) -> Confinement:
@@ -88,9 +88,9 @@ class Accelerator:
         return f"{self.kind} ({self.why})"
 
 
-def confine(kind: Kind) -> Confinement:
+def confine(kind: AcceleratorKind) -> Confinement:
     """Returns the confinement of a QEMU that uses that accelerator."""
-    return confinement(_KVM if kind is Kind.KVM else None)
+    return confinement(_KVM if kind is AcceleratorKind.KVM else None)
 
 
 def payload_rom() -> bytes:
@@ -98,41 +98,41 @@ def payload_rom() -> bytes:
     return _PAYLOAD.ljust(0xFFF0, b"\xf4") + b"\xea\x00\x00\x00\xf0".ljust(16, b"\x00")
 
 
-def choose(wish: str, emulator: Emulator) -> Accelerator:
-    """Returns the accelerator for `wish` (auto, kvm or tcg) after measuring.
+def choose(requested: str, emulator: Emulator) -> Accelerator:
+    """Returns the accelerator for `requested` (auto, kvm or tcg) after measuring.
 
     Raises:
         HostError: `kvm` is wished for and cannot run 64-bit code at a useful speed.
     """
-    tcg = measure(Kind.TCG, emulator)
+    tcg = measure(AcceleratorKind.TCG, emulator)
     if tcg.rate == 0.0:
-        raise HostError("QEMU runs no code on this host", evidence=tcg.said, hint="reinstall qemu-system-x86")
-    if wish == Kind.TCG:
-        return decide(wish, kvm=Speed(rate=0.0), tcg=tcg)
+        raise HostError("QEMU runs no code on this host", evidence=tcg.last_line, hint="reinstall qemu-system-x86")
+    if requested == AcceleratorKind.TCG:
+        return decide(requested, kvm=Speed(rate=0.0), tcg=tcg)
     if not _KVM.exists():
-        return decide(wish, kvm=Speed(rate=0.0, said="/dev/kvm does not exist"), tcg=tcg)
+        return decide(requested, kvm=Speed(rate=0.0, last_line="/dev/kvm does not exist"), tcg=tcg)
     within = max(_SECONDS, _NO_LONGER * tcg.after)
-    return decide(wish, kvm=measure(Kind.KVM, emulator, least=tcg.rate, within=within), tcg=tcg)
+    return decide(requested, kvm=measure(AcceleratorKind.KVM, emulator, least=tcg.rate, within=within), tcg=tcg)
 
 
-def decide(wish: str, *, kvm: Speed, tcg: Speed) -> Accelerator:
+def decide(requested: str, *, kvm: Speed, tcg: Speed) -> Accelerator:
     """Returns the accelerator that the measured speeds speak for.
 
     Raises:
         HostError: `kvm` is wished for and is not worth its name.
     """
-    if wish == Kind.TCG:
-        return Accelerator(kind=Kind.TCG, speed=tcg.rate, why="asked for")
+    if requested == AcceleratorKind.TCG:
+        return Accelerator(kind=AcceleratorKind.TCG, speed=tcg.rate, why="asked for")
     compared = f"KVM runs {kvm.rate:.1f} M instructions/s, TCG {tcg.rate:.0f} M"
     if kvm.rate >= _WORTHWHILE * tcg.rate:
-        return Accelerator(kind=Kind.KVM, speed=kvm.rate, why=compared)
-    trouble = compared if kvm.rate or not kvm.said else kvm.said
-    if wish == Kind.KVM:
+        return Accelerator(kind=AcceleratorKind.KVM, speed=kvm.rate, why=compared)
+    trouble = compared if kvm.rate or not kvm.last_line else kvm.last_line
+    if requested == AcceleratorKind.KVM:
         raise HostError(f"KVM is not usable on this host: {trouble}", hint="--accel auto, or run where KVM is real")
-    return Accelerator(kind=Kind.TCG, speed=tcg.rate, why=f"KVM is not usable here: {trouble}")
+    return Accelerator(kind=AcceleratorKind.TCG, speed=tcg.rate, why=f"KVM is not usable here: {trouble}")
 
 
-def measure(kind: Kind, emulator: Emulator, *, least: float = 0.0, within: float = _STARTING) -> Speed:
+def measure(kind: AcceleratorKind, emulator: Emulator, *, least: float = 0.0, within: float = _STARTING) -> Speed:
     """Returns how fast a 64-bit guest executes that starts within so many seconds; QEMU's words beside it.
 
     What is slower than `least` (millions of instructions a second) is measured for a moment only.
@@ -149,11 +149,11 @@ def measure(kind: Kind, emulator: Emulator, *, least: float = 0.0, within: float
             rate, after = _rate(process.stdout.fileno(), least, within)
         finally:
             process.kill()
-            _, said = process.communicate()
-    return Speed(rate=rate, after=after, said=printable(said).strip().rpartition("\n")[2])
+            _, stderr = process.communicate()
+    return Speed(rate=rate, after=after, last_line=printable(stderr).strip().rpartition("\n")[2])
 
 
-def _command(kind: Kind, emulator: Emulator) -> list[str]:
+def _command(kind: AcceleratorKind, emulator: Emulator) -> list[str]:
     return [
         emulator.binary, "-nodefaults", "-no-user-config", "-machine", "pc", "-accel", kind, "-m", "16",
         "-display", "none", "-bios", _ROM, "-chardev", "stdio,id=reports",

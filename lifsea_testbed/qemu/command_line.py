@@ -20,8 +20,8 @@ from lifsea_testbed.ecs.instance import (
     PRIVATE_ADDRESS,
     Instance,
 )
-from lifsea_testbed.ecs.instance_types import Ceiling
-from lifsea_testbed.qemu.accelerator import Kind
+from lifsea_testbed.ecs.instance_types import DiskLimits
+from lifsea_testbed.qemu.accelerator import AcceleratorKind
 from lifsea_testbed.qemu.emulator import MACHINE_TYPE, Emulator
 
 #: The port on the virtio console that a shell is opened on, beside Cloud Assistant's.
@@ -43,7 +43,7 @@ USER_NETWORK = "card"
 #: (hw/virtio/trace-events): `vdev ADDRESS val N`.
 TRACED = ("virtio_blk_handle_read", "virtio_blk_handle_write", "virtio_set_status")
 #: The group that throttles all disks together.
-CEILING = "ceiling"
+THROTTLE_GROUP = "ceiling"
 #: QEMU's user network has one queue, whatever the instance type has.
 NETWORK_QUEUES = 1
 
@@ -59,7 +59,7 @@ _BURST = 1800
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wires:
+class Descriptors:
     """The descriptors that QEMU inherits: monitor, ttyS0, Cloud Assistant's port, the channel's, the two disk files.
 
     With `virtio_console` the machine has an hvc0 as well, which an ecs.g7 has not. `layers` are disks in qcow2 between
@@ -96,18 +96,18 @@ PROCESS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hardware:
+class HardwareSpec:
     """What the machine is made of; memory in MiB."""
 
     emulator: Emulator
-    accelerator: Kind
+    accelerator: AcceleratorKind
     host_is_ice_lake: bool
     instance: Instance
     memory: int
     image_format: DiskFormat
 
 
-def command(hardware: Hardware, wires: Wires) -> list[str]:
+def command(hardware: HardwareSpec, wires: Descriptors) -> list[str]:
     """Returns the command that starts the machine, stopped before its first instruction."""
     return [
         hardware.emulator.binary,
@@ -125,9 +125,9 @@ def command(hardware: Hardware, wires: Wires) -> list[str]:
     ]
 
 
-def _board(hardware: Hardware) -> list[str]:
+def _board(hardware: HardwareSpec) -> list[str]:
     threads = "multi" if hardware.emulator.threads_are_sound else "single"
-    accelerator = f"tcg,thread={threads}" if hardware.accelerator is Kind.TCG else "kvm"
+    accelerator = f"tcg,thread={threads}" if hardware.accelerator is AcceleratorKind.TCG else "kvm"
     topology = hardware.instance.type.topology
     return [
         # The 32-bit entry point is that of SMBIOS 2.8; QEMU since 8.1 takes the one of 3.0 by itself.
@@ -146,7 +146,7 @@ def _board(hardware: Hardware) -> list[str]:
     ]  # fmt: skip
 
 
-def _memory(hardware: Hardware, wires: Wires) -> list[str]:
+def _memory(hardware: HardwareSpec, wires: Descriptors) -> list[str]:
     if wires.memory is None:
         return []
     sharing = "share=off,readonly=on,rom=off" if wires.copied else "share=on"
@@ -157,7 +157,7 @@ def _memory(hardware: Hardware, wires: Wires) -> list[str]:
     ]  # fmt: skip
 
 
-def processor(accelerator: Kind, *, host_is_ice_lake: bool) -> str:
+def processor(accelerator: AcceleratorKind, *, host_is_ice_lake: bool) -> str:
     """Returns the CPU option: the processor of an ecs.g7, as near as the host can come.
 
     TCG and Icelake-Server can be any model; `host` keeps the host's family, model and stepping under another name.
@@ -165,7 +165,7 @@ def processor(accelerator: Kind, *, host_is_ice_lake: bool) -> str:
     cpu = guest_hardware.PROCESSOR
     numbers = f"vendor={cpu.vendor},family={cpu.family},model={cpu.model},stepping={cpu.stepping}"
     hidden = ",".join(f"{feature}=off" for feature in sorted(guest_hardware.HIDDEN_FEATURES))
-    if accelerator is Kind.TCG:
+    if accelerator is AcceleratorKind.TCG:
         # Without svm QEMU 7.2 would end the extended leaves before the name and the width of addresses, and a guest's
         # system calls go wrong (seen: mounts that fail, no udev).
         return f"max,{numbers},{hidden},min-xlevel={_EXTENDED_LEAVES:#x},model-id={cpu.name}"
@@ -173,7 +173,7 @@ def processor(accelerator: Kind, *, host_is_ice_lake: bool) -> str:
     return f"{base},{hidden},model-id={cpu.name}"
 
 
-def _identity(hardware: Hardware) -> list[str]:
+def _identity(hardware: HardwareSpec) -> list[str]:
     dmi = guest_hardware.dmi(hardware.instance)
     return [
         "-uuid", hardware.instance.uuid,
@@ -185,7 +185,7 @@ def _identity(hardware: Hardware) -> list[str]:
     ]  # fmt: skip
 
 
-def _consoles(wires: Wires) -> list[str]:
+def _consoles(wires: Descriptors) -> list[str]:
     return [
         "-chardev", f"socket,id=monitor,fd={wires.monitor}",
         "-mon", "chardev=monitor,mode=control",
@@ -200,7 +200,7 @@ def _consoles(wires: Wires) -> list[str]:
     ]  # fmt: skip
 
 
-def _virtio_console(wires: Wires) -> list[str]:
+def _virtio_console(wires: Descriptors) -> list[str]:
     if wires.virtio_console is None:
         return []
     return [
@@ -209,7 +209,7 @@ def _virtio_console(wires: Wires) -> list[str]:
     ]  # fmt: skip
 
 
-def _disk(hardware: Hardware, wires: Wires) -> list[str]:
+def _disk(hardware: HardwareSpec, wires: Descriptors) -> list[str]:
     top = f"layer-{len(wires.layers)}" if wires.layers else "image"
     discard = "unmap" if wires.write_log is None else "ignore"
     return [
@@ -223,7 +223,7 @@ def _disk(hardware: Hardware, wires: Wires) -> list[str]:
         *_write_log(wires.write_log),
         "-object", throttle(hardware.instance.type.disks),
         "-blockdev", f"driver=throttle,node-name=disk,file={'overlay' if wires.write_log is None else 'logged'},"
-                     f"throttle-group={CEILING},discard=unmap",
+                     f"throttle-group={THROTTLE_GROUP},discard=unmap",
         "-device", f"virtio-blk-pci,id={SYSTEM_DISK},drive=disk,addr=4,bootindex=1,{_TRANSITIONAL},"
                    f"serial={hardware.instance.disk_serial}",
     ]  # fmt: skip
@@ -237,7 +237,7 @@ def _data_disk(instance: Instance, descriptor: int | None) -> list[str]:
         "-add-fd", f"fd={descriptor},set={_FIRST_LAYER}",
         "-blockdev", f"driver=file,node-name=data-file,filename=/dev/fdset/{_FIRST_LAYER},discard=unmap",
         "-blockdev", "driver=raw,node-name=data-raw,file=data-file,discard=unmap",
-        "-blockdev", f"driver=throttle,node-name=data,file=data-raw,throttle-group={CEILING},discard=unmap",
+        "-blockdev", f"driver=throttle,node-name=data,file=data-raw,throttle-group={THROTTLE_GROUP},discard=unmap",
         "-device", f"virtio-blk-pci,id=data,drive=data,addr={slot},{_TRANSITIONAL},serial={instance.data_serial}",
     ]  # fmt: skip
 
@@ -278,11 +278,11 @@ def _counter(counter: tuple[int, int] | None) -> list[str]:
     return [] if counter is None else ["-plugin", f"/dev/fd/{counter[0]},memory={counter[1]}"]
 
 
-def throttle(ceiling: Ceiling) -> str:
+def throttle(ceiling: DiskLimits) -> str:
     """Returns the object that holds all disks of a machine to its ceiling together."""
     limits = {"iops-total": (ceiling.operations, ceiling.operations_burst),
               "bps-total": (ceiling.bandwidth, ceiling.bandwidth_burst)}  # fmt: skip
-    options = [f"throttle-group,id={CEILING}"]
+    options = [f"throttle-group,id={THROTTLE_GROUP}"]
     for name, (lasting, burst) in limits.items():
         options.append(f"x-{name}={lasting}")
         options += [f"x-{name}-max={burst},x-{name}-max-length={_BURST}"] if burst > lasting else []

@@ -66,7 +66,7 @@ class Stamp:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Program:
+class CountedProgram:
     """One start of a program: its argv[0], when (host's monotonic clock, seconds), and what its address space executed.
 
     The one without a name is whatever had no program of its own: firmware, the kernel's start, forked children.
@@ -78,12 +78,12 @@ class Program:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
+class CounterRecord:
     """Everything that was counted in one boot."""
 
     samples: list[Stamp] = field(default_factory=list)
     marks: list[Stamp] = field(default_factory=list)
-    programs: list[Program] = field(default_factory=list)
+    programs: list[CountedProgram] = field(default_factory=list)
 
 
 class Tally:
@@ -94,7 +94,7 @@ class Tally:
         os.ftruncate(self.descriptor, _SIZE)
         self._map = mmap.mmap(self.descriptor, _SIZE)
 
-    def record(self) -> Record:
+    def record(self) -> CounterRecord:
         """Reads what was counted so far; QEMU may go on counting."""
         samples, marks, programs, _ = _HEAD.unpack_from(self._map)
         place = _HEAD.size
@@ -103,7 +103,7 @@ class Tally:
         seen = [_stamp(*fields) for fields in self._table(_MARK, place, min(marks, _MARKS))]
         place += _MARKS * _MARK.size
         started = [_program(*fields) for fields in self._table(_PROGRAM, place, min(programs, _PROGRAMS))]
-        return Record(samples=taken, marks=seen, programs=started)
+        return CounterRecord(samples=taken, marks=seen, programs=started)
 
     def close(self) -> None:
         """Gives the memory back; a second time does nothing."""
@@ -166,6 +166,6 @@ def _stamp(at: int, user: int, kernel: int, waiting: int, interrupts: int, idle:
     return Stamp(at=at / 1e9, counts=counts, idle=idle / 1e9, value=value)
 
 
-def _program(at: int, user: int, kernel: int, waiting: int, interrupts: int, name: bytes) -> Program:
+def _program(at: int, user: int, kernel: int, waiting: int, interrupts: int, name: bytes) -> CountedProgram:
     counts = Counts(user=user, kernel=kernel, waiting=waiting, interrupts=interrupts)
-    return Program(name=printable(name.partition(b"\0")[0]), at=at / 1e9, counts=counts)
+    return CountedProgram(name=printable(name.partition(b"\0")[0]), at=at / 1e9, counts=counts)

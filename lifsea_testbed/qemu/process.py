@@ -58,16 +58,16 @@ class QemuProcess:
         """How much of the host's processors it has used (seconds)."""
         return processor_time(self.pid)
 
-    def said(self) -> str:
+    def stderr(self) -> str:
         """The end of what it wrote on its standard streams."""
         return printable(self._stderr.read_bytes()[-_STDERR_SHOWN:]) if self._stderr.exists() else ""
 
-    def death(self) -> LaunchError:
+    def exit_error(self) -> LaunchError:
         """The error that tells how it ended: exit status or signal, and what it said."""
         status, hint = self._process.returncode, "see the command line in the evidence"
         if -(status or 0) in _OWN_ERRORS:
-            return EmulatorFailed(f"QEMU {describe_exit(status)}", evidence=self.said(), hint=hint)
-        return LaunchError(f"QEMU {describe_exit(status)}", evidence=self.said(),
+            return EmulatorFailed(f"QEMU {describe_exit(status)}", evidence=self.stderr(), hint=hint)
+        return LaunchError(f"QEMU {describe_exit(status)}", evidence=self.stderr(),
                            hint=f"the host may be out of memory or disk; {hint}")
 
     def kill(self) -> None:

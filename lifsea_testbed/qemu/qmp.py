@@ -91,7 +91,7 @@ class Monitor:
         _run(self._send_descriptor(descriptor), deadline)
         return f"/dev/fdset/{self.execute('add-fd', deadline=deadline)['fdset-id']}"
 
-    def hand_over(self, descriptor: int, name: str, *, deadline: Deadline) -> None:
+    def add_socket(self, descriptor: int, name: str, *, deadline: Deadline) -> None:
         """Passes an open socket to QEMU, by a name that the next command refers to; the name must not be a number."""
         _run(self._send_descriptor(descriptor), deadline)
         self.execute("getfd", {"fdname": name}, deadline=deadline)

@@ -12,7 +12,7 @@ import allure
 
 from lifsea_testbed.profiles.claims import Claim
 from lifsea_testbed.report.outcome import Status
-from lifsea_testbed.support.redact import masked
+from lifsea_testbed.support.redact import redact
 from lifsea_testbed.support.sanitize import printable
 
 _LONGEST_TITLE = 200
@@ -46,7 +46,7 @@ class Steps:
 
     def __call__(self, title: str) -> AbstractContextManager[object]:
         """Opens the step of that title."""
-        title = masked(printable(title))[:_LONGEST_TITLE]
+        title = redact(printable(title))[:_LONGEST_TITLE]
         if title == self._last:
             return contextlib.nullcontext()
         self._last = title

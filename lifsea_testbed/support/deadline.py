@@ -35,7 +35,7 @@ class Deadline:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
+class TimeScale:
     """How much longer than on real hardware everything may take; scaled once, here, for emulation."""
 
     factor: float = 1.0

@@ -1,4 +1,4 @@
-"""The lifeline of one power-on: when the machine dies, every wait on it ends at once and learns why."""
+"""The liveness of one power-on: when the machine dies, every wait on it ends at once and learns why."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lifsea_testbed.errors import Explained
 from lifsea_testbed.support.deadline import Deadline
 
 
-class Lifeline:
+class Liveness:
     """Holds the first reason for which a power-on ended, and wakes everyone who waits.
 
     A wait selects on `fileno()` beside its own descriptor: it turns readable, and stays so, when the end is known.

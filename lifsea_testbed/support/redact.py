@@ -33,7 +33,7 @@ _KEY_LINES = 256
 _SHORTEST = 8
 
 
-class Mask:
+class Redactor:
     """Masks a text line by line, and remembers whether a private key is under way.
 
     `secrets` gives what is known to be secret: tokens that were handed out, lines of user-data.
@@ -63,12 +63,12 @@ class Mask:
 
     def text(self, text: str) -> str:
         """Returns a whole text without what is secret in it; what a stream of lines had under way stays as it is."""
-        other = Mask(self._secrets)
+        other = Redactor(self._secrets)
         return "\n".join(map(other.line, text.split("\n")))
 
-    def stream(self) -> Mask:
+    def stream(self) -> Redactor:
         """Returns a mask of the same secrets for another stream of lines."""
-        return Mask(self._secrets)
+        return Redactor(self._secrets)
 
     def _plain(self, line: str) -> str:
         for secret in self._secrets():
@@ -81,6 +81,6 @@ class Mask:
         return line
 
 
-def masked(text: str) -> str:
+def redact(text: str) -> str:
     """Returns the text without keys, tokens and password hashes."""
-    return Mask().text(text)
+    return Redactor().text(text)

@@ -28,7 +28,7 @@ from lifsea_testbed.boottime.attribution import Kind
 from lifsea_testbed.boottime.marks import Mark
 from lifsea_testbed.boottime.observation import Which
 from lifsea_testbed.cli.main import main
-from lifsea_testbed.console.transcript import Line
+from lifsea_testbed.console.transcript import ConsoleLine
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.guest import boot as guest
 from lifsea_testbed.perf.measure import Measure
@@ -80,7 +80,7 @@ def test_a_mark_that_was_not_seen_leaves_no_gap(missing: Mark) -> None:
 
 
 def test_the_console_tells_of_marks() -> None:
-    lines = [Line(at=at, text=text) for at, text in CONSOLE]
+    lines = [ConsoleLine(at=at, text=text) for at, text in CONSOLE]
     assert marks.on_console(lines) == {Mark.FIRST_BYTE: 0.5, Mark.KERNEL: 1.0, Mark.INIT: 1.5, Mark.SYSTEMD: 1.75}
     assert marks.on_console([]) == {}
 

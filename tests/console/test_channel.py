@@ -18,7 +18,7 @@ from lifsea_testbed.console import port_frames
 from lifsea_testbed.console.channel import PortChannel
 from lifsea_testbed.errors import ChannelError, GuestCrashed, WaitTimedOut
 from lifsea_testbed.support.deadline import Deadline
-from lifsea_testbed.support.liveness import Lifeline
+from lifsea_testbed.support.liveness import Liveness
 
 SOON = 30.0
 
@@ -48,14 +48,14 @@ def channel(tmp_path: Path, agent: Path) -> Iterator[PortChannel]:
     guest.close()
     appears(port)
     shell = subprocess.Popen(["sh", str(agent), str(port), str(tmp_path / "work")])
-    lifeline = Lifeline()
-    connected = PortChannel(host, lifeline=lifeline)
+    liveness = Liveness()
+    connected = PortChannel(host, liveness=liveness)
     yield connected
     connected.close()
     for process in (shell, carrier):
         process.kill()
         process.wait()
-    lifeline.close()
+    liveness.close()
 
 
 def test_a_greeting_brings_the_boot_id(channel: PortChannel) -> None:
@@ -132,10 +132,10 @@ def test_a_command_killed_by_a_signal_says_so(channel: PortChannel) -> None:
 
 
 @contextlib.contextmanager
-def talk(*replies: bytes) -> Iterator[tuple[PortChannel, Lifeline]]:
+def talk(*replies: bytes) -> Iterator[tuple[PortChannel, Liveness]]:
     """A channel to an end that sends these bytes for each thing it receives, NONCE replaced by the real one."""
     guest, host = socket.socketpair()
-    lifeline = Lifeline()
+    liveness = Liveness()
 
     def serve() -> None:
         for reply in replies:
@@ -145,12 +145,12 @@ def talk(*replies: bytes) -> Iterator[tuple[PortChannel, Lifeline]]:
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
-    channel = PortChannel(host, lifeline=lifeline)
-    yield channel, lifeline
+    channel = PortChannel(host, liveness=liveness)
+    yield channel, liveness
     channel.close()
     thread.join()
     guest.close()
-    lifeline.close()
+    liveness.close()
 
 
 @pytest.mark.parametrize("reply", [
@@ -235,8 +235,8 @@ def test_a_command_has_a_shell_of_its_own(channel: PortChannel) -> None:
 
 
 def test_a_guest_that_dies_ends_the_wait_at_once() -> None:
-    with talk() as (channel, lifeline):
-        threading.Timer(0.1, lifeline.end, [lambda: GuestCrashed("panic")]).start()
+    with talk() as (channel, liveness):
+        threading.Timer(0.1, liveness.end, [lambda: GuestCrashed("panic")]).start()
         started = time.monotonic()
         with pytest.raises(GuestCrashed):
             channel.run("sleep 1000", deadline=Deadline.after(60.0))

@@ -13,7 +13,7 @@ import pytest
 from lifsea_testbed.disk.image import LARGEST, DiskFormat, digest, examine, parse_qcow2_header
 from lifsea_testbed.errors import ImageRefused
 from lifsea_testbed.machine.found import Found
-from lifsea_testbed.qemu.accelerator import Accelerator, Kind
+from lifsea_testbed.qemu.accelerator import Accelerator, AcceleratorKind
 from tests.support.boot_sector import raw_image
 
 
@@ -53,7 +53,8 @@ def test_an_image_that_is_only_read_stays_the_same(tmp_path: Path) -> None:
 
 def found(path: Path) -> Found:
     return Found(image=examine(path), next_image=examine(qcow2(path.with_name("next.qcow2"))), memory=8192,
-                 accelerator=Accelerator(kind=Kind.TCG, speed=1800.0, why="measured"), place=path.parent)  # fmt: skip
+                 accelerator=Accelerator(kind=AcceleratorKind.TCG, speed=1800.0, why="measured"),
+                 place=path.parent)  # fmt: skip
 
 
 def test_what_one_process_found_out_is_known_to_another_without_reading_the_image(

@@ -26,7 +26,7 @@ SCRIPT = b"#!/bin/sh\nprintf '\\377'\n\xff"
 
 
 def requests(metadata: Metadata) -> list[tuple[str, str, int]]:
-    return [(seen.method, seen.path, seen.status) for seen in metadata.seen]
+    return [(seen.method, seen.path, seen.status) for seen in metadata.requests]
 
 
 def script(*, token_required: bool = False) -> Metadata:
@@ -57,7 +57,7 @@ def test_cloud_init_asks_a_hardened_instance_with_a_token(tmp_path: Path) -> Non
         ("PUT", "/latest/api/token", 200), ("GET", "/2016-01-01/user-data", 200),
         ("GET", "/2016-01-01/vendor-data", 404), ("GET", "/2016-01-01/meta-data/all", 200),
     ]  # fmt: skip
-    assert [seen.with_token for seen in metadata.seen] == [False, True, True, True]
+    assert [seen.with_token for seen in metadata.requests] == [False, True, True, True]
 
 
 def test_cloud_init_without_tokens_learns_nothing_of_a_hardened_instance(tmp_path: Path) -> None:

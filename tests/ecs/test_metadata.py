@@ -22,7 +22,7 @@ from lifsea_testbed.ecs.metadata import TOKEN_HEADER, TTL_HEADER, Metadata, Requ
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.support.confinement import confinement
-from lifsea_testbed.support.deadline import Patience
+from lifsea_testbed.support.deadline import TimeScale
 
 INSTANCE = Instance(type=instance_types.find("ecs.g7.large"))
 FURNISHED = dataclasses.replace(INSTANCE, public_address="203.0.113.7", role="node", ends_at="2026-01-01T00:00:00Z",
@@ -124,7 +124,7 @@ def test_a_machine_of_a_profile_that_requires_tokens_requires_them(tmp_path: Pat
     profile = profiles.load("reference").model_copy(update={"metadata": profiles.Metadata(token="required")})
     hardware: Any = SimpleNamespace(instance=INSTANCE)
     image: Any = SimpleNamespace(virtual_size=1 << 20)
-    machine = Machine(hardware=hardware, image=image, profile=lambda: profile, patience=Patience(factor=1.0),
+    machine = Machine(hardware=hardware, image=image, profile=lambda: profile, time_scale=TimeScale(factor=1.0),
                       directory=tmp_path, records=tmp_path, confinement=confinement())  # fmt: skip
     with contextlib.closing(machine):
         assert fetch(tmp_path / "metadata", "GET", "/latest/user-data")[0] == 403
@@ -198,7 +198,7 @@ def test_no_user_data_is_not_found() -> None:
 def test_what_is_asked_is_on_record(metadata: Metadata) -> None:
     get(metadata, "/latest/user-data")
     metadata.answer(Request(method="DELETE", path="/latest/user-data"))
-    assert [(seen.method, seen.path, seen.status) for seen in metadata.seen] == [
+    assert [(seen.method, seen.path, seen.status) for seen in metadata.requests] == [
         ("GET", "/latest/user-data", 200), ("DELETE", "/latest/user-data", 405),
     ]  # fmt: skip
 

@@ -17,7 +17,7 @@ import pytest
 from lifsea_testbed.console.transcript import Transcript
 from lifsea_testbed.errors import ChannelError, Explained, GuestCrashed, HostError, LaunchError, WaitTimedOut
 from lifsea_testbed.machine.machine import Machine
-from lifsea_testbed.support.liveness import Lifeline
+from lifsea_testbed.support.liveness import Liveness
 from tests.support.real import machine
 
 pytestmark = [pytest.mark.nightly, pytest.mark.boots]
@@ -59,13 +59,13 @@ def test_a_guest_that_resets_itself(own: Machine) -> None:
 
 def test_a_guest_whose_processors_are_stopped(own: Machine) -> None:
     in_a_second(lambda: own.boot.execute("stop"))
-    error = ends(own, HostError, within=0.3, after=0.3 * own._patience.factor + 10.0)
+    error = ends(own, HostError, within=0.3, after=0.3 * own._time_scale.factor + 10.0)
     assert "paused" in error.happened
 
 
 def test_a_guest_that_hangs(own: Machine) -> None:
     own.run(f"(sleep 1; kill -STOP $({_MAIN})) >/dev/null 2>&1 &")
-    error = ends(own, WaitTimedOut, "kill -STOP $$", within=0.3, after=0.3 * own._patience.factor + 10.0)
+    error = ends(own, WaitTimedOut, "kill -STOP $$", within=0.3, after=0.3 * own._time_scale.factor + 10.0)
     assert "could not be killed" in error.happened or "was killed" in error.happened
 
 
@@ -89,7 +89,7 @@ def test_a_qemu_that_is_killed(own: Machine) -> None:
 
 def test_a_qemu_that_is_stopped(own: Machine) -> None:
     in_a_second(lambda: os.kill(own.boot.process.pid, signal.SIGSTOP))
-    error = ends(own, HostError, within=0.3, after=0.3 * own._patience.factor + 12.5)
+    error = ends(own, HostError, within=0.3, after=0.3 * own._time_scale.factor + 12.5)
     assert "stopped" in error.evidence
 
 
@@ -130,7 +130,7 @@ def test_a_host_whose_disk_is_full(small_disk: Path, tmp_path: Path) -> None:
 def test_a_console_that_floods(tmp_path: Path) -> None:
     """A gigabyte on the console costs time, and no memory."""
     guest, host = socket.socketpair()
-    transcript = Transcript(host, lifeline=Lifeline(), file=tmp_path / "transcript.txt")
+    transcript = Transcript(host, liveness=Liveness(), file=tmp_path / "transcript.txt")
     transcript.start(time.monotonic())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     block = b"".join(b"%07d a line of a guest that never stops to print, whoever reads it or not\r\n" % number

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lifsea_testbed.ecs.instance import Card
+from lifsea_testbed.ecs.instance import NetworkInterface
 from lifsea_testbed.machine.fleet import Fleet, Maker, fleet
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.machine.preflight import Wish, prepare
@@ -86,7 +86,7 @@ def test_a_card_that_is_attached_takes_frames(tmp_path: Path) -> None:
     bench = prepare(wish).bench()
     try:
         with near, bench.machine("machine") as machine:
-            machine.attach_card(Card(plug=lambda: far))
+            machine.attach_card(NetworkInterface(plug=lambda: far))
             near.sendall(struct.pack(">I", 60) + b"\xff" * 60)
             deadline = Deadline.after(10.0)
             while unread(near) and not deadline.expired:

@@ -82,7 +82,7 @@ class FakeRestorer:
         restorer = self
 
         class Boot:
-            lifeline = SimpleNamespace(ended=False)
+            liveness = SimpleNamespace(ended=False)
 
             @property
             def written(self) -> int:

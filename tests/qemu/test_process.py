@@ -21,7 +21,7 @@ from lifsea_testbed.support.deadline import Deadline
 OWNER = """
 import sys, time
 from pathlib import Path
-from lifsea_testbed.qemu.confinement import confinement
+from lifsea_testbed.support.confinement import confinement
 from lifsea_testbed.qemu.process import QemuProcess
 process = QemuProcess(["sleep", "60"], directory=Path(sys.argv[1]), inherit=[], confinement=confinement(),
                       on_exit=lambda process: None)
@@ -47,9 +47,9 @@ def test_its_end_is_noticed_and_explained(tmp_path: Path) -> None:
     ended = threading.Event()
     process = start(tmp_path, "sh", "-c", "echo no such option >&2; exit 3", ended=ended)
     assert ended.wait(10.0)
-    death = process.death()
-    assert "exited with status 3" in death.happened
-    assert "no such option" in death.evidence
+    error = process.exit_error()
+    assert "exited with status 3" in error.happened
+    assert "no such option" in error.evidence
 
 
 @pytest.mark.parametrize(("signal", "error"), [("ABRT", EmulatorFailed), ("SEGV", EmulatorFailed),
@@ -58,7 +58,7 @@ def test_an_error_of_its_own_is_told_from_a_kill(tmp_path: Path, signal: str, er
     ended = threading.Event()
     process = start(tmp_path, "sh", "-c", f"ulimit -c 0; kill -{signal} $$", ended=ended)
     assert ended.wait(10.0)
-    assert type(process.death()) is error and signal in process.death().happened
+    assert type(process.exit_error()) is error and signal in process.exit_error().happened
 
 
 def test_it_is_gone_after_a_kill(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_an_end_in_words(status: int | None, words: str) -> None:
 
 
 def test_it_outlives_the_thread_that_asked_for_it(tmp_path: Path) -> None:
-    """The kernel's signal at a parent's death comes when a thread of it ends, if that thread had the child."""
+    """The kernel's signal at a parent's error comes when a thread of it ends, if that thread had the child."""
     made: list[QemuProcess] = []
     thread = threading.Thread(target=lambda: made.append(start(tmp_path, "sleep", "60")))
     thread.start()

@@ -21,13 +21,13 @@ from lifsea_testbed.support.private_dir import PrivateDirectory
 
 OWNER = """
 import time
-from lifsea_testbed.leftovers import PrivateDirectory
+from lifsea_testbed.support.private_dir import PrivateDirectory
 print(PrivateDirectory().path, flush=True)
 time.sleep(60)
 """
 CHILD = """
 import sys, time
-from lifsea_testbed.leftovers import die_with_parent
+from lifsea_testbed.support.private_dir import die_with_parent
 die_with_parent(int(sys.argv[1]))
 print("ready", flush=True)
 time.sleep(60)

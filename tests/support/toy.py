@@ -9,7 +9,7 @@ from pathlib import Path
 from lifsea_testbed.disk.ext4 import Ext4, is_ext4
 from lifsea_testbed.disk.filesystem import Tree, root_of
 from lifsea_testbed.disk.partitions import partitions
-from lifsea_testbed.disk.source import Source
+from lifsea_testbed.disk.source import ByteSource
 from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.errors import DiskDamaged
 from lifsea_testbed.machine.factory import Bench
@@ -83,7 +83,7 @@ class Toy:
         return Told(old="", new="", started=0, announced=None)
 
 
-def judge(disk: Source, number: int) -> Outcome:
+def judge(disk: ByteSource, number: int) -> Outcome:
     """Tells by the disk alone which image the swap of that number leads to."""
     try:
         return _judge(Tree(root_of(_largest(disk))), f"{ON_DISK}/{number}")
@@ -91,7 +91,7 @@ def judge(disk: Source, number: int) -> Outcome:
         return Outcome.BROKEN
 
 
-def _largest(disk: Source) -> Ext4:
+def _largest(disk: ByteSource) -> Ext4:
     found = [partition.content for partition in partitions(disk) if is_ext4(partition.content)]
     return Ext4(max(found, key=lambda content: content.size))
 
