@@ -108,18 +108,18 @@ def labgrid_shell(machine: Machine) -> Iterator[ShellDriver]:
 def raw_echo(machine: Machine, shells: str) -> list[float]:
     """Shells alone on the port of the channel: `echo` is typed and read back, with no framing at all."""
     machine.run(_BARE.replace("{shells}", shells))
-    wire = machine.boot._port._wire
+    stream = machine.boot._port._stream
     time.sleep(9.0)
 
     def echo() -> None:
-        wire.send(b"echo x\n")
+        stream.send(b"echo x\n")
         received = b""
         while not received.endswith(b"x\n"):
-            received += wire.receive(Deadline.after(_LONG))
+            received += stream.receive(Deadline.after(_LONG))
 
     echo()
     taken = timed(echo)
-    wire.send(b"exit\n")
+    stream.send(b"exit\n")
     machine.boot.channel.greet(Deadline.after(_LONG))
     return taken
 

@@ -21,6 +21,7 @@ from lifsea_testbed.qemu.accelerator import Accelerator, AcceleratorKind
 from lifsea_testbed.qemu.emulator import Emulator
 from lifsea_testbed.support import host
 from lifsea_testbed.support.confinement import confinement
+from lifsea_testbed.support.host_packages import install_hint, reinstall_hint
 from lifsea_testbed.support.sanitize import printable
 
 _KVM = Path("/dev/kvm")
@@ -126,7 +127,7 @@ def _emulator(found: Emulator | HostError) -> Finding:
     if found.threads_are_sound:
         return Finding(what="QEMU", state=State.GOOD, found=f"{found.version} ({found.binary})")
     return Finding(what="QEMU", state=State.LIMITED, found=f"{found.version}: all emulated processors on one thread",
-                   remedy="install 8.1 or later; on Debian 12: apt-get install -t bookworm-backports qemu-system-x86")
+                   remedy=f"8.1 or later: {install_hint(emulators.BINARY)}; on Debian 12 with -t bookworm-backports")
 
 
 def _features(facts: Facts) -> Finding:
@@ -179,12 +180,12 @@ def _huge_pages(facts: Facts) -> Finding:
 def _compilers(facts: Facts) -> Finding:
     missing = [name for name in _COMPILERS if name not in facts.compilers]
     if missing:
-        return Finding(what="compilers", state=State.LIMITED, remedy="apt-get install gcc libc6-dev binutils",
+        return Finding(what="compilers", state=State.LIMITED, remedy=install_hint(*_COMPILERS),
                        found=f"no {', '.join(missing)}: instructions of emulated boots are not counted")  # fmt: skip
     return Finding(what="compilers", state=State.GOOD, found=", ".join(facts.compilers))
 
 
-_QEMU_REMEDY = "apt-get install --reinstall qemu-system-x86"
+_QEMU_REMEDY = reinstall_hint(emulators.BINARY)
 
 # What is seen
 

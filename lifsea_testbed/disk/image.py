@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lifsea_testbed.errors import HostError, ImageRefused
+from lifsea_testbed.support.host_packages import install_hint
 
 SECTOR = 512
 _PIECE = 1 << 20
@@ -176,7 +177,7 @@ def _refuse_inconsistent(path: Path) -> None:
         check = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120,
                                preexec_fn=_bound_resources)
     except FileNotFoundError:
-        raise HostError("qemu-img was not found", hint="apt-get install qemu-utils") from None
+        raise HostError("qemu-img not found on PATH", hint=install_hint("qemu-img")) from None
     except subprocess.TimeoutExpired:
         raise ImageRefused(f"{path}: its tables could not be checked within 120 s", hint="copy it again") from None
     # 3 means leaked clusters only (qemu-img(1)): wasteful, harmless.

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lifsea_testbed.errors import HostError
-from lifsea_testbed.qemu.emulator import Emulator
+from lifsea_testbed.qemu.emulator import BINARY, Emulator
 from lifsea_testbed.support.confinement import Confinement, confinement
 from lifsea_testbed.support.deadline import Deadline
+from lifsea_testbed.support.host_packages import reinstall_hint
 from lifsea_testbed.support.private_dir import PrivateDirectory
 from lifsea_testbed.support.sanitize import printable
 
@@ -106,7 +107,8 @@ def choose(requested: str, emulator: Emulator) -> Accelerator:
     """
     tcg = measure(AcceleratorKind.TCG, emulator)
     if tcg.rate == 0.0:
-        raise HostError("QEMU runs no code on this host", evidence=tcg.last_line, hint="reinstall qemu-system-x86")
+        raise HostError("QEMU runs no code on this host", evidence=tcg.last_line,
+                        hint=reinstall_hint(BINARY))
     if requested == AcceleratorKind.TCG:
         return decide(requested, kvm=Speed(rate=0.0), tcg=tcg)
     if not _KVM.exists():
@@ -122,7 +124,7 @@ def decide(requested: str, *, kvm: Speed, tcg: Speed) -> Accelerator:
         HostError: `kvm` is wished for and is not worth its name.
     """
     if requested == AcceleratorKind.TCG:
-        return Accelerator(kind=AcceleratorKind.TCG, speed=tcg.rate, why="asked for")
+        return Accelerator(kind=AcceleratorKind.TCG, speed=tcg.rate, why="requested")
     compared = f"KVM runs {kvm.rate:.1f} M instructions/s, TCG {tcg.rate:.0f} M"
     if kvm.rate >= _WORTHWHILE * tcg.rate:
         return Accelerator(kind=AcceleratorKind.KVM, speed=kvm.rate, why=compared)

@@ -8,13 +8,16 @@ import subprocess
 from dataclasses import dataclass
 
 from lifsea_testbed.errors import HostError
+from lifsea_testbed.qemu.process import describe_exit
+from lifsea_testbed.support.host_packages import install_hint, reinstall_hint
 
 BINARY = "qemu-system-x86_64"
 #: i440FX as QEMU has it now. DMI shows an ECS guest `pc-i440fx-2.1`, and argv says so; that type itself
 #: is not used: QEMU drops types after about six years, and one before 2.8 hides the CPU leaves that `-cpu max` needs
 #: (full-cpuid-auto-level=off), so that a 64-bit kernel hangs before its first line.
 MACHINE_TYPE = "pc"
-_TOOLS = {BINARY: "qemu-system-x86", "qemu-img": "qemu-utils", "socat": "socat", "setpriv": "util-linux"}
+#: What QEMU is run with: overlays, the guest's connections to services, confinement.
+_TOOLS = (BINARY, "qemu-img", "socat", "setpriv")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,19 +53,17 @@ def find() -> Emulator:
     Raises:
         HostError: it, or a tool that it is run with, is not installed.
     """
-    missing = [(tool, package) for tool, package in _TOOLS.items() if shutil.which(tool) is None]
+    missing = [tool for tool in _TOOLS if shutil.which(tool) is None]
     if missing:
-        raise HostError(
-            f"{', '.join(tool for tool, _ in missing)} not found on PATH",
-            hint=f"apt-get install {' '.join(package for _, package in missing)}",
-        )
+        raise HostError(f"{', '.join(missing)} not found on PATH", hint=install_hint(*missing))
     binary = shutil.which(BINARY) or BINARY
-    version = re.search(r"version (\S+)", _ask(binary, "--version"))
+    version = re.search(r"version (\S+)", _output(binary, "--version"))
     return Emulator(binary=binary, version=version[1] if version else "unknown")
 
 
-def _ask(binary: str, *arguments: str) -> str:
-    answer = subprocess.run([binary, *arguments], capture_output=True, text=True, check=False, timeout=30)
-    if answer.returncode:
-        raise HostError(f"{binary} {arguments[0]} failed", evidence=answer.stderr, hint="reinstall qemu-system-x86")
-    return answer.stdout
+def _output(binary: str, *arguments: str) -> str:
+    ended = subprocess.run([binary, *arguments], capture_output=True, text=True, check=False, timeout=30)
+    if ended.returncode:
+        raise HostError(f"{binary} {' '.join(arguments)} {describe_exit(ended.returncode)}", evidence=ended.stderr,
+                        hint=reinstall_hint(BINARY))
+    return ended.stdout

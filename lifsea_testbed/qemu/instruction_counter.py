@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lifsea_testbed.errors import NotJudged
+from lifsea_testbed.support.host_packages import install_hint
 from lifsea_testbed.support.sanitize import printable
 
 #: The layout of counter.c: four numbers, then the tables.
@@ -146,7 +147,7 @@ def built(directory: Path) -> Iterator[Counter]:
     """
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
-        raise NotJudged("no C compiler to build the counter of instructions with (apt-get install gcc libc6-dev)")
+        raise NotJudged(f"no C compiler to build the counter of instructions with; {install_hint('gcc')}")
     source, library = directory / "counter.c", directory / "counter.so"
     source.write_text(importlib.resources.files("lifsea_testbed.qemu").joinpath("counter.c").read_text("utf-8"))
     command = [compiler, "-O2", "-shared", "-fPIC", "-fvisibility=hidden", "-o", str(library), str(source)]

@@ -49,7 +49,7 @@ def test_its_end_is_noticed_and_explained(tmp_path: Path) -> None:
     assert ended.wait(10.0)
     error = process.exit_error()
     assert "exited with status 3" in error.happened
-    assert "no such option" in error.evidence
+    assert error.evidence == "sh -c 'echo no such option >&2; exit 3'\nno such option\n"
 
 
 @pytest.mark.parametrize(("signal", "error"), [("ABRT", EmulatorFailed), ("SEGV", EmulatorFailed),
