@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lifsea_testbed.console.transcript import ConsoleLine
 from lifsea_testbed.qemu.instruction_counter import BOOT_SECTOR, Stamp
+from lifsea_testbed.support.protocols import ConsoleLine
 
 
 class Mark(enum.StrEnum):

@@ -10,7 +10,7 @@ import termios
 import tty
 from collections.abc import Iterator
 
-from lifsea_testbed.console.login import person_at_console, shell_at_console
+from lifsea_testbed.console.login import console_shell_script, console_shell_user_data
 from lifsea_testbed.errors import CallerError, ChannelError, GuestFailure, NotJudged, TestbedError
 from lifsea_testbed.machine.boot import Boot
 from lifsea_testbed.machine.factory import Bench
@@ -31,7 +31,7 @@ def sit_down(bench: Bench) -> None:
         GuestCrashed, LaunchError: the machine ended by itself.
     """
     require_terminal()
-    with bench.started("interactive", user_data=person_at_console()) as machine:
+    with bench.started("interactive", user_data=console_shell_user_data()) as machine:
         attend(machine)
 
 
@@ -53,7 +53,7 @@ def sit_down_at(bench: Bench, kept: Template) -> None:
     with bench.off("kept-machine", layers=kept.layers, instance=kept.facts.instance, memory=kept.memory) as machine:
         try:
             machine.resume(kept.facts.access, road=kept.facts.road, shell_after=kept.facts.shell_after)
-            machine.run(shell_at_console(), check=False)
+            machine.run(console_shell_script(), check=False)
         except (GuestFailure, ChannelError, NotJudged) as error:
             print(f"no shell: {printable(str(error))}\r")
         attend(machine)

@@ -8,7 +8,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from lifsea_testbed.console import fatal_lines
@@ -17,6 +16,7 @@ from lifsea_testbed.console.socket_io import SocketStream, StreamClosed
 from lifsea_testbed.errors import ChannelError, Explained, WaitTimedOut
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.liveness import Liveness
+from lifsea_testbed.support.protocols import ConsoleLine
 from lifsea_testbed.support.redact import Redactor
 from lifsea_testbed.support.sanitize import printable
 
@@ -30,18 +30,6 @@ _AFTERMATH = 0.3
 _POLL = 0.2
 #: An unfinished line that does not change for so long (seconds) is a prompt, perhaps of a boot loader that stopped.
 _PROMPT = 0.6
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConsoleLine:
-    """A printable line and when its first byte arrived, in seconds after power-on."""
-
-    at: float
-    text: str
-
-    def __str__(self) -> str:
-        """The line as reports show it."""
-        return f"[{self.at:9.3f}] {self.text}"
 
 
 def _weight(line: ConsoleLine) -> int:

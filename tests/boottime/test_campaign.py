@@ -28,12 +28,12 @@ from lifsea_testbed.boottime.attribution import Kind
 from lifsea_testbed.boottime.marks import Mark
 from lifsea_testbed.boottime.observation import Which
 from lifsea_testbed.cli.main import main
-from lifsea_testbed.console.transcript import ConsoleLine
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.guest import boot as guest
 from lifsea_testbed.perf.measure import Measure
 from lifsea_testbed.profiles.profile import Boot
 from lifsea_testbed.qemu.instruction_counter import BOOT_SECTOR, Counts, Stamp
+from lifsea_testbed.support.protocols import ConsoleLine
 from tests.support.boots import TIMES, boot, unit
 
 CONSOLE = (

@@ -12,13 +12,13 @@ import pytest
 from lifsea_testbed.boottime import kernel_only, observe
 from lifsea_testbed.boottime.marks import Mark, in_record
 from lifsea_testbed.boottime.observation import Which
-from lifsea_testbed.console.transcript import ConsoleLine
 from lifsea_testbed.disk.image import examine
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.machine.preflight import Wish, prepare
 from lifsea_testbed.qemu import emulator, instruction_counter
 from lifsea_testbed.qemu.instruction_counter import CounterRecord
 from lifsea_testbed.support.deadline import Deadline
+from lifsea_testbed.support.protocols import ConsoleLine
 from tests.support import real
 from tests.support.boot_sector import slow_image
 
