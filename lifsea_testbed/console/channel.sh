@@ -1,5 +1,5 @@
 #!/bin/sh
-# The guest's end of the command channel on a virtio-serial port, which no other process uses and which passes every byte.
+# The guest's end of the command channel on a virtio-serial port, which has no other user and passes every byte.
 #
 #   request   do NONCE SCRIPT\n             a script of one line that neither begins nor ends with a blank
 #             run NONCE LINES INPUT\n       followed by LINES lines of script and INPUT bytes of standard input

@@ -31,7 +31,7 @@ from lifsea_testbed.report.outcome import Judgement, Status, judge
 from lifsea_testbed.report.progress import Spinner
 from lifsea_testbed.report.signature import Signer
 from lifsea_testbed.support import private_dir, steps
-from lifsea_testbed.support.deadline import seconds
+from lifsea_testbed.support.deadline import parse_duration
 from lifsea_testbed.support.redact import redact
 from lifsea_testbed.support.sanitize import printable, slug
 
@@ -93,7 +93,7 @@ class Run:
             # A worker of xdist knows the command line alone.
             config.option.loadgroup = asked.told(config, "lifsea_groups")
         try:
-            seconds(config.option.power_cuts or "0s")
+            parse_duration(config.option.power_cuts or "0s", "--power-cuts")
             signer = asked.signer(config)
             known = known_issues.load(known_issues.files(wish.known_issues, wish.profile), on=known_issues.today())
             prepared = prepare(wish, found=asked.found(config))

@@ -24,7 +24,7 @@ from lifsea_testbed.powercut.results import How, Outcome, Result, Results, judge
 from lifsea_testbed.powercut.shrink import smallest
 from lifsea_testbed.powercut.sweep import Sweep, plan
 from lifsea_testbed.profiles import profile as profiles
-from lifsea_testbed.support.deadline import Deadline, seconds
+from lifsea_testbed.support.deadline import Deadline, parse_duration
 from lifsea_testbed.support.sanitize import printable, slug
 from lifsea_testbed.support.shard import ShardIndex
 
@@ -69,7 +69,8 @@ class Campaign:
         if at_once is not None and at_once < 1:
             raise CallerError(f"--at-once {at_once}: no state would be booted", hint="left out, it suits the host")
         wished = cls(
-            reports=reports, recording=reports, budget=_FOREVER if budget is None else seconds(budget),
+            reports=reports, recording=reports,
+            budget=_FOREVER if budget is None else parse_duration(budget, "--budget"),
             shard=ShardIndex.parse(shard), kinds=_kinds(only), seed=seed, subject=subject, second=second or "",
             at_once=at_once, depth=Depth(depth).at_least(SUBJECTS[subject].depth),
         )  # fmt: skip
@@ -120,7 +121,7 @@ def cut(bench: Bench, reports: Path, budget: str | None) -> PowerCuts:
     """
     if budget is None:
         raise NotJudged("no time was given for power cuts (--power-cuts 30m)")
-    deadline, found = Deadline.after(seconds(budget)), dict[str, report.Summary]()
+    deadline, found = Deadline.after(parse_duration(budget, "--power-cuts")), dict[str, report.Summary]()
     for subject, share in _OF_A_SUITE.items():
         wished = Campaign.parse(reports=reports, subject=subject)
         place = wished.recording.with_name(f"{_named(subject)}-{bench.image.sha256[:12]}")

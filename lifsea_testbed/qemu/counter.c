@@ -1,14 +1,14 @@
 /* A plugin for QEMU's TCG that counts the instructions of the guest, in memory that it shares with the test bed.
  *
- * Each translated block adds its number of instructions to a counter of the CPU that executes it: one counter for kernel
- * space, one for user space and firmware. Instructions whose number depends on the speed of the host are counted a second
- * time: as waiting, the iterations of a loop that polls a clock, a port or another CPU (it returns to the same RDTSC, IN
- * or PAUSE after a few instructions); as interrupts, the instructions between the entry of an interrupt of the local
- * APIC, such as its timer's, and the following IRET. A halted CPU executes nothing; the time during which all CPUs are
- * halted is added up as idle.
+ * Each translated block adds its number of instructions to a counter of the CPU that executes it: one counter for
+ * kernel space, one for user space and firmware. Instructions whose number depends on the speed of the host are counted
+ * a second time: as waiting, the iterations of a loop that polls a clock, a port or another CPU (it returns to the same
+ * RDTSC, IN or PAUSE after a few instructions); as interrupts, the instructions between the entry of an interrupt of the
+ * local APIC, such as its timer's, and the following IRET. A halted CPU executes nothing; the time during which all CPUs
+ * are halted is added up as idle.
  *
  * Also recorded, each with the time of the host's monotonic clock and the counters:
- *   samples    every 2 ms
+ *   samples    about every 2 ms
  *   marks      a byte written to ttyS0; the entry of the boot sector at 0x7c00
  *   programs   the start of a program, recognised by the first instructions of its start code, with its argv[0], and
  *              argv[1] if that is a path, as for a script; the instructions executed in its address space, identified
@@ -195,7 +195,7 @@ static void on_interrupt(unsigned index, void *unused)
 		cpu[index].entered = have->kernel;
 }
 
-/* An interrupt that ends by a switch to other code has no IRET of its own: a span longer than any handler is discarded. */
+/* An interrupt that ends by a switch to other code has no IRET of its own: longer spans than any handler are discarded. */
 static void on_return(unsigned index, void *unused)
 {
 	struct counts *have = qemu_plugin_scoreboard_find(score, index);
@@ -304,8 +304,8 @@ static void on_system_call(unsigned index, void *unused)
 	pthread_mutex_unlock(&lock);
 }
 
-/* A program may start: then the kernel has cleared the registers, argc is at the stack pointer, followed by argv, and the
- * string argv[0] is less than 8 MiB above. */
+/* A program may start: then the kernel has cleared the registers, argc is at the stack pointer, followed by argv, and
+ * the string argv[0] is at most 8 MiB above. */
 static void on_start(unsigned index, void *unused)
 {
 	if (index >= PROCESSORS || !cpu[index].known)

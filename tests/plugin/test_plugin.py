@@ -106,7 +106,7 @@ BACKED = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", "disk.raw", "-F", "ra
     (["--image", "disk.raw", "--profile", "lifsee"], "unknown profile 'lifsee' (hint: *"),
     (["--image", "disk.raw", "--profile", "none.toml"], "none.toml: no such profile file (hint: *"),
     (["--image", "disk.raw", "--claim", "flies"], "unknown claims flies (hint: *"),
-    (["--image", "disk.raw", "--power-cuts", "soon"], "soon: no length of time (hint: *"),
+    (["--image", "disk.raw", "--power-cuts", "soon"], "--power-cuts soon: not a duration (hint: *"),
     (["--image", "disk.raw", "--instance-type", "ecs.g7.tiny"], "unknown instance type*(hint: *"),
     (["--image", "disk.raw", "--reports", "quick.toml"], "*cannot be used for reports*(hint: *"),
     (["--image", "disk.raw", "--known-issues", "none.toml"], "*none.toml: cannot be read: *(hint: *"),
