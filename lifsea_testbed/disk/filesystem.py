@@ -1,4 +1,4 @@
-"""A tree of files as a running system would see it: a root, what is mounted on it, links followed inside it."""
+"""A tree of files as a running system sees it: a root, file systems mounted on it, links resolved inside it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from lifsea_testbed.disk.ext4 import LARGEST_FILE, ROOT, Ext4, Inode
 from lifsea_testbed.errors import NotJudged
 
 _MOST_LINKS, _MOST_MATCHES = 40, 1000
-#: More than these are not read: an OS of 200 packages has some 20,000 entries, and a reader must come to an end.
+#: The bounds of a walk, so that it ends on a hostile disk: an OS of 200 packages has some 20,000 entries.
 MOST_ENTRIES, DEEPEST = 1_000_000, 256
 
 
 @dataclass(frozen=True, kw_only=True)
 class TreeEntry:
-    """A file: the file system it lies on, and its inode there."""
+    """A file of any kind: its file system and its inode."""
 
     file_system: Ext4
     inode: Inode
@@ -45,7 +45,7 @@ def root_of(file_system: Ext4) -> TreeEntry:
 
 
 class Tree:
-    """The files below a root, with others mounted on paths of it; no link and no `..` ever leads out of it."""
+    """The files below a root, with other trees mounted on its paths; no link and no `..` leads out of it."""
 
     def __init__(self, root: TreeEntry, mounts: Mapping[PurePosixPath, TreeEntry] | None = None) -> None:
         self._root = root
@@ -53,11 +53,11 @@ class Tree:
         self._directories: dict[tuple[int, int], dict[str, int]] = {}
 
     def mounted(self, mounts: Mapping[PurePosixPath, TreeEntry]) -> Tree:
-        """Returns the same tree with more mounted on it."""
+        """Returns the same tree with further mounts."""
         return Tree(self._root, {**self._mounts, **mounts})
 
     def find(self, path: str | PurePosixPath, *, follow: bool = True) -> TreeEntry | None:
-        """Returns what is at that path, links followed (the last one only with `follow`), or nothing."""
+        """Returns the file at that path, or None; links are followed, a final one only with `follow`."""
         return self._resolve(PurePosixPath(path), follow=follow)[1]
 
     def real_path(self, path: str | PurePosixPath) -> PurePosixPath:
@@ -65,7 +65,7 @@ class Tree:
         return self._resolve(PurePosixPath(path), follow=True)[0]
 
     def read(self, path: str | PurePosixPath, limit: int = LARGEST_FILE) -> bytes | None:
-        """Returns the content of a regular file, or nothing if there is none."""
+        """Returns the content of a regular file, or None if there is none."""
         place = self.find(path)
         return place.file_system.read(place.inode, limit) if place and place.is_regular else None
 
@@ -78,7 +78,7 @@ class Tree:
         """Returns the paths that match, sorted; `*` stands for any characters but the slash.
 
         Raises:
-            NotJudged: they are too many.
+            NotJudged: there are too many.
         """
         found = [PurePosixPath("/")]
         for part in PurePosixPath(pattern).parts[1:]:
@@ -88,17 +88,17 @@ class Tree:
         return found
 
     def walk(self, without: Collection[PurePosixPath] = ()) -> Iterator[tuple[PurePosixPath, TreeEntry]]:
-        """Yields every path but the root with what is there, links not followed; nothing at or below `without`.
+        """Yields every path but the root, with its file, except paths at or below `without`; links are not followed.
 
         Raises:
-            NotJudged: there are too many entries, or directories too deep within one another.
+            NotJudged: there are too many entries, or directories are nested too deeply.
         """
         waiting = [(PurePosixPath("/"), self._root)]
         seen = 0
         while waiting:
             directory, place = waiting.pop()
             if len(directory.parts) > DEEPEST:
-                raise NotJudged(f"directories lie deeper than {DEEPEST} within one another: the rest is not read")
+                raise NotJudged(f"directories are nested deeper than {DEEPEST} levels: the rest is not read")
             for path, below in self._below(directory, place, without):
                 if (seen := seen + 1) > MOST_ENTRIES:
                     raise NotJudged(f"the disk has more than {MOST_ENTRIES} entries: the rest is not read")

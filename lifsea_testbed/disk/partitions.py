@@ -12,7 +12,7 @@ from lifsea_testbed.errors import DiskDamaged, NotJudged
 
 #: "Root Partition" for x86-64 (Discoverable Partitions Specification).
 ROOT_X86_64 = "4f68bce3-e8cd-4db1-96e7-fbcaf984b709"
-#: "EFI System Partition" (UEFI specification 2.10, 5.3.3), and GRUB's partition for a BIOS: neither holds a system.
+#: "EFI System Partition" (UEFI specification 2.10, 5.3.3), and GRUB's BIOS boot partition: neither holds a system.
 NO_SYSTEM = {"c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "21686148-6449-6e6f-744e-656564454649"}
 _LARGEST_TABLE, _MOST = 1 << 20, 128
 _EXTENDED = {0x05, 0x0F, 0x85, 0xEE}
@@ -20,9 +20,9 @@ _EXTENDED = {0x05, 0x0F, 0x85, 0xEE}
 
 @dataclass(frozen=True, kw_only=True)
 class Partition:
-    """A partition: its number from 1, its first sector, its bytes, its type and its own identifier.
+    """A partition: its number from 1, its first sector, its content, its type GUID and its own GUID.
 
-    Both are in lower case; empty in an MBR.
+    The GUIDs are in lower case, and empty in an MBR.
     """
 
     number: int
@@ -33,10 +33,10 @@ class Partition:
 
 
 def partitions(disk: ByteSource) -> list[Partition]:
-    """Returns the partitions in the order of their numbers; an MBR's logical ones are left out.
+    """Returns the partitions in the order of their numbers, without the logical ones of an MBR.
 
     Raises:
-        DiskDamaged: the table contradicts itself, or refers to something behind the disk's end.
+        DiskDamaged: the table is inconsistent, or refers to sectors behind the end of the disk.
     """
     head = disk.read_at(0, min(disk.size, 2 * SECTOR))
     if head[SECTOR:SECTOR + 8] == b"EFI PART":

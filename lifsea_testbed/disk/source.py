@@ -1,4 +1,4 @@
-"""Where bytes come from: a file of the host, or a part of another source."""
+"""Random-access sources of bytes: a file of the host, or a part of another source."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from lifsea_testbed.errors import DiskDamaged
 
 
 class ByteSource(Protocol):
-    """Bytes that can be read at any place; `size` is in bytes."""
+    """Bytes that can be read at any offset; `size` is in bytes."""
 
     @property
     def size(self) -> int:
-        """How many bytes there are."""
+        """The number of bytes."""
         ...
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Returns exactly that many bytes, or raises DiskDamaged where the source ends before them."""
+        """Returns exactly `length` bytes; raises DiskDamaged where the source ends earlier."""
         ...
 
 
 class RawFile:
-    """A file of the host, open for reading, by several threads if need be, as long as its context."""
+    """A file of the host, open for reading within the context; several threads may read it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -41,7 +41,7 @@ class RawFile:
         self._file.close()
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Returns exactly that many bytes of the file."""
+        """Returns exactly `length` bytes of the file."""
         within(self, offset, length, str(self._path))
         data = os.pread(self._file.fileno(), length, offset)
         if len(data) != length:
@@ -56,7 +56,7 @@ class Window:
         self._source, self._offset, self.size = source, offset, size
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Returns exactly that many bytes of the part."""
+        """Returns exactly `length` bytes of the part."""
         within(self, offset, length, "a partition")
         return self._source.read_at(self._offset + offset, length)
 

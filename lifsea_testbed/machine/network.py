@@ -56,7 +56,7 @@ class Wired:
 
     def tell(self, user_data: bytes) -> None:
         """Adds a script to what the machine is given as user-data; it runs after the test bed's own."""
-        self._service.metadata.extend(user_data)
+        self._service.metadata.append_user_data(user_data)
 
     def _open_ports(self, boot: Boot) -> None:
         for address, port in self._ports:
