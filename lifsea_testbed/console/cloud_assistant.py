@@ -1,4 +1,4 @@
-"""Cloud Assistant's port: tells without a shell whether a process in the guest serves it.
+"""Cloud Assistant's port: detects, without a shell, a process in the guest that serves it.
 
 Source: aliyun_assist_client, agent/channel/channel_gshell_unix.go: JSON lines on the port `org.qemu.guest_agent.0`;
 `guest-sync` answers with the number of the request. QEMU's own guest agent answers in the same way.

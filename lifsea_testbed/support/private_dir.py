@@ -1,7 +1,7 @@
 """Private directories with their owner's lock, and the leftovers of runs that were killed.
 
-The kernel releases a lock (flock(2)) when its process ends, for whatever reason. So a directory that can be locked has
-no owner any more.
+The kernel releases a lock (flock(2)) when its process ends, even if that was killed. So a directory that can be locked
+has no owner any more.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The command channel: the guest's real end, channel.sh, on this host, and ends that break the protocol."""
+"""The command channel: channel.sh on this host, and fake shells that break the protocol."""
 
 from __future__ import annotations
 
@@ -77,9 +77,9 @@ def test_every_byte_comes_back(channel: PortChannel, size: int) -> None:
 _NONCE = "0123456789abcdef"
 _PROGRAM = """#!/bin/sh
 echo "channel {nonce} result {status} 0 0"
-read -r told
-echo "channel {nonce} result 0 ${{#told}} 0"
-printf '%s' "$told"
+read -r sent
+echo "channel {nonce} result 0 ${{#sent}} 0"
+printf '%s' "$sent"
 """
 
 
@@ -94,9 +94,9 @@ def test_a_program_that_was_lent_the_turn_reads_and_answers_itself_until_it_ends
     channel: PortChannel, tmp_path: Path
 ) -> None:
     channel.greet(Deadline.after(SOON))
-    for told in (b"kill everything", b"hello"):
+    for sent in (b"kill everything", b"hello"):
         assert channel.lend(program(tmp_path), _NONCE, Deadline.after(SOON)).status == 0
-        assert channel.give(told + b"\n", _NONCE, Deadline.after(SOON))[1] == told
+        assert channel.give(sent + b"\n", _NONCE, Deadline.after(SOON))[1] == sent
     assert channel.run("echo on", deadline=Deadline.after(SOON)).stdout == "on\n"
 
 
@@ -217,7 +217,7 @@ def test_a_signal_is_told_by_its_name(channel: PortChannel, status: int, by: sig
 
 
 def test_what_commands_printed_does_not_pile_up_in_the_guest(channel: PortChannel, tmp_path: Path) -> None:
-    """Four shells wait, each with two files; of empty ones up to a hundred rounds are borne with."""
+    """Four shells wait, each with two files; empty files are removed every hundred rounds."""
     for script in [*["echo printed"] * 5, *["true"] * 450]:
         assert channel.run(script, deadline=Deadline.after(SOON)).ok
     time.sleep(0.5)  # the last shells start anew
@@ -227,7 +227,7 @@ def test_what_commands_printed_does_not_pile_up_in_the_guest(channel: PortChanne
 
 
 def test_a_command_has_a_shell_of_its_own(channel: PortChannel) -> None:
-    """What one sets, ignores or leaves running does not reach the next."""
+    """Settings, traps and background processes of one do not affect the next."""
     channel.run("cd /tmp; left=1; export left; trap 'exit 9' EXIT; umask 0; sleep 60 &", deadline=Deadline.after(SOON))
     for _ in range(8):
         seen = channel.run("echo ${left-none}; pwd; umask", deadline=Deadline.after(SOON))

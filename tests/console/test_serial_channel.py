@@ -1,4 +1,4 @@
-"""The command channel on a terminal: its real end, terminal.sh, on a terminal of this host that others use as well."""
+"""The command channel on a serial line: terminal.sh on a terminal of this host, to which others write as well."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Place:
 
 @pytest.fixture(params=["", "base64"], ids=["all-tools", "without-base64"])
 def place(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Place]:
-    """A channel to terminal.sh on a terminal that echoes and edits lines until it is told not to."""
+    """A channel to terminal.sh on a terminal that echoes and edits lines until terminal.sh switches that off."""
     guest, host = socket.socketpair()
     port = tmp_path / "ttyS0"
     carrier = subprocess.Popen(["socat", f"FD:{guest.fileno()}", f"PTY,link={port}"], pass_fds=[guest.fileno()])
@@ -79,7 +79,7 @@ def tools_without(missing: str, directory: Path) -> str:
 
 @contextlib.contextmanager
 def noise(port: Path, make: Callable[[random.Random], bytes], pause: float = 0.002) -> Iterator[None]:
-    """Somebody else who writes to the terminal all the time."""
+    """Another process that writes to the terminal all the time."""
     stop = threading.Event()
 
     def write() -> None:

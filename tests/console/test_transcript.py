@@ -1,4 +1,4 @@
-"""ttyS0: every line with its time, and the ones that nobody survives."""
+"""ttyS0: every line with its time, and the fatal lines."""
 
 from __future__ import annotations
 

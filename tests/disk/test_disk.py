@@ -1,4 +1,4 @@
-"""Disks are read offline as the system that boots from them would see them, and hostile ones do no harm."""
+"""Disks are read offline as the system that boots from them sees them; hostile disks do no harm."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ def test_only_what_was_committed_counts() -> None:
 
 
 def test_a_recovery_goes_by_headers_and_by_what_was_committed() -> None:
-    """And by the block at which it stops: the content of what was never committed is stepped over."""
+    """And by the block at which it stops; the content of transactions without a commit is skipped."""
     disk, places = log((1, 7, tag(50, 0) + tag(51, 2 | 8)), (0, 0, b"a"), (0, 0, b"b"), (2, 7, b""), (1, 8, tag(50, 8)),
                        (0, 0, b"c"), (0, 0, b"no header"), (2, 8, b""))  # fmt: skip
     assert journal.read_by_recovery(disk.__getitem__, places) == {*range(100, 106), 107}
@@ -247,7 +247,7 @@ def test_a_journal_that_ends_too_early_is_damage() -> None:
         journal.newer_blocks(disk.__getitem__, {0: 100, 1: 101})
 
 
-# What a hostile disk may try
+# Hostile disks
 
 
 def test_no_link_leads_out_of_the_tree_or_on_for_ever(tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_a_file_of_absurd_size_is_not_read(tmp_path: Path) -> None:
 
 
 def test_a_damaged_disk_is_said_to_be_one(plain: Path, tmp_path: Path) -> None:
-    """Whatever is changed in the tables of a file system, the answer is what is there, damage, or not judged."""
+    """After any change of a file system's tables the result is content, damage, or not judged."""
     sound, dice = disks.root_partition(plain), random.Random(7)
     path, verdicts = tmp_path / "fs", set[str]()
     for _ in range(150):

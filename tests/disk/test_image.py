@@ -1,4 +1,4 @@
-"""What is opened, and what is refused."""
+"""The images that are accepted, and those that are refused."""
 
 from __future__ import annotations
 
@@ -61,19 +61,19 @@ def test_what_one_process_found_out_is_known_to_another_without_reading_the_imag
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = found(raw_image(tmp_path / "disk.raw"))
-    told = execnet.loads(execnet.dumps(known.facts()))
+    sent = execnet.loads(execnet.dumps(known.facts()))
     monkeypatch.setattr("lifsea_testbed.disk.image.digest", None)
-    assert Found.known_by(told) == known
-    assert Found.known_by(told).image.sha256 == digest(known.image.path)
+    assert Found.known_by(sent) == known
+    assert Found.known_by(sent).image.sha256 == digest(known.image.path)
 
 
 def test_an_image_that_changes_while_the_run_starts_is_refused(tmp_path: Path) -> None:
     path = raw_image(tmp_path / "disk.raw")
-    told = found(path).facts()
+    sent = found(path).facts()
     with path.open("ab") as file:
         file.write(bytes(512))
     with pytest.raises(ImageRefused, match="was changed"):
-        Found.known_by(told)
+        Found.known_by(sent)
 
 
 @pytest.mark.parametrize(("magic", "kind"), [(b"KDMV", "VMDK"), (b"\x7fELF", "ELF"), (b"\x1f\x8b", "gzip")])

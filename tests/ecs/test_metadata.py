@@ -91,8 +91,8 @@ def test_everything_comes_as_json_for_cloud_init(metadata: Metadata) -> None:
 @pytest.mark.parametrize(("ttl", "status"), [("1", 200), ("21600", 200), ("0", 400), ("21601", 400), ("x", 400),
                                              ("", 400), ("²", 400), ("-1", 400)])  # fmt: skip
 def test_a_token_lives_from_one_second_to_six_hours(metadata: Metadata, ttl: str, status: int) -> None:
-    asked = Request(method="PUT", path="/latest/api/token", headers={TTL_HEADER: ttl})
-    assert metadata.answer(asked).status == status
+    request = Request(method="PUT", path="/latest/api/token", headers={TTL_HEADER: ttl})
+    assert metadata.answer(request).status == status
 
 
 def test_a_token_that_has_expired_is_no_token() -> None:
@@ -178,7 +178,7 @@ def test_the_identity_document_names_the_instance(metadata: Metadata) -> None:
 def test_afterburn_gets_what_it_asks_for() -> None:
     """The requests of afterburn's aliyun provider (src/providers/aliyun/mod.rs), which Debian does not package.
 
-    None has a token; whatever is 404 is left out.
+    None has a token; items with 404 are left out.
     """
     attributes = ("eipv4", "hostname", "image-id", "instance-id", "instance/instance-type", "private-ipv4",
                   "public-ipv4", "region-id", "vpc-id", "zone-id")  # fmt: skip

@@ -1,4 +1,4 @@
-"""The machine: an ecs.g7 as seen from inside, on whichever accelerator runs code."""
+"""The machine: an ecs.g7 as seen from inside, on the accelerator that executes code fastest."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_the_accelerator_that_is_faster_by_far_is_chosen(kvm: float, tcg: float,
     assert chosen.why
 
 
-def test_kvm_that_crawls_is_refused_when_it_was_asked_for() -> None:
+def test_kvm_that_crawls_is_refused_when_it_was_requested() -> None:
     with pytest.raises(HostError, match="not usable") as caught:
         decide("kvm", kvm=Speed(rate=2.3), tcg=Speed(rate=1800.0))
     assert "--accel auto" in caught.value.hint
@@ -209,9 +209,9 @@ def test_qemu_takes_every_ceiling(tmp_path: Path) -> None:
     groups = [command_line.throttle(size.disks).replace("id=ceiling", f"id=ceiling{number}")
               for number, size in enumerate(instance_types.CATALOGUE.values())]  # fmt: skip
     options = [word for group in groups for word in ("-object", group)]
-    asked = subprocess.run([emulator.BINARY, "-machine", "none", "-display", "none", "-monitor", "stdio", *options],
+    ended = subprocess.run([emulator.BINARY, "-machine", "none", "-display", "none", "-monitor", "stdio", *options],
                            input="quit\n", capture_output=True, text=True, check=False, cwd=tmp_path)  # fmt: skip
-    assert asked.returncode == 0, asked.stderr
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_the_system_disk_lies_below_the_ceiling() -> None:

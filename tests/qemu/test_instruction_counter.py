@@ -23,14 +23,14 @@ from tests.support import real
 from tests.support.boot_sector import slow_image
 
 LINES = 12
-#: What a mark may be off by (seconds), and how many boots may be looked at for it.
+#: The largest error of a mark (seconds), and the number of boots tried for it.
 MOST, BOOTS = 0.001, 5
 #: Turns of the boot sector's loops before a byte, and the instructions around them.
 TURNS = 8 * 65536
 
 
 def boot(tmp_path: Path, *, waits: bool) -> tuple[list[ConsoleLine], CounterRecord, float]:
-    """What a boot sector prints slowly: lines, and what was counted, and when it was powered on."""
+    """Boots a boot sector that prints slowly: returns its lines, the counts, and the time of power-on."""
     image = slow_image(tmp_path / "slow.raw", "t\n" * LINES, waits=waits)
     wish = Wish(image=str(image), next_image=None, profile="reference", instance_type="ecs.g7.large",
                 accelerator="tcg", reports=tmp_path)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Observations of boots that never were, for the tests of what is made of them."""
+"""Made-up observations of boots, for the tests of their analysis."""
 
 from __future__ import annotations
 

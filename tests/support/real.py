@@ -20,14 +20,14 @@ from tests.support import ROOT
 
 
 def built(name: str) -> Path:
-    """The image of that recipe, from the cache if it was built before."""
+    """The image of that recipe, built or from the cache."""
     image = ROOT / f"build/{name}.qcow2"
     subprocess.run([sys.executable, "-m", "images", "build", name, "-o", str(image)], cwd=ROOT, check=True)
     return image
 
 
 def control_plane() -> Path:
-    """The directory with the programs of the control plane, from the cache if they were built before."""
+    """The directory with the programs of the control plane, built or from the cache."""
     programs = ROOT / "build/control-plane"
     subprocess.run([sys.executable, "-m", "images", "control-plane", "-o", str(programs)], cwd=ROOT, check=True)
     return programs
@@ -35,7 +35,7 @@ def control_plane() -> Path:
 
 @contextlib.contextmanager
 def bench(reports: Path, **access: Any) -> Iterator[Bench]:
-    """A bench for the reference image, whose root shell is come by in that way."""
+    """A bench for the reference image, with these changes of its access."""
     wish = Wish(image=str(built("reference")), next_image=None, profile="reference", instance_type="ecs.g7.large",
                 accelerator="auto", reports=reports)  # fmt: skip
     made = prepare(wish).bench()
@@ -48,7 +48,7 @@ def bench(reports: Path, **access: Any) -> Iterator[Bench]:
 
 @contextlib.contextmanager
 def restorer(reports: Path, *, keeps: bool = False, **access: Any) -> Iterator[Restorer]:
-    """What restores machines on the reference image, by a template from the cache if it was made before."""
+    """Restores machines on the reference image, from a template in the cache if there is one."""
     with bench(reports, **access) as made:
         lender = Restorer(made, TemplateCache(snapshot_cache.directory()), keeps=keeps)
         try:
@@ -58,7 +58,7 @@ def restorer(reports: Path, *, keeps: bool = False, **access: Any) -> Iterator[R
 
 
 def change_access(bench: Bench, **access: Any) -> None:
-    """Has machines of the bench be reached in another way from their next boot on."""
+    """Changes the access of the bench's machines from their next boot on."""
     bench.profile = bench.profile.model_copy(update={"access": Access(**access)})
 
 

@@ -1,4 +1,4 @@
-"""What is secret leaves no trace in what is kept or shown."""
+"""Secrets appear in no stored or shown text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a guest prints is made safe, and waits end when they must."""
+"""Output of a guest is made safe to print; waits end with their deadline or with the machine."""
 
 from __future__ import annotations
 
