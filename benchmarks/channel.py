@@ -25,7 +25,7 @@ from labgrid.driver import SerialDriver, ShellDriver
 from labgrid.resource import RawSerialPort
 
 from lifsea_testbed.console import port_frames
-from lifsea_testbed.machine.factory import Bench
+from lifsea_testbed.machine.factory import InitialState, MachineFactory, MachineSpec
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.qemu import command_line
 from lifsea_testbed.support.deadline import Deadline
@@ -151,9 +151,10 @@ def output(machine: Machine, labgrid: ShellDriver) -> float:
     return ours / theirs
 
 
-def bare_boot(bench: Bench) -> float:
+def bare_boot(bench: MachineFactory) -> float:
     """Seconds from the first instruction to the first answer of the shell, with nothing but a loop that reads."""
-    with bench._made("bare") as machine, contextlib.ExitStack() as stack:
+    spec = MachineSpec(name="bare", state=InitialState.OFF)
+    with bench.create(spec) as machine, contextlib.ExitStack() as stack:
         pairs = {name: socket.socketpair() for name in ("monitor", "console", "assistant", "channel")}
         files = [stack.enter_context(path.open(mode)) for path, mode in
                  ((bench.image.path, "rb"), (machine._overlay, "r+b"))]  # fmt: skip
@@ -183,12 +184,12 @@ def _until_hello(wires: dict[str, socket.socket]) -> float:
     return time.monotonic() - started
 
 
-def boots(bench: Bench) -> float:
+def boots(bench: MachineFactory) -> float:
     """Prints how long boots take, in turns, and returns the median of the ratios."""
     ratios = []
     for number in range(BOOTS):
         bare = bare_boot(bench)
-        with bench.machine(f"boot-{number}") as machine:
+        with bench.create(MachineSpec(name=f"boot-{number}")) as machine:
             ratios.append(machine.shell_after / bare)
             print(f"boot to first command: {machine.shell_after:.2f} s, bare QEMU {bare:.2f} s", flush=True)
     return statistics.median(ratios)
@@ -197,9 +198,9 @@ def boots(bench: Bench) -> float:
 def main() -> None:
     """Measures, and prints the figures; the last line has them all."""
     with tempfile.TemporaryDirectory() as reports, real.bench(Path(reports)) as bench:
-        with bench.machine("commands") as machine:
+        with bench.create(MachineSpec(name="commands")) as machine:
             machine.wait_until_ready()
-            machine.wait_until(machine.guest.kubelet_health, "the kubelet settles", within=60.0)
+            machine.wait_until(machine.guest.kubelet.health, "the kubelet settles", within=60.0)
             with labgrid_shell(machine) as labgrid:
                 raw, times = commands(machine, labgrid)
                 faster = output(machine, labgrid)

@@ -21,11 +21,11 @@ from pathlib import Path
 
 import psutil
 
-from lifsea_testbed.machine.factory import Bench
+from lifsea_testbed.machine.factory import MachineFactory, MachineSpec
 from lifsea_testbed.machine.machine import Machine
-from lifsea_testbed.machine.pool import Restorer
-from lifsea_testbed.machine.preflight import Wish, prepare
-from lifsea_testbed.machine.snapshot_cache import TemplateCache
+from lifsea_testbed.machine.pool import MachinePool
+from lifsea_testbed.machine.preflight import run_context
+from lifsea_testbed.machine.snapshot_cache import SnapshotCache
 from lifsea_testbed.support.private_dir import PrivateDirectory, allocated
 
 _ROOT = Path(__file__).parent.parent
@@ -41,12 +41,12 @@ def test_change(machine, number):
 '''
 
 
-def cold(bench: Bench) -> tuple[float, float]:
+def cold(bench: MachineFactory) -> tuple[float, float]:
     """Returns how long a cold boot takes to its first answered command, and until every unit is up (seconds)."""
     shell, ready = [], []
     for number in range(_COLD):
         started = time.monotonic()
-        with bench.machine(f"cold-{number}") as machine:
+        with bench.create(MachineSpec(name=f"cold-{number}")) as machine:
             machine.run(_FIRST)
             shell.append(time.monotonic() - started)
             machine.wait_until_ready()
@@ -55,10 +55,10 @@ def cold(bench: Bench) -> tuple[float, float]:
     return statistics.median(shell), statistics.median(ready)
 
 
-def make(restorer: Restorer, ready: float) -> None:
+def make(restorer: MachinePool, ready: float) -> None:
     """Makes the template, and prints what it cost beside a cold boot to the same mark."""
     started = time.monotonic()
-    template = restorer.template()
+    template = restorer.snapshot()
     if template is None:
         sys.exit(f"machines cannot be restored here: {restorer.why_cold}")
     took = time.monotonic() - started
@@ -67,12 +67,12 @@ def make(restorer: Restorer, ready: float) -> None:
           f"{took - quiet - ready:+.2f} s beside a cold boot until ready; {size} MiB on disk")
 
 
-def restored(restorer: Restorer) -> float:
+def restored(restorer: MachinePool) -> float:
     """Returns the median of how long a restored machine takes to its first answered command (seconds)."""
     taken = []
     for number in range(_RESTORED):
         started = time.monotonic()
-        with restorer.machine(f"restored-{number}") as machine:
+        with restorer.restored(f"restored-{number}") as machine:
             machine.run(_FIRST)
             taken.append(time.monotonic() - started)
     median = statistics.median(taken)
@@ -80,14 +80,14 @@ def restored(restorer: Restorer) -> float:
     return median
 
 
-def memory(restorer: Restorer) -> None:
+def memory(restorer: MachinePool) -> None:
     """Prints what machines that were restored from one template take in memory together."""
     with contextlib.ExitStack() as stack:
-        machines = [stack.enter_context(restorer.machine(f"memory-{number}")) for number in range(_AT_ONCE)]
+        machines = [stack.enter_context(restorer.restored(f"memory-{number}")) for number in range(_AT_ONCE)]
         for machine in machines:
             machine.run(_FIRST)
         used = [_used(machine) for machine in machines]
-        size = machines[0].memory
+        size = machines[0].fidelity.memory
     alone, proportional = sum(use[0] for use in used) >> 20, sum(use[1] for use in used) >> 20
     print(f"memory of {_AT_ONCE} machines of {size} MiB, {_AT_ONCE * size} MiB together: {proportional} MiB (Pss); "
           f"{alone} MiB if they shared nothing (Rss), so {100 - 100 * proportional // alone} % are saved")  # fmt: skip
@@ -116,13 +116,13 @@ def suite(image: str, cache: Path, tests: int, *options: str) -> float:
 
 
 @contextlib.contextmanager
-def _bench(image: str, cache: Path) -> Iterator[tuple[Bench, Restorer]]:
+def _bench(image: str, cache: Path) -> Iterator[tuple[MachineFactory, MachinePool]]:
     with tempfile.TemporaryDirectory() as reports:
-        wish = Wish(image=image, next_image=None, profile="reference", instance_type="ecs.g7.large",
-                    accelerator="auto", reports=Path(reports))  # fmt: skip
-        bench = prepare(wish).bench()
+        context = run_context(image=image, profile="reference", instance_type="ecs.g7.large",
+                              accelerator="auto", reports=Path(reports))  # fmt: skip
+        bench = MachineFactory(context)
         print(f"accelerator: {bench.accelerator}")
-        restorer = Restorer(bench, TemplateCache(cache / "lifsea-testbed" / "templates"))
+        restorer = MachinePool(bench, SnapshotCache(cache / "lifsea-testbed" / "templates"))
         try:
             yield bench, restorer
         finally:

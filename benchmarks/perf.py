@@ -25,8 +25,8 @@ from lifsea_testbed.boottime import attribution, budget, kernel_only, observatio
 from lifsea_testbed.boottime.attribution import Kind
 from lifsea_testbed.boottime.observation import Observation
 from lifsea_testbed.disk.image import examine
-from lifsea_testbed.machine.factory import Bench
-from lifsea_testbed.machine.preflight import Wish, prepare
+from lifsea_testbed.machine.factory import MachineFactory
+from lifsea_testbed.machine.preflight import run_context
 from lifsea_testbed.perf.compare import FLOOR, Change, compare
 from lifsea_testbed.perf.metric import Metric
 from lifsea_testbed.qemu import emulator, instruction_counter
@@ -100,9 +100,9 @@ def collect(rounds: int, percents: Sequence[int]) -> None:
 
 
 @contextlib.contextmanager
-def _bench(image: Path) -> Iterator[Bench]:
-    made = prepare(Wish(image=str(image), next_image=None, profile="reference", instance_type="ecs.g7.large",
-                        accelerator="auto", reports=KEPT.parent)).bench()  # fmt: skip
+def _bench(image: Path) -> Iterator[MachineFactory]:
+    made = MachineFactory(run_context(image=str(image), profile="reference", instance_type="ecs.g7.large",
+                                      accelerator="auto", reports=KEPT.parent))  # fmt: skip
     try:
         yield made
     finally:

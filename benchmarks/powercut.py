@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lifsea_testbed.disk.source import RawFile
-from lifsea_testbed.machine.preflight import Wish, prepare
+from lifsea_testbed.machine.factory import MachineFactory
+from lifsea_testbed.machine.preflight import run_context
 from lifsea_testbed.powercut import campaign, qcow2_writer
 from lifsea_testbed.powercut.campaign import Campaign
 from lifsea_testbed.powercut.crash_states import CrashStates, State
@@ -95,11 +96,11 @@ def cost() -> None:
 
 def sweep(reports: Path) -> None:
     """Sweeps the flushes and prefixes of one upgrade, and prints how long that took and what came up."""
-    wish = Wish(image=str(built("reference")), next_image=str(built("next")), profile="reference",
-                instance_type="ecs.g7.large", accelerator="auto", reports=reports)  # fmt: skip
-    with contextlib.closing(prepare(wish).bench()) as bench:
+    context = run_context(image=str(built("reference")), next_image=str(built("next")), profile="reference",
+                          instance_type="ecs.g7.large", accelerator="auto", reports=reports)  # fmt: skip
+    with contextlib.closing(MachineFactory(context)) as bench:
         wished, started = Campaign.parse(reports=reports, only=["flush", "prefix"]), time.monotonic()
-        print(f"{bench.at_once()} states at once, {bench.accelerator.kind}")
+        print(f"{bench.concurrency()} states at once, {bench.accelerator.kind}")
         with campaign.prepared(bench, wished):
             print(f"recorded in {time.monotonic() - started:.0f} s")
         started = time.monotonic()

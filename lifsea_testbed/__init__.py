@@ -1,1 +1,106 @@
-"""A pytest plugin that boots a container operating system image, unmodified, and holds it to its promises."""
+"""A test bed for images of container operating systems: everything that suites and users' own tests import.
+
+The names in `__all__` are the public API (docs/api.md). Each is imported when it is first used, so that to import one
+costs no more than that one. Modules below this one are internal and may change.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lifsea_testbed.boottime.coldboots import ColdBoots as ColdBoots
+    from lifsea_testbed.cluster.cluster import Cluster as Cluster
+    from lifsea_testbed.cluster.seen import Interrupted as Interrupted
+    from lifsea_testbed.cluster.seen import Joined as Joined
+    from lifsea_testbed.cluster.seen import Ran as Ran
+    from lifsea_testbed.disk.image import Image as Image
+    from lifsea_testbed.ecs import guest_hardware as guest_hardware
+    from lifsea_testbed.ecs.instance import Instance as Instance
+    from lifsea_testbed.errors import Blame as Blame
+    from lifsea_testbed.errors import BootFailed as BootFailed
+    from lifsea_testbed.errors import CallerError as CallerError
+    from lifsea_testbed.errors import ChannelError as ChannelError
+    from lifsea_testbed.errors import CommandFailed as CommandFailed
+    from lifsea_testbed.errors import DiskDamaged as DiskDamaged
+    from lifsea_testbed.errors import EmulatorFailed as EmulatorFailed
+    from lifsea_testbed.errors import Explained as Explained
+    from lifsea_testbed.errors import GuestCrashed as GuestCrashed
+    from lifsea_testbed.errors import GuestFailure as GuestFailure
+    from lifsea_testbed.errors import HostError as HostError
+    from lifsea_testbed.errors import ImageRefused as ImageRefused
+    from lifsea_testbed.errors import LaunchError as LaunchError
+    from lifsea_testbed.errors import NotJudged as NotJudged
+    from lifsea_testbed.errors import ProfileRefused as ProfileRefused
+    from lifsea_testbed.errors import TestbedError as TestbedError
+    from lifsea_testbed.errors import TimerStarved as TimerStarved
+    from lifsea_testbed.errors import WaitTimedOut as WaitTimedOut
+    from lifsea_testbed.guest.guest import Guest as Guest
+    from lifsea_testbed.machine.access import ConsoleAccess as ConsoleAccess
+    from lifsea_testbed.machine.factory import InitialState as InitialState
+    from lifsea_testbed.machine.factory import MachineFactory as MachineFactory
+    from lifsea_testbed.machine.factory import MachineSpec
+    from lifsea_testbed.machine.fleet import Fleet as Fleet
+    from lifsea_testbed.machine.machine import Machine as Machine
+    from lifsea_testbed.machine.pool import MachinePool as MachinePool
+    from lifsea_testbed.perf.measure import Measure as Measure
+    from lifsea_testbed.plugin.items import claim as claim
+    from lifsea_testbed.powercut.campaign import PowerCuts as PowerCuts
+    from lifsea_testbed.profiles.profile import Profile as Profile
+    from lifsea_testbed.profiles.profile import known as known
+    from lifsea_testbed.scenarios.basics import Rebooted as Rebooted
+    from lifsea_testbed.scenarios.basics import RolledBack as RolledBack
+    from lifsea_testbed.scenarios.basics import Twins as Twins
+    from lifsea_testbed.scenarios.basics import Upgraded as Upgraded
+    from lifsea_testbed.scenarios.static_pod import StaticPod as StaticPod
+    from lifsea_testbed.scenarios.upgrade_paths import Travelled as Travelled
+    from lifsea_testbed.scenarios.upgrade_paths import Troubled as Troubled
+    from lifsea_testbed.support.deadline import Deadline as Deadline
+    from lifsea_testbed.support.guest_paths import KEPT_IN_ETC as KEPT_IN_ETC
+    from lifsea_testbed.support.guest_paths import KEPT_IN_HOME as KEPT_IN_HOME
+    from lifsea_testbed.support.guest_paths import KEPT_IN_VAR as KEPT_IN_VAR
+    from lifsea_testbed.support.guest_paths import MACHINE_ID as MACHINE_ID
+    from lifsea_testbed.support.protocols import CommandResult as CommandResult
+    from lifsea_testbed.support.protocols import Shell as Shell
+
+#: The module below this package that defines each public name.
+_MODULES = {
+    "Blame": "errors", "BootFailed": "errors", "CallerError": "errors", "ChannelError": "errors",
+    "Cluster": "cluster.cluster", "ColdBoots": "boottime.coldboots", "CommandFailed": "errors",
+    "CommandResult": "support.protocols", "ConsoleAccess": "machine.access", "Deadline": "support.deadline",
+    "DiskDamaged": "errors", "EmulatorFailed": "errors", "Explained": "errors", "Fleet": "machine.fleet",
+    "Guest": "guest.guest", "GuestCrashed": "errors", "GuestFailure": "errors", "HostError": "errors",
+    "Image": "disk.image", "ImageRefused": "errors", "InitialState": "machine.factory", "Instance": "ecs.instance",
+    "Interrupted": "cluster.seen", "Joined": "cluster.seen", "KEPT_IN_ETC": "support.guest_paths",
+    "KEPT_IN_HOME": "support.guest_paths", "KEPT_IN_VAR": "support.guest_paths", "LaunchError": "errors",
+    "MACHINE_ID": "support.guest_paths", "Machine": "machine.machine", "MachineFactory": "machine.factory",
+    "MachinePool": "machine.pool", "MachineSpec": "machine.factory", "Measure": "perf.measure", "NotJudged": "errors",
+    "PowerCuts": "powercut.campaign", "Profile": "profiles.profile", "ProfileRefused": "errors", "Ran": "cluster.seen",
+    "Rebooted": "scenarios.basics", "RolledBack": "scenarios.basics", "Shell": "support.protocols",
+    "StaticPod": "scenarios.static_pod", "TestbedError": "errors", "TimerStarved": "errors",
+    "Travelled": "scenarios.upgrade_paths", "Troubled": "scenarios.upgrade_paths", "Twins": "scenarios.basics",
+    "Upgraded": "scenarios.basics", "WaitTimedOut": "errors", "claim": "plugin.items",
+    "guest_hardware": "ecs.guest_hardware", "known": "profiles.profile",
+}  # fmt: skip
+__all__ = [
+    "Blame", "BootFailed", "CallerError", "ChannelError", "Cluster", "ColdBoots", "CommandFailed", "CommandResult",
+    "ConsoleAccess", "Deadline", "DiskDamaged", "EmulatorFailed", "Explained", "Fleet", "Guest", "GuestCrashed",
+    "GuestFailure", "HostError", "Image", "ImageRefused", "InitialState", "Instance", "Interrupted", "Joined",
+    "KEPT_IN_ETC", "KEPT_IN_HOME", "KEPT_IN_VAR", "LaunchError", "MACHINE_ID", "Machine", "MachineFactory",
+    "MachinePool", "MachineSpec", "Measure", "NotJudged", "PowerCuts", "Profile", "ProfileRefused", "Ran",
+    "Rebooted", "RolledBack", "Shell", "StaticPod", "TestbedError", "TimerStarved", "Travelled", "Troubled",
+    "Twins", "Upgraded", "WaitTimedOut", "claim", "guest_hardware", "known",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
+    value = globals()[name] = module if module.__name__.endswith(f".{name}") else getattr(module, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

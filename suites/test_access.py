@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lifsea_testbed.machine.machine import Machine
-from lifsea_testbed.plugin.markers import claim
+from lifsea_testbed.plugin.items import claim
 from lifsea_testbed.profiles.profile import Profile, known
 
 pytestmark = pytest.mark.shares_machine
@@ -14,34 +14,34 @@ pytestmark = pytest.mark.shares_machine
 @claim("no-sshd")
 def test_there_is_no_ssh_server(machine: Machine, profile: Profile) -> None:
     """No executable is an ssh server by name, and no unit starts one."""
-    assert machine.guest.executables_named(profile.absent.ssh) == []
-    assert machine.guest.units_named(r"(ssh|sshd|dropbear|tinyssh).*\.(service|socket)") == []
+    assert machine.guest.files.executables_named(profile.absent.ssh) == []
+    assert machine.guest.units.named(r"(ssh|sshd|dropbear|tinyssh).*\.(service|socket)") == []
 
 
 @claim("no-sshd")
 def test_nothing_speaks_ssh(watched: Machine) -> None:
     """Whatever listens a while after the boot, on any port, does not greet as an ssh server does."""
-    assert watched.guest.ssh_speakers() == []
+    assert watched.guest.network.ssh_listeners() == []
 
 
 @claim("no-sshd")
 def test_no_program_is_an_ssh_server_under_another_name(machine: Machine, profile: Profile) -> None:
     """No executable holds a text by which an ssh server is known, whatever its name."""
-    assert machine.guest.executables_holding(profile.absent.ssh_marks) == []
+    assert machine.guest.files.executables_holding(profile.absent.ssh_marks) == []
 
 
 @claim("no-sshd")
 def test_there_is_no_host_key(machine: Machine, profile: Profile) -> None:
     """No ssh host key was shipped, and none was made at boot."""
     machine.wait_until_ready()
-    assert machine.guest.files_matching(profile.absent.host_keys) == []
+    assert machine.guest.files.matching(profile.absent.host_keys) == []
 
 
 @claim("no-surprise-listeners")
 def test_only_known_programs_take_what_comes(watched: Machine, profile: Profile) -> None:
     """Each open TCP or UDP port is on the profile's list, with the program that has it."""
     allowed = known(profile.security.listeners, "which ports may be open")
-    assert watched.guest.unlisted_ports(allowed) == []
+    assert watched.guest.network.unlisted_ports(allowed) == []
 
 
 @claim("setuid-known")
@@ -49,23 +49,23 @@ def test_only_known_files_give_privileges(machine: Machine, profile: Profile) ->
     """Each file that is setuid or setgid, or has capabilities, is on the profile's list."""
     allowed = known(profile.security.setuid, "which files may give privileges")
     machine.wait_until_ready()
-    assert [file for file in machine.guest.setuid_files() if file not in allowed] == []
+    assert [file for file in machine.guest.files.setuid() if file not in allowed] == []
 
 
 @claim("sysctls")
 def test_the_kernel_is_set_as_promised(watched: Machine, profile: Profile) -> None:
     """Each setting of the profile has its value in the running kernel."""
-    assert watched.guest.sysctls(profile.security.sysctls) == profile.security.sysctls
+    assert watched.guest.kernel.sysctls(profile.security.sysctls) == profile.security.sysctls
 
 
 @claim("no-default-password")
 def test_no_account_has_a_password(machine: Machine) -> None:
     """Every password field keeps everybody out."""
-    assert machine.guest.accounts_with_password() == []
+    assert machine.guest.accounts.with_password() == []
 
 
 @claim("no-default-password")
 def test_nobody_is_logged_in_without_asking(machine: Machine) -> None:
     """No getty logs an account in by itself."""
     machine.wait_until_ready()
-    assert machine.guest.automatic_logins() == []
+    assert machine.guest.accounts.automatic_logins() == []

@@ -7,7 +7,7 @@ import pytest
 from lifsea_testbed.boottime.coldboots import ColdBoots
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.perf.measure import Measure
-from lifsea_testbed.plugin.markers import claim
+from lifsea_testbed.plugin.items import claim
 from lifsea_testbed.profiles.profile import Profile, known
 
 
@@ -15,8 +15,8 @@ from lifsea_testbed.profiles.profile import Profile, known
 def test_every_unit_is_up(booted: Machine, measure: Measure) -> None:
     """The boot comes to its end, and no unit has failed."""
     booted.wait_until_ready()
-    measure("memory-after-boot", booted.guest.memory_used(), unit="B", better="lower")
-    assert booted.guest.failed_units() == []
+    measure("memory-after-boot", booted.guest.kernel.memory_used(), unit="B", better="lower")
+    assert booted.guest.units.failed() == []
 
 
 @claim("boot-two-seconds")
@@ -30,7 +30,7 @@ def test_first_boot_is_as_quick_as_promised(cold_boots: ColdBoots, profile: Prof
 @claim("no-initramfs")
 def test_nothing_loads_an_initramfs(booted: Machine) -> None:
     """No boot entry names an initramfs, and the kernel unpacked none."""
-    assert booted.guest.initramfs_signs() == []
+    assert booted.guest.kernel.initramfs_signs() == []
 
 
 @claim("drivers-built-in")
@@ -38,29 +38,29 @@ def test_nothing_loads_an_initramfs(booted: Machine) -> None:
 def test_no_virtio_or_ext4_module_is_loaded(machine: Machine) -> None:
     """What an ECS instance needs to boot is part of the kernel."""
     drivers = ("virtio", "net_failover", "ext4", "jbd2")
-    assert [module for module in machine.guest.loaded_modules() if module.startswith(drivers)] == []
+    assert [module for module in machine.guest.kernel.loaded_modules() if module.startswith(drivers)] == []
 
 
 @claim("console-clean")
 def test_the_kernel_reports_no_error(booted: Machine) -> None:
     """No kernel message of priority error or graver, but those that the profile allows."""
     booted.wait_until_ready()
-    assert booted.guest.kernel_errors() == []
+    assert booted.guest.kernel.errors() == []
 
 
 @claim("console-clean")
 def test_nothing_fails_after_the_boot(watched: Machine) -> None:
     """A while later no unit has failed, none had to be started again, no program crashed or was denied something."""
-    assert watched.guest.failed_units() == []
-    assert watched.guest.restarted_units() == []
-    assert watched.guest.troubles() == []
+    assert watched.guest.units.failed() == []
+    assert watched.guest.units.restarted() == []
+    assert watched.guest.kernel.crashes_and_denials() == []
 
 
 @claim("few-units")
 @pytest.mark.shares_machine
 def test_there_are_few_units(machine: Machine, profile: Profile, measure: Measure) -> None:
     """systemd knows no more unit files than the profile's budget."""
-    count = len(machine.guest.units_named(r".*"))
+    count = len(machine.guest.units.named(r".*"))
     measure("units", count, unit="units", better="lower", exact=True)
     assert count <= known(profile.budget.units, "how many units are few")
 
@@ -69,4 +69,4 @@ def test_there_are_few_units(machine: Machine, profile: Profile, measure: Measur
 @pytest.mark.shares_machine
 def test_there_are_few_udev_rules(machine: Machine, profile: Profile) -> None:
     """udev's files have no more rules than the profile's budget."""
-    assert len(machine.guest.udev_rules()) <= known(profile.budget.udev_rules, "how many rules are few")
+    assert len(machine.guest.system.udev_rules()) <= known(profile.budget.udev_rules, "how many rules are few")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from lifsea_testbed.machine.factory import Bench
+from lifsea_testbed.machine.factory import MachineFactory
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.perf.measure import Measure
-from lifsea_testbed.plugin.markers import claim
+from lifsea_testbed.plugin.items import claim
 from lifsea_testbed.profiles.profile import Profile, known
 
 pytestmark = pytest.mark.shares_machine
@@ -18,13 +18,13 @@ _MEBIBYTE = 1 << 20
 @claim("packages-about-200")
 def test_there_are_about_200_packages(machine: Machine, profile: Profile, measure: Measure) -> None:
     """The package database counts neither too many packages nor suspiciously few."""
-    count = len(machine.guest.packages())
+    count = len(machine.guest.packages.installed())
     measure("packages", count, unit="packages", better="lower", exact=True)
     assert profile.packages.least <= count <= profile.packages.most
 
 
 @claim("image-small")
-def test_the_image_is_small(bench: Bench, profile: Profile, measure: Measure) -> None:
+def test_the_image_is_small(bench: MachineFactory, profile: Profile, measure: Measure) -> None:
     """The image file, compressed, is no larger than promised."""
     measure("image-size", bench.image.file_size, unit="B", better="lower", exact=True)
     most = known(profile.image.most, "how large the image may be")
@@ -34,53 +34,53 @@ def test_the_image_is_small(bench: Bench, profile: Profile, measure: Measure) ->
 @claim("no-python")
 def test_there_is_no_python(machine: Machine, profile: Profile) -> None:
     """No executable anywhere is a python interpreter, by its name or by its content."""
-    assert machine.guest.executables_named(profile.absent.python) == []
-    assert machine.guest.executables_holding(profile.absent.python_marks) == []
+    assert machine.guest.files.executables_named(profile.absent.python) == []
+    assert machine.guest.files.executables_holding(profile.absent.python_marks) == []
 
 
 @claim("no-interpreters")
 def test_there_is_no_other_interpreter(machine: Machine, profile: Profile) -> None:
     """No executable anywhere is a perl or ruby interpreter, by its name or by its content."""
-    assert machine.guest.executables_named(profile.absent.interpreters) == []
-    assert machine.guest.executables_holding(profile.absent.interpreter_marks) == []
+    assert machine.guest.files.executables_named(profile.absent.interpreters) == []
+    assert machine.guest.files.executables_holding(profile.absent.interpreter_marks) == []
 
 
 @claim("no-package-manager")
 def test_there_is_no_package_manager(machine: Machine, profile: Profile) -> None:
     """No executable anywhere is a package manager, by its name or by its content."""
-    assert machine.guest.executables_named(profile.absent.package_managers) == []
-    assert machine.guest.executables_holding(profile.absent.package_manager_marks) == []
+    assert machine.guest.files.executables_named(profile.absent.package_managers) == []
+    assert machine.guest.files.executables_holding(profile.absent.package_manager_marks) == []
 
 
 @claim("no-package-manager")
 def test_a_single_package_cannot_be_installed(machine: Machine) -> None:
     """No package database takes a write, so nothing could be installed and be known as installed."""
-    assert machine.guest.package_databases_written() == []
+    assert machine.guest.packages.writable_databases() == []
 
 
 @claim("shell-kept")
 def test_a_posix_shell_is_kept(machine: Machine) -> None:
     """/bin/sh runs a script."""
-    assert machine.guest.has_posix_shell
+    assert machine.guest.system.has_posix_shell()
 
 
 @claim("shell-absent")
 def test_there_is_no_posix_shell(machine: Machine) -> None:
     """/bin/sh is not there."""
-    assert not machine.guest.has_posix_shell
+    assert not machine.guest.system.has_posix_shell()
 
 
 @claim("no-logind")
 def test_there_is_no_logind(machine: Machine) -> None:
     """Neither the unit nor the program is there, and nothing stands in for it on the system bus."""
-    assert machine.guest.units_named(r"systemd-logind\.service") == []
-    assert machine.guest.executables_named(["systemd-logind"]) == []
-    assert "org.freedesktop.login1" not in machine.guest.bus_names()
+    assert machine.guest.units.named(r"systemd-logind\.service") == []
+    assert machine.guest.files.executables_named(["systemd-logind"]) == []
+    assert "org.freedesktop.login1" not in machine.guest.units.bus_names()
 
 
 @claim("no-resolved")
 def test_there_is_no_resolved(machine: Machine) -> None:
     """Neither the unit nor the program is there, and nothing stands in for it on the system bus."""
-    assert machine.guest.units_named(r"systemd-resolved\.service") == []
-    assert machine.guest.executables_named(["systemd-resolved"]) == []
-    assert "org.freedesktop.resolve1" not in machine.guest.bus_names()
+    assert machine.guest.units.named(r"systemd-resolved\.service") == []
+    assert machine.guest.files.executables_named(["systemd-resolved"]) == []
+    assert "org.freedesktop.resolve1" not in machine.guest.units.bus_names()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lifsea_testbed.machine.machine import Machine
-from lifsea_testbed.plugin.markers import claim
+from lifsea_testbed.plugin.items import claim
 from lifsea_testbed.scenarios.basics import Rebooted
 from lifsea_testbed.support.guest_paths import MACHINE_ID
 
@@ -16,7 +16,7 @@ _ALIGNMENT = 2 << 20
 def test_the_root_file_system_fills_the_disk(booted: Machine) -> None:
     """Nothing is left behind the root partition, and its file system spans it."""
     booted.wait_until_ready()
-    disk = booted.guest.root_disk()
+    disk = booted.guest.disks.root()
     assert disk.unused <= _ALIGNMENT
     assert disk.filled >= _OWN_TABLES
 
@@ -25,14 +25,14 @@ def test_the_root_file_system_fills_the_disk(booted: Machine) -> None:
 def test_the_host_name_is_the_instances(booted: Machine) -> None:
     """The kernel's host name is what the metadata service said."""
     booted.wait_until_ready()
-    assert booted.guest.host_name == booted.instance.host_name
+    assert booted.guest.system.host_name() == booted.instance.host_name
 
 
 @claim("ntp-set")
 def test_chrony_asks_the_clouds_time_servers(booted: Machine) -> None:
     """The time servers of the metadata service are among chronyd's sources."""
     booted.wait_until_ready()
-    assert set(booted.time_servers) <= set(booted.guest.time_sources())
+    assert set(booted.instance.time_servers) <= set(booted.guest.clock.time_sources())
 
 
 @claim("user-data-ran-once")

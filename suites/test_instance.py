@@ -7,7 +7,7 @@ import pytest
 from lifsea_testbed.ecs import guest_hardware
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.machine.machine import Machine
-from lifsea_testbed.plugin.markers import claim
+from lifsea_testbed.plugin.items import claim
 
 pytestmark = pytest.mark.shares_machine
 
@@ -19,7 +19,7 @@ _READING = 5
 @claim("instance-as-sold")
 def test_the_processor_is_of_the_model_sold(machine: Machine) -> None:
     """Name, vendor, family, model and stepping are those of a Xeon Platinum 8369B."""
-    if not machine.has_its_model_number:
+    if not machine.fidelity.exact_model:
         raise NotJudged(f"the host's own processor shows through: {machine.guest.hardware.processor()}")
     assert machine.guest.hardware.processor() == guest_hardware.PROCESSOR
 
@@ -43,7 +43,7 @@ def test_the_processor_knows_that_it_is_virtual(machine: Machine) -> None:
 def test_the_processor_does_what_an_ice_lake_does(machine: Machine) -> None:
     """It has AVX-512 and what else came with Ice Lake."""
     missing = guest_hardware.ICE_LAKE_FEATURES - machine.guest.hardware.features()
-    if missing and not machine.has_every_feature:
+    if missing and not machine.fidelity.all_features:
         raise NotJudged(f"neither emulation nor an older host has {', '.join(sorted(missing))}")
     assert missing == set()
 
@@ -51,9 +51,9 @@ def test_the_processor_does_what_an_ice_lake_does(machine: Machine) -> None:
 @claim("instance-memory")
 def test_the_memory_is_as_sold(machine: Machine) -> None:
     """Firmware hands the kernel all that the type has, but for its own tables."""
-    sold = machine.instance.type.memory
-    if machine.memory < sold:
-        raise NotJudged(f"the host has {machine.memory} MiB to give, {machine.instance.type.name} has {sold} MiB")
+    sold, given = machine.instance.type.memory, machine.fidelity.memory
+    if given < sold:
+        raise NotJudged(f"the host has {given} MiB to give, {machine.instance.type.name} has {sold} MiB")
     assert 0 <= sold - machine.guest.hardware.memory() < _FIRMWARE
 
 
@@ -77,7 +77,7 @@ def test_every_device_sits_in_its_slot(machine: Machine) -> None:
 @claim("instance-as-sold")
 def test_the_disks_have_the_serial_numbers_of_the_instances(machine: Machine) -> None:
     """Each disk is known by its identifier without `d-`, the system disk first."""
-    assert list(machine.guest.disks()) == machine.instance.disk_serials
+    assert list(machine.guest.disks.by_serial()) == machine.instance.disk_serials
 
 
 @claim("instance-as-sold")
@@ -92,7 +92,7 @@ def test_the_network_card_is_the_instances(machine: Machine) -> None:
 @claim("instance-queues")
 def test_the_network_card_has_its_queues(machine: Machine) -> None:
     """There are as many as the type has."""
-    shown, sold = machine.network_queues, machine.instance.type.queues
+    shown, sold = machine.fidelity.network_queues, machine.instance.type.queues
     if shown < sold:
         raise NotJudged(f"QEMU's user network has {shown} queue, {machine.instance.type.name} has {sold}")
     assert [card.queues for card in machine.guest.hardware.network_cards()] == [sold]

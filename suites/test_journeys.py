@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lifsea_testbed.plugin.markers import claim
+from lifsea_testbed.plugin.items import claim
 from lifsea_testbed.scenarios.upgrade_paths import Travelled, Troubled
 from lifsea_testbed.support.guest_paths import KEPT_IN_ETC, KEPT_IN_VAR
 

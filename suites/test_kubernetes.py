@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from lifsea_testbed.guest.readiness import Depth, reached
+from lifsea_testbed.guest.readiness import ReadinessLevel, await_level
 from lifsea_testbed.machine.machine import Machine
-from lifsea_testbed.plugin.markers import claim
+from lifsea_testbed.plugin.items import claim
 from lifsea_testbed.profiles.profile import Profile
 from lifsea_testbed.scenarios.static_pod import StaticPod
 
@@ -12,15 +12,15 @@ from lifsea_testbed.scenarios.static_pod import StaticPod
 @claim("containerd-ready")
 def test_containerd_answers(booted: Machine, profile: Profile) -> None:
     """containerd answers on its socket, and its CRI plugin is in order."""
-    booted.wait_until(booted.guest.containerd_version, "containerd answers", within=profile.boot.ready_within)
-    assert booted.guest.cri_state() == "ok"
+    booted.wait_until(booted.guest.runtime.containerd_version, "containerd answers", within=profile.boot.ready_within)
+    assert booted.guest.runtime.cri_plugin_state() == "ok"
 
 
 @claim("containerd-ready")
 def test_runtime_network_and_images_are_ready(booted: Machine, profile: Profile) -> None:
     """Asked where the kubelet asks, the CRI says so; images lie in /var, where they can be removed."""
-    assert reached(booted, profile, Depth.CONTAINERD)
-    directories = booted.guest.kubernetes.image_directories()
+    assert await_level(booted, profile, ReadinessLevel.CONTAINERD)
+    directories = booted.guest.runtime.image_directories()
     assert directories != []
     assert [path for path in directories if not path.startswith("/var/")] == []
 
@@ -28,7 +28,7 @@ def test_runtime_network_and_images_are_ready(booted: Machine, profile: Profile)
 @claim("kubelet-ready")
 def test_the_kubelet_is_healthy(booted: Machine, profile: Profile) -> None:
     """Its service runs, healthz answers ok, control groups are driven in one way, of version 2, and swap is off."""
-    assert reached(booted, profile, Depth.KUBELET)
+    assert await_level(booted, profile, ReadinessLevel.KUBELET)
 
 
 @claim("static-pod-runs")

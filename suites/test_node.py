@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lifsea_testbed.cluster.seen import Interrupted, Joined, Ran
 from lifsea_testbed.perf.measure import Measure
-from lifsea_testbed.plugin.markers import claim
+from lifsea_testbed.plugin.items import claim
 
 _LEFT_TO_THE_KERNEL = 0.95
 
@@ -22,7 +22,8 @@ def test_the_machine_becomes_a_ready_node(joined: Joined, measure: Measure) -> N
 def test_the_node_has_what_the_instance_has(joined: Joined) -> None:
     """Its capacity is the instance type's processors, and the memory that the kernel does not keep for itself."""
     assert joined.node.processors == joined.machine.instance.type.cpus
-    assert joined.machine.memory * _LEFT_TO_THE_KERNEL < joined.node.memory / 1024 <= joined.machine.memory
+    given = joined.machine.fidelity.memory
+    assert given * _LEFT_TO_THE_KERNEL < joined.node.memory / 1024 <= given
 
 
 @claim("node-ready")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lifsea_testbed.machine.machine import Machine
-from lifsea_testbed.plugin.markers import claim
+from lifsea_testbed.plugin.items import claim
 
 
 @claim("ops-container-off")

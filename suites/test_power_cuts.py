@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lifsea_testbed.plugin.markers import claim
+from lifsea_testbed.plugin.items import claim
 from lifsea_testbed.powercut.campaign import PowerCuts
 
 

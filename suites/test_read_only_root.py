@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lifsea_testbed.machine.machine import Machine
-from lifsea_testbed.plugin.markers import claim
+from lifsea_testbed.plugin.items import claim
 from lifsea_testbed.profiles.profile import Profile
 from lifsea_testbed.scenarios.basics import Rebooted
 
@@ -13,27 +13,27 @@ from lifsea_testbed.scenarios.basics import Rebooted
 @claim("root-read-only")
 def test_only_the_promised_paths_are_writable(watched: Machine, profile: Profile) -> None:
     """A census of every directory on every mount, a while after the boot, finds exactly the promised paths."""
-    assert watched.guest.writable_paths() == sorted(profile.paths.writable)
+    assert watched.guest.files.writable_paths() == sorted(profile.paths.writable)
 
 
 @claim("root-read-only")
 def test_a_write_outside_is_refused(watched: Machine, profile: Profile) -> None:
     """Root cannot make a file in the directories of the image."""
-    assert watched.guest.accepted_writes(profile.paths.image) == []
+    assert watched.guest.files.accepted_writes(profile.paths.image) == []
 
 
 @claim("escaped-container-cannot-write")
 def test_a_privileged_container_cannot_write_to_the_image(machine: Machine, profile: Profile) -> None:
     """With the host's root mounted for writing, it still cannot make a file in the directories of the image."""
-    machine.wait_until(machine.guest.containerd_version, "containerd answers", within=profile.boot.ready_within)
-    assert machine.guest.escaped_writes(profile.paths.image) == []
+    machine.wait_until(machine.guest.runtime.containerd_version, "containerd answers", within=profile.boot.ready_within)
+    assert machine.guest.runtime.escaped_writes(profile.paths.image) == []
 
 
 @claim("paths-as-promised")
 @pytest.mark.shares_machine
 def test_the_changing_paths_lead_into_var(machine: Machine, profile: Profile) -> None:
     """Each of them is a link, or leads, to a directory below /var."""
-    targets = {path: machine.guest.link_target(path) for path in profile.paths.into_var}
+    targets = {path: machine.guest.files.link_target(path) for path in profile.paths.into_var}
     assert {path: target for path, target in targets.items() if not target.startswith("/var/")} == {}
 
 
@@ -41,7 +41,7 @@ def test_the_changing_paths_lead_into_var(machine: Machine, profile: Profile) ->
 @pytest.mark.shares_machine
 def test_the_passing_paths_lie_in_memory(machine: Machine, profile: Profile) -> None:
     """/run and /tmp are tmpfs."""
-    found = {path: machine.guest.file_system_of(path) for path in profile.paths.memory}
+    found = {path: machine.guest.files.file_system_of(path) for path in profile.paths.memory}
     assert found == dict.fromkeys(profile.paths.memory, "tmpfs")
 
 

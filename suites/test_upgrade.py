@@ -6,7 +6,7 @@ import pytest
 
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.perf.measure import Measure
-from lifsea_testbed.plugin.markers import claim
+from lifsea_testbed.plugin.items import claim
 from lifsea_testbed.scenarios.basics import RolledBack, Twins, Upgraded
 from lifsea_testbed.support.guest_paths import KEPT_IN_ETC, KEPT_IN_VAR, MACHINE_ID
 
@@ -14,22 +14,22 @@ from lifsea_testbed.support.guest_paths import KEPT_IN_ETC, KEPT_IN_VAR, MACHINE
 @claim("image-whole")
 def test_the_running_system_is_the_deployed_commit(machine: Machine) -> None:
     """ostree knows the booted deployment, it is the one that boots next, and the repository is sound."""
-    assert machine.guest.deployments()[0] == machine.guest.booted_deployment()
-    assert machine.guest.repository_damage() == []
+    assert machine.guest.deployments.all()[0] == machine.guest.deployments.booted()
+    assert machine.guest.deployments.repository_damage() == []
 
 
 @claim("image-whole")
 def test_usr_is_the_commits_byte_for_byte(machine: Machine) -> None:
     """Below /usr no file was added, none is missing, and none differs in a byte or a bit of its mode."""
-    assert machine.guest.changed_files() == []
+    assert machine.guest.deployments.changed_files() == []
 
 
 @claim("image-whole")
 @pytest.mark.shares_machine
 def test_the_whole_image_has_one_version(machine: Machine) -> None:
     """What os-release says is the version of the booted commit."""
-    version = machine.guest.booted_deployment().version
-    assert version and version in machine.guest.os_release.values()
+    version = machine.guest.deployments.booted().version
+    assert version and version in machine.guest.system.os_release().values()
 
 
 @claim("nodes-identical")

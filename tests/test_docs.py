@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from lifsea_testbed.cli.main import _parser
+from lifsea_testbed.cli.main import parser
 from lifsea_testbed.perf import jsonlines
 from lifsea_testbed.perf.history import History
 from tests.support import ROOT
@@ -114,7 +114,7 @@ def test_a_command_is_spelled_right(block: Block) -> None:
     for words in block.commands:
         program = Path(words[0]).name
         if program == "lifsea-testbed":
-            _parser().parse_args(words[1:])
+            parser().parse_args(words[1:])
         elif words[0] in ("pytest", "venv/bin/pytest", "ci/gate", "ci/test", "ci/nightly"):
             named = {word.partition("=")[0] for word in words[1:] if word.startswith("-")} - {"--publish"}
             assert named <= options_of_pytest()

@@ -1,40 +1,33 @@
-"""The rules of the house: which way imports go, who owns which library, how large things may grow."""
+"""The rules of the house: which way imports go, who owns which library, how large things may grow, what is public."""
 
 from __future__ import annotations
 
 import ast
+import re
 import statistics
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-PACKAGE = ROOT / "lifsea_testbed"
-#: The floors, the lowest first. A package knows those of the floors below it and itself, never its neighbours.
-FLOORS = (
-    {"errors", "support"},
-    {"disk", "profiles", "perf", "ecs"},
-    {"guest", "console", "qemu"},
-    {"machine", "upgrade"},
-    {"scenarios", "cluster", "powercut", "boottime"},
-    {"report"},
-    {"plugin", "cli"},
-    {"__main__"},
-)
-#: The lowest floor is one: errors are redacted, and what is redacted raises errors.
-GROUND = FLOORS[0]
+import lifsea_testbed
+from tests.support import ROOT, SUITES
+from tests.support.generate import GENERATED
+from tests.support.house import FLOORS, GROUND, PACKAGE, floor_of, imports, modules, name_of, package_of
+
+#: __init__ and every package and module beside it; py.typed is no module.
 MOST_ENTRIES = 20
-#: Who may import a library; to swap it is to touch one room.
+#: The modules that may import a library; a whole package where only its name stands. To swap a library is to touch one.
 OWNERS = {
     "qemu": {"qemu.qmp"}, "pexpect": {"console.socket_io"}, "allure": {"report.allure"},
     "kubernetes": {"cluster.api"}, "cryptography": {"cluster.authority"},
     "minisign": {"report.signature"}, "xdist": {"plugin.xdist"}, "filelock": {"machine.snapshot_cache"},
     "packaging": {"report.known_issues"},
-    "pydantic": {"profiles.profile", "machine.snapshot", "perf.jsonlines", "perf.sweeps", "report.known_issues",
-                 "report.document"},
+    "pydantic": {"profiles.profile", "machine.context", "machine.snapshot", "perf.jsonlines", "perf.sweeps",
+                 "report.known_issues", "report.document"},
     "pytest": {"plugin"},
     "psutil": {"support.host", "support.private_dir", "report.collector"},
     "rich": {"report.progress", "powercut.campaign"},
@@ -44,41 +37,30 @@ OWNERS = {
     "shtab": {"cli.completion"},
     "scipy": {"perf.compare", "perf.change_points"}, "numpy": {"perf.compare", "perf.change_points", "perf.trend"},
 }  # fmt: skip
+#: Modules that one other alone imports, each a noun of its own: its user could do with another implementation of it.
+OF_THEIR_OWN: set[str] = set()
 LARGEST_MODULE = 400
 MEDIAN_FUNCTION, TENTH_FUNCTION = 10, 30
+#: Words of which docs/architecture.md says where they lead to: `module:name`.
+_POINTER = re.compile(r"`([a-z_.]+):(\w+)`")
 
 
-def modules() -> list[Path]:
+def sources() -> list[Path]:
     folders = [ROOT / name for name in ("lifsea_testbed", "suites", "images", "tests", "benchmarks")]
     return [path for folder in folders for path in folder.rglob("*.py")]
 
 
-def name_of(path: Path) -> str:
-    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
-
-
-def imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def package(module: str) -> str | None:
-    """The entry of the top level that an absolute name leads to, or nothing for another project's."""
-    name = module.removeprefix("lifsea_testbed.").partition(".")[0]
-    return name if module.startswith("lifsea_testbed.") and any(name in floor for floor in FLOORS) else None
-
-
-def floor(name: str) -> int:
-    return next(number for number, packages in enumerate(FLOORS) if name in packages)
+def classes() -> Iterator[tuple[str, str]]:
+    """Every public class of the package: its name and its module's."""
+    for path in modules():
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                yield node.name, name_of(path)
 
 
 def test_every_module_stands_on_a_floor() -> None:
-    names = {path.relative_to(PACKAGE).with_suffix("").parts[0] for path in PACKAGE.rglob("*.py")}
-    assert names - {"__init__"} == set().union(*FLOORS)
+    names = {path.relative_to(PACKAGE).with_suffix("").parts[0] for path in modules()}
+    assert names - {"__init__"} == {package for floor in FLOORS for package in floor.packages}
     assert len(names) <= MOST_ENTRIES
 
 
@@ -86,18 +68,35 @@ def test_imports_go_down() -> None:
     """A package knows itself and the floors below; packages of one floor do not know each other."""
     wrong = [
         f"{name_of(path)} imports {imported}"
-        for path in PACKAGE.rglob("*.py")
+        for path in modules()
         for imported in imports(path)
-        if (here := package(f"lifsea_testbed.{name_of(path)}")) and (there := package(imported)) and here != there
-        and floor(there) >= floor(here) and {here, there} != GROUND
+        if (here := package_of(f"lifsea_testbed.{name_of(path)}")) and (there := package_of(imported)) and here != there
+        and floor_of(there) >= floor_of(here) and {here, there} != GROUND
     ]
     assert wrong == []
+
+
+def test_no_module_is_a_limb_of_another() -> None:
+    """What one other module alone imports is part of that one, unless it is a noun of its own."""
+    names = {name_of(path) for path in modules()}
+    users: dict[str, set[str]] = {name: set() for name in names}
+    for path in modules():
+        here = name_of(path)
+        for imported in imports(path):
+            there = imported.removeprefix("lifsea_testbed.")
+            if there in users and there != here and here:
+                users[there].add(here)
+    packages = {name for name in names if any(other.startswith(f"{name}.") for other in names)}
+    entries = {module for module in lifsea_testbed._MODULES.values()} | {"plugin.entry", "__main__", ""}
+    limbs = {name for name, by in users.items() if len(by) == 1 and name not in entries | packages
+             and name.partition(".")[0] == next(iter(by)).partition(".")[0]}  # fmt: skip
+    assert limbs == OF_THEIR_OWN
 
 
 def test_each_library_has_its_owner() -> None:
     wrong = [
         f"{name_of(path)} imports {imported}"
-        for path in PACKAGE.rglob("*.py")
+        for path in modules()
         for imported in imports(path)
         if (library := imported.partition(".")[0]) in OWNERS
         and not OWNERS[library] & {name_of(path), name_of(path).partition(".")[0]}
@@ -105,19 +104,72 @@ def test_each_library_has_its_owner() -> None:
     assert wrong == []
 
 
-def test_suites_ask_the_machine_and_nothing_else() -> None:
-    """No regular expressions, no sleeping, no processes: that belongs to guest/."""
-    wrong = {imported for path in (ROOT / "suites").glob("*.py") for imported in imports(path)
-             if not imported.startswith(("lifsea_testbed", "__future__", "pytest"))}  # fmt: skip
+def test_suites_import_the_public_api_and_nothing_else() -> None:
+    """No regular expressions, no sleeping, no processes, no module below the package."""
+    names = {f"lifsea_testbed.{name}" for name in lifsea_testbed.__all__}
+    allowed = {"lifsea_testbed", "pytest", "__future__", "__future__.annotations", *names}
+    wrong = {f"{path.name}: {imported}" for path in SUITES.glob("*.py") for imported in imports(path)} - {
+        f"{path.name}: {name}" for path in SUITES.glob("*.py") for name in allowed}  # fmt: skip
     assert wrong == set()
 
 
+def test_the_public_api_is_sorted_and_whole() -> None:
+    """What a type checker sees, what is imported on first use and what is listed are the same names."""
+    source = (PACKAGE / "__init__.py").read_text("utf-8")
+    typed = {imported[2]: imported[1] for imported in re.finditer(r"^    from lifsea_testbed\.(\S+) import (\w+) as \2$",
+                                                                  source, re.MULTILINE)}  # fmt: skip
+    assert lifsea_testbed.__all__ == sorted(lifsea_testbed._MODULES) == sorted(typed)
+    for name, module in lifsea_testbed._MODULES.items():
+        assert module.removesuffix(f".{name}") == typed[name]
+        assert getattr(lifsea_testbed, name) is not None
+    with pytest.raises(AttributeError, match="nothing_of_the_kind"):
+        getattr(lifsea_testbed, "nothing_of_the_kind")  # noqa: B009
+
+
+@pytest.mark.parametrize("path", GENERATED, ids=lambda path: path.name)
+def test_generated_pages_are_current(path: Path) -> None:
+    assert path.read_text("utf-8") == GENERATED[path](), "python -m tests.support.generate"
+
+
+def test_no_two_public_classes_share_a_name() -> None:
+    counted = Counter(name for name, _ in classes())
+    assert {name: [module for other, module in classes() if other == name]
+            for name, count in counted.items() if count > 1} == {}  # fmt: skip
+
+
+def test_the_pointers_of_the_architecture_page_are_true() -> None:
+    pointers = _POINTER.findall((ROOT / "docs/architecture.md").read_text("utf-8"))
+    assert len(pointers) > 20
+    for module, name in pointers:
+        tree = ast.parse((PACKAGE / f"{module.replace('.', '/')}.py").read_text("utf-8"))
+        assert any(isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name for node in tree.body), \
+            f"{module}:{name}"  # fmt: skip
+
+
+def test_the_glossary_has_each_noun_once() -> None:
+    nouns = re.findall(r"^\*\*(.+?)\*\*", (ROOT / "docs/glossary.md").read_text("utf-8"), re.MULTILINE)
+    assert len(nouns) > 30
+    assert nouns == sorted(set(nouns), key=str.lower)
+
+
+def test_the_classes_of_the_glossary_exist() -> None:
+    named = set(re.findall(r"`([A-Z]\w+)`", (ROOT / "docs/glossary.md").read_text("utf-8")))
+    assert sorted(named - {name for name, _ in classes()}) == []
+
+
+def test_tests_have_a_folder_for_each_package() -> None:
+    packages = {package for floor in FLOORS for package in floor.packages} - {"__main__", "errors"}
+    folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and not path.name.startswith("__")}
+    assert packages - folders == set()
+    assert folders - packages == {"images", "mutants", "suites", "support"}
+
+
 def test_no_module_is_too_long() -> None:
-    assert [path.name for path in modules() if len(path.read_text("utf-8").splitlines()) > LARGEST_MODULE] == []
+    assert [path.name for path in sources() if len(path.read_text("utf-8").splitlines()) > LARGEST_MODULE] == []
 
 
 def test_functions_are_short() -> None:
-    trees = [ast.parse(path.read_text("utf-8")) for path in modules()]
+    trees = [ast.parse(path.read_text("utf-8")) for path in sources()]
     sizes = [
         (node.end_lineno or node.lineno) - node.lineno + 1
         for tree in trees

@@ -105,7 +105,7 @@ def test_it_is_typed(built: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     install = ["pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)]
     subprocess.run([sys.executable, "-m", *install], check=True)
-    (tmp_path / "user.py").write_text("from lifsea_testbed.deadline import Deadline\nDeadline.after('soon')\n")
+    (tmp_path / "user.py").write_text("from lifsea_testbed import Deadline\nDeadline.after('soon')\n")
     check = [sys.executable, "-m", "mypy", "--strict", "--config-file", "", "--cache-dir", "cache", "user.py"]
     told = subprocess.run(check, cwd=tmp_path, env={"MYPYPATH": str(site), "PATH": "/usr/bin:/bin"}, text=True,
                           capture_output=True, check=False).stdout  # fmt: skip

@@ -21,7 +21,7 @@ import pytest
 import yaml
 from dockerfile_parse import DockerfileParser
 
-from lifsea_testbed.cli.main import _parser, main
+from lifsea_testbed.cli.main import main, parser
 from tests.support import ROOT
 from tests.support.postgres import server
 
@@ -175,7 +175,7 @@ def test_each_pod_sweeps_its_own_part(tmp_path: Path, status: int) -> None:
         assert ended.returncode == status
         words = (tmp_path / f"ran-{index}.powercut").read_text().splitlines()
         parts.append(words[words.index("--shard") + 1])
-        options = _parser().parse_args(words)
+        options = parser().parse_args(words)
         assert (options.recording, options.reports) == (tmp_path / "powercut", report.parent)
         kept = tmp_path / f"ran-{index}.history"
         assert kept.exists() is (status != 4)

@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 SUITE = '''
 import pytest
 from pathlib import Path
-from lifsea_testbed.claim import claim
+from lifsea_testbed import claim
 from lifsea_testbed.errors import ChannelError, CommandFailed, HostError, NotJudged
 
 @pytest.fixture

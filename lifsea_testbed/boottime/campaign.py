@@ -14,7 +14,7 @@ from lifsea_testbed.boottime.attribution import Growth
 from lifsea_testbed.boottime.marks import END, Mark
 from lifsea_testbed.boottime.observation import Observation, Which
 from lifsea_testbed.errors import NotJudged
-from lifsea_testbed.machine.factory import Bench
+from lifsea_testbed.machine.factory import MachineFactory
 from lifsea_testbed.perf.compare import Comparison, compare
 
 
@@ -38,14 +38,14 @@ class Wish:
     reports: Path
 
 
-def run(benches: Sequence[Bench], wish: Wish) -> Iterator[str]:
+def run(factories: Sequence[MachineFactory], wish: Wish) -> Iterator[str]:
     """Boots one image or two in turns, writes what was seen, and yields what there is to tell, line by line.
 
     Raises:
         Explained: an image did not come up.
     """
-    seen: list[list[Observation]] = [[] for _ in benches]
-    for place, number, one in in_turns(benches, wish):
+    seen: list[list[Observation]] = [[] for _ in factories]
+    for place, number, one in in_turns(factories, wish):
         seen[place].append(one)
         yield f"{one.image}, {one.which} boot {number}: {_line(one)}"
     yield from (line for side in seen for line in table(side))
@@ -55,21 +55,21 @@ def run(benches: Sequence[Bench], wish: Wish) -> Iterator[str]:
         yield from (f"{which} boots: {judged}" for which, judged in compared.judged)
         grown = compared.suspects
         if wish.initcalls:
-            found, said = initcalls(*benches)
+            found, said = initcalls(*factories)
             grown += found
             yield said
         yield from (f"grew most: {growth}" for growth in attribution.culprits(grown))
     yield "written: " + ", ".join(map(str, write(wish.reports, seen, grown)))
 
 
-def in_turns(benches: Sequence[Bench], wish: Wish) -> Iterator[tuple[int, int, Observation]]:
-    """Boots each bench's image in turns, each round in the other order; yields the bench's place and the round too."""
+def in_turns(factories: Sequence[MachineFactory], wish: Wish) -> Iterator[tuple[int, int, Observation]]:
+    """Boots each image in turns, each round in the other order; yields the place of its factory and the round too."""
     with ExitStack() as stack:
-        counting = coldboots.counter(stack, benches[0])
+        counting = coldboots.counter(stack, factories[0])
         for number in range(1, wish.boots + 1):
-            places = list(range(len(benches)))
+            places = list(range(len(factories)))
             for place in places if number % 2 else reversed(places):
-                for one in observe.boots(benches[place], f"boot-{number}-of-{place + 1}", counting, which=wish.which,
+                for one in observe.boots(factories[place], f"boot-{number}-of-{place + 1}", counting, which=wish.which,
                                          until=wish.until):  # fmt: skip
                     yield place, number, one
 
@@ -86,10 +86,10 @@ def comparisons(before: Sequence[Observation], after: Sequence[Observation], *, 
     return Comparisons(judged=judged, suspects=attribution.suspects(*first))
 
 
-def initcalls(before: Bench, after: Bench) -> tuple[list[Growth], str]:
+def initcalls(before: MachineFactory, after: MachineFactory) -> tuple[list[Growth], str]:
     """Returns the initcalls that differ, and a line that says what was run, or why it could not be."""
     try:
-        old, new = (kernel_only.run(bench.image, bench.emulator) for bench in (before, after))
+        old, new = (kernel_only.run(factory.image, factory.emulator) for factory in (before, after))
     except NotJudged as error:
         return [], f"initcalls not judged: {error}"
     grown = kernel_only.differences(old, new)

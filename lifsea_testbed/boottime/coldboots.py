@@ -11,7 +11,7 @@ from lifsea_testbed.boottime import budget, observe
 from lifsea_testbed.boottime.marks import END, Mark
 from lifsea_testbed.boottime.observation import Observation, Which
 from lifsea_testbed.errors import NotJudged
-from lifsea_testbed.machine.factory import Bench
+from lifsea_testbed.machine.factory import MachineFactory
 from lifsea_testbed.perf.metric import Metric
 from lifsea_testbed.profiles.profile import Boot
 from lifsea_testbed.qemu.accelerator import AcceleratorKind
@@ -47,26 +47,26 @@ class ColdBoots:
         return budget.judge(self.seen, promised, at_hardware_speed=self.at_hardware_speed)
 
 
-def cold_boots(bench: Bench, count: int) -> ColdBoots:
-    """Boots the bench's image so many times for the first time; where emulation is slow, not until the kubelet.
+def cold_boots(factory: MachineFactory, count: int) -> ColdBoots:
+    """Boots the factory's image so many times for the first time; where emulation is slow, not until the kubelet.
 
     Raises:
         Explained: it did not come up.
     """
     with ExitStack() as stack:
-        counting = counter(stack, bench)
+        counting = counter(stack, factory)
         until = Mark.FINISHED if counting else Mark.KUBELET
         seen = [one for number in range(count)
-                for one in observe.boots(bench, f"cold-boot-{number + 1}", counting, until=until)]  # fmt: skip
-    return ColdBoots(seen=seen, at_hardware_speed=bench.accelerator.kind is AcceleratorKind.KVM)
+                for one in observe.boots(factory, f"cold-boot-{number + 1}", counting, until=until)]  # fmt: skip
+    return ColdBoots(seen=seen, at_hardware_speed=factory.accelerator.kind is AcceleratorKind.KVM)
 
 
-def counter(stack: ExitStack, bench: Bench) -> Counter | None:
+def counter(stack: ExitStack, factory: MachineFactory) -> Counter | None:
     """What counts, or nothing where nothing can: times are told all the same."""
     try:
-        return stack.enter_context(observe.counting(bench))
+        return stack.enter_context(observe.counting(factory))
     except NotJudged as error:
-        bench.say(f"instructions are not counted: {error}")
+        factory.announce(f"instructions are not counted: {error}")
         return None
 
 

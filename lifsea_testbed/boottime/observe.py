@@ -13,8 +13,8 @@ from lifsea_testbed.boottime.marks import END, Mark, in_record, on_console
 from lifsea_testbed.boottime.observation import Observation, Progress, Which, by_name
 from lifsea_testbed.disk.image import Image
 from lifsea_testbed.errors import NotJudged
-from lifsea_testbed.guest import boot as guest
-from lifsea_testbed.machine.factory import Bench
+from lifsea_testbed.guest.boot import UnitTimes
+from lifsea_testbed.machine.factory import MachineFactory, MachineSpec
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.profiles.profile import Road
 from lifsea_testbed.qemu import instruction_counter as counters
@@ -34,33 +34,33 @@ _UNITS = {Mark.ASSISTANT: ("aliyun.service",), Mark.CONTAINERD: ("containerd.ser
 
 
 @contextlib.contextmanager
-def counting(bench: Bench) -> Iterator[Counter | None]:
+def counting(factory: MachineFactory) -> Iterator[Counter | None]:
     """What counts instructions; nothing under KVM, where the processor's own time is what matters.
 
     Raises:
         NotJudged: the counter cannot be built, or this QEMU cannot load it.
     """
-    if bench.accelerator.kind is not AcceleratorKind.TCG:
+    if factory.accelerator.kind is not AcceleratorKind.TCG:
         yield None
         return
-    counters.require(bench.emulator.version)
+    counters.require(factory.emulator.version)
     with PrivateDirectory() as directory, counters.built(directory.path) as counter:
         yield counter
 
 
-def boots(bench: Bench, name: str, counter: Counter | None, *, until: Mark = Mark.FINISHED,
+def boots(factory: MachineFactory, name: str, counter: Counter | None, *, until: Mark = Mark.FINISHED,
           which: tuple[Which, ...] = (Which.FIRST,)) -> list[Observation]:
-    """Boots the bench's image on a new disk, then again for later boots, and returns what was seen of each.
+    """Boots the factory's image on a new disk, then again for later boots, and returns what was seen of each.
 
     Raises:
         Explained: the image did not come up.
     """
-    read_into_cache(bench.image)
-    with bench.cold(name, counter) as machine:
-        found = [_observe(bench, machine, Which.FIRST, until)]
+    read_into_cache(factory.image)
+    with factory.create(MachineSpec(name=name, counter=counter)) as machine:
+        found = [_observe(factory, machine, Which.FIRST, until)]
         if Which.LATER in which:
             machine.reboot()
-            found.append(_observe(bench, machine, Which.LATER, until))
+            found.append(_observe(factory, machine, Which.LATER, until))
     return [seen for seen in found if seen.which in which]
 
 
@@ -71,44 +71,44 @@ def read_into_cache(image: Image) -> None:
             pass
 
 
-def _observe(bench: Bench, machine: Machine, which: Which, until: Mark) -> Observation:
+def _observe(factory: MachineFactory, machine: Machine, which: Which, until: Mark) -> Observation:
     """Looks at a boot that has come to its shell, disturbing it only then."""
     marks = {Mark.POWER_ON: 0.0, END: machine.shell_after}
-    if machine.road is not Road.NONE:
-        _wait_until_finished(bench, machine)
-        marks |= _later(bench, machine, until)
+    if machine.access_method is not Road.NONE:
+        _wait_until_finished(factory, machine)
+        marks |= _later(factory, machine, until)
     record = machine.boot.counts.record() if machine.boot.counts else CounterRecord()
     lines = machine.boot.transcript.since()
     exact = in_record(stamp for stamp in record.marks if stamp.at >= machine.boot.power_on)
     marks |= on_console(lines) | {mark: stamp.at - machine.boot.power_on for mark, stamp in exact.items()}
-    aligned, units = _ask(machine) if machine.road is not Road.NONE else (None, [])
+    aligned, units = _ask(machine) if machine.access_method is not Road.NONE else (None, [])
     if aligned:  # what the console tells is nearer
         marks = _of_guest(machine, aligned, units) | marks
     progress = {mark: _at(record, machine.boot.power_on, at, exact.get(mark)) for mark, at in marks.items()} \
         if record.samples else {}  # fmt: skip
     return Observation(
-        image=bench.image.path.name, which=which, error=aligned.error if aligned else 0.0,
+        image=factory.image.path.name, which=which, error=aligned.error if aligned else 0.0,
         marks=dict(sorted(marks.items(), key=lambda item: item[1])), progress=progress,
         curve=_curve(record, machine.boot.power_on), units=units, programs=by_name(record.programs),
     )  # fmt: skip
 
 
-def _wait_until_finished(bench: Bench, machine: Machine) -> None:
+def _wait_until_finished(factory: MachineFactory, machine: Machine) -> None:
     """Waits without asking again and again, which the guest would have to execute as well."""
-    machine.run("systemctl is-system-running --wait", check=False, within=bench.profile.boot.ready_within)
+    machine.run("systemctl is-system-running --wait", check=False, within=factory.profile.boot.ready_within)
 
 
-def _later(bench: Bench, machine: Machine, until: Mark) -> dict[Mark, float]:
+def _later(factory: MachineFactory, machine: Machine, until: Mark) -> dict[Mark, float]:
     """The marks that come after the boot is finished, as far as they are waited for."""
     marks = dict[Mark, float]()
     if until in (Mark.QUIET, Mark.KUBELET) and machine.boot.counts is not None:
-        deadline = bench.time_scale.deadline(_PATIENCE)
+        deadline = factory.time_scale.deadline(_PATIENCE)
         while (quiet := _quiet(machine)) is None and not deadline.expired:
             machine.boot.liveness.pause(_SECOND / 2, deadline)
         marks |= {Mark.QUIET: quiet} if quiet is not None else {}
-    if until is Mark.KUBELET and "kubelet-ready" in bench.profile.claims:
-        within = bench.profile.boot.ready_within
-        machine.wait_until(machine.guest.kubelet_health, "the kubelet is healthy", within=within)
+    if until is Mark.KUBELET and "kubelet-ready" in factory.profile.claims:
+        within = factory.profile.boot.ready_within
+        machine.wait_until(machine.guest.kubelet.health, "the kubelet is healthy", within=within)
         marks[Mark.KUBELET] = time.monotonic() - machine.boot.power_on
     return marks
 
@@ -123,25 +123,25 @@ def _quiet(machine: Machine) -> float | None:
     return before.at - start if last.counts.work - before.counts.work < _QUIET * rate * _SECOND else None
 
 
-def _ask(machine: Machine) -> tuple[Alignment | None, list[guest.UnitTimes]]:
+def _ask(machine: Machine) -> tuple[Alignment | None, list[UnitTimes]]:
     """The guest's clock on the host's, and its units on the host's clock, if the guest tells."""
     try:
-        exchanges = [alignment.exchange(lambda: guest.monotonic(machine)) for _ in range(alignment.EXCHANGES)]
+        exchanges = [alignment.exchange(machine.guest.boot_times.monotonic) for _ in range(alignment.EXCHANGES)]
     except NotJudged:
         return None, []
     aligned, start = alignment.align(exchanges), machine.boot.power_on
-    units = [guest.UnitTimes(name=unit.name, processor=unit.processor, started=aligned.host(unit.started) - start,
-                             active=aligned.host(unit.active) - start)
-             for unit in guest.unit_times(machine)]  # fmt: skip
+    units = [UnitTimes(name=unit.name, processor=unit.processor, started=aligned.host(unit.started) - start,
+                       active=aligned.host(unit.active) - start)
+             for unit in machine.guest.boot_times.units()]  # fmt: skip
     return aligned, units
 
 
-def _of_guest(machine: Machine, aligned: Alignment, units: list[guest.UnitTimes]) -> dict[Mark, float]:
+def _of_guest(machine: Machine, aligned: Alignment, units: list[UnitTimes]) -> dict[Mark, float]:
     """The marks that systemd remembers."""
-    manager, start = guest.manager_times(machine), machine.boot.power_on
+    manager, start = machine.guest.boot_times.manager(), machine.boot.power_on
     named = {Mark.SYSTEMD: "userspace", Mark.FINISHED: "finished"}
     marks = {mark: aligned.host(manager[name]) - start for mark, name in named.items() if name in manager}
-    names = {**_UNITS, Mark.TARGET: (guest.default_target(machine),)}
+    names = {**_UNITS, Mark.TARGET: (machine.guest.boot_times.default_target(),)}
     return marks | {mark: unit.active for mark, wanted in names.items() for unit in units if unit.name in wanted}
 
 

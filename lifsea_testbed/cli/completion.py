@@ -14,6 +14,13 @@ from lifsea_testbed.profiles import profile as profiles
 _FILES = ("FILE", "FILE|URL", "OTHER")
 
 
+def run(options: argparse.Namespace) -> None:
+    """Prints the script."""
+    from lifsea_testbed.cli.main import parser
+
+    print(script(parser(), options.shell))
+
+
 def script(parser: argparse.ArgumentParser, shell: str) -> str:
     """Returns the script that has that shell complete the parser's command; its words are those of this version."""
     words = {"claim": list(claims.catalogue()), "profile": profiles.names(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import enum
 import os
 import shutil
@@ -13,13 +14,13 @@ from pathlib import Path
 
 from lifsea_testbed.ecs import instance_types as instances
 from lifsea_testbed.errors import HostError
-from lifsea_testbed.machine import factory as benches
+from lifsea_testbed.machine import preflight
 from lifsea_testbed.qemu import accelerator as accelerators
 from lifsea_testbed.qemu import command_line
 from lifsea_testbed.qemu import emulator as emulators
 from lifsea_testbed.qemu.accelerator import Accelerator, AcceleratorKind
 from lifsea_testbed.qemu.emulator import Emulator
-from lifsea_testbed.support import host
+from lifsea_testbed.support import host, private_dir
 from lifsea_testbed.support.confinement import confinement
 from lifsea_testbed.support.host_packages import install_hint, reinstall_hint
 from lifsea_testbed.support.sanitize import printable
@@ -73,6 +74,23 @@ class Facts:
     disk: int
     huge_pages: str
     compilers: tuple[str, ...]
+
+
+def run(options: argparse.Namespace) -> None:
+    """Prints what this host has and lacks, and the leftovers of killed runs, which --clean removes.
+
+    Raises:
+        HostError: no image can be run here.
+    """
+    findings = examine(gather())
+    print(*findings, sep="\n")
+    found = private_dir.clean() if options.clean else private_dir.find()
+    for leftover in found:
+        print(f"{'removed' if options.clean else 'left by a dead run'}: {leftover}")
+    if found and not options.clean:
+        print("the next run removes it, and so does --clean")
+    if missing := [finding.what for finding in findings if finding.state is State.MISSING]:
+        raise HostError(f"this host can run no image: {', '.join(missing)}", hint="each has its remedy above")
 
 
 def examine(facts: Facts) -> list[Finding]:
@@ -152,20 +170,20 @@ def _sandbox(facts: Facts) -> Finding:
 def _memory(facts: Facts) -> Finding:
     wanted = instances.find(instances.DEFAULT).memory
     try:
-        fitting = benches.fit_memory(wanted, facts.memory)
+        memory = preflight.fit_memory(wanted, facts.memory)
     except HostError as error:
         return Finding(what="memory", state=State.MISSING, found=f"{error.happened}, needed are {error.expected}",
                        remedy=error.hint)  # fmt: skip
-    if fitting.is_short:
+    if memory < wanted:
         return Finding(what="memory", state=State.LIMITED, remedy="stop other programs, or run on a larger host",
-                       found=f"{facts.memory} MiB free: a guest gets {fitting.memory} of {wanted} MiB")  # fmt: skip
+                       found=f"{facts.memory} MiB free: a guest gets {memory} of {wanted} MiB")  # fmt: skip
     return Finding(what="memory", state=State.GOOD, found=f"{facts.memory} MiB free, {wanted} MiB a machine")
 
 
 def _disk(facts: Facts) -> Finding:
     found = f"{facts.disk >> 20} MiB free in {facts.directory}"
-    if facts.disk < benches.LEAST_DISK:
-        return Finding(what="disk", state=State.MISSING, found=f"{found}, needed are {benches.LEAST_DISK >> 20} MiB",
+    if facts.disk < preflight.LEAST_DISK:
+        return Finding(what="disk", state=State.MISSING, found=f"{found}, needed are {preflight.LEAST_DISK >> 20} MiB",
                        remedy="free disk space, or set TMPDIR to another disk")  # fmt: skip
     return Finding(what="disk", state=State.GOOD, found=found)
 
@@ -192,7 +210,7 @@ _QEMU_REMEDY = reinstall_hint(emulators.BINARY)
 
 def _chosen(emulator: Emulator) -> Accelerator | HostError:
     try:
-        return accelerators.choose(benches.AUTO, emulator)
+        return accelerators.choose("auto", emulator)
     except HostError as error:
         return error
 

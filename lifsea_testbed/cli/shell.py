@@ -1,4 +1,4 @@
-"""A person at the console of a machine: keys go to ttyS0, what it prints comes back, the monitor is a key away."""
+"""The console of a machine on the terminal: keys go to ttyS0, its output comes back, one key opens the monitor."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from lifsea_testbed.console.login import console_shell_script, console_shell_user_data
 from lifsea_testbed.errors import CallerError, ChannelError, GuestFailure, NotJudged, TestbedError
 from lifsea_testbed.machine.boot import Boot
-from lifsea_testbed.machine.factory import Bench
+from lifsea_testbed.machine.factory import InitialState, MachineFactory, MachineSpec
 from lifsea_testbed.machine.machine import Machine
-from lifsea_testbed.machine.snapshot import Template
+from lifsea_testbed.machine.snapshot import Snapshot
 from lifsea_testbed.support.sanitize import harmless, printable
 
 #: Ctrl-] leaves, as in telnet; Ctrl-T opens the monitor for one command.
@@ -23,50 +23,53 @@ LEAVE, MONITOR = 0x1D, 0x14
 HELP = "Ctrl-] leaves and cuts the power, Ctrl-T gives one command to QEMU's monitor (Ctrl-T help)"
 
 
-def sit_down(bench: Bench) -> None:
-    """Boots the image with a root shell on ttyS0 and hands its console to the terminal, until either has had enough.
+def boot(factory: MachineFactory) -> None:
+    """Boots the image with a root shell on ttyS0 and connects its console to the terminal, until either one ends.
 
     Raises:
-        CallerError: standard input is no terminal.
+        CallerError: stdin is not a terminal.
         GuestCrashed, LaunchError: the machine ended by itself.
     """
     require_terminal()
-    with bench.started("interactive", user_data=console_shell_user_data()) as machine:
-        attend(machine)
+    spec = MachineSpec(name="interactive", state=InitialState.STARTED, user_data=console_shell_user_data())
+    with factory.create(spec) as machine:
+        attach(machine)
 
 
-def sit_down_at(bench: Bench, kept: Template) -> None:
-    """Has a saved machine go on from where it stood, with a root shell on ttyS0, and hands its console to the terminal.
+def resume(factory: MachineFactory, kept: Snapshot) -> None:
+    """Resumes a saved machine, with a root shell on ttyS0, and connects its console to the terminal.
 
-    What was saved stays as it is: it can be opened again. Where the guest gives no shell any more, its console and the
-    monitor are what there is.
+    The files are not changed: the machine can be resumed again. Where the guest gives no shell any more, its console
+    and the monitor still answer.
 
     Raises:
-        CallerError: standard input is no terminal, or the image is another one by now.
+        CallerError: stdin is not a terminal, or the image is another one by now.
         LaunchError: QEMU does not take the state.
     """
     require_terminal()
-    if bench.image.sha256 != kept.facts.key["image"]:
-        raise CallerError(f"{bench.image.path} is not the image that the machine was saved above",
+    if factory.image.sha256 != kept.facts.key["image"]:
+        raise CallerError(f"{factory.image.path} is not the image that the machine was saved above",
                           hint="put that image back in its place")
-    bench.fit(kept.facts.memory)
-    with bench.off("kept-machine", layers=kept.layers, instance=kept.facts.instance, memory=kept.memory) as machine:
+    spec = MachineSpec(name="kept-machine", state=InitialState.OFF, layers=kept.layers, instance=kept.facts.instance,
+                       memory=kept.memory)  # fmt: skip
+    with factory.create(spec) as machine:
         try:
-            machine.resume(kept.facts.access, road=kept.facts.road, shell_after=kept.facts.shell_after)
+            machine.resume(kept.facts.access, access_method=kept.facts.access_method,
+                           shell_after=kept.facts.shell_after)
             machine.run(console_shell_script(), check=False)
         except (GuestFailure, ChannelError, NotJudged) as error:
             print(f"no shell: {printable(str(error))}\r")
-        attend(machine)
+        attach(machine)
 
 
 def require_terminal() -> None:
     """Raises CallerError unless standard input is a terminal."""
     if not sys.stdin.isatty():
-        raise CallerError("standard input is no terminal", hint="run it at a terminal, or use pytest")
+        raise CallerError("stdin is not a terminal", hint="run it at a terminal, or use pytest")
 
 
-def attend(machine: Machine) -> None:
-    """Hands the console of a machine that was started to the terminal, until either has had enough."""
+def attach(machine: Machine) -> None:
+    """Connects the console of a machine that was started to the terminal, until either one ends."""
     print(f"{machine.instance.id} powers on; {HELP}\r")
     with _raw(sys.stdin.fileno()) as modes:
         machine.boot.transcript.mirror_to(lambda data: _show(harmless(data)))

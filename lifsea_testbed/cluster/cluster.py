@@ -88,7 +88,7 @@ class Cluster:
         `lifetime` is that of its certificate; a negative one has expired.
         """
         member = self._wire(machine)
-        machine.tell(self._script(machine.instance, lifetime).encode())
+        machine.append_user_data(self._script(machine.instance, lifetime).encode())
         return member
 
     @step("join")
@@ -103,9 +103,9 @@ class Cluster:
         return member
 
     def _wire(self, machine: Machine) -> Member:
-        relay = machine.lead_to_cluster(connect_to((self.plane.address, CLUSTER_PORT)))
+        relay = machine.network.relay_api_server(connect_to((self.plane.address, CLUSTER_PORT)))
         member = Member(machine, relay, self.api)
-        self.plane.tunnel.announce(member.name, machine.open_port(_KUBELET_PORT))
+        self.plane.tunnel.announce(member.name, machine.network.forward_port(_KUBELET_PORT))
         self.members.append(member)
         return member
 

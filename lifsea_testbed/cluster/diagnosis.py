@@ -32,13 +32,13 @@ def node_trouble(member: Member, profile: Profile) -> str:
     reasons = [clock_trouble(member), certificate_trouble(member, profile)]
     silent = "the kubelet has reported nothing since the machine was booted"
     registered = "the kubelet has not registered the node" if node is None else node.why_not or silent
-    complaint = member.machine.guest.kubernetes.complaint(KUBELET, _ABOUT_THE_API)
+    complaint = member.machine.guest.services.last_error(KUBELET, _ABOUT_THE_API)
     return "; ".join(filter(None, [*reasons, ": ".join(filter(None, [registered, complaint]))]))
 
 
 def clock_trouble(member: Member) -> str:
     """Returns by how much the machine's clock is wrong; empty if it is not."""
-    ahead = member.machine.guest.clock_ahead()
+    ahead = member.machine.guest.clock.ahead()
     if abs(ahead) <= MOST_SKEW:
         return ""
     return f"its clock is {abs(ahead):.0f} s {'ahead' if ahead > 0 else 'behind'}"
@@ -48,7 +48,7 @@ def certificate_trouble(member: Member, profile: Profile) -> str:
     """Returns what is wrong with the certificate that the kubelet shows; empty if that cannot be told."""
     place = profile.cluster.kubeconfig
     try:
-        users = json.loads(member.machine.guest.read(place) or "")["users"]
+        users = json.loads(member.machine.guest.files.read(place) or "")["users"]
         end = authority.expiry(base64.b64decode(users[0]["user"]["client-certificate-data"]))
     except (ValueError, LookupError, TypeError):
         return ""

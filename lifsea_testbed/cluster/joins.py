@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from lifsea_testbed.cluster import lifecycle
 from lifsea_testbed.cluster.cluster import Cluster, Member
 from lifsea_testbed.cluster.watch import Watch
+from lifsea_testbed.machine.factory import MachineSpec
 from lifsea_testbed.machine.fleet import fleet
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.profiles.profile import Profile
@@ -30,8 +31,8 @@ class Joins:
 
 
 @contextlib.contextmanager
-def joined(cluster: Cluster, profile: Profile, make: Callable[..., AbstractContextManager[Machine]], count: int, *,
-           memory: int) -> Iterator[Joins]:
+def joined(cluster: Cluster, profile: Profile, create: Callable[[MachineSpec], AbstractContextManager[Machine]],
+           count: int, *, memory: int) -> Iterator[Joins]:
     """So many new machines, with so much memory each (MiB), that are Ready nodes; powered on side by side.
 
     Raises:
@@ -42,7 +43,7 @@ def joined(cluster: Cluster, profile: Profile, make: Callable[..., AbstractConte
     def expect(machine: Machine) -> None:
         members.append(cluster.expect(machine))
 
-    machines = [make(f"node-{number}-of-{count}", guest_memory=memory, prepare=expect)
+    machines = [create(MachineSpec(name=f"node-{number}-of-{count}", guest_memory=memory, prepare=expect))
                 for number in range(1, count + 1)]  # fmt: skip
     with Watch(cluster.api) as watch, fleet(machines):
         for member in members:

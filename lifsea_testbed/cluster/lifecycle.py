@@ -14,9 +14,10 @@ from lifsea_testbed.cluster.objects import Node, Pod
 from lifsea_testbed.cluster.seen import Interrupted, Joined, Ran
 from lifsea_testbed.ecs.instance import METADATA_ADDRESS
 from lifsea_testbed.errors import GuestFailure, NotJudged
-from lifsea_testbed.guest.cri import State
+from lifsea_testbed.guest.cri import ContainerState
 from lifsea_testbed.guest.kubelet import KUBELET
-from lifsea_testbed.guest.readiness import Depth, NotReady, await_, explained, journals
+from lifsea_testbed.guest.readiness import NotReady, ReadinessLevel, await_condition, journals, not_ready
+from lifsea_testbed.machine.factory import MachineSpec
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.profiles.profile import Profile
 
@@ -36,28 +37,30 @@ def await_ready(member: Member, profile: Profile) -> Node:
     Raises:
         NotReady: it is not, within the time that the profile allows.
     """
-    await_(member.machine, Depth.NODE, lambda: diagnosis.is_ready(member),
-           lambda: diagnosis.node_trouble(member, profile), profile, within=profile.cluster.ready_within)  # fmt: skip
+    await_condition(member.machine, ReadinessLevel.NODE, lambda: diagnosis.is_ready(member),
+                    lambda: diagnosis.node_trouble(member, profile), profile,
+                    within=profile.cluster.ready_within)  # fmt: skip
     node = member.node
     if node is None:
-        raise NotReady(Depth.NODE, "the node is gone again", evidence=journals(member.machine))
+        raise NotReady(ReadinessLevel.NODE, "the node is gone again", evidence=journals(member.machine))
     return node
 
 
 @contextlib.contextmanager
 def joined(cluster: Cluster, profile: Profile,
-           make: Callable[..., AbstractContextManager[Machine]]) -> Iterator[tuple[Member, Joined]]:
-    """A new machine that is a Ready node, and what was seen of it; `make` powers on a machine that it has prepared.
+           create: Callable[[MachineSpec], AbstractContextManager[Machine]]) -> Iterator[tuple[Member, Joined]]:
+    """A new machine that is a Ready node, and what was seen of it.
 
     Raises:
         NotReady: it does not become one.
     """
     members: list[Member] = []
-    with make("node", prepare=lambda machine: members.append(cluster.expect(machine))) as machine:
+    spec = MachineSpec(name="node", prepare=lambda machine: members.append(cluster.expect(machine)))
+    with create(spec) as machine:
         node = await_ready(members[0], profile)
         seconds = time.monotonic() - machine.boot.power_on
         if wrong := diagnosis.clock_trouble(members[0]):
-            raise NotReady(Depth.NODE, wrong, evidence=journals(machine))
+            raise NotReady(ReadinessLevel.NODE, wrong, evidence=journals(machine))
         yield members[0], Joined(machine=machine, node=node, seconds=seconds, runs=_runs(machine),
                                  labels=members[0].labels, checks=cluster.api.checks(node.name))  # fmt: skip
 
@@ -86,9 +89,9 @@ def prepare(member: Member, profile: Profile) -> None:
     """
     if not profile.cluster.workload:
         raise NotJudged("the profile does not know an image that a pod can be made of (cluster.workload)")
-    guest = member.machine.guest.kubernetes
-    if profile.cluster.workload not in guest.images_on_board():
-        guest.prepare_workload()
+    runtime = member.machine.guest.runtime
+    if profile.cluster.workload not in runtime.images():
+        runtime.prepare_workload()
 
 
 def start_pod(cluster: Cluster, member: Member, profile: Profile, name: str) -> Pod:
@@ -98,11 +101,12 @@ def start_pod(cluster: Cluster, member: Member, profile: Profile, name: str) -> 
         NotReady: it does not run.
     """
     cluster.api.create_pod(_manifest(name, member.name, profile.cluster.workload))
-    await_(member.machine, Depth.POD, lambda: not diagnosis.pod_trouble(cluster.api, name),
-           lambda: diagnosis.pod_trouble(cluster.api, name), profile, within=profile.boot.ready_within)  # fmt: skip
+    await_condition(member.machine, ReadinessLevel.POD, lambda: not diagnosis.pod_trouble(cluster.api, name),
+                    lambda: diagnosis.pod_trouble(cluster.api, name), profile,
+                    within=profile.boot.ready_within)  # fmt: skip
     pod = cluster.api.pod(name)
     if pod is None:
-        raise NotReady(Depth.POD, "the API has no such pod any more", evidence=journals(member.machine))
+        raise NotReady(ReadinessLevel.POD, "the API has no such pod any more", evidence=journals(member.machine))
     return pod
 
 
@@ -115,9 +119,9 @@ def interrupt(cluster: Cluster, member: Member, profile: Profile) -> Interrupted
     member.relay.restore()
     ready_after_cut, kept_after_cut = _becomes(member, ready=True), before == _containers(member, _KEPT)
     trouble = diagnosis.pod_trouble(cluster.api, _KEPT)
-    member.machine.guest.kubernetes.stop(KUBELET)
+    member.machine.guest.services.stop(KUBELET)
     ready_while_stopped = _becomes(member, ready=False)
-    member.machine.guest.kubernetes.restart(KUBELET)
+    member.machine.guest.services.restart(KUBELET)
     return Interrupted(
         machine=member.machine, ready_while_cut=ready_while_cut, kept_while_cut=kept_while_cut,
         ready_after_cut=ready_after_cut, kept_after_cut=kept_after_cut and not trouble,
@@ -128,8 +132,8 @@ def interrupt(cluster: Cluster, member: Member, profile: Profile) -> Interrupted
 
 def _runs(machine: Machine) -> dict[str, str]:
     guest = machine.guest
-    return {"os": guest.os_release.get("PRETTY_NAME", ""), "kernel": machine.run(["uname", "-r"]).stdout.strip(),
-            "kubelet": guest.kubernetes.kubelet_version(), "runtime": guest.kubernetes.runtime_version()}
+    return {"os": guest.system.os_release().get("PRETTY_NAME", ""), "kernel": guest.kernel.release(),
+            "kubelet": guest.kubelet.version(), "runtime": guest.runtime.version()}
 
 
 def _left(cluster: Cluster, member: Member) -> list[str]:
@@ -165,13 +169,13 @@ def _await_log(cluster: Cluster, member: Member, profile: Profile, name: str) ->
         _await(member.machine, lambda: bool(written()), "the pod writes its log", profile.boot.ready_within)
     if member.machine.instance.id not in (words := written()):
         why = f"its network is dead: {' '.join(words)}" if words else "its log cannot be read, or tells nothing"
-        raise explained(member.machine, profile, Depth.POD, f"{why} (it asked {METADATA_ADDRESS})")
+        raise not_ready(member.machine, profile, ReadinessLevel.POD, f"{why} (it asked {METADATA_ADDRESS})")
     return words[0]
 
 
 def _containers(member: Member, name: str) -> set[str]:
-    found = member.machine.guest.kubernetes.containers(name)
-    return {one.id for one in found if one.state is State.RUNNING}
+    found = member.machine.guest.runtime.containers(name)
+    return {one.id for one in found if one.state is ContainerState.RUNNING}
 
 
 def _becomes(member: Member, *, ready: bool) -> bool:

@@ -22,6 +22,7 @@ LARGEST_ANSWER = 1 << 30
 GRACE = 10.0
 #: The slowest channel for which deadlines allow (bytes a second): 115200 baud.
 SLOWEST = 11_520
+_NO_SHELL = "the image offers no shell: only what the disk holds can be read"
 #: A greeting waits in the device until the guest opens the port. It is sent again after so long (seconds), in case a
 #: reader took it and ended.
 _GREETING_EVERY = 5.0
@@ -53,15 +54,15 @@ class Channel(Protocol):
 
 
 class NoChannel:
-    """The channel of an image that offers no shell: every command raises NotJudged."""
+    """The channel of a machine whose image offers no shell: every command is *not judged*."""
 
     def greet(self, deadline: Deadline) -> str:
         """Raises NotJudged."""
-        raise NotJudged("the image offers no root shell")
+        raise NotJudged(_NO_SHELL)
 
     def run(self, script: str, *, input: bytes = b"", deadline: Deadline) -> CommandResult:
         """Raises NotJudged."""
-        raise NotJudged("the image offers no root shell")
+        raise NotJudged(_NO_SHELL)
 
     def close(self) -> None:
         """Does nothing."""

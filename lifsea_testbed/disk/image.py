@@ -10,10 +10,9 @@ import resource
 import struct
 import subprocess
 import zlib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from lifsea_testbed.errors import HostError, ImageRefused
 from lifsea_testbed.support.host_packages import install_hint
@@ -60,26 +59,15 @@ class Image:
                 compressed += len(deflate.compress(piece))
         return compressed + len(deflate.flush()) <= size
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns the fields and the digest as JSON values, for another process of the run."""
-        return {**asdict(self), "path": str(self.path), "format": str(self.format), "stamp": list(self.stamp),
-                "sha256": self.sha256}  # fmt: skip
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Image:
-        """Returns the image with those values, without reading the file again.
+    def trust_digest(self, sha256: str) -> None:
+        """Takes the digest that another process of the run computed, instead of reading the file again.
 
         Raises:
-            ImageRefused: the file was changed since then.
+            ImageRefused: the file was changed since it was examined.
         """
-        fields = {**values, "path": Path(values["path"]), "format": DiskFormat(values["format"]),
-                  "stamp": tuple(values["stamp"])}  # fmt: skip
-        sha256 = fields.pop("sha256")
-        image = cls(**fields)
-        if not image.unchanged:
-            raise ImageRefused(f"{image.path}: was changed while the run started", hint="run again on a copy")
-        vars(image)["sha256"] = sha256
-        return image
+        if not self.unchanged:
+            raise ImageRefused(f"{self.path}: was changed while the run started", hint="run again, with a copy of it")
+        vars(self)["sha256"] = sha256
 
     @property
     def unchanged(self) -> bool:

@@ -59,6 +59,11 @@ class Instance:
         return [self.disk_serial, *([self.data_serial] if self.data_disk else [])]
 
     @property
+    def time_servers(self) -> tuple[str, ...]:
+        """The time servers that the metadata service names."""
+        return TIME_SERVERS
+
+    @property
     def host_name(self) -> str:
         """The name that ECS gives an instance: `iZ` and the identifier, ended by `Z`."""
         return f"iZ{self.id.removeprefix('i-')[:18]}Z"

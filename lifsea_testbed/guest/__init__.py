@@ -1,1 +1,1 @@
-"""Typed questions to a running guest; each module asks about one subject, in scripts of the POSIX shell."""
+"""A guest by subject: each class runs scripts of the POSIX shell, or reads the disk, and returns typed values."""

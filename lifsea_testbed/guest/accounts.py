@@ -1,4 +1,4 @@
-"""The accounts: which can log in by a password, and which log in by themselves."""
+"""The accounts: which can log in by a password, and which are logged in automatically."""
 
 from __future__ import annotations
 
@@ -9,28 +9,33 @@ from lifsea_testbed.support.protocols import Shell
 _STARTED = "systemctl show --property=Id --property=ExecStart '*.service'"
 _RUNNING = "tr '\\0' ' ' </proc/$pid/cmdline 2>/dev/null; echo"
 _PROCESSES = f"for pid in /proc/[0-9]*; do pid=${{pid#/proc/}}; echo \"$pid $({_RUNNING})\"; done"
-#: A getty that is told whom to log in, and the login that it becomes then, told not to ask (agetty(8), login(1)).
+#: A getty with the option of an automatic login, and the login that it becomes then (agetty(8), login(1)).
 _AUTOMATIC = re.compile(r"getty\s(?:.*\s)?(?:--autologin\b|-a\s)|\blogin\s(?:.*\s)?-f\b")
 
 
-def with_password(shell: Shell) -> list[str]:
-    """Returns the accounts whose password field is empty or holds a hash."""
-    return parse_shadow(shell.run("cat /etc/shadow").stdout)
+class Accounts:
+    """The accounts of the system."""
+
+    def __init__(self, shell: Shell) -> None:
+        self._shell = shell
+
+    def with_password(self) -> list[str]:
+        """Returns the accounts whose password field is empty or holds a hash."""
+        return parse_shadow(self._shell.run("cat /etc/shadow").stdout)
+
+    def automatic_logins(self) -> list[str]:
+        """Returns the programs that log somebody in without a password: services by name, processes by number."""
+        return parse_services(self._shell.run(_STARTED).stdout) + parse_processes(self._shell.run(_PROCESSES).lines)
 
 
 def parse_shadow(text: str) -> list[str]:
-    """Reads shadow(5): a field that starts with ! or * lets nobody in by password."""
+    """Reads shadow(5): a field that starts with ! or * admits nobody by password."""
     rows = [line.split(":") for line in text.splitlines() if ":" in line]
     return [row[0] for row in rows if not row[1].startswith(("!", "*"))]
 
 
-def logged_in_by_themselves(shell: Shell) -> list[str]:
-    """Returns what logs somebody in without asking: services by their name, processes by their number."""
-    return parse_services(shell.run(_STARTED).stdout) + parse_processes(shell.run(_PROCESSES).lines)
-
-
 def parse_services(text: str) -> list[str]:
-    """Reads what `systemctl show` tells of services: paragraphs with the lines Id=NAME and ExecStart={ … argv[]=… }."""
+    """Reads the output of `systemctl show`: paragraphs with the lines Id=NAME and ExecStart={ … argv[]=… }."""
     return [name for paragraph in text.split("\n\n") if _AUTOMATIC.search(paragraph)
             for name in re.findall(r"^Id=(.*)", paragraph, re.MULTILINE)]  # fmt: skip
 

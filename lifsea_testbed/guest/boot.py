@@ -1,4 +1,4 @@
-"""The boot as the guest itself remembers it: its clock, and when systemd started what."""
+"""The boot as the guest recorded it: its clock, and when systemd started which unit."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.support.protocols import Shell
 
-#: /proc/timer_list begins with when it was read: CLOCK_MONOTONIC in nanoseconds (kernel/time/timer_list.c).
+#: /proc/timer_list begins with the time of the read: CLOCK_MONOTONIC in nanoseconds (kernel/time/timer_list.c).
 _CLOCK = """while read -r first second now rest; do [ "$first $second" = 'now at' ] && break; done </proc/timer_list
 echo "$now"
 """
 _MANAGER = ("UserspaceTimestampMonotonic", "UnitsLoadFinishTimestampMonotonic", "FinishTimestampMonotonic")
 _UNIT = ("Id", "InactiveExitTimestampMonotonic", "ActiveEnterTimestampMonotonic", "CPUUsageNSec", "ControlGroup")
-#: What is never started or never counted (systemd.unit(5): the kinds of units that do something).
+#: The kinds of units that are started and take time (systemd.unit(5)).
 _KINDS = ("service", "socket", "mount", "target", "device", "swap")
 _UNKNOWN = (1 << 64) - 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class UnitTimes:
-    """When a unit was started and when it was up (seconds, guest's monotonic clock), and its processor time."""
+    """When a unit was started and when it was active (guest's monotonic clock), and its processor time; in seconds."""
 
     name: str
     started: float
@@ -29,39 +29,41 @@ class UnitTimes:
     processor: float
 
 
-def monotonic(shell: Shell) -> float:
-    """Returns the guest's CLOCK_MONOTONIC in seconds, of a moment within the call.
+class BootTimes:
+    """The times of the current boot, as the guest recorded them."""
 
-    Raises:
-        NotJudged: the kernel does not show it.
-    """
-    said = shell.run(_CLOCK, check=False).stdout.strip()
-    if not said.isdigit():
-        raise NotJudged("the guest's kernel does not show its monotonic clock (/proc/timer_list)")
-    return int(said) / 1e9
+    def __init__(self, shell: Shell) -> None:
+        self._shell = shell
 
+    def monotonic(self) -> float:
+        """Returns the guest's CLOCK_MONOTONIC in seconds, of a moment within the call.
 
-def manager_times(shell: Shell) -> dict[str, float]:
-    """Returns when systemd started (`userspace`), had loaded its units (`loaded`) and was done (`finished`)."""
-    shown = shell.run(f"systemctl show --property={','.join(_MANAGER)}").stdout
-    times = _properties(shown)
-    named = zip(("userspace", "loaded", "finished"), _MANAGER, strict=True)
-    return {name: int(times[key]) / 1e6 for name, key in named if times.get(key, "0").strip("0")}
+        Raises:
+            NotJudged: the kernel does not show it.
+        """
+        output = self._shell.run(_CLOCK, check=False).stdout.strip()
+        if not output.isdigit():
+            raise NotJudged("the guest's kernel does not show its monotonic clock (/proc/timer_list)")
+        return int(output) / 1e9
 
+    def manager(self) -> dict[str, float]:
+        """Returns when systemd started (`userspace`), had loaded its units (`loaded`) and finished (`finished`)."""
+        times = _properties(self._shell.run(f"systemctl show --property={','.join(_MANAGER)}").stdout)
+        named = zip(("userspace", "loaded", "finished"), _MANAGER, strict=True)
+        return {name: int(times[key]) / 1e6 for name, key in named if times.get(key, "0").strip("0")}
 
-def unit_times(shell: Shell) -> list[UnitTimes]:
-    """Returns the times of every unit that was started in this boot."""
-    kinds = " ".join(f"'*.{kind}'" for kind in _KINDS)
-    return parse_units(shell.run(f"systemctl show --property={','.join(_UNIT)} {kinds}").stdout)
+    def units(self) -> list[UnitTimes]:
+        """Returns the times of every unit that was started in this boot."""
+        kinds = " ".join(f"'*.{kind}'" for kind in _KINDS)
+        return parse_units(self._shell.run(f"systemctl show --property={','.join(_UNIT)} {kinds}").stdout)
 
-
-def default_target(shell: Shell) -> str:
-    """Returns the name of the target that the boot aims at."""
-    return shell.run("systemctl get-default").stdout.strip()
+    def default_target(self) -> str:
+        """Returns the name of the target that the boot aims at."""
+        return self._shell.run("systemctl get-default").stdout.strip()
 
 
 def parse_units(shown: str) -> list[UnitTimes]:
-    """Reads what `systemctl show` prints of units, an empty line between them."""
+    """Reads the output of `systemctl show`: units with an empty line between them."""
     found = [_properties(block) for block in re.split(r"\n\s*\n", shown)]
     return sorted((_times(unit) for unit in found if int(unit.get("InactiveExitTimestampMonotonic") or 0)),
                   key=lambda unit: (unit.started, unit.name))  # fmt: skip

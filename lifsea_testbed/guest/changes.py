@@ -1,8 +1,8 @@
-"""Traces: what was changed on a machine between two looks, by whoever.
+"""The changes on a machine between two looks: files, processes, mounts and modules.
 
-Files are told by the time that their inode changed, which no ordinary tool sets back: a look leaves a mark, and the
-next one lists what is newer. The mark is written once more when it was made: its directory may have changed a tick of
-the clock after it. Kernel threads, and what runs below the shell that is asked, do not count as processes.
+A changed file is recognised by the time at which its inode changed, which no ordinary tool sets back: a look leaves a
+mark, and the next one lists the newer files. A new mark is written once more: its directory may have changed a tick of
+the clock after it. Kernel threads, and the processes below the test bed's own shell, do not count.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Process:
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """What there was at one look: the files that changed since the last one, processes, mounts and modules."""
+    """The result of one look: the files that changed since the last one, processes, mounts and modules."""
 
     changed: tuple[str, ...]
     processes: frozenset[tuple[int, int, str]]
@@ -49,20 +49,20 @@ class Look:
 
 
 def look(shell: Shell, paths: Sequence[str]) -> Look:
-    """Looks at the files below those paths, at the processes, at what is mounted, and at the modules.
+    """Returns the changed files below those paths, the processes, the mounts, and the modules.
 
     Raises:
-        ChannelError: the guest has no `find` to look with.
+        ChannelError: the guest has no `find`.
     """
     result = shell.run(_SCRIPT.format(paths=" ".join(paths)), check=False)
     if not result.ok:
-        raise ChannelError("it cannot be told what was changed on this machine", expected="the guest has find",
+        raise ChannelError("the changes on this machine cannot be listed", expected="the guest has find",
                            evidence=result.stderr)  # fmt: skip
     return parse(result.stdout)
 
 
 def parse(output: str) -> Look:
-    """Reads what the script printed: three parts with an empty line between them."""
+    """Reads the output of the script: three parts with an empty line between them."""
     changed, processes, mounted = ([*map(str.strip, part.splitlines())] for part in f"\n{output}".split("\n\n", 2))
     own, *rows = processes
     return Look(changed=tuple(filter(None, changed)), mounted=frozenset(_module_or_mount(line) for line in mounted),
@@ -70,7 +70,7 @@ def parse(output: str) -> Look:
 
 
 def differences(before: Look, after: Look, *, files: Iterable[str], processes: Iterable[str]) -> list[str]:
-    """Returns what changed, a line each, but for the files and the names of processes that fit one of the patterns."""
+    """Returns the changes, a line each, without the files and the names of processes that match one of the patterns."""
     may_change, may_come = _any(files), _any(processes)
     lines = [f"changed: {path}" for path in after.changed if not may_change.fullmatch(path)]
     for verb, some in (("ended", before.processes - after.processes), ("started", after.processes - before.processes)):
@@ -98,7 +98,7 @@ def _others(processes: list[Process], own: int) -> frozenset[tuple[int, int, str
 
 
 def _line(pid: int, parents: dict[int, int]) -> set[int]:
-    """The process and all that it descends from."""
+    """The process and its ancestors."""
     line: set[int] = set()
     while pid > 1 and pid not in line:
         line.add(pid)

@@ -1,4 +1,4 @@
-"""The Container Runtime Interface, asked as the kubelet asks it: gRPC on containerd's socket, by the guest's own curl.
+"""The container runtime, called as the kubelet calls it: CRI by gRPC on its socket, with the guest's own curl; and ctr.
 
 Sources: k8s.io/cri-api, api.proto, for messages and numbers of fields, which v1 and v1alpha2 have in common; gRPC over
 HTTP/2 (grpc.io, PROTOCOL-HTTP2.md) for the framing: a byte 0, the length in four bytes, the message.
@@ -11,31 +11,37 @@ import json
 import re
 import shlex
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from lifsea_testbed.errors import GuestFailure, NotJudged
 from lifsea_testbed.guest import protobuf
 from lifsea_testbed.guest.protobuf import Message
+from lifsea_testbed.profiles.profile import Cluster
 from lifsea_testbed.support.protocols import Shell
 
-SOCKET = "/run/containerd/containerd.sock"
 _VERSIONS = ("v1", "v1alpha2")
 _PREFIX = struct.Struct(">BI")
 #: gRPC's status codes: the server has no such service.
 _UNIMPLEMENTED = 12
 #: curl(1): it cannot connect; it was built without HTTP/2.
 _NO_CONNECTION, _NO_HTTP2 = 7, (1, 2, 4)
-_ASK = """curl --silent --show-error --max-time 10 --http2-prior-knowledge --unix-socket {socket} \\
+_CALL = """curl --silent --show-error --max-time 10 --http2-prior-knowledge --unix-socket {socket} \\
     --header 'Content-Type: application/grpc' --header 'TE: trailers' --dump-header /dev/stderr --data-binary @- \\
     http://localhost/runtime.{version}.{method}"""
+_WRITE_PROBE = '''for place in {places}; do
+        (true >"$place/.lifsea-testbed") 2>/dev/null && rm "$place/.lifsea-testbed" && echo "$place"
+    done; echo tried'''
+#: Time for a privileged container to start and run its script, and to prepare an image (seconds on real hardware).
+_STARTING, _PREPARING = 60.0, 60.0
 
 
 class Unavailable(GuestFailure):
     """The container runtime does not answer on its socket, or refuses to."""
 
 
-class State(enum.IntEnum):
-    """What a container is doing (ContainerState)."""
+class ContainerState(enum.IntEnum):
+    """The state of a container, by the numbers of the CRI's ContainerState."""
 
     CREATED = 0
     RUNNING = 1
@@ -59,15 +65,15 @@ class Condition:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Runtime:
-    """What the runtime says of itself; `systemd_cgroups` is None where it does not say how it drives control groups."""
+class RuntimeStatus:
+    """The status of the runtime; `systemd_cgroups` is None where it does not report how it manages control groups."""
 
     conditions: tuple[Condition, ...]
     systemd_cgroups: bool | None
 
     @property
     def is_ready(self) -> bool:
-        """Whether each condition is met, and there are the two that the kubelet waits for."""
+        """Whether the two conditions that the kubelet waits for exist and are met."""
         return {"RuntimeReady", "NetworkReady"} <= {one.name for one in self.conditions if one.is_met}
 
 
@@ -82,74 +88,146 @@ class Sandbox:
 
 @dataclass(frozen=True, kw_only=True)
 class Container:
-    """A container: whose, in which sandbox, how often it was started before."""
+    """A container: its pod and sandbox, and the number of starts before this one."""
 
     id: str
     pod: str
     sandbox: str
     attempt: int
-    state: State
+    state: ContainerState
     labels: dict[str, str] = field(default_factory=dict)
 
 
-def runtime(shell: Shell, socket: str = SOCKET) -> Runtime:
-    """Returns the runtime's conditions and how it drives control groups.
+class ContainerRuntime:
+    """The container runtime of one machine, on the CRI socket of the profile and by containerd's own tool.
 
-    Raises:
-        Unavailable: nothing answers there, or it refuses.
-        NotJudged: the image has no curl that speaks HTTP/2.
+    `escape` is the profile's command that runs a script in a privileged container with the host's root at /host.
     """
-    answer = _ask(shell, socket, "RuntimeService/Status", protobuf.encode({1: 1}))
-    found = [Condition(name=protobuf.text(one, 1), is_met=bool(protobuf.whole(one, 2)),
-                       reason=protobuf.text(one, 3), message=protobuf.text(one, 4))
-             for status in protobuf.messages(answer, 1) for one in protobuf.messages(status, 1)]  # fmt: skip
-    configuration = protobuf.pairs(answer, 2).get("config", "")
-    return Runtime(conditions=tuple(found), systemd_cgroups=_systemd_cgroups(configuration))
+
+    def __init__(self, shell: Shell, settings: Cluster, escape: str = "") -> None:
+        self._shell = shell
+        self._settings = settings
+        self._escape = escape
+
+    # The CRI
+
+    def status(self) -> RuntimeStatus:
+        """Returns the runtime's conditions and how it manages control groups.
+
+        Raises:
+            Unavailable: nothing answers on the socket, or the runtime refuses the call.
+            NotJudged: the image has no curl that speaks HTTP/2.
+        """
+        answer = self._call("RuntimeService/Status", protobuf.encode({1: 1}))
+        found = [Condition(name=protobuf.text(one, 1), is_met=bool(protobuf.whole(one, 2)),
+                           reason=protobuf.text(one, 3), message=protobuf.text(one, 4))
+                 for status in protobuf.messages(answer, 1) for one in protobuf.messages(status, 1)]  # fmt: skip
+        configuration = protobuf.pairs(answer, 2).get("config", "")
+        return RuntimeStatus(conditions=tuple(found), systemd_cgroups=_systemd_cgroups(configuration))
+
+    def version(self) -> str:
+        """Returns the runtime's name and version, in the form that a node object has it: containerd://1.7.24.
+
+        Raises:
+            Unavailable: nothing answers on the socket.
+        """
+        answer = self._call("RuntimeService/Version")
+        # Of a version that is not semantic the kubelet keeps the numbers (pkg/kubelet/kuberuntime, newRuntimeVersion).
+        numbers = re.sub(r"^([\d.]+)[^-+\d.].*$", r"\1", protobuf.text(answer, 3))
+        return f"{protobuf.text(answer, 2)}://{numbers}"
+
+    def sandboxes(self, pod: str) -> list[Sandbox]:
+        """Returns the sandboxes of a pod, ready or not; the name of a static pod ends with that of its node."""
+        answer = self._call("RuntimeService/ListPodSandbox")
+        found = (Sandbox(id=protobuf.text(one, 1), pod=_name(one, 2), is_ready=not protobuf.whole(one, 3))
+                 for one in protobuf.messages(answer, 1))  # fmt: skip
+        return [one for one in found if _is(one.pod, pod)]
+
+    def containers(self, pod: str) -> list[Container]:
+        """Returns the containers of a pod, including those that ended, the latest first."""
+        found = map(_container, protobuf.messages(self._call("RuntimeService/ListContainers"), 1))
+        return sorted((one for one in found if _is(one.pod, pod)), key=lambda one: -one.attempt)
+
+    def images(self) -> list[str]:
+        """Returns the names of the images that the runtime has, sorted."""
+        answer = self._call("ImageService/ListImages")
+        tags = [tag for one in protobuf.messages(answer, 1) for tag in one.get(2, [])]
+        return sorted(tag.decode("utf-8", "replace") for tag in tags if isinstance(tag, bytes))
+
+    def image_directories(self) -> list[str]:
+        """Returns the directories that hold images, sorted: those that the kubelet's garbage collection watches."""
+        return sorted(_name(one, 2) for one in protobuf.messages(self._call("ImageService/ImageFsInfo"), 1))
+
+    # containerd's own tool, the commands of the profile, and the kernel's list of sockets
+
+    def containerd_version(self) -> str | None:
+        """Returns the version of the containerd that answers on its socket, or nothing if none does."""
+        answer = self._shell.run("ctr version", check=False)
+        versions = [line.split()[-1] for line in answer.lines if line.strip().startswith("Version:")]
+        return versions[-1] if answer.ok and versions else None
+
+    def cri_plugin_state(self) -> str:
+        """Returns the state of containerd's CRI plugin as containerd reports it: ok, error, skip, or missing."""
+        rows = [line.split() for line in self._shell.run("ctr plugins ls", check=False).lines]
+        return next((row[-1] for row in rows if len(row) >= 3 and "cri" in row[1:2]), "missing")
+
+    def kill(self, container: Container) -> None:
+        """Kills a container's process, as a crash does."""
+        self._shell.run(f"ctr --namespace k8s.io tasks kill --signal SIGKILL {container.id}")
+
+    def prepare_workload(self) -> None:
+        """Runs the profile's script that makes the image of the workload known to the runtime, if there is one."""
+        if self._settings.prepare:
+            self._shell.run(self._settings.prepare, within=_PREPARING)
+
+    def sockets(self) -> list[str]:
+        """Returns the paths of unix sockets of containerd's name that are listened on (proc(5), net/unix), sorted."""
+        words = [line.split() for line in self._shell.run("cat /proc/net/unix").lines]
+        paths = {fields[7] for fields in words if len(fields) > 7 and fields[3] == "00010000"}
+        return sorted(path for path in paths if "containerd" in path and path.endswith(".sock"))
+
+    def escaped_writes(self, directories: Iterable[str]) -> list[str]:
+        """Returns the host's directories in which a privileged container could create a file; removes the file.
+
+        Raises:
+            NotJudged: the profile has no command that starts such a container, or it did not start.
+        """
+        paths = {f"/host{directory}".rstrip("/"): directory for directory in directories}
+        if not self._escape:
+            raise NotJudged("the profile does not know how to start a privileged container (containers.escape)")
+        attempt = shlex.quote(_WRITE_PROBE.format(places=shlex.join(paths)))
+        result = self._shell.run(f"{self._escape} {attempt}", check=False, within=_STARTING)
+        if "tried" not in result.lines:
+            raise NotJudged(f"the privileged container did not start: {(result.stderr.splitlines() or [''])[-1]}")
+        return [paths[line] for line in result.lines if line in paths]
+
+    def _call(self, method: str, request: bytes = b"") -> Message:
+        socket, framed = self._settings.socket, _PREFIX.pack(0, len(request)) + request
+        for version in _VERSIONS:
+            script = _CALL.format(socket=shlex.quote(socket), version=version, method=method)
+            result = self._shell.run(script, check=False, input=framed)
+            if result.exit_status in (127, *_NO_HTTP2):
+                raise NotJudged("the image has no curl that speaks HTTP/2 to call its container runtime with")
+            status, why = _status(result.stderr)
+            if status == _UNIMPLEMENTED:
+                continue
+            if not result.ok or status != 0:
+                raise Unavailable(f"no CRI at {socket}: {why or 'nothing answers'}",
+                                  expected="the runtime answers there", evidence=result.stderr[-2000:])  # fmt: skip
+            return protobuf.decode(result.output[_PREFIX.size:])
+        raise Unavailable(f"no CRI at {socket}: {why}", expected=f"one of {', '.join(_VERSIONS)}")
 
 
-def version(shell: Shell, socket: str = SOCKET) -> str:
-    """Returns the runtime's name and version, as nodes have it: containerd://1.7.24.
-
-    Raises:
-        Unavailable: nothing answers there.
-    """
-    answer = _ask(shell, socket, "RuntimeService/Version")
-    # Of a version that is not semantic the kubelet keeps the numbers (pkg/kubelet/kuberuntime, newRuntimeVersion).
-    numbers = re.sub(r"^([\d.]+)[^-+\d.].*$", r"\1", protobuf.text(answer, 3))
-    return f"{protobuf.text(answer, 2)}://{numbers}"
-
-
-def sandboxes(shell: Shell, socket: str = SOCKET) -> list[Sandbox]:
-    """Returns every sandbox, ready or not."""
-    answer = _ask(shell, socket, "RuntimeService/ListPodSandbox")
-    return [Sandbox(id=protobuf.text(one, 1), pod=_name(one, 2), is_ready=not protobuf.whole(one, 3))
-            for one in protobuf.messages(answer, 1)]  # fmt: skip
-
-
-def containers(shell: Shell, socket: str = SOCKET) -> list[Container]:
-    """Returns every container, those that ended included."""
-    answer = _ask(shell, socket, "RuntimeService/ListContainers")
-    return [_container(one) for one in protobuf.messages(answer, 1)]
-
-
-def images(shell: Shell, socket: str = SOCKET) -> list[str]:
-    """Returns the names of the images on board."""
-    answer = _ask(shell, socket, "ImageService/ListImages")
-    tags = [tag for one in protobuf.messages(answer, 1) for tag in one.get(2, [])]
-    return sorted(tag.decode("utf-8", "replace") for tag in tags if isinstance(tag, bytes))
-
-
-def image_directories(shell: Shell, socket: str = SOCKET) -> list[str]:
-    """Returns the directories in which images are kept: what the kubelet's garbage collection looks after."""
-    answer = _ask(shell, socket, "ImageService/ImageFsInfo")
-    return sorted(_name(one, 2) for one in protobuf.messages(answer, 1))
+def _is(found: str, pod: str) -> bool:
+    """Whether a pod's name is that of the pod; that of a static one is followed by its node's name."""
+    return found == pod or found.startswith(f"{pod}-")
 
 
 def _container(one: Message) -> Container:
     labels = protobuf.pairs(one, 8)
     (about,) = protobuf.messages(one, 3) or [{}]
     return Container(id=protobuf.text(one, 1), sandbox=protobuf.text(one, 2), attempt=protobuf.whole(about, 2),
-                     state=State(protobuf.whole(one, 6)), labels=labels,
+                     state=ContainerState(protobuf.whole(one, 6)), labels=labels,
                      pod=labels.get("io.kubernetes.pod.name", ""))  # fmt: skip
 
 
@@ -159,7 +237,7 @@ def _name(message: Message, number: int) -> str:
 
 
 def _systemd_cgroups(configuration: str) -> bool | None:
-    """Reads `SystemdCgroup` of the runtime that is used by default."""
+    """Reads `SystemdCgroup` of the default runtime."""
     try:
         containerd = json.loads(configuration)["containerd"]
         options = containerd["runtimes"][containerd["defaultRuntimeName"]]["options"]
@@ -168,25 +246,8 @@ def _systemd_cgroups(configuration: str) -> bool | None:
     return bool((options or {}).get("SystemdCgroup"))
 
 
-def _ask(shell: Shell, socket: str, method: str, request: bytes = b"") -> Message:
-    framed = _PREFIX.pack(0, len(request)) + request
-    for version in _VERSIONS:
-        script = _ASK.format(socket=shlex.quote(socket), version=version, method=method)
-        said = shell.run(script, check=False, input=framed)
-        if said.exit_status in (127, *_NO_HTTP2):
-            raise NotJudged("the image has no curl that speaks HTTP/2 to ask its container runtime with")
-        status, why = _status(said.stderr)
-        if status == _UNIMPLEMENTED:
-            continue
-        if not said.ok or status != 0:
-            raise Unavailable(f"no CRI at {socket}: {why or 'nothing answers'}", expected="the runtime answers there",
-                              evidence=said.stderr[-2000:])  # fmt: skip
-        return protobuf.decode(said.output[_PREFIX.size:])
-    raise Unavailable(f"no CRI at {socket}: {why}", expected=f"one of {', '.join(_VERSIONS)}")
-
-
 def _status(headers: str) -> tuple[int | None, str]:
-    """The status of a call and why it failed: of gRPC, or what curl said."""
+    """The status of a call, and the reason of a failure: gRPC's message, or else curl's."""
     status, why = re.findall(r"(?im)^grpc-status: (\d+)", headers), re.findall(r"(?im)^grpc-message: (.+)$", headers)
     curl = re.findall(r"(?m)^curl: \(\d+\) (.+)$", headers)
     return (int(status[-1]) if status else None), (why or curl or [""])[-1].strip()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from lifsea_testbed.ecs.guest_hardware import PciDevice, Processor, SerialPort
 from lifsea_testbed.ecs.instance_types import Topology
 from lifsea_testbed.errors import GuestFailure, NotJudged
-from lifsea_testbed.guest import kernel
+from lifsea_testbed.guest.kernel import Kernel
 from lifsea_testbed.support.protocols import Shell
 
 _DMI = """
@@ -52,8 +52,8 @@ class NetworkCard:
     mtu: int
 
 
-class Hardware:
-    """Asks a guest what it runs on; each answer is a value that can be compared with what the instance has."""
+class VisibleHardware:
+    """The hardware that the guest sees; each answer is a value that can be compared with the instance's."""
 
     def __init__(self, shell: Shell) -> None:
         self._shell = shell
@@ -71,11 +71,11 @@ class Hardware:
         return sum(line.startswith("processor") for line in self._cpuinfo().splitlines())
 
     def topology(self) -> Topology:
-        """How the processors are arranged."""
+        """The arrangement of the processors in sockets, cores and threads."""
         return parse_topology(self._cpuinfo())
 
     def memory(self) -> int:
-        """The memory (MiB) that the firmware handed to the kernel; the kernel's own is not subtracted."""
+        """The memory (MiB) that the firmware reports to the kernel; the kernel's own is not subtracted."""
         return parse_memory(self._shell.run("cat /proc/iomem").stdout)
 
     def dmi(self) -> dict[str, str]:
@@ -91,7 +91,7 @@ class Hardware:
 
     def smbios_version(self) -> str:
         """The version of the firmware's SMBIOS tables, as the kernel reported it at boot; empty if it did not."""
-        return parse_smbios(message.text for message in kernel.messages(self._shell))
+        return parse_smbios(message.text for message in Kernel(self._shell).messages())
 
     def pci_devices(self) -> dict[str, PciDevice]:
         """The PCI devices by slot (device and function on bus 0, as in `04.0`)."""

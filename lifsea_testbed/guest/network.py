@@ -1,4 +1,4 @@
-"""The network side of a guest: who listens, who speaks ssh, what a local HTTP server answers."""
+"""The network of a guest: listening sockets, ssh servers, network cards, local HTTP servers."""
 
 from __future__ import annotations
 
@@ -38,21 +38,77 @@ class Listener:
     address: str
 
 
-def listeners(shell: Shell) -> list[Listener]:
-    """Returns every listening TCP socket of the guest's own network namespace, sorted."""
-    return parse_sockets(shell.run("cat /proc/net/tcp /proc/net/tcp6 2>/dev/null || :").stdout)
+class GuestNetwork:
+    """The network as the guest sees it: its sockets, its cards, its local servers."""
+
+    def __init__(self, shell: Shell) -> None:
+        self._shell = shell
+
+    def listeners(self) -> list[Listener]:
+        """Returns every listening TCP socket of the guest's own network namespace, sorted."""
+        return parse_sockets(self._shell.run("cat /proc/net/tcp /proc/net/tcp6 2>/dev/null || :").stdout)
+
+    def ssh_listeners(self) -> list[Listener]:
+        """Returns the listeners that greet a client as an ssh server does.
+
+        Raises:
+            NotJudged: the image has no program that opens a TCP connection.
+        """
+        return [listener for listener in self.listeners() if self._banner(listener).startswith("SSH-")]
+
+    def open_ports(self) -> list[str]:
+        """Returns every listening or unconnected socket with its program, as `tcp 127.0.0.1:53 named`."""
+        tables, owners = self._shell.run(_TABLES).stdout, self._shell.run(_OWNERS).stdout
+        return parse_open_ports(tables, owners, self._shell.run(_PROGRAMS).stdout)
+
+    def unlisted_ports(self, allowed: Iterable[str]) -> list[str]:
+        """Returns the open ports that none of the regular expressions matches as a whole."""
+        return unlisted(self.open_ports(), allowed)
+
+    def card(self, mac: str) -> str:
+        """Returns the name of the network card with that MAC address, or nothing if there is none (yet)."""
+        for line in self._shell.run(_CARDS, check=False).stdout.splitlines():
+            path, _, address = line.partition(":")
+            if address.strip().lower() == mac:
+                return path.split("/")[-2]
+        return ""
+
+    def ensure_address(self, name: str, address: str) -> bool:
+        """Returns whether a network card is up with that address (with its prefix); if not, assigns it.
+
+        Raises:
+            NotJudged: the image has no ip(8).
+            CommandFailed: the card does not take the address.
+        """
+        shown = self._shell.run(["ip", "-o", "address", "show", "dev", name, "up"], check=False)
+        if shown.exit_status == 127:
+            raise NotJudged("the image has no ip(8) to give a network card its address with")
+        if f" inet {address} " in shown.stdout:
+            return True
+        quoted = shlex.quote(name)
+        self._shell.run(f"ip address replace {address} dev {quoted} && ip link set {quoted} up")
+        return False
+
+    def http_get(self, url: str) -> str | None:
+        """Returns the body of a successful response of a server in the guest, or nothing."""
+        quoted = shlex.quote(url)
+        script = f"curl --silent --fail --max-time 10 {quoted} || wget -q -T 10 -O - {quoted}"
+        result = self._shell.run(script, check=False)
+        return result.stdout if result.ok else None
+
+    def _banner(self, listener: Listener) -> str:
+        address = _reachable(ipaddress.ip_address(listener.address))
+        target = f"[{address}]" if ":" in address else address
+        result = self._shell.run(_BANNER.format(address=address, target=target, port=listener.port), check=False)
+        if result.exit_status == 127:
+            raise NotJudged("the image has neither bash nor curl to open a connection with")
+        return result.stdout
 
 
 def parse_sockets(table: str) -> list[Listener]:
     """Reads /proc/net/tcp and tcp6 (Documentation/networking/proc_net_tcp.rst): addresses are words in host order."""
     rows = re.findall(r"^\s*\d+: ([0-9A-F]{8}|[0-9A-F]{32}):([0-9A-F]{4}) \S+ " + _LISTEN + r"\b", table, re.MULTILINE)
     return sorted({Listener(port=int(port, 16), address=_address(address)) for address, port in rows})
-
-
-def open_ports(shell: Shell) -> list[str]:
-    """Returns every socket that takes what comes: protocol, address, port and program, as `tcp 127.0.0.1:53 named`."""
-    tables, owners = shell.run(_TABLES).stdout, shell.run(_OWNERS).stdout
-    return parse_open_ports(tables, owners, shell.run(_PROGRAMS).stdout)
 
 
 def parse_open_ports(tables: str, owners: str, programs: str) -> list[str]:
@@ -66,59 +122,9 @@ def parse_open_ports(tables: str, owners: str, programs: str) -> list[str]:
 
 
 def unlisted(ports: Iterable[str], allowed: Iterable[str]) -> list[str]:
-    """Returns the ports that none of the regular expressions fits as a whole."""
+    """Returns the ports that none of the regular expressions matches as a whole."""
     patterns = [re.compile(pattern) for pattern in allowed]
     return [port for port in ports if not any(pattern.fullmatch(port) for pattern in patterns)]
-
-
-def ssh_speakers(shell: Shell) -> list[Listener]:
-    """Returns the listeners that greet a client as an ssh server does.
-
-    Raises:
-        NotJudged: the image has nothing that opens a TCP connection.
-    """
-    return [listener for listener in listeners(shell) if _banner(shell, listener).startswith("SSH-")]
-
-
-def card(shell: Shell, mac: str) -> str:
-    """Returns the name of the network card with that address, or nothing if there is none (yet)."""
-    for line in shell.run(_CARDS, check=False).stdout.splitlines():
-        path, _, address = line.partition(":")
-        if address.strip().lower() == mac:
-            return path.split("/")[-2]
-    return ""
-
-
-def holds_address(shell: Shell, name: str, address: str) -> bool:
-    """Tells whether a network card is up with that address (with its prefix); gives it that where it is not.
-
-    Raises:
-        NotJudged: the image has no ip(8).
-        CommandFailed: the card does not take the address.
-    """
-    shown = shell.run(["ip", "-o", "address", "show", "dev", name, "up"], check=False)
-    if shown.exit_status == 127:
-        raise NotJudged("the image has no ip(8) to give a network card its address with")
-    if f" inet {address} " in shown.stdout:
-        return True
-    shell.run(f"ip address replace {address} dev {shlex.quote(name)} && ip link set {shlex.quote(name)} up")
-    return False
-
-
-def http_get(shell: Shell, url: str) -> str | None:
-    """Returns the body that a server in the guest answers with, or nothing if it does not answer with success."""
-    quoted = shlex.quote(url)
-    result = shell.run(f"curl --silent --fail --max-time 10 {quoted} || wget -q -T 10 -O - {quoted}", check=False)
-    return result.stdout if result.ok else None
-
-
-def _banner(shell: Shell, listener: Listener) -> str:
-    address = _reachable(ipaddress.ip_address(listener.address))
-    target = f"[{address}]" if ":" in address else address
-    result = shell.run(_BANNER.format(address=address, target=target, port=listener.port), check=False)
-    if result.exit_status == 127:
-        raise NotJudged("the image has neither bash nor curl to open a connection with")
-    return result.stdout
 
 
 def _reachable(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:

@@ -1,4 +1,4 @@
-"""The content of an image read from its disk: the answers of a machine that offers no shell, or does not run."""
+"""The files of an image read from its disk, and the subjects of a guest that they can answer for without a shell."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import functools
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -15,11 +15,13 @@ from lifsea_testbed.disk.image import Image
 from lifsea_testbed.disk.os_root import boots_next
 from lifsea_testbed.disk.qcow2 import open_layers
 from lifsea_testbed.errors import NotJudged
-from lifsea_testbed.guest import accounts, files, kernel, packages, rpm, system, units
+from lifsea_testbed.guest import accounts, kernel, packages, rpm, system, units
+from lifsea_testbed.guest.files import NOT_OF_THE_SYSTEM, Files
+from lifsea_testbed.support.protocols import Shell
 
-#: What a running system has file systems of the kernel, or memory, mounted over.
+#: Where a running system has file systems of the kernel, or memory, mounted.
 _HIDDEN = ("/proc", "/sys", "/dev", "/run")
-#: systemd.unit(5), "System Unit Search Path", without what is made anew at each boot.
+#: systemd.unit(5), "System Unit Search Path", without the directories that are filled anew at each boot.
 _UNIT_PATHS = ("/etc/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system",
                "/lib/systemd/system")  # fmt: skip
 _UNIT_KINDS = (".service", ".socket", ".device", ".mount", ".automount", ".swap", ".target", ".path", ".timer",
@@ -28,7 +30,7 @@ _TEXT = 64 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class File:
+class OfflineFile:
     """A regular file: its path and its mode as in stat(2)."""
 
     path: PurePosixPath
@@ -36,10 +38,10 @@ class File:
 
 
 class OfflineTree:
-    """The files of the system that boots next from an image, with the answers that the running system would give.
+    """The files of the system that boots next from an image.
 
-    Nothing is open between questions. Every question raises DiskDamaged where the disk contradicts itself, and
-    NotJudged where it holds what is not read offline.
+    Nothing stays open between calls. Every call raises DiskDamaged where the disk contradicts itself, and NotJudged
+    where it holds something that is not read offline.
     """
 
     def __init__(self, image: Image, overlay: Path | None = None) -> None:
@@ -47,83 +49,29 @@ class OfflineTree:
 
     @contextlib.contextmanager
     def tree(self) -> Iterator[Tree]:
-        """Yields the files themselves."""
+        """Yields the tree of files."""
         with open_layers(self._image, *([self._overlay] if self._overlay else [])) as disk:
             yield boots_next(disk)
 
     def os_release(self) -> dict[str, str]:
         """Returns the fields of os-release(5), unquoted."""
-        return system.parse_os_release(self._text("/etc/os-release"))
-
-    def has_posix_shell(self) -> bool:
-        """Tells whether /bin/sh leads to an executable file; none is run."""
-        with self.tree() as tree:
-            shell = tree.find("/bin/sh")
-        return shell is not None and shell.is_regular and bool(shell.inode.mode & 0o111)
-
-    def packages(self, databases: Iterable[str] = ()) -> list[packages.Package]:
-        """Returns the installed packages, sorted, from the first database that exists: dpkg's, or else rpm's.
-
-        Raises:
-            NotJudged: the image carries no database that can be read.
-        """
-        with self.tree() as tree:
-            for path in (*databases, *packages.DPKG_DATABASES):
-                if status := tree.read(path, _TEXT):
-                    return packages.parse_dpkg_status(status.decode("utf-8", "replace"))
-            return rpm.packages(tree)
-
-    def executables(self) -> list[PurePosixPath]:
-        """Returns every executable regular file of the system, sorted."""
-        return [file.path for file in self._files if file.mode & 0o111]
-
-    def executables_holding(self, marks: Iterable[str]) -> list[str]:
-        """Returns the executables in whose content one of the marks occurs, sorted."""
-        sought = re.compile(b"|".join(re.escape(mark.encode()) for mark in marks))
-        with self.tree() as tree:
-            return [str(path) for path in self.executables() if sought.search(tree.read(path) or b"")]
-
-    def setuid_files(self) -> list[PurePosixPath]:
-        """Returns every regular file that is setuid or setgid, sorted; capabilities are not read offline."""
-        return [file.path for file in self._files if file.mode & (stat.S_ISUID | stat.S_ISGID)]
-
-    def link_target(self, path: str) -> str:
-        """Returns the path that this one leads to when every link is followed; the last part need not exist."""
-        with self.tree() as tree:
-            return str(tree.real_path(path))
-
-    def units_named(self, pattern: str) -> list[str]:
-        """Returns the unit files whose whole name matches, those of generators and of /run left out."""
-        with self.tree() as tree:
-            names = {name for path in _UNIT_PATHS for name in tree.names(path) if name.endswith(_UNIT_KINDS)}
-        return units.named(sorted(names), pattern)
-
-    def initramfs_signs(self) -> list[str]:
-        """Returns the boot entries that load an initramfs; what the kernel said is not on the disk.
-
-        Raises:
-            NotJudged: there is no boot entry that can be read.
-        """
-        with self.tree() as tree:
-            paths = [path for pattern in kernel.BOOT_ENTRIES for path in tree.glob(f"/boot/{pattern}")]
-            entries = [(path, content) for path in paths if (content := tree.read(path, _TEXT)) is not None]
-        if not entries:
-            raise NotJudged("no boot entry can be read offline: there is none on an ext4 file system")
-        named = ((str(path.relative_to("/boot")), content.decode("utf-8", "replace")) for path, content in entries)
-        return [sign for name, text in named for sign in kernel.parse_boot_entry(name, text)]
-
-    def accounts_with_password(self) -> list[str]:
-        """Returns the accounts whose password field is empty or holds a hash."""
-        return accounts.parse_shadow(self._text("/etc/shadow"))
+        return system.parse_os_release(self.text("/etc/os-release"))
 
     @functools.cached_property
-    def _files(self) -> list[File]:
-        without = {PurePosixPath(path) for path in (*files.NOT_OF_THE_SYSTEM, *_HIDDEN)}
+    def files(self) -> list[OfflineFile]:
+        """Every regular file of the system, sorted by path."""
+        without = {PurePosixPath(path) for path in (*NOT_OF_THE_SYSTEM, *_HIDDEN)}
         with self.tree() as tree:
-            found = [File(path=path, mode=place.inode.mode) for path, place in tree.walk(without) if place.is_regular]
+            found = [OfflineFile(path=path, mode=place.inode.mode) for path, place in tree.walk(without)
+                     if place.is_regular]  # fmt: skip
         return sorted(found, key=lambda file: file.path)
 
-    def _text(self, path: str) -> str:
+    def text(self, path: str) -> str:
+        """Returns the text of a file.
+
+        Raises:
+            NotJudged: the image has no such file.
+        """
         with self.tree() as tree:
             content = tree.read(path, _TEXT)
         if content is None:
@@ -132,7 +80,7 @@ class OfflineTree:
 
 
 def read(image: Image, overlay: Path | None = None) -> OfflineTree:
-    """Returns what the image holds, with what a machine wrote above it; that machine must be powered off.
+    """Returns the files of the image, with those that a machine wrote above it; that machine must be powered off.
 
     Raises:
         DiskDamaged: the disk contradicts itself.
@@ -141,3 +89,117 @@ def read(image: Image, overlay: Path | None = None) -> OfflineTree:
     offline = OfflineTree(image, overlay)
     with offline.tree():
         return offline
+
+
+class OfflineFiles(Files):
+    """Executables and links read from the disk; everything else needs a shell."""
+
+    def __init__(self, shell: Shell, offline: Callable[[], OfflineTree]) -> None:
+        super().__init__(shell)
+        self._offline = offline
+
+    @functools.cached_property
+    def executables(self) -> list[PurePosixPath]:
+        """Every executable regular file of the system, sorted."""
+        return [file.path for file in self._offline().files if file.mode & 0o111]
+
+    def executables_holding(self, marks: Iterable[str]) -> list[str]:
+        """Returns the executables in whose content one of the marks occurs, sorted."""
+        sought = re.compile(b"|".join(re.escape(mark.encode()) for mark in marks))
+        with self._offline().tree() as tree:
+            return [str(path) for path in self.executables if sought.search(tree.read(path) or b"")]
+
+    def setuid(self) -> list[str]:
+        """Returns every regular file that is setuid or setgid, sorted; capabilities are not read offline."""
+        return [str(file.path) for file in self._offline().files if file.mode & (stat.S_ISUID | stat.S_ISGID)]
+
+    def link_target(self, path: str) -> str:
+        """Returns the path that this one leads to when every link is followed; the last part need not exist."""
+        with self._offline().tree() as tree:
+            return str(tree.real_path(path))
+
+
+class OfflinePackages(packages.Packages):
+    """Packages read from the database on the disk."""
+
+    def __init__(self, shell: Shell, databases: Sequence[str], offline: Callable[[], OfflineTree]) -> None:
+        super().__init__(shell, databases)
+        self._offline = offline
+
+    def installed(self) -> list[packages.Package]:
+        """Returns the installed packages, sorted, from the first database that exists: dpkg's, or else rpm's.
+
+        Raises:
+            NotJudged: the image carries no database that can be read.
+        """
+        with self._offline().tree() as tree:
+            for path in (*self._databases, *packages.DPKG_DATABASES):
+                if status := tree.read(path, _TEXT):
+                    return packages.parse_dpkg_status(status.decode("utf-8", "replace"))
+            return rpm.packages(tree)
+
+
+class OfflineUnits(units.Units):
+    """Unit files read from the disk; their states need a shell."""
+
+    def __init__(self, shell: Shell, offline: Callable[[], OfflineTree]) -> None:
+        super().__init__(shell)
+        self._offline = offline
+
+    def named(self, pattern: str) -> list[str]:
+        """Returns the unit files whose whole name matches, without those of generators and of /run."""
+        with self._offline().tree() as tree:
+            names = {name for path in _UNIT_PATHS for name in tree.names(path) if name.endswith(_UNIT_KINDS)}
+        return units.named(sorted(names), pattern)
+
+
+class OfflineKernel(kernel.Kernel):
+    """Boot entries read from the disk; the running kernel needs a shell."""
+
+    def __init__(self, shell: Shell, allowed_errors: Sequence[str], offline: Callable[[], OfflineTree]) -> None:
+        super().__init__(shell, allowed_errors)
+        self._offline = offline
+
+    def initramfs_signs(self) -> list[str]:
+        """Returns the boot entries that load an initramfs; the kernel's messages are not on the disk.
+
+        Raises:
+            NotJudged: there is no boot entry that can be read.
+        """
+        with self._offline().tree() as tree:
+            paths = [path for pattern in kernel.BOOT_ENTRIES for path in tree.glob(f"/boot/{pattern}")]
+            entries = [(path, content) for path in paths if (content := tree.read(path, _TEXT)) is not None]
+        if not entries:
+            raise NotJudged("no boot entry can be read offline: there is none on an ext4 file system")
+        named = ((str(path.relative_to("/boot")), content.decode("utf-8", "replace")) for path, content in entries)
+        return [sign for name, text in named for sign in kernel.parse_boot_entry(name, text)]
+
+
+class OfflineSystem(system.System):
+    """os-release and the presence of a shell read from the disk; the running system needs a shell."""
+
+    def __init__(self, shell: Shell, identity_files: Sequence[str], offline: Callable[[], OfflineTree]) -> None:
+        super().__init__(shell, identity_files)
+        self._offline = offline
+
+    def os_release(self) -> dict[str, str]:
+        """Returns the fields of os-release(5), unquoted."""
+        return self._offline().os_release()
+
+    def has_posix_shell(self) -> bool:
+        """Returns whether /bin/sh leads to an executable file; it is not run."""
+        with self._offline().tree() as tree:
+            shell = tree.find("/bin/sh")
+        return shell is not None and shell.is_regular and bool(shell.inode.mode & 0o111)
+
+
+class OfflineAccounts(accounts.Accounts):
+    """Passwords read from the disk; automatic logins need a shell."""
+
+    def __init__(self, shell: Shell, offline: Callable[[], OfflineTree]) -> None:
+        super().__init__(shell)
+        self._offline = offline
+
+    def with_password(self) -> list[str]:
+        """Returns the accounts whose password field is empty or holds a hash."""
+        return accounts.parse_shadow(self._offline().text("/etc/shadow"))

@@ -1,4 +1,4 @@
-"""The operations container: off until it is asked for, each call of its tool on record."""
+"""The operations container: off until it is started, each call of its tool recorded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _START = 60.0
 
 
 class OperationsContainer:
-    """Drives the operations container by the commands of the profile."""
+    """Controls the operations container by the commands of the profile."""
 
     def __init__(self, shell: Shell, commands: Operations) -> None:
         self._shell = shell
@@ -18,14 +18,14 @@ class OperationsContainer:
 
     @property
     def is_running(self) -> bool:
-        """Whether the tool says that the container runs.
+        """Whether the container runs, by the output of the tool.
 
         Raises:
             CommandFailed: there is no such tool.
         """
         self._shell.run(f"command -v {self._commands.status.split()[0]}")
-        said = self._shell.run(self._commands.status, check=False).stdout
-        return self._commands.running in said.split()
+        output = self._shell.run(self._commands.status, check=False).stdout
+        return self._commands.running in output.split()
 
     def start(self) -> None:
         """Starts it."""

@@ -1,4 +1,4 @@
-"""ostree deployments: which there are, which is booted, and how another one gets there."""
+"""ostree deployments: which exist, which is booted, and how another one is pulled, deployed and rolled back."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from lifsea_testbed.errors import GuestFailure
 from lifsea_testbed.support.protocols import CommandResult, Shell
 
-#: The repository of a system that runs.
+#: The repository of a running system.
 REPOSITORY = "/ostree/repo"
 #: How long ostree may take to pull or deploy a whole image on real hardware (seconds).
 _WHOLE_IMAGE = 120.0
@@ -32,7 +32,7 @@ ostree pull-local --repo={repository} "$point/ostree/repo" "$commit" >&2
 echo "$commit"
 """
 
-# What lies at /usr, with whatever is mounted over it, beside what the commit has there.
+# Compares /usr, including all that is mounted over it, with the commit.
 _COMPARE = """
 point=$(mktemp -d /run/lifsea-testbed-compare.XXXXXX)
 trap 'umount "$point/usr"; rmdir "$point/usr" "$point"' EXIT
@@ -58,13 +58,78 @@ class Deployment:
     origin: str = ""
 
 
-def deployments(shell: Shell) -> list[Deployment]:
-    """Returns the deployments in boot order, the one that boots next first."""
-    return parse_status(shell.run("ostree admin status").stdout)
+class Deployments:
+    """The ostree deployments of a system, and its repository."""
+
+    def __init__(self, shell: Shell) -> None:
+        self._shell = shell
+
+    def all(self) -> list[Deployment]:
+        """Returns the deployments in boot order, the one that boots next first."""
+        return parse_status(self._shell.run("ostree admin status").stdout)
+
+    def booted(self) -> Deployment:
+        """Returns the deployment that runs.
+
+        Raises:
+            GuestFailure: ostree does not know the running system.
+        """
+        running = [deployment for deployment in self.all() if deployment.booted]
+        if not running:
+            raise GuestFailure("ostree admin status shows no booted deployment",
+                               expected="a system that was booted from one")  # fmt: skip
+        return running[0]
+
+    def repository_damage(self) -> list[str]:
+        """Returns the errors that `ostree fsck` reports; none for a sound repository."""
+        check = self._shell.run("ostree fsck --quiet", check=False, within=_WHOLE_IMAGE)
+        return [] if check.ok else [*check.lines, *check.stderr.splitlines()]
+
+    def changed_files(self) -> list[str]:
+        """Returns the files below /usr that differ from the booted commit's.
+
+        A for an added file, M for one that changed in any byte or mode bit, D for a missing one.
+        """
+        script = _COMPARE.format(commit=shlex.quote(self.booted().commit))
+        return parse_changes(self._shell.run(script, within=_WHOLE_IMAGE).stdout)
+
+    def missing_defaults(self) -> list[str]:
+        """Returns the files of the image's /usr/etc that /etc lacks: those that a merge of the two left out."""
+        return self._shell.run(_MISSING_DEFAULTS).lines
+
+    def metadata_strings(self, commit: str, key: str, repository: str = REPOSITORY) -> list[str]:
+        """Returns the string or strings that a commit's metadata have under that key; none if they lack it."""
+        script = f"ostree --repo={repository} show --print-metadata-key={key} {shlex.quote(commit)}"
+        return re.findall(r"'([^']*)'", self._shell.run(script, check=False).stdout)
+
+    def pull_from_disk(self, device: str, repository: str = REPOSITORY) -> str:
+        """Pulls the image that is deployed on another disk into a repository; returns its commit."""
+        script = _PULL.format(device=device, repository=repository)
+        return self._shell.run(script, within=_WHOLE_IMAGE).stdout.strip()
+
+    def deploy_from_disk(self, device: str) -> str:
+        """Pulls and deploys the image that is deployed on another disk; returns its commit."""
+        commit = self.pull_from_disk(device)
+        self.deploy(self.booted().os, commit)
+        return commit
+
+    def deploy(self, os: str, commit: str) -> CommandResult:
+        """Makes that commit the one that boots next; the running one stays as the second."""
+        script = f"ostree admin deploy --os={shlex.quote(os)} {shlex.quote(commit)}"
+        return self._shell.run(script, within=_WHOLE_IMAGE)
+
+    def stage(self, os: str, commit: str) -> None:
+        """Stages that commit: the shutdown of the machine makes it the one that boots next."""
+        script = f"ostree admin deploy --stage --os={shlex.quote(os)} {shlex.quote(commit)}"
+        self._shell.run(script, within=_WHOLE_IMAGE)
+
+    def roll_back(self) -> None:
+        """Makes the deployment that is second in boot order the first, as it was before an upgrade."""
+        self._shell.run("ostree admin set-default 1", within=_WHOLE_IMAGE)
 
 
 def parse_status(text: str) -> list[Deployment]:
-    """Reads what `ostree admin status` prints."""
+    """Reads the output of `ostree admin status`."""
     found: list[Deployment] = []
     for line in text.splitlines():
         if heading := _HEADING.match(line):
@@ -76,63 +141,8 @@ def parse_status(text: str) -> list[Deployment]:
     return found
 
 
-def booted(shell: Shell) -> Deployment:
-    """Returns the deployment that runs.
-
-    Raises:
-        GuestFailure: ostree does not know the running system.
-    """
-    running = [deployment for deployment in deployments(shell) if deployment.booted]
-    if not running:
-        raise GuestFailure("ostree says that no deployment is booted")
-    return running[0]
-
-
-def damage(shell: Shell) -> list[str]:
-    """Returns what `ostree fsck` finds wrong; nothing for a sound repository."""
-    check = shell.run("ostree fsck --quiet", check=False, within=_WHOLE_IMAGE)
-    return [] if check.ok else [*check.lines, *check.stderr.splitlines()]
-
-
-def changed_files(shell: Shell, commit: str) -> list[str]:
-    """Returns the files below /usr that are not the commit's: A added, M changed in any byte or bit, D missing."""
-    compared = shell.run(_COMPARE.format(commit=shlex.quote(commit)), within=_WHOLE_IMAGE)
-    return parse_changes(compared.stdout)
-
-
 def parse_changes(text: str) -> list[str]:
-    """Reads what `ostree diff` prints, added files without the first slash; what is outside /usr is left out."""
+    """Reads the output of `ostree diff`, which omits the first slash of added files; leaves out paths outside /usr."""
     rows = (line.split(maxsplit=1) for line in text.splitlines())
     changes = ((row[0], f"/{row[1].removeprefix('/')}") for row in rows if len(row) == 2)
     return [f"{kind} {path}" for kind, path in changes if path.startswith("/usr/")]
-
-
-def pull_from_disk(shell: Shell, device: str, repository: str = REPOSITORY) -> str:
-    """Pulls the image that is deployed on another disk into a repository; returns its commit."""
-    return shell.run(_PULL.format(device=device, repository=repository), within=_WHOLE_IMAGE).stdout.strip()
-
-
-def words_of(shell: Shell, commit: str, key: str, repository: str = REPOSITORY) -> list[str]:
-    """Returns what a commit's metadata have under that key, a string or several; nothing if they have not."""
-    said = shell.run(f"ostree --repo={repository} show --print-metadata-key={key} {shlex.quote(commit)}", check=False)
-    return re.findall(r"'([^']*)'", said.stdout)
-
-
-def deploy(shell: Shell, os: str, commit: str) -> CommandResult:
-    """Makes that commit the one that boots next; the running one stays as the second."""
-    return shell.run(f"ostree admin deploy --os={shlex.quote(os)} {shlex.quote(commit)}", within=_WHOLE_IMAGE)
-
-
-def stage(shell: Shell, os: str, commit: str) -> None:
-    """Has that commit made the one that boots next when the machine is shut down."""
-    shell.run(f"ostree admin deploy --stage --os={shlex.quote(os)} {shlex.quote(commit)}", within=_WHOLE_IMAGE)
-
-
-def roll_back(shell: Shell) -> None:
-    """Makes the deployment that is second in boot order the first, as it was before an upgrade."""
-    shell.run("ostree admin set-default 1", within=_WHOLE_IMAGE)
-
-
-def defaults_missing(shell: Shell) -> list[str]:
-    """Returns the files of the image's /usr/etc that /etc lacks: what a merge of the two left out."""
-    return shell.run(_MISSING_DEFAULTS).lines

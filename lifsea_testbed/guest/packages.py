@@ -1,13 +1,14 @@
-"""The packages of the image, from whichever database it carries."""
+"""The packages of the image, from the database that it carries."""
 
 from __future__ import annotations
 
 import email
 import shlex
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lifsea_testbed.errors import NotJudged
+from lifsea_testbed.guest.files import Files
 from lifsea_testbed.support.protocols import Shell
 
 DPKG_DATABASES = ("/var/lib/dpkg/status", "/usr/lib/sysimage/dpkg/status")
@@ -22,26 +23,38 @@ class Package:
     version: str
 
 
-def packages(shell: Shell, databases: Iterable[str] = ()) -> list[Package]:
-    """Returns the installed packages, sorted.
+class Packages:
+    """The installed packages; `databases` are the dpkg status files that the profile names."""
 
-    Reads the first dpkg status file that exists, those of the profile first; otherwise asks rpm.
+    def __init__(self, shell: Shell, databases: Sequence[str] = ()) -> None:
+        self._shell = shell
+        self._databases = databases
 
-    Raises:
-        NotJudged: the image carries no database that can be read.
-    """
-    candidates = shlex.join([*databases, *DPKG_DATABASES])
-    status = shell.run(f"for file in {candidates}; do [ -s $file ] && exec cat $file; done; exit 1", check=False)
-    if status.ok:
-        return parse_dpkg_status(status.stdout)
-    listed = shell.run("command -v rpm >/dev/null && rpm -qa --qf '%{NAME} %{EVR}\\n'", check=False)
-    if listed.ok:
-        return sorted(Package(name=name, version=version) for name, _, version in map(_split, listed.lines))
-    raise NotJudged("the image carries neither a dpkg status file nor rpm")
+    def installed(self) -> list[Package]:
+        """Returns the installed packages, sorted.
+
+        Reads the first dpkg status file that exists, those of the profile first; otherwise runs rpm.
+
+        Raises:
+            NotJudged: the image carries no database that can be read.
+        """
+        candidates = shlex.join([*self._databases, *DPKG_DATABASES])
+        status = self._shell.run(f"for file in {candidates}; do [ -s $file ] && exec cat $file; done; exit 1",
+                                 check=False)  # fmt: skip
+        if status.ok:
+            return parse_dpkg_status(status.stdout)
+        listed = self._shell.run("command -v rpm >/dev/null && rpm -qa --qf '%{NAME} %{EVR}\\n'", check=False)
+        if listed.ok:
+            return sorted(Package(name=name, version=version) for name, _, version in map(_split, listed.lines))
+        raise NotJudged("the image carries neither a dpkg status file nor rpm")
+
+    def writable_databases(self) -> list[str]:
+        """Returns the directories of package databases in which root could record an installed package."""
+        return Files(self._shell).accepted_writes(database_directories(self._databases))
 
 
-def database_directories(databases: Iterable[str]) -> list[str]:
-    """Returns the directories in which an installed package would have to be written down."""
+def database_directories(databases: Sequence[str]) -> list[str]:
+    """Returns the directories in which an installed package would have to be recorded."""
     return [*(file.rpartition("/")[0] for file in (*databases, *DPKG_DATABASES)), *_RPM_DATABASES]
 
 

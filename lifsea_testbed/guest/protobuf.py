@@ -28,7 +28,7 @@ def decode(data: bytes) -> Message:
     """Returns the fields of a message.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the bytes are no message.
     """
     message: Message = {}
     for number, value in _fields(data):

@@ -1,7 +1,7 @@
-"""Readiness has depths: a runtime that answers, a kubelet that is well, a pod that runs, a node that is Ready.
+"""Levels of readiness: a runtime that answers, a kubelet that is healthy, a pod that runs, a node that is Ready.
 
-Each depth is told by what it is to the next: `why_not` says in one line what is missing, and where something deeper
-explains it, says that instead.
+Each level has a cheap check, and a costly one that states in one line why the level is not reached. Where an earlier
+level explains a later one, the error states the earlier level's reason.
 """
 
 from __future__ import annotations
@@ -11,25 +11,26 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from lifsea_testbed.errors import GuestFailure, WaitTimedOut
-from lifsea_testbed.guest import cri, kubelet
+from lifsea_testbed.guest.cri import ContainerState, Unavailable
 from lifsea_testbed.guest.guest import Guest
+from lifsea_testbed.guest.kubelet import CONTAINERD, KUBELET
 from lifsea_testbed.profiles.profile import Profile
 from lifsea_testbed.support.sanitize import first_line
 
-#: The names of the static pod that the test bed has a kubelet run, and of its container.
+#: The name of the static pod that the test bed gives a kubelet, and of its container.
 STATIC_POD = "lifsea-testbed"
-#: How often one looks (seconds): each look is several questions.
+#: The interval of the checks (seconds): each runs several commands.
 _EVERY = 1.0
 _LONGEST = 500
 T = TypeVar("T")
 
 
-class Node(Protocol):
-    """A machine, as far as readiness is concerned: it is asked, and waited for."""
+class NodeMachine(Protocol):
+    """As much of a machine as readiness needs: its guest, and a wait."""
 
     @property
     def guest(self) -> Guest:
-        """The questions."""
+        """The subjects of its guest."""
         ...
 
     def wait_until(self, question: Callable[[], T], what: str, *, within: float, every: float = ...) -> T:
@@ -37,8 +38,8 @@ class Node(Protocol):
         ...
 
 
-class Depth(enum.StrEnum):
-    """How deep readiness goes, the first first."""
+class ReadinessLevel(enum.StrEnum):
+    """The levels of readiness, the lowest first."""
 
     CONTAINERD = "containerd"
     KUBELET = "kubelet"
@@ -48,155 +49,157 @@ class Depth(enum.StrEnum):
 
 
 class NotReady(GuestFailure):
-    """A node did not become ready: how deep it got, and why not deeper, is the first line."""
+    """A node did not become ready; the first line names the level that it did not reach, and why."""
 
-    def __init__(self, depth: Depth, why: str, *, evidence: str = "") -> None:
-        super().__init__(f"{depth} not ready: {first_line(why)[:_LONGEST]}", evidence=evidence,
-                         expected="each depth of readiness (docs/kubelet.md)")
-        self.depth = depth
+    def __init__(self, level: ReadinessLevel, why: str, *, evidence: str = "") -> None:
+        super().__init__(f"{level} not ready: {first_line(why)[:_LONGEST]}", evidence=evidence,
+                         expected="each level of readiness (docs/kubelet.md)")
+        self.level = level
 
 
-def reached(node: Node, profile: Profile, depth: Depth) -> bool:
-    """Returns when the node is ready to that depth.
+def await_level(machine: NodeMachine, profile: Profile, level: ReadinessLevel) -> bool:
+    """Returns True once the machine has reached that level.
 
     Raises:
-        NotReady: it is not, within the time that the profile allows; or it is set so that it never will be.
+        NotReady: it has not, within the time that the profile allows; or its settings will never let it.
     """
-    await_(node, depth, lambda: _SIGNS[depth](node), lambda: _TROUBLES[depth](node, profile), profile,
-           within=profile.boot.ready_within)  # fmt: skip
-    if trouble := _TROUBLES[depth](node, profile):
-        raise explained(node, profile, depth, trouble)
+    await_condition(machine, level, lambda: _CHECKS[level](machine), lambda: _REASONS[level](machine, profile),
+                    profile, within=profile.boot.ready_within)  # fmt: skip
+    if reason := _REASONS[level](machine, profile):
+        raise not_ready(machine, profile, level, reason)
     return True
 
 
-def await_(node: Node, depth: Depth, is_ready: Callable[[], bool], why: Callable[[], str], profile: Profile, *,
-           within: float) -> None:
-    """Returns when it is ready, within so many seconds on real hardware; `why` is asked only if it is not.
+def await_condition(machine: NodeMachine, level: ReadinessLevel, is_ready: Callable[[], bool], why: Callable[[], str],
+                    profile: Profile, *, within: float) -> None:
+    """Returns once the condition is true, within so many seconds on real hardware; calls `why` only if it is not.
 
     Raises:
-        NotReady: it is not; what explains it is looked for from the first depth on.
+        NotReady: it is not; the reason is searched from the first level on.
     """
     try:
-        came = node.wait_until(is_ready, f"{depth} is ready", within=within, every=_EVERY)
+        came = machine.wait_until(is_ready, f"{level} is ready", within=within, every=_EVERY)
     except WaitTimedOut:
         came = False
     if not came:
-        raise explained(node, profile, depth, why())
+        raise not_ready(machine, profile, level, why())
 
 
-def explained(node: Node, profile: Profile, depth: Depth, why: str) -> NotReady:
-    """Returns the error for a trouble at a depth: where an earlier depth is in trouble, it is that which is told."""
-    for earlier, trouble in _EXPLANATIONS.items():
-        if earlier is depth:
+def not_ready(machine: NodeMachine, profile: Profile, level: ReadinessLevel, why: str) -> NotReady:
+    """Returns the error for a level that was not reached: with the reason of an earlier level, if one has one."""
+    for earlier, reason in _EXPLANATIONS.items():
+        if earlier is level:
             break
-        if found := trouble(node, profile):
-            return NotReady(earlier, found, evidence=journals(node))
-    return NotReady(depth, why, evidence=journals(node))
+        if found := reason(machine, profile):
+            return NotReady(earlier, found, evidence=journals(machine))
+    return NotReady(level, why, evidence=journals(machine))
 
 
-def journals(node: Node) -> str:
+def journals(machine: NodeMachine) -> str:
     """Returns the end of the journals of kubelet and containerd."""
-    units = (kubelet.KUBELET, kubelet.CONTAINERD)
-    return "\n".join(f"--- {unit}\n{node.guest.kubernetes.journal_of(unit)}" for unit in units)
+    return "\n".join(f"--- {unit}\n{machine.guest.services.journal(unit)}" for unit in (KUBELET, CONTAINERD))
 
 
-def _containerd(node: Node, profile: Profile) -> str:
+def _containerd(machine: NodeMachine, profile: Profile) -> str:
     try:
-        runtime = node.guest.kubernetes.runtime()
-    except cri.Unavailable as error:
-        return f"{error.happened}{_instead(node)}"
-    if runtime.is_ready:
+        status = machine.guest.runtime.status()
+    except Unavailable as error:
+        return f"{error.happened}{_silence(machine)}"
+    if status.is_ready:
         return ""
-    unmet = "; ".join(str(one) for one in runtime.conditions if not one.is_met and one.name.endswith("Ready"))
+    unmet = "; ".join(str(one) for one in status.conditions if not one.is_met and one.name.endswith("Ready"))
     networks = profile.cluster.networks
-    empty = "" if node.guest.kubernetes.files_in(networks) else f"; {networks} is empty"
+    empty = "" if machine.guest.files.names_in(networks) else f"; {networks} is empty"
     return f"{unmet or 'it reports no conditions'}{empty}"
 
 
-def _instead(node: Node) -> str:
-    """What may be the reason for a runtime that does not answer."""
-    sockets = node.guest.kubernetes.runtime_sockets()
-    service = node.guest.kubernetes.service(kubelet.CONTAINERD)
-    complaint = "" if service.runs else node.guest.kubernetes.complaint(kubelet.CONTAINERD)
+def _silence(machine: NodeMachine) -> str:
+    """The likely reason of a runtime that does not answer."""
+    sockets = machine.guest.runtime.sockets()
+    service = machine.guest.services.state(CONTAINERD)
+    error = "" if service.runs else machine.guest.services.last_error(CONTAINERD)
     return "".join([
         f"; containerd listens at {', '.join(sockets)}" if sockets else "",
-        "" if service.runs else f"; {service.name} is {service.state}", f": {complaint}" if complaint else "",
+        "" if service.runs else f"; {service.name} is {service.state}", f": {error}" if error else "",
     ])  # fmt: skip
 
 
-def _kubelet(node: Node, profile: Profile) -> str:
-    service = node.guest.kubernetes.service(kubelet.KUBELET)
+def _kubelet(machine: NodeMachine, profile: Profile) -> str:
+    service = machine.guest.services.state(KUBELET)
     if not service.runs:
-        complaint = node.guest.kubernetes.complaint(kubelet.KUBELET)
-        return f"{service.name} is {service.state}, started {service.restarts + 1} times: {complaint}"
-    health = node.guest.kubelet_health()
+        error = machine.guest.services.last_error(KUBELET)
+        return f"{service.name} is {service.state}, started {service.restarts + 1} times: {error}"
+    health = machine.guest.kubelet.health()
     if health != "ok":
-        complaint = node.guest.kubernetes.complaint(kubelet.KUBELET)
-        return f"healthz answers {first_line(health) if health else 'nothing'}: {complaint}"
-    return _disagreement(node) or _swap(node)
+        error = machine.guest.services.last_error(KUBELET)
+        return f"healthz answers {first_line(health) if health else 'nothing'}: {error}"
+    return _cgroup_conflict(machine) or _swap(machine)
 
 
-def _disagreement(node: Node) -> str:
-    """What kubelet, containerd and kernel do not agree on about control groups."""
-    if (version := node.guest.kubernetes.cgroup_version()) != 2:
+def _cgroup_conflict(machine: NodeMachine) -> str:
+    """The setting of control groups that kubelet, containerd and kernel do not agree on."""
+    if (version := machine.guest.kernel.cgroup_version()) != 2:
         return f"control groups are of version {version}, not 2"
-    ours = node.guest.kubernetes.cgroup_driver()
+    ours = machine.guest.kubelet.cgroup_driver()
     try:
-        theirs = node.guest.kubernetes.runtime().systemd_cgroups
-    except cri.Unavailable:
+        theirs = machine.guest.runtime.status().systemd_cgroups
+    except Unavailable:
         return ""
     if theirs is None or theirs == (ours == "systemd"):
         return ""
     return f"its cgroup driver is {ours}, and containerd's is {'systemd' if theirs else 'cgroupfs'}"
 
 
-def _swap(node: Node) -> str:
-    swaps = node.guest.kubernetes.swaps()
+def _swap(machine: NodeMachine) -> str:
+    swaps = machine.guest.kernel.swaps()
     return f"swap is on: {', '.join(swaps)}" if swaps else ""
 
 
-def _hindrance(node: Node, profile: Profile) -> str:
-    """What keeps any pod from running, whether a static one was asked for or not."""
-    if full := node.guest.kubernetes.full_var():
+def _pod_obstacle(machine: NodeMachine, profile: Profile) -> str:
+    """The reason why no pod at all can run, whether there is a static one or not."""
+    if full := machine.guest.disks.full_var():
         return full
     pause = profile.cluster.pause
-    if not pause or pause in (images := node.guest.kubernetes.images_on_board()):
+    if not pause or pause in (images := machine.guest.runtime.images()):
         return ""
     return f"{pause} is not among the images on board: {', '.join(images) or 'there are none'}"
 
 
-def _static_pod(node: Node, profile: Profile) -> str:
-    if _pod_runs(node):
+def _static_pod(machine: NodeMachine, profile: Profile) -> str:
+    if _pod_runs(machine):
         return ""
-    if hindrance := _hindrance(node, profile):
-        return hindrance
+    if obstacle := _pod_obstacle(machine, profile):
+        return obstacle
     about = r"(?i)sandbox|container|image|cgroup|manifest|evict"
-    complaint = node.guest.kubernetes.complaint
-    why = complaint(kubelet.KUBELET, about) or complaint(kubelet.CONTAINERD, about)
-    return why or "the kubelet runs no container of it"
+    last_error = machine.guest.services.last_error
+    return last_error(KUBELET, about) or last_error(CONTAINERD, about) or "the kubelet runs no container of it"
 
 
-def _runtime_is_ready(node: Node) -> bool:
+def _runtime_is_ready(machine: NodeMachine) -> bool:
     try:
-        return node.guest.kubernetes.runtime().is_ready
-    except cri.Unavailable:
+        return machine.guest.runtime.status().is_ready
+    except Unavailable:
         return False
 
 
-def _pod_runs(node: Node) -> bool:
+def _kubelet_is_healthy(machine: NodeMachine) -> bool:
+    return machine.guest.kubelet.health() == "ok"
+
+
+def _pod_runs(machine: NodeMachine) -> bool:
     try:
-        return any(one.state is cri.State.RUNNING for one in node.guest.kubernetes.containers(STATIC_POD))
-    except cri.Unavailable:
+        return any(one.state is ContainerState.RUNNING for one in machine.guest.runtime.containers(STATIC_POD))
+    except Unavailable:
         return False
 
 
-#: What one look at a depth costs little to see; and what is wrong with it, which costs more.
-_SIGNS: dict[Depth, Callable[[Node], bool]] = {
-    Depth.CONTAINERD: _runtime_is_ready, Depth.STATIC_POD: _pod_runs,
-    Depth.KUBELET: lambda node: node.guest.kubelet_health() == "ok",
+#: The cheap check of each level, and the costly search for the reason why it is not reached (empty: it is).
+_CHECKS: dict[ReadinessLevel, Callable[[NodeMachine], bool]] = {
+    ReadinessLevel.CONTAINERD: _runtime_is_ready, ReadinessLevel.KUBELET: _kubelet_is_healthy,
+    ReadinessLevel.STATIC_POD: _pod_runs,
 }  # fmt: skip
-_TROUBLES: dict[Depth, Callable[[Node, Profile], str]] = {
-    Depth.CONTAINERD: _containerd, Depth.KUBELET: _kubelet, Depth.STATIC_POD: _static_pod,
+_REASONS: dict[ReadinessLevel, Callable[[NodeMachine, Profile], str]] = {
+    ReadinessLevel.CONTAINERD: _containerd, ReadinessLevel.KUBELET: _kubelet, ReadinessLevel.STATIC_POD: _static_pod,
 }  # fmt: skip
-#: What explains a later depth: there, nobody may have asked for a static pod.
-_EXPLANATIONS = _TROUBLES | {Depth.STATIC_POD: _hindrance}
+#: The reasons that explain a later level: there need not be a static pod.
+_EXPLANATIONS = _REASONS | {ReadinessLevel.STATIC_POD: _pod_obstacle}

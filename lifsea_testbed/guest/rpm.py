@@ -31,7 +31,7 @@ def packages(tree: Tree) -> list[Package]:
 
     Raises:
         DiskDamaged: the database contradicts itself.
-        NotJudged: there is none, or one of a kind that is not read here.
+        NotJudged: there is none, or it is of a kind that is not read here.
     """
     for place in map(PurePosixPath, _PLACES):
         if database := tree.read(place / "rpmdb.sqlite"):
@@ -121,7 +121,7 @@ def _blob(blob: bytes, number: int, size: int) -> bytes:
 
 
 def _values(page: bytes) -> list[int]:
-    """Where on a page the values start that lie elsewhere; keys and values alternate."""
+    """The offsets on a page of the values that lie on other pages; keys and values alternate."""
     count = struct.unpack_from("<H", page, 20)[0]
     if _PAGE_HEADER + 2 * count > len(page):
         raise _damaged("has a page with too many entries")

@@ -1,16 +1,79 @@
-"""The system as a whole: who it says it is, its shell, its journal."""
+"""The system as a whole: os-release, host name, shell, journal, identity, udev rules; and its clock."""
 
 from __future__ import annotations
 
 import shlex
+import time
+from collections.abc import Sequence
 
 from lifsea_testbed.support.guest_paths import USER_DATA_RUNS
 from lifsea_testbed.support.protocols import Shell
 
+#: udev(7), "Rules Files": the directories of rules.
+_UDEV_RULES = """
+for directory in /etc/udev/rules.d /run/udev/rules.d /usr/local/lib/udev/rules.d /usr/lib/udev/rules.d; do
+    cat "$directory"/*.rules 2>/dev/null
+done
+exit 0
+"""
 
-def os_release(shell: Shell) -> dict[str, str]:
-    """Returns the fields of os-release(5), unquoted."""
-    return parse_os_release(shell.run("cat /etc/os-release").stdout)
+
+class System:
+    """The system as a whole; `identity_files` are the shell patterns of the files that differ between machines."""
+
+    def __init__(self, shell: Shell, identity_files: Sequence[str] = ()) -> None:
+        self._shell = shell
+        self._identity_files = identity_files
+
+    def os_release(self) -> dict[str, str]:
+        """Returns the fields of os-release(5), unquoted."""
+        return parse_os_release(self._shell.run("cat /etc/os-release").stdout)
+
+    def host_name(self) -> str:
+        """Returns the kernel's host name."""
+        return self._shell.run("cat /proc/sys/kernel/hostname").stdout.strip()
+
+    def has_posix_shell(self) -> bool:
+        """Returns whether /bin/sh exists and runs a script."""
+        return self._shell.run("/bin/sh -c 'exit 7'", check=False).exit_status == 7
+
+    def journal(self) -> str:
+        """Returns the journal of this boot; empty if there is none."""
+        return self._shell.run("journalctl --boot --no-pager --output=short-monotonic", check=False).stdout
+
+    def user_data_runs(self) -> list[str]:
+        """Returns the user identifiers with which the user-data script ran, one for each run, in order."""
+        return self._shell.run(f"cat {USER_DATA_RUNS}").lines
+
+    def identity(self) -> dict[str, str]:
+        """Returns the digest of each file that distinguishes this machine from others, by path, without empty files."""
+        patterns = " ".join(self._identity_files)
+        script = f"for file in {patterns}; do [ -s \"$file\" ] && sha256sum \"$file\"; done; exit 0"
+        return {path: digest for digest, path in map(str.split, self._shell.run(script).lines)}
+
+    def udev_rules(self) -> list[str]:
+        """Returns the rules of all udev files together."""
+        return parse_udev_rules(self._shell.run(_UDEV_RULES).stdout)
+
+
+class Clock:
+    """The system clock and its time servers."""
+
+    def __init__(self, shell: Shell) -> None:
+        self._shell = shell
+
+    def time_sources(self) -> list[str]:
+        """Returns the names or addresses of the sources that chronyd has, reachable or not; none without chronyd."""
+        # -a, since chrony 4.1, lists sources whose name could not be resolved as well.
+        answer = self._shell.run("chronyc -c -N sources -a || chronyc -c -N sources", check=False)
+        rows = [line.split(",") for line in answer.lines] if answer.ok else []
+        return [row[2] for row in rows if len(row) > 2]
+
+    def ahead(self) -> float:
+        """Returns how many seconds the guest's clock is ahead of the host's; negative if it is behind."""
+        before = time.time()
+        shown = float(self._shell.run("date +%s").stdout)
+        return shown - (before + time.time()) / 2
 
 
 def parse_os_release(text: str) -> dict[str, str]:
@@ -19,28 +82,14 @@ def parse_os_release(text: str) -> dict[str, str]:
     return {name: _unquoted(value) for name, _, value in pairs}
 
 
+def parse_udev_rules(text: str) -> list[str]:
+    """Reads rules (udev(7)): one a line, a backslash at its end continues it, # starts a comment."""
+    lines = map(str.strip, text.replace("\\\n", " ").splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
 def _unquoted(value: str) -> str:
     try:
         return "".join(shlex.split(value)) if value else ""
     except ValueError:  # A quotation that does not end: the system that reads it takes it as it is.
         return value
-
-
-def host_name(shell: Shell) -> str:
-    """Returns the kernel's host name."""
-    return shell.run("cat /proc/sys/kernel/hostname").stdout.strip()
-
-
-def has_posix_shell(shell: Shell) -> bool:
-    """Tells whether /bin/sh exists and runs a script."""
-    return shell.run("/bin/sh -c 'exit 7'", check=False).exit_status == 7
-
-
-def journal(shell: Shell) -> str:
-    """Returns the journal of this boot; empty if there is none."""
-    return shell.run("journalctl --boot --no-pager --output=short-monotonic", check=False).stdout
-
-
-def user_data_runs(shell: Shell) -> list[str]:
-    """Returns the user identifiers with which the user-data script ran, one for each run."""
-    return shell.run(f"cat {USER_DATA_RUNS}").lines

@@ -7,13 +7,13 @@ import functools
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
 from lifsea_testbed.console.channel import Channel, NoChannel, PortChannel
 from lifsea_testbed.console.cloud_assistant import CloudAssistant
-from lifsea_testbed.console.login import interrupt, log_in, type_agent
+from lifsea_testbed.console.login import interrupt, type_agent
 from lifsea_testbed.console.serial_channel import SerialChannel
 from lifsea_testbed.console.transcript import Transcript
 from lifsea_testbed.disk.image import Image
@@ -27,6 +27,7 @@ from lifsea_testbed.errors import (
     TestbedError,
     WaitTimedOut,
 )
+from lifsea_testbed.machine.access import ConsoleAccess, console_access
 from lifsea_testbed.profiles.profile import Access, Line, Road
 from lifsea_testbed.qemu import command_line
 from lifsea_testbed.qemu.instruction_counter import Counter, Tally
@@ -51,13 +52,13 @@ _GLANCE = 0.003
 _LAST_WORDS = 0.3
 
 
-class _Layered(TypedDict):
+class _LayerDescriptors(TypedDict):
     layers: tuple[int, ...]
     write_log: int | None
     reads: int | None
 
 
-class _Remembered(TypedDict):
+class _MemoryDescriptors(TypedDict):
     memory: int | None
     copied: bool
     incoming: bool
@@ -73,7 +74,8 @@ class Boot:
                  transcript: Path, confinement: Confinement, with_virtio_console: bool = False,
                  layers: Layers | None = None, memory: MemoryFile | None = None, redactor: Redactor | None = None,
                  log: Callable[[str], None] = lambda line: None, data: Path | None = None,
-                 counter: Counter | None = None) -> None:
+                 counter: Counter | None = None,
+                 access_methods: Mapping[str, ConsoleAccess] | None = None) -> None:
         self.liveness = Liveness()
         self.events: list[Event] = []
         self._reactions: dict[str, Callable[[Event], None]] = {
@@ -86,18 +88,20 @@ class Boot:
         self.power_on = time.monotonic()
         self.started_at = 0
         self._state = memory.state if memory else None
-        self._disks, self._stood_at = [overlay, *([data] if data else [])], list[int]()
+        self._disks, self._disk_mtimes = [overlay, *([data] if data else [])], list[int]()
         redactor = redactor or Redactor()
         self.counts = Tally() if counter else None
-        with contextlib.ExitStack() as handed_over:
+        self._access_methods = access_methods or {}
+        with contextlib.ExitStack() as inherited:
             names = ["monitor", "console", "assistant", "channel", *(["virtio_console"] if with_virtio_console else [])]
-            ours, theirs = _pairs(handed_over, names)
+            ours, theirs = _pairs(inherited, names)
             counting = (counter.library, self.counts.descriptor) if counter and self.counts else None
-            wires = command_line.Descriptors(**theirs, image=_opened(handed_over, image.path, os.O_RDONLY),
-                                             overlay=_opened(handed_over, overlay, os.O_RDWR),
-                                             data=_opened(handed_over, data, os.O_RDWR) if data else None,
-                                             counter=counting, **_layered(handed_over, layers or Layers()),
-                                             **_remembered(handed_over, memory))
+            wires = command_line.Descriptors(**theirs, image=_opened(inherited, image.path, os.O_RDONLY),
+                                             overlay=_opened(inherited, overlay, os.O_RDWR),
+                                             data=_opened(inherited, data, os.O_RDWR) if data else None,
+                                             counter=counting,
+                                             **_layer_descriptors(inherited, layers or Layers()),
+                                             **_memory_descriptors(inherited, memory))
             self.command = command_line.command(hardware, wires)
             self.transcript = Transcript(ours["console"], liveness=self.liveness, file=transcript,
                                          redactor=redactor.stream())
@@ -132,13 +136,13 @@ class Boot:
             console.start(self.power_on)
         if self._state is not None:
             self._load(self._state)
-        self._stood_at = self._written_at()
+        self._disk_mtimes = self._modified_at()
         self.started_at = self._at("cont")
 
     @property
-    def left_no_trace(self) -> bool:
+    def disk_is_untouched(self) -> bool:
         """Whether the machine's disks are what they were when this boot began."""
-        return self._written_at() == self._stood_at
+        return self._modified_at() == self._disk_mtimes
 
     def save(self, state: Path) -> int:
         """Stops the machine for good and saves the state of its devices; memory and disk are complete in their files.
@@ -163,24 +167,26 @@ class Boot:
         self.execute("device_add", {"driver": "virtio-net-pci", "id": f"{name}-device", "netdev": name, "mac": card.mac,
                                     "romfile": "", "disable-modern": False, "disable-legacy": "off"})  # fmt: skip
 
-    def open_shell(self, road: Road, access: Access, deadline: Deadline) -> str:
-        """Takes that road to a root shell, makes it the channel, and returns the boot id.
+    def open_shell(self, method: str, access: Access, deadline: Deadline) -> str:
+        """Gets a root shell by that access method, makes it the channel, and returns the boot id.
 
         Raises:
             WaitTimedOut: no shell opened in time.
             GuestCrashed, LaunchError: the machine ended first.
+            ProfileRefused: there is no such access method.
         """
-        if road is Road.USER_DATA:
-            return self.meet_shell(road, access, deadline)
+        if method == Road.USER_DATA:
+            return self.attach_channel(method, access, deadline)
+        bring_to_prompt = console_access(method, self._access_methods)
         console, terminal = self._take_console(access)
-        logged_in = False
+        at_prompt = False
         while True:
             try:
-                if road is Road.LOGIN and not logged_in:
-                    log_in(console, access, deadline)
-                logged_in = False
+                if not at_prompt:
+                    bring_to_prompt(console, access, deadline)
+                at_prompt = False
                 terminal.wait_for_shell(Deadline.after(min(_SHELL_ANSWERS, deadline.remaining)))
-                logged_in = True
+                at_prompt = True
                 type_agent(console, access)
                 return terminal.greet(Deadline.after(min(_SHELL_ANSWERS, deadline.remaining)))
             except WaitTimedOut:
@@ -188,17 +194,17 @@ class Boot:
                     raise
                 interrupt(console)
 
-    def meet_shell(self, road: Road, access: Access, deadline: Deadline,
-                   first: Callable[[Channel], object] = lambda channel: None) -> str:
+    def attach_channel(self, method: str, access: Access, deadline: Deadline,
+                       first: Callable[[Channel], object] = lambda channel: None) -> str:
         """Makes the shell that opens by itself, or is open already, the channel, and returns the boot id.
 
-        `first` is done with the channel before the shell is greeted.
+        `first` is called with the channel before the shell is greeted.
 
         Raises:
             WaitTimedOut: no shell answered in time.
             GuestCrashed, LaunchError: the machine ended first.
         """
-        if road is Road.USER_DATA and access.line is Line.PORT:
+        if method == Road.USER_DATA and access.line is Line.PORT:
             self.channel = self._port
         else:
             self._take_console(access)
@@ -243,16 +249,16 @@ class Boot:
         return sum(int(device["stats"]["wr_bytes"]) for device in devices
                    if command_line.SYSTEM_DISK in device.get("qdev", ""))  # fmt: skip
 
-    def no_shell(self, roads: str, asked: str) -> BootFailed:
-        """The error that tells that no root shell opened by any of the roads, and what was asked of the metadata."""
+    def no_shell(self, methods: str, requests: str) -> BootFailed:
+        """Returns the error of a boot in which no access method opened a root shell."""
         return BootFailed(
             f"no root shell within {time.monotonic() - self.power_on:.0f} s of power-on",
-            expected=f"a root shell by {roads}",
-            evidence=f"asked of the metadata service: {asked}\n{self.transcript.tail()}",
+            expected=f"a root shell by {methods}",
+            evidence=f"requests to the metadata service: {requests}\n{self.transcript.tail()}",
             hint="read the transcript; an image without a shell needs a profile that says so",
         )  # fmt: skip
 
-    def why_silent(self) -> HostError | None:
+    def diagnose_silence(self) -> HostError | None:
         """Returns the host's part in a guest that does not answer: QEMU does not answer either, or does not run it."""
         try:
             status = self.monitor.execute("query-status", deadline=Deadline.after(_SIGN_OF_LIFE))
@@ -288,7 +294,7 @@ class Boot:
         self.monitor.execute(command, deadline=Deadline.after(_GREETING))
         return (before + time.time_ns()) // 2000
 
-    def _written_at(self) -> list[int]:
+    def _modified_at(self) -> list[int]:
         return [path.stat().st_mtime_ns for path in self._disks]
 
     def _load(self, state: Path) -> None:
@@ -347,38 +353,38 @@ class Boot:
         self.liveness.end(reason)
 
 
-def _pairs(handed_over: contextlib.ExitStack, names: Iterable[str]) -> tuple[dict[str, socket.socket], dict[str, int]]:
+def _pairs(inherited: contextlib.ExitStack, names: Iterable[str]) -> tuple[dict[str, socket.socket], dict[str, int]]:
     """Socket pairs: our ends, and the numbers of QEMU's ends, which are closed here once QEMU has them."""
     ours: dict[str, socket.socket] = {}
     theirs: dict[str, int] = {}
     for name in names:
         ours[name], end = socket.socketpair()
-        handed_over.callback(end.close)
+        inherited.callback(end.close)
         theirs[name] = end.fileno()
     return ours, theirs
 
 
-def _opened(handed_over: contextlib.ExitStack, path: Path, mode: int) -> int:
+def _opened(inherited: contextlib.ExitStack, path: Path, mode: int) -> int:
     descriptor = os.open(path, mode | os.O_CLOEXEC)
-    handed_over.callback(os.close, descriptor)
+    inherited.callback(os.close, descriptor)
     return descriptor
 
 
-def _layered(handed_over: contextlib.ExitStack, layers: Layers) -> _Layered:
+def _layer_descriptors(inherited: contextlib.ExitStack, layers: Layers) -> _LayerDescriptors:
     """The descriptors of what lies between image and overlay, and of the logs of writes and reads."""
-    log = None if layers.write_log is None else _opened(handed_over, layers.write_log, os.O_RDWR | os.O_CREAT)
-    reads = None if layers.reads is None else _opened(handed_over, layers.reads, os.O_WRONLY | os.O_CREAT)
+    log = None if layers.write_log is None else _opened(inherited, layers.write_log, os.O_RDWR | os.O_CREAT)
+    reads = None if layers.reads is None else _opened(inherited, layers.reads, os.O_WRONLY | os.O_CREAT)
     if reads is not None:
         os.fchmod(reads, 0o666)  # QEMU opens it once more, by /dev/fd, as the user that it is confined to
-    return {"layers": tuple(_opened(handed_over, path, os.O_RDONLY) for path in layers.below), "write_log": log,
+    return {"layers": tuple(_opened(inherited, path, os.O_RDONLY) for path in layers.below), "write_log": log,
             "reads": reads}  # fmt: skip
 
 
-def _remembered(handed_over: contextlib.ExitStack, memory: MemoryFile | None) -> _Remembered:
+def _memory_descriptors(inherited: contextlib.ExitStack, memory: MemoryFile | None) -> _MemoryDescriptors:
     """The descriptor of the memory's file, which QEMU opens once more, by /proc, as the user that it is confined to."""
     if memory is None:
         return {"memory": None, "copied": False, "incoming": False}
-    descriptor = _opened(handed_over, memory.path, os.O_RDONLY if memory.copied else os.O_RDWR)
+    descriptor = _opened(inherited, memory.path, os.O_RDONLY if memory.copied else os.O_RDWR)
     return {"memory": descriptor, "copied": memory.copied, "incoming": memory.state is not None}
 
 

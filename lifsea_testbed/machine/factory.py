@@ -1,230 +1,174 @@
-"""The bench: the image, the profile, the host and the hardware of one run, and the machines made from them."""
+"""The machine factory: the one place where machines are made, for the image, profile and hardware of one run."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import enum
 import functools
-import hashlib
-import importlib.resources
 import itertools
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lifsea_testbed.console import login
 from lifsea_testbed.disk.image import Image
 from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.ecs.instance_types import InstanceType
-from lifsea_testbed.errors import DiskDamaged, Explained, HostError, NotJudged
+from lifsea_testbed.errors import DiskDamaged, Explained, NotJudged
 from lifsea_testbed.guest import offline
+from lifsea_testbed.guest.guest import SubjectFactory
+from lifsea_testbed.machine.access import ConsoleAccess
+from lifsea_testbed.machine.context import AUTO, RunContext
 from lifsea_testbed.machine.machine import Machine
+from lifsea_testbed.machine.preflight import fit_memory
 from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.profiles.profile import Profile
 from lifsea_testbed.qemu import command_line
-from lifsea_testbed.qemu.accelerator import Accelerator, AcceleratorKind
+from lifsea_testbed.qemu.accelerator import Accelerator
 from lifsea_testbed.qemu.emulator import Emulator
 from lifsea_testbed.qemu.instruction_counter import Counter
 from lifsea_testbed.qemu.storage import Layers, MemoryFile
 from lifsea_testbed.support.deadline import TimeScale
-from lifsea_testbed.support.host import OVERHEAD, available_memory, processor_name, processors, workers
+from lifsea_testbed.support.host import available_memory, processors, workers
 from lifsea_testbed.support.private_dir import PrivateDirectory
 from lifsea_testbed.support.sanitize import slug
 
 #: The profile that an image is held to when none is named and its os-release fits none.
 FALLBACK = "lifsea-3.3"
-AUTO = "auto"
-#: Below this (MiB) no profile's image boots to its kubelet.
-_LEAST_MEMORY = 1024
-#: What a machine's overlay may come to need (bytes): a deployed second image and its containers.
-LEAST_DISK = 3 << 30
-#: In their stead, the identity and the wires of a machine of which only the rest counts.
-_ANYBODY = functools.partial(Instance, id="i-", uuid="", disk_serial="", mac="")
-_NO_WIRES = command_line.Descriptors(monitor=0, console=0, assistant=0, channel=0, image=0, overlay=0)
+
+
+class InitialState(enum.Enum):
+    """The state in which a machine is handed over: off, powered on and not waited for, or with its root shell open."""
+
+    OFF = "off"
+    STARTED = "started"
+    SHELL = "shell"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fitting:
-    """The memory (MiB) that a guest gets, and whether that is less than its instance type has."""
+class MachineSpec:
+    """What a machine is made of; the defaults make one that boots from a clean disk, with an identity of its own.
 
-    memory: int
-    wanted: int
-
-    @property
-    def is_short(self) -> bool:
-        """Whether the host lacks what the instance type has."""
-        return self.memory < self.wanted
-
-
-def fit_memory(wanted: int, available: int) -> Fitting:
-    """Returns the memory for a guest that wants so many MiB on a host that has so many left.
-
-    Raises:
-        HostError: less is left than any image needs.
+    `name` names its records. `guest_memory` is in MiB, `memory` a file for its content. `prepare` is called with the
+    machine while it is still off. `counter` counts instructions from the first one on. `user_data` takes the place of
+    the script that opens the root shell.
     """
-    memory = min(wanted, available - OVERHEAD)
-    if memory < _LEAST_MEMORY:
-        raise HostError(f"only {available} MiB of memory are free", expected=f"{_LEAST_MEMORY + OVERHEAD} MiB",
-                        hint="stop other programs, or run on a larger host")  # fmt: skip
-    return Fitting(memory=memory // 256 * 256 if memory < wanted else wanted, wanted=wanted)
+
+    name: str
+    state: InitialState = InitialState.SHELL
+    instance: Instance | None = None
+    layers: Layers | None = None
+    memory: MemoryFile | None = None
+    guest_memory: int | None = None
+    counter: Counter | None = None
+    user_data: bytes | None = None
+    prepare: Callable[[Machine], object] = lambda machine: None
 
 
-def choose_place(places: Sequence[Path], *, machines: int, memory: int, fitting: Fitting) -> Path:
-    """Returns the last of the places, which is in memory, if it has room for the overlays of so many machines.
+class MachineFactory:
+    """Makes machines; all their files lie in one private directory, which `close` removes.
 
-    Their guests need their own part of the host's memory (MiB) beside it. Otherwise the first, on disk.
+    `announce` is called with lines about progress, one at a time. `access_methods` and `guest_subjects` are
+    those of a user's plugins, by name (plugin/hooks.py).
     """
-    needed, left = machines * LEAST_DISK, memory - machines * (fitting.memory + OVERHEAD)
-    fits = left >= needed >> 20 and shutil.disk_usage(places[-1]).free >= needed
-    return places[-1] if fits else places[0]
 
-
-def require_disk(directory: Path) -> None:
-    """Makes sure that a machine's overlay finds room.
-
-    Raises:
-        HostError: it does not.
-    """
-    free = shutil.disk_usage(directory).free
-    if free < LEAST_DISK:
-        raise HostError(f"only {free >> 20} MiB are free in {directory}", expected=f"{LEAST_DISK >> 20} MiB",
-                        hint="free disk space, or set TMPDIR to another disk")  # fmt: skip
-
-
-class Bench:
-    """Makes machines; all their files lie in one private directory that is removed at the end."""
-
-    def __init__(self, *, image: Image, next_image: Image | None, profile: str, instance_type: InstanceType,
-                 emulator: Emulator, accelerator: Accelerator, fitting: Fitting, records: Path,
-                 dump_memory: bool = False, place: Path | None = None, data_disk: int | None = None) -> None:
-        self.image = image
-        self.next_image = next_image
-        self.instance_type = instance_type
-        self.emulator = emulator
-        self.accelerator = accelerator
-        self.fitting = fitting
-        self.records = records
-        self._dump_memory = dump_memory
-        self._data_disk = data_disk
-        self.time_scale = TimeScale(factor=accelerator.time_scale)
-        self.profile = recognised(image) or profiles.load(FALLBACK) if profile == AUTO else profiles.load(profile)
+    def __init__(self, context: RunContext, *, announce: Callable[[str], None] = lambda line: None,
+                 access_methods: Mapping[str, ConsoleAccess] | None = None,
+                 guest_subjects: Mapping[str, SubjectFactory] | None = None) -> None:
+        self.context = context
+        self._access_methods, self._guest_subjects = access_methods or {}, guest_subjects or {}
+        self.records = context.reports / "machines"
+        self.time_scale = TimeScale(factor=context.accelerator.time_scale)
+        self.profile = recognised(context.image) or profiles.load(FALLBACK) if context.profile == AUTO \
+            else profiles.load(context.profile)  # fmt: skip
         self.image_version = ""
-        self.say: Callable[[str], None] = lambda line: None
-        self._telling = threading.Lock()
-        self._identified = profile != AUTO
-        self._hopeless: Explained | None = None
+        self._announce = announce
+        self._announcing = threading.Lock()
+        self._identified = context.profile != AUTO
+        self._first_boot_error: Explained | None = None
         self._booted = False
         self._numbers = itertools.count(1)
-        self._directory = PrivateDirectory(place)
+        self._directory = PrivateDirectory(context.scratch)
         self._directory.path.chmod(0o711)
 
-    def fit(self, memory: int) -> None:
-        """Gives every later machine so much memory (MiB), as much as one that was saved elsewhere had.
+    @property
+    def image(self) -> Image:
+        """The image under test."""
+        return self.context.image
 
-        Raises:
-            HostError: the host has less.
-        """
-        if memory + OVERHEAD > available_memory():
-            raise HostError(f"the machine has {memory} MiB of memory", expected="as much is free on this host")
-        self.fitting = Fitting(memory=memory, wanted=memory)
+    @property
+    def next_image(self) -> Image | None:
+        """The image to upgrade to, if one was given."""
+        return self.context.next_image
+
+    @property
+    def instance_type(self) -> InstanceType:
+        """The instance type that machines look like."""
+        return self.context.instance_type
+
+    @property
+    def accelerator(self) -> Accelerator:
+        """The accelerator that machines run under."""
+        return self.context.accelerator
+
+    @property
+    def emulator(self) -> Emulator:
+        """The QEMU that runs machines."""
+        return self.context.emulator
 
     @property
     def is_identified(self) -> bool:
-        """Whether the profile is the one that the image will be held to."""
+        """Whether `profile` is final: it was named, or chosen by the os-release of a machine that came up."""
         return self._identified
 
     @property
-    def profile_name(self) -> str:
-        """The name of the profile that images are held to."""
-        return self.profile.name
+    def data_disk(self) -> int:
+        """The size of the data disk beside the system disk (GiB); 0 for none."""
+        return self.profile.disks.data if self.context.data_disk is None else self.context.data_disk
 
     @contextlib.contextmanager
-    def machine(self, name: str, *, guest_memory: int | None = None, layers: Layers | None = None,
-                memory: MemoryFile | None = None,
-                prepare: Callable[[Machine], object] = lambda machine: None) -> Iterator[Machine]:
-        """A new machine, powered on, its root shell open; gone when the context is left.
-
-        `guest_memory` (MiB) is what it gets where several have to fit on the host; `prepare` is done to it while it is
-        still off.
+    def create(self, spec: MachineSpec) -> Iterator[Machine]:
+        """A new machine as specified; gone when the context is left.
 
         Raises:
             Explained: the image did not come up. If it never did before, later calls raise the same at once.
         """
-        if self._hopeless is not None:
-            raise copy.copy(self._hopeless)
-        with self._made(name, guest_memory=guest_memory, layers=layers, memory=memory) as machine:
-            prepare(machine)
-            self._power_on(machine)
+        if spec.state is InitialState.SHELL and self._first_boot_error is not None:
+            raise copy.copy(self._first_boot_error)
+        with self._off(spec) as machine:
+            spec.prepare(machine)
+            if spec.state is InitialState.SHELL:
+                self._power_on(machine)
+            elif spec.state is InitialState.STARTED:
+                machine.start()
             yield machine
 
-    @contextlib.contextmanager
-    def cold(self, name: str, counter: Counter | None,
-             prepare: Callable[[Machine], object] = lambda machine: None) -> Iterator[Machine]:
-        """A new machine like `machine`, on which the counter, if there is one, counts from the first instruction on.
+    def identify(self, machine: Machine) -> None:
+        """Reads the image's version from a machine that is up, and chooses the profile by it unless one was named."""
+        if not self._identified:
+            release = machine.guest.system.os_release()
+            self.profile = profiles.matching(release) or self.profile
+            self.image_version = release.get("VERSION_ID", "")
+            self._identified = True
+        elif not self.image_version:
+            with contextlib.suppress(Explained, NotJudged):
+                self.image_version = machine.guest.system.os_release().get("VERSION_ID", "")
 
-        Raises:
-            Explained: the image did not come up.
-        """
-        with self._made(name, counter=counter) as machine:
-            prepare(machine)
-            self._power_on(machine)
-            yield machine
+    def announce(self, line: str) -> None:
+        """Reports a line about progress; machines that are powered on at the same time take turns."""
+        with self._announcing:
+            self._announce(line)
 
-    @contextlib.contextmanager
-    def started(self, name: str, *, user_data: bytes) -> Iterator[Machine]:
-        """A new machine that was given that user-data, powered on and not waited for."""
-        with self._made(name, user_data) as machine:
-            machine.start()
-            yield machine
-
-    @contextlib.contextmanager
-    def off(self, name: str, *, layers: Layers, instance: Instance,
-            memory: MemoryFile | None = None) -> Iterator[Machine]:
-        """A machine with that identity, these layers of its disk and that memory, off; the caller powers it on."""
-        with self._made(name, layers=layers, instance=instance, memory=memory) as machine:
-            yield machine
-
-    @contextlib.contextmanager
-    def _made(self, name: str, user_data: bytes | None = None, *, layers: Layers | None = None,
-              instance: Instance | None = None, guest_memory: int | None = None,
-              counter: Counter | None = None, memory: MemoryFile | None = None) -> Iterator[Machine]:
-        with self._directories(name) as (directory, records):
-            machine = Machine(
-                hardware=self._hardware(instance, guest_memory), image=self.image, profile=lambda: self.profile,
-                time_scale=self.time_scale, directory=directory, records=records,
-                confinement=self.accelerator.confinement, user_data=user_data, layers=layers, memory=memory,
-                dump_memory=self._dump_memory, counter=counter,
-            )  # fmt: skip
-            try:
-                yield machine
-            except Explained as error:
-                error.records = records
-                with contextlib.suppress(OSError):
-                    machine.examine()
-                raise
-            finally:
-                machine.close()
-
-    def room(self, name: str) -> Path:
-        """Returns a place in the private directory for a file of that name, which QEMU may open."""
+    def scratch_path(self, name: str) -> Path:
+        """Returns a new path in the private directory for a file of that name, which QEMU may open."""
         return self._directory.path / f"{next(self._numbers)}-{name}"
 
-    def key(self) -> dict[str, str]:
-        """Returns what two benches have in common whose machines are alike up to their identity."""
-        command = command_line.command(self._hardware(_ANYBODY(type=self.instance_type), None), _NO_WIRES)
-        told = login.user_data(command_line.CHANNEL_PORT, self.profile.access.line) + login.typed(self.profile.access)
-        processor = "any" if self.accelerator.kind is AcceleratorKind.TCG else processor_name()
-        return {"image": self.image.sha256, "profile": _digest(self.profile.model_dump_json().encode()),
-                "command": _digest("\0".join(command).encode()), "user-data": _digest(told), "cloud": _cloud(),
-                "processor": processor, "instance": self.instance_type.name, "memory": str(self.fitting.memory),
-                "qemu": self.emulator.version, "accelerator": str(self.accelerator.kind)}  # fmt: skip
-
-    def forgive(self) -> None:
-        """Has an image that never came up be tried again."""
-        self._hopeless = None
+    def clear_first_boot_error(self) -> None:
+        """Lets an image that never came up be tried again."""
+        self._first_boot_error = None
 
     def memory_for(self, machines: int) -> int:
         """Returns the memory (MiB) that each of so many machines gets: as much as one alone, or an equal part.
@@ -232,16 +176,48 @@ class Bench:
         Raises:
             HostError: the host has too little for so many.
         """
-        return fit_memory(self.fitting.memory, available_memory() // machines).memory
+        return fit_memory(self.context.memory, available_memory() // machines)
 
-    def at_once(self) -> int:
-        """Returns how many of its machines the host bears at once; at least one."""
+    def concurrency(self) -> int:
+        """Returns how many of its machines the host can run at once; at least one."""
         return workers(processors=processors(), memory=available_memory(), guest_processors=self.instance_type.cpus,
-                       guest_memory=self.fitting.memory)  # fmt: skip
+                       guest_memory=self.context.memory)  # fmt: skip
+
+    def hardware(self, instance: Instance | None = None, guest_memory: int | None = None) -> command_line.HardwareSpec:
+        """Returns the hardware of a machine: of that instance or of a new one, with so many MiB or the run's."""
+        return command_line.HardwareSpec(
+            emulator=self.emulator,
+            accelerator=self.accelerator.kind,
+            host_is_ice_lake=host_is_ice_lake(),
+            instance=instance or Instance(type=self.instance_type, data_disk=self.data_disk),
+            memory=guest_memory or self.context.memory,
+            image_format=self.image.format,
+        )
 
     def close(self) -> None:
         """Removes everything that the machines left."""
         self._directory.close()
+
+    @contextlib.contextmanager
+    def _off(self, spec: MachineSpec) -> Iterator[Machine]:
+        """A machine that is still off; when it fails, everything about it that can be collected is."""
+        with self._directories(spec.name) as (directory, records):
+            machine = Machine(
+                hardware=self.hardware(spec.instance, spec.guest_memory), image=self.image,
+                profile=lambda: self.profile, time_scale=self.time_scale, directory=directory, records=records,
+                confinement=self.accelerator.confinement, user_data=spec.user_data, layers=spec.layers,
+                memory=spec.memory, dump_memory=self.context.dump_memory, counter=spec.counter,
+                access_methods=self._access_methods, guest_subjects=self._guest_subjects,
+            )  # fmt: skip
+            try:
+                yield machine
+            except Explained as error:
+                error.records = records
+                with contextlib.suppress(OSError):
+                    machine.collect_postmortem()
+                raise
+            finally:
+                machine.close()
 
     @contextlib.contextmanager
     def _directories(self, name: str) -> Iterator[tuple[Path, Path]]:
@@ -257,67 +233,27 @@ class Bench:
             shutil.rmtree(directory, ignore_errors=True)
 
     def _power_on(self, machine: Machine) -> None:
-        most = self.profile.boot.shell_within * self.time_scale.factor
-        self._tell(f"powering on {machine.instance.id}: a shell may take {most:.0f} s")
+        limit = self.profile.boot.shell_within * self.time_scale.factor
+        self.announce(f"powering on {machine.instance.id}: a shell may take {limit:.0f} s")
         try:
             machine.power_on()
         except Explained as error:
-            self._hopeless = None if self._booted else error
+            self._first_boot_error = None if self._booted else error
             raise
         self._booted = True
         self.identify(machine)
-        self._tell(f"shell open after {machine.shell_after:.1f} s by {machine.road}, profile {self.profile.name}")
-
-    def _tell(self, line: str) -> None:
-        """Says a line; machines that are powered on side by side take turns."""
-        with self._telling:
-            self.say(line)
-
-    def identify(self, machine: Machine) -> None:
-        """Learns the image's version, and chooses the profile by it unless the user named one."""
-        if not self._identified:
-            release = machine.guest.os_release
-            self.profile = profiles.matching(release) or self.profile
-            self.image_version = release.get("VERSION_ID", "")
-            self._identified = True
-        elif not self.image_version:
-            with contextlib.suppress(Explained, NotJudged):
-                self.image_version = machine.guest.os_release.get("VERSION_ID", "")
-
-    @property
-    def data_disk(self) -> int:
-        """The size of the data disk that machines have beside the system disk (GiB); 0 if they have none."""
-        return self.profile.disks.data if self._data_disk is None else self._data_disk
-
-    def _hardware(self, instance: Instance | None, guest_memory: int | None) -> command_line.HardwareSpec:
-        return command_line.HardwareSpec(
-            emulator=self.emulator,
-            accelerator=self.accelerator.kind,
-            host_is_ice_lake=host_is_ice_lake(),
-            instance=instance or Instance(type=self.instance_type, data_disk=self.data_disk),
-            memory=guest_memory or self.fitting.memory,
-            image_format=self.image.format,
-        )
+        self.announce(f"shell open after {machine.shell_after:.1f} s by {machine.access_method}, "
+                      f"profile {self.profile.name}")  # fmt: skip
 
 
 def recognised(image: Image) -> Profile | None:
-    """Returns the profile that fits to the os-release on the disk of the image, if one does and it can be read."""
+    """Returns the profile that fits the os-release on the disk of the image, if one does and it can be read."""
     with contextlib.suppress(DiskDamaged, NotJudged):
         return profiles.matching(offline.read(image).os_release())
     return None
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]
-
-
 @functools.cache
-def _cloud() -> str:
-    """A digest of the code that answers the guest in the cloud's stead: what it answered is in the guest's memory."""
-    files = (entry for entry in importlib.resources.files("lifsea_testbed.ecs").iterdir() if entry.is_file())
-    return _digest(b"\0".join(entry.read_bytes() for entry in sorted(files, key=lambda entry: entry.name)))
-
-
 def host_is_ice_lake() -> bool:
     """Tells whether the host's processor has what QEMU's Icelake-Server model needs (AVX512-VBMI2 came with it)."""
     with contextlib.suppress(OSError):

@@ -1,43 +1,33 @@
-"""How far a machine is what is sold, and what of it this host cannot show."""
+"""Hardware fidelity: how far the hardware of a machine is that of the instance sold, on this host."""
 
 from __future__ import annotations
 
-from lifsea_testbed.ecs.instance import TIME_SERVERS
+from dataclasses import dataclass
+
 from lifsea_testbed.qemu import command_line
 from lifsea_testbed.qemu.accelerator import AcceleratorKind
 
 
-class AsSold:
-    """What tests have to know of the hardware that a machine was given."""
+@dataclass(frozen=True, kw_only=True)
+class HardwareFidelity:
+    """The limits that the host puts on a machine.
 
-    _hardware: command_line.HardwareSpec
+    `hardware_speed`: a wall clock measures the guest (under KVM; under emulation it does not). `all_features`: the
+    processor has every feature of an Ice Lake (not under emulation, nor on an older host). `exact_model`: its family,
+    model and stepping are an Ice Lake's, not an older host's. `memory` (MiB) is the instance type's, or what the host
+    had left. `network_queues` is how many queues a network card shows.
+    """
 
-    @property
-    def runs_at_hardware_speed(self) -> bool:
-        """Whether a wall clock says something of the guest: under KVM it does, under emulation it does not."""
-        return self._hardware.accelerator is AcceleratorKind.KVM
+    hardware_speed: bool
+    all_features: bool
+    exact_model: bool
+    memory: int
+    network_queues: int
 
-    @property
-    def memory(self) -> int:
-        """The memory that the machine was given (MiB): its type's, or what the host had left."""
-        return self._hardware.memory
-
-    @property
-    def network_queues(self) -> int:
-        """How many queues of a network card can be shown on this host."""
-        return command_line.NETWORK_QUEUES
-
-    @property
-    def has_every_feature(self) -> bool:
-        """Whether the processor can do all that an Ice Lake does: under emulation, or on an older host, it cannot."""
-        return self.runs_at_hardware_speed and self._hardware.host_is_ice_lake
-
-    @property
-    def has_its_model_number(self) -> bool:
-        """Whether the processor's family, model and stepping are an Ice Lake's and not those of an older host."""
-        return not self.runs_at_hardware_speed or self._hardware.host_is_ice_lake
-
-    @property
-    def time_servers(self) -> tuple[str, ...]:
-        """The time servers that the metadata service gives."""
-        return TIME_SERVERS
+    @classmethod
+    def of(cls, hardware: command_line.HardwareSpec) -> HardwareFidelity:
+        """Returns the fidelity of that hardware."""
+        is_kvm = hardware.accelerator is AcceleratorKind.KVM
+        return cls(hardware_speed=is_kvm, all_features=is_kvm and hardware.host_is_ice_lake,
+                   exact_model=not is_kvm or hardware.host_is_ice_lake, memory=hardware.memory,
+                   network_queues=command_line.NETWORK_QUEUES)  # fmt: skip

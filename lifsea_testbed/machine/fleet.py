@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from lifsea_testbed.ecs.instance import NetworkInterface
-from lifsea_testbed.guest import network as guests
 from lifsea_testbed.machine.ethernet import Hub, Link
+from lifsea_testbed.machine.factory import MachineFactory, MachineSpec
 from lifsea_testbed.machine.machine import Machine
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ class Network:
 
     def attach(self, machine: Machine) -> None:
         """Attaches a running machine by a network card of its own, and gives that its address."""
-        machine.attach_card(self._card(machine))
+        machine.network.attach_nic(self._card(machine))
         self.configure(machine)
 
     def configure(self, machine: Machine) -> None:
@@ -57,8 +57,9 @@ class Network:
             WaitTimedOut: the card did not appear, or does not keep the address.
         """
         mac, address = self._card(machine).mac, f"{self.address(machine)}/{_PREFIX}"
-        name = machine.wait_until(lambda: guests.card(machine, mac), "the network card appears", within=_APPEARING)
-        machine.wait_until(lambda: guests.holds_address(machine, name, address), f"{name} holds {address}",
+        name = machine.wait_until(lambda: machine.guest.network.card(mac), "the network card appears",
+                                  within=_APPEARING)  # fmt: skip
+        machine.wait_until(lambda: machine.guest.network.ensure_address(name, address), f"{name} holds {address}",
                            within=_APPEARING, every=_SETTLED)  # fmt: skip
 
     def _card(self, machine: Machine) -> NetworkInterface:
@@ -77,22 +78,16 @@ class Fleet:
         return iter(self.machines)
 
 
-class Maker:
-    """Makes the fleets of one test; all their machines are gone when the context is left.
+class FleetMaker:
+    """Makes the fleets of one test; all their machines are gone when the context is left."""
 
-    `make` gives a machine of that name with so many MiB of memory, `memory_for` what each of so many gets.
-    """
-
-    def __init__(self, test: str, *, make: Callable[..., AbstractContextManager[Machine]],
-                 memory_for: Callable[[int], int]) -> None:
+    def __init__(self, test: str, factory: MachineFactory) -> None:
         self.machines: list[Machine] = []
         self._test = test
-        self._make = make
-        self._memory_for = memory_for
+        self._factory = factory
         self._stack = ExitStack()
 
-    def __enter__(self) -> Maker:
-        """Makes nothing yet."""
+    def __enter__(self) -> FleetMaker:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -106,9 +101,10 @@ class Maker:
             HostError: the host has not the memory for so many.
             Explained: one of them did not come up.
         """
-        memory, first = self._memory_for(count), len(self.machines) + 1
-        names = [f"{self._test} machine {number}" for number in range(first, first + count)]
-        made = self._stack.enter_context(fleet([self._make(name, guest_memory=memory) for name in names]))
+        memory, first = self._factory.memory_for(count), len(self.machines) + 1
+        specs = [MachineSpec(name=f"{self._test} machine {number}", guest_memory=memory)
+                 for number in range(first, first + count)]  # fmt: skip
+        made = self._stack.enter_context(fleet([self._factory.create(spec) for spec in specs]))
         self.machines += made
         return made
 

@@ -7,15 +7,14 @@ import functools
 import re
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from lifsea_testbed.console import login
 from lifsea_testbed.console.channel import Channel
 from lifsea_testbed.disk.image import Image
-from lifsea_testbed.ecs.http_server import MetadataService
-from lifsea_testbed.ecs.instance import Instance, NetworkInterface
+from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.ecs.metadata import Metadata, MetadataRequest
 from lifsea_testbed.errors import (
     BootFailed,
@@ -26,14 +25,13 @@ from lifsea_testbed.errors import (
     TimerStarved,
     WaitTimedOut,
 )
-from lifsea_testbed.guest import offline, system
-from lifsea_testbed.guest.guest import Guest
-from lifsea_testbed.guest.transfer import Transfers
-from lifsea_testbed.machine import postmortem
+from lifsea_testbed.guest import offline
+from lifsea_testbed.guest.guest import Guest, SubjectFactory
+from lifsea_testbed.machine.access import ConsoleAccess
 from lifsea_testbed.machine.boot import Boot
-from lifsea_testbed.machine.fidelity import AsSold
-from lifsea_testbed.machine.network import Wired
-from lifsea_testbed.machine.records import Records
+from lifsea_testbed.machine.fidelity import HardwareFidelity
+from lifsea_testbed.machine.network import MachineNetwork
+from lifsea_testbed.machine.postmortem import Postmortem, Records
 from lifsea_testbed.profiles.profile import Access, Line, Profile, Road
 from lifsea_testbed.qemu import command_line, storage
 from lifsea_testbed.qemu.instruction_counter import Counter
@@ -55,53 +53,56 @@ _RESUMING = 30.0
 _POWER_ONS = 3
 
 
-class Machine(Transfers, AsSold, Wired):
+class Machine:
     """An instance with a disk of its own above the image; it can be powered on, rebooted, asked and changed.
 
-    `directory` holds what is thrown away, `records` what is kept: the transcript of each boot, the journal, the
-    commands that were run, QEMU's command line and what it was told, the requests to the metadata service, and after a
-    failure the screen. Secrets are masked in all of it. `restored_in` is how long it took to have it, from a template,
-    up and told the time (seconds), or nothing if it was booted.
+    `guest` has the questions, `network` the connections, `fidelity` the limits of its hardware. `directory` holds
+    files that end with the machine, `records` those that stay: the transcript of each boot, the journal, the commands
+    that were run, QEMU's command line and monitor log, the requests to the metadata service, and after a failure the
+    screen; secrets are redacted in all of them. `restored_in` is the time from a snapshot on disk to a machine that
+    answers (seconds), or None if it was booted.
     """
 
     def __init__(self, *, hardware: command_line.HardwareSpec, image: Image, profile: Callable[[], Profile],
                  time_scale: TimeScale, directory: Path, records: Path, confinement: Confinement,
                  user_data: bytes | None = None, layers: Layers | None = None, memory: MemoryFile | None = None,
-                 dump_memory: bool = False, counter: Counter | None = None) -> None:
+                 dump_memory: bool = False, counter: Counter | None = None,
+                 access_methods: Mapping[str, ConsoleAccess] | None = None,
+                 guest_subjects: Mapping[str, SubjectFactory] | None = None) -> None:
         self.instance: Instance = hardware.instance
         self.records = records
-        self.guest = Guest(self, profile)
+        self.guest = Guest(self, profile, subjects=guest_subjects or {})
+        self.fidelity = HardwareFidelity.of(hardware)
         self.boot_id = ""
         self.shell_after = 0.0
         self.restored_in: float | None = None
-        self.road = Road.NONE
+        self.access_method = Road.NONE
         self.boots: list[Boot] = []
-        self._cards: list[NetworkInterface] = []
-        self._ports: list[tuple[str, int]] = []
         self._hardware = hardware
         self.image = image
         self._profile = profile
         self._time_scale = time_scale
+        self._access_methods = access_methods or {}
         self._directory = directory
         self._confinement = confinement
         self._layers = layers or Layers()
         self._counter = counter
         self._memory, self._resumed = memory, False
         self._overlay = self._layers.overlay or directory / "overlay.qcow2"
-        self._dump_memory = dump_memory
         given = [line for line in printable(user_data or b"").splitlines() if not line.startswith("#")]
-        self._redactor = Redactor(lambda: [*given, profile().access.password, *self._service.metadata.tokens])
-        self._records = Records(records, self._redactor)
         if user_data is None:
             has_none, port = self.access.has_no_shell, command_line.CHANNEL_PORT
             user_data = b"" if has_none else login.user_data(port, self.access.line)
-        metadata = Metadata(self.instance, user_data=user_data, token_required=profile().metadata.token == "required")
+        self.metadata = Metadata(self.instance, user_data=user_data,
+                                 token_required=profile().metadata.token == "required")
+        self._redactor = Redactor(lambda: [*given, profile().access.password, *self.metadata.tokens])
+        self._records = Records(records, self._redactor)
+        self._postmortem = Postmortem(records=self._records, image=image, directory=directory, confinement=confinement,
+                                      overlay=None if self._layers.below else self._overlay, dump_memory=dump_memory)
         storage.create_overlay(self._overlay, image_size=image.virtual_size)
         self._data = storage.create_data_disk(directory / "data.raw", size=hardware.instance.data_disk)
         confinement.admit(directory)
-        self._service = MetadataService(metadata, directory / command_line.METADATA_SOCKET)
-        self._services = contextlib.ExitStack()
-        self._services.enter_context(self._service.admitted(confinement.uid, confinement.gid))
+        self.network = MachineNetwork(self.metadata, directory, confinement)
 
     @property
     def boot(self) -> Boot:
@@ -110,7 +111,7 @@ class Machine(Transfers, AsSold, Wired):
 
     @property
     def access(self) -> Access:
-        """How its shell is come by."""
+        """The section of the profile that says how to get its root shell."""
         return self._profile().access
 
     @property
@@ -125,14 +126,9 @@ class Machine(Transfers, AsSold, Wired):
         return self._memory.path if self._memory and is_own else None
 
     @property
-    def metadata(self) -> Metadata:
-        """What answers the guest's questions to the metadata service, over all boots."""
-        return self._service.metadata
-
-    @property
     def requests(self) -> list[MetadataRequest]:
-        """What the guest asked the metadata service for, over all boots."""
-        return list(self._service.metadata.requests)
+        """The requests to the metadata service, over all boots."""
+        return list(self.metadata.requests)
 
     @step("power on")
     def power_on(self) -> None:
@@ -152,7 +148,7 @@ class Machine(Transfers, AsSold, Wired):
                 self._await_shell()
                 return
             except (TimerStarved, EmulatorFailed):
-                if attempt == _POWER_ONS or not self.boot.left_no_trace:
+                if attempt == _POWER_ONS or not self.boot.disk_is_untouched:
                     raise
                 self.boots.pop().close()
 
@@ -170,23 +166,23 @@ class Machine(Transfers, AsSold, Wired):
                     transcript=self.records / f"transcript-{number}.txt", confinement=self._confinement,
                     with_virtio_console=self._profile().access.line is Line.VIRTIO, layers=self._layers,
                     memory=None if self.boots else self._memory, redactor=self._redactor, log=log, data=self._data,
-                    counter=self._counter)  # fmt: skip
+                    counter=self._counter, access_methods=self._access_methods)  # fmt: skip
         self.boots.append(boot)
         self._records.append("qemu-argv.txt", f"{shlex.join(boot.command)}\n")
-        boot.start(self._cards)
-        self._open_ports(boot)
+        boot.start(self.network.nics)
+        self.network.connect(boot)
 
-    def resume(self, access: Access, *, road: Road, shell_after: float,
+    def resume(self, access: Access, *, access_method: Road, shell_after: float,
                first: Callable[[Channel], object] = lambda channel: None) -> None:
-        """Goes on from the state that its memory was given with, does what is first, and waits for the shell.
+        """Resumes from the state that came with its memory, calls `first` with the channel, and waits for the shell.
 
         Raises:
             LaunchError, WaitTimedOut: QEMU did not start, or did not take the state; the shell does not answer.
         """
         self._resumed = True
         self.start()
-        self.road, self.shell_after = road, shell_after
-        self.boot_id = self.boot.meet_shell(road, access, Deadline.after(_RESUMING), first)
+        self.access_method, self.shell_after = access_method, shell_after
+        self.boot_id = self.boot.attach_channel(access_method, access, Deadline.after(_RESUMING), first)
 
     def run(self, command: str | Sequence[str], *, check: bool = True, within: float = QUESTION,
             input: bytes = b"") -> CommandResult:
@@ -206,7 +202,7 @@ class Machine(Transfers, AsSold, Wired):
             with step(f"run: {first_line(script)}"):
                 result = self.boot.channel.run(script, input=input, deadline=self._time_scale.deadline(within))
         except WaitTimedOut as error:
-            raise self.boot.why_silent() or error from error
+            raise self.boot.diagnose_silence() or error from error
         self._records.append("commands.txt", f"[{started:9.3f}] {result.exit_status:3d} {result.duration:7.3f} s  "
                              f"{first_line(script)}\n")  # fmt: skip
         if check and not result.ok:
@@ -235,11 +231,11 @@ class Machine(Transfers, AsSold, Wired):
         Raises:
             BootFailed: some unit failed or is still waited for.
         """
-        if self.road is Road.NONE:
+        if self.access_method is Road.NONE:
             return
         within = self._profile().boot.ready_within
         try:
-            self.wait_until(lambda: self.guest.system_state() not in ("initializing", "starting", ""),
+            self.wait_until(lambda: self.guest.units.state() not in ("initializing", "starting", ""),
                             "systemd finishes the boot", within=within)  # fmt: skip
         except WaitTimedOut as error:
             raise BootFailed(error.happened, expected="a finished boot", evidence=error.evidence) from error
@@ -294,14 +290,18 @@ class Machine(Transfers, AsSold, Wired):
             raise GuestFailure("the kernel did not panic when it was asked to", expected="sysrq c panics",
                                evidence=self.boot.transcript.tail())  # fmt: skip
 
+    def append_user_data(self, script: bytes) -> None:
+        """Appends a script to the user-data; it runs after the test bed's own."""
+        self.metadata.append_user_data(script)
+
     def attach_disk(self, image: Image) -> str:
         """Attaches an image as a read-only data disk to the running machine; returns its name in the guest's /dev."""
         serial = self.boot.attach_disk(image)
-        return self.wait_until(lambda: self.guest.disks().get(serial, ""), "the attached disk appears",
+        return self.wait_until(lambda: self.guest.disks.by_serial().get(serial, ""), "the attached disk appears",
                                within=_ATTACHING)  # fmt: skip
 
-    def save_evidence(self, *, journal: bool = True) -> None:
-        """Leaves the journal and the metadata requests among the records, as far as they can still be had."""
+    def save_records(self, *, journal: bool = True) -> None:
+        """Records the journal and the requests to the metadata service, as far as they can still be read."""
         if journal:
             self._save_journal()
         start = self.boots[0].power_on if self.boots else 0.0
@@ -309,32 +309,24 @@ class Machine(Transfers, AsSold, Wired):
                            f"{' token' if seen.with_token else ''}\n" for seen in self.requests)  # fmt: skip
         self._records.write("metadata-requests.txt", requests)
 
-    def examine(self) -> None:
-        """Leaves all that can be had of a machine that failed; one that is dead is cut from its power for that.
+    def collect_postmortem(self) -> None:
+        """Records everything that can still be collected of a machine that failed; a dead one is powered off for that.
 
-        What cannot be had is said in missing.txt.
+        missing.txt lists what could not be collected, and why.
         """
         if not self.boots:
             return
-        self.save_evidence()
-        boot, screen, memory = self.boot, f"screen-{len(self.boots)}.png", f"memory-{len(self.boots)}.kdump"
-        if not (boot.liveness.ended and self._records.was_attempted(screen)):
-            self._records.attempt(screen, lambda path: postmortem.screen(boot, path))
-        if self._dump_memory and not self._records.was_attempted(memory):
-            self._records.attempt(memory, lambda path: postmortem.memory(boot, path))
-        if boot.liveness.ended:
-            boot.close()
-            self._save_journal_of_disk()
+        self.save_records()
+        self._postmortem.collect(self.boot, len(self.boots))
 
     def close(self) -> None:
         """Cuts the power and removes everything but the records."""
         with contextlib.suppress(OSError):
-            self.save_evidence(journal=not self._resumed)
+            self.save_records(journal=not self._resumed)
         for boot in self.boots:
             boot.close()
-        if self._records.was_attempted(f"screen-{len(self.boots)}.png"):
-            self._save_journal_of_disk()
-        self._services.close()
+        self._postmortem.finish(len(self.boots))
+        self.network.close()
 
     def _go_down(self, how: str) -> None:
         self._save_journal()
@@ -353,14 +345,15 @@ class Machine(Transfers, AsSold, Wired):
             raise GuestFailure("the boot id is the same after a boot", evidence=before)
 
     def _await_shell(self) -> None:
-        for road in self._profile().access.roads:
-            self.road = road
-            if road is Road.NONE:
+        access = self._profile().access
+        for method in access.roads:
+            self.access_method = method
+            if method is Road.NONE:
                 self._await_sign_of_readiness()
                 return
             deadline = self._time_scale.deadline(self._profile().boot.shell_within)
             try:
-                self.boot_id = self.boot.open_shell(road, self._profile().access, deadline)
+                self.boot_id = self.boot.open_shell(method, access, deadline)
             except WaitTimedOut:
                 continue
             self.shell_after = time.monotonic() - self.boot.power_on
@@ -368,14 +361,14 @@ class Machine(Transfers, AsSold, Wired):
         raise self._no_shell()
 
     def _no_shell(self) -> BootFailed:
-        roads = ", ".join(self._profile().access.roads)
-        asked = ", ".join(dict.fromkeys(printable(seen.path) for seen in self.requests)) or "nothing"
-        return self.boot.no_shell(roads, asked)
+        methods = ", ".join(self._profile().access.roads)
+        requests = ", ".join(dict.fromkeys(printable(seen.path) for seen in self.requests)) or "none"
+        return self.boot.no_shell(methods, requests)
 
     def _await_sign_of_readiness(self) -> None:
         """Waits, without a shell, for the console line of the profile, or for an answer of Cloud Assistant."""
         self.boot.do_without_shell()
-        self.guest.offline = functools.cache(lambda: offline.read(self.image))
+        self.guest = self.guest.without_shell(functools.cache(lambda: offline.read(self.image)))
         wanted, deadline = self._profile().boot.ready_line, self._time_scale.deadline(self._profile().boot.shell_within)
         # A prompt is a line without an end, and a sign as good as any.
         is_up = self.boot.transcript.wait_for_prompt(re.compile(wanted), 0, deadline) if wanted \
@@ -390,11 +383,4 @@ class Machine(Transfers, AsSold, Wired):
         if not self.boots or self.boot.liveness.ended or not self.boot_id:
             return
         with contextlib.suppress(Exception):
-            self._records.write(f"journal-{len(self.boots)}.txt", system.journal(self))
-
-    def _save_journal_of_disk(self) -> None:
-        """The journal of a boot whose shell could not be asked for it."""
-        name = f"journal-{len(self.boots)}.txt"
-        if not (self.records / name).exists() and not self._layers.below and not self._records.was_attempted(name):
-            self._records.attempt(name, lambda path: self._records.write(path.name, postmortem.journal(
-                self.image, self._overlay, self._directory, self._confinement)))  # fmt: skip
+            self._records.write(f"journal-{len(self.boots)}.txt", self.guest.system.journal())

@@ -1,4 +1,4 @@
-"""What a machine is connected to beside its hardware: servers that its network leads to, and ports that lead to it."""
+"""The network of a machine: the servers that it reaches, the NICs that are added, the ports that lead to it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import contextlib
 import secrets
 from pathlib import Path
 
-from lifsea_testbed.ecs.http_server import HttpService, MetadataService, Responder
+from lifsea_testbed.ecs.http_server import HttpService, MetadataService, Responder, SocketService
 from lifsea_testbed.ecs.instance import MIRROR_ADDRESS, PRIVATE_ADDRESS, NetworkInterface
+from lifsea_testbed.ecs.metadata import Metadata
 from lifsea_testbed.ecs.relay import Connect, Relay
 from lifsea_testbed.errors import LaunchError
 from lifsea_testbed.machine.boot import Boot
@@ -15,57 +16,72 @@ from lifsea_testbed.qemu import command_line
 from lifsea_testbed.support.confinement import Confinement
 
 
-class Wired:
-    """What connects a machine, whether it runs yet or not; all of it is gone with the machine."""
+class MachineNetwork:
+    """What a machine is connected to, whether it runs yet or not; `close` ends all of it.
 
-    boots: list[Boot]
-    _cards: list[NetworkInterface]
-    _ports: list[tuple[str, int]]
-    _confinement: Confinement
-    _directory: Path
-    _service: MetadataService
-    _services: contextlib.ExitStack
+    Servers and port forwards outlive a power cycle: `connect` restores them at each power-on.
+    """
 
-    def serve(self, repository: Responder) -> str:
-        """Has the mirror of the cloud answer with that repository from now on; returns its URL."""
-        service = HttpService(repository, self._directory / command_line.REPOSITORY_SOCKET)
-        self._services.enter_context(service.admitted(self._confinement.uid, self._confinement.gid))
+    def __init__(self, metadata: Metadata, directory: Path, confinement: Confinement) -> None:
+        self.nics: list[NetworkInterface] = []
+        self._directory = directory
+        self._confinement = confinement
+        self._forwards: list[tuple[str, int]] = []
+        self._boot: Boot | None = None
+        self._services = contextlib.ExitStack()
+        self._admit(MetadataService(metadata, directory / command_line.METADATA_SOCKET))
+
+    def connect(self, boot: Boot) -> None:
+        """Restores the port forwards on a machine that was just powered on."""
+        self._boot = boot
+        for address, port in self._forwards:
+            self._forward(boot, address, port)
+
+    def serve_mirror(self, repository: Responder) -> str:
+        """Makes the mirror of the cloud answer from that repository from now on; returns its URL."""
+        self._admit(HttpService(repository, self._directory / command_line.REPOSITORY_SOCKET))
         return f"http://{MIRROR_ADDRESS}/"
 
-    def attach_card(self, card: NetworkInterface) -> None:
-        """Attaches a further network card to the running machine; it is there again after each later power-on."""
-        self._cards.append(card)
-        self.boots[-1].attach(card)
+    def attach_nic(self, nic: NetworkInterface) -> None:
+        """Attaches a further NIC to the running machine; it is attached again at each later power-on.
 
-    def lead_to_cluster(self, reach: Connect) -> Relay:
-        """Has the address of the machine's cluster lead to whatever `reach` connects to; returns what can be cut."""
-        relay = Relay(self._directory / command_line.CLUSTER_SOCKET, reach)
-        return self._services.enter_context(relay.admitted(self._confinement.uid, self._confinement.gid))
+        Raises:
+            LaunchError: the machine does not run.
+        """
+        if self._boot is None:
+            raise LaunchError("a NIC is attached to a machine that runs", expected="a machine that was powered on")
+        self.nics.append(nic)
+        self._boot.attach(nic)
 
-    def open_port(self, port: int) -> tuple[str, int]:
-        """Returns the address, of this host's loopback alone, at which a TCP port of the guest is found from now on.
+    def relay_api_server(self, connect: Connect) -> Relay:
+        """Relays the API server address of the machine's cluster to what `connect` opens; the relay can be cut."""
+        relay = Relay(self._directory / command_line.CLUSTER_SOCKET, connect)
+        self._admit(relay)
+        return relay
+
+    def forward_port(self, port: int) -> tuple[str, int]:
+        """Forwards a TCP port of the guest from now on; returns its address, on this host's loopback alone.
 
         Raises:
             LaunchError: QEMU cannot listen there.
         """
         address = ".".join(["127", *(str(secrets.randbelow(254) + 1) for _ in range(3))])
-        self._ports.append((address, port))
-        if self.boots and not self.boots[-1].liveness.ended:
-            self._open(self.boots[-1], address, port)
+        self._forwards.append((address, port))
+        if self._boot and not self._boot.liveness.ended:
+            self._forward(self._boot, address, port)
         return address, port
 
-    def tell(self, user_data: bytes) -> None:
-        """Adds a script to what the machine is given as user-data; it runs after the test bed's own."""
-        self._service.metadata.append_user_data(user_data)
+    def close(self) -> None:
+        """Ends every server."""
+        self._services.close()
 
-    def _open_ports(self, boot: Boot) -> None:
-        for address, port in self._ports:
-            self._open(boot, address, port)
+    def _admit(self, service: SocketService) -> None:
+        self._services.enter_context(service.admitted(self._confinement.uid, self._confinement.gid))
 
-    def _open(self, boot: Boot, address: str, port: int) -> None:
+    def _forward(self, boot: Boot, address: str, port: int) -> None:
         rule = f"tcp:{address}:{port}-{PRIVATE_ADDRESS}:{port}"
         command = f"hostfwd_add {command_line.USER_NETWORK} {rule}"
-        said = boot.execute("human-monitor-command", {"command-line": command})
-        if said:
-            raise LaunchError(f"QEMU does not forward {rule}", evidence=str(said).strip(),
-                              hint="something else may listen there")  # fmt: skip
+        answer = boot.execute("human-monitor-command", {"command-line": command})
+        if answer:
+            raise LaunchError(f"QEMU does not forward {rule}", evidence=str(answer).strip(),
+                              hint="another process may listen there")  # fmt: skip

@@ -1,6 +1,6 @@
-"""The restorer: machines that go on from a template, each clean, each in a fraction of the time of a boot.
+"""The machine pool: machines for tests, shared, restored from a snapshot, or booted cold.
 
-The template is made when the first machine is asked for, and kept in the user's cache for later runs. Where machines
+The snapshot is made when the first machine is requested, and kept in the user's cache for later runs. Where machines
 cannot be restored, they are booted, and `why_cold` says why.
 """
 
@@ -12,11 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lifsea_testbed.errors import BootFailed, ChannelError, HostError, LaunchError, TestbedError
-from lifsea_testbed.machine import snapshot as templates
-from lifsea_testbed.machine.factory import AUTO, Bench
+from lifsea_testbed.guest import changes
+from lifsea_testbed.guest.changes import Look
+from lifsea_testbed.machine import snapshot as snapshots
+from lifsea_testbed.machine import snapshot_cache
+from lifsea_testbed.machine.context import AUTO
+from lifsea_testbed.machine.factory import InitialState, MachineFactory, MachineSpec
 from lifsea_testbed.machine.machine import Machine
-from lifsea_testbed.machine.snapshot import Template
-from lifsea_testbed.machine.snapshot_cache import TemplateCache
+from lifsea_testbed.machine.snapshot import Snapshot
+from lifsea_testbed.machine.snapshot_cache import SnapshotCache
 from lifsea_testbed.profiles.profile import Road
 from lifsea_testbed.qemu.storage import Layers, MemoryFile, copy_sparse, create_memory_file
 from lifsea_testbed.support.deadline import Deadline
@@ -24,161 +28,278 @@ from lifsea_testbed.support.deadline import Deadline
 #: A machine is quiet when QEMU uses no more than this share of one processor in so many looks that follow each other,
 #: so far apart (seconds); one that never is gets saved after so long (seconds).
 _QUIET, _LOOKS, _BETWEEN, _RESTLESS = 0.25, 3, 0.25, 30.0
+#: Directories that are not compared on the shared machine: devices come and go, and hold nothing.
+_UNWATCHED = {"/dev"}
+#: How many changes of the shared machine an error lists.
+_SHOWN = 20
 
 
 class CannotRestore(TestbedError):
-    """Machines of this image cannot go on from a template; they are booted instead."""
+    """Machines of this image cannot be restored from a snapshot; they are booted instead."""
 
 
-class Restorer:
-    """Lends machines of one bench; with `keeps` each of them can be saved at any time."""
+class SharedMachineModified(TestbedError):
+    """A test that shares its machine changed it: the test is at fault, not the image."""
 
-    def __init__(self, bench: Bench, cache: TemplateCache, *, cold: bool = False, keeps: bool = False) -> None:
-        self.why_cold = _why_cold(bench, cold)
-        self.bench = bench
+
+class MachinePool:
+    """Lends the machines of one factory; with `keeps`, each that is not shared can be saved at any time."""
+
+    def __init__(self, factory: MachineFactory, cache: SnapshotCache, *, cold: bool = False,
+                 keeps: bool = False) -> None:
+        self.why_cold = _why_cold(factory, cold)
+        self.factory = factory
         self._cache = cache
         self._keeps = keeps
         self._key: dict[str, str] = {}
-        self._template: Template | None = None
+        self._snapshot: Snapshot | None = None
+        self._shared = SharedMachine(self)
 
     @contextlib.contextmanager
-    def machine(self, name: str) -> Iterator[Machine]:
-        """A machine in the state of the template, its shell open; gone when the context is left.
+    def shared(self) -> Iterator[Machine]:
+        """The machine that tests share which change nothing on it; for one test at a time.
 
         Raises:
-            TestbedError: the template does not restore, and neither does the one that was made in its stead.
+            Explained: the image did not come up.
+            SharedMachineModified: the test changed it; the next test gets a new one.
+        """
+        with self._shared.lent() as machine:
+            yield machine
+
+    @contextlib.contextmanager
+    def restored(self, name: str) -> Iterator[Machine]:
+        """A clean machine in the state of the snapshot, its shell open; booted where it cannot be restored.
+
+        Raises:
+            TestbedError: the snapshot does not restore, and neither does the one that was made in its place.
             Explained: the image did not come up.
         """
         with contextlib.ExitStack() as stack:
             machine = self._restored(stack, name)
-            yield machine or stack.enter_context(self.booted(name))
+            yield machine or stack.enter_context(self.cold(name))
 
     @contextlib.contextmanager
-    def booted(self, name: str) -> Iterator[Machine]:
-        """A machine that was booted cold."""
-        with contextlib.ExitStack() as stack:
-            memory = self._own_memory(stack) if self._keeps else None
-            yield stack.enter_context(self.bench.machine(name, memory=memory))
-
-    def template(self) -> Template | None:
-        """Returns the template, made if need be, or nothing if machines have to be booted.
+    def cold(self, name: str) -> Iterator[Machine]:
+        """A machine that was booted cold.
 
         Raises:
             Explained: the image did not come up.
         """
-        if self.why_cold:
-            return None
-        if self._template is None:
-            self._require_no_data_disk()
-        if self._template is None and not self.why_cold:
-            try:
-                self._template = self._cache.get(self.key(), self._make, self._say_that_another_makes_it)
-            except CannotRestore as error:
-                self.why_cold = error.happened
-                self.bench.say(f"not restored: {self.why_cold}")
-        return self._template
+        with contextlib.ExitStack() as stack:
+            memory = self._own_memory(stack) if self._keeps else None
+            yield stack.enter_context(self.factory.create(MachineSpec(name=name, memory=memory)))
 
-    def _require_no_data_disk(self) -> None:
-        if self.bench.data_disk:
-            self.why_cold = "the data disk would have to be saved as well"
+    def identify(self) -> None:
+        """Makes the factory's profile final, if need be by powering on the shared machine.
 
-    def key(self) -> dict[str, str]:
-        """Returns what tells the machines of this bench from others, as it was when it was first asked for."""
-        self._key = self._key or {"format": str(templates.FORMAT), **self.bench.key()}
-        return self._key
+        Raises:
+            Explained: the image did not come up.
+        """
+        if not self.factory.is_identified:
+            self._shared.machine()
 
-    def keep(self, machine: Machine, directory: Path, profile: str) -> None:
-        """Stops a machine for good and saves it as it stands; the profile is the one that was asked for.
+    def keep(self, machine: Machine, directory: Path) -> None:
+        """Stops a machine for good and saves it as it stands.
 
         Raises:
             TestbedError: its memory is not in a file of its own, or QEMU is gone.
         """
-        name = self.bench.profile_name if profile == AUTO else profile
-        templates.keep(machine, directory, key=self.key(), profile=name)
+        context = self.factory.context
+        profile = self.factory.profile.name if context.profile == AUTO else context.profile
+        snapshots.keep(machine, directory, key=self.key(), profile=profile)
+
+    def snapshot(self) -> Snapshot | None:
+        """Returns the snapshot, made if need be, or nothing if machines have to be booted.
+
+        Raises:
+            Explained: the image did not come up.
+        """
+        if self._snapshot is None and self.factory.data_disk:
+            self.why_cold = self.why_cold or "the data disk would have to be saved as well"
+        if self.why_cold:
+            return None
+        if self._snapshot is None:
+            try:
+                self._snapshot = self._cache.get(self.key(), self._make, self._announce_wait)
+            except CannotRestore as error:
+                self.why_cold = error.happened
+                self.factory.announce(f"not restored: {self.why_cold}")
+        return self._snapshot
+
+    def key(self) -> dict[str, str]:
+        """Returns what tells the machines of this factory from others, as it was at the first call."""
+        self._key = self._key or snapshot_cache.key(self.factory)
+        return self._key
+
+    def close_shared(self) -> None:
+        """Ends the shared machine, if there is one."""
+        self._shared.close()
 
     def close(self) -> None:
-        """Lets the template go."""
+        """Ends the shared machine and lets other processes remove the snapshot."""
+        self.close_shared()
         self._cache.__exit__()
 
     def _restored(self, stack: contextlib.ExitStack, name: str) -> Machine | None:
-        """Tries twice: a template that does not restore is discarded and made anew, once."""
+        """Tries twice: a snapshot that does not restore is discarded and made anew, once."""
         failures: list[Exception] = []
         while len(failures) < 2:
-            template = self.template()
-            if template is None:
+            snapshot = self.snapshot()
+            if snapshot is None:
                 return None
             try:
-                return self._go_on(stack, template, name)
+                return self._resume(stack, snapshot, name)
             except (TestbedError, OSError) as error:
                 if isinstance(error, HostError) and not isinstance(error, LaunchError):
-                    raise  # the host has no room for it, whatever is in the template
+                    raise  # the host has no room for it, whatever is in the snapshot
                 failures.append(error)
-                self.bench.say(f"template {template.directory.name} does not restore and is discarded: {error}")
-                self._cache.discard(template)
-                self._template = None
-        raise TestbedError("a template that was just made does not restore", evidence="\n".join(map(str, failures)),
-                           expected="a machine goes on from where it was saved", hint="use --cold")  # fmt: skip
+                self.factory.announce(f"snapshot {snapshot.directory.name} does not restore and is discarded: {error}")
+                self._cache.discard(snapshot)
+                self._snapshot = None
+        raise TestbedError("a snapshot that was just made does not restore", evidence="\n".join(map(str, failures)),
+                           expected="a machine resumes where it was saved", hint="use --cold")  # fmt: skip
 
-    def _go_on(self, stack: contextlib.ExitStack, template: Template, name: str) -> Machine:
+    def _resume(self, stack: contextlib.ExitStack, snapshot: Snapshot, name: str) -> Machine:
         with contextlib.ExitStack() as inner:
             began = time.monotonic()
-            memory = self._own_memory(inner, template) if self._keeps else template.memory
-            layers = Layers(below=template.layers.below, overlay=self._place(inner, "overlay.qcow2"))
-            machine = inner.enter_context(self.bench.off(name, layers=layers, instance=template.facts.instance,
-                                                         memory=memory))  # fmt: skip
-            templates.resume(template, machine)
+            memory = self._own_memory(inner, snapshot) if self._keeps else snapshot.memory
+            layers = Layers(below=snapshot.layers.below, overlay=self._scratch_file(inner, "overlay.qcow2"))
+            spec = MachineSpec(name=name, state=InitialState.OFF, layers=layers, instance=snapshot.facts.instance,
+                               memory=memory)  # fmt: skip
+            machine = inner.enter_context(self.factory.create(spec))
+            snapshots.resume(snapshot, machine)
             machine.restored_in = time.monotonic() - began
-            self.bench.identify(machine)
+            self.factory.identify(machine)
             stack.enter_context(inner.pop_all())
         return machine
 
-    def _own_memory(self, stack: contextlib.ExitStack, template: Template | None = None) -> MemoryFile:
+    def _own_memory(self, stack: contextlib.ExitStack, snapshot: Snapshot | None = None) -> MemoryFile:
         """A file of the machine's own for its memory, so that it can be saved."""
-        path = self._place(stack, "memory")
-        if template is None:
-            create_memory_file(path, size=self.bench.fitting.memory)
+        path = self._scratch_file(stack, "memory")
+        if snapshot is None:
+            create_memory_file(path, size=self.factory.context.memory)
         else:
-            copy_sparse(template.memory.path, path)
-        self.bench.accelerator.confinement.admit(path)
-        return MemoryFile(path=path, state=template.memory.state if template else None)
+            copy_sparse(snapshot.memory.path, path)
+        self.factory.accelerator.confinement.admit(path)
+        return MemoryFile(path=path, state=snapshot.memory.state if snapshot else None)
 
-    def _place(self, stack: contextlib.ExitStack, name: str) -> Path:
-        path = self.bench.room(name)
+    def _scratch_file(self, stack: contextlib.ExitStack, name: str) -> Path:
+        path = self.factory.scratch_path(name)
         stack.callback(path.unlink, missing_ok=True)
         return path
 
     def _make(self, directory: Path) -> None:
         """Boots a machine, waits until it is up and quiet, and saves it."""
-        bench, began = self.bench, time.monotonic()
-        bench.say("making a template, which later machines are restored from")
-        with contextlib.ExitStack() as stack, bench.machine("template-machine",
-                                                            memory=self._own_memory(stack)) as machine:  # fmt: skip
-            if machine.road is Road.NONE:
+        factory, began = self.factory, time.monotonic()
+        factory.announce("making a snapshot, which later machines are restored from")
+        with contextlib.ExitStack() as stack:
+            spec = MachineSpec(name="template-machine", memory=self._own_memory(stack))
+            machine = stack.enter_context(factory.create(spec))
+            if machine.access_method is Road.NONE:
                 raise CannotRestore("the image offers no shell to set a restored machine's clock by")
-            comes_up(machine)  # whoever needs it to be ready finds out if it is not
+            comes_up(machine)  # a test that needs it to be ready finds out if it is not
             ready = time.monotonic()
             machine.run("sync")
             await_quiet(machine)
             quiet = time.monotonic() - ready
-            machine.save_evidence()
+            machine.save_records()
             try:
-                ahead, waiting = templates.clock_ahead(machine), templates.wait(machine)
+                ahead, waiting = snapshots.clock_ahead(machine), snapshots.wait(machine)
             except ChannelError as error:
                 raise CannotRestore(error.happened, evidence=error.evidence) from error
-            templates.save(machine, directory, key=self.key(), profile=bench.profile_name, ahead=ahead,
+            snapshots.save(machine, directory, key=self.key(), profile=factory.profile.name, ahead=ahead,
                            took=time.monotonic() - began, quiet=quiet, waiting=waiting)  # fmt: skip
-        bench.say(f"template made in {time.monotonic() - began:.1f} s")
+        factory.announce(f"snapshot made in {time.monotonic() - began:.1f} s")
 
-    def _say_that_another_makes_it(self) -> None:
-        self.bench.say("another process makes the template; waiting for it")
+    def _announce_wait(self) -> None:
+        self.factory.announce("another process makes the snapshot; waiting for it")
 
 
-def _why_cold(bench: Bench, cold: bool) -> str:
+class SharedMachine:
+    """One machine, lent to one test after the other; a test that changed it costs the next one a new machine."""
+
+    def __init__(self, pool: MachinePool) -> None:
+        self._pool = pool
+        self._stack = contextlib.ExitStack()
+        self._machine: Machine | None = None
+        self._seen: tuple[Look, int] | None = None
+        self._is_up = False
+
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[Machine]:
+        """The machine, for one test, and compared with what it was when the test is over.
+
+        Raises:
+            Explained: the image did not come up.
+            SharedMachineModified: the test changed it.
+        """
+        machine = self.machine()
+        if self._seen is None:
+            self._is_up = self._settle(machine)
+            self._seen = self._look(machine)
+        yield machine
+        self._check()
+
+    def machine(self) -> Machine:
+        """Returns the machine; the first one, and one after a change, is a new one.
+
+        Raises:
+            Explained: the image did not come up.
+        """
+        if self._machine is None or self._machine.boot.liveness.ended:
+            self.close()
+            self._machine = self._stack.enter_context(self._pool.restored("shared-machine"))
+        return self._machine
+
+    def close(self) -> None:
+        """Ends the machine."""
+        self._machine = self._seen = None
+        self._stack.close()
+
+    def _settle(self, machine: Machine) -> bool:
+        """Returns whether the machine came up, once it is quiet: a restored one is already."""
+        is_up = comes_up(machine)
+        if self._pool.why_cold:
+            await_quiet(machine)
+        return is_up
+
+    def _check(self) -> None:
+        """Makes sure that the machine is still what it was at the last look.
+
+        A boot that does not come to its end changes the machine as well, and no test is to blame for that.
+        """
+        if self._machine is None or self._seen is None or self._machine.boot.liveness.ended:
+            return
+        (before, written), (after, now) = self._seen, self._look(self._machine)
+        allowed = self._pool.factory.profile.sharing
+        found = changes.differences(before, after, files=allowed.files, processes=allowed.processes)
+        if (mebibytes := (now - written) / (1 << 20)) > allowed.disk:
+            found.append(f"{mebibytes:.0f} MiB were written to the disk")
+        self._seen = (after, now)
+        if found:
+            self.close()
+        if found and self._is_up:
+            raise SharedMachineModified(
+                "this test changed the machine that it shares with others", evidence="\n".join(found[:_SHOWN]),
+                expected="nothing but what [sharing] of the profile allows",
+                hint="without @pytest.mark.shares_machine the test gets a machine of its own",
+            )  # fmt: skip
+
+    def _look(self, machine: Machine) -> tuple[Look, int]:
+        """The state of the machine, and the bytes that were written to its disk."""
+        if machine.access_method is Road.NONE:
+            nothing = Look(changed=(), processes=frozenset(), mounted=frozenset())
+            return nothing, machine.boot.written
+        writable = {*self._pool.factory.profile.paths.writable} - _UNWATCHED
+        return changes.look(machine, sorted(writable)), machine.boot.written
+
+
+def _why_cold(factory: MachineFactory, cold: bool) -> str:
     if cold:
-        return "asked for"
-    if not bench.emulator.can_restore:
-        return f"QEMU {bench.emulator.version} cannot; 8.2 and later can"
-    if bench.profile.access.has_no_shell:
+        return "--cold was given"
+    if not factory.emulator.can_restore:
+        return f"QEMU {factory.emulator.version} cannot; 8.2 and later can"
+    if factory.profile.access.has_no_shell:
         return "the profile offers no shell to set a restored machine's clock by"
     return ""
 

@@ -1,10 +1,11 @@
-"""What can still be had of a machine that failed, made on the host: its screen, its memory, the journal on its disk."""
+"""The records of a machine, and those that are still collected of one that failed: screen, memory, journal on disk."""
 
 from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from lifsea_testbed.disk.image import Image
@@ -14,13 +15,95 @@ from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.machine.boot import Boot
 from lifsea_testbed.support.confinement import Confinement
 from lifsea_testbed.support.deadline import Deadline
+from lifsea_testbed.support.redact import Redactor
 from lifsea_testbed.support.sanitize import printable
 
+#: The largest record that grows with what a guest does (bytes).
+_LARGEST_RECORD = 4 << 20
+MISSING = "missing.txt"
 #: How long QEMU may take for a picture of the screen, and for a dump of the memory (seconds on the host).
 _PICTURE, _DUMP = 10.0, 600.0
 #: The largest file of a journal that is read off a disk (bytes; journald's own limit is 128 MiB), and how many.
 _LARGEST, _MOST = 128 << 20, 8
 _READING = 60.0
+
+
+class Records:
+    """Writes files into a directory that stays when the machine is gone: printable, redacted, bounded."""
+
+    def __init__(self, directory: Path, redactor: Redactor) -> None:
+        self._directory = directory
+        self._redactor = redactor
+        self._attempted: set[str] = set()
+
+    def write(self, name: str, text: str) -> None:
+        """Replaces a file."""
+        (self._directory / name).write_text(self._redactor.text(printable(text)), "utf-8")
+
+    def append(self, name: str, text: str) -> None:
+        """Appends to a file, until that is as large as a record may become."""
+        path = self._directory / name
+        if not path.exists() or path.stat().st_size < _LARGEST_RECORD:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(self._redactor.text(printable(text)))
+
+    def attempt(self, name: str, make: Callable[[Path], None]) -> None:
+        """Calls `make` with the path of a file; if that fails, missing.txt says why, once."""
+        first = not self.was_attempted(name)
+        self._attempted.add(name)
+        try:
+            make(self._directory / name)
+        except Exception as error:
+            why = (str(error) or type(error).__name__).splitlines()[0]
+            if first:
+                self.append(MISSING, f"{name}: {why}\n")
+
+    def was_attempted(self, name: str) -> bool:
+        """Tells whether `attempt` was called for that file."""
+        return name in self._attempted
+
+    def has(self, name: str) -> bool:
+        """Tells whether that file exists."""
+        return (self._directory / name).exists()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Postmortem:
+    """Collects records of a machine whose guest does not answer any more.
+
+    `overlay` is the only layer above the image, or None where there are more: their journal is not read. `directory` is
+    for files in between.
+    """
+
+    records: Records
+    image: Image
+    overlay: Path | None
+    directory: Path
+    confinement: Confinement
+    dump_memory: bool
+
+    def collect(self, boot: Boot, number: int) -> None:
+        """Records screen and memory of that boot; one that has ended is closed, and its journal read off the disk."""
+        name, dump = f"screen-{number}.png", f"memory-{number}.kdump"
+        if not (boot.liveness.ended and self.records.was_attempted(name)):
+            self.records.attempt(name, lambda path: screen(boot, path))
+        if self.dump_memory and not self.records.was_attempted(dump):
+            self.records.attempt(dump, lambda path: memory(boot, path))
+        if boot.liveness.ended:
+            boot.close()
+            self.collect_journal(number)
+
+    def finish(self, number: int) -> None:
+        """Reads the journal of a machine that failed and is off now."""
+        if self.records.was_attempted(f"screen-{number}.png"):
+            self.collect_journal(number)
+
+    def collect_journal(self, number: int) -> None:
+        """Records the journal on the disk, unless the guest's shell gave it before."""
+        name, overlay = f"journal-{number}.txt", self.overlay
+        if overlay is not None and not self.records.has(name) and not self.records.was_attempted(name):
+            self.records.attempt(name, lambda path: self.records.write(path.name, journal(
+                self.image, overlay, self.directory, self.confinement)))  # fmt: skip
 
 
 def screen(boot: Boot, path: Path) -> None:

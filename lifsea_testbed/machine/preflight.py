@@ -3,127 +3,115 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
-from lifsea_testbed.disk.image import Image, examine
-from lifsea_testbed.ecs import instance_types as instances
-from lifsea_testbed.errors import CallerError
-from lifsea_testbed.machine import factory as benches
-from lifsea_testbed.machine.factory import Bench, Fitting
-from lifsea_testbed.machine.found import Found
+from lifsea_testbed.disk.image import examine
+from lifsea_testbed.ecs import instance_types
+from lifsea_testbed.errors import CallerError, HostError
+from lifsea_testbed.machine.context import AUTO, RunContext
 from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.profiles.claims import catalogue
 from lifsea_testbed.qemu import accelerator as accelerators
 from lifsea_testbed.qemu import emulator as emulators
-from lifsea_testbed.qemu.accelerator import Accelerator
 from lifsea_testbed.support import host, private_dir
-from lifsea_testbed.support.private_dir import Leftover
+from lifsea_testbed.support.host import OVERHEAD
 from lifsea_testbed.support.shard import ShardIndex
 
-
-@dataclass(frozen=True, kw_only=True)
-class Wish:
-    """What the user asked for, as on the command line."""
-
-    image: str
-    next_image: str | None
-    profile: str
-    instance_type: str
-    accelerator: str
-    reports: Path
-    claims: tuple[str, ...] = ()
-    #: The k-th of n parts of the tests, or all of them.
-    shard: ShardIndex | None = None
-    known_issues: tuple[Path, ...] = ()
-    dump_memory: bool = False
-    workers: int = 1
-    data_disk: int | None = None
+#: Below this (MiB) no profile's image boots to its kubelet.
+_LEAST_MEMORY = 1024
+#: The disk space that a machine's overlay may need (bytes): a deployed second image and its containers.
+LEAST_DISK = 3 << 30
 
 
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """A wish that this host can grant; `cleaned` is what earlier runs had left on it."""
+def run_context(*, image: str, reports: Path, next_image: str | None = None, profile: str = AUTO,
+                instance_type: str = instance_types.DEFAULT, accelerator: str = "auto", claims: Sequence[str] = (),
+                shard: ShardIndex | None = None, known_issues: Sequence[Path] = (), dump_memory: bool = False,
+                workers: int = 1, data_disk: int | None = None) -> RunContext:
+    """Checks the options against images, profiles, catalogue and host, and returns the context of the run.
 
-    wish: Wish
-    image: Image
-    next_image: Image | None
-    accelerator: Accelerator
-    emulator: emulators.Emulator
-    fitting: Fitting
-    place: Path
-    cleaned: tuple[Leftover, ...] = ()
-
-    @property
-    def found(self) -> Found:
-        """What the other processes of the run need not find out again."""
-        return Found(image=self.image, next_image=self.next_image, accelerator=self.accelerator,
-                     memory=self.fitting.memory, place=self.place)
-
-    def bench(self) -> Bench:
-        """Returns the bench for one process of the run."""
-        return Bench(
-            image=self.image, next_image=self.next_image, profile=self.wish.profile,
-            instance_type=instances.find(self.wish.instance_type), emulator=self.emulator,
-            accelerator=self.accelerator, fitting=self.fitting, records=self.wish.reports / "machines",
-            dump_memory=self.wish.dump_memory,
-            place=self.place,
-            data_disk=self.wish.data_disk,
-        )  # fmt: skip
-
-
-def prepare(wish: Wish, *, found: Found | None = None) -> Prepared:
-    """Checks the wish against image, profile, catalogue and host; `found` is what another process found out already.
-
-    What runs that were killed left on the host is removed.
+    Removes from the host what killed runs left there.
 
     Raises:
-        CallerError: the input is bad.
-        HostError: the host cannot do it.
+        CallerError: an option is bad.
+        HostError: this host cannot do it.
     """
-    instance_type = instances.find(wish.instance_type)
-    if unknown := [claim for claim in wish.claims if claim not in catalogue()]:
-        raise CallerError(f"unknown claims {', '.join(unknown)}", hint="see claims.toml")
-    if wish.profile != benches.AUTO:
-        profiles.load(wish.profile)
+    size = instance_types.find(instance_type)
+    if unknown := [claim for claim in claims if claim not in catalogue()]:
+        raise CallerError(f"--claim {', '.join(unknown)}: unknown claim", hint="see claims.toml")
+    if profile != AUTO:
+        profiles.load(profile)
     emulator = emulators.find()
-    cleaned = tuple(private_dir.clean())
-    found = found or _find_out(wish, emulator, wanted=instance_type.memory)
-    benches.require_disk(found.place)
-    _require_directory(wish.reports)
-    return Prepared(wish=wish, image=found.image, next_image=found.next_image, emulator=emulator,
-                    fitting=Fitting(memory=found.memory, wanted=instance_type.memory), accelerator=found.accelerator,
-                    place=found.place, cleaned=cleaned)  # fmt: skip
-
-
-def _find_out(wish: Wish, emulator: emulators.Emulator, *, wanted: int) -> Found:
-    """Examines the images and measures the host, on which guests want so many MiB of memory."""
-    image = examine(Path(wish.image))
-    next_image = examine(Path(wish.next_image)) if wish.next_image else None
+    removed = tuple(private_dir.clean())
+    examined, other = examine(Path(image)), examine(Path(next_image)) if next_image else None
     available = host.available_memory()
-    fitting = benches.fit_memory(wanted, available // wish.workers)
-    place = benches.choose_place(private_dir.places(), machines=wish.workers, fitting=fitting, memory=available)
-    return Found(image=image, next_image=next_image, accelerator=accelerators.choose(wish.accelerator, emulator),
-                 memory=fitting.memory, place=place)  # fmt: skip
+    memory = fit_memory(size.memory, available // workers)
+    scratch = choose_scratch(private_dir.places(), machines=workers, memory=memory, available=available)
+    context = RunContext(
+        image=examined, next_image=other, profile=profile, instance_type=size, accelerator_option=accelerator,
+        accelerator=accelerators.choose(accelerator, emulator), emulator=emulator, memory=memory, scratch=scratch,
+        reports=reports, claims=tuple(claims), shard=shard, known_issues=tuple(known_issues), dump_memory=dump_memory,
+        data_disk=data_disk, removed=removed,
+    )  # fmt: skip
+    require_disk(scratch)
+    _require_directory(reports)
+    return context
+
+
+def fit_memory(wanted: int, available: int) -> int:
+    """Returns the memory (MiB) for a guest that wants so many MiB on a host that has so many left.
+
+    Raises:
+        HostError: less is left than any image needs.
+    """
+    memory = min(wanted, available - OVERHEAD)
+    if memory < _LEAST_MEMORY:
+        raise HostError(f"only {available} MiB of memory are free", expected=f"{_LEAST_MEMORY + OVERHEAD} MiB",
+                        hint="stop other programs, or run on a larger host")  # fmt: skip
+    return memory // 256 * 256 if memory < wanted else wanted
+
+
+def choose_scratch(places: Sequence[Path], *, machines: int, memory: int, available: int) -> Path:
+    """Returns the last of the places, which is in memory, if it has room for the overlays of so many machines.
+
+    Their guests (`memory` MiB each) need their own part of the available memory (MiB) beside it. Otherwise returns the
+    first place, on disk.
+    """
+    needed, left = machines * LEAST_DISK, available - machines * (memory + OVERHEAD)
+    fits = left >= needed >> 20 and shutil.disk_usage(places[-1]).free >= needed
+    return places[-1] if fits else places[0]
+
+
+def require_disk(directory: Path) -> None:
+    """Makes sure that a machine's overlay finds room.
+
+    Raises:
+        HostError: it does not.
+    """
+    free = shutil.disk_usage(directory).free
+    if free < LEAST_DISK:
+        raise HostError(f"only {free >> 20} MiB are free in {directory}", expected=f"{LEAST_DISK >> 20} MiB",
+                        hint="free disk space, or set TMPDIR to another disk")  # fmt: skip
 
 
 def workers(instance_type: str) -> int:
-    """Returns how many workers with a machine of that type the host bears.
+    """Returns how many workers with a machine of that type this host can run.
 
     Raises:
         CallerError: there is no such type.
         HostError: the host has too little memory for one.
     """
-    wanted, available = instances.find(instance_type), host.available_memory()
-    return host.workers(processors=host.processors(), memory=available, guest_processors=wanted.cpus,
-                        guest_memory=benches.fit_memory(wanted.memory, available).memory)  # fmt: skip
+    size, available = instance_types.find(instance_type), host.available_memory()
+    return host.workers(processors=host.processors(), memory=available, guest_processors=size.cpus,
+                        guest_memory=fit_memory(size.memory, available))  # fmt: skip
 
 
 def _require_directory(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CallerError(f"{path}: cannot be used for reports: {error.strerror}", hint="choose another --reports") \
+        raise CallerError(f"--reports {path}: cannot be used: {error.strerror}", hint="choose another directory") \
             from None
     if not os.access(path, os.W_OK):
-        raise CallerError(f"{path}: cannot be written", hint="choose another --reports")
+        raise CallerError(f"--reports {path}: cannot be written", hint="choose another directory")

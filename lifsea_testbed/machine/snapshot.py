@@ -1,7 +1,7 @@
-"""A template: a machine that was saved while it ran, as files that any number of machines go on from.
+"""A snapshot: a machine that was saved while it ran, as files that any number of machines are restored from.
 
 `template.json` says whose memory it is; beside it lie the memory, the state of the devices, the layers of the disk
-above the image, and what is on record of the machine: its first boot is that of every machine that goes on from here.
+above the image, and the records of the machine: its first boot is that of every machine that is restored.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from lifsea_testbed.qemu.storage import Layers, MemoryFile, copy_sparse
 from lifsea_testbed.support.deadline import Deadline
 
 #: Of the files and of what is in them; one of another format is made anew.
-FORMAT = 2
+FORMAT = 3
 FACTS, MEMORY, STATE, RECORDS = "template.json", "memory", "state", "records"
 #: How far a restored guest's clock may be off, beside the time that its answer took (microseconds).
 _CLOCK_IS_RIGHT = 250_000
@@ -37,8 +37,8 @@ _READINGS = 4
 _RENEWAL = 30.0
 
 
-class Facts(BaseModel):
-    """Whose memory it is: the machine's identity, and what has to be known to talk to it.
+class SnapshotFacts(BaseModel):
+    """The identity of the machine whose memory it is, and the facts that are needed to talk to it.
 
     `image` is the path that the image had, `clock` is the guest's at the moment that it was stopped (microseconds since
     the epoch), `tokens` are those of the metadata service with the seconds that they are good for, `shell_after`,
@@ -56,7 +56,7 @@ class Facts(BaseModel):
     instance: Instance
     memory: int
     disks: int
-    road: Road
+    access_method: Road
     access: Access
     boot_id: str
     shell_after: float
@@ -70,11 +70,11 @@ class Facts(BaseModel):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Template:
+class Snapshot:
     """A directory with a saved machine; none of its files is written any more."""
 
     directory: Path
-    facts: Facts
+    facts: SnapshotFacts
 
     @property
     def memory(self) -> MemoryFile:
@@ -92,23 +92,23 @@ def disk(directory: Path, number: int) -> Path:
     return directory / f"disk-{number}.qcow2"
 
 
-def load(directory: Path) -> Template:
-    """Returns the template in that directory.
+def load(directory: Path) -> Snapshot:
+    """Returns the snapshot in that directory.
 
     Raises:
         TestbedError: there is none, or one of another format.
     """
     try:
-        facts = Facts.model_validate_json((directory / FACTS).read_bytes())
+        facts = SnapshotFacts.model_validate_json((directory / FACTS).read_bytes())
     except (OSError, ValidationError) as error:
-        raise TestbedError(f"{directory} holds no template that can be read", evidence=str(error)) from None
+        raise TestbedError(f"{directory} holds no snapshot that can be read", evidence=str(error)) from None
     if facts.format != FORMAT:
-        raise TestbedError(f"{directory} holds a template of format {facts.format}", expected=f"format {FORMAT}")
-    return Template(directory=directory, facts=facts)
+        raise TestbedError(f"{directory} holds a snapshot of format {facts.format}", expected=f"format {FORMAT}")
+    return Snapshot(directory=directory, facts=facts)
 
 
 def save(machine: Machine, directory: Path, *, key: dict[str, str], profile: str, ahead: int = 0,
-         took: float = 0.0, quiet: float = 0.0, waiting: str = "") -> Template:
+         took: float = 0.0, quiet: float = 0.0, waiting: str = "") -> Snapshot:
     """Stops a machine for good and saves it; its memory must lie in a file of its own.
 
     `ahead` is how far its clock is ahead of the host's (microseconds), `waiting` what `wait` returned. The
@@ -126,11 +126,12 @@ def save(machine: Machine, directory: Path, *, key: dict[str, str], profile: str
     stopped_at = machine.boot.save(directory / STATE)
     machine.boot.close()
     for source, target in [(memory, directory / MEMORY), *_disks(machine, directory)]:
-        _bring(source, target)
-    facts = Facts(
+        _copy_into(source, target)
+    facts = SnapshotFacts(
         key=key, image=str(machine.image.path), profile=profile, accelerator=key["accelerator"],
-        instance=machine.instance, memory=machine.memory, disks=len(machine.disks), road=machine.road,
-        access=machine.access, boot_id=machine.boot_id, shell_after=machine.shell_after, clock=stopped_at + ahead,
+        instance=machine.instance, memory=machine.fidelity.memory, disks=len(machine.disks),
+        access_method=machine.access_method, access=machine.access, boot_id=machine.boot_id,
+        shell_after=machine.shell_after, clock=stopped_at + ahead,
         tokens=tokens, seen=machine.requests, made=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), took=took,
         quiet=quiet, renewal=waiting,
     )  # fmt: skip
@@ -139,10 +140,10 @@ def save(machine: Machine, directory: Path, *, key: dict[str, str], profile: str
     for path in directory.iterdir():
         if path.is_file():
             path.chmod(0o444)
-    return Template(directory=directory, facts=facts)
+    return Snapshot(directory=directory, facts=facts)
 
 
-def keep(machine: Machine, directory: Path, *, key: dict[str, str], profile: str) -> Template:
+def keep(machine: Machine, directory: Path, *, key: dict[str, str], profile: str) -> Snapshot:
     """Saves a machine as it stands, in a directory of its own, which is emptied before.
 
     Raises:
@@ -180,17 +181,17 @@ def wait(machine: Machine) -> str:
     return nonce
 
 
-def resume(template: Template, machine: Machine) -> None:
-    """Has a machine that was made from the template go on, with the time of now and random numbers of its own.
+def resume(snapshot: Snapshot, machine: Machine) -> None:
+    """Resumes a machine that was made from the snapshot, with the time of now and random numbers of its own.
 
     Raises:
         TestbedError: it does not go on, or not as it should.
     """
-    facts = template.facts
+    facts = snapshot.facts
     machine.metadata.restore(facts.tokens, facts.seen)
     for name in ("transcript", "journal"):
         with contextlib.suppress(FileNotFoundError):
-            shutil.copy(template.directory / RECORDS / f"{name}-1.txt", machine.records / f"template-{name}.txt")
+            shutil.copy(snapshot.directory / RECORDS / f"{name}-1.txt", machine.records / f"template-{name}.txt")
     readings: list[tuple[int, int]] = []
 
     def wake(channel: Channel) -> None:
@@ -200,16 +201,16 @@ def resume(template: Template, machine: Machine) -> None:
                 step=machine.boot.started_at - facts.clock)))  # fmt: skip
 
     try:
-        machine.resume(facts.access, road=facts.road, shell_after=facts.shell_after, first=wake)
+        machine.resume(facts.access, access_method=facts.access_method, shell_after=facts.shell_after, first=wake)
         off, within = readings[0] if readings else \
             _reading(lambda: clock_reseed.renew(machine, step=machine.boot.started_at - facts.clock))
     except GuestFailure as error:
         raise TestbedError(f"a restored machine does not go on: {error.happened}", evidence=error.evidence) from error
     if machine.boot_id != facts.boot_id:
-        raise TestbedError("a restored machine has another boot id than its template", evidence=machine.boot_id)
+        raise TestbedError("a restored machine has another boot id than its snapshot", evidence=machine.boot_id)
     if abs(off) > within + _CLOCK_IS_RIGHT:
         raise TestbedError(f"the clock of a restored machine is wrong by {off / 1e6:.3f} s",
-                           expected=f"at most {(within + _CLOCK_IS_RIGHT) / 1e6:.3f} s")
+                           expected=f"at most {(within + _CLOCK_IS_RIGHT) / 1e6:.3f} s", hint="--cold boots machines")
 
 
 def _reading(renew: Callable[[], int]) -> tuple[int, int]:
@@ -224,7 +225,7 @@ def _disks(machine: Machine, directory: Path) -> list[tuple[Path, Path]]:
     return [(path, disk(directory, number)) for number, path in enumerate(machine.disks, start=1)]
 
 
-def _bring(source: Path, target: Path) -> None:
+def _copy_into(source: Path, target: Path) -> None:
     if not target.exists():
         copy_sparse(source, target)
     if os.geteuid() == 0:

@@ -1,4 +1,4 @@
-"""The cache of templates: each is made once, by one process at a time, and appears whole or not at all.
+"""The cache of snapshots: each is made once, by one process at a time, and appears whole or not at all.
 
 The cache is bounded in size; what was not used for longest goes first, and never what a running process uses.
 """
@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import hashlib
+import importlib.resources
 import json
 import os
 import shutil
@@ -17,42 +19,64 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from lifsea_testbed.console import login
+from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.errors import HostError, TestbedError
-from lifsea_testbed.machine.snapshot import FACTS, Template, load
+from lifsea_testbed.machine.factory import MachineFactory
+from lifsea_testbed.machine.snapshot import FACTS, FORMAT, Snapshot, load
+from lifsea_testbed.qemu import command_line
+from lifsea_testbed.qemu.accelerator import AcceleratorKind
+from lifsea_testbed.support.host import processor_name
 from lifsea_testbed.support.private_dir import allocated
 
-#: What all templates together may take on disk (bytes): about twenty of them.
+#: What all snapshots together may take on disk (bytes): about twenty of them.
 LIMIT = 10 << 30
-#: How long a template that another process makes is waited for (seconds): a first boot under emulation, and the queue.
+#: How long a snapshot that another process makes is waited for (seconds): a first boot under emulation, and the queue.
 _MAKING = 1800.0
 _DIGITS = 16
 _PART, _GONE, _LOCK = ".part", ".gone", ".lock"
+#: Only the rest of the command line counts for the key.
+_PLACEHOLDERS = command_line.Descriptors(monitor=0, console=0, assistant=0, channel=0, image=0, overlay=0)
 
 
 def directory() -> Path:
-    """Returns where the user's templates lie."""
+    """Returns the directory of the user's snapshots."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "lifsea-testbed" / "templates"
 
 
-class TemplateCache:
-    """The templates in one directory; leave the context when none of them is needed any more."""
+def key(factory: MachineFactory) -> dict[str, str]:
+    """Returns what two runs have in common whose machines are alike up to their identity."""
+    anybody = Instance(type=factory.instance_type, id="i-", uuid="", disk_serial="", mac="")
+    command = command_line.command(factory.hardware(anybody), _PLACEHOLDERS)
+    access = factory.profile.access
+    sent = login.user_data(command_line.CHANNEL_PORT, access.line) + login.typed(access)
+    processor = "any" if factory.accelerator.kind is AcceleratorKind.TCG else processor_name()
+    return {"format": str(FORMAT), "image": factory.image.sha256,
+            "profile": _digest(factory.profile.model_dump_json().encode()),
+            "command": _digest("\0".join(command).encode()), "user-data": _digest(sent), "cloud": _cloud(),
+            "processor": processor, "instance": factory.instance_type.name, "memory": str(factory.context.memory),
+            "qemu": factory.emulator.version, "accelerator": str(factory.accelerator.kind)}  # fmt: skip
+
+
+class SnapshotCache:
+    """The snapshots in one directory; none that is in use is removed until the context is left."""
 
     def __init__(self, path: Path, *, limit: int = LIMIT) -> None:
         self._path = path
         self._limit = limit
         self._used = contextlib.ExitStack()
 
-    def __enter__(self) -> TemplateCache:
+    def __enter__(self) -> SnapshotCache:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Lets others remove what was used here."""
+        """Lets other processes remove the snapshots that were used here."""
         self._used.close()
 
     def get(self, key: Mapping[str, str], make: Callable[[Path], object],
-            on_wait: Callable[[], object] = lambda: None) -> Template:
-        """Returns the template of that key, made by `make(directory)` if there is none; `on_wait` if another makes it.
+            on_wait: Callable[[], object] = lambda: None) -> Snapshot:
+        """Returns the snapshot of that key, made by `make(directory)` if there is none; `on_wait` if another makes it.
 
         Raises:
             HostError: the cache cannot be written, or another process does not come to an end with it.
@@ -63,14 +87,14 @@ class TemplateCache:
             with contextlib.suppress(TestbedError):
                 return self._use(final)
             self._make(final, make)
-            template = self._use(final)
+            snapshot = self._use(final)
         self._evict()
-        return template
+        return snapshot
 
-    def discard(self, template: Template) -> None:
-        """Removes a template that is of no use; others that use it keep what they have open."""
-        with self._locked(template.facts.key):
-            _remove(template.directory)
+    def discard(self, snapshot: Snapshot) -> None:
+        """Removes a snapshot that is of no use; others that use it keep what they have open."""
+        with self._locked(snapshot.facts.key):
+            _remove(snapshot.directory)
 
     def _place(self, key: Mapping[str, str]) -> Path:
         digest = hashlib.sha256(json.dumps(dict(key), sort_keys=True).encode()).hexdigest()
@@ -87,23 +111,23 @@ class TemplateCache:
                 on_wait()
                 lock.acquire(timeout=_MAKING)
         except Timeout:
-            raise HostError(f"another process has not made its template within {_MAKING:.0f} s",
+            raise HostError(f"another process has not made its snapshot within {_MAKING:.0f} s",
                             hint="stop it, or use --cold") from None
         except OSError as error:
-            raise HostError(f"{self._path} cannot be used for templates: {error.strerror}",
+            raise HostError(f"{self._path} cannot be used for snapshots: {error.strerror}",
                             hint="set XDG_CACHE_HOME, or use --cold") from None
         try:
             yield
         finally:
             lock.release()
 
-    def _use(self, final: Path) -> Template:
-        """Loads a template and keeps it from being removed for as long as this cache is in use."""
-        template = load(final)
+    def _use(self, final: Path) -> Snapshot:
+        """Loads a snapshot and keeps it from being removed for as long as this cache is in use."""
+        snapshot = load(final)
         file = self._used.enter_context((final / FACTS).open("rb"))
         fcntl.flock(file, fcntl.LOCK_SH)
         os.utime(final)
-        return template
+        return snapshot
 
     def _make(self, final: Path, make: Callable[[Path], object]) -> None:
         """Makes it beside its place and puts it there in one step; what a crash left there before is removed."""
@@ -118,21 +142,32 @@ class TemplateCache:
             _remove(part)
 
     def _evict(self) -> None:
-        """Removes what crashes left, and then the templates that were not used for longest, until the rest fits."""
+        """Removes what crashes left, and then the snapshots that were not used for longest, until the rest fits."""
         for part in self._path.glob(f"*{_PART}"):
             with contextlib.suppress(Timeout), FileLock(part.with_suffix(_LOCK)).acquire(timeout=0):
                 _remove(part)
         for gone in self._path.glob(f"*{_GONE}"):
             shutil.rmtree(gone, ignore_errors=True)
-        templates = sorted((path.stat().st_mtime, path) for path in self._path.iterdir() if (path / FACTS).exists())
-        size = sum(allocated(path) for _, path in templates)
-        for _, path in templates:
+        snapshots = sorted((path.stat().st_mtime, path) for path in self._path.iterdir() if (path / FACTS).exists())
+        size = sum(allocated(path) for _, path in snapshots)
+        for _, path in snapshots:
             if size <= self._limit:
                 return
             before = allocated(path)
             if _is_unused(path):
                 _remove(path)
                 size -= before
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+@functools.cache
+def _cloud() -> str:
+    """A digest of the code that answers the guest in the cloud's stead: its answers are in the guest's memory."""
+    files = (entry for entry in importlib.resources.files("lifsea_testbed.ecs").iterdir() if entry.is_file())
+    return _digest(b"\0".join(entry.read_bytes() for entry in sorted(files, key=lambda entry: entry.name)))
 
 
 def _is_unused(path: Path) -> bool:

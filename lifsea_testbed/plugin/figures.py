@@ -5,17 +5,19 @@ from __future__ import annotations
 import subprocess
 import time
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from lifsea_testbed.errors import CallerError, Explained, HostError
-from lifsea_testbed.machine.factory import AUTO
+from lifsea_testbed.machine.context import AUTO
+from lifsea_testbed.machine.factory import MachineFactory
 from lifsea_testbed.perf import jsonlines
 from lifsea_testbed.perf.measure import Measure, Measurement
 from lifsea_testbed.perf.metric import Better, Build, Kind, Metric, Sample
-from lifsea_testbed.plugin.session import Run
+from lifsea_testbed.plugin import xdist
 from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.report import collector
 from lifsea_testbed.report.document import Host
@@ -33,12 +35,22 @@ ATTEMPTS = Metric(name="attempts-until-passed", unit="attempts", better=Better.L
 _LONGEST = 200
 
 
-class Measuring:
-    """Holds the figures of one run, of all its processes."""
+@dataclass(frozen=True, kw_only=True)
+class FigureVerdict:
+    """What the figures add to the verdict: failures, troubles of the test bed, and a sentence for each metric."""
 
-    def __init__(self, config: pytest.Config, run: Run, history: History | None) -> None:
+    failures: list[str] = field(default_factory=list)
+    troubles: list[str] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
+
+
+class Figures:
+    """Collects the figures of one run, of all its processes; the main one keeps and judges them."""
+
+    def __init__(self, config: pytest.Config, factory: MachineFactory, history: History | None) -> None:
         self._config = config
-        self._run = run
+        self._factory = factory
+        self._context = factory.context
         self._history = history
         self._taken: list[tuple[str, Measurement]] = []
         self._image = ("", "")
@@ -47,23 +59,20 @@ class Measuring:
         self._findings: Findings | None = None
 
     @classmethod
-    def start(cls, config: pytest.Config, run: Run) -> Measuring:
-        """Opens the history, if there is to be one, and returns what gathers the figures.
+    def start(cls, config: pytest.Config, factory: MachineFactory) -> Figures:
+        """Opens the history, if one was named, in the main process.
 
         Raises:
             pytest.UsageError: the history cannot be used.
         """
-        if config.option.perf_gate and not config.option.history:
+        option = config.option
+        if option.perf_gate and not option.history:
             raise pytest.UsageError("--perf-gate compares with a history (hint: --history FILE)")
-        is_worker = hasattr(config, "workerinput")
         try:
-            history = _open(config.option.history) if config.option.history and not is_worker else None
+            history = _open(option.history) if option.history and not xdist.is_worker(config) else None
         except (CallerError, HostError) as error:
             raise pytest.UsageError(printable(error.one_line)) from None
-        measuring = cls(config, run, history)
-        if not is_worker:
-            run.judge_figures = measuring.finish
-        return measuring
+        return cls(config, factory, history)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
@@ -73,9 +82,8 @@ class Measuring:
         report = yield
         measure = item.stash.get(MEASURED, None)
         if call.when == "call" and measure is not None and measure.taken:
-            bench = self._run.bench
             report.lifsea_figures = [taken.fields() for taken in measure.taken]  # type: ignore[attr-defined]
-            report.lifsea_figured_image = [bench.profile_name, bench.image_version]  # type: ignore[attr-defined]
+            report.lifsea_figured_image = [self._factory.profile.name, self._factory.image_version]  # type: ignore[attr-defined]
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -85,20 +93,23 @@ class Measuring:
             self._taken.append((report.nodeid, Measurement.from_fields(fields)))
             self._image = tuple(report.lifsea_figured_image)
 
-    def finish(self) -> tuple[list[str], list[str]]:
-        """Writes metrics.jsonl, keeps and judges the figures, and returns failures and troubles for the verdict."""
-        path = self._run.prepared.wish.reports / "metrics.jsonl"
+    def finish(self, flakes: Mapping[str, int]) -> FigureVerdict:
+        """Writes metrics.jsonl, adds the figures to the history, and returns what they add to the verdict.
+
+        `flakes` has the tests that passed only at a later attempt, and at which.
+        """
+        path = self._context.reports / "metrics.jsonl"
         path.unlink(missing_ok=True)
         self._taken += [(test, Measurement(metric=ATTEMPTS, value=attempts))
-                        for test, attempts in sorted(self._run.flakes.items())]  # fmt: skip
+                        for test, attempts in sorted(flakes.items())]  # fmt: skip
         if not self._taken:
-            return [], []
+            return FigureVerdict()
         samples = list(self._samples())
         jsonlines.save(samples, path)
         try:
-            return self._judge(samples), []
+            return self._judge(samples)
         except Explained as error:
-            return [], [printable(error.one_line)]
+            return FigureVerdict(troubles=[printable(error.one_line)], findings=self._lines)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Shows what became of each metric."""
@@ -113,44 +124,48 @@ class Measuring:
         if self._history is not None:
             self._history.__exit__()
 
-    def _judge(self, samples: list[Sample]) -> list[str]:
+    def _judge(self, samples: list[Sample]) -> FigureVerdict:
         if self._history is None:
-            return []
+            return FigureVerdict()
         from lifsea_testbed.perf import assessment
 
         self._findings = assessment.judge(self._history, samples, floor=self._config.option.perf_floor / 100)
-        self._run.findings = [printable(line) for line in self._findings.lines]
         self._history.add(samples)
-        return self._findings.failures if self._config.option.perf_gate else []
+        return FigureVerdict(failures=self._findings.failures if self._config.option.perf_gate else [],
+                             findings=self._lines)  # fmt: skip
+
+    @property
+    def _lines(self) -> list[str]:
+        return [printable(line) for line in self._findings.lines] if self._findings else []
 
     def _samples(self) -> Iterator[Sample]:
-        wished = self._run.prepared.wish.profile
-        profile = profiles.load(self._image[0] if wished == AUTO else wished)
+        named = self._context.profile
+        profile = profiles.load(self._image[0] if named == AUTO else named)
         build, budgets = self._build(), profile.budgets
         for number, (test, taken) in enumerate(self._taken, start=1):
             yield Sample(build=build, metric=taken.metric, value=taken.value, test=test, number=number,
                          budget=budgets.get(taken.metric.name))  # fmt: skip
 
     def _build(self) -> Build:
-        prepared, option = self._run.prepared, self._config.option
+        context, option = self._context, self._config.option
         return Build(
             token=self._token,
             started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._started)),
-            image_digest=prepared.image.sha256,
+            image_digest=context.image.sha256,
             image_version=printable(option.image_version or self._image[1])[:_LONGEST],
             revision=printable(option.revision or _revision())[:_LONGEST],
             profile=self._image[0],
-            instance_type=prepared.wish.instance_type,
-            accelerator=str(prepared.accelerator.kind),
-            qemu=prepared.emulator.version,
+            instance_type=context.instance_type.name,
+            accelerator=str(context.accelerator.kind),
+            qemu=context.emulator.version,
             host_class=printable(option.host_class or _host_class(collector.host()))[:_LONGEST],
             kind=Kind.RELEASE if option.perf_release else Kind.BUILD,
             reports=printable(option.reports_url),
         )  # fmt: skip
 
 
-def restored(item: pytest.Item, seconds: float) -> None:
-    """Takes how long the machine of a test was waited for."""
+def measure_restore(item: pytest.Item, seconds: float) -> None:
+    """Measures how long the machine of a test took to restore."""
     measure_of(item)("restore", seconds, unit="s", better="lower",
                      definition="From a template on disk to a machine that answers, its clock stepped to now.")
 

@@ -1,14 +1,30 @@
-"""What is known of a test that runs: its claim, its machines, and which try it is."""
+"""The marks of a test, and what pytest knows of one: its claim, its machines, its fixtures, its attempt."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
-from lifsea_testbed.machine.machine import Machine
+from lifsea_testbed.profiles.claims import catalogue
+
+if TYPE_CHECKING:
+    from lifsea_testbed.machine.machine import Machine
+
+
+def claim(name: str) -> pytest.MarkDecorator:
+    """Marks a test as a judge of that claim.
+
+    Raises:
+        KeyError: claims.toml has no such claim.
+    """
+    return pytest.mark.claim(catalogue()[name].id)
 
 
 def machines_of(item: pytest.Item) -> dict[str, Machine]:
     """Returns the machines that the test was given, by the names of their fixtures."""
+    from lifsea_testbed.machine.machine import Machine
+
     values = getattr(item, "funcargs", {})
     fleet = {f"machine {number}": machine
              for number, machine in enumerate(getattr(values.get("machines"), "machines", ()), start=1)}  # fmt: skip
@@ -17,7 +33,7 @@ def machines_of(item: pytest.Item) -> dict[str, Machine]:
 
 
 def fixtures_of(item: pytest.Item) -> tuple[str, ...]:
-    """Returns the names of the fixtures that the test asks for, by way of others as well."""
+    """Returns the names of the fixtures that the test uses, directly or by way of others."""
     return tuple(getattr(item, "fixturenames", ()))
 
 
@@ -28,5 +44,5 @@ def claim_of(item: pytest.Item) -> str | None:
 
 
 def attempt_of(item: pytest.Item) -> int:
-    """Returns which try of the test this is, from 1, as pytest-rerunfailures counts them."""
+    """Returns the number of this attempt at the test, from 1, as pytest-rerunfailures counts them."""
     return int(getattr(item, "execution_count", 1))

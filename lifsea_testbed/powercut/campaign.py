@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lifsea_testbed.errors import CallerError, GuestFailure, NotJudged, TestbedError
-from lifsea_testbed.machine.factory import Bench
+from lifsea_testbed.machine.factory import MachineFactory
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.powercut import qcow2_writer, report
 from lifsea_testbed.powercut import recording as recordings
@@ -112,7 +112,7 @@ class PowerCuts:
             raise NotJudged(f"{self.budget} left out {'; '.join(found)}: the same run again goes on from here")
 
 
-def cut(bench: Bench, reports: Path, budget: str | None) -> PowerCuts:
+def cut(factory: MachineFactory, reports: Path, budget: str | None) -> PowerCuts:
     """Sweeps all that belongs to an upgrade for as long as a suite was given.
 
     Raises:
@@ -124,66 +124,66 @@ def cut(bench: Bench, reports: Path, budget: str | None) -> PowerCuts:
     deadline, found = Deadline.after(parse_duration(budget, "--power-cuts")), dict[str, report.Summary]()
     for subject, share in _OF_A_SUITE.items():
         wished = Campaign.parse(reports=reports, subject=subject)
-        place = wished.recording.with_name(f"{_named(subject)}-{bench.image.sha256[:12]}")
-        found[subject] = survey(bench, replace(wished, recording=place, budget=share * deadline.remaining))
+        place = wished.recording.with_name(f"{_named(subject)}-{factory.image.sha256[:12]}")
+        found[subject] = survey(factory, replace(wished, recording=place, budget=share * deadline.remaining))
     return PowerCuts(summaries=found, budget=budget)
 
 
 @contextlib.contextmanager
-def prepared(bench: Bench, campaign: Campaign) -> Iterator[tuple[Sweep, Timeline]]:
+def prepared(factory: MachineFactory, campaign: Campaign) -> Iterator[tuple[Sweep, Timeline]]:
     """The recording, made now if there is none, open; and what boots its states."""
-    recording = _recorded(bench, campaign.recording, SUBJECTS[campaign.subject])
+    recording = _recorded(factory, campaign.recording, SUBJECTS[campaign.subject])
     if campaign.second:
-        recording = _recorded(bench, campaign.place, _second(bench, recording, campaign))
-    with recordings.timeline(recording, bench.image, seed=campaign.seed) as timeline, \
+        recording = _recorded(factory, campaign.place, _second(factory, recording, campaign))
+    with recordings.timeline(recording, factory.image, seed=campaign.seed) as timeline, \
             qcow2_writer.Milestones(timeline.contents, timeline.states, recording.directory) as milestones:  # fmt: skip
-        yield Sweep(bench, recording, timeline, milestones, depth=campaign.depth,
-                    at_once=campaign.at_once or bench.at_once()), timeline  # fmt: skip
+        yield Sweep(factory, recording, timeline, milestones, depth=campaign.depth,
+                    at_once=campaign.at_once or factory.concurrency()), timeline  # fmt: skip
 
 
-def _recorded(bench: Bench, place: Path, subject: Subject) -> Recording:
-    recording = recordings.load(place, bench.image, bench.next_image, subject.name)
+def _recorded(factory: MachineFactory, place: Path, subject: Subject) -> Recording:
+    recording = recordings.load(place, factory.image, factory.next_image, subject.name)
     if recording is None:
-        bench.say(f"recording: {subject.name}")
-        recording = recordings.record(bench, place, subject)
-    if bench.profile_name != recording.facts.profile:
-        bench.profile = profiles.load(recording.facts.profile)
+        factory.announce(f"recording: {subject.name}")
+        recording = recordings.record(factory, place, subject)
+    if factory.profile.name != recording.facts.profile:
+        factory.profile = profiles.load(recording.facts.profile)
     return recording
 
 
-def _second(bench: Bench, first: Recording, campaign: Campaign) -> SecondBoot:
+def _second(factory: MachineFactory, first: Recording, campaign: Campaign) -> SecondBoot:
     """The boot after a cut, whose disk is made and kept for it."""
     facts, cut = first.facts, campaign.recording / f"cut-{slug(campaign.second)}.qcow2"
-    with recordings.timeline(first, bench.image, seed=campaign.seed) as timeline:
+    with recordings.timeline(first, factory.image, seed=campaign.seed) as timeline:
         state = timeline.states.find(campaign.second)
         qcow2_writer.write(cut, timeline.contents.clusters(state), size=facts.disk_size)
-    prepared = Prepared(instance=recordings.instance(bench, facts), layers=(*first.layers, cut), old=facts.old,
+    prepared = Prepared(instance=recordings.instance(factory, facts), layers=(*first.layers, cut), old=facts.old,
                         new=facts.new)  # fmt: skip
     return SecondBoot(prepared, announced=facts.announced <= state.latest)
 
 
-def sweep(bench: Bench, campaign: Campaign, console: Console | None = None) -> report.Summary:
+def sweep(factory: MachineFactory, campaign: Campaign, console: Console | None = None) -> report.Summary:
     """Sweeps as `survey` does, and prints the numbers.
 
     Raises:
         GuestFailure: some state neither boots the old image nor the new one.
         TestbedError: a boot came out otherwise than was inferred.
     """
-    summary = survey(bench, campaign, console)
+    summary = survey(factory, campaign, console)
     print(summary.line)
     if summary.failures:
         raise _failure(campaign, summary)
     return summary
 
 
-def survey(bench: Bench, campaign: Campaign, console: Console | None = None) -> report.Summary:
+def survey(factory: MachineFactory, campaign: Campaign, console: Console | None = None) -> report.Summary:
     """Sweeps, shows how it goes, and leaves the findings among the reports, also when it is interrupted.
 
     Raises:
         TestbedError: a boot came out otherwise than was inferred.
     """
     deadline = Deadline.after(campaign.budget)
-    with prepared(bench, campaign) as (sweeper, timeline):
+    with prepared(factory, campaign) as (sweeper, timeline):
         planned = plan(timeline, campaign.kinds, campaign.shard)
         results = Results(campaign.results)
         try:
@@ -193,7 +193,7 @@ def survey(bench: Bench, campaign: Campaign, console: Console | None = None) -> 
             report.write(campaign.reports / campaign.name, timeline, summary)
         if summary.failures and not deadline.expired:
             whole = timeline.states.find(summary.failures[0].state)
-            summary = replace(summary, smallest=_smallest(bench, sweeper, timeline, results, whole, deadline))
+            summary = replace(summary, smallest=_smallest(factory, sweeper, timeline, results, whole, deadline))
             report.write(campaign.reports / campaign.name, timeline, summary)
     if summary.contradicted:
         raise TestbedError(f"{summary.contradicted} boots came out otherwise than was inferred",
@@ -202,13 +202,13 @@ def survey(bench: Bench, campaign: Campaign, console: Console | None = None) -> 
     return summary
 
 
-def boot(bench: Bench, campaign: Campaign, name: str) -> Result:
+def boot(factory: MachineFactory, campaign: Campaign, name: str) -> Result:
     """Boots the state of that name and says what came up.
 
     Raises:
         GuestFailure: neither the old image nor the new one, or the old one when it had to be the new one.
     """
-    with prepared(bench, campaign) as (sweeper, timeline):
+    with prepared(factory, campaign) as (sweeper, timeline):
         state = timeline.states.find(name)
         result = judged(sweeper.boot(state, timeline.contents.digest(state)), state, timeline.facts)
     if result.outcome is Outcome.BROKEN:
@@ -217,21 +217,21 @@ def boot(bench: Bench, campaign: Campaign, name: str) -> Result:
     return result
 
 
-def shrink(bench: Bench, campaign: Campaign, name: str) -> str:
+def shrink(factory: MachineFactory, campaign: Campaign, name: str) -> str:
     """Finds the fewest lost writes that break a disk as that state's do; returns the name of the state without them.
 
     Raises:
         CallerError: the state is not broken, or lacks nothing of its epoch.
     """
-    with prepared(bench, campaign) as (sweeper, timeline):
+    with prepared(factory, campaign) as (sweeper, timeline):
         whole, results = timeline.states.find(name), Results(campaign.results)
-        found = _smallest(bench, sweeper, timeline, results, whole, Deadline.after(_FOREVER))
+        found = _smallest(factory, sweeper, timeline, results, whole, Deadline.after(_FOREVER))
     if not found:
         raise CallerError(f"{name}: no lost write breaks it", hint="--state alone boots it again")
     return found
 
 
-def _smallest(bench: Bench, sweeper: Sweep, timeline: Timeline, results: Results, whole: State,
+def _smallest(factory: MachineFactory, sweeper: Sweep, timeline: Timeline, results: Results, whole: State,
               deadline: Deadline) -> str:
     """The name of the state that lacks the fewest writes and is broken like that one, as far as found by the deadline.
 
@@ -244,7 +244,7 @@ def _smallest(bench: Bench, sweeper: Sweep, timeline: Timeline, results: Results
             return False
         state = states.lacking(whole, numbers)
         result = judged(sweeper.known(state, results), state, timeline.facts)
-        bench.say(f"{state.name}: {result.outcome}")
+        factory.announce(f"{state.name}: {result.outcome}")
         return result.outcome is Outcome.BROKEN
 
     lost = states.lost(whole)
@@ -252,9 +252,9 @@ def _smallest(bench: Bench, sweeper: Sweep, timeline: Timeline, results: Results
 
 
 @contextlib.contextmanager
-def machine(bench: Bench, campaign: Campaign, name: str) -> Iterator[Machine]:
+def machine(factory: MachineFactory, campaign: Campaign, name: str) -> Iterator[Machine]:
     """The machine on the disk of the state of that name, off."""
-    with prepared(bench, campaign) as (sweeper, timeline), sweeper.machine(timeline.states.find(name)) as made:
+    with prepared(factory, campaign) as (sweeper, timeline), sweeper.machine(timeline.states.find(name)) as made:
         yield made
 
 

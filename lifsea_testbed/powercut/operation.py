@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 from lifsea_testbed.ecs.instance import Instance
-from lifsea_testbed.guest import ostree
-from lifsea_testbed.machine.factory import Bench
+from lifsea_testbed.machine.factory import InitialState, MachineFactory, MachineSpec
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.qemu.storage import Layers
 from lifsea_testbed.support.guest_paths import KEPT_IN_ETC
@@ -77,7 +76,7 @@ class Subject(Protocol):
     name: str
     depth: Depth
 
-    def prepare(self, bench: Bench, directory: Path) -> Prepared:
+    def prepare(self, factory: MachineFactory, directory: Path) -> Prepared:
         """Brings a machine to where it can begin, and switches it off; its layers lie in that directory."""
         ...
 
@@ -92,12 +91,14 @@ class Upgrade:
     name = "upgrade"
     depth = Depth.BOOT
 
-    def prepare(self, bench: Bench, directory: Path) -> Prepared:
+    def prepare(self, factory: MachineFactory, directory: Path) -> Prepared:
         """Has the next image on offer, pulled and safely on disk."""
-        instance = Instance(type=bench.instance_type)
-        with bench.off("powercut-prepare", layers=Layers(overlay=directory / BASE), instance=instance) as machine:
-            offer = _offered(bench, machine, directory / OFFER)
-            before = machine.guest.booted_deployment()
+        instance = Instance(type=factory.instance_type)
+        spec = MachineSpec(name="powercut-prepare", state=InitialState.OFF, instance=instance,
+                           layers=Layers(overlay=directory / BASE))  # fmt: skip
+        with factory.create(spec) as machine:
+            offer = _offered(factory, machine, directory / OFFER)
+            before = machine.guest.deployments.booted()
             self._go_on(machine, before.os, offer)
             machine.power_off()
         return self._prepared(Prepared(instance=instance, layers=(directory / BASE,), os=before.os, old=before.commit,
@@ -107,7 +108,7 @@ class Upgrade:
         """Deploys."""
         _start(machine)
         started = length()
-        ostree.deploy(machine, prepared.os, prepared.new)
+        machine.guest.deployments.deploy(prepared.os, prepared.new)
         return Told(old=prepared.old, new=prepared.new, started=started, announced=length())
 
     def _go_on(self, machine: Machine, os: str, offer: Offer) -> None:
@@ -149,13 +150,13 @@ class Rollback(Upgrade):
         """Makes the previous deployment the first."""
         _start(machine)
         started = length()
-        ostree.roll_back(machine)
+        machine.guest.deployments.roll_back()
         return Told(old=prepared.old, new=prepared.new, started=started, announced=length())
 
     def _go_on(self, machine: Machine, os: str, offer: Offer) -> None:
         """Has the next image run."""
         super()._go_on(machine, os, offer)
-        ostree.deploy(machine, os, offer.commit)
+        machine.guest.deployments.deploy(os, offer.commit)
         machine.reboot()
         machine.wait_until_ready()
 
@@ -171,7 +172,7 @@ class StagedUpgrade(Upgrade):
     def act(self, machine: Machine, prepared: Prepared, length: Length) -> Told:
         """Stages, and powers off."""
         _start(machine)
-        ostree.stage(machine, prepared.os, prepared.new)
+        machine.guest.deployments.stage(prepared.os, prepared.new)
         started = length()
         machine.power_off()
         return Told(old=prepared.old, new=prepared.new, started=started, announced=length())
@@ -183,17 +184,19 @@ class FirstBoot:
     name = "first-boot"
     depth = Depth.BOOT
 
-    def prepare(self, bench: Bench, directory: Path) -> Prepared:
+    def prepare(self, factory: MachineFactory, directory: Path) -> Prepared:
         """Leaves the disk as the image has it."""
-        instance = Instance(type=bench.instance_type)
-        with bench.off("powercut-prepare", layers=Layers(overlay=directory / BASE), instance=instance):
+        instance = Instance(type=factory.instance_type)
+        spec = MachineSpec(name="powercut-prepare", state=InitialState.OFF, instance=instance,
+                           layers=Layers(overlay=directory / BASE))  # fmt: skip
+        with factory.create(spec):
             return Prepared(instance=instance, layers=(directory / BASE,))
 
     def act(self, machine: Machine, prepared: Prepared, length: Length) -> Told:
         """Boots."""
         machine.power_on()
         machine.wait_until_ready()
-        commit = machine.guest.booted_deployment().commit
+        commit = machine.guest.deployments.booted().commit
         return Told(old=commit, new=commit, started=0, announced=None)
 
 
@@ -211,7 +214,7 @@ class SecondBoot:
         self.name = self._NAME
         self._first, self._announced = first, announced
 
-    def prepare(self, bench: Bench, directory: Path) -> Prepared:
+    def prepare(self, factory: MachineFactory, directory: Path) -> Prepared:
         """Links the layers, and what was on offer, to where they stay with the recording."""
         layers = tuple(directory / path.name for path in self._first.layers)
         for path, link in zip(self._first.layers, layers, strict=True):
@@ -235,16 +238,16 @@ SUBJECTS: dict[str, Subject] = {
 }
 
 
-def _offered(bench: Bench, machine: Machine, directory: Path) -> Offer:
+def _offered(factory: MachineFactory, machine: Machine, directory: Path) -> Offer:
     """Powers on, and has the next image on offer to the machine, and something of the machine's own in /etc."""
     machine.power_on()
-    bench.identify(machine)
+    factory.identify(machine)
     machine.wait_until_ready()
-    machine.guest.write(KEPT_IN_ETC, KEPT_IN_ETC)
+    machine.guest.files.write(KEPT_IN_ETC, KEPT_IN_ETC)
     shutil.rmtree(directory, ignore_errors=True)
-    url = machine.serve(Repository(directory))
-    if bench.next_image:
-        return from_disk(machine, directory, url, machine.attach_disk(bench.next_image))
+    url = machine.network.serve_mirror(Repository(directory))
+    if factory.next_image:
+        return from_disk(machine, directory, url, machine.attach_disk(factory.next_image))
     return make_up(machine, directory, url, 1)[0]
 
 

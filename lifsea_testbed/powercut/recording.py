@@ -13,7 +13,7 @@ from lifsea_testbed.disk.qcow2 import Qcow2, open_layers
 from lifsea_testbed.disk.source import ByteSource, RawFile
 from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.errors import CallerError, LaunchError, TestbedError
-from lifsea_testbed.machine.factory import Bench
+from lifsea_testbed.machine.factory import InitialState, MachineFactory, MachineSpec
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.powercut.crash_states import CrashStates, prefix
 from lifsea_testbed.powercut.disk_contents import CLUSTER, Contents
@@ -121,13 +121,13 @@ def timeline(recording: Recording, image: Image, *, seed: int = 1) -> Iterator[T
                        states=CrashStates(log.entries, start=facts.started, seed=seed))  # fmt: skip
 
 
-def instance(bench: Bench, facts: Facts) -> Instance:
+def instance(factory: MachineFactory, facts: Facts) -> Instance:
     """Returns the machine that was recorded."""
-    return Instance(type=bench.instance_type, id=facts.instance, uuid=facts.uuid, disk_serial=facts.disk_serial,
+    return Instance(type=factory.instance_type, id=facts.instance, uuid=facts.uuid, disk_serial=facts.disk_serial,
                     mac=facts.mac)  # fmt: skip
 
 
-def record(bench: Bench, directory: Path, subject: Subject, *, settle: float = SETTLE) -> Recording:
+def record(factory: MachineFactory, directory: Path, subject: Subject, *, settle: float = SETTLE) -> Recording:
     """Records what the subject does to the disk, from a clean boot until the kernel has written all back.
 
     Raises:
@@ -136,18 +136,19 @@ def record(bench: Bench, directory: Path, subject: Subject, *, settle: float = S
     """
     directory.mkdir(parents=True, exist_ok=True)
     log, final = directory / _LOG, directory / _FINAL
-    prepared = subject.prepare(bench, directory)
+    prepared = subject.prepare(factory, directory)
     log.write_bytes(b"")
     layers = Layers(below=prepared.layers, overlay=final, write_log=log)
-    with bench.off("powercut-record", layers=layers, instance=prepared.instance) as machine:
-        machine.serve(Repository(directory / OFFER))
+    spec = MachineSpec(name="powercut-record", state=InitialState.OFF, layers=layers, instance=prepared.instance)
+    with factory.create(spec) as machine:
+        machine.network.serve_mirror(Repository(directory / OFFER))
         told = subject.act(machine, prepared, lambda: log.stat().st_size)
         if not machine.boot.liveness.end_is_expected:
             _settle(machine, settle)
-    with open_layers(bench.image, *prepared.layers) as below, RawFile(log) as file, RawFile(final) as last:
+    with open_layers(factory.image, *prepared.layers) as below, RawFile(log) as file, RawFile(final) as last:
         read = WriteLog(file, disk_size=below.size)
         check(read, below, Qcow2(last, below))
-    facts = _facts(bench, subject, prepared, told, read)
+    facts = _facts(factory, subject, prepared, told, read)
     (directory / _FACTS).write_text(json.dumps(asdict(facts), indent=1) + "\n", "utf-8")
     final.unlink()
     return Recording(directory=directory, facts=facts)
@@ -163,13 +164,14 @@ def _settle(machine: Machine, seconds: float) -> None:
         raise TestbedError("QEMU did not quit, so the end of the log is not known", hint="record again")
 
 
-def _facts(bench: Bench, subject: Subject, prepared: Prepared, told: Told, log: WriteLog) -> Facts:
-    instance = prepared.instance
+def _facts(factory: MachineFactory, subject: Subject, prepared: Prepared, told: Told, log: WriteLog) -> Facts:
+    instance, other = prepared.instance, factory.next_image
     return Facts(
-        subject=subject.name, image=bench.image.sha256, next_image=bench.next_image.sha256 if bench.next_image else "",
-        profile=bench.profile_name, instance=instance.id, uuid=instance.uuid, disk_serial=instance.disk_serial,
+        subject=subject.name, image=factory.image.sha256, next_image=other.sha256 if other else "",
+        profile=factory.profile.name, instance=instance.id, uuid=instance.uuid, disk_serial=instance.disk_serial,
         mac=instance.mac, layers=tuple(path.name for path in prepared.layers), old=told.old, new=told.new,
-        started=log.count_at(told.started), disk_size=log.disk_size, qemu=bench.emulator.version, offer=prepared.offer,
+        started=log.count_at(told.started), disk_size=log.disk_size, qemu=factory.emulator.version,
+        offer=prepared.offer,
         announced=len(log.entries) + 1 if told.announced is None else log.count_at(told.announced),
     )  # fmt: skip
 

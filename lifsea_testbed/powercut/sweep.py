@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lifsea_testbed.errors import GuestFailure, HostError
-from lifsea_testbed.machine.factory import Bench
+from lifsea_testbed.machine.factory import InitialState, MachineFactory, MachineSpec
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.powercut import qcow2_writer
 from lifsea_testbed.powercut import recording as recordings
@@ -88,11 +88,11 @@ class Going:
 
 
 class Sweep:
-    """Boots states of one recording on one bench, so many at once."""
+    """Boots states of one recording on one factory, so many at once."""
 
-    def __init__(self, bench: Bench, recording: Recording, timeline: Timeline, milestones: qcow2_writer.Milestones, *,
-                 depth: Depth = Depth.BOOT, at_once: int = 1) -> None:
-        self._bench, self._recording, self._timeline, self._milestones = bench, recording, timeline, milestones
+    def __init__(self, factory: MachineFactory, recording: Recording, timeline: Timeline,
+                 milestones: qcow2_writer.Milestones, *, depth: Depth = Depth.BOOT, at_once: int = 1) -> None:
+        self._factory, self._recording, self._timeline, self._milestones = factory, recording, timeline, milestones
         self._depth, self._at_once = depth, at_once
 
     def run(self, planned: Plan, results: Results, deadline: Deadline) -> Iterator[Result]:
@@ -185,12 +185,13 @@ class Sweep:
     @contextlib.contextmanager
     def machine(self, state: State) -> Iterator[Machine]:
         """The machine that was recorded, off, with the disk of that state below a fresh overlay."""
-        instance = recordings.instance(self._bench, self._timeline.facts)
+        instance = recordings.instance(self._factory, self._timeline.facts)
         path, reads = self._reads(state).with_suffix(".qcow2"), self._reads(state)
         try:
             layers = Layers(below=(*self._recording.layers, *self._milestones.write(path, state)), reads=reads)
-            with self._bench.off(f"powercut-{state.name}", layers=layers, instance=instance) as machine:
-                machine.serve(self._recording.repository)
+            spec = MachineSpec(name=f"powercut-{state.name}", state=InitialState.OFF, layers=layers, instance=instance)
+            with self._factory.create(spec) as machine:
+                machine.network.serve_mirror(self._recording.repository)
                 yield machine
         finally:
             path.unlink(missing_ok=True)

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 
 from lifsea_testbed.errors import GuestFailure
-from lifsea_testbed.guest import ostree
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.powercut.operation import Depth, FirstBoot
 from lifsea_testbed.powercut.recording import Facts
@@ -29,7 +28,7 @@ def look(machine: Machine, facts: Facts, depth: Depth) -> tuple[Outcome, str]:
     Raises:
         GuestFailure: the machine cannot answer.
     """
-    running = machine.guest.booted_deployment().commit
+    running = machine.guest.deployments.booted().commit
     if running not in (facts.old, facts.new):
         return Outcome.BROKEN, f"neither the old nor the new image runs, but {running}"
     is_new = running == facts.new
@@ -43,25 +42,25 @@ def _settled(machine: Machine, facts: Facts, *, is_new: bool) -> Iterator[str]:
     if facts.subject == FirstBoot.name:
         yield from _unprovisioned(machine)
         return
-    if machine.guest.read(KEPT_IN_ETC) != KEPT_IN_ETC:
+    if machine.guest.files.read(KEPT_IN_ETC) != KEPT_IN_ETC:
         yield f"{KEPT_IN_ETC} is not as it was before the upgrade"
-    if is_new and (missing := machine.guest.new_defaults_missing()):
+    if is_new and (missing := machine.guest.deployments.missing_defaults()):
         yield f"/etc lacks new defaults: {', '.join(missing)}"
 
 
 def _unprovisioned(machine: Machine) -> Iterator[str]:
     """What a first boot has to do, and did not, however often it had to begin."""
     machine.wait_until_ready()
-    if failed := machine.guest.failed_units():
+    if failed := machine.guest.units.failed():
         yield f"failed: {', '.join(failed)}"
-    disk = machine.guest.root_disk()
+    disk = machine.guest.disks.root()
     if disk.unused > _UNUSED or disk.filled < _FILLED:
         yield f"the root file system does not fill the disk: {disk}"
-    if not _MACHINE_ID.fullmatch(machine.guest.read(MACHINE_ID) or ""):
+    if not _MACHINE_ID.fullmatch(machine.guest.files.read(MACHINE_ID) or ""):
         yield f"{MACHINE_ID} holds no machine-id"
-    if machine.guest.host_name != machine.instance.host_name:
-        yield f"the host name is {machine.guest.host_name}"
-    if not machine.guest.user_data_runs:
+    if machine.guest.system.host_name() != machine.instance.host_name:
+        yield f"the host name is {machine.guest.system.host_name()}"
+    if not machine.guest.system.user_data_runs():
         yield "user-data did not run"
 
 
@@ -70,9 +69,9 @@ def _deeper(machine: Machine, facts: Facts, running: str, depth: Depth) -> Itera
         return
     if depth is Depth.NEXT and facts.old != facts.new:
         yield from _not_upgraded(machine, facts, facts.new if running == facts.old else facts.old)
-    if damage := machine.guest.repository_damage():
+    if damage := machine.guest.deployments.repository_damage():
         yield f"ostree fsck: {damage[-1]}"
-    if changed := machine.guest.changed_files():
+    if changed := machine.guest.deployments.changed_files():
         yield f"/usr is not the commit's: {', '.join(changed[:5])}"
 
 
@@ -81,10 +80,10 @@ def _not_upgraded(machine: Machine, facts: Facts, commit: str) -> Iterator[str]:
         if facts.offer and facts.offer.commit == commit:
             OstreeUpgrade(machine).apply(facts.offer)
         else:
-            ostree.deploy(machine, machine.guest.booted_deployment().os, commit)
+            machine.guest.deployments.deploy(machine.guest.deployments.booted().os, commit)
     except GuestFailure as error:
         yield f"the next upgrade fails: {error.happened}: {error.evidence.strip()[-300:]}"
         return
-    first = machine.guest.deployments()[0].commit
+    first = machine.guest.deployments.all()[0].commit
     if first != commit:
         yield f"the next upgrade says that it went well, and {first} boots next"

@@ -7,6 +7,9 @@ import importlib.resources
 import tomllib
 from dataclasses import dataclass
 
+#: The file of all claims, beside the profiles.
+CATALOGUE = "claims.toml"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
@@ -20,5 +23,5 @@ class Claim:
 @functools.cache
 def catalogue() -> dict[str, Claim]:
     """Returns every known claim by its id, in the order of claims.toml."""
-    text = importlib.resources.files("lifsea_testbed.profiles").joinpath("claims.toml").read_text("utf-8")
+    text = importlib.resources.files("lifsea_testbed.profiles").joinpath(CATALOGUE).read_text("utf-8")
     return {name: Claim(id=name, **fields) for name, fields in tomllib.loads(text).items()}

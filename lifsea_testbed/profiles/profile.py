@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lifsea_testbed.errors import NotJudged, ProfileRefused
-from lifsea_testbed.profiles.claims import catalogue
+from lifsea_testbed.profiles.claims import CATALOGUE, catalogue
 
 T = TypeVar("T")
 _SUFFIX = ".toml"
@@ -257,8 +257,8 @@ def known(value: T | None, what: str) -> T:
 
 def names() -> list[str]:
     """Returns the names of the profiles that come with the test bed."""
-    directory = importlib.resources.files("lifsea_testbed").joinpath("profiles")
-    return sorted(entry.name.removesuffix(_SUFFIX) for entry in directory.iterdir() if entry.name.endswith(_SUFFIX))
+    files = {entry.name for entry in importlib.resources.files("lifsea_testbed.profiles").iterdir()} - {CATALOGUE}
+    return sorted(name.removesuffix(_SUFFIX) for name in files if name.endswith(_SUFFIX))
 
 
 def load(name: str) -> Profile:

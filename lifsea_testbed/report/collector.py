@@ -12,8 +12,8 @@ from collections.abc import Iterable
 import psutil
 
 from lifsea_testbed.disk.image import Image
-from lifsea_testbed.machine import factory as benches
-from lifsea_testbed.machine.preflight import Prepared
+from lifsea_testbed.machine.context import AUTO, RunContext
+from lifsea_testbed.machine.factory import FALLBACK
 from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.profiles.claims import catalogue
 from lifsea_testbed.report import excuses, gate, junit, markdown
@@ -38,8 +38,8 @@ _UNFINISHED = "the run did not come to its end"
 class Collector:
     """Holds the outcomes of one run, of all its processes."""
 
-    def __init__(self, prepared: Prepared, known: Known, *, version: str = "", flaky_fails: bool = False) -> None:
-        self._prepared = prepared
+    def __init__(self, context: RunContext, known: Known, *, version: str = "", flaky_fails: bool = False) -> None:
+        self._context = context
         self._known = known
         self._version = version
         self._flaky_fails = flaky_fails
@@ -48,11 +48,9 @@ class Collector:
         self._durations: dict[str, float] = {}
         self._plan = ""
         self._started = time.time()
-        self._profile = profiles.load(
-            benches.FALLBACK if prepared.wish.profile == benches.AUTO else prepared.wish.profile
-        )
+        self._profile = profiles.load(FALLBACK if context.profile == AUTO else context.profile)
         self._findings: list[str] = []
-        self.path = prepared.wish.reports / "gate.json"
+        self.path = context.reports / "gate.json"
         for name in ("gate.json", "gate.json.minisig", "run.json", "junit.xml", "summary.md"):
             self.path.with_name(name).unlink(missing_ok=True)
 
@@ -79,15 +77,15 @@ class Collector:
 
         `plan` is by which shards were cut, `findings` what became of the figures, a sentence each.
         """
-        prepared, self._plan, self._findings = self._prepared, plan, list(findings)
-        changed = [] if prepared.image.unchanged else [f"{prepared.image.path} changed during the run"]
+        context, self._plan, self._findings = self._context, plan, list(findings)
+        changed = [] if context.image.unchanged else [f"{context.image.path} changed during the run"]
         troubles = [*troubles, *changed]
         failures = [*failures, *(self._flaky() if self._flaky_fails else [])]
         bare = self.document(Verdict.BROKEN, _UNFINISHED)
-        shard = prepared.wish.shard
+        shard = context.shard
         parts = [f"this is shard {shard}; gate merge joins it with the others"] if shard else []
         verdict, why = gate.conclude(bare.claims, others=bare.others, troubles=troubles, failures=failures,
-                                     selected=prepared.wish.claims, parts=parts)  # fmt: skip
+                                     selected=context.claims, parts=parts)  # fmt: skip
         document = self.document(verdict, why, troubles=troubles, failures=failures)
         document.write(self.path)
         self._write_run()
@@ -103,16 +101,16 @@ class Collector:
     def document(self, verdict: Verdict, why: str, *, troubles: Iterable[str] = (),
                  failures: Iterable[str] = ()) -> Document:
         """Returns gate.json as far as the run has come."""
-        prepared = self._prepared
+        context = self._context
         claims = self._claims()
-        wished = prepared.wish.shard
-        shard = Shard(index=wished.number, count=wished.count, plan=self._plan) if wished else None
+        part = context.shard
+        shard = Shard(index=part.number, count=part.count, plan=self._plan) if part else None
         return Document(
             testbed=_versions()["lifsea-testbed"], verdict=verdict, exit_status=verdict.exit_status,
-            why=why, image=_image(prepared.image, self._version),
-            next_image=_image(prepared.next_image) if prepared.next_image else None,
-            profile=self._profile.name, instance_type=prepared.wish.instance_type, selected=list(prepared.wish.claims),
-            shard=shard, runs=[run_record(prepared, shard)], claims=claims,
+            why=why, image=_image(context.image, self._version),
+            next_image=_image(context.next_image) if context.next_image else None,
+            profile=self._profile.name, instance_type=context.instance_type.name, selected=list(context.claims),
+            shard=shard, runs=[run_record(context, shard)], claims=claims,
             others=gate.records(outcome for outcome in self._outcomes if not outcome.claim),
             known_issues=excuses.record(self._known, claims, profile=self._profile.name, version=self._version),
             troubles=list(troubles), failures=list(failures),
@@ -120,7 +118,7 @@ class Collector:
 
     def _claims(self) -> list[ClaimRecord]:
         """The result of each claim of the profile, or of those of them that the user selected."""
-        wanted = self._prepared.wish.claims or self._profile.claims
+        wanted = self._context.claims or self._profile.claims
         promises = {claim: catalogue()[claim].promise for claim in self._profile.claims if claim in wanted}
         return gate.settle(promises, self._outcomes, [each for taken in self._figures.values() for each in taken])
 
@@ -132,19 +130,19 @@ class Collector:
         times = {
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._started)),
             "duration": round(time.time() - self._started, 1),
-            "accelerator": self._prepared.accelerator.why,
-            "guest_memory": self._prepared.fitting.memory,
-            "image": str(self._prepared.image.path),
+            "accelerator": self._context.accelerator.why,
+            "guest_memory": self._context.memory,
+            "image": str(self._context.image.path),
             "findings": self._findings,
             "tests": {test: round(self._durations[test], 3) for test in sorted(self._durations)},
         }
         self.path.with_name("run.json").write_text(json.dumps(times, indent=2) + "\n", "utf-8")
 
 
-def run_record(prepared: Prepared, shard: Shard | None = None) -> RunRecord:
+def run_record(context: RunContext, shard: Shard | None = None) -> RunRecord:
     """Returns on what, and with what, this process works."""
-    return RunRecord(shard=shard, host=host(), accelerator=str(prepared.accelerator.kind),
-                     tools={**_versions(), "qemu": prepared.emulator.version})  # fmt: skip
+    return RunRecord(shard=shard, host=host(), accelerator=str(context.accelerator.kind),
+                     tools={**_versions(), "qemu": context.emulator.version})  # fmt: skip
 
 
 @functools.cache

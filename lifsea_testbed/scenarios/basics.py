@@ -72,12 +72,14 @@ def reboot(machine: Machine) -> Rebooted:
     """Writes to the places that are kept, reboots once, and looks."""
     machine.wait_until_ready()
     written = write(machine, (KEPT_IN_ETC, KEPT_IN_VAR, KEPT_IN_HOME))
-    identity, asked = machine.guest.identity(), len(machine.requests)
+    identity, asked = machine.guest.system.identity(), len(machine.requests)
     machine.reboot()
     machine.wait_until_ready()
     return Rebooted(
-        machine=machine, written=written, kept=read(machine, written), user_data_runs=machine.guest.user_data_runs,
-        asked_again=[seen.path for seen in machine.requests[asked:]], identities=(identity, machine.guest.identity()),
+        machine=machine, written=written, kept=read(machine, written),
+        user_data_runs=machine.guest.system.user_data_runs(),
+        asked_again=[seen.path for seen in machine.requests[asked:]],
+        identities=(identity, machine.guest.system.identity()),
     )  # fmt: skip
 
 
@@ -86,29 +88,30 @@ def compare(one: Machine, other: Machine) -> Twins:
     for machine in (one, other):
         machine.wait_until_ready()
     return Twins(machine=other, contents=(_content(one), _content(other)),
-                 identities=(one.guest.identity(), other.guest.identity()))  # fmt: skip
+                 identities=(one.guest.system.identity(), other.guest.system.identity()))  # fmt: skip
 
 
 def watch(machine: Machine, uptime: float) -> Machine:
     """Returns the machine once it has been up for so many seconds: what a boot does late is done by then."""
     machine.wait_until_ready()
-    machine.wait_until(lambda: machine.guest.uptime() >= uptime, "the machine has been up for a while", within=uptime)
+    machine.wait_until(lambda: machine.guest.kernel.uptime() >= uptime, "the machine has been up for a while",
+                       within=uptime)  # fmt: skip
     return machine
 
 
 def upgrade(machine: Machine, next_image: Image) -> Upgraded:
     """Deploys the next image, reboots into it, and looks."""
     written = write(machine, (KEPT_IN_ETC, KEPT_IN_VAR))
-    before = machine.guest.booted_deployment()
+    before = machine.guest.deployments.booted()
     source = machine.attach_disk(next_image)
     started, written_before = time.monotonic(), machine.boot.written
-    commit = machine.guest.deploy_from_disk(source)
+    commit = machine.guest.deployments.deploy_from_disk(source)
     bytes_written = machine.boot.written - written_before
     machine.reboot()
     seconds = time.monotonic() - started
     return Upgraded(
-        machine=machine, before=before, commit=commit, running=machine.guest.booted_deployment(),
-        defaults_missing=machine.guest.new_defaults_missing(), kept=read(machine, written),
+        machine=machine, before=before, commit=commit, running=machine.guest.deployments.booted(),
+        defaults_missing=machine.guest.deployments.missing_defaults(), kept=read(machine, written),
         seconds=seconds, bytes_written=bytes_written,
     )  # fmt: skip
 
@@ -116,25 +119,26 @@ def upgrade(machine: Machine, next_image: Image) -> Upgraded:
 def roll_back(upgraded: Upgraded) -> RolledBack:
     """Writes to /var as the next image, goes back to the old one, and looks."""
     machine, text = upgraded.machine, "written by the next image"
-    machine.guest.write(KEPT_IN_VAR, text)
-    machine.guest.roll_back()
+    machine.guest.files.write(KEPT_IN_VAR, text)
+    machine.guest.deployments.roll_back()
     machine.reboot()
-    return RolledBack(machine=machine, running=machine.guest.booted_deployment(), written=text,
-                      kept=machine.guest.read(KEPT_IN_VAR), etc=machine.guest.read(KEPT_IN_ETC))  # fmt: skip
+    return RolledBack(machine=machine, running=machine.guest.deployments.booted(), written=text,
+                      kept=machine.guest.files.read(KEPT_IN_VAR),
+                      etc=machine.guest.files.read(KEPT_IN_ETC))  # fmt: skip
 
 
 def write(machine: Machine, paths: tuple[str, ...]) -> dict[str, str | None]:
     """Writes into each file its own path, and returns what they hold then."""
     for path in paths:
-        machine.guest.write(path, path)
+        machine.guest.files.write(path, path)
     return {path: path for path in paths}
 
 
 def read(machine: Machine, paths: Iterable[str]) -> dict[str, str | None]:
     """Returns what each file holds; nothing for one that is not there."""
-    return {path: machine.guest.read(path) for path in paths}
+    return {path: machine.guest.files.read(path) for path in paths}
 
 
 def _content(machine: Machine) -> list[str]:
-    return [*(f"{package.name} {package.version}" for package in machine.guest.packages()),
-            *machine.guest.usr_digests()]  # fmt: skip
+    return [*(f"{package.name} {package.version}" for package in machine.guest.packages.installed()),
+            *machine.guest.files.digests("/usr")]  # fmt: skip

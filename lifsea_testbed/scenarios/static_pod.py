@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lifsea_testbed.errors import NotJudged
-from lifsea_testbed.guest.cri import Container, Sandbox, State
+from lifsea_testbed.guest.cri import Container, ContainerState, Sandbox
 from lifsea_testbed.guest.kubelet import CONTAINERD, KUBELET
-from lifsea_testbed.guest.readiness import STATIC_POD, Depth, await_, reached
+from lifsea_testbed.guest.readiness import STATIC_POD, ReadinessLevel, await_condition, await_level
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.profiles.profile import Profile
 
@@ -50,32 +50,34 @@ def live(machine: Machine, profile: Profile) -> StaticPod:
     """
     if not profile.cluster.pause:
         raise NotJudged("the profile does not know the image that each pod needs (cluster.pause)")
-    guest = machine.guest.kubernetes
-    guest.put_static_pod(STATIC_POD)
-    reached(machine, profile, Depth.STATIC_POD)
-    ran, writable = _see(machine), machine.guest.writable_paths()
-    guest.kill(ran.containers[0])
+    guest = machine.guest
+    guest.kubelet.put_static_pod(STATIC_POD)
+    await_level(machine, profile, ReadinessLevel.STATIC_POD)
+    ran, writable = _see(machine), machine.guest.files.writable_paths()
+    guest.runtime.kill(ran.containers[0])
     _await_another(machine, profile, ran.containers[0])
     killed = _see(machine)
-    guest.restart(CONTAINERD)
-    reached(machine, profile, Depth.CONTAINERD)
+    guest.services.restart(CONTAINERD)
+    await_level(machine, profile, ReadinessLevel.CONTAINERD)
     restarted = _see(machine)
-    before = guest.service(KUBELET).process
-    guest.crash(KUBELET)
-    machine.wait_until(lambda: guest.service(KUBELET).process not in (0, before), "the kubelet is started again",
+    before = guest.services.state(KUBELET).process
+    guest.services.crash(KUBELET)
+    machine.wait_until(lambda: guest.services.state(KUBELET).process not in (0, before), "the kubelet is started again",
                        within=profile.boot.ready_within)  # fmt: skip
-    reached(machine, profile, Depth.KUBELET)
+    await_level(machine, profile, ReadinessLevel.KUBELET)
     return StaticPod(machine=machine, ran=ran, killed=killed, restarted=restarted, orphaned=_see(machine),
-                     kubelets=(before, guest.service(KUBELET).process), writable=writable)  # fmt: skip
+                     kubelets=(before, guest.services.state(KUBELET).process), writable=writable)  # fmt: skip
 
 
 def _see(machine: Machine) -> Seen:
-    guest = machine.guest.kubernetes
-    return Seen(sandboxes=[one for one in guest.sandboxes(STATIC_POD) if one.is_ready],
-                containers=[one for one in guest.containers(STATIC_POD) if one.state is State.RUNNING])  # fmt: skip
+    runtime = machine.guest.runtime
+    return Seen(sandboxes=[one for one in runtime.sandboxes(STATIC_POD) if one.is_ready],
+                containers=[one for one in runtime.containers(STATIC_POD)
+                            if one.state is ContainerState.RUNNING])  # fmt: skip
 
 
 def _await_another(machine: Machine, profile: Profile, killed: Container) -> None:
-    await_(machine, Depth.STATIC_POD, lambda: bool({one.id for one in _see(machine).containers} - {killed.id}),
-           lambda: "its container was killed and did not come back", profile,
-           within=profile.boot.ready_within)  # fmt: skip
+    await_condition(machine, ReadinessLevel.STATIC_POD,
+                    lambda: bool({one.id for one in _see(machine).containers} - {killed.id}),
+                    lambda: "its container was killed and did not come back", profile,
+                    within=profile.boot.ready_within)  # fmt: skip

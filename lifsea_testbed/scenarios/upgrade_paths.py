@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lifsea_testbed.errors import CommandFailed
-from lifsea_testbed.machine.factory import Bench
+from lifsea_testbed.machine.factory import MachineFactory
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.scenarios import basics
 from lifsea_testbed.support.guest_paths import KEPT_IN_ETC, KEPT_IN_VAR
@@ -109,12 +109,12 @@ TROUBLES = (
 )
 
 
-def travel(bench: Bench, machine: Machine, directory: Path) -> Travelled:
+def travel(factory: MachineFactory, machine: Machine, directory: Path) -> Travelled:
     """Goes from the image to made-up ones and back, with a reboot after each step, and looks."""
-    upgrade, (first, second), _ = _offered(bench, machine, directory, count=2)
+    upgrade, (first, second), _ = _offered(factory, machine, directory, count=2)
     basics.write(machine, (KEPT_IN_ETC, KEPT_IN_VAR))
     stops = [_go(machine, upgrade, "upgrade", first)]
-    machine.guest.write(EDITED, _MINE)
+    machine.guest.files.write(EDITED, _MINE)
     machine.run(f"rm {REMOVED}")
     stops.append(_go(machine, upgrade, "upgrade of the upgraded", second))
     merged = basics.read(machine, (EDITED, LEFT, REMOVED))
@@ -128,9 +128,9 @@ def travel(bench: Bench, machine: Machine, directory: Path) -> Travelled:
                      wanted={EDITED: _MINE, LEFT: f"{second.version}\n", REMOVED: None})  # fmt: skip
 
 
-def meet_trouble(bench: Bench, machine: Machine, directory: Path) -> Troubled:
+def meet_trouble(factory: MachineFactory, machine: Machine, directory: Path) -> Troubled:
     """Tries to upgrade in each trouble, reboots, and upgrades without any."""
-    upgrade, (offer,), repository = _offered(bench, machine, directory, count=1)
+    upgrade, (offer,), repository = _offered(factory, machine, directory, count=1)
     before = upgrade.running()
     refusals = [_refused(machine, upgrade, repository, offer, trouble) for trouble in TROUBLES]
     machine.reboot()
@@ -141,11 +141,12 @@ def meet_trouble(bench: Bench, machine: Machine, directory: Path) -> Troubled:
                     in_the_end=upgrade.running())  # fmt: skip
 
 
-def _offered(bench: Bench, machine: Machine, directory: Path, count: int) -> tuple[Upgrade, list[Offer], Repository]:
+def _offered(factory: MachineFactory, machine: Machine, directory: Path,
+             count: int) -> tuple[Upgrade, list[Offer], Repository]:
     machine.wait_until_ready()
     repository = Repository(directory)
-    offers = make_up(machine, directory, machine.serve(repository), count)
-    return way(machine, bench.profile.upgrades), offers, repository
+    offers = make_up(machine, directory, machine.network.serve_mirror(repository), count)
+    return way(machine, factory.profile.upgrades), offers, repository
 
 
 def _go(machine: Machine, upgrade: Upgrade, how: str, offer: Offer) -> Stop:

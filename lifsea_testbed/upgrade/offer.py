@@ -10,7 +10,8 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from lifsea_testbed.guest import ostree, transfer
+from lifsea_testbed.guest.files import Files
+from lifsea_testbed.guest.ostree import REPOSITORY, Deployments
 from lifsea_testbed.support.protocols import Shell
 
 #: Files below /etc that made-up commits bring: one that the machine edits as well, one that it leaves, one it removes.
@@ -51,9 +52,9 @@ def make_up(shell: Shell, into: Path, url: str, count: int) -> list[Offer]:
 
     They differ from it in a few files, so that a machine can be upgraded that has no next image, and no network.
     """
-    base = ostree.booted(shell)
+    base = Deployments(shell).booted()
     offers: list[Offer] = []
-    shell.run(_MAKE.format(place=_PLACE, repository=ostree.REPOSITORY))
+    shell.run(_MAKE.format(place=_PLACE, repository=REPOSITORY))
     for number in range(1, count + 1):
         branch, version = f"lifsea-testbed/{number}", f"{base.version or 0}+testbed.{number}"
         script = _COMMIT_NEXT.format(place=_PLACE, ref=branch, base=offers[-1].commit if offers else base.commit,
@@ -69,15 +70,17 @@ def from_disk(shell: Shell, into: Path, url: str, device: str) -> Offer:
 
     Its branch is one that the commit is bound to, if it is bound to any: under another name ostree would refuse it.
     """
-    shell.run(_MAKE.format(place=_PLACE, repository=ostree.REPOSITORY))
-    commit = ostree.pull_from_disk(shell, device, _PLACE)
-    branch = (ostree.words_of(shell, commit, "ostree.ref-binding", _PLACE) or ["lifsea-testbed/next"])[0]
-    version = (ostree.words_of(shell, commit, "version", _PLACE) or [""])[0]
+    shell.run(_MAKE.format(place=_PLACE, repository=REPOSITORY))
+    deployments = Deployments(shell)
+    commit = deployments.pull_from_disk(device, _PLACE)
+    branches = deployments.metadata_strings(commit, "ostree.ref-binding", _PLACE)
+    branch = (branches or ["lifsea-testbed/next"])[0]
+    version = (deployments.metadata_strings(commit, "version", _PLACE) or [""])[0]
     shell.run(f"ostree --repo={_PLACE} refs --force --create={shlex.quote(branch)} {shlex.quote(commit)}")
     _take(shell, into)
     return Offer(url=url, branch=branch, commit=commit, version=version)
 
 
 def _take(shell: Shell, into: Path) -> None:
-    transfer.get_tree(shell, _PLACE, into)
+    Files(shell).get_tree(_PLACE, into)
     shell.run(f"rm -rf {_PLACE}")

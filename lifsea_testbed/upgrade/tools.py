@@ -7,7 +7,8 @@ import shlex
 from typing import Protocol
 
 from lifsea_testbed.errors import GuestFailure, NotJudged
-from lifsea_testbed.guest import ostree, system
+from lifsea_testbed.guest.ostree import Deployments
+from lifsea_testbed.guest.system import System
 from lifsea_testbed.profiles.profile import Upgrades, UpgradeTool
 from lifsea_testbed.support.protocols import Shell
 from lifsea_testbed.upgrade.offer import Offer
@@ -72,11 +73,11 @@ class OstreeUpgrade:
 
     def running(self) -> str:
         """Returns the commit that runs."""
-        return ostree.booted(self._shell).commit
+        return Deployments(self._shell).booted().commit
 
     def boots_next(self) -> str:
         """Returns the commit of the first deployment."""
-        return ostree.deployments(self._shell)[0].commit
+        return Deployments(self._shell).all()[0].commit
 
     def names(self, offer: Offer) -> str:
         """Returns the commit."""
@@ -90,11 +91,12 @@ class OstreeUpgrade:
     def apply(self, offer: Offer) -> str:
         """Pulls the branch, and deploys the commit."""
         self.fetch(offer)
-        return _last_line(ostree.deploy(self._shell, ostree.booted(self._shell).os, offer.commit).stdout)
+        deployments = Deployments(self._shell)
+        return _last_line(deployments.deploy(deployments.booted().os, offer.commit).stdout)
 
     def roll_back(self) -> None:
         """Makes the second deployment the first."""
-        ostree.roll_back(self._shell)
+        Deployments(self._shell).roll_back()
 
 
 class RpmOstreeUpgrade:
@@ -160,7 +162,7 @@ class CommandUpgrade:
         """Returns what the profile's command prints, or else the version in os-release."""
         if self._commands.running:
             return self._shell.run(self._commands.running).stdout.strip()
-        return system.os_release(self._shell).get("VERSION_ID", "")
+        return System(self._shell).os_release().get("VERSION_ID", "")
 
     def boots_next(self) -> str:
         """Returns what the profile's command prints.

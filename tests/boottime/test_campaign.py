@@ -29,7 +29,7 @@ from lifsea_testbed.boottime.marks import Mark
 from lifsea_testbed.boottime.observation import Which
 from lifsea_testbed.cli.main import main
 from lifsea_testbed.errors import NotJudged
-from lifsea_testbed.guest import boot as guest
+from lifsea_testbed.guest.boot import UnitTimes, parse_units
 from lifsea_testbed.perf.measure import Measure
 from lifsea_testbed.profiles.profile import Boot
 from lifsea_testbed.qemu.instruction_counter import BOOT_SECTOR, Counts, Stamp
@@ -111,8 +111,8 @@ def test_clocks_that_drifted_apart_are_aligned_by_the_quickest_exchange() -> Non
 
 
 def test_units_that_were_started_are_told() -> None:
-    first, last = guest.parse_units(SHOWN)
-    assert first == guest.UnitTimes(name="init.service", started=1.5, active=2.5, processor=0.3)
+    first, last = parse_units(SHOWN)
+    assert first == UnitTimes(name="init.service", started=1.5, active=2.5, processor=0.3)
     assert (last.name, last.processor) == ("multi-user.target", 0.0)
 
 
@@ -185,24 +185,24 @@ def test_charts_are_drawings_whatever_units_are_called() -> None:
 
 
 @pytest.fixture
-def benches(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Two benches whose boots were seen already, the second one slower; no kernel can be had of them."""
+def factories(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Two factories whose boots were seen already, the second one slower; no kernel can be had of them."""
     images = [SimpleNamespace(name=name, image=None, emulator=None, say=print) for name in ("old", "new")]
     rates = {"old": 1e9, "new": 1.1e9}
 
     def refuse(image: object, emulator: object) -> None:
         raise NotJudged("no boot entry")
 
-    monkeypatch.setattr(observe, "counting", lambda bench: contextlib.nullcontext())
-    monkeypatch.setattr(observe, "boots", lambda bench, *_, **__: [boot(image=bench.name, rate=rates[bench.name])])
+    monkeypatch.setattr(observe, "counting", lambda factory: contextlib.nullcontext())
+    monkeypatch.setattr(observe, "boots", lambda one, *_, **__: [boot(image=one.name, rate=rates[one.name])])
     monkeypatch.setattr(kernel_only, "run", refuse)
     return images
 
 
-def test_a_campaign_tells_what_got_slower(benches: list[Any], tmp_path: Path) -> None:
+def test_a_campaign_tells_what_got_slower(factories: list[Any], tmp_path: Path) -> None:
     wish = campaign.Wish(boots=5, floor=0.01, until=Mark.FINISHED, which=(Which.FIRST,), initcalls=True,
                          reports=tmp_path)  # fmt: skip
-    told = list(campaign.run(benches, wish))
+    told = list(campaign.run(factories, wish))
     assert [line.partition(",")[0] for line in told[:4]] == ["old", "new", "new", "old"]
     assert any(line.startswith("first boots: boot-instructions regressed: 4e+09 → 4.4e+09") for line in told)
     assert "initcalls not judged: no boot entry" in told

@@ -39,12 +39,12 @@ def test_bad_input_gets_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_else_goes_wrong_is_told_with_its_evidence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def prepare(wish: preflight.Wish) -> NoReturn:
+    def run_context(**options: object) -> NoReturn:
         error = ChannelError("the shell went away", expected="it stays", evidence="\x1b[31mlast words")
         error.records = Path("reports/machines/x")
         raise error
 
-    monkeypatch.setattr(preflight, "prepare", prepare)
+    monkeypatch.setattr(preflight, "run_context", run_context)
     assert main.main(["powercut", "--image", "out.qcow2"]) == 6
     assert capsys.readouterr().err == ("ERROR: the shell went away\nexpected: it stays\nevidence:\nlast words\n"
                                        "records: reports/machines/x\n")  # fmt: skip

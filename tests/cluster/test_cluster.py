@@ -159,8 +159,9 @@ class FakeMember:
 
     def __init__(self, *, ahead: float = 0.0, node: Any = None, kubeconfig: str = "", complaint: str = "",
                  boot: str = "b") -> None:  # fmt: skip
-        kubernetes = SimpleNamespace(complaint=lambda unit, about: complaint)
-        guest = SimpleNamespace(clock_ahead=lambda: ahead, read=lambda path: kubeconfig, kubernetes=kubernetes)
+        guest = SimpleNamespace(clock=SimpleNamespace(ahead=lambda: ahead),
+                                files=SimpleNamespace(read=lambda path: kubeconfig),
+                                services=SimpleNamespace(last_error=lambda unit, about: complaint))  # fmt: skip
         self.machine, self.node = SimpleNamespace(guest=guest, boot_id=boot), node
 
 
@@ -214,7 +215,7 @@ def test_the_control_plane_dies_with_who_started_it() -> None:
     if not (PROGRAMS / "kube-apiserver").exists() or not shutil.which("etcd"):
         pytest.skip("build/control-plane is not built: python -m images control-plane -o build/control-plane")
     script = "import sys, time\nfrom pathlib import Path\nfrom lifsea_testbed.cluster.control_plane import *\n" \
-             "from lifsea_testbed.qemu.confinement import confinement\n" \
+             "from lifsea_testbed.support.confinement import confinement\n" \
              f"with ControlPlane(find(Path({str(PROGRAMS)!r})), confinement()):\n" \
              "    print('ready', flush=True); time.sleep(600)\n"  # fmt: skip
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=ROOT) as parent:

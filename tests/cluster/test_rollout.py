@@ -16,8 +16,8 @@ from lifsea_testbed.cluster.cluster import Cluster, Member
 from lifsea_testbed.cluster.joins import Joins, joined
 from lifsea_testbed.cluster.rollout import roll_out
 from lifsea_testbed.guest.kubelet import KUBELET
-from lifsea_testbed.guest.readiness import Depth, NotReady
-from lifsea_testbed.machine.factory import Bench
+from lifsea_testbed.guest.readiness import NotReady, ReadinessLevel
+from lifsea_testbed.machine.factory import MachineFactory
 from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.upgrade.offer import Offer, make_up
 from lifsea_testbed.upgrade.repository import Repository
@@ -82,7 +82,7 @@ class FakeMember:
 def fakes(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
     def await_ready(member: Any, profile: Any) -> None:
         if member.runs == "2" and not member.is_well:
-            raise NotReady(Depth.NODE, "the kubelet has not registered the node")
+            raise NotReady(ReadinessLevel.NODE, "the kubelet has not registered the node")
 
     monkeypatch.setattr(rollout, "way", lambda machine, upgrades: machine)
     monkeypatch.setattr(lifecycle, "await_ready", await_ready)
@@ -106,23 +106,23 @@ def test_a_node_that_is_not_ready_is_rolled_back_and_ends_the_rollout(fakes: Fak
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    with real.bench(tmp_path_factory.mktemp("reports")) as bench:
-        yield bench
+def factory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MachineFactory]:
+    with real.bench(tmp_path_factory.mktemp("reports")) as factory:
+        yield factory
 
 
 @pytest.fixture
-def cluster(bench: Bench, tmp_path: Path) -> Iterator[Cluster]:
-    with Cluster(bench.profile, real.control_plane(), bench.accelerator.confinement, records=tmp_path) as cluster:
+def cluster(factory: MachineFactory, tmp_path: Path) -> Iterator[Cluster]:
+    with Cluster(factory.profile, real.control_plane(), factory.accelerator.confinement, records=tmp_path) as cluster:
         yield cluster
 
 
 @pytest.mark.nightly
 @pytest.mark.boots
-def test_a_rolling_upgrade_keeps_two_of_three_ready_and_stops_where_it_fails(bench: Bench, cluster: Cluster,
+def test_a_rolling_upgrade_keeps_two_of_three_ready_and_stops_where_it_fails(factory: MachineFactory, cluster: Cluster,
                                                                              tmp_path: Path) -> None:
-    profile = bench.profile
-    with joined(cluster, profile, bench.machine, NODES, memory=bench.memory_for(NODES)) as joins:
+    profile = factory.profile
+    with joined(cluster, profile, factory.create, NODES, memory=factory.memory_for(NODES)) as joins:
         first, second = _offers(joins, tmp_path)
         before = way(joins.members[0].machine, profile.upgrades).running()
         for number, member in enumerate(joins.members):
@@ -146,7 +146,7 @@ def _offers(joins: Joins, directory: Path) -> list[Offer]:
     """Two commits above the one that runs, offered to every node."""
     (directory / "offer").mkdir()
     repository = Repository(directory / "offer")
-    urls = [member.machine.serve(repository) for member in joins.members]
+    urls = [member.machine.network.serve_mirror(repository) for member in joins.members]
     return make_up(joins.members[0].machine, directory / "offer", urls[0], 2)
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from lifsea_testbed.errors import BootFailed, NotJudged
+from lifsea_testbed.machine.factory import MachineSpec
 from lifsea_testbed.profiles.profile import Line, Road
-from tests.support.real import bench, change_access, machine, restorer
+from tests.support.real import bench, change_access, machine, pool
 
 pytestmark = [pytest.mark.nightly, pytest.mark.boots]
 #: Removes what the method `user-data` installed: its unit, and its replacement of the console's getty.
@@ -34,31 +35,31 @@ def test_user_data_opens_a_shell_on_any_line_after_each_kind_of_boot(tmp_path: P
 
 @pytest.mark.parametrize("line", [Line.SERIAL, Line.VIRTIO])
 def test_a_login_with_a_password_opens_a_shell(tmp_path: Path, line: Line) -> None:
-    with bench(tmp_path, line=line) as made, made.machine("machine") as own:
+    with bench(tmp_path, line=line) as made, made.create(MachineSpec(name="machine")) as own:
         own.run(CLOSE)
         own.run("echo root:opensesame | chpasswd; systemctl enable serial-getty@hvc0.service")
         change_access(made, roads=[Road.LOGIN], line=line, password="opensesame")
         own.reboot()
-        assert own.road is Road.LOGIN
+        assert own.access_method is Road.LOGIN
         assert own.run(["printf", "%s", "a b\n"]).stdout == "a b\n"
 
 
 @pytest.mark.parametrize("line", list(Line))
 def test_the_clock_of_a_restored_machine_is_set_on_any_device(tmp_path: Path, line: Line) -> None:
     """On the port a program waits for the time; on serial lines it is started for that."""
-    with restorer(tmp_path, line=line) as lender, lender.machine("machine") as own:
+    with pool(tmp_path, line=line) as lender, lender.restored("machine") as own:
         assert abs(float(own.run("date +%s.%N").stdout) - time.time()) < 1.0
-        template = lender.template()
+        template = lender.snapshot()
         assert template and bool(template.facts.renewal) is (line is Line.PORT)
 
 
 def test_a_prompt_that_is_there_already_is_used(tmp_path: Path) -> None:
-    with bench(tmp_path, line=Line.SERIAL) as made, made.machine("machine") as own:
+    with bench(tmp_path, line=Line.SERIAL) as made, made.create(MachineSpec(name="machine")) as own:
         own.run(CLOSE)
         own.run(AUTOLOGIN)
         change_access(made, roads=[Road.PROMPT], line=Line.SERIAL)
         own.reboot()
-        assert own.road is Road.PROMPT
+        assert own.access_method is Road.PROMPT
         assert own.run("id -u").stdout == "0\n"
 
 
@@ -66,11 +67,11 @@ def test_without_a_shell_a_console_line_shows_that_the_system_is_up(tmp_path: Pa
     with bench(tmp_path, roads=[Road.NONE]) as made:
         boot = made.profile.boot.model_copy(update={"ready_line": "login: ?$"})
         made.profile = made.profile.model_copy(update={"boot": boot})
-        with made.machine("machine") as own:
+        with made.create(MachineSpec(name="machine")) as own:
             own.wait_until_ready()
-            assert 150 < len(own.guest.packages()) < 220  # read from the disk
+            assert 150 < len(own.guest.packages.installed()) < 220  # read from the disk
             with pytest.raises(NotJudged, match="no shell"):
-                own.guest.ssh_speakers()
+                own.guest.network.ssh_listeners()
             assert "/latest/user-data" in [seen.path for seen in own.requests]
 
 
@@ -78,5 +79,5 @@ def test_without_a_shell_an_assistant_that_never_answers_is_a_failed_boot(tmp_pa
     with bench(tmp_path, roads=[Road.NONE]) as made:
         boot = made.profile.boot.model_copy(update={"shell_within": 2.0})
         made.profile = made.profile.model_copy(update={"boot": boot})
-        with pytest.raises(BootFailed, match="Assistant"), made.machine("machine"):
+        with pytest.raises(BootFailed, match="Assistant"), made.create(MachineSpec(name="machine")):
             pass

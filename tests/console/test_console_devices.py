@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from lifsea_testbed.errors import GuestCrashed
-from lifsea_testbed.machine.preflight import Wish, prepare
+from lifsea_testbed.machine.factory import MachineFactory, MachineSpec
+from lifsea_testbed.machine.preflight import run_context
 from tests.support import ROOT
 from tests.support.real import built
 
@@ -52,11 +53,11 @@ def test_the_line_without_a_shell_keeps_its_promises_as_far_as_they_can_be_told(
 @pytest.mark.nightly
 @pytest.mark.boots
 def test_without_its_data_disk_it_does_not_come_up(tmp_path: Path) -> None:
-    wish = Wish(image=str(built("reference-3.4")), next_image=None, profile="auto", instance_type="ecs.g7.large",
-                accelerator="auto", reports=tmp_path, data_disk=0)  # fmt: skip
-    bench = prepare(wish).bench()
+    context = run_context(image=str(built("reference-3.4")), profile="auto", instance_type="ecs.g7.large",
+                          accelerator="auto", reports=tmp_path, data_disk=0)  # fmt: skip
+    bench = MachineFactory(context)
     try:
-        with pytest.raises(GuestCrashed) as caught, bench.machine("without-data-disk"):
+        with pytest.raises(GuestCrashed) as caught, bench.create(MachineSpec(name="without-data-disk")):
             pass
         assert "lifsea-preinit: /dev/vdb" in caught.value.evidence
     finally:

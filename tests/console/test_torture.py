@@ -42,7 +42,7 @@ def one(machine: Machine, dice: random.Random, number: int) -> bool:
 def test_no_command_goes_wrong_under_fire(tmp_path: Path, line: Line) -> None:
     dice = random.Random(line)
     with machine(tmp_path, line=line) as own:
-        own.put(NOISE.encode(), "/run/noise.sh")
+        own.guest.files.put(NOISE.encode(), "/run/noise.sh")
         own.run("systemd-run --no-block bash /run/noise.sh")
         wrong = [number for number in range(COMMANDS[line]) if not one(own, dice, number)]
     assert wrong == []
@@ -54,11 +54,11 @@ def test_files_and_directories_go_both_ways(tmp_path: Path) -> None:
     (tmp_path / "tree/below/file").write_bytes(content[:1000])
     (tmp_path / "tree/link").symlink_to("below/file")
     with machine(tmp_path) as own:
-        own.put(content, "/var/large")
+        own.guest.files.put(content, "/var/large")
         assert own.run("sha256sum </var/large", within=60.0).stdout.split()[0] == hashlib.sha256(content).hexdigest()
-        own.get("/var/large", tmp_path / "back")
+        own.guest.files.get("/var/large", tmp_path / "back")
         assert (tmp_path / "back").read_bytes() == content
-        own.put_tree(tmp_path / "tree", "/var/tree")
-        own.get_tree("/var/tree", tmp_path / "again")
+        own.guest.files.put_tree(tmp_path / "tree", "/var/tree")
+        own.guest.files.get_tree("/var/tree", tmp_path / "again")
     assert (tmp_path / "again/below/file").read_bytes() == content[:1000]
     assert (tmp_path / "again/link").readlink() == Path("below/file")

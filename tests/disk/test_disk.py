@@ -42,6 +42,10 @@ def judged(path: Path, overlay: Path | None = None) -> offline.OfflineTree:
     return offline.read(image.examine(path), overlay)
 
 
+def without_shell(tree: offline.OfflineTree) -> Guest:
+    return Guest(FakeShell({}), lambda: profile.load("reference"), lambda: tree)
+
+
 def below(directory: str, files: Mapping[str, str | bytes]) -> dict[str, str | bytes]:
     return {f"{directory}/{name}": content for name, content in files.items()}
 
@@ -58,16 +62,16 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_an_ordinary_system_is_read(plain: Path) -> None:
-    content = judged(plain)
-    assert content.os_release() == {"ID": "x", "NAME": "X (y)"}
-    assert content.packages() == [Package(name="a", version="1")]
-    assert list(map(str, content.executables())) == ["/usr/bin/dash", "/usr/bin/su"]
-    assert content.executables_holding(["(", "#!"]) == ["/usr/bin/dash"]
-    assert list(map(str, content.setuid_files())) == ["/usr/bin/su"]
-    assert content.units_named(r".*\.service") == ["sshd@.service"]
-    assert content.initramfs_signs() == ["grub2/grub.cfg:\tinitrd /initrd.img"]
-    assert content.accounts_with_password() == ["admin"]
-    assert content.has_posix_shell() and content.link_target("/home/x") == "/var/home/x"
+    guest = without_shell(judged(plain))
+    assert guest.system.os_release() == {"ID": "x", "NAME": "X (y)"}
+    assert guest.packages.installed() == [Package(name="a", version="1")]
+    assert list(map(str, guest.files.executables)) == ["/usr/bin/dash", "/usr/bin/su"]
+    assert guest.files.executables_holding(["(", "#!"]) == ["/usr/bin/dash"]
+    assert guest.files.setuid() == ["/usr/bin/su"]
+    assert guest.units.named(r".*\.service") == ["sshd@.service"]
+    assert guest.kernel.initramfs_signs() == ["grub2/grub.cfg:\tinitrd /initrd.img"]
+    assert guest.accounts.with_password() == ["admin"]
+    assert guest.system.has_posix_shell() and guest.files.link_target("/home/x") == "/var/home/x"
 
 
 @pytest.mark.parametrize("options", [(), ("-c",), ("-o", "cluster_size=512"), ("-c", "-o", "cluster_size=2M")], ids=str)
@@ -160,8 +164,9 @@ def test_the_deployment_that_boots_next_is_read(tmp_path: Path, at: str) -> None
     entries = {"ostree-2-os": ENTRY.format(version=2, serial=0), "ostree-1-os": ENTRY.format(version=1, serial=9)}
     content = judged(ostree(tmp_path, entries, at=at))
     assert content.os_release()["ID"] == "x"
-    assert list(map(str, content.executables())) == ["/usr/bin/dash", "/usr/bin/su", "/var/tool"]
-    assert content.initramfs_signs() == []
+    guest = without_shell(content)
+    assert list(map(str, guest.files.executables)) == ["/usr/bin/dash", "/usr/bin/su", "/var/tool"]
+    assert guest.kernel.initramfs_signs() == []
     with content.tree() as tree:
         assert tree.names("/boot/loader/entries") == ["ostree-1-os.conf", "ostree-2-os.conf"]
         assert tree.names("/ostree/deploy") == ["os"]
@@ -325,12 +330,9 @@ def test_a_damaged_qcow2_disk_is_said_to_be_one(plain: Path, place: int, change:
 
 
 def test_a_guest_without_a_shell_tells_what_its_disk_holds(plain: Path) -> None:
-    content = judged(plain)
-    guest = Guest(FakeShell({}), lambda: profile.load("reference"), lambda: content)
-    assert guest.executables_named(["su"]) == ["/usr/bin/su"] and len(guest.packages()) == 1
-    assert guest.os_release["ID"] == "x" and guest.has_posix_shell
-    with pytest.raises(NotJudged, match="no shell"):
-        guest.system_state()
+    guest = without_shell(judged(plain))
+    assert guest.files.executables_named(["su"]) == ["/usr/bin/su"] and len(guest.packages.installed()) == 1
+    assert guest.system.os_release()["ID"] == "x" and guest.system.has_posix_shell()
 
 
 @pytest.mark.nightly
@@ -338,9 +340,9 @@ def test_the_reference_image_is_read_as_it_is() -> None:
     root = ROOT
     path = root / "build/reference.qcow2"
     subprocess.run([sys.executable, "-m", "images", "build", "reference", "-o", str(path)], cwd=root, check=True)
-    guest = Guest(FakeShell({}), lambda: profile.load("reference"), lambda: judged(path))
+    guest = without_shell(judged(path))
     bounds = profile.load("reference").packages
-    assert bounds.least <= len(guest.packages()) <= bounds.most
-    assert guest.executables_named(["kubelet", "sshd"]) == ["/usr/bin/kubelet"]
-    assert guest.units_named(r"sshd?\.service") == [] and guest.initramfs_signs() == []
-    assert guest.link_target("/home") == "/var/home" and guest.accounts_with_password() == []
+    assert bounds.least <= len(guest.packages.installed()) <= bounds.most
+    assert guest.files.executables_named(["kubelet", "sshd"]) == ["/usr/bin/kubelet"]
+    assert guest.units.named(r"sshd?\.service") == [] and guest.kernel.initramfs_signs() == []
+    assert guest.files.link_target("/home") == "/var/home" and guest.accounts.with_password() == []

@@ -1,4 +1,4 @@
-"""The images that are accepted, and those that are refused."""
+"""What is opened, and what is refused."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ import struct
 import subprocess
 from pathlib import Path
 
-import execnet
 import pytest
 
-from lifsea_testbed.disk.image import LARGEST, DiskFormat, digest, examine, parse_qcow2_header
+from lifsea_testbed.disk.image import LARGEST, DiskFormat, examine, parse_qcow2_header
 from lifsea_testbed.errors import ImageRefused
-from lifsea_testbed.machine.found import Found
-from lifsea_testbed.qemu.accelerator import Accelerator, AcceleratorKind
 from tests.support.boot_sector import raw_image
 
 
@@ -49,31 +46,6 @@ def test_an_image_that_is_only_read_stays_the_same(tmp_path: Path) -> None:
     path = qcow2(tmp_path / "disk.qcow2")
     path.chmod(0o444)
     assert examine(path).unchanged
-
-
-def found(path: Path) -> Found:
-    return Found(image=examine(path), next_image=examine(qcow2(path.with_name("next.qcow2"))), memory=8192,
-                 accelerator=Accelerator(kind=AcceleratorKind.TCG, speed=1800.0, why="measured"),
-                 place=path.parent)  # fmt: skip
-
-
-def test_what_one_process_found_out_is_known_to_another_without_reading_the_image(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    known = found(raw_image(tmp_path / "disk.raw"))
-    sent = execnet.loads(execnet.dumps(known.facts()))
-    monkeypatch.setattr("lifsea_testbed.disk.image.digest", None)
-    assert Found.known_by(sent) == known
-    assert Found.known_by(sent).image.sha256 == digest(known.image.path)
-
-
-def test_an_image_that_changes_while_the_run_starts_is_refused(tmp_path: Path) -> None:
-    path = raw_image(tmp_path / "disk.raw")
-    sent = found(path).facts()
-    with path.open("ab") as file:
-        file.write(bytes(512))
-    with pytest.raises(ImageRefused, match="was changed"):
-        Found.known_by(sent)
 
 
 @pytest.mark.parametrize(("magic", "kind"), [(b"KDMV", "VMDK"), (b"\x7fELF", "ELF"), (b"\x1f\x8b", "gzip")])

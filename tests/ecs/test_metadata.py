@@ -21,6 +21,7 @@ from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.ecs.metadata import TOKEN_HEADER, TTL_HEADER, Metadata, Request
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.profiles import profile as profiles
+from lifsea_testbed.qemu.accelerator import AcceleratorKind
 from lifsea_testbed.support.confinement import confinement
 from lifsea_testbed.support.deadline import TimeScale
 
@@ -91,8 +92,8 @@ def test_everything_comes_as_json_for_cloud_init(metadata: Metadata) -> None:
 @pytest.mark.parametrize(("ttl", "status"), [("1", 200), ("21600", 200), ("0", 400), ("21601", 400), ("x", 400),
                                              ("", 400), ("²", 400), ("-1", 400)])  # fmt: skip
 def test_a_token_lives_from_one_second_to_six_hours(metadata: Metadata, ttl: str, status: int) -> None:
-    request = Request(method="PUT", path="/latest/api/token", headers={TTL_HEADER: ttl})
-    assert metadata.answer(request).status == status
+    asked = Request(method="PUT", path="/latest/api/token", headers={TTL_HEADER: ttl})
+    assert metadata.answer(asked).status == status
 
 
 def test_a_token_that_has_expired_is_no_token() -> None:
@@ -122,7 +123,8 @@ def test_without_its_token_a_hardened_instance_learns_nothing() -> None:
 
 def test_a_machine_of_a_profile_that_requires_tokens_requires_them(tmp_path: Path) -> None:
     profile = profiles.load("reference").model_copy(update={"metadata": profiles.Metadata(token="required")})
-    hardware: Any = SimpleNamespace(instance=INSTANCE)
+    hardware: Any = SimpleNamespace(instance=INSTANCE, accelerator=AcceleratorKind.TCG, host_is_ice_lake=False,
+                                    memory=8192)
     image: Any = SimpleNamespace(virtual_size=1 << 20)
     machine = Machine(hardware=hardware, image=image, profile=lambda: profile, time_scale=TimeScale(factor=1.0),
                       directory=tmp_path, records=tmp_path, confinement=confinement())  # fmt: skip
@@ -178,7 +180,7 @@ def test_the_identity_document_names_the_instance(metadata: Metadata) -> None:
 def test_afterburn_gets_what_it_asks_for() -> None:
     """The requests of afterburn's aliyun provider (src/providers/aliyun/mod.rs), which Debian does not package.
 
-    None has a token; items with 404 are left out.
+    None has a token; whatever is 404 is left out.
     """
     attributes = ("eipv4", "hostname", "image-id", "instance-id", "instance/instance-type", "private-ipv4",
                   "public-ipv4", "region-id", "vpc-id", "zone-id")  # fmt: skip

@@ -1,28 +1,31 @@
-"""What the guest answers is read as it was meant."""
+"""The subjects of a guest read the output of its commands correctly."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 import pytest
 
 from lifsea_testbed.errors import CommandFailed, GuestFailure, NotJudged
-from lifsea_testbed.guest import (
-    accounts,
-    clock,
-    containers,
-    disk,
-    files,
-    kernel,
-    network,
-    ostree,
-    packages,
-    system,
-    units,
-)
+from lifsea_testbed.guest import accounts, disks, files, kernel, network, ostree, packages
+from lifsea_testbed.guest.cri import ContainerRuntime
+from lifsea_testbed.guest.disks import Disks
+from lifsea_testbed.guest.files import Files
+from lifsea_testbed.guest.kernel import Kernel
+from lifsea_testbed.guest.network import GuestNetwork
 from lifsea_testbed.guest.operations import OperationsContainer
-from lifsea_testbed.profiles.profile import Operations
+from lifsea_testbed.guest.ostree import Deployments
+from lifsea_testbed.guest.packages import Packages
+from lifsea_testbed.guest.system import Clock, System
+from lifsea_testbed.guest.units import Units
+from lifsea_testbed.profiles.profile import Cluster, Operations
 from tests.support.fakes import FakeShell
+
+
+def runtime(answers: Mapping[str, str | tuple[int, str]]) -> ContainerRuntime:
+    return ContainerRuntime(FakeShell(answers), Cluster())
+
 
 COMMIT, OTHER = "a" * 64, "b" * 64
 STATUS = f"""\
@@ -41,33 +44,33 @@ def test_packages_are_those_that_are_installed() -> None:
     assert [(each.name, each.version) for each in packages.parse_dpkg_status(status)] == [("a", "1"), ("b", "1:2-3")]
 
 
-def test_rpm_is_asked_where_there_is_no_dpkg() -> None:
+def test_rpm_is_run_where_there_is_no_dpkg() -> None:
     shell = FakeShell({"for file in": (1, ""), "rpm -qa": "kernel 5.10-1\nbash 5.1-2\n"})
-    assert [each.name for each in packages.packages(shell)] == ["bash", "kernel"]
+    assert [each.name for each in Packages(shell).installed()] == ["bash", "kernel"]
 
 
 def test_an_image_without_a_database_is_not_judged() -> None:
     with pytest.raises(NotJudged):
-        packages.packages(FakeShell({}))
+        Packages(FakeShell({})).installed()
 
 
 def test_kernel_messages_have_their_priority() -> None:
     lines = ["<6>[    0.0] Linux version 6.1", "<3>[    1.0] EXT4-fs error", " continued", "<11>[  2.0] init: failed"]
     assert [message.priority for message in kernel.parse_messages(lines)] == [6, 3, 3]
-    assert kernel.errors(FakeShell({"dmesg": "\n".join(lines)}), ["^.*EXT4-fs error$"]) == ["[  2.0] init: failed"]
+    assert Kernel(FakeShell({"dmesg": "\n".join(lines)}), ["^.*EXT4-fs error$"]).errors() == ["[  2.0] init: failed"]
 
 
 def test_an_initramfs_leaves_signs() -> None:
     shell = FakeShell({"cd /boot": "grub/grub.cfg:initrd /initrd.img\n",
                        "dmesg": "<6>Unpacking initramfs...\n<6>other\n"})  # fmt: skip
-    assert kernel.initramfs_signs(shell) == ["grub/grub.cfg:initrd /initrd.img", "Unpacking initramfs..."]
+    assert Kernel(shell).initramfs_signs() == ["grub/grub.cfg:initrd /initrd.img", "Unpacking initramfs..."]
 
 
 def test_modules_are_named() -> None:
-    assert kernel.loaded_modules(FakeShell({"/proc/modules": "virtio_blk 20480 2 - Live 0x0\n"})) == ["virtio_blk"]
+    assert Kernel(FakeShell({"/proc/modules": "virtio_blk 20480 2 - Live 0x0\n"})).loaded_modules() == ["virtio_blk"]
 
 
-def test_listening_sockets_are_told_from_others() -> None:
+def test_only_listening_sockets_count() -> None:
     table = ("  sl  local_address rem_address   st\n"
              "   0: 0100007F:2808 00000000:0000 0A 00000000:00000000\n"
              "   1: 0F076464:A1B2 C8646464:0050 01 00000000:00000000\n"
@@ -81,13 +84,13 @@ def test_listening_sockets_are_told_from_others() -> None:
 
 def test_an_ssh_server_is_found_on_any_port() -> None:
     row = "   0: 00000000:0929 00000000:0000 0A 0:0\n"
-    assert network.ssh_speakers(FakeShell({"/proc/net/tcp": row, "/dev/tcp": "SSH-2.0-x"})) != []
-    assert network.ssh_speakers(FakeShell({"/proc/net/tcp": row, "/dev/tcp": "HTTP/1.1"})) == []
+    assert GuestNetwork(FakeShell({"/proc/net/tcp": row, "/dev/tcp": "SSH-2.0-x"})).ssh_listeners() != []
+    assert GuestNetwork(FakeShell({"/proc/net/tcp": row, "/dev/tcp": "HTTP/1.1"})).ssh_listeners() == []
 
 
-def test_without_a_tool_nobody_can_say_who_speaks_ssh() -> None:
+def test_without_a_tool_ssh_listeners_are_not_judged() -> None:
     with pytest.raises(NotJudged):
-        network.ssh_speakers(FakeShell({"/proc/net/tcp": "   0: 00000000:0929 00000000:0000 0A 0:0\n"}))
+        GuestNetwork(FakeShell({"/proc/net/tcp": "   0: 00000000:0929 00000000:0000 0A 0:0\n"})).ssh_listeners()
 
 
 def test_deployments_come_in_boot_order() -> None:
@@ -97,32 +100,32 @@ def test_deployments_come_in_boot_order() -> None:
 
 
 def test_a_system_that_ostree_does_not_know_is_a_failure() -> None:
-    with pytest.raises(GuestFailure, match="no deployment is booted"):
-        ostree.booted(FakeShell({"ostree admin status": STATUS.replace("*", " ")}))
+    with pytest.raises(GuestFailure, match="no booted deployment"):
+        Deployments(FakeShell({"ostree admin status": STATUS.replace("*", " ")})).booted()
 
 
-def test_damage_is_what_fsck_says() -> None:
-    assert ostree.damage(FakeShell({"ostree fsck": (0, "")})) == []
-    assert ostree.damage(FakeShell({"ostree fsck": (1, "corrupt object\n")})) == ["corrupt object"]
+def test_damage_is_the_output_of_fsck() -> None:
+    assert Deployments(FakeShell({"ostree fsck": (0, "")})).repository_damage() == []
+    assert Deployments(FakeShell({"ostree fsck": (1, "corrupt object\n")})).repository_damage() == ["corrupt object"]
 
 
 def test_the_root_file_system_is_ostrees_sysroot_first() -> None:
     table = "21 1 253:4 /ostree/deploy/x / ro - ext4 /dev/vda4 ro\n22 21 253:4 / /sysroot ro - ext4 /dev/vda4 ro\n"
-    assert disk.root_mount(table) == ("/sysroot", "253:4")
+    assert disks.root_mount(table) == ("/sysroot", "253:4")
     with pytest.raises(GuestFailure):
-        disk.root_mount("21 1 0:20 / / rw - overlay overlay rw\n")
+        disks.root_mount("21 1 0:20 / / rw - overlay overlay rw\n")
 
 
 def test_the_disk_is_measured_in_bytes() -> None:
     shell = FakeShell({"mountinfo": "21 1 253:4 / / rw - ext4 /dev/vda4 rw\n",
                        "readlink": "41943040\n40892383\n1050624\n5000000 4096\n"})  # fmt: skip
-    found = disk.root_disk(shell)
+    found = Disks(shell).root()
     assert found.disk == 20 << 30 and found.unused == (41943040 - 1050624 - 40892383) * 512
     assert 0.97 < found.filled < 0.99
 
 
 def test_disks_are_known_by_serial() -> None:
-    assert disk.disks(FakeShell({"/sys/block": "vda abc\nvdb d e\n"})) == {"abc": "vda", "d e": "vdb"}
+    assert Disks(FakeShell({"/sys/block": "vda abc\nvdb d e\n"})).by_serial() == {"abc": "vda", "d e": "vdb"}
 
 
 def test_a_password_that_lets_in_is_found() -> None:
@@ -131,30 +134,30 @@ def test_a_password_that_lets_in_is_found() -> None:
 
 def test_time_sources_are_named() -> None:
     shell = FakeShell({"chronyc": "^,?,ntp.cloud.aliyuncs.com,0\n^,*,100.100.61.88,2\n"})
-    assert clock.time_sources(shell) == ["ntp.cloud.aliyuncs.com", "100.100.61.88"]
-    assert clock.time_sources(FakeShell({})) == []
+    assert Clock(shell).time_sources() == ["ntp.cloud.aliyuncs.com", "100.100.61.88"]
+    assert Clock(FakeShell({})).time_sources() == []
 
 
 def test_the_cri_plugin_is_looked_up() -> None:
     rows = "TYPE ID PLATFORMS STATUS\nio.containerd.grpc.v1 cri linux/amd64 ok\n"
-    assert containers.cri_state(FakeShell({"ctr plugins": rows})) == "ok"
-    assert containers.cri_state(FakeShell({"ctr plugins": rows.replace("cri", "tasks")})) == "missing"
+    assert runtime({"ctr plugins": rows}).cri_plugin_state() == "ok"
+    assert runtime({"ctr plugins": rows.replace("cri", "tasks")}).cri_plugin_state() == "missing"
 
 
 def test_containerd_answers_or_does_not() -> None:
     answer = "Client:\n  Version:  1.7.24\nServer:\n  Version:  1.7.25\n"
-    assert containers.containerd_version(FakeShell({"ctr version": answer})) == "1.7.25"
-    assert containers.containerd_version(FakeShell({"ctr version": (1, "")})) is None
+    assert runtime({"ctr version": answer}).containerd_version() == "1.7.25"
+    assert runtime({"ctr version": (1, "")}).containerd_version() is None
 
 
 def test_os_release_is_unquoted() -> None:
     shell = FakeShell({"os-release": "ID=lifsea\nVERSION=\"3.3 (x)\"\nEMPTY=\n# comment\n"})
-    assert system.os_release(shell) == {"ID": "lifsea", "VERSION": "3.3 (x)", "EMPTY": ""}
+    assert System(shell).os_release() == {"ID": "lifsea", "VERSION": "3.3 (x)", "EMPTY": ""}
 
 
 def test_units_are_matched_by_their_whole_name() -> None:
     shell = FakeShell({"list-unit-files": "sshd.service enabled enabled\nmy-sshd.service disabled enabled\n"})
-    assert units.installed(shell, r"sshd\.service") == ["sshd.service"]
+    assert Units(shell).named(r"sshd\.service") == ["sshd.service"]
 
 
 def test_the_operations_tool_has_to_exist() -> None:
@@ -162,9 +165,9 @@ def test_the_operations_tool_has_to_exist() -> None:
         _ = OperationsContainer(FakeShell({"command -v": (127, "")}), Operations()).is_running
 
 
-@pytest.mark.parametrize(("said", "running"), [("running\n", True), ("stopped\n", False), ("not-running\n", False)])
-def test_the_operations_container_says_whether_it_runs(said: str, running: bool) -> None:
-    shell = FakeShell({"command -v": "/usr/bin/lifseacli", "status": said})
+@pytest.mark.parametrize(("printed", "running"), [("running\n", True), ("stopped\n", False), ("not-running\n", False)])
+def test_the_operations_container_runs_if_its_tool_prints_so(printed: str, running: bool) -> None:
+    shell = FakeShell({"command -v": "/usr/bin/lifseacli", "status": printed})
     assert OperationsContainer(shell, Operations()).is_running is running
 
 
@@ -175,12 +178,12 @@ def test_executables_are_matched_by_their_whole_name() -> None:
 
 def test_a_directory_that_is_mounted_twice_is_named_once() -> None:
     found = "1:2 /sysroot/ostree/deploy/x/var\0" "1:2 /var\0" "3:1 /tmp\0"
-    assert files.writable_paths(FakeShell({"find /": found})) == ["/tmp", "/var"]
+    assert Files(FakeShell({"find /": found})).writable_paths() == ["/tmp", "/var"]
 
 
 def test_a_name_with_a_newline_is_one_name() -> None:
-    assert files.writable_paths(FakeShell({"find /": "1:2 /a\nb\0"})) == ["/a\nb"]
+    assert Files(FakeShell({"find /": "1:2 /a\nb\0"})).writable_paths() == ["/a\nb"]
 
 
 def test_a_file_that_is_not_there_reads_as_nothing() -> None:
-    assert files.read(FakeShell({"cat": (1, "")}), "/etc/x") is None
+    assert Files(FakeShell({"cat": (1, "")})).read("/etc/x") is None

@@ -1,4 +1,4 @@
-"""What the guest's kernel says of its hardware is read as it was meant."""
+"""The hardware is read correctly from the files of the guest's kernel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lifsea_testbed.ecs.guest_hardware import PciDevice, SerialPort
 from lifsea_testbed.ecs.instance_types import Topology
 from lifsea_testbed.errors import GuestFailure, NotJudged
 from lifsea_testbed.guest import hardware
-from lifsea_testbed.guest.hardware import Hardware, NetworkCard
+from lifsea_testbed.guest.hardware import NetworkCard, VisibleHardware
 from tests.support.fakes import FakeShell
 
 PROCESSOR = """\
@@ -32,12 +32,12 @@ def cpuinfo(*places: tuple[int, int]) -> str:
 
 
 def test_the_model_of_a_processor_is_read() -> None:
-    asked = Hardware(FakeShell({"/proc/cpuinfo": cpuinfo((0, 0), (0, 0))}))
-    assert asked.processor() == guest_hardware.PROCESSOR
-    assert (asked.processors(), asked.features()) == (2, {"fpu", "hypervisor", "avx512f"})
+    seen = VisibleHardware(FakeShell({"/proc/cpuinfo": cpuinfo((0, 0), (0, 0))}))
+    assert seen.processor() == guest_hardware.PROCESSOR
+    assert (seen.processors(), seen.features()) == (2, {"fpu", "hypervisor", "avx512f"})
 
 
-def test_what_is_no_x86_is_a_failure() -> None:
+def test_a_processor_other_than_x86_is_a_failure() -> None:
     with pytest.raises(GuestFailure, match="no x86"):
         hardware.parse_processor("processor: 0\nCPU implementer: 0x41\n")
 
@@ -51,22 +51,22 @@ def test_processors_are_arranged(places: list[tuple[int, int]], topology: tuple[
     assert hardware.parse_topology(cpuinfo(*places)) == Topology(sockets=sockets, cores=cores, threads=threads)
 
 
-def test_memory_is_what_the_firmware_handed_over() -> None:
+def test_memory_is_that_of_the_firmware() -> None:
     ranges = ("00001000-0009fbff : System RAM\n00100000-bffdbfff : System RAM\n  01000000-01ffffff : Kernel code\n"
               "bffdc000-bfffffff : Reserved\n  c0000000-c0ffffff : System RAM\n"
               "100000000-23fffffff : System RAM\n")  # fmt: skip
-    assert Hardware(FakeShell({"/proc/iomem": ranges})).memory() == 8191
+    assert VisibleHardware(FakeShell({"/proc/iomem": ranges})).memory() == 8191
 
 
 def test_the_firmwares_strings_are_named() -> None:
-    said = "sys_vendor=Alibaba Cloud\nproduct_name=Alibaba Cloud ECS\nodd=a=b\nempty=\n"
-    assert Hardware(FakeShell({"/sys/class/dmi": said})).dmi() == {
+    output = "sys_vendor=Alibaba Cloud\nproduct_name=Alibaba Cloud ECS\nodd=a=b\nempty=\n"
+    assert VisibleHardware(FakeShell({"/sys/class/dmi": output})).dmi() == {
         "sys_vendor": "Alibaba Cloud", "product_name": "Alibaba Cloud ECS", "odd": "a=b", "empty": "",
     }  # fmt: skip
 
 
 def test_a_kernel_that_shows_nothing_is_not_judged() -> None:
-    silent = Hardware(FakeShell({"/sys/class/dmi": (3, ""), "rtc0": (1, "")}))
+    silent = VisibleHardware(FakeShell({"/sys/class/dmi": (3, ""), "rtc0": (1, "")}))
     with pytest.raises(NotJudged, match="DMI"):
         silent.dmi()
     with pytest.raises(NotJudged, match="clock"):
@@ -78,29 +78,29 @@ def test_a_kernel_that_shows_nothing_is_not_judged() -> None:
     ("<6>[    0.0] SMBIOS 2.8 present.", "2.8"), ("<6>SMBIOS 3.0.0 present.", "3.0"), ("<6>no such", ""),
 ])  # fmt: skip
 def test_the_version_of_the_tables_is_in_the_kernels_messages(line: str, version: str) -> None:
-    assert Hardware(FakeShell({"dmesg": line})).smbios_version() == version
+    assert VisibleHardware(FakeShell({"dmesg": line})).smbios_version() == version
 
 
 def test_pci_devices_are_known_by_slot() -> None:
     rows = "0000:00:04.0 0x1af4 0x1001 0x010000\n0000:01:00.0 0x8086 0x1 0x2\nbroken\n"
-    assert Hardware(FakeShell({"/sys/bus/pci": rows})).pci_devices() == {
+    assert VisibleHardware(FakeShell({"/sys/bus/pci": rows})).pci_devices() == {
         "04.0": PciDevice(vendor=0x1AF4, device=0x1001, kind=0x010000)
     }
 
 
 def test_virtio_devices_are_known_by_slot() -> None:
     rows = "0000:00:03.0 0x0003\n0000:00:04.0 0x0002\n"
-    assert Hardware(FakeShell({"/sys/bus/virtio": rows})).virtio_devices() == {"03.0": 3, "04.0": 2}
+    assert VisibleHardware(FakeShell({"/sys/bus/virtio": rows})).virtio_devices() == {"03.0": 3, "04.0": 2}
 
 
 def test_network_cards_are_devices() -> None:
     shell = FakeShell({"/sys/class/net": "0000:00:05.0 eth0 00:16:3e:00:00:01 2 1500\n"})
-    assert Hardware(shell).network_cards() == [
+    assert VisibleHardware(shell).network_cards() == [
         NetworkCard(slot="05.0", name="eth0", mac="00:16:3e:00:00:01", queues=2, mtu=1500)
     ]
 
 
 def test_the_console_is_a_serial_port() -> None:
-    asked = Hardware(FakeShell({"ttyS0": "0x3F8\n4\n4\n", "virtio-ports": "a\nb\n", "rtc0": "1700\n1698\n"}))
-    assert asked.console() == SerialPort(address=0x3F8, interrupt=4, chip=4) == guest_hardware.CONSOLE
-    assert (asked.virtio_ports(), asked.clock_offset()) == (["a", "b"], 2)
+    seen = VisibleHardware(FakeShell({"ttyS0": "0x3F8\n4\n4\n", "virtio-ports": "a\nb\n", "rtc0": "1700\n1698\n"}))
+    assert seen.console() == SerialPort(address=0x3F8, interrupt=4, chip=4) == guest_hardware.CONSOLE
+    assert (seen.virtio_ports(), seen.clock_offset()) == (["a", "b"], 2)

@@ -1,4 +1,4 @@
-"""How deep a machine is ready is told in one line, and the reason is looked for from the first depth on."""
+"""The level of readiness and the reason are one line, and the reason is searched from the first level on."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from typing import Any, cast
 
 import pytest
 
-from lifsea_testbed.guest import kubelet
-from lifsea_testbed.guest.readiness import Depth, NotReady, await_, reached
+from lifsea_testbed.guest.cri import ContainerRuntime
+from lifsea_testbed.guest.disks import Disks
+from lifsea_testbed.guest.kernel import Kernel
+from lifsea_testbed.guest.kubelet import KUBELET, Kubelet
+from lifsea_testbed.guest.readiness import NotReady, ReadinessLevel, await_condition, await_level
+from lifsea_testbed.guest.services import Services, last_error
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.profiles import profile as profiles
+from lifsea_testbed.profiles.profile import Cluster
 from tests.suites.test_suites import FakeMachine
 from tests.support.fakes import FakeShell
 from tests.support.pods import NO_NETWORK, READY
@@ -29,56 +34,59 @@ def machine(**traits: Any) -> Machine:
     return cast(Machine, FakeMachine(traits, PROFILE))
 
 
-@pytest.mark.parametrize(("depth", "traits", "line"), [
-    (Depth.CONTAINERD, {"runtime": replace(READY, conditions=(READY.conditions[0], NO_NETWORK)), "networks": []},
+@pytest.mark.parametrize(("level", "traits", "line"), [
+    (ReadinessLevel.CONTAINERD,
+     {"runtime": replace(READY, conditions=(READY.conditions[0], NO_NETWORK)), "files.names_in": []},
      "containerd not ready: NetworkReady=false: cni plugin not initialized; /etc/cni/net.d is empty"),
-    (Depth.CONTAINERD, {"runtime": None}, "containerd not ready: no CRI at /run/containerd/containerd.sock: nothing "
-     "answers; containerd listens at /run/elsewhere.sock"),
-    (Depth.KUBELET, {"runs": False},
+    (ReadinessLevel.CONTAINERD, {"runtime": None}, "containerd not ready: no CRI at /run/containerd/containerd.sock: "
+     "nothing answers; containerd listens at /run/elsewhere.sock"),
+    (ReadinessLevel.KUBELET, {"runs": False},
      "kubelet not ready: kubelet.service is activating (auto-restart), started 4 times: "
      "failed to load Kubelet config file"),
-    (Depth.KUBELET, {"cgroup_driver": "cgroupfs"},
+    (ReadinessLevel.KUBELET, {"kubelet.cgroup_driver": "cgroupfs"},
      "kubelet not ready: its cgroup driver is cgroupfs, and containerd's is systemd"),
-    (Depth.KUBELET, {"swaps": ["/var/swap"]}, "kubelet not ready: swap is on: /var/swap"),
-    (Depth.KUBELET, {"cgroup_version": 1}, "kubelet not ready: control groups are of version 1, not 2"),
-    (Depth.KUBELET, {"health": None},
+    (ReadinessLevel.KUBELET, {"kernel.swaps": ["/var/swap"]}, "kubelet not ready: swap is on: /var/swap"),
+    (ReadinessLevel.KUBELET, {"kernel.cgroup_version": 1}, "kubelet not ready: control groups are of version 1, not 2"),
+    (ReadinessLevel.KUBELET, {"kubelet.health": None},
      "kubelet not ready: healthz answers nothing: failed to load Kubelet config file"),
 ])  # fmt: skip
-def test_the_depth_and_the_reason_are_one_line(depth: Depth, traits: dict[str, Any], line: str) -> None:
+def test_the_level_and_the_reason_are_one_line(level: ReadinessLevel, traits: dict[str, Any], line: str) -> None:
     with pytest.raises(NotReady) as caught:
-        reached(machine(**traits), PROFILE, depth)
+        await_level(machine(**traits), PROFILE, level)
     assert caught.value.happened == line
     assert "the journal of kubelet.service" in caught.value.evidence
     assert "the journal of containerd.service" in caught.value.evidence
 
 
-def test_an_earlier_depth_explains_a_later_one() -> None:
+def test_an_earlier_level_explains_a_later_one() -> None:
     broken = machine(runtime=replace(READY, conditions=(READY.conditions[0], NO_NETWORK)))
     with pytest.raises(NotReady, match="containerd not ready: NetworkReady=false"):
-        await_(broken, Depth.POD, lambda: False, lambda: "the pod is Pending", PROFILE, within=1.0)
+        await_condition(broken, ReadinessLevel.POD, lambda: False, lambda: "the pod is Pending", PROFILE, within=1.0)
 
 
 @pytest.mark.parametrize(("traits", "line"), [
-    ({"full_var": "/var is full: 8 MiB are left"}, "static pod not ready: /var is full: 8 MiB are left"),
-    ({"images_on_board": []},
+    ({"disks.full_var": "/var is full: 8 MiB are left"}, "static pod not ready: /var is full: 8 MiB are left"),
+    ({"runtime.images": []},
      "static pod not ready: lifsea.local/pause:1 is not among the images on board: there are none"),
     ({}, "node not ready: its certificate expired"),
 ])  # fmt: skip
-def test_a_static_pod_that_nobody_asked_for_explains_nothing(traits: dict[str, Any], line: str) -> None:
+def test_a_static_pod_that_does_not_exist_explains_nothing(traits: dict[str, Any], line: str) -> None:
     with pytest.raises(NotReady) as caught:
-        await_(machine(**traits), Depth.NODE, lambda: False, lambda: "its certificate expired", PROFILE, within=1.0)
+        await_condition(machine(**traits), ReadinessLevel.NODE, lambda: False, lambda: "its certificate expired",
+                        PROFILE, within=1.0)  # fmt: skip
     assert caught.value.happened == line
 
 
-def test_a_static_pod_that_was_asked_for_is_explained_by_its_kubelet() -> None:
+def test_a_static_pod_that_does_not_run_is_explained_by_its_kubelet() -> None:
     with pytest.raises(NotReady, match="static pod not ready: failed to load Kubelet config file"):
-        reached(machine(), PROFILE, Depth.STATIC_POD)
+        await_level(machine(), PROFILE, ReadinessLevel.STATIC_POD)
 
 
-def test_without_an_earlier_trouble_the_depth_itself_is_told() -> None:
+def test_without_an_earlier_reason_the_level_itself_is_named() -> None:
     with pytest.raises(NotReady, match="static pod not ready: its container was killed") as caught:
-        await_(machine(), Depth.STATIC_POD, lambda: False, lambda: "its container was killed", PROFILE, within=1.0)
-    assert caught.value.depth is Depth.STATIC_POD
+        await_condition(machine(), ReadinessLevel.STATIC_POD, lambda: False, lambda: "its container was killed",
+                        PROFILE, within=1.0)  # fmt: skip
+    assert caught.value.level is ReadinessLevel.STATIC_POD
 
 
 @pytest.mark.parametrize(("text", "about", "expected"), [
@@ -93,8 +101,8 @@ def test_without_an_earlier_trouble_the_depth_itself_is_told() -> None:
     ("containerd: invalid disabled plugin URI", "", "invalid disabled plugin URI"),
     ("", "", ""),
 ])  # fmt: skip
-def test_the_last_complaint_is_found(text: str, about: str, expected: str) -> None:
-    assert kubelet.last_complaint(text, about) == expected
+def test_the_last_error_is_found(text: str, about: str, expected: str) -> None:
+    assert last_error(text, about) == expected
 
 
 @pytest.mark.parametrize(("options", "configuration", "driver"), [
@@ -104,14 +112,15 @@ def test_the_last_complaint_is_found(text: str, about: str, expected: str) -> No
     ("kubelet\n", "", "cgroupfs"),
 ])  # fmt: skip
 def test_the_cgroup_driver_is_read_as_the_kubelet_reads_it(options: str, configuration: str, driver: str) -> None:
-    assert kubelet.cgroup_driver(FakeShell({"cmdline": options, "cat /etc/k.yaml": configuration})) == driver
+    shell = FakeShell({"cmdline": options, "cat /etc/k.yaml": configuration})
+    assert Kubelet(shell, Cluster()).cgroup_driver() == driver
 
 
 @pytest.mark.parametrize(("shown", "full"), [
     ("/var 100% 8", "/var is full: 8 MiB are left"), ("/var 2% 18461", ""), ("", ""),
 ])  # fmt: skip
 def test_a_full_var_is_noticed(shown: str, full: str) -> None:
-    assert kubelet.full_var(FakeShell({"df ": shown})) == full
+    assert Disks(FakeShell({"df ": shown})).full_var() == full
 
 
 def test_swaps_and_sockets_are_read() -> None:
@@ -120,11 +129,11 @@ def test_swaps_and_sockets_are_read() -> None:
               "ffff: 00000002 00000000 00010000 0001 01 1 /run/containerd/containerd.sock\n" \
               "ffff: 00000003 00000000 00000000 0001 03 2 /run/containerd/other.sock\n"  # fmt: skip
     shell = FakeShell({"/proc/swaps": swaps, "/proc/net/unix": sockets})
-    assert kubelet.swaps(shell) == ["/var/swap"]
-    assert kubelet.runtime_sockets(shell) == ["/run/containerd/containerd.sock"]
+    assert Kernel(shell).swaps() == ["/var/swap"]
+    assert ContainerRuntime(shell, Cluster()).sockets() == ["/run/containerd/containerd.sock"]
 
 
 def test_a_service_is_described_by_systemd() -> None:
     shell = FakeShell({"systemctl show": "ActiveState=active\nSubState=running\nMainPID=7\nNRestarts=2\n"})
-    found = kubelet.service(shell, kubelet.KUBELET)
+    found = Services(shell).state(KUBELET)
     assert found.runs and (found.process, found.restarts) == (7, 2)

@@ -1,13 +1,20 @@
-"""What the guest answers of its surface is read as it was meant: ports, privileges, settings, leftovers."""
+"""The attack surface of a guest is read correctly: ports, privileges, settings, leftovers."""
 
 from __future__ import annotations
-
-from pathlib import PurePosixPath
 
 import pytest
 
 from lifsea_testbed.errors import NotJudged
-from lifsea_testbed.guest import accounts, containers, files, kernel, network, node, ostree, packages, udev, units
+from lifsea_testbed.guest import accounts, network, packages, system
+from lifsea_testbed.guest.accounts import Accounts
+from lifsea_testbed.guest.cri import ContainerRuntime
+from lifsea_testbed.guest.files import Files
+from lifsea_testbed.guest.kernel import Kernel
+from lifsea_testbed.guest.network import GuestNetwork
+from lifsea_testbed.guest.ostree import Deployments
+from lifsea_testbed.guest.system import System
+from lifsea_testbed.guest.units import Units
+from lifsea_testbed.profiles.profile import Cluster
 from tests.support.fakes import FakeShell
 
 TABLES = """\
@@ -27,22 +34,24 @@ def test_a_port_is_named_with_its_program() -> None:
     assert network.parse_open_ports(TABLES, OWNERS, PROGRAMS) == PORTS
 
 
-def test_the_tables_are_asked_for_one_by_one() -> None:
+def test_ports_are_joined_from_three_commands() -> None:
     shell = FakeShell({"for table": TABLES, "find /proc": OWNERS, "grep -H": PROGRAMS})
-    assert network.open_ports(shell) == PORTS
+    assert GuestNetwork(shell).open_ports() == PORTS
 
 
 def test_a_port_is_listed_or_not() -> None:
+    shell = FakeShell({"for table": TABLES, "find /proc": OWNERS, "grep -H": PROGRAMS})
+    assert GuestNetwork(shell).unlisted_ports([r"tcp .*"]) == ["udp 127.0.0.1:323 kernel"]
     assert network.unlisted(PORTS, [r"tcp 127\.0\.0\.1:\d+ kubelet", r"udp .*"]) == ["tcp :::10250 kubelet"]
 
 
-def test_privileges_come_by_mode_and_by_capability() -> None:
+def test_a_mode_or_a_capability_gives_privileges() -> None:
     shell = FakeShell({"getcap": "/usr/bin/tail cap_dac_read_search=ep\n", "/6000": "/usr/bin/su\0/usr/bin/a b\0"})
-    assert files.setuid(shell) == [PurePosixPath(path) for path in ("/usr/bin/a b", "/usr/bin/su", "/usr/bin/tail")]
+    assert Files(shell).setuid() == ["/usr/bin/a b", "/usr/bin/su", "/usr/bin/tail"]
 
 
-def test_privileges_by_capability_need_getcap() -> None:
-    assert files.setuid(FakeShell({"getcap": (1, ""), "/6000": "/usr/bin/su\0"})) == [PurePosixPath("/usr/bin/su")]
+def test_capabilities_are_read_only_with_getcap() -> None:
+    assert Files(FakeShell({"getcap": (1, ""), "/6000": "/usr/bin/su\0"})).setuid() == ["/usr/bin/su"]
 
 
 SERVICES = """\
@@ -57,86 +66,87 @@ Id=console.service
 """
 
 
-def test_whoever_is_logged_in_without_asking_is_seen_in_units_and_in_processes() -> None:
+def test_automatic_logins_are_found_in_units_and_in_processes() -> None:
     assert accounts.parse_services(SERVICES) == ["getty@tty1.service", "console.service"]
     processes = ["1 /sbin/init", "7 /bin/login -f -- root", "8 /bin/login -p -- root", "9 tail -f /var/log/login"]
     assert accounts.parse_processes(processes) == ["process 7 /bin/login -f -- root"]
     shell = FakeShell({"systemctl show": SERVICES, "for pid": "\n".join(processes)})
-    assert len(accounts.logged_in_by_themselves(shell)) == 3
+    assert len(Accounts(shell).automatic_logins()) == 3
 
 
 def test_marks_are_looked_for_as_they_are() -> None:
     shell = FakeShell({"grep": "/usr/libexec/b\n/usr/libexec/a\n"})
-    assert files.holding(shell, ["it's a mark"]) == ["/usr/libexec/a", "/usr/libexec/b"]
+    assert Files(shell).executables_holding(["it's a mark"]) == ["/usr/libexec/a", "/usr/libexec/b"]
     assert """-e 'it'"'"'s a mark'""" in shell.scripts[0]
 
 
 def test_files_are_matched_by_patterns_of_the_shell() -> None:
     shell = FakeShell({"-name": "/etc/ssh/ssh_host_rsa_key\0"})
-    assert files.matching(shell, ["ssh_host_*", "x"]) == ["/etc/ssh/ssh_host_rsa_key"]
+    assert Files(shell).matching(["ssh_host_*", "x"]) == ["/etc/ssh/ssh_host_rsa_key"]
     assert r"\( -name 'ssh_host_*' -o -name x \)" in shell.scripts[0]
 
 
-def test_a_tree_is_told_line_by_line() -> None:
+def test_a_tree_is_described_line_by_line() -> None:
     shell = FakeShell({"printf": "./a f 644 0:0 \n", "sha256sum": "00  ./a\n"})
-    assert files.digests(shell, "/usr") == ["./a f 644 0:0 ", "00  ./a"]
+    assert Files(shell).digests("/usr") == ["./a f 644 0:0 ", "00  ./a"]
 
 
 def test_settings_are_numbers_or_absent() -> None:
     shell = FakeShell({"/proc/sys/vm/swappiness": "0\nabsent\n"})
-    assert kernel.sysctls(shell, ["vm.swappiness", "kernel.x"]) == {"vm.swappiness": 0, "kernel.x": "absent"}
-    assert kernel.sysctls(FakeShell({":": ""}), []) == {}
+    assert Kernel(shell).sysctls(["vm.swappiness", "kernel.x"]) == {"vm.swappiness": 0, "kernel.x": "absent"}
+    assert Kernel(FakeShell({":": ""})).sysctls([]) == {}
 
 
-def test_troubles_are_found_in_both_logs_and_named_once() -> None:
+def test_crashes_and_denials_are_found_in_both_logs_and_named_once() -> None:
     shell = FakeShell({"dmesg": "<6>a[7]: segfault at 0\n<6>eth0: link up\n",
                        "journalctl": "a[7]: segfault at 0\nx.service: Main process exited, status=11/SEGV\n"
                        "audit: avc:  denied  { read }\nStarted x.\n"})  # fmt: skip
-    assert len(kernel.troubles(shell)) == 3
+    assert len(Kernel(shell).crashes_and_denials()) == 3
 
 
 def test_the_uptime_is_in_seconds() -> None:
-    assert kernel.uptime(FakeShell({"uptime": "85.61 32.85\n"})) == 85.61
+    assert Kernel(FakeShell({"uptime": "85.61 32.85\n"})).uptime() == 85.61
 
 
 def test_rules_are_counted_without_comments() -> None:
     text = "# a comment\n\nKERNEL==\"a\", \\\n  NAME=\"b\"\n  # another\nSUBSYSTEM==\"c\"\n"
-    assert len(udev.parse_rules(text)) == len(udev.rules(FakeShell({"rules.d": text}))) == 2
+    assert len(system.parse_udev_rules(text)) == len(System(FakeShell({"rules.d": text})).udev_rules()) == 2
 
 
 def test_a_restarted_service_is_named() -> None:
     shown = "NRestarts=0\nId=a.service\n\nNRestarts=3\nId=b.service\n"
-    assert units.restarted(FakeShell({"systemctl show": shown})) == ["b.service"]
+    assert Units(FakeShell({"systemctl show": shown})).restarted() == ["b.service"]
 
 
 def test_names_on_the_bus_come_first_in_their_lines() -> None:
     listed = "org.freedesktop.DBus 1 systemd root\norg.freedesktop.login1 7 x root\n"
-    assert units.bus_names(FakeShell({"busctl": listed})) == ["org.freedesktop.DBus", "org.freedesktop.login1"]
+    assert Units(FakeShell({"busctl": listed})).bus_names() == ["org.freedesktop.DBus", "org.freedesktop.login1"]
 
 
 def test_only_changes_below_usr_count() -> None:
-    shell = FakeShell({"ostree diff": "D    /etc\nM    /usr/bin/a b\nA    usr/x\nA    user/x\nD    /boot/y\n"})
-    assert ostree.changed_files(shell, "c") == ["M /usr/bin/a b", "A /usr/x"]
+    shell = FakeShell({"ostree diff": "D    /etc\nM    /usr/bin/a b\nA    usr/x\nA    user/x\nD    /boot/y\n",
+                       "ostree admin status": f"* lifsea {'c' * 64}.0\n"})  # fmt: skip
+    assert Deployments(shell).changed_files() == ["M /usr/bin/a b", "A /usr/x"]
 
 
 def test_a_container_that_writes_is_caught() -> None:
     shell = FakeShell({"ctr run": "/host\n/host/usr\ntried\n"})
-    assert containers.escaped_writes(shell, "ctr run sh -c", ["/", "/usr", "/boot"]) == ["/", "/usr"]
+    assert ContainerRuntime(shell, Cluster(), "ctr run sh -c").escaped_writes(["/", "/usr", "/boot"]) == ["/", "/usr"]
 
 
-@pytest.mark.parametrize(("escape", "said"), [("", "tried\n"), ("ctr run", ""), ("ctr run", (1, ""))])
-def test_a_container_that_does_not_start_shows_nothing(escape: str, said: str | tuple[int, str]) -> None:
+@pytest.mark.parametrize(("escape", "printed"), [("", "tried\n"), ("ctr run", ""), ("ctr run", (1, ""))])
+def test_a_container_that_does_not_start_shows_nothing(escape: str, printed: str | tuple[int, str]) -> None:
     with pytest.raises(NotJudged):
-        containers.escaped_writes(FakeShell({"ctr run": said}), escape, ["/usr"])
+        ContainerRuntime(FakeShell({"ctr run": printed}), Cluster(), escape).escaped_writes(["/usr"])
 
 
-def test_a_package_is_written_down_where_the_databases_lie() -> None:
+def test_a_package_is_recorded_in_the_directories_of_the_databases() -> None:
     found = packages.database_directories(["/usr/share/package-db/status"])
     assert {"/usr/share/package-db", "/var/lib/dpkg", "/var/lib/rpm"} <= set(found)
 
 
-def test_a_machine_is_known_by_digests() -> None:
+def test_a_machine_is_identified_by_digests() -> None:
     shell = FakeShell({"sha256sum": "aa  /etc/machine-id\nbb  /var/lib/systemd/random-seed\n"})
-    assert node.identity(shell, ["/etc/machine-id", "/etc/ssh/*"]) == {
+    assert System(shell, ["/etc/machine-id", "/etc/ssh/*"]).identity() == {
         "/etc/machine-id": "aa", "/var/lib/systemd/random-seed": "bb",
     }  # fmt: skip

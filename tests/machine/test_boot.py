@@ -19,7 +19,7 @@ class Starving(Machine):
         self.boots, self.closed, self._ends, self._writes = [], 0, list(ends), writes
 
     def start(self) -> None:
-        made: Any = SimpleNamespace(close=self._close, left_no_trace=not self._writes)
+        made: Any = SimpleNamespace(close=self._close, disk_is_untouched=not self._writes)
         self.boots.append(made)
 
     def _close(self) -> None:

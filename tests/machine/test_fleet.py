@@ -15,15 +15,16 @@ from pathlib import Path
 import pytest
 
 from lifsea_testbed.ecs.instance import NetworkInterface
-from lifsea_testbed.machine.fleet import Fleet, Maker, fleet
+from lifsea_testbed.machine.factory import MachineFactory, MachineSpec
+from lifsea_testbed.machine.fleet import Fleet, FleetMaker, fleet
 from lifsea_testbed.machine.machine import Machine
-from lifsea_testbed.machine.preflight import Wish, prepare
+from lifsea_testbed.machine.preflight import run_context
 from lifsea_testbed.support.deadline import Deadline
 from tests.support import real
 from tests.support.quick import lay_out
 
 SUITE = """
-from lifsea_testbed.claim import claim
+from lifsea_testbed import claim
 
 @claim("no-sshd")
 def test_fleet(machines):
@@ -80,13 +81,13 @@ def unread(wire: socket.socket) -> int:
 def test_a_card_that_is_attached_takes_frames(tmp_path: Path) -> None:
     """QEMU reads the first frame whatever the guest does; a wire that it lost is never read."""
     lay_out(tmp_path, "")
-    wish = Wish(image=str(tmp_path / "disk.raw"), next_image=None, profile=str(tmp_path / "quick.toml"),
-                instance_type="ecs.g7.large", accelerator="tcg", reports=tmp_path)  # fmt: skip
+    context = run_context(image=str(tmp_path / "disk.raw"), profile=str(tmp_path / "quick.toml"),
+                          instance_type="ecs.g7.large", accelerator="tcg", reports=tmp_path)  # fmt: skip
     near, far = socket.socketpair()
-    bench = prepare(wish).bench()
+    bench = MachineFactory(context)
     try:
-        with near, bench.machine("machine") as machine:
-            machine.attach_card(NetworkInterface(plug=lambda: far))
+        with near, bench.create(MachineSpec(name="machine")) as machine:
+            machine.network.attach_nic(NetworkInterface(plug=lambda: far))
             near.sendall(struct.pack(">I", 60) + b"\xff" * 60)
             deadline = Deadline.after(10.0)
             while unread(near) and not deadline.expired:
@@ -109,7 +110,7 @@ def round_trip(one: Machine, address: str) -> float:
 @contextmanager
 def two(reports: Path) -> Iterator[Fleet]:
     with real.bench(reports) as bench, \
-            Maker("two", make=bench.machine, memory_for=bench.memory_for) as machines:  # fmt: skip
+            FleetMaker("two", bench) as machines:  # fmt: skip
         yield machines(2)
 
 
@@ -119,7 +120,7 @@ def test_two_machines_on_a_network_of_their_own(tmp_path: Path) -> None:
     with two(tmp_path) as made:
         one, other = made
         there, link = made.network.address(other), made.network.link(one, other)
-        assert one.instance.id != other.instance.id and one.guest.identity() != other.guest.identity()
+        assert one.instance.id != other.instance.id and one.guest.system.identity() != other.guest.system.identity()
         assert reaches(one, there) and reaches(other, made.network.address(one))
         whole = round_trip(one, there)
         link.delay(0.4)

@@ -18,7 +18,7 @@ from tests.support.perf_cases import BOOT, build, samples
 
 SUITE = '''
 import pytest
-from lifsea_testbed.claim import claim
+from lifsea_testbed import claim
 from lifsea_testbed.errors import NotJudged
 
 @pytest.fixture

@@ -7,14 +7,14 @@ import pytest
 CONFTEST = """
 from pathlib import Path
 import pytest
-from lifsea_testbed.letgo import LetsGo
+from lifsea_testbed.plugin.fixture_teardown import EarlyTeardown
 
 def note(what):
     with Path("events.txt").open("a") as events:
         events.write(what + "\\n")
 
 def pytest_configure(config):
-    config.pluginmanager.register(LetsGo({"conftest"}, lambda: note("shared ends")))
+    config.pluginmanager.register(EarlyTeardown({"conftest"}, lambda: note("shared ends")))
 
 def held(name):
     note(f"{name} begins")

@@ -23,7 +23,7 @@ from tests.support import ROOT, real
 from tests.support.quick import lay_out
 
 SUITE = """
-from lifsea_testbed.claim import claim
+from lifsea_testbed import claim
 
 @claim("boots-to-ready")
 def test_one(machine):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lifsea_testbed.errors import CallerError
-from lifsea_testbed.plugin import ordering
+from lifsea_testbed.plugin import ordering, shards
 from lifsea_testbed.support.shard import ShardIndex
 
 NAMES = st.text("abc/:[]@_", min_size=1, max_size=12)
@@ -23,7 +23,7 @@ DURATIONS = st.dictionaries(NAMES, st.floats(0, 1000), max_size=40)
 def test_every_test_is_in_one_shard_and_a_scenario_is_whole(
     tests: dict[str, str | None], count: int, durations: dict[str, float]
 ) -> None:
-    places = ordering.shards(tests, count, durations)
+    places = shards.shards(tests, count, durations)
     assert places.keys() == tests.keys()
     assert all(1 <= place <= count for place in places.values())
     for scenario in ("upgraded", "twins"):
@@ -36,15 +36,15 @@ def test_the_order_of_collection_says_nothing(
 ) -> None:
     items = list(tests.items())
     random.shuffle(items)  # type: ignore[attr-defined]
-    before = ordering.shards(tests, count, durations)
-    after = ordering.shards(dict(items), count, durations)
-    assert after == before and ordering.plan(after) == ordering.plan(before)
+    before = shards.shards(tests, count, durations)
+    after = shards.shards(dict(items), count, durations)
+    assert after == before and shards.plan_digest(after) == shards.plan_digest(before)
 
 
 @given(TESTS, NAMES, COUNTS)
 def test_without_durations_another_test_moves_none(tests: dict[str, str | None], another: str, count: int) -> None:
-    before = ordering.shards(tests, count, {})
-    after = ordering.shards({another: None, **tests}, count, {})
+    before = shards.shards(tests, count, {})
+    after = shards.shards({another: None, **tests}, count, {})
     assert {test: after[test] for test in tests} == before
 
 
@@ -53,22 +53,22 @@ def test_no_shard_takes_longer_than_the_fairest_by_more_than_one_test(
     durations: dict[str, float], count: int
 ) -> None:
     """The longest first, each to the emptiest: at most the mean and one test more (Graham 1969)."""
-    places = ordering.shards(dict.fromkeys(durations), count, durations)
+    places = shards.shards(dict.fromkeys(durations), count, durations)
     loads = [sum(durations[test] for test in durations if places[test] == shard) for shard in range(1, count + 1)]
     assert max(loads) <= sum(loads) / count + max(durations.values()) + 1e-6
 
 
 def test_a_test_of_unknown_duration_counts_like_most() -> None:
     durations = {"a": 10.0, "b": 10.0, "c": 10.0}
-    places = ordering.shards(dict.fromkeys("abcd"), 2, durations)
+    places = shards.shards(dict.fromkeys("abcd"), 2, durations)
     assert sorted(places.values()) == [1, 1, 2, 2]
 
 
 def test_plans_differ_where_tests_or_durations_do() -> None:
     tests = dict.fromkeys("abcd")
-    cuts = [ordering.shards(tests, 2, {}), ordering.shards(tests, 2, {"a": 9.0, "b": 1.0}),
-            ordering.shards({**tests, "e": None}, 2, {}), ordering.shards(tests, 3, {})]
-    plans = [ordering.plan(places) for places in cuts]
+    cuts = [shards.shards(tests, 2, {}), shards.shards(tests, 2, {"a": 9.0, "b": 1.0}),
+            shards.shards({**tests, "e": None}, 2, {}), shards.shards(tests, 3, {})]
+    plans = [shards.plan_digest(places) for places in cuts]
     assert len(set(plans)) == 4
 
 
@@ -86,16 +86,16 @@ def test_what_is_no_shard_is_refused(text: str) -> None:
 def test_durations_come_from_the_records_of_runs(tmp_path: Path) -> None:
     for name, tests in {"one": {"a": 1.5, "b": 2}, "two": {"b": 3.0}}.items():
         (tmp_path / name).write_text(json.dumps({"started": "x", "tests": tests}))
-    assert ordering.read_durations([tmp_path / "one", tmp_path / "two"]) == {"a": 1.5, "b": 3.0}
+    assert shards.read_durations([tmp_path / "one", tmp_path / "two"]) == {"a": 1.5, "b": 3.0}
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"tests": 1}', '{"tests": {"a": "b"}}', '{"tests": {"a": null}}'])
 def test_a_file_without_durations_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(CallerError, match="no durations"):
-        ordering.read_durations([tmp_path / "run.json"])
+        shards.read_durations([tmp_path / "run.json"])
     with pytest.raises(CallerError, match="no durations"):
-        ordering.read_durations([tmp_path / "none"])
+        shards.read_durations([tmp_path / "none"])
 
 
 @pytest.mark.parametrize(("fixtures", "scenario"), [
@@ -103,7 +103,7 @@ def test_a_file_without_durations_is_refused(tmp_path: Path, text: str) -> None:
     (["bench", "upgraded"], "upgraded"), (["rolled_back", "upgraded"], "upgraded"), (["watched"], "watched"),
 ])  # fmt: skip
 def test_tests_of_a_scenario_belong_together(fixtures: list[str], scenario: str | None) -> None:
-    assert ordering.scenario(fixtures) == scenario
+    assert ordering.scenario_of(fixtures) == scenario
 
 
 @pytest.mark.parametrize(("given_name", "name"), [
@@ -112,4 +112,4 @@ def test_tests_of_a_scenario_belong_together(fixtures: list[str], scenario: str 
     ("t.py::test_a@their_own", "t.py::test_a@their_own"),
 ])  # fmt: skip
 def test_xdists_groups_are_taken_out_of_names(given_name: str, name: str) -> None:
-    assert ordering.name(given_name) == name
+    assert ordering.without_group(given_name) == name

@@ -13,7 +13,7 @@ import pytest
 from tests.support.boot_sector import raw_image
 
 SUITE = """
-from lifsea_testbed.claim import claim
+from lifsea_testbed import claim
 
 @claim("boots-to-ready")
 def test_boots(machine):
@@ -22,7 +22,7 @@ def test_boots(machine):
 #: QEMU is never started: powering on raises one of these after the other.
 CONFTEST = """
 from lifsea_testbed.errors import BootFailed, LaunchError
-from lifsea_testbed.machine import Machine
+from lifsea_testbed import Machine
 
 errors = iter([LaunchError("QEMU had a hiccup"), BootFailed("no shell"), BootFailed("no shell again")])
 

@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from lifsea_testbed.plugin import ordering
+from lifsea_testbed.plugin import shards
 from tests.support.quick import lay_out
 
 CONFTEST = """
@@ -26,7 +26,7 @@ def note(text):
 @pytest.fixture(scope="session")
 def upgraded(bench):
     note("upgraded")
-    with bench.machine("upgraded-machine") as machine:
+    with bench.create(MachineSpec(name="upgraded-machine")) as machine:
         yield machine
 
 @pytest.fixture(scope="session")
@@ -37,13 +37,13 @@ def rolled_back(upgraded):
 @pytest.fixture(scope="session")
 def rebooted(bench):
     note("rebooted")
-    with bench.machine("rebooted-machine") as machine:
+    with bench.create(MachineSpec(name="rebooted-machine")) as machine:
         yield machine
 """
 SUITE = """
 import pytest
 from conftest import note
-from lifsea_testbed.claim import claim
+from lifsea_testbed import claim
 
 @claim("boots-to-ready")
 @pytest.mark.parametrize("number", range(2))
@@ -76,7 +76,7 @@ DYING = """
 import os
 import pathlib
 import signal
-from lifsea_testbed.claim import claim
+from lifsea_testbed import claim
 
 @claim("boots-to-ready")
 def test_dies(own_machine):
@@ -204,8 +204,8 @@ def test_shards_run_each_test_once(start: Start, pytester: pytest.Pytester) -> N
 
 
 def test_a_shard_may_be_empty(start: Start, pytester: pytest.Pytester) -> None:
-    suite = "from lifsea_testbed.claim import claim\n@claim('no-sshd')\ndef test_one(): pass\n"
-    (occupied,) = ordering.shards({"test_suite.py::test_one": None}, 2, {}).values()
+    suite = "from lifsea_testbed import claim\n@claim('no-sshd')\ndef test_one(): pass\n"
+    (occupied,) = shards.shards({"test_suite.py::test_one": None}, 2, {}).values()
     result = start(suite, "--shard", f"{3 - occupied}/2")
     result.assert_outcomes(deselected=1)
     assert result.ret == 7 and judged(gate(pytester.path)) == []

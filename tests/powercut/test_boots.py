@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lifsea_testbed.machine.factory import Bench
-from lifsea_testbed.machine.preflight import Wish, prepare
+from lifsea_testbed.machine.factory import MachineFactory
+from lifsea_testbed.machine.preflight import run_context
 from lifsea_testbed.powercut import campaign
 from lifsea_testbed.powercut.campaign import Campaign
 from lifsea_testbed.powercut.crash_states import CrashStates, Kind
@@ -30,10 +30,10 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bench(reports: Path) -> Iterator[Bench]:
-    wish = Wish(image=str(built("reference")), next_image=str(built("next")), profile="reference",
-                instance_type="ecs.g7.large", accelerator="auto", reports=reports)  # fmt: skip
-    with contextlib.closing(prepare(wish).bench()) as made:
+def factory(reports: Path) -> Iterator[MachineFactory]:
+    context = run_context(image=str(built("reference")), next_image=str(built("next")), profile="reference",
+                          instance_type="ecs.g7.large", accelerator="auto", reports=reports)  # fmt: skip
+    with contextlib.closing(MachineFactory(context)) as made:
         yield made
 
 
@@ -45,49 +45,49 @@ def without_flushes(timeline: Timeline) -> CrashStates:
     return CrashStates(entries, start=timeline.facts.started)
 
 
-def test_every_flush_of_an_upgrade_leaves_old_or_new(bench: Bench, reports: Path) -> None:
+def test_every_flush_of_an_upgrade_leaves_old_or_new(factory: MachineFactory, reports: Path) -> None:
     """The sweep raises what is broken; both images come up somewhere, so both sides of the upgrade were seen."""
-    summary = campaign.sweep(bench, Campaign.parse(reports=reports, only=["flush"]))
+    summary = campaign.sweep(factory, Campaign.parse(reports=reports, only=["flush"]))
     assert summary.left == 0
     assert {result.outcome for _, result in summary.states} == {Outcome.OLD, Outcome.NEW}
 
 
 @pytest.mark.parametrize("subject", ["upgrade", "pull"])
-def test_what_is_never_flushed_is_found_broken(bench: Bench, reports: Path, subject: str) -> None:
+def test_what_is_never_flushed_is_found_broken(factory: MachineFactory, reports: Path, subject: str) -> None:
     """The control: the same writes, half of them lost, as if nothing had been flushed, do not leave a whole image."""
     wished = Campaign.parse(reports=reports, subject=subject)
-    with campaign.prepared(bench, wished) as (_, timeline):
-        recording = load(wished.recording, bench.image, bench.next_image, subject)
+    with campaign.prepared(factory, wished) as (_, timeline):
+        recording = load(wished.recording, factory.image, factory.next_image, subject)
         assert recording is not None
         lying = replace(timeline, states=without_flushes(timeline))
         with Milestones(lying.contents, lying.states, recording.directory) as milestones:
-            sweep = Sweep(bench, recording, lying, milestones, depth=wished.depth)
+            sweep = Sweep(factory, recording, lying, milestones, depth=wished.depth)
             outcomes = [sweep.boot(state, lying.contents.digest(state)).outcome
                         for state in list(lying.states.enumerate([Kind.SUBSET]))[:2]]  # fmt: skip
     assert Outcome.BROKEN in outcomes
 
 
 @pytest.mark.parametrize("subject", ["pull", "rollback", "staged", "first-boot"])
-def test_what_else_is_cut_leaves_a_whole_machine(bench: Bench, reports: Path, subject: str) -> None:
+def test_what_else_is_cut_leaves_a_whole_machine(factory: MachineFactory, reports: Path, subject: str) -> None:
     """At flushes spread over it; some minutes of them."""
     wished = Campaign.parse(reports=reports, subject=subject, only=["flush"], budget="6m")
-    summary = campaign.survey(bench, wished)
+    summary = campaign.survey(factory, wished)
     assert summary.booted >= 2
     assert [(failure.state, failure.why) for failure in summary.failures] == []
 
 
-def test_a_boot_after_a_cut_can_be_cut_as_well(bench: Bench, reports: Path) -> None:
+def test_a_boot_after_a_cut_can_be_cut_as_well(factory: MachineFactory, reports: Path) -> None:
     wished = Campaign.parse(reports=reports, only=["flush"], budget="6m")
-    with campaign.prepared(bench, wished) as (_, timeline):
+    with campaign.prepared(factory, wished) as (_, timeline):
         late = [epoch for epoch in timeline.states.epochs if epoch.end < timeline.facts.announced][-1]
-    summary = campaign.survey(bench, replace(wished, second=f"epoch {late.number}"))
+    summary = campaign.survey(factory, replace(wished, second=f"epoch {late.number}"))
     assert summary.booted >= 2
     assert [(failure.state, failure.why) for failure in summary.failures] == []
 
 
-def test_the_next_upgrade_succeeds_from_a_cut_in_the_middle(bench: Bench, reports: Path) -> None:
+def test_the_next_upgrade_succeeds_from_a_cut_in_the_middle(factory: MachineFactory, reports: Path) -> None:
     wished = Campaign.parse(reports=reports, depth="next")
-    with campaign.prepared(bench, wished) as (sweep, timeline):
+    with campaign.prepared(factory, wished) as (sweep, timeline):
         during = [epoch for epoch in timeline.states.tried if epoch.end < timeline.facts.announced]
         state = timeline.states.find(f"epoch {during[len(during) // 2].number}")
         result = sweep.boot(state, timeline.contents.digest(state))

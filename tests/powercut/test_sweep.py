@@ -21,7 +21,7 @@ from rich.console import Console
 from lifsea_testbed.cli import main
 from lifsea_testbed.disk.image import Image
 from lifsea_testbed.errors import CallerError, GuestFailure, HostError, LaunchError, NotJudged, TimerStarved
-from lifsea_testbed.machine.factory import Bench
+from lifsea_testbed.machine.factory import MachineFactory
 from lifsea_testbed.powercut import campaign, inference, recording, report
 from lifsea_testbed.powercut.crash_states import CrashStates, Kind, State
 from lifsea_testbed.powercut.disk_contents import Contents
@@ -284,13 +284,13 @@ def test_a_suite_cuts_the_pull_and_the_deployment_within_its_time(timeline: Time
     """What the first leaves of its part is the second's; each has a recording of its own, made of that image."""
     wished: list[campaign.Campaign] = []
 
-    def survey(bench: Bench, campaign: campaign.Campaign) -> report.Summary:
+    def survey(factory: MachineFactory, campaign: campaign.Campaign) -> report.Summary:
         wished.append(campaign)
         return report.summarise(timeline, plan(timeline), results(tmp_path))
 
     monkeypatch.setattr(campaign, "survey", survey)
-    bench = cast(Bench, SimpleNamespace(image=SimpleNamespace(sha256="a" * 64)))
-    cuts = campaign.cut(bench, tmp_path, "100s")
+    factory = cast(MachineFactory, SimpleNamespace(image=SimpleNamespace(sha256="a" * 64)))
+    cuts = campaign.cut(factory, tmp_path, "100s")
     assert [one.subject for one in wished] == ["pull", "upgrade"]
     assert [one.recording.name for one in wished] == [f"powercut-pull-{'a' * 12}", f"powercut-{'a' * 12}"]
     assert 29 < wished[0].budget <= 30 and 99 < wished[1].budget <= 100
@@ -302,11 +302,11 @@ def test_a_suite_cuts_the_pull_and_the_deployment_within_its_time(timeline: Time
 def test_a_sweep_ends_with_what_is_broken(timeline: Timeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first broken state is named, with the option that boots it again; the report is there nevertheless."""
     sweep = Paper(timeline, {"epoch 2, after write 1": Outcome.BROKEN})
-    monkeypatch.setattr(campaign, "prepared", lambda bench, wished: contextlib.nullcontext((sweep, timeline)))
+    monkeypatch.setattr(campaign, "prepared", lambda factory, wished: contextlib.nullcontext((sweep, timeline)))
     wished = campaign.Campaign.parse(reports=tmp_path, recording=tmp_path)
-    bench = cast(Bench, SimpleNamespace(say=lambda line: None))
+    factory = cast(MachineFactory, SimpleNamespace(announce=lambda line: None))
     with pytest.raises(GuestFailure, match="epoch 2") as raised:
-        campaign.sweep(bench, wished, Console(file=io.StringIO()))
+        campaign.sweep(factory, wished, Console(file=io.StringIO()))
     assert "--state 'epoch 2'" in raised.value.hint
     assert "epoch 2, after write 1" in raised.value.evidence
     assert json.loads((tmp_path / "powercut.json").read_text("utf-8"))["summary"]["smallest"] == _WITHOUT_THAT
@@ -317,10 +317,10 @@ def test_a_sweep_ends_with_what_is_broken(timeline: Timeline, tmp_path: Path, mo
 def test_a_log_gets_lines_where_a_terminal_has_a_bar(timeline: Timeline, tmp_path: Path,
                                                      monkeypatch: pytest.MonkeyPatch, is_terminal: bool) -> None:
     sweep, count, shown = Paper(timeline), len(plan(timeline).of), io.StringIO()
-    monkeypatch.setattr(campaign, "prepared", lambda bench, wished: contextlib.nullcontext((sweep, timeline)))
+    monkeypatch.setattr(campaign, "prepared", lambda factory, wished: contextlib.nullcontext((sweep, timeline)))
     monkeypatch.setattr(campaign, "_LINE_EVERY", 0.0)
     wished = campaign.Campaign.parse(reports=tmp_path, recording=tmp_path)
-    campaign.survey(cast(Bench, SimpleNamespace(say=lambda line: None)), wished,
+    campaign.survey(cast(MachineFactory, SimpleNamespace(announce=lambda line: None)), wished,
                     Console(file=shown, force_terminal=is_terminal))  # fmt: skip
     assert (f"power cuts: 1 of {count} disks, 0 broken\n" in shown.getvalue()) is not is_terminal
 
@@ -349,9 +349,10 @@ def test_nothing_is_made_smaller_once_the_time_is_up(timeline: Timeline, tmp_pat
                                                      monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = Paper(timeline)
     run(sweep, timeline, Results(tmp_path / "results.jsonl"))
-    monkeypatch.setattr(campaign, "prepared", lambda bench, wished: contextlib.nullcontext((sweep, timeline)))
+    monkeypatch.setattr(campaign, "prepared", lambda factory, wished: contextlib.nullcontext((sweep, timeline)))
     wished = campaign.Campaign.parse(reports=tmp_path, recording=tmp_path, budget="0s")
-    summary = campaign.survey(cast(Bench, SimpleNamespace(say=pytest.fail)), wished, Console(file=io.StringIO()))
+    factory = cast(MachineFactory, SimpleNamespace(announce=pytest.fail))
+    summary = campaign.survey(factory, wished, Console(file=io.StringIO()))
     assert summary.failures and not summary.smallest
 
 

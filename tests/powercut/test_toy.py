@@ -49,9 +49,9 @@ class Swept:
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Timeline, dict[str, Span]]]:
     directory, toy = tmp_path_factory.mktemp("toy"), Toy()
     with contextlib.ExitStack() as stack:
-        bench = stack.enter_context(real.bench(directory / "reports"))
-        made = recording.record(bench, directory / "recording", toy, settle=0.0)
-        yield stack.enter_context(recording.timeline(made, bench.image)), toy.spans
+        factory = stack.enter_context(real.bench(directory / "reports"))
+        made = recording.record(factory, directory / "recording", toy, settle=0.0)
+        yield stack.enter_context(recording.timeline(made, factory.image)), toy.spans
 
 
 def sweep(timeline: Timeline, span: Span, number: int) -> Swept:

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from lifsea_testbed.errors import CommandFailed
-from lifsea_testbed.guest.ostree import Deployment
+from lifsea_testbed.guest.ostree import Deployment, Deployments
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.powercut import verdicts
 from lifsea_testbed.powercut.operation import SUBJECTS, Depth, FirstBoot
@@ -31,8 +31,12 @@ class Guest:
         traits = {**SOUND, **defect}
         self.deployed: list[str] = []
         self.commands: list[str] = []
-        self.guest, self.instance = self, SimpleNamespace(host_name="iZtestZ")
-        self.user_data_runs, self.host_name = traits["runs"], traits["host_name"]
+        self.instance = SimpleNamespace(host_name="iZtestZ")
+        self.guest = SimpleNamespace(
+            deployments=self, files=self, units=SimpleNamespace(failed=lambda: traits["failed"]),
+            disks=SimpleNamespace(root=lambda: SimpleNamespace(unused=traits["unused"], filled=traits["filled"])),
+            system=SimpleNamespace(host_name=lambda: traits["host_name"], user_data_runs=lambda: traits["runs"]),
+        )  # fmt: skip
         self._traits = traits
 
     def wait_until_ready(self) -> None:
@@ -48,20 +52,20 @@ class Guest:
             self.deployed.append(command.split()[-1])
         return SimpleNamespace(stdout="")
 
-    def booted_deployment(self) -> Deployment:
+    def deploy(self, os: str, commit: str) -> None:
+        Deployments(cast(Machine, self)).deploy(os, commit)
+
+    def booted(self) -> Deployment:
         return Deployment(os="lifsea", commit=self._traits["running"], serial=0, booted=True)
 
-    def deployments(self) -> list[Deployment]:
+    def all(self) -> list[Deployment]:
         commit = self._traits["first"] or (self.deployed or [self._traits["running"]])[-1]
         return [Deployment(os="lifsea", commit=commit, serial=0, booted=False)]
 
     def read(self, path: str) -> str | None:
         return cast(str, self._traits["machine_id" if path == MACHINE_ID else "in_etc"])
 
-    def root_disk(self) -> SimpleNamespace:
-        return SimpleNamespace(unused=self._traits["unused"], filled=self._traits["filled"])
-
-    def new_defaults_missing(self) -> list[str]:
+    def missing_defaults(self) -> list[str]:
         return list(self._traits["missing"])
 
     def repository_damage(self) -> list[str]:
@@ -69,9 +73,6 @@ class Guest:
 
     def changed_files(self) -> list[str]:
         return list(self._traits["changed"])
-
-    def failed_units(self) -> list[str]:
-        return list(self._traits["failed"])
 
 
 def look(depth: Depth, subject: str = "upgrade", **defect: Any) -> tuple[Outcome, str]:

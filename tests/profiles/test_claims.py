@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lifsea_testbed.errors import NotJudged, ProfileRefused
-from lifsea_testbed.plugin.markers import claim
+from lifsea_testbed.plugin.items import claim
 from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.profiles.claims import catalogue
 from tests.support import SUITES

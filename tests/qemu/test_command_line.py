@@ -14,7 +14,7 @@ from lifsea_testbed.disk.image import DiskFormat
 from lifsea_testbed.ecs import guest_hardware, instance_types, metadata_tree
 from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.errors import HostError, ProfileRefused
-from lifsea_testbed.machine import factory
+from lifsea_testbed.machine import preflight
 from lifsea_testbed.qemu import accelerator, command_line, emulator, storage
 from lifsea_testbed.qemu.accelerator import AcceleratorKind, Speed, decide
 from lifsea_testbed.support import private_dir
@@ -234,10 +234,10 @@ def test_an_unknown_instance_type_names_those_there_are() -> None:
 
 
 def test_memory_is_cut_to_what_the_host_has() -> None:
-    assert factory.fit_memory(8192, 24000) == factory.Fitting(memory=8192, wanted=8192)
-    assert factory.fit_memory(8192, 4000).memory == 3328 and factory.fit_memory(8192, 4000).is_short
+    assert preflight.fit_memory(8192, 24000) == 8192
+    assert preflight.fit_memory(8192, 4000) == 3328
     with pytest.raises(HostError, match="memory"):
-        factory.fit_memory(8192, 1200)
+        preflight.fit_memory(8192, 1200)
 
 
 @pytest.mark.parametrize(("machines", "memory", "place"), [
@@ -248,8 +248,7 @@ def test_overlays_lie_in_memory_where_they_fit_beside_the_guests(
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=7 << 30))
     places = [tmp_path / "disk", tmp_path / "memory"]
-    fitting = factory.Fitting(memory=8192, wanted=8192)
-    chosen = factory.choose_place(places, machines=machines, memory=memory, fitting=fitting)
+    chosen = preflight.choose_scratch(places, machines=machines, memory=8192, available=memory)
     assert chosen.name == place
 
 
@@ -260,9 +259,9 @@ def test_overlays_lie_where_the_user_wants_them(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_a_full_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(factory, "LEAST_DISK", 1 << 60)
+    monkeypatch.setattr(preflight, "LEAST_DISK", 1 << 60)
     with pytest.raises(HostError, match="MiB are free"):
-        factory.require_disk(tmp_path)
+        preflight.require_disk(tmp_path)
 
 
 def test_an_overlay_names_no_backing_file(tmp_path: Path) -> None:

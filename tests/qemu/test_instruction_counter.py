@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import shutil
 import statistics
@@ -14,7 +15,8 @@ from lifsea_testbed.boottime.marks import Mark, in_record
 from lifsea_testbed.boottime.observation import Which
 from lifsea_testbed.disk.image import examine
 from lifsea_testbed.errors import NotJudged
-from lifsea_testbed.machine.preflight import Wish, prepare
+from lifsea_testbed.machine.factory import InitialState, MachineFactory, MachineSpec
+from lifsea_testbed.machine.preflight import run_context
 from lifsea_testbed.qemu import emulator, instruction_counter
 from lifsea_testbed.qemu.instruction_counter import CounterRecord
 from lifsea_testbed.support.deadline import Deadline
@@ -32,11 +34,13 @@ TURNS = 8 * 65536
 def boot(tmp_path: Path, *, waits: bool) -> tuple[list[ConsoleLine], CounterRecord, float]:
     """Boots a boot sector that prints slowly: returns its lines, the counts, and the time of power-on."""
     image = slow_image(tmp_path / "slow.raw", "t\n" * LINES, waits=waits)
-    wish = Wish(image=str(image), next_image=None, profile="reference", instance_type="ecs.g7.large",
-                accelerator="tcg", reports=tmp_path)  # fmt: skip
-    bench = prepare(wish).bench()
-    with instruction_counter.built(tmp_path) as counting, bench._made("slow", b"", counter=counting) as machine:
-        machine.start()
+    context = run_context(image=str(image), profile="reference", instance_type="ecs.g7.large",
+                          accelerator="tcg", reports=tmp_path)  # fmt: skip
+    bench = MachineFactory(context)
+    with contextlib.ExitStack() as stack:
+        counting = stack.enter_context(instruction_counter.built(tmp_path))
+        spec = MachineSpec(name="slow", state=InitialState.STARTED, user_data=b"", counter=counting)
+        machine = stack.enter_context(bench.create(spec))
         while machine.boot.transcript.position < LINES:
             machine.boot.liveness.pause(0.05, Deadline.after(30.0))
         assert machine.boot.counts is not None

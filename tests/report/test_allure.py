@@ -21,7 +21,7 @@ from tests.support.browser import Browser, browser
 from tests.test_story import judge
 
 SUITE = '''
-from lifsea_testbed.claim import claim
+from lifsea_testbed import claim
 
 @claim("boots-to-ready")
 def test_power(own_machine):

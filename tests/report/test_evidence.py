@@ -16,7 +16,7 @@ from tests.support.boot_sector import raw_image
 SECRET = "c2VjcmV0LXZhbHVl"
 DYING = f"x-aliyun-ecs-metadata-token: {SECRET}\nKernel panic - not syncing: no root\n"
 SUITE = """
-from lifsea_testbed.claim import claim
+from lifsea_testbed import claim
 
 @claim("boots-to-ready")
 def test_boots(machine):
@@ -115,7 +115,7 @@ def test_the_journal_of_a_dead_guest_is_read_off_its_disk(tmp_path: Path) -> Non
         machine.run("logger -t house the word of the house && journalctl --sync && sync")
         with pytest.raises(GuestCrashed):
             machine.run("echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger")
-        machine.examine()
+        machine.collect_postmortem()
         missing = machine.records / "missing.txt"
         assert not missing.exists(), missing.read_text()
         assert "the word of the house" in (machine.records / "journal-1.txt").read_text()

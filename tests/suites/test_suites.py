@@ -20,9 +20,9 @@ from lifsea_testbed.guest.hardware import NetworkCard
 from lifsea_testbed.perf.measure import Measure
 from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.scenarios import basics
-from lifsea_testbed.support import guest_paths
 from tests.support import SUITES, journeys, pods
 from tests.support.boots import boot
+from tests.support.guests import FakeGuest
 
 TESTS: dict[str, Callable[..., None]] = {
     name: test
@@ -33,46 +33,59 @@ TESTS: dict[str, Callable[..., None]] = {
 INSTANCE = Instance(type=instance_types.find("ecs.g7.large"))
 CARD = NetworkCard(slot="05.0", name="eth0", mac=INSTANCE.mac, queues=2, mtu=1500)
 SOUND: dict[str, Any] = {
-    "executables": [], "units": [], "ssh_speakers": [], "accounts_with_password": [], "automatic_logins": [],
-    "failed_units": [], "initramfs_signs": [], "loaded_modules": [], "kernel_errors": [], "packages": 190,
-    "has_posix_shell": True, "unused": 0, "filled": 0.98, "host_name": "iZtestZ", "time_sources": ["t1", "t2"],
-    "user_data_runs": ["0"], "cri": "ok", "health": "ok", "operations_at_start": False, "operations_start": True,
-    "operations_stop": True, "audit": "append", "writable": None, "accepted_writes": [], "link": "/var/x",
-    "memory": "tmpfs", "kept": True, "damage": [], "next_boot": "booted", "deploys": True, "merges": True,
-    "unlisted_ports": [], "setuid_files": [], "sysctls": None, "restarted_units": [], "troubles": [], "units_many": 9,
-    "udev_rules": [], "fits": True, "marks": [], "files_matching": [], "package_databases_written": [], "bus_names": [],
-    "escaped_writes": [], "changed_files": [], "version": "3.3.0", "usr_digests": ["/usr/bin/sh"], "identity": True,
-    "asks_again": [], "keeps_identity": True, "keeps_old_etc": True, "uptime": 60.0,
-    "keeps_etc": True, "keeps_var": True, "rolls_back": True, "boot": 1.9,
-    "processor": guest_hardware.PROCESSOR, "processors": 2, "topology": INSTANCE.type.topology, "memory_given": 8192,
-    "features": {"hypervisor", *guest_hardware.ICE_LAKE_FEATURES}, "memory_found": 8191,
-    "dmi": guest_hardware.dmi(INSTANCE),
-    "smbios_version": "2.8", "pci_devices": guest_hardware.PCI, "virtio_devices": guest_hardware.VIRTIO,
-    "memory_used": 200 << 20,
-    "disks": {INSTANCE.disk_serial: "vda"}, "network_cards": [CARD], "console": guest_hardware.CONSOLE,
-    "virtio_ports": [guest_hardware.ASSISTANT_PORT], "clock_offset": 0, "queues_shown": 2,
+    "accounts.automatic_logins": [], "accounts.with_password": [],
+    "clock.time_sources": ["t1", "t2"],
+    "deployments.changed_files": [], "deployments.repository_damage": [],
+    "disks.by_serial": {INSTANCE.disk_serial: "vda"},
+    "files.accepted_writes": [], "files.executables_holding": [], "files.executables_named": [],
+    "files.file_system_of": "tmpfs", "files.link_target": "/var/x", "files.matching": [], "files.setuid": [],
+    "hardware.clock_offset": 0, "hardware.console": guest_hardware.CONSOLE,
+    "hardware.dmi": guest_hardware.dmi(INSTANCE),
+    "hardware.features": {"hypervisor", *guest_hardware.ICE_LAKE_FEATURES}, "hardware.memory": 8191,
+    "hardware.network_cards": [CARD], "hardware.pci_devices": guest_hardware.PCI,
+    "hardware.processor": guest_hardware.PROCESSOR, "hardware.processors": 2, "hardware.smbios_version": "2.8",
+    "hardware.topology": INSTANCE.type.topology, "hardware.virtio_devices": guest_hardware.VIRTIO,
+    "hardware.virtio_ports": [guest_hardware.ASSISTANT_PORT],
+    "kernel.crashes_and_denials": [], "kernel.errors": [], "kernel.initramfs_signs": [], "kernel.loaded_modules": [],
+    "kernel.memory_used": 200 << 20, "kernel.uptime": 60.0,
+    "kubelet.health": "ok",
+    "network.ssh_listeners": [], "network.unlisted_ports": [],
+    "packages.writable_databases": [],
+    "runtime.containerd_version": "1.7", "runtime.cri_plugin_state": "ok", "runtime.escaped_writes": [],
+    "system.has_posix_shell": True, "system.host_name": "iZtestZ", "system.udev_rules": [],
+    "system.user_data_runs": ["0"],
+    "units.bus_names": [], "units.failed": [], "units.restarted": [],
+    # Traits that several subjects share, or that one acts on.
+    "units": [], "units_many": 9, "packages": 190, "unused": 0, "filled": 0.98, "sysctls": None,
+    "operations_at_start": False, "operations_start": True, "operations_stop": True, "audit": "append",
+    "writable": None, "usr_digests": ["/usr/bin/sh"], "identity": True, "asks_again": [], "keeps_identity": True,
+    "kept": True, "next_boot": "booted", "deploys": True, "merges": True, "version": "3.3.0", "rolls_back": True,
+    "keeps_old_etc": True, "keeps_etc": True, "keeps_var": True,
+    # Traits of the machine around the guest.
+    "fits": True, "boot": 1.9, "memory_given": 8192, "queues_shown": 2,
     **journeys.SOUND, **pods.SOUND,
 }  # fmt: skip
 #: A sound machine of another kind, for the tests that such a one has to pass.
-SOUND_FOR: dict[str, dict[str, Any]] = {"test_there_is_no_posix_shell": {"has_posix_shell": False}}
+SOUND_FOR: dict[str, dict[str, Any]] = {"test_there_is_no_posix_shell": {"system.has_posix_shell": False}}
 #: For each test, the defects of a machine that it has to find, one at least for each of its assertions.
 DEFECTS: dict[str, list[dict[str, Any]]] = {
     **journeys.DEFECTS, **pods.DEFECTS,
-    "test_there_is_no_ssh_server": [{"executables": ["/usr/sbin/sshd"]}, {"units": ["sshd.service"]}],
-    "test_no_program_is_an_ssh_server_under_another_name": [{"marks": ["/usr/bin/helper"]}],
-    "test_there_is_no_host_key": [{"files_matching": ["/etc/ssh/ssh_host_rsa_key"]}],
-    "test_only_known_programs_take_what_comes": [{"unlisted_ports": ["tcp 0.0.0.0:31337 socat"]}],
-    "test_only_known_files_give_privileges": [{"setuid_files": ["/usr/bin/find"]}],
+    "test_there_is_no_ssh_server": [{"files.executables_named": ["/usr/sbin/sshd"]}, {"units": ["sshd.service"]}],
+    "test_no_program_is_an_ssh_server_under_another_name": [{"files.executables_holding": ["/usr/bin/helper"]}],
+    "test_there_is_no_host_key": [{"files.matching": ["/etc/ssh/ssh_host_rsa_key"]}],
+    "test_only_known_programs_take_what_comes": [{"network.unlisted_ports": ["tcp 0.0.0.0:31337 socat"]}],
+    "test_only_known_files_give_privileges": [{"files.setuid": ["/usr/bin/find"]}],
     "test_the_kernel_is_set_as_promised": [{"sysctls": {}}],
     "test_nothing_fails_after_the_boot": [
-        {"failed_units": ["late.service"]}, {"restarted_units": ["loop.service"]}, {"troubles": ["segfault at 0"]},
+        {"units.failed": ["late.service"]}, {"units.restarted": ["loop.service"]},
+        {"kernel.crashes_and_denials": ["segfault at 0"]},
     ],
     "test_there_are_few_units": [{"units_many": 500}],
-    "test_there_are_few_udev_rules": [{"udev_rules": ["x"] * 900}],
+    "test_there_are_few_udev_rules": [{"system.udev_rules": ["x"] * 900}],
     "test_the_image_is_small": [{"fits": False}],
-    "test_a_single_package_cannot_be_installed": [{"package_databases_written": ["/var/lib/dpkg"]}],
-    "test_a_privileged_container_cannot_write_to_the_image": [{"escaped_writes": ["/usr"]}],
-    "test_usr_is_the_commits_byte_for_byte": [{"changed_files": ["M /usr/bin/sh"]}],
+    "test_a_single_package_cannot_be_installed": [{"packages.writable_databases": ["/var/lib/dpkg"]}],
+    "test_a_privileged_container_cannot_write_to_the_image": [{"runtime.escaped_writes": ["/usr"]}],
+    "test_usr_is_the_commits_byte_for_byte": [{"deployments.changed_files": ["M /usr/bin/sh"]}],
     "test_the_whole_image_has_one_version": [{"version": "3.3.1"}, {"version": ""}],
     "test_two_machines_hold_the_same": [{"usr_digests": None}],
     "test_two_machines_can_be_told_apart": [{"identity": False}, {"identity": None}],
@@ -80,205 +93,86 @@ DEFECTS: dict[str, list[dict[str, Any]]] = {
         {"asks_again": ["/latest/user-data"]}, {"keeps_identity": False},
     ],
     "test_etc_and_var_are_kept_across_upgrade_and_rollback": [{"keeps_etc": False}, {"keeps_old_etc": False}],
-    "test_nothing_speaks_ssh": [{"ssh_speakers": [22]}],
-    "test_no_account_has_a_password": [{"accounts_with_password": ["root"]}],
-    "test_nobody_is_logged_in_without_asking": [{"automatic_logins": ["/proc/7/cmdline"]}],
-    "test_every_unit_is_up": [{"failed_units": ["kubelet.service"]}],
+    "test_nothing_speaks_ssh": [{"network.ssh_listeners": [22]}],
+    "test_no_account_has_a_password": [{"accounts.with_password": ["root"]}],
+    "test_nobody_is_logged_in_without_asking": [{"accounts.automatic_logins": ["/proc/7/cmdline"]}],
+    "test_every_unit_is_up": [{"units.failed": ["kubelet.service"]}],
     "test_first_boot_is_as_quick_as_promised": [{"boot": 2.1}],
-    "test_nothing_loads_an_initramfs": [{"initramfs_signs": ["initrd /x"]}],
-    "test_no_virtio_or_ext4_module_is_loaded": [{"loaded_modules": ["virtio_blk"]}, {"loaded_modules": ["ext4"]}],
-    "test_the_kernel_reports_no_error": [{"kernel_errors": ["EXT4-fs error"]}],
+    "test_nothing_loads_an_initramfs": [{"kernel.initramfs_signs": ["initrd /x"]}],
+    "test_no_virtio_or_ext4_module_is_loaded": [
+        {"kernel.loaded_modules": ["virtio_blk"]}, {"kernel.loaded_modules": ["ext4"]},
+    ],
+    "test_the_kernel_reports_no_error": [{"kernel.errors": ["EXT4-fs error"]}],
     "test_there_are_about_200_packages": [{"packages": 500}, {"packages": 20}],
-    "test_there_is_no_python": [{"executables": ["/usr/bin/python3"]}, {"marks": ["/usr/libexec/helper"]}],
-    "test_there_is_no_other_interpreter": [{"executables": ["/usr/bin/perl"]}, {"marks": ["/usr/bin/awk2"]}],
-    "test_there_is_no_package_manager": [{"executables": ["/usr/bin/yum"]}, {"marks": ["/usr/bin/pkg"]}],
-    "test_a_posix_shell_is_kept": [{"has_posix_shell": False}],
-    "test_there_is_no_posix_shell": [{"has_posix_shell": True}],
+    "test_there_is_no_python": [
+        {"files.executables_named": ["/usr/bin/python3"]}, {"files.executables_holding": ["/usr/libexec/helper"]},
+    ],
+    "test_there_is_no_other_interpreter": [
+        {"files.executables_named": ["/usr/bin/perl"]}, {"files.executables_holding": ["/usr/bin/awk2"]},
+    ],
+    "test_there_is_no_package_manager": [
+        {"files.executables_named": ["/usr/bin/yum"]}, {"files.executables_holding": ["/usr/bin/pkg"]},
+    ],
+    "test_a_posix_shell_is_kept": [{"system.has_posix_shell": False}],
+    "test_there_is_no_posix_shell": [{"system.has_posix_shell": True}],
     "test_there_is_no_logind": [
-        {"units": ["systemd-logind.service"]}, {"executables": ["systemd-logind"]},
-        {"bus_names": ["org.freedesktop.login1"]},
+        {"units": ["systemd-logind.service"]}, {"files.executables_named": ["systemd-logind"]},
+        {"units.bus_names": ["org.freedesktop.login1"]},
     ],
     "test_there_is_no_resolved": [
-        {"units": ["systemd-resolved.service"]}, {"executables": ["systemd-resolved"]},
-        {"bus_names": ["org.freedesktop.resolve1"]},
+        {"units": ["systemd-resolved.service"]}, {"files.executables_named": ["systemd-resolved"]},
+        {"units.bus_names": ["org.freedesktop.resolve1"]},
     ],
     "test_the_root_file_system_fills_the_disk": [{"unused": 1 << 30}, {"filled": 0.3}],
-    "test_the_host_name_is_the_instances": [{"host_name": "localhost"}],
-    "test_chrony_asks_the_clouds_time_servers": [{"time_sources": ["t1"]}],
-    "test_user_data_runs_once_as_root": [{"user_data_runs": ["0", "0"]}, {"user_data_runs": ["1000"]}],
-    "test_containerd_answers": [{"cri": "error"}],
+    "test_the_host_name_is_the_instances": [{"system.host_name": "localhost"}],
+    "test_chrony_asks_the_clouds_time_servers": [{"clock.time_sources": ["t1"]}],
+    "test_user_data_runs_once_as_root": [{"system.user_data_runs": ["0", "0"]}, {"system.user_data_runs": ["1000"]}],
+    "test_containerd_answers": [{"runtime.cri_plugin_state": "error"}],
     "test_the_operations_container_is_off": [{"operations_at_start": True}],
     "test_the_operations_container_starts_and_stops": [{"operations_start": False}, {"operations_stop": False}],
     "test_each_call_is_written_down": [
         {"audit": "none"}, {"audit": "overwrite"}, {"operations_at_start": None}, {"operations_at_start": None},
     ],
     "test_only_the_promised_paths_are_writable": [{"writable": ["/usr"]}],
-    "test_a_write_outside_is_refused": [{"accepted_writes": ["/usr"]}],
-    "test_the_changing_paths_lead_into_var": [{"link": "/home"}],
-    "test_the_passing_paths_lie_in_memory": [{"memory": "ext2/ext3"}],
+    "test_a_write_outside_is_refused": [{"files.accepted_writes": ["/usr"]}],
+    "test_the_changing_paths_lead_into_var": [{"files.link_target": "/home"}],
+    "test_the_passing_paths_lie_in_memory": [{"files.file_system_of": "ext2/ext3"}],
     "test_etc_and_var_are_kept_across_a_reboot": [{"kept": False}],
-    "test_the_running_system_is_the_deployed_commit": [{"next_boot": "other"}, {"damage": ["corrupt object"]}],
+    "test_the_running_system_is_the_deployed_commit": [
+        {"next_boot": "other"}, {"deployments.repository_damage": ["corrupt object"]},
+    ],
     "test_the_next_image_boots_with_etc_merged_and_var_kept": [
         {"deploys": False}, {"merges": False}, {"keeps_etc": False}, {"keeps_var": False},
     ],
-    "test_the_processor_is_of_the_model_sold": [{"processor": dataclasses.replace(guest_hardware.PROCESSOR, model=85)}],
-    "test_the_processors_are_arranged_as_sold": [
-        {"processors": 1}, {"topology": instance_types.Topology(sockets=2, cores=1, threads=1)},
+    "test_the_processor_is_of_the_model_sold": [
+        {"hardware.processor": dataclasses.replace(guest_hardware.PROCESSOR, model=85)},
     ],
-    "test_the_processor_knows_that_it_is_virtual": [{"features": set()}, {"features": {"hypervisor", "vmx"}}],
-    "test_the_processor_does_what_an_ice_lake_does": [{"features": {"avx512f"}}],
-    "test_the_memory_is_as_sold": [{"memory_found": 8180}, {"memory_found": 8193}],
+    "test_the_processors_are_arranged_as_sold": [
+        {"hardware.processors": 1}, {"hardware.topology": instance_types.Topology(sockets=2, cores=1, threads=1)},
+    ],
+    "test_the_processor_knows_that_it_is_virtual": [
+        {"hardware.features": set()}, {"hardware.features": {"hypervisor", "vmx"}},
+    ],
+    "test_the_processor_does_what_an_ice_lake_does": [{"hardware.features": {"avx512f"}}],
+    "test_the_memory_is_as_sold": [{"hardware.memory": 8180}, {"hardware.memory": 8193}],
     "test_the_firmware_says_who_made_it": [
-        {"dmi": {}}, {"dmi": {**guest_hardware.dmi(INSTANCE), "board_vendor": "Intel"}}, {"smbios_version": "3.0"},
+        {"hardware.dmi": {}}, {"hardware.dmi": {**guest_hardware.dmi(INSTANCE), "board_vendor": "Intel"}},
+        {"hardware.smbios_version": "3.0"},
     ],
     "test_every_device_sits_in_its_slot": [
-        {"pci_devices": {**guest_hardware.PCI, "07.0": guest_hardware.PCI["00.0"]}}, {"virtio_devices": {}},
+        {"hardware.pci_devices": {**guest_hardware.PCI, "07.0": guest_hardware.PCI["00.0"]}},
+        {"hardware.virtio_devices": {}},
     ],
-    "test_the_disks_have_the_serial_numbers_of_the_instances": [{"disks": {"": "vda"}}],
+    "test_the_disks_have_the_serial_numbers_of_the_instances": [{"disks.by_serial": {"": "vda"}}],
     "test_the_network_card_is_the_instances": [
-        {"network_cards": []}, {"network_cards": [dataclasses.replace(CARD, mac="52:54:00:12:34:56")]},
+        {"hardware.network_cards": []},
+        {"hardware.network_cards": [dataclasses.replace(CARD, mac="52:54:00:12:34:56")]},
     ],
-    "test_the_network_card_has_its_queues": [{"network_cards": [dataclasses.replace(CARD, queues=1)]}],
-    "test_the_consoles_are_where_the_cloud_has_them": [{"console": None}, {"virtio_ports": []}],
-    "test_the_hardware_clock_is_in_utc": [{"clock_offset": 28800}, {"clock_offset": -28800}],
+    "test_the_network_card_has_its_queues": [{"hardware.network_cards": [dataclasses.replace(CARD, queues=1)]}],
+    "test_the_consoles_are_where_the_cloud_has_them": [{"hardware.console": None}, {"hardware.virtio_ports": []}],
+    "test_the_hardware_clock_is_in_utc": [{"hardware.clock_offset": 28800}, {"hardware.clock_offset": -28800}],
     "test_the_old_image_boots_again": [{"rolls_back": False}, {"keeps_var": False}],
 }  # fmt: skip
-
-
-class FakeGuest:
-    """Answers as a machine with those traits does."""
-
-    def __init__(self, traits: dict[str, Any], profile: profiles.Profile) -> None:
-        self._traits, self._profile = traits, profile
-        self._files: dict[str, str] = {}
-        self._running = traits["operations_at_start"]
-        self._log = ["old entry"]
-        self._booted, self._next = "old", "old"
-        self._digests = self._identity = 0
-        self.has_posix_shell = traits["has_posix_shell"]
-        self.host_name = traits["host_name"]
-        self.user_data_runs = traits["user_data_runs"]
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        """The questions whose answer is a trait of the same name."""
-        return lambda *_: self._traits[name]
-
-    def executables_named(self, patterns: list[str]) -> list[str]:
-        return list(self._traits["executables"])
-
-    def executables_holding(self, marks: list[str]) -> list[str]:
-        return list(self._traits["marks"])
-
-    def units_named(self, pattern: str) -> list[str]:
-        return ["x"] * self._traits["units_many"] if pattern == ".*" else list(self._traits["units"])
-
-    def sysctls(self, names: dict[str, Any]) -> dict[str, Any]:
-        return dict(names) if self._traits["sysctls"] is None else dict(self._traits["sysctls"])
-
-    @property
-    def os_release(self) -> dict[str, str]:
-        return {"VERSION_ID": "3.3.0"}
-
-    def usr_digests(self) -> list[str]:
-        self._digests += 1
-        return list(self._traits["usr_digests"] or [f"/usr/{self._digests}"])
-
-    def identity(self) -> dict[str, str]:
-        if self._traits["identity"] is None:
-            return {}
-        self._identity += bool(self._traits["identity"])
-        return {guest_paths.MACHINE_ID: str(self._identity)}
-
-    def packages(self) -> list[SimpleNamespace]:
-        return [SimpleNamespace(name=str(number), version="1") for number in range(self._traits["packages"])]
-
-    def root_disk(self) -> SimpleNamespace:
-        return SimpleNamespace(unused=self._traits["unused"], filled=self._traits["filled"])
-
-    def containerd_version(self) -> str:
-        return "1.7"
-
-    def cri_state(self) -> str:
-        return str(self._traits["cri"])
-
-    def kubelet_health(self) -> str | None:
-        return self._traits["health"]  # type: ignore[no-any-return]
-
-    @property
-    def kubernetes(self) -> pods.FakeKubernetes:
-        return pods.FakeKubernetes(self._traits)
-
-    def writable_paths(self) -> list[str]:
-        return sorted([*self._profile.paths.writable, *(self._traits["writable"] or [])])
-
-    def link_target(self, path: str) -> str:
-        return str(self._traits["link"])
-
-    def file_system_of(self, path: str) -> str:
-        return str(self._traits["memory"])
-
-    def write(self, path: str, text: str) -> None:
-        self._files[path] = text
-
-    def read(self, path: str) -> str | None:
-        return self._files.get(path)
-
-    @property
-    def operations(self) -> FakeGuest:
-        return self
-
-    @property
-    def is_running(self) -> bool | None:
-        self._log = {"append": [*self._log, "status"], "none": self._log, "overwrite": ["status"] * 3}[
-            self._traits["audit"]
-        ]
-        return self._running  # type: ignore[no-any-return]
-
-    @property
-    def hardware(self) -> FakeGuest:
-        return self
-
-    def memory(self) -> int:
-        return int(self._traits["memory_found"])
-
-    def start(self) -> None:
-        self._running = self._traits["operations_start"]
-
-    def stop(self) -> None:
-        self._running = not self._traits["operations_stop"]
-
-    def audit_log(self) -> list[str]:
-        return list(self._log)
-
-    def booted_deployment(self) -> SimpleNamespace:
-        return SimpleNamespace(commit=self._booted, version=self._traits["version"])
-
-    def deployments(self) -> list[SimpleNamespace]:
-        return [SimpleNamespace(commit=self._booted if self._traits["next_boot"] == "booted" else "other",
-                                version=self._traits["version"])]  # fmt: skip
-
-    def repository_damage(self) -> list[str]:
-        return list(self._traits["damage"])
-
-    def deploy_from_disk(self, device: str) -> str:
-        self._next = "new" if self._traits["deploys"] else self._next
-        return "new"
-
-    def new_defaults_missing(self) -> list[str]:
-        return [] if self._traits["merges"] else ["/etc/new"]
-
-    def roll_back(self) -> None:
-        self._next = "old" if self._traits["rolls_back"] else self._next
-
-    def reboot(self) -> None:
-        changed, self._booted = self._booted != self._next, self._next
-        forgotten = {
-            "/etc": not self._traits["kept"] or (changed and not self._traits["keeps_etc"]),
-            "/var": changed and not self._traits["keeps_var"],
-        }
-        forgotten["/etc"] |= changed and self._booted == "old" and not self._traits["keeps_old_etc"]
-        self._identity -= bool(self._traits["keeps_identity"])
-        self._files = {path: text for path, text in self._files.items() if not forgotten.get(path[:4])}
 
 
 class FakeMachine:
@@ -367,7 +261,7 @@ def test_a_defect_is_found(name: str, defect: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("name", "lack", "reason"), [
     ("test_first_boot_is_as_quick_as_promised", {}, "emulated"),
     ("test_the_processor_is_of_the_model_sold", {}, "the host's own processor"),
-    ("test_the_processor_does_what_an_ice_lake_does", {"features": {"avx512f"}}, "gfni"),
+    ("test_the_processor_does_what_an_ice_lake_does", {"hardware.features": {"avx512f"}}, "gfni"),
     ("test_the_memory_is_as_sold", {"memory_given": 4096}, "4096 MiB to give, ecs.g7.large has 8192"),
     ("test_the_network_card_has_its_queues", {"queues_shown": 1}, "1 queue, ecs.g7.large has 2"),
     ("test_every_power_cut_boots_old_or_new", {"disks_left": 7}, "left out upgrade: 7 of 20 disks"),

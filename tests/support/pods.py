@@ -8,13 +8,14 @@ from typing import Any, cast
 
 from lifsea_testbed.cluster.objects import Node, Pod
 from lifsea_testbed.cluster.seen import Interrupted, Joined, Ran
-from lifsea_testbed.guest.cri import Condition, Container, Runtime, Sandbox, State, Unavailable
-from lifsea_testbed.guest.kubelet import Service
+from lifsea_testbed.guest.cri import Condition, Container, ContainerState, RuntimeStatus, Sandbox
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.scenarios.static_pod import Seen, StaticPod
 
-READY = Runtime(conditions=(Condition(name="RuntimeReady", is_met=True), Condition(name="NetworkReady", is_met=True)),
-                systemd_cgroups=True)  # fmt: skip
+READY = RuntimeStatus(
+    conditions=(Condition(name="RuntimeReady", is_met=True), Condition(name="NetworkReady", is_met=True)),
+    systemd_cgroups=True,
+)  # fmt: skip
 NO_NETWORK = Condition(name="NetworkReady", is_met=False, reason="NetworkPluginNotReady",
                        message="Network plugin returns error: cni plugin not initialized")  # fmt: skip
 NODE = Node(
@@ -25,9 +26,11 @@ NODE = Node(
 )  # fmt: skip
 _RUNS = {"os": "OS 1", "kernel": "6.1", "runtime": "containerd://1.7", "kubelet": "v1.20.2"}
 SOUND: dict[str, Any] = {
-    "runtime": READY, "networks": ["10-lifsea.conflist"], "runs": True, "cgroup_version": 2, "cgroup_driver": "systemd",
-    "swaps": [], "full_var": "", "images_on_board": ["lifsea.local/pause:1"],
-    "image_directories": ["/var/lib/containerd/x"], "kubelets": (1, 2), "orphaned": "b", "ran": "a",
+    "runtime": READY, "runtime.sockets": ["/run/elsewhere.sock"], "runtime.containers": [],
+    "files.names_in": ["10-lifsea.conflist"], "runs": True, "kernel.cgroup_version": 2,
+    "kubelet.cgroup_driver": "systemd",
+    "kernel.swaps": [], "disks.full_var": "", "runtime.images": ["lifsea.local/pause:1"],
+    "runtime.image_directories": ["/var/lib/containerd/x"], "kubelets": (1, 2), "orphaned": "b", "ran": "a",
     "killed": "b", "killed_sandbox": "s", "restarted": "b", "pod_writable": [], "node": NODE, "node_runs": _RUNS,
     "checks": {"ping": "ok", "log": "ok", "syncloop": "ok"},
     "pod": Pod(name="p", node="iztestz", phase="Running", address="10.88.0.2", why=""), "answer": "i-test",
@@ -43,13 +46,13 @@ def _interrupted(**wrong: Any) -> list[dict[str, Any]]:
 
 DEFECTS: dict[str, list[dict[str, Any]]] = {
     "test_runtime_network_and_images_are_ready": [
-        {"runtime": replace(READY, conditions=(READY.conditions[0], NO_NETWORK)), "networks": []},
+        {"runtime": replace(READY, conditions=(READY.conditions[0], NO_NETWORK)), "files.names_in": []},
         {"runtime": replace(READY, conditions=())}, {"runtime": None},
-        {"image_directories": []}, {"image_directories": ["/run/images"]},
+        {"runtime.image_directories": []}, {"runtime.image_directories": ["/run/images"]},
     ],
     "test_the_kubelet_is_healthy": [
-        {"health": "etcd failed"}, {"health": None}, {"runs": False}, {"cgroup_version": 1},
-        {"cgroup_driver": "cgroupfs"}, {"swaps": ["/var/swap"]},
+        {"kubelet.health": "etcd failed"}, {"kubelet.health": None}, {"runs": False}, {"kernel.cgroup_version": 1},
+        {"kubelet.cgroup_driver": "cgroupfs"}, {"kernel.swaps": ["/var/swap"]},
     ],
     "test_a_pod_outlives_a_crash_of_the_kubelet": [{"kubelets": (1, 1)}, {"orphaned": "c"}],
     "test_a_static_pod_runs": [{"ran": ""}],
@@ -80,55 +83,6 @@ DEFECTS: dict[str, list[dict[str, Any]]] = {
 }  # fmt: skip
 
 
-class FakeKubernetes:
-    """Answers as the kubelet and the container runtime of such a node do."""
-
-    def __init__(self, traits: dict[str, Any]) -> None:
-        self._traits = traits
-
-    def runtime(self) -> Runtime:
-        if self._traits["runtime"] is None:
-            raise Unavailable("no CRI at /run/containerd/containerd.sock: nothing answers")
-        return cast(Runtime, self._traits["runtime"])
-
-    def service(self, name: str) -> Service:
-        state = "active (running)" if self._traits["runs"] else "activating (auto-restart)"
-        return Service(name=name, state=state, process=7, restarts=3)
-
-    def complaint(self, unit: str, about: str = "") -> str:
-        return "failed to load Kubelet config file"
-
-    def journal_of(self, unit: str) -> str:
-        return f"the journal of {unit}"
-
-    def image_directories(self) -> list[str]:
-        return list(self._traits["image_directories"])
-
-    def images_on_board(self) -> list[str]:
-        return list(self._traits["images_on_board"])
-
-    def containers(self, pod: str) -> list[Container]:
-        return []
-
-    def full_var(self) -> str:
-        return str(self._traits["full_var"])
-
-    def runtime_sockets(self) -> list[str]:
-        return ["/run/elsewhere.sock"]
-
-    def files_in(self, directory: str) -> list[str]:
-        return list(self._traits["networks"])
-
-    def cgroup_version(self) -> int:
-        return int(self._traits["cgroup_version"])
-
-    def cgroup_driver(self) -> str:
-        return str(self._traits["cgroup_driver"])
-
-    def swaps(self) -> list[str]:
-        return list(self._traits["swaps"])
-
-
 def offered(traits: dict[str, Any], machine: Any, writable: list[str]) -> dict[str, Any]:
     """The fixtures, as a node with those traits makes them."""
     return {
@@ -145,5 +99,6 @@ def offered(traits: dict[str, Any], machine: Any, writable: list[str]) -> dict[s
 
 def _seen(sandbox: str, container: str) -> Seen:
     """A sandbox and the container in it; no container is told by no name."""
-    found = [Container(id=container, pod="p", sandbox=sandbox, attempt=0, state=State.RUNNING)] if container else []
+    found = [Container(id=container, pod="p", sandbox=sandbox, attempt=0,
+                       state=ContainerState.RUNNING)] if container else []  # fmt: skip
     return Seen(sandboxes=[Sandbox(id=sandbox, pod="p", is_ready=True)] if container else [], containers=found)

@@ -1,4 +1,4 @@
-"""Secrets appear in no stored or shown text."""
+"""What is secret leaves no trace in what is kept or shown."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.ecs.instance_types import DEFAULT, find
 from lifsea_testbed.ecs.metadata import Metadata, Request
 from lifsea_testbed.errors import CommandFailed, ProfileRefused
-from lifsea_testbed.machine.records import Records
+from lifsea_testbed.machine.postmortem import Records
 from lifsea_testbed.support.redact import MASK, Redactor, redact
 
 SECRET = "c2VjcmV0LXZhbHVlLTEyMzQ1Njc4OTA"

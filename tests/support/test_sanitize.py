@@ -1,4 +1,4 @@
-"""Output of a guest is made safe to print; waits end with their deadline or with the machine."""
+"""What a guest prints is made safe, and waits end when they must."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_deadline_passes() -> None:
     assert (deadline.expired, deadline.remaining) == (True, 0.0)
 
 
-def test_patience_scales_every_deadline() -> None:
+def test_time_scale_scales_every_deadline() -> None:
     assert TimeScale(factor=10.0).deadline(3.0).allowance == 30.0
 
 

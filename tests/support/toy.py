@@ -12,7 +12,7 @@ from lifsea_testbed.disk.partitions import partitions
 from lifsea_testbed.disk.source import ByteSource
 from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.errors import DiskDamaged
-from lifsea_testbed.machine.factory import Bench
+from lifsea_testbed.machine.factory import InitialState, MachineFactory, MachineSpec
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.powercut.operation import BASE, Depth, Length, Prepared, Told
 from lifsea_testbed.powercut.results import Outcome
@@ -54,15 +54,17 @@ class Toy:
     depth: Depth = Depth.BOOT
     spans: dict[str, Span] = field(default_factory=dict)
 
-    def prepare(self, bench: Bench, directory: Path) -> Prepared:
+    def prepare(self, bench: MachineFactory, directory: Path) -> Prepared:
         """Has the slots of each swap filled."""
         instance = Instance(type=bench.instance_type)
-        with bench.off("toy-prepare", layers=Layers(overlay=directory / BASE), instance=instance) as machine:
+        spec = MachineSpec(name="toy-prepare", state=InitialState.OFF, instance=instance,
+                           layers=Layers(overlay=directory / BASE))  # fmt: skip
+        with bench.create(spec) as machine:
             machine.power_on()
             machine.wait_until_ready()
             machine.run(f"mkdir {PLACE}")
             for name, image in zip(("first", "running", "next"), IMAGES, strict=True):
-                machine.put(image, f"{PLACE}/{name}")
+                machine.guest.files.put(image, f"{PLACE}/{name}")
             for number in range(len(SWAPS)):
                 machine.run(f"mkdir -p {PLACE}/{number}/a {PLACE}/{number}/b; cd {PLACE}/{number}; "
                             "cp ../running a/image; cp ../first b/image; ln -s a current")  # fmt: skip

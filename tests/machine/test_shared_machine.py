@@ -13,8 +13,8 @@ import pytest
 from lifsea_testbed.errors import BootFailed
 from lifsea_testbed.guest.changes import Look, differences
 from lifsea_testbed.guest.changes import look as take_look
-from lifsea_testbed.machine import sharing as sharing_module
-from lifsea_testbed.machine.sharing import NotLeftAsFound, SharedMachine
+from lifsea_testbed.machine import pool as pool_module
+from lifsea_testbed.machine.pool import SharedMachine, SharedMachineModified
 from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.profiles.profile import Road, Sharing
 from tests.support import real
@@ -68,27 +68,28 @@ def test_every_change_is_named_but_for_what_is_allowed(after: Look, said: list[s
     assert changes(after) == said
 
 
-class FakeRestorer:
-    """Lends machines that are looked at as told."""
+class FakePool:
+    """Restores machines that look as given, one look after the other."""
 
     def __init__(self, *looks: Look, written: tuple[int, ...] = (), comes_up: bool = True) -> None:
         self.lent, self._comes_up, self.why_cold = 0, comes_up, ""
+        self.factory = SimpleNamespace(profile=profiles.load("reference"))
         answers = [FakeShell({"find": "\n".join((*look.changed, "", "102", SYSTEM, MOUNTS))}) for look in looks]
         self._looks, self._written = iter(answers), iter((*written, *[0] * 20))
 
     @contextlib.contextmanager
-    def machine(self, name: str) -> Iterator[Any]:
+    def restored(self, name: str) -> Iterator[Any]:
         self.lent += 1
-        restorer = self
+        pool = self
 
         class Boot:
             liveness = SimpleNamespace(ended=False)
 
             @property
             def written(self) -> int:
-                return next(restorer._written)
+                return next(pool._written)
 
-        yield SimpleNamespace(road=Road.USER_DATA, boot=Boot(), wait_until_ready=self._wait_until_ready,
+        yield SimpleNamespace(access_method=Road.USER_DATA, boot=Boot(), wait_until_ready=self._wait_until_ready,
                               run=lambda script, **_: next(self._looks).run(script))  # fmt: skip
 
     def _wait_until_ready(self) -> None:
@@ -96,48 +97,48 @@ class FakeRestorer:
             raise BootFailed("gave up waiting until systemd finishes the boot")
 
 
-def sharing(restorer: Any) -> SharedMachine:
-    return SharedMachine(restorer, lambda: profiles.load("reference"))
+def sharing(pool: Any) -> SharedMachine:
+    return SharedMachine(pool)
 
 
 def test_tests_that_leave_it_as_it_is_share_one_machine() -> None:
-    restorer = FakeRestorer(look(), look(), look())
-    shared = sharing(restorer)
+    pool = FakePool(look(), look(), look())
+    shared = sharing(pool)
     for _ in range(2):
         with shared.lent():
             pass
-    assert restorer.lent == 1
+    assert pool.lent == 1
 
 
 def test_a_test_that_changes_it_is_at_fault_and_the_next_one_gets_another() -> None:
-    restorer = FakeRestorer(look(), look("/etc/passwd\n"), look(), look())
-    shared = sharing(restorer)
-    with pytest.raises(NotLeftAsFound, match="shares with others") as caught, shared.lent():
+    pool = FakePool(look(), look("/etc/passwd\n"), look(), look())
+    shared = sharing(pool)
+    with pytest.raises(SharedMachineModified, match="shares with others") as caught, shared.lent():
         pass
     assert caught.value.blame == "harness" and "/etc/passwd" in caught.value.evidence
     with shared.lent():
         pass
-    assert restorer.lent == 2
+    assert pool.lent == 2
 
 
 def test_a_boot_that_goes_on_and_on_is_no_fault_of_the_test_but_costs_the_machine() -> None:
-    restorer = FakeRestorer(look(), look("/var/log/cloud-init.log\n"), look(), look(), comes_up=False)
-    shared = sharing(restorer)
+    pool = FakePool(look(), look("/var/log/cloud-init.log\n"), look(), look(), comes_up=False)
+    shared = sharing(pool)
     for _ in range(2):
         with shared.lent():
             pass
-    assert restorer.lent == 2
+    assert pool.lent == 2
 
 
-@pytest.mark.parametrize(("why_cold", "rests"), [("asked for", 1), ("", 0)])
+@pytest.mark.parametrize(("why_cold", "rests"), [("--cold was given", 1), ("", 0)])
 def test_a_machine_that_was_booted_rests_before_it_is_looked_at(
     monkeypatch: pytest.MonkeyPatch, why_cold: str, rests: int
 ) -> None:
     rested: list[Any] = []
-    monkeypatch.setattr(sharing_module, "await_quiet", rested.append)
-    restorer = FakeRestorer(look(), look(), look())
-    restorer.why_cold = why_cold
-    shared = sharing(restorer)
+    monkeypatch.setattr(pool_module, "await_quiet", rested.append)
+    pool = FakePool(look(), look(), look())
+    pool.why_cold = why_cold
+    shared = sharing(pool)
     for _ in range(2):
         with shared.lent():
             pass
@@ -145,8 +146,8 @@ def test_a_machine_that_was_booted_rests_before_it_is_looked_at(
 
 
 def test_a_disk_that_took_too_much_in_is_a_change() -> None:
-    shared = sharing(FakeRestorer(look(), look(), written=(0, 300 * MIB)))
-    with pytest.raises(NotLeftAsFound) as caught, shared.lent():
+    shared = sharing(FakePool(look(), look(), written=(0, 300 * MIB)))
+    with pytest.raises(SharedMachineModified) as caught, shared.lent():
         pass
     assert "300 MiB were written" in caught.value.evidence
 
@@ -154,14 +155,14 @@ def test_a_disk_that_took_too_much_in_is_a_change() -> None:
 @pytest.mark.nightly
 @pytest.mark.boots
 def test_real_changes_are_found_and_reading_is_none(tmp_path: Path) -> None:
-    with real.restorer(tmp_path) as restorer:
-        shared = sharing(restorer)
+    with real.pool(tmp_path) as pool:
+        shared = sharing(pool)
         with shared.lent() as first:
             first.run("find /etc /usr -type f | wc -l; systemctl is-system-running; ls -lR /var >/dev/null || true")
         for script, trace in (("echo x >>/etc/hostname", "/etc/hostname"), ("touch /var/lib/x", "/var/lib/x"),
                               ("sleep 300 >/dev/null 2>&1 &", "process started: sleep"),
                               ("mount -t tmpfs x /mnt", "/var/mnt")):
-            with pytest.raises(NotLeftAsFound) as caught, shared.lent() as machine:
+            with pytest.raises(SharedMachineModified) as caught, shared.lent() as machine:
                 machine.run(script)
             assert trace in caught.value.evidence
         shared.close()

@@ -24,11 +24,12 @@ from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.ecs.metadata import TOKEN_HEADER, TTL_HEADER, Metadata, MetadataRequest, Request
 from lifsea_testbed.errors import BootFailed, TestbedError
 from lifsea_testbed.machine import clock_reseed, snapshot_cache
-from lifsea_testbed.machine import snapshot as templates
+from lifsea_testbed.machine import snapshot as snapshots
+from lifsea_testbed.machine.factory import MachineSpec
 from lifsea_testbed.machine.machine import Machine
-from lifsea_testbed.machine.pool import Restorer
-from lifsea_testbed.machine.snapshot import Facts, Template
-from lifsea_testbed.machine.snapshot_cache import TemplateCache
+from lifsea_testbed.machine.pool import MachinePool
+from lifsea_testbed.machine.snapshot import Snapshot, SnapshotFacts
+from lifsea_testbed.machine.snapshot_cache import SnapshotCache
 from lifsea_testbed.profiles.profile import Access, Road
 from lifsea_testbed.qemu.emulator import Emulator
 from lifsea_testbed.support.deadline import Deadline
@@ -37,22 +38,22 @@ from tests.support import changes, real
 
 INSTANCE = Instance(type=instance_types.find("ecs.g7.large"))
 KEY = {"image": "1", "accelerator": "tcg"}
-FACTS = Facts(
+FACTS = SnapshotFacts(
     key=KEY, image="out.qcow2", profile="reference", accelerator="tcg", instance=INSTANCE, memory=8192, disks=1,
-    road=Road.USER_DATA, access=Access(), boot_id="b", shell_after=9.0, clock=0, tokens={"t": 60.0},
+    access_method=Road.USER_DATA, access=Access(), boot_id="b", shell_after=9.0, clock=0, tokens={"t": 60.0},
     seen=[MetadataRequest(at=1.0, method="GET", path="/latest/user-data", status=200)], made="", took=1.0, quiet=0.5,
 )  # fmt: skip
 
 
 def make(directory: Path, *, key: dict[str, str] | None = None, size: int = 1) -> None:
     """Makes what stands for a template in the cache, with a memory of so many KiB."""
-    (directory / templates.MEMORY).write_bytes(b"x" * size * 1024)
-    (directory / templates.FACTS).write_text(FACTS.model_copy(update={"key": key or KEY}).model_dump_json())
+    (directory / snapshots.MEMORY).write_bytes(b"x" * size * 1024)
+    (directory / snapshots.FACTS).write_text(FACTS.model_copy(update={"key": key or KEY}).model_dump_json())
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Iterator[TemplateCache]:
-    with TemplateCache(tmp_path / "templates") as cache:
+def cache(tmp_path: Path) -> Iterator[SnapshotCache]:
+    with SnapshotCache(tmp_path / "templates") as cache:
         yield cache
 
 
@@ -77,17 +78,17 @@ def test_an_older_qemu_restores_nothing(version: str, can: bool) -> None:
 # The cache
 
 
-def test_what_is_saved_is_loaded(cache: TemplateCache) -> None:
+def test_what_is_saved_is_loaded(cache: SnapshotCache) -> None:
     assert cache.get(KEY, make).facts == FACTS
 
 
-def test_a_template_is_made_once(cache: TemplateCache, tmp_path: Path) -> None:
+def test_a_template_is_made_once(cache: SnapshotCache, tmp_path: Path) -> None:
     made = cache.get(KEY, make)
     assert cache.get(KEY, lambda _: pytest.fail("made again")).directory == made.directory
     assert cache.get({**KEY, "image": "2"}, make).directory != made.directory
 
 
-def test_one_that_is_being_made_when_the_power_fails_is_not_there(cache: TemplateCache, tmp_path: Path) -> None:
+def test_one_that_is_being_made_when_the_power_fails_is_not_there(cache: SnapshotCache, tmp_path: Path) -> None:
     def fail(directory: Path) -> None:
         make(directory)
         raise BootFailed("no shell")
@@ -102,10 +103,10 @@ def _make_and_die(path: Path) -> None:
         make(directory)
         os._exit(9)
 
-    TemplateCache(path).get(KEY, die)
+    SnapshotCache(path).get(KEY, die)
 
 
-def test_a_process_that_dies_leaves_no_half_template(cache: TemplateCache, tmp_path: Path) -> None:
+def test_a_process_that_dies_leaves_no_half_template(cache: SnapshotCache, tmp_path: Path) -> None:
     child = multiprocessing.get_context("fork").Process(target=_make_and_die, args=(tmp_path / "templates",))
     child.start()
     child.join(30)
@@ -120,7 +121,7 @@ def _make_slowly(path: Path, made: Path) -> None:
             file.write("made\n")
         make(directory, size=1024)
 
-    with TemplateCache(path) as cache:
+    with SnapshotCache(path) as cache:
         cache.get(KEY, slowly)
 
 
@@ -137,8 +138,8 @@ def test_of_many_processes_one_makes_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["{", "{}", FACTS.model_copy(update={"format": 0}).model_dump_json()])
-def test_one_that_cannot_be_read_is_made_anew(cache: TemplateCache, damage: str) -> None:
-    (cache.get(KEY, make).directory / templates.FACTS).write_text(damage)
+def test_one_that_cannot_be_read_is_made_anew(cache: SnapshotCache, damage: str) -> None:
+    (cache.get(KEY, make).directory / snapshots.FACTS).write_text(damage)
     assert cache.get(KEY, make).facts == FACTS
 
 
@@ -147,7 +148,7 @@ def test_the_cache_keeps_to_its_bound_and_drops_what_was_used_longest_ago(tmp_pa
     keys = [{**KEY, "image": str(number)} for number in range(4)]
     kept: list[Path] = []
     for number, key in enumerate(keys):
-        with TemplateCache(path, limit=250 * 1024) as cache:
+        with SnapshotCache(path, limit=250 * 1024) as cache:
             kept.append(cache.get(key, lambda directory, key=key: make(directory, key=key, size=100)).directory)  # type: ignore[misc]
             os.utime(kept[-1], (number, number))
             if number == 1:
@@ -158,12 +159,12 @@ def test_the_cache_keeps_to_its_bound_and_drops_what_was_used_longest_ago(tmp_pa
 
 def test_what_somebody_uses_is_not_dropped(tmp_path: Path) -> None:
     path = tmp_path / "templates"
-    with TemplateCache(path) as used:
+    with SnapshotCache(path) as used:
         first = used.get(KEY, make)
-        with TemplateCache(path, limit=1) as other:
+        with SnapshotCache(path, limit=1) as other:
             second = other.get({**KEY, "image": "2"}, make)
         assert first.directory.exists() and second.directory.exists()
-    with TemplateCache(path, limit=1) as other:
+    with SnapshotCache(path, limit=1) as other:
         other.get({**KEY, "image": "3"}, make)
     assert not first.directory.exists() and not second.directory.exists()
 
@@ -171,37 +172,37 @@ def test_what_somebody_uses_is_not_dropped(tmp_path: Path) -> None:
 # The restorer
 
 
-class FakeBench:
-    """As much of a bench as the restorer uses, where the making of a template takes no boot."""
+class FakeFactory:
+    """The part of a machine factory that the pool uses, where the making of a snapshot takes no boot."""
 
     def __init__(self) -> None:
-        self.said: list[str] = []
-        self.say = self.said.append
+        self.announced: list[str] = []
+        self.announce = self.announced.append
         self.emulator = Emulator(binary="qemu", version="10.0")
         self.profile = SimpleNamespace(access=Access())
         self.booted = self.data_disk = 0
 
-    def key(self) -> dict[str, str]:
-        return KEY
-
     @contextlib.contextmanager
-    def machine(self, name: str, **_: Any) -> Iterator[str]:
+    def create(self, spec: MachineSpec) -> Iterator[str]:
         self.booted += 1
-        yield f"booted {name}"
+        yield f"booted {spec.name}"
 
 
-class FragileRestorer(Restorer):
+class FragilePool(MachinePool):
     """Restores what is not broken."""
 
-    def __init__(self, bench: Any, cache: TemplateCache, broken: int) -> None:
-        super().__init__(bench, cache)
+    def __init__(self, factory: Any, cache: SnapshotCache, broken: int) -> None:
+        super().__init__(factory, cache)
         self.broken, self.made = broken, 0
+
+    def key(self) -> dict[str, str]:
+        return {"format": str(snapshots.FORMAT), **KEY}
 
     def _make(self, directory: Path) -> None:
         self.made += 1
-        make(directory, key={"format": str(templates.FORMAT), **KEY})
+        make(directory, key=self.key())
 
-    def _go_on(self, stack: contextlib.ExitStack, template: Template, name: str) -> Any:
+    def _resume(self, stack: contextlib.ExitStack, snapshot: Snapshot, name: str) -> Any:
         self.broken -= 1
         if self.broken >= 0:
             raise TestbedError("QEMU did not take it")
@@ -210,33 +211,35 @@ class FragileRestorer(Restorer):
 
 @pytest.mark.parametrize(("broken", "made"), [(0, 1), (1, 2)])
 def test_a_template_that_does_not_restore_is_named_and_made_anew_once(
-    cache: TemplateCache, broken: int, made: int
+    cache: SnapshotCache, broken: int, made: int
 ) -> None:
-    bench = FakeBench()
-    restorer = FragileRestorer(bench, cache, broken)
+    factory = FakeFactory()
+    restorer = FragilePool(factory, cache, broken)
     for _ in range(3):
-        with restorer.machine("m") as machine:
+        with restorer.restored("m") as machine:
             assert str(machine) == "restored m"
     assert restorer.made == made
-    assert len([line for line in bench.said if "does not restore and is discarded: QEMU did not" in line]) == broken
+    refusal = "does not restore and is discarded: QEMU did not"
+    assert len([line for line in factory.announced if refusal in line]) == broken
 
 
-def test_one_that_does_not_restore_twice_is_the_harnesss_fault(cache: TemplateCache) -> None:
-    restorer = FragileRestorer(FakeBench(), cache, 2)
-    with pytest.raises(TestbedError, match="that was just made does not restore") as caught, restorer.machine("m"):
+def test_one_that_does_not_restore_twice_is_the_harnesss_fault(cache: SnapshotCache) -> None:
+    restorer = FragilePool(FakeFactory(), cache, 2)
+    with pytest.raises(TestbedError, match="that was just made does not restore") as caught, restorer.restored("m"):
         pass
     assert caught.value.blame == "harness" and restorer.made == 2
 
 
-def test_where_nothing_can_be_restored_machines_are_booted_and_the_reason_is_known(cache: TemplateCache) -> None:
-    old, mute = FakeBench(), FakeBench()
+def test_where_nothing_can_be_restored_machines_are_booted_and_the_reason_is_known(cache: SnapshotCache) -> None:
+    old, mute = FakeFactory(), FakeFactory()
     old.emulator = Emulator(binary="qemu", version="7.2.22")
     mute.profile = SimpleNamespace(access=Access(roads=[Road.NONE]))
-    able = FakeBench()
-    for bench, cold, reason in ((old, False, "QEMU 7.2.22 cannot"), (mute, False, "no shell"), (able, True, "asked")):
-        restorer = Restorer(bench, cache, cold=cold)  # type: ignore[arg-type]
+    able = FakeFactory()
+    cases = ((old, False, "QEMU 7.2.22 cannot"), (mute, False, "no shell"), (able, True, "--cold"))
+    for factory, cold, reason in cases:
+        restorer = MachinePool(factory, cache, cold=cold)  # type: ignore[arg-type]
         assert reason in restorer.why_cold
-        with restorer.machine("m") as machine:
+        with restorer.restored("m") as machine:
             assert str(machine) == "booted m"
 
 
@@ -251,10 +254,10 @@ def test_what_another_test_bed_put_into_the_guest_is_not_gone_on_from(
     """The channel of road user-data and the one that is typed at a login both live on in a guest's memory."""
     agent = login._agent
     with real.bench(tmp_path) as bench:
-        before = bench.key()
-        assert bench.key() == before
+        before = snapshot_cache.key(bench)
+        assert snapshot_cache.key(bench) == before
         monkeypatch.setattr(login, "_agent", lambda name: agent(name) + ("# later\n" if name == script else ""))
-        after = bench.key()
+        after = snapshot_cache.key(bench)
     assert {name for name in before if before[name] != after[name]} == {"user-data"}
 
 
@@ -273,17 +276,17 @@ def assert_a_step_starts_nothing(machine: Machine) -> None:
 @pytest.mark.boots
 def test_restored_machines_are_clean_and_not_each_other(tmp_path: Path) -> None:
     seen: list[dict[str, str]] = []
-    with real.restorer(tmp_path) as restorer:
+    with real.pool(tmp_path) as restorer:
         for number in range(2):
-            with restorer.machine(f"restored-{number}") as machine:
+            with restorer.restored(f"restored-{number}") as machine:
                 assert abs(float(machine.run("date +%s.%N").stdout) - time.time()) < 1.0
                 assert machine.run("test -e /etc/changed || test -e /var/changed", check=False).exit_status == 1
                 machine.run("echo x | tee /etc/changed >/var/changed; sync")
-                assert not machine.boot.left_no_trace
+                assert not machine.boot.disk_is_untouched
                 asked = machine.run("curl -s http://100.100.100.200/latest/meta-data/instance-id").stdout
                 assert asked == machine.instance.id
                 assert machine.requests and machine.shell_after > 0 and (machine.restored_in or 0) > 0
-                assert restorer.template().facts.renewal  # type: ignore[union-attr]
+                assert restorer.snapshot().facts.renewal  # type: ignore[union-attr]
                 assert "Linux version" in (machine.records / "template-journal.txt").read_text()
                 assert abs(machine.guest.hardware.clock_offset()) <= 2
                 seen.append({"uuid": machine.run("cat /proc/sys/kernel/random/uuid").stdout,
@@ -350,9 +353,9 @@ CHUNKS, RESTORES = 10, 100
 def test_of_a_thousand_restored_machines_none_sees_the_change_of_another(tmp_path: Path, chunk: int) -> None:
     draw = random.Random(chunk)
     seen: set[str] = set()
-    with real.restorer(tmp_path) as restorer:
+    with real.pool(tmp_path) as restorer:
         for number in range(RESTORES):
-            with restorer.machine("restored") as machine:
+            with restorer.restored("restored") as machine:
                 changes.look_for_any(machine)
                 seen.add(machine.run("cat /proc/sys/kernel/random/uuid").stdout)
                 change = draw.choice(changes.CHANGES)

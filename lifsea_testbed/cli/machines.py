@@ -1,0 +1,97 @@
+"""The commands that boot machines: `shell`, `boot-time`, `powercut`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+
+from lifsea_testbed.boottime import campaign as boot_times
+from lifsea_testbed.boottime.marks import Mark
+from lifsea_testbed.boottime.observation import Which
+from lifsea_testbed.cli import shell as console
+from lifsea_testbed.errors import CallerError, HostError
+from lifsea_testbed.machine import preflight, snapshot
+from lifsea_testbed.machine.context import RunContext
+from lifsea_testbed.machine.factory import MachineFactory
+from lifsea_testbed.powercut import campaign as power_cuts
+from lifsea_testbed.support.host import OVERHEAD, available_memory
+from lifsea_testbed.support.sanitize import printable
+
+
+def shell(options: argparse.Namespace) -> None:
+    """Boots an image, or resumes a kept machine, and connects its console to the terminal."""
+    if not options.kept:
+        if not options.image:
+            raise CallerError("neither an image nor a kept machine was given", hint="--image FILE, or --kept DIR")
+        with _factory(_context(options)) as factory:
+            console.boot(factory)
+        return
+    kept = snapshot.load(options.kept.resolve())
+    options.image, options.profile, options.accel = kept.facts.image, kept.facts.profile, kept.facts.accelerator
+    options.instance_type = kept.facts.instance.type.name
+    with _factory(_with_memory(_context(options), kept.facts.memory)) as factory:
+        console.resume(factory, kept)
+
+
+def powercut(options: argparse.Namespace) -> None:
+    """Sweeps the crash states of an operation, or boots one of them."""
+    wish = power_cuts.Campaign.parse(
+        reports=options.reports.resolve(), recording=options.recording, budget=options.budget, shard=options.shard,
+        only=options.only, seed=options.seed, depth=options.depth, subject=options.cut, second=options.second,
+        at_once=options.at_once,
+    )  # fmt: skip
+    if options.state and options.shell:
+        console.require_terminal()
+    with _factory(_context(options), announce=print) as factory:
+        if not options.state:
+            power_cuts.sweep(factory, wish)
+        elif options.shell:
+            with power_cuts.machine(factory, wish, options.state) as machine:
+                machine.start()
+                console.attach(machine)
+        elif options.shrink:
+            print(f"the smallest loss: {power_cuts.shrink(factory, wish, options.state)}")
+        else:
+            power_cuts.boot(factory, wish, options.state)
+
+
+def boot_time(options: argparse.Namespace) -> None:
+    """Boots one image, or two in turns, and prints how long that takes and why."""
+    if options.boots < 1:
+        raise CallerError(f"--boots {options.boots}: nothing to see", hint="ten show more than one")
+    wish = boot_times.Wish(boots=options.boots, floor=options.floor / 100, until=Mark(options.until),
+                           which=tuple(Which) if options.later else (Which.FIRST,), initcalls=options.initcalls,
+                           reports=options.reports.resolve() / "boot-time")  # fmt: skip
+    with ExitStack() as stack:
+        images = [options.image, *([options.against] if options.against else [])]
+        factories = [stack.enter_context(_factory(_context(options, image))) for image in images]
+        for line in boot_times.run(factories, wish):
+            print(printable(line), flush=True)
+
+
+def _context(options: argparse.Namespace, image: str = "") -> RunContext:
+    return preflight.run_context(image=image or options.image, next_image=options.next_image, profile=options.profile,
+                                 instance_type=options.instance_type, accelerator=options.accel,
+                                 reports=options.reports.resolve())  # fmt: skip
+
+
+def _with_memory(context: RunContext, memory: int) -> RunContext:
+    """The context of machines with so much memory (MiB), as much as one had that was saved on another host.
+
+    Raises:
+        HostError: the host has less.
+    """
+    if memory + OVERHEAD > available_memory():
+        raise HostError(f"the machine has {memory} MiB of memory", expected="as much is free on this host")
+    return replace(context, memory=memory)
+
+
+@contextmanager
+def _factory(context: RunContext, announce: Callable[[str], None] = lambda line: None) -> Iterator[MachineFactory]:
+    factory = MachineFactory(context, announce=announce)
+    try:
+        yield factory
+    finally:
+        factory.close()

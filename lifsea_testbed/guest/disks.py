@@ -1,0 +1,91 @@
+"""The disks: whether the root partition and its file system fill the system disk, and which disks there are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lifsea_testbed.errors import GuestFailure
+from lifsea_testbed.support.protocols import Shell
+
+_SECTOR = 512
+_SIZES = """
+set -eu
+partition=$(readlink -f /sys/dev/block/{device})
+disk=${{partition%/*}}
+[ -e "$disk/size" ] || disk=$partition
+cat "$disk/size" "$partition/size"
+cat "$partition/start" 2>/dev/null || echo 0
+stat -f -c '%b %S' {point}
+"""
+_SERIALS = 'for disk in /sys/block/vd*; do echo "${disk##*/} $(cat "$disk/serial")"; done'
+_VAR = "df --output=target,pcent,avail --block-size=1M /var | tail -n 1"
+#: A file system is full from this percentage on.
+_FULL = 95
+
+
+@dataclass(frozen=True, kw_only=True)
+class RootDisk:
+    """Sizes in bytes: the disk, the offset at which the root partition ends, the partition, its file system."""
+
+    disk: int
+    partition_end: int
+    partition: int
+    file_system: int
+
+    @property
+    def unused(self) -> int:
+        """Bytes behind the root partition that no partition uses."""
+        return self.disk - self.partition_end
+
+    @property
+    def filled(self) -> float:
+        """The share of the partition that the file system spans (its own tables, about 2 %, are not counted)."""
+        return self.file_system / self.partition
+
+
+class Disks:
+    """The virtio disks, and the file systems on the system disk."""
+
+    def __init__(self, shell: Shell) -> None:
+        self._shell = shell
+
+    def root(self) -> RootDisk:
+        """Returns the sizes of the disk that the system runs from.
+
+        Raises:
+            GuestFailure: neither /sysroot nor / is mounted from a disk.
+        """
+        point, device = root_mount(self._shell.run("cat /proc/self/mountinfo").stdout)
+        sizes = self._shell.run(_SIZES.format(device=device, point=point)).stdout.split()
+        disk, partition, start, blocks, block_size = map(int, sizes)
+        return RootDisk(
+            disk=disk * _SECTOR,
+            partition_end=(start + partition) * _SECTOR,
+            partition=partition * _SECTOR,
+            file_system=blocks * block_size,
+        )
+
+    def by_serial(self) -> dict[str, str]:
+        """Returns the virtio disks by their serial: device name as in /dev."""
+        pairs = (line.partition(" ") for line in self._shell.run(_SERIALS).lines)
+        return {serial: name for name, _, serial in pairs}
+
+    def full_var(self) -> str:
+        """Returns a sentence on the space left in /var if 95 % or more of it are used; empty otherwise."""
+        fields = self._shell.run(_VAR, check=False).stdout.split()
+        if len(fields) != 3 or not fields[1].rstrip("%").isdigit() or int(fields[1].rstrip("%")) < _FULL:
+            return ""
+        return f"/var is full: {fields[2]} MiB are left"
+
+
+def root_mount(mountinfo: str) -> tuple[str, str]:
+    """Returns the mount point and MAJOR:MINOR of the root file system: /sysroot's where ostree has it, else that of /.
+
+    Raises:
+        GuestFailure: neither comes from a block device (proc(5): major 0 is a file system without one).
+    """
+    devices = {row[4]: row[2] for row in map(str.split, mountinfo.splitlines()) if len(row) > 4}
+    for point in ("/sysroot", "/"):
+        if not devices.get(point, "0:0").startswith("0:"):
+            return point, devices[point]
+    raise GuestFailure("neither /sysroot nor / is mounted from a disk", evidence=mountinfo)

@@ -1,0 +1,44 @@
+"""Access methods: the ways from a console to the prompt of a root shell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from lifsea_testbed.console.login import log_in
+from lifsea_testbed.console.transcript import Transcript
+from lifsea_testbed.errors import ProfileRefused
+from lifsea_testbed.profiles.profile import Access, Road
+from lifsea_testbed.support.deadline import Deadline
+
+
+class ConsoleAccess(Protocol):
+    """A way to the prompt of a root shell on a console."""
+
+    def __call__(self, console: Transcript, access: Access, deadline: Deadline) -> object:
+        """Brings the console to the prompt; called again, until the deadline, when no shell answers there.
+
+        Raises:
+            WaitTimedOut: the console did not get there.
+        """
+        ...
+
+
+def _at_prompt(console: Transcript, access: Access, deadline: Deadline) -> None:
+    """A getty that logs root in by itself, or an image whose console is a shell."""
+
+
+_BUILT_IN: dict[str, ConsoleAccess] = {Road.LOGIN: log_in, Road.PROMPT: _at_prompt}
+
+
+def console_access(name: str, further: Mapping[str, ConsoleAccess]) -> ConsoleAccess:
+    """Returns the access method of that name, built in or among the further ones.
+
+    Raises:
+        ProfileRefused: there is none.
+    """
+    known = {**_BUILT_IN, **further}
+    if name not in known:
+        names = ", ".join([Road.USER_DATA, Road.NONE, *known])
+        raise ProfileRefused(f"access method {name!r} is unknown", hint=f"one of {names}")
+    return known[name]

@@ -1,0 +1,76 @@
+"""The context of one run: what was requested on the command line, and what was found out about images and host."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from lifsea_testbed.disk.image import Image
+from lifsea_testbed.ecs.instance_types import InstanceType
+from lifsea_testbed.qemu.accelerator import Accelerator
+from lifsea_testbed.qemu.emulator import Emulator
+from lifsea_testbed.support.private_dir import Leftover
+from lifsea_testbed.support.shard import ShardIndex
+
+#: The profile that stands for: the one that fits the image's os-release.
+AUTO = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContext:
+    """The configuration of one run, the same in all its processes.
+
+    `profile` is a name, a file, or AUTO; `accelerator_option` is the option as given, `accelerator` the one chosen.
+    `memory` (MiB) is what each guest gets, `scratch` the directory in which overlays lie, `removed` what dead runs had
+    left there.
+    """
+
+    image: Image
+    next_image: Image | None = None
+    profile: str
+    instance_type: InstanceType
+    accelerator_option: str
+    accelerator: Accelerator
+    emulator: Emulator
+    memory: int
+    scratch: Path
+    reports: Path
+    claims: tuple[str, ...] = ()
+    shard: ShardIndex | None = None
+    known_issues: tuple[Path, ...] = ()
+    dump_memory: bool = False
+    data_disk: int | None = None
+    removed: tuple[Leftover, ...] = ()
+
+    @property
+    def memory_is_short(self) -> bool:
+        """Whether the host lacks the memory that the instance type has."""
+        return self.memory < self.instance_type.memory
+
+    def to_json(self) -> str:
+        """Returns the context for another process, with the digests of the images."""
+        digests = [image.sha256 for image in self._images]
+        return json.dumps({"context": _ADAPTER.dump_python(self, mode="json"), "digests": digests})
+
+    @classmethod
+    def from_json(cls, text: str) -> RunContext:
+        """Returns the context that another process sent; no image is read again.
+
+        Raises:
+            ImageRefused: an image was changed since.
+        """
+        fields = json.loads(text)
+        context = _ADAPTER.validate_python(fields["context"])
+        for image, digest in zip(context._images, fields["digests"], strict=True):
+            image.trust_digest(digest)
+        return context
+
+    @property
+    def _images(self) -> list[Image]:
+        return [self.image, *([self.next_image] if self.next_image else [])]
+
+
+_ADAPTER = TypeAdapter(RunContext)

@@ -1,0 +1,281 @@
+"""The fixtures: machines, what scenarios made of them, the profile, and what measures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from lifsea_testbed.boottime.coldboots import ColdBoots
+    from lifsea_testbed.cluster.cluster import Cluster, Member
+    from lifsea_testbed.cluster.seen import Interrupted, Joined, Ran
+    from lifsea_testbed.disk.image import Image
+    from lifsea_testbed.machine.factory import MachineFactory
+    from lifsea_testbed.machine.fleet import Fleet
+    from lifsea_testbed.machine.machine import Machine
+    from lifsea_testbed.machine.pool import MachinePool
+    from lifsea_testbed.perf.measure import Measure
+    from lifsea_testbed.plugin.session import Session
+    from lifsea_testbed.powercut.campaign import PowerCuts
+    from lifsea_testbed.profiles.profile import Profile
+    from lifsea_testbed.scenarios.basics import Rebooted, RolledBack, Twins, Upgraded
+    from lifsea_testbed.scenarios.static_pod import StaticPod
+    from lifsea_testbed.scenarios.upgrade_paths import Travelled, Troubled
+
+_SESSION = pytest.StashKey["Session"]()
+
+
+def bind(config: pytest.Config, session: Session) -> None:
+    """Makes the fixtures of this process use that session."""
+    config.stash[_SESSION] = session
+
+
+def bound(config: pytest.Config) -> Session | None:
+    """Returns the session of this process, if it has an image."""
+    return config.stash.get(_SESSION, None)
+
+
+def profile_of(config: pytest.Config) -> Profile:
+    """Returns the profile of the run; with --profile auto a machine is powered on first, if none was."""
+    session = _session(config)
+    session.pool.identify()
+    return session.factory.profile
+
+
+def _session(config: pytest.Config) -> Session:
+    session = bound(config)
+    if session is None:
+        raise pytest.UsageError("no machine can be made without an image (hint: --image out.qcow2)")
+    return session
+
+
+def _cold(bench: MachineFactory, name: str) -> AbstractContextManager[Machine]:
+    from lifsea_testbed.machine.factory import MachineSpec
+
+    return bench.create(MachineSpec(name=name))
+
+
+# The run
+
+
+@pytest.fixture(scope="session")
+def bench(pytestconfig: pytest.Config) -> MachineFactory:
+    """The machine factory of this run: it has the image, the profile and the hardware, and makes machines."""
+    return _session(pytestconfig).factory
+
+
+@pytest.fixture(scope="session")
+def restorer(pytestconfig: pytest.Config) -> MachinePool:
+    """The machine pool of this run: machines shared, restored from a snapshot, or booted cold."""
+    return _session(pytestconfig).pool
+
+
+@pytest.fixture
+def profile(pytestconfig: pytest.Config) -> Profile:
+    """The profile: what the OS under test promises."""
+    return profile_of(pytestconfig)
+
+
+@pytest.fixture(scope="session")
+def next_image(bench: MachineFactory) -> Image:
+    """The image to upgrade to; not judged without --next-image."""
+    from lifsea_testbed.errors import NotJudged
+
+    if bench.next_image is None:
+        raise NotJudged("no image to upgrade to was given (--next-image)")
+    return bench.next_image
+
+
+@pytest.fixture
+def measure(request: pytest.FixtureRequest) -> Measure:
+    """Records figures: `measure("boot", 1.93, unit="s", better="lower")`."""
+    from lifsea_testbed.plugin import figures
+
+    return figures.measure_of(request.node)
+
+
+# Machines
+
+
+@pytest.fixture
+def machine(bench: MachineFactory, request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """A clean machine, up and ready: the test's own, to be changed at will, restored from a snapshot.
+
+    With `@pytest.mark.shares_machine` it is one that all tests with that mark share, and that they leave as it is.
+    """
+    from lifsea_testbed.plugin import figures
+
+    pool = _session(request.config).pool
+    shares = request.node.get_closest_marker("shares_machine")
+    with pool.shared() if shares else pool.restored(request.node.nodeid) as machine:
+        if not shares and machine.restored_in is not None:
+            figures.measure_restore(request.node, machine.restored_in)
+        yield machine
+
+
+@pytest.fixture
+def own_machine(bench: MachineFactory, request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """A machine of the test's own, booted cold: for tests that judge its first boot."""
+    with _session(request.config).pool.cold(request.node.nodeid) as machine:
+        yield machine
+
+
+@pytest.fixture
+def machines(bench: MachineFactory, request: pytest.FixtureRequest) -> Iterator[Callable[[int], Fleet]]:
+    """Makes fleets: `machines(3)` is three machines, up and on a private network of their own; gone after the test."""
+    from lifsea_testbed.machine import fleet
+
+    with fleet.FleetMaker(request.node.nodeid, bench) as make:
+        yield make
+
+
+@pytest.fixture(scope="session")
+def booted(bench: MachineFactory, pytestconfig: pytest.Config) -> Iterator[Machine]:
+    """A machine that was booted cold in this run, shared by the tests that judge its boot."""
+    with _session(pytestconfig).pool.cold("booted-machine") as machine:
+        yield machine
+
+
+@pytest.fixture(scope="session")
+def watched(booted: Machine, bench: MachineFactory) -> Machine:
+    """The booted machine, once it has been up for as long as the profile watches it."""
+    from lifsea_testbed.scenarios import basics
+
+    return basics.watch(booted, bench.profile.boot.watched)
+
+
+# Scenarios
+
+
+@pytest.fixture(scope="session")
+def twins(booted: Machine, bench: MachineFactory) -> Iterator[Twins]:
+    """What the booted machine and another one of the same image have in common, and what they do not."""
+    from lifsea_testbed.scenarios import basics
+
+    with _cold(bench, "twin-machine") as other:
+        yield basics.compare(booted, other)
+
+
+@pytest.fixture(scope="session")
+def cold_boots(bench: MachineFactory, pytestconfig: pytest.Config) -> ColdBoots:
+    """The observations of cold boots, each on a disk of its own."""
+    from lifsea_testbed.boottime import coldboots
+
+    return coldboots.cold_boots(bench, pytestconfig.option.boots)
+
+
+@pytest.fixture(scope="session")
+def rebooted(bench: MachineFactory) -> Rebooted:
+    """The result of rebooting a machine once; it is off again."""
+    from lifsea_testbed.scenarios import basics
+
+    with _cold(bench, "rebooted-machine") as machine:
+        return basics.reboot(machine)
+
+
+@pytest.fixture(scope="session")
+def upgraded(bench: MachineFactory, next_image: Image) -> Iterator[Upgraded]:
+    """A machine that was upgraded and runs the next image."""
+    from lifsea_testbed.scenarios import basics
+
+    with _cold(bench, "upgraded-machine") as machine:
+        yield basics.upgrade(machine, next_image)
+
+
+@pytest.fixture(scope="session")
+def rolled_back(upgraded: Upgraded) -> RolledBack:
+    """The upgraded machine, rolled back to the old image; `upgraded` still has what was seen before."""
+    from lifsea_testbed.scenarios import basics
+
+    return basics.roll_back(upgraded)
+
+
+@pytest.fixture(scope="session")
+def travelled(bench: MachineFactory, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Travelled]:
+    """A machine that went from image to image and back, by commits that are made up from its own."""
+    from lifsea_testbed.scenarios import upgrade_paths
+
+    with _cold(bench, "travelled-machine") as machine:
+        yield upgrade_paths.travel(bench, machine, tmp_path_factory.mktemp("offer"))
+
+
+@pytest.fixture(scope="session")
+def troubled(bench: MachineFactory, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Troubled]:
+    """A machine whose upgrade met one fault after the other, and none in the end."""
+    from lifsea_testbed.scenarios import upgrade_paths
+
+    with _cold(bench, "troubled-machine") as machine:
+        yield upgrade_paths.meet_trouble(bench, machine, tmp_path_factory.mktemp("offer"))
+
+
+@pytest.fixture(scope="session")
+def power_cuts(bench: MachineFactory, pytestconfig: pytest.Config) -> PowerCuts:
+    """The state of the machine after a power cut at each moment of an upgrade."""
+    from lifsea_testbed.powercut import campaign
+
+    return campaign.cut(bench, bench.context.reports, pytestconfig.option.power_cuts)
+
+
+@pytest.fixture(scope="session")
+def static_pod(bench: MachineFactory, restorer: MachinePool) -> StaticPod:
+    """The life of a static pod: run, killed, its runtime and kubelet restarted; its machine is off again."""
+    from lifsea_testbed.scenarios import static_pod
+
+    with restorer.restored("static-pod-machine") as machine:
+        machine.wait_until_ready()
+        return static_pod.live(machine, bench.profile)
+
+
+# The cluster
+
+
+@pytest.fixture(scope="session")
+def cluster(bench: MachineFactory, pytestconfig: pytest.Config) -> Iterator[Cluster]:
+    """A control plane of its own: a machine that is off joins it at its first boot after `cluster.expect(machine)`."""
+    from lifsea_testbed.errors import NotJudged
+
+    try:
+        from lifsea_testbed.cluster.cluster import Cluster
+    except ImportError as error:
+        raise NotJudged(f"a cluster needs more packages: {error} (hint: pip install 'lifsea-testbed[cluster]')") \
+            from None
+    programs = pytestconfig.option.control_plane
+    with Cluster(bench.profile, Path(programs).absolute() if programs else None, bench.accelerator.confinement,
+                 records=bench.records / "cluster") as cluster:  # fmt: skip
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def cluster_member(bench: MachineFactory, cluster: Cluster) -> Iterator[tuple[Member, Joined]]:
+    """A new machine that its user-data made a Ready node of the cluster, and what was seen of it."""
+    from lifsea_testbed.cluster import lifecycle
+
+    with lifecycle.joined(cluster, bench.profile, bench.create) as member:
+        yield member
+
+
+@pytest.fixture(scope="session")
+def joined(cluster_member: tuple[Member, Joined]) -> Joined:
+    """What was seen of a new machine that its user-data made a Ready node of the cluster."""
+    return cluster_member[1]
+
+
+@pytest.fixture(scope="session")
+def ran(bench: MachineFactory, cluster: Cluster, cluster_member: tuple[Member, Joined]) -> Ran:
+    """What was seen of a pod on that node; it is being deleted."""
+    from lifsea_testbed.cluster import lifecycle
+
+    return lifecycle.run(cluster, cluster_member[0], bench.profile)
+
+
+@pytest.fixture(scope="session")
+def interrupted(bench: MachineFactory, cluster: Cluster, cluster_member: tuple[Member, Joined],
+                ran: Ran) -> Interrupted:  # fmt: skip
+    """What was seen of that node when it lost the API server, and when its kubelet stopped."""
+    from lifsea_testbed.cluster import lifecycle
+
+    return lifecycle.interrupt(cluster, cluster_member[0], bench.profile)

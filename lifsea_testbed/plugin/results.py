@@ -1,0 +1,246 @@
+"""The result of each test: judged by the exception that ended it, with its evidence, in the process that ran it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Generator, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lifsea_testbed.errors import Blame, Explained
+from lifsea_testbed.machine.pool import MachinePool
+from lifsea_testbed.plugin import xdist
+from lifsea_testbed.plugin.items import attempt_of, claim_of, machines_of
+from lifsea_testbed.profiles.claims import catalogue
+from lifsea_testbed.report import allure, allure_report, evidence, excuses
+from lifsea_testbed.report.collector import Collector, run_record
+from lifsea_testbed.report.document import figure
+from lifsea_testbed.report.gate import Outcome
+from lifsea_testbed.report.known_issues import Known
+from lifsea_testbed.report.outcome import Judgement, Status, judge
+from lifsea_testbed.report.progress import Spinner
+from lifsea_testbed.support import steps
+from lifsea_testbed.support.redact import redact
+from lifsea_testbed.support.sanitize import printable, slug
+
+#: The fixtures whose machine no later test needs: with --keep it is saved as it stands.
+_KEPT = frozenset({"machine", "own_machine"})
+#: A reason is a line; the evidence has the rest (characters).
+_LONGEST_WHY = 500
+_MARKS = pytest.StashKey[dict[str, evidence.Mark]]()
+
+
+class Results:
+    """Judges tests and keeps evidence in each process; collects the outcomes of all of them in the main one.
+
+    `lines` has the line in its file of each test that ended.
+    """
+
+    def __init__(self, config: pytest.Config, pool: MachinePool, known: Known, collector: Collector | None,
+                 spinner: Spinner | None) -> None:
+        self.lines: dict[str, int] = {}
+        self._config = config
+        self._pool = pool
+        self._factory = pool.factory
+        self._context = pool.factory.context
+        self._known = known
+        self._collector = collector
+        self._spinner = spinner
+        self._reruns = _reruns(config)
+        self._ended: dict[str, Outcome] = {}
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        """Names the claim in Allure, also for a test whose machine does not come up."""
+        steps.listen(allure.Steps())
+        if claim := claim_of(item):
+            allure.name(catalogue()[claim], page=self._claims_page)
+        return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        """Marks in each machine's records where the test begins."""
+        machines = machines_of(item)
+        item.stash[_MARKS] = {name: evidence.mark(machine) for name, machine in machines.items() if machine.boots}
+        if claim := claim_of(item):
+            allure.describe(catalogue()[claim], page=self._claims_page)
+        return (yield)
+
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[Any]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Judges the test by the exception that ended it, keeps evidence, and stamps the report."""
+        error = call.excinfo.value if call.excinfo else None
+        if isinstance(error, AssertionError):
+            error.args = tuple(redact(each) if isinstance(each, str) else each for each in error.args)
+        report = yield
+        if isinstance(error, pytest.skip.Exception) or (error is None and call.when != "call"):
+            return report
+        judgement = self._judge(item, report, error)
+        if isinstance(error, Explained):
+            report.longrepr = printable(f"{type(error).__name__}: {error}")
+        wrong = judgement.status.is_wrong
+        folder = self._keep_evidence(item, report, error, judgement) if wrong or call.when == "call" else None
+        if wrong and folder:
+            self._explain(report, item, error, folder)
+        self._stamp(report, item, judgement, folder if wrong else None)
+        if wrong and call.when == "call" and self._config.option.keep:
+            report.sections.append(("kept", "\n".join(self._keep_machines(item))))
+        return report
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Collects the outcomes, in the main process, from whichever process they come."""
+        if self._spinner:
+            self._spinner.stop()
+        if str(report.outcome) == "rerun":
+            self._factory.clear_first_boot_error()
+        if self._collector is None:
+            return
+        self.lines[report.nodeid] = (report.location[1] or 0) + 1
+        self._collector.add_duration(report.nodeid, report.duration)
+        if figures := getattr(report, "lifsea_figures", ()):
+            self._collector.add_figures(figure(report.nodeid, fields) for fields in figures)
+        if fields := getattr(report, "lifsea_outcome", None):
+            profile, version = report.lifsea_image
+            self._collector.add(Outcome.from_fields(fields), profile=profile, version=version)
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        """Sets Allure's status details to the gate's verdict, in the process that ran the test."""
+        if outcome := self._ended.pop(nodeid, None):
+            again = outcome.status is Status.PASSED and outcome.attempt > 1
+            allure.tell(self._config.pluginmanager.get_plugin("allure_listener"),
+                        Status.FLAKY if again else outcome.status, blame=outcome.blame, issue=outcome.issue,
+                        why=f"passed at attempt {outcome.attempt}" if again else outcome.why)  # fmt: skip
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Makes pytest-rerunfailures run again what failed by no fault of the product, or as the options allow."""
+        for item in items if self._reruns else ():
+            item.add_marker(pytest.mark.flaky(reruns=self._reruns, condition=self._may_rerun), append=False)
+
+    def _judge(self, item: pytest.Item, report: pytest.TestReport, error: BaseException | None) -> Judgement:
+        """The judgement on the test, known issues considered; the report is made to agree with it."""
+        judgement = judge(error)
+        text = str(error) if isinstance(error, Explained) else report.longreprtext
+        judgement = excuses.excuse(judgement, self._known, claim=claim_of(item) or "", text=text,
+                                   profile=self._factory.profile.name, version=self._version)  # fmt: skip
+        if judgement.status is Status.NOT_JUDGED:
+            path, line, _ = item.location
+            report.outcome, report.longrepr = "skipped", (path, line or 0, f"not judged: {error}")
+        if judgement.status is Status.KNOWN:
+            report.outcome, report.wasxfail = "skipped", printable(judgement.why)
+        return judgement
+
+    def _keep_evidence(self, item: pytest.Item, report: pytest.TestReport, error: BaseException | None,
+                       judgement: Judgement) -> Path | None:
+        marks, machines = item.stash.get(_MARKS, {}), machines_of(item)
+        failed = judgement.status.is_wrong
+        if not failed and not marks:
+            return None
+        folder = self._context.reports / "evidence" / evidence.name_of(item.nodeid, attempt_of(item))
+        folder /= xdist.evidence_folder(self._config)
+        bundle = evidence.Bundle(folder)
+        for name, machine in machines.items():
+            prefix = f"{name}-" if len(machines) > 1 else ""
+            if name in marks:
+                bundle.machine(machine, marks[name], prefix=prefix)
+            if failed:
+                machine.collect_postmortem()
+            bundle.records(machine.records, prefix=f"{prefix}machine-", names=() if failed else ["qemu-argv.txt"])
+        if failed and (records := getattr(error, "records", None)):
+            bundle.records(records, prefix="machine-")
+        if failed:
+            bundle.write("explanation.txt", report.longreprtext)
+            bundle.about(self._facts(item, judgement))
+        return folder
+
+    def _facts(self, item: pytest.Item, judgement: Judgement) -> dict[str, str]:
+        record, image = run_record(self._context), self._context.image
+        return {
+            "test": item.nodeid, "claim": claim_of(item) or "none", "verdict": str(judgement.status),
+            "fault of": str(judgement.blame or "nobody"), "why": judgement.why, "reproduce": self._command(item),
+            "image": f"{image.path} sha256 {image.sha256} version {self._version or '?'}",
+            "profile": self._factory.profile.name, "accelerator": str(self._context.accelerator),
+            "host": f"{record.host.processor}, {record.host.cores} cores, kernel {record.host.kernel}",
+            "versions": ", ".join(f"{name} {version}" for name, version in record.tools.items()),
+        }  # fmt: skip
+
+    def _keep_machines(self, item: pytest.Item) -> Iterator[str]:
+        """Saves the machines of a failed test as they stand; yields the command that opens each, or why one is lost."""
+        for name in _KEPT & machines_of(item).keys():
+            directory = self._context.reports / "kept" / slug(f"{item.nodeid}-{name}")
+            try:
+                self._pool.keep(machines_of(item)[name], directory)
+            except (Explained, OSError) as error:
+                yield f"{name} could not be kept: {error}"
+            else:
+                yield f"{name}: python -m lifsea_testbed shell --kept {shlex.quote(relative(directory))}"
+
+    def _explain(self, report: pytest.TestReport, item: pytest.Item, error: BaseException | None,
+                 folder: Path) -> None:
+        """Adds to a failure the end of each console, the evidence, and the command that reproduces it."""
+        consoles = {name: evidence.tail(machine) for name, machine in machines_of(item).items()}
+        for name, text in consoles.items():
+            report.sections.append((f"console of {name}, last lines", text))
+            allure.attach(f"console of {name}", text)
+        for picture in sorted(folder.glob("*.png")):
+            allure.attach_picture(picture.name, picture)
+        if isinstance(error, Explained):
+            allure.attach("explanation", report.longreprtext)
+        report.sections.append(("more", f"evidence: {relative(folder)}\nreproduce: {self._command(item)}"))
+
+    def _stamp(self, report: pytest.TestReport, item: pytest.Item, judgement: Judgement, folder: Path | None) -> None:
+        kept = str(folder.relative_to(self._context.reports)) if folder else ""
+        why = printable(judgement.why).replace("\n", " ")[:_LONGEST_WHY]
+        outcome = Outcome(claim=claim_of(item) or "", test=item.nodeid, status=judgement.status, why=why,
+                          evidence=kept, blame=str(judgement.blame or ""), issue=judgement.issue,
+                          attempt=attempt_of(item))  # fmt: skip
+        earlier = self._ended.get(item.nodeid)
+        if earlier is None or outcome.status.gravity < earlier.status.gravity:
+            self._ended[item.nodeid] = outcome
+        report.lifsea_outcome = {**asdict(outcome), "status": str(outcome.status)}  # type: ignore[attr-defined]
+        report.lifsea_image = [self._factory.profile.name, self._version]  # type: ignore[attr-defined]
+
+    @property
+    def _claims_page(self) -> str:
+        return allure_report.claims_page(self._config.option.reports_url)
+
+    @property
+    def _version(self) -> str:
+        return printable(self._config.option.image_version or self._factory.image_version)
+
+    def _may_rerun(self, error: BaseException | None) -> bool:
+        blame = judge(error).blame
+        return blame in (Blame.HARNESS, Blame.HOST) or (blame is Blame.PRODUCT and self._config.option.rerun_product)
+
+    def _command(self, item: pytest.Item) -> str:
+        """The command that runs this test again."""
+        context, option = self._context, self._config.option
+        options = ["--image", option.image, "--profile", context.profile,
+                   "--instance-type", context.instance_type.name, "--accel", context.accelerator_option]  # fmt: skip
+        options += ["--next-image", option.next_image] if option.next_image else []
+        options += [f"--control-plane={option.control_plane}"] if option.control_plane else []
+        options += [] if context.data_disk is None else [f"--data-disk={context.data_disk}"]
+        options += [f"--claim={claim}" for claim in context.claims]
+        options += [f"--known-issues={path}" for path in context.known_issues]
+        return shlex.join(["pytest", item.nodeid, *options])
+
+
+def relative(path: Path) -> str:
+    """Returns the path below the working directory, or the whole path of a file elsewhere."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def _reruns(config: pytest.Config) -> int:
+    """How often pytest-rerunfailures runs a test again, by option or in the configuration."""
+    option = getattr(config.option, "reruns", None)
+    if option is not None or not config.pluginmanager.has_plugin("rerunfailures"):
+        return option or 0
+    written = str(config.getini("reruns") or "0")
+    return int(written) if written.isdecimal() else 0
