@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lifsea_testbed.console import port_frames
+from lifsea_testbed.console import port_frames, socket_io
 from lifsea_testbed.console.channel import PortChannel
 from lifsea_testbed.errors import ChannelError, GuestCrashed, WaitTimedOut
 from lifsea_testbed.support.deadline import Deadline
@@ -159,9 +159,15 @@ def talk(*replies: bytes) -> Iterator[tuple[PortChannel, Liveness]]:
 ])  # fmt: skip
 def test_an_end_that_breaks_the_protocol_is_the_harness_fault_and_greeted_anew(reply: bytes) -> None:
     with talk(reply, b"more garbage\nchannel NONCE hello boot\n", b"channel NONCE result 5 0 0\n") as (channel, _):
-        with pytest.raises(ChannelError):
+        with pytest.raises(ChannelError, match="while running 'true'"):
             channel.run("true", deadline=Deadline.after(2.0))
         assert channel.run("exit 5", deadline=Deadline.after(SOON)).exit_status == 5
+
+
+def test_a_guest_that_does_not_read_its_input_is_reported_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket_io, "_STALLED", 0.2)
+    with talk() as (channel, _), pytest.raises(ChannelError, match=r"running 'cat': the guest did not read its input"):
+        channel.run("cat", input=bytes(1 << 24), deadline=Deadline.after(2.0))
 
 
 def test_a_shell_that_goes_away_ends_the_wait_and_is_greeted_anew() -> None:

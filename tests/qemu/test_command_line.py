@@ -32,9 +32,9 @@ def command(kind: AcceleratorKind = KVM, *, ice_lake: bool = True, version: str 
                                          host_is_ice_lake=ice_lake, memory=8192,
                                          instance=dataclasses.replace(INSTANCE, type=size),
                                          image_format=DiskFormat.QCOW2)  # fmt: skip
-    wires = command_line.Descriptors(monitor=10, console=11, assistant=15, channel=12, image=13, overlay=14,
-                                     layers=layers, write_log=write_log, reads=reads, data=data, counter=counter)
-    return command_line.command(hardware, wires)
+    descriptors = command_line.Descriptors(monitor=10, console=11, assistant=15, channel=12, image=13, overlay=14,
+                                           layers=layers, write_log=write_log, reads=reads, data=data, counter=counter)
+    return command_line.command(hardware, descriptors)
 
 
 def values(option: str, words: list[str]) -> list[str]:
