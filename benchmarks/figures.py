@@ -1,4 +1,4 @@
-"""How well figures are judged, on synthetic ones: `python -m benchmarks.figures`, about a minute on one core."""
+"""The accuracy of the judgement of synthetic figures: `python -m benchmarks.figures`, about a minute on one core."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def drawn(count: int, level: float, noise: float) -> list[float]:
 
 
 def regressed(trials: int, count: int, factor: float, noise: float) -> int:
-    """In how many trials a build that is so many times slower is found to be slower."""
+    """The number of trials in which a build that is slower by the factor is found to be slower."""
     found = [compare(BOOT, drawn(count, 2.0, noise), drawn(count, 2.0 * factor, noise)).change for _ in range(trials)]
     return found.count(Change.REGRESSED)
 
 
 def alarms(trials: int = 1000) -> int:
-    """Prints the false alarms of builds that are equal, and returns the most of any row."""
+    """Prints the false alarms of equal builds, and returns the most of any row."""
     rows = {(count, noise): regressed(trials, count, 1.0, noise) for count in (5, 10) for noise in _NOISES}
     for (count, noise), alarmed in rows.items():
         print(f"equal builds, {count:2} samples a side, noise {noise:6.1%}: {alarmed} alarms in {trials}")
@@ -41,7 +41,7 @@ def alarms(trials: int = 1000) -> int:
 
 
 def power(trials: int = 300) -> None:
-    """Prints the share of slow-downs that are found."""
+    """Prints the share of slow-downs that is found."""
     for noise in _NOISES[:4]:
         for factor in (1.02, 1.05):
             found = [f"{regressed(trials, count, factor, noise) / trials:4.0%} of {count} a side" for count in (5, 10)]
@@ -73,7 +73,7 @@ def five_years(builds: int = 2000, metrics: int = 40, each: int = 10) -> Iterato
 
 
 def site() -> float:
-    """Prints what the dashboard of five years takes, and returns the seconds."""
+    """Prints the time and size of the dashboard of five years, and returns the seconds."""
     with tempfile.TemporaryDirectory() as folder, History(f"{folder}/history.db") as history:
         count, started = history.add(five_years()), time.monotonic()
         dashboard.write(trends(history), Path(folder) / "site")

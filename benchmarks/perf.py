@@ -1,8 +1,8 @@
-"""How well boot time is judged, on real boots: `python -m benchmarks.perf`.
+"""The accuracy of the judgement of boot time, on real boots: `python -m benchmarks.perf`.
 
-Boots the reference image in turns with images that are slower by a known amount, while a compiler runs, and keeps what
-was seen in reports/perf-boots.jsonl, to which every further call adds (`--rounds 0` judges what is there). A round is
-seven boots, three minutes or so under emulation.
+Boots the reference image in turns with images that are slower by a known amount, while a compiler runs, and appends the
+observations to reports/perf-boots.jsonl (`--rounds 0` judges those that are there). A round is seven boots, about three
+minutes under emulation.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from images import mutations
 from images.cli import deliver
 from images.store import Store
 from lifsea_testbed.boottime import attribution, budget, kernel_only, observation, observe
-from lifsea_testbed.boottime.attribution import Kind
+from lifsea_testbed.boottime.attribution import GrowthKind
 from lifsea_testbed.boottime.observation import Observation
 from lifsea_testbed.disk.image import examine
 from lifsea_testbed.machine.factory import MachineFactory
@@ -54,7 +54,7 @@ def slow_image(percent: int) -> Path:
 
 
 def slow_kernel() -> Path:
-    """The reference image whose boot entry has one initcall, loop_init, make devices that nobody asked for."""
+    """The reference image whose boot entry has one initcall, loop_init, create 64 loop devices."""
     return _made(mutations.Mutant(name="slower-initcall", claim="", change="", why="", sysroot=_LOOPS))
 
 
@@ -66,7 +66,7 @@ def _made(mutant: mutations.Mutant) -> Path:
 
 @contextlib.contextmanager
 def compiler() -> Iterator[None]:
-    """A C compiler that is busy all the while."""
+    """Runs a C compiler all the time."""
     source, over = Path(instruction_counter.__file__).with_name("counter.c"), threading.Event()
 
     def compile_on() -> None:
@@ -83,7 +83,7 @@ def compiler() -> Iterator[None]:
 
 
 def collect(rounds: int, percents: Sequence[int]) -> None:
-    """Adds so many rounds to what is kept: each slow image once, and the reference image around and between them."""
+    """Adds rounds to the file: each slow image once, and the reference image before, between and after them."""
     with contextlib.ExitStack() as stack:
         good = stack.enter_context(real.bench(KEPT.parent))
         slow = [stack.enter_context(_bench(slow_image(percent))) for percent in percents]
@@ -138,9 +138,10 @@ def fewest(good: Sequence[Observation], slow: Sequence[Observation]) -> int | No
 
 
 def culprits(good: Sequence[Observation], slow: Sequence[Observation]) -> str:
-    """What five boots a side name as grown most."""
+    """The programs and units that five boots a side name as grown most."""
     found = attribution.culprits(attribution.suspects(good[:SIDE], slow[:SIDE]))
-    return "; ".join(str(growth) for growth in found if growth.kind in (Kind.PROGRAM, Kind.UNIT)) or "nothing"
+    kinds = (GrowthKind.PROGRAM, GrowthKind.UNIT)
+    return "; ".join(str(growth) for growth in found if growth.kind in kinds) or "nothing"
 
 
 def accusations(seen: Sequence[Observation]) -> int:
@@ -149,12 +150,12 @@ def accusations(seen: Sequence[Observation]) -> int:
     for _ in range(TRIALS):
         drawn = [seen[place] for place in random.permutation(len(seen))[: 2 * SIDE]]
         named = attribution.suspects(drawn[:SIDE], drawn[SIDE:])
-        found += any(growth.kind is Kind.PROGRAM and abs(growth.share) >= FLOOR for growth in named)
+        found += any(growth.kind is GrowthKind.PROGRAM and abs(growth.share) >= FLOOR for growth in named)
     return found
 
 
 def initcall() -> str:
-    """What the kernel alone names as grown most, where one initcall of it is slower."""
+    """The initcall that boots of the kernel alone name as grown most, if one initcall is slower."""
     qemu = emulator.find()
     old, new = (kernel_only.run(examine(image), qemu) for image in (real.built("reference"), slow_kernel()))
     change = kernel_only.differences(old, new)[0]
@@ -162,7 +163,7 @@ def initcall() -> str:
 
 
 def judge() -> str:
-    """Prints what the boots that are kept come to, and returns the last line."""
+    """Prints the statistics of the stored boots, and returns the last line."""
     seen = observation.load(KEPT)
     good = [one for one in seen if one.image == "reference.qcow2"]
     instructions, wall = spread(good, budget.instructions), spread(good, budget.times)
@@ -193,9 +194,9 @@ def judge() -> str:
 
 
 def main() -> None:
-    """Boots, and judges; the last line has it all."""
+    """Boots and judges; the last line is the summary."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=6, help="to add (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=6, help="rounds to add (default: %(default)s)")
     parser.add_argument("--percent", type=int, nargs="+", default=PERCENTS, choices=PERCENTS,
                         help="the slow images of a round (default: all)")
     options = parser.parse_args()

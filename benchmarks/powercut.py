@@ -1,7 +1,7 @@
-"""What power cuts cost: `python -m benchmarks.powercut [--reports DIR]`, half an hour on two cores under emulation.
+"""The cost of power cuts: `python -m benchmarks.powercut [--reports DIR]`, half an hour on two cores under emulation.
 
-First states on a synthetic log, under a minute; then all flushes and prefixes of one upgrade of the reference image, as
-many at once as the host bears. With --reports the recording and the results stay there, and are gone on with.
+First states of a synthetic log, under a minute; then all flushes and prefixes of one upgrade of the reference image, as
+many at once as the host has capacity for. With --reports recording and results stay there, and a later run continues.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from lifsea_testbed.disk.source import RawFile
 from lifsea_testbed.machine.factory import MachineFactory
 from lifsea_testbed.machine.preflight import run_context
 from lifsea_testbed.powercut import campaign, qcow2_writer
-from lifsea_testbed.powercut.campaign import Campaign
-from lifsea_testbed.powercut.crash_states import CrashStates, State
-from lifsea_testbed.powercut.disk_contents import Contents
+from lifsea_testbed.powercut.campaign import SweepOptions
+from lifsea_testbed.powercut.crash_states import CrashState, CrashStates
+from lifsea_testbed.powercut.disk_contents import DiskContents
 from lifsea_testbed.powercut.write_log import SECTOR, WriteLog
 from tests.support.real import built
 
@@ -45,8 +45,8 @@ def log(path: Path) -> None:
                 file.write(struct.pack("<QQQQ", 0, 0, 1, 0).ljust(SECTOR, b"\0"))
 
 
-def digests(contents: Contents, states: CrashStates) -> dict[int, float]:
-    """Prints and returns microseconds per state for each number of states, drawn from all kinds alike."""
+def digests(contents: DiskContents, states: CrashStates) -> dict[int, float]:
+    """Prints and returns microseconds a state for each number of states, drawn from all kinds alike."""
     found = {}
     every = list(itertools.islice(states.enumerate(), 100_000))
     for count in _COUNTS:
@@ -54,12 +54,12 @@ def digests(contents: Contents, states: CrashStates) -> dict[int, float]:
         started = time.perf_counter()
         distinct = len({contents.digest(state) for state in chosen})
         found[count] = 1e6 * (time.perf_counter() - started) / count
-        print(f"{count:6} states told apart: {found[count]:6.1f} µs a state, {distinct} distinct")
+        print(f"{count:6} digests of states: {found[count]:6.1f} µs a state, {distinct} distinct")
     return found
 
 
-def making(contents: Contents, states: CrashStates, folder: Path) -> float:
-    """Prints how long it takes to make a state's disk once its milestone is there; returns the longest (seconds)."""
+def making(contents: DiskContents, states: CrashStates, folder: Path) -> float:
+    """Prints how long it takes to write a state's disk above its milestone; returns the longest time (seconds)."""
     taken = []
     with qcow2_writer.Milestones(contents, states, folder) as milestones:
         for state in _spread(states):
@@ -71,13 +71,13 @@ def making(contents: Contents, states: CrashStates, folder: Path) -> float:
     return max(taken)
 
 
-def _spread(states: CrashStates) -> Iterator[State]:
+def _spread(states: CrashStates) -> Iterator[CrashState]:
     for epoch in (0, 100, 200, len(states.epochs) - 1):
         yield states.find(f"epoch {epoch}")
 
 
 def cost() -> None:
-    """Prints what a state costs, told apart and made, on the synthetic log."""
+    """Prints the cost of a state's digest and of its disk, on the synthetic log."""
     with tempfile.TemporaryDirectory() as folder:
         path, below = Path(folder) / "log", Path(folder) / "base"
         log(path)
@@ -86,7 +86,7 @@ def cost() -> None:
         with RawFile(path) as source, RawFile(below) as base:
             started = time.perf_counter()
             read = WriteLog(source, disk_size=_DISK)
-            contents, states = Contents(read, base), CrashStates(read.entries)
+            contents, states = DiskContents(read, base), CrashStates(read.entries)
             print(f"{len(read.entries)} entries read and hashed in {time.perf_counter() - started:.2f} s")
             costs = digests(contents, states)
             slowest = making(contents, states, Path(folder))
@@ -95,25 +95,25 @@ def cost() -> None:
 
 
 def sweep(reports: Path) -> None:
-    """Sweeps the flushes and prefixes of one upgrade, and prints how long that took and what came up."""
+    """Sweeps the flushes and prefixes of one upgrade; prints the time and the verdicts."""
     context = run_context(image=str(built("reference")), next_image=str(built("next")), profile="reference",
                           instance_type="ecs.g7.large", accelerator="auto", reports=reports)  # fmt: skip
-    with contextlib.closing(MachineFactory(context)) as bench:
-        wished, started = Campaign.parse(reports=reports, only=["flush", "prefix"]), time.monotonic()
-        print(f"{bench.concurrency()} states at once, {bench.accelerator.kind}")
-        with campaign.prepared(bench, wished):
+    with contextlib.closing(MachineFactory(context)) as factory:
+        options, started = SweepOptions.parse(reports=reports, only=["flush", "prefix"]), time.monotonic()
+        print(f"{factory.concurrency()} states at once, {factory.accelerator.kind}")
+        with campaign.open_sweep(factory, options):
             print(f"recorded in {time.monotonic() - started:.0f} s")
         started = time.monotonic()
-        summary = campaign.survey(bench, wished)
+        summary = campaign.survey(factory, options)
     print(f"swept in {(time.monotonic() - started) / 60:.1f} min: {summary.old} old, {summary.new} new; "
           f"{summary.inferred / summary.distinct:.0%} inferred, {summary.unconfirmed} to be confirmed")  # fmt: skip
     print(summary.line)
 
 
 def main() -> None:
-    """Prints everything."""
+    """Runs both parts."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--reports", type=Path, metavar="DIR", help="keep recording and results there")
+    parser.add_argument("--reports", type=Path, metavar="DIR", help="keep the recording and the results there")
     kept = parser.parse_args().reports
     cost()
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,7 +1,7 @@
-"""What the plugin costs a run of pytest that does not use it, and how long a listing of the suites takes.
+"""The cost of the plugin to a run of pytest that does not use it, and the time of a listing of the suites.
 
-`python -m benchmarks.startup`, half a minute. Counted is processor time, which other load on the host does not change
-much; runs with and without the plugin take turns. Hypothesis, which only our own tests need, is left out of both.
+`python -m benchmarks.startup`, half a minute. It counts processor time, which depends little on other load of the host;
+runs with and without the plugin alternate. Hypothesis, which only our own tests need, is disabled in both.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 _PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
 _TURNS = 15
-#: What is promised (seconds).
+#: The promised limits (seconds).
 LISTING, UNUSED = 1.0, 0.05
 
 
@@ -31,7 +31,7 @@ def taken(arguments: list[str], directory: Path) -> tuple[float, float]:
 
 
 def unused() -> float:
-    """Prints and returns the median of what the plugin adds to a run of one empty test."""
+    """Prints and returns the median of the time that the plugin adds to a run of one empty test."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "test_nothing.py").write_text("def test_nothing(): pass\n")
         pairs = [(taken([], Path(folder))[0], taken(["-p", "no:lifsea_testbed"], Path(folder))[0])
@@ -50,7 +50,7 @@ def listing() -> float:
 
 
 def main() -> None:
-    """Prints both, and whether they are as promised."""
+    """Prints both, and whether they keep the limits."""
     for what, used, promised in (("unused", unused(), UNUSED), ("listing", listing(), LISTING)):
         print(f"startup: {what} {used:.3f} s, promised {promised} s: {'kept' if used <= promised else 'not kept'}")
 

@@ -1,1 +1,1 @@
-"""How the images that the test bed is tried on are made: recipes, never binaries."""
+"""Recipes of the images that the test bed is tested with; no binaries."""

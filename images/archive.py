@@ -1,4 +1,4 @@
-"""Debian's archive, of any suite, seen through a private apt that leaves the host's own alone."""
+"""Packages of any Debian suite, by a private apt that does not touch the host's own."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _DIRECTORIES = ("lists/partial", "cache/archives/partial", "state", "etc/prefere
 
 
 def mirror() -> str:
-    """Returns the address of the Debian mirror that the host itself installs from.
+    """Returns the address of the Debian mirror that the host installs from.
 
     Raises:
-        BuildError: apt knows none yet.
+        BuildError: apt has no package lists yet.
     """
     listed = run("apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)", "Created-By: Packages")
     found = [address for address, release in map(str.split, listed.splitlines()) if release == _host_suite()]
@@ -65,7 +65,7 @@ def _host_suite() -> str:
     return fields.get("VERSION_CODENAME", "").strip('"')
 
 
-# An expired release file is accepted: the archive of a frozen mirror is as good; its signature is checked all the same.
+# An expired release file is accepted: the archive of a frozen mirror is as good; its signature is checked anyway.
 _CONFIGURATION = """\
 Dir::State "{directory}/state";
 Dir::State::Lists "{directory}/lists";

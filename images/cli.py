@@ -1,4 +1,4 @@
-"""python -m images: builds the images that the test bed is tried on."""
+"""python -m images: builds the images that the test bed is tested with."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _CONTROL_PLANE = "control-plane"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Builds what the command line asks for; returns the exit status."""
+    """Runs the command line and returns the exit status."""
     options = _parser().parse_args(arguments)
     if options.name is None:
         print(mutations.document(), end="")
@@ -39,12 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{options.name}: {error}", file=sys.stderr)
         return 1
     size = sum(path.stat().st_size for path in made) / (1 << 20)
-    progress.say(f"{options.output}: {options.name}, {size:.0f} MiB, {time.monotonic() - started:.1f} s")
+    progress.line(f"{options.output}: {options.name}, {size:.0f} MiB, {time.monotonic() - started:.1f} s")
     return 0
 
 
 def _deliver(name: str, output: Path, suite: str) -> list[Path]:
-    """Makes an image, or the programs of the control plane, and returns the files."""
+    """Builds an image, or the programs of the control plane, and returns the files."""
     if name != _CONTROL_PLANE:
         deliver(_made(name, Store(), suite) / "image.qcow2", output)
         return [output]
@@ -61,7 +61,7 @@ def _made(name: str, store: Store, suite: str) -> Path:
 
 
 def deliver(image: Path, output: Path) -> None:
-    """Copies a finished file to where it is wanted; it appears there whole, and stays untouched if it is the same."""
+    """Copies a finished file to its destination, whole or not at all; an equal file is left untouched."""
     if output.is_file() and output.stat().st_mtime_ns == image.stat().st_mtime_ns \
             and output.stat().st_size == image.stat().st_size:  # fmt: skip
         return
@@ -81,10 +81,10 @@ def _parser() -> argparse.ArgumentParser:
     images = [*sorted(_RECIPES), *(f"{mutations.PREFIX}{name}" for name in mutations.names())]
     build.add_argument("name", choices=images, metavar="NAME",
                        help=f"which image: {', '.join(sorted(_RECIPES))}, or {mutations.PREFIX}NAME")  # fmt: skip
-    build.add_argument("-o", "--output", type=Path, required=True, help="where the qcow2 file goes")
+    build.add_argument("-o", "--output", type=Path, required=True, help="the qcow2 file to write")
     build.add_argument("--suite", default="trixie", help="the Debian suite of its packages (default: %(default)s)")
-    programs = commands.add_parser(_CONTROL_PLANE, help="build the API server that nodes are tried with")
+    programs = commands.add_parser(_CONTROL_PLANE, help="build the control plane that nodes are tested with")
     programs.set_defaults(name=_CONTROL_PLANE, suite="")
-    programs.add_argument("-o", "--output", type=Path, required=True, help="the directory that its programs go to")
+    programs.add_argument("-o", "--output", type=Path, required=True, help="the directory for its programs")
     commands.add_parser("mutants", help="print docs/mutants.md").set_defaults(name=None)
     return parser

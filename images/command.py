@@ -1,4 +1,4 @@
-"""Runs the programs of a recipe; what they print is kept, and its end shown when one fails."""
+"""Runs the programs of a recipe, and shows the last lines of the output of one that fails."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _SHOWN = 15
 
 def run(*command: str | Path, cwd: Path | None = None, given: str | None = None,
         environment: Mapping[str, str] | None = None) -> str:
-    """Runs a program and returns what it printed on its standard output.
+    """Runs a program and returns its standard output.
 
     Raises:
-        BuildError: the program is not there, or its status is not 0; with the last lines that it printed.
+        BuildError: the program is missing, or its exit status is not 0; with the last lines of its output.
     """
     program = str(command[0])
     try:

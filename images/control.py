@@ -1,4 +1,4 @@
-"""The control image: an ordinary Debian, which keeps hardly any of the promises."""
+"""The control image: an ordinary Debian, which keeps few of the promises."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _FILES = _HERE / "control" / "files"
 _CODE = [_HERE / name for name in ("control.py", "tree.py", "disk.py", "bootloader.py")]
 _SUITE = "bookworm"
 _ROOT_SIZE = 3000
-# What Debian calls standard (but for systemd-timesyncd, which chrony excludes), and what a server gets besides: more
-# than 400 packages, the traditional system that LifseaOS is compared with.
+# Debian's standard packages (without systemd-timesyncd, which chrony excludes) and those of a server: more than 400
+# packages, the traditional system that LifseaOS is compared with.
 _STANDARD = [
     "apt-listchanges", "bash-completion", "bzip2", "dbus", "debian-faq", "doc-debian", "file", "gettext-base",
     "libc-l10n", "locales", "groff-base", "inetutils-telnet", "krb5-locales", "liblockfile-bin", "lsof", "man-db",

@@ -1,4 +1,4 @@
-"""A disk laid out as LifseaOS lays it out, made without mounting anything."""
+"""A disk with the layout of LifseaOS, built without any mount."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def make(image: Path, *, boot: Path, root: Path, root_size: int, grub: Path, met
 
 
 def _file_system(disk: Path, content: Path, label: str, *, start: int, size: int) -> None:
-    # Nothing is left for the kernel to initialise later: its writes would be in every measurement.
+    # The kernel must not initialise anything later: its writes would be in every measurement.
     options = f"lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0,offset={start * _MEBIBYTE}"
     run("mke2fs", "-q", "-F", "-t", "ext4", "-L", label, "-d", content, "-E", options, disk, f"{size}M")
 
 
 def _layers(directory: Path) -> Path:
-    """What an overlay wants of the file system that its upper layer lies on."""
+    """Creates the directories that an overlay needs on the file system of its upper layer."""
     for name in ("upper", "work"):
         (directory / name).mkdir(parents=True)
     return directory

@@ -1,7 +1,7 @@
-"""What can go wrong while an image is built."""
+"""The error of a failed build."""
 
 from __future__ import annotations
 
 
 class BuildError(Exception):
-    """A step of a recipe failed; the message says which, with the end of its log."""
+    """A step of a recipe failed; the message names it and has the end of its log."""

@@ -15,7 +15,7 @@ from images.store import Store, fingerprint
 _HERE = Path(__file__).parent / "reference"
 _PREINIT = _HERE / "3.4" / "preinit.c"
 _METADATA = 1024
-#: A line's first version, and the scripts that change the tree to it.
+#: The first version of each line, and the scripts that turn the tree into it.
 _LINES = {
     "3.3": (reference.REFERENCE, ()),
     "3.4": (Version(number="3.4.0", kernel=1, metadata=_METADATA), ("3.4",)),
@@ -24,14 +24,14 @@ _LINES = {
 
 
 def build(store: Store, suite: str, line: str, *changes: Change, kept_as: str = "") -> Path:
-    """Returns the directory with the first image of that line, changed in the end as told."""
+    """Returns the directory with the first image of that line, with the changes applied last."""
     version, scripts = _LINES[line]
     steps = [_step(store, suite, _HERE / script) for script in scripts]
     return reference.build(store, suite, version, *steps, *changes, kept_as=kept_as)
 
 
 def _step(store: Store, suite: str, directory: Path) -> Change:
-    """What the directory's script does to a tree; /var, which lies on another disk then, is left empty."""
+    """The change by the directory's script; /var, which is on another disk then, is left empty."""
     environment = {"LINE": str(directory), "CONTAINERS": str(containers.containers(store, suite)),
                    "PREINIT": str(_preinit(store))}  # fmt: skip
 

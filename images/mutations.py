@@ -1,4 +1,4 @@
-"""The mutants: images that break one promise each, made of the reference image by the scripts in mutants/*.toml."""
+"""The mutants: images that break one promise each, built from the reference image by the scripts in mutants/*.toml."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ PREFIX = "mutant:"
 class Mutant:
     """One way to break a promise.
 
-    `claim` is the one that has to find it, `also` are others that were seen to fail beside it; `change` says what is
-    done, `why` what makes it easy to miss. `tree` is run in the tree that is committed, `sysroot` in the deployed
-    sysroot; both as root, with $PACKAGES (unpacked Debian packages, of `suite` if it is not the image's) and the
-    functions of functions.sh. `line` is the release line whose image is changed, and whose profile it is held to.
+    `claim` is the one that has to fail, `also` are others that were seen to fail with it; `change` describes the
+    change, `why` the reason why it is easy to miss. `tree` is run in the tree that is committed, `sysroot` in the
+    deployed sysroot; both as root, with $PACKAGES (unpacked Debian packages, of `suite` if it is not the image's) and
+    the functions of functions.sh. `line` is the release line whose image is changed, and whose profile judges it.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Mutant:
 
     @property
     def profile(self) -> str:
-        """The profile that the mutant is held to."""
+        """The profile that judges the mutant."""
         return "reference" if self.line == "3.3" else f"reference-{self.line}"
 
     @property
@@ -59,7 +59,7 @@ def read(name: str) -> Mutant:
     """Reads the mutant of that name.
 
     Raises:
-        BuildError: there is none, or its file does not hold together.
+        BuildError: it does not exist, or its file is not valid.
     """
     path = _RECIPES / f"{name}.toml"
     try:
@@ -71,12 +71,12 @@ def read(name: str) -> Mutant:
 
 
 def build(store: Store, suite: str, name: str) -> Path:
-    """Returns the directory with the mutant's image (image.qcow2); the few that were used last are kept."""
+    """Returns the directory with the mutant's image (image.qcow2); the last few that were used are kept."""
     return make(store, suite, read(name))
 
 
 def make(store: Store, suite: str, mutant: Mutant) -> Path:
-    """Returns the directory with the image of a mutant that need not have a file of its own."""
+    """Returns the directory with the image of a mutant, which need not have a file."""
 
     def change(script: str, place: Path) -> None:
         if script:
@@ -93,7 +93,7 @@ def make(store: Store, suite: str, mutant: Mutant) -> Path:
 
 
 def document() -> str:
-    """Returns docs/mutants.md: a row for each mutant."""
+    """Returns the text of docs/mutants.md: a row for each mutant."""
     mutants = [read(name) for name in names()]
     rows = [f"| `{mutant.name}` | `{mutant.claim}` | {mutant.change} | {mutant.why} |" for mutant in mutants]
     return _DOCUMENT.format(count=len(mutants), claims=len({mutant.claim for mutant in mutants}), rows="\n".join(rows))
@@ -107,22 +107,21 @@ def _unpack(packages: tuple[str, ...], suite: str, scratch: Path) -> None:
 _DOCUMENT = """\
 # Mutants: images that break a promise
 
-A suite that passes on a good image shows nothing until it is seen to fail on a bad one. Each of these {count} images is
-the reference image with one change, and the claim named beside it has to fail on it; {claims} claims are tried so. A
-mutant is a file in `images/mutants/`; this page is made of them by `python -m images mutants`. Where the file names a
-release line, such as 3.5, it is that line's image that is changed.
+A suite that passes on a good image proves nothing until it is seen to fail on a bad one. Each of these {count} images
+is the reference image with one change, and the claim beside it has to fail on it; {claims} claims are tested this way.
+A mutant is a file in `images/mutants/`; `python -m images mutants` prints this page. If the file names a release line,
+such as 3.5, that line's image is changed.
 
 ```sh nightly
 python -m images build mutant:python-in-libexec -o build/mutant.qcow2
 pytest suites --image build/mutant.qcow2 --claim no-python || test $? = 1
 ```
 
-`.venv/bin/pytest tests/mutants -m nightly` makes each and judges it by the claim meant; on a sample it runs every
-suite, and a claim that fails there and is neither the one meant nor listed as `also` is a false alarm. What became of
-each is in `reports/mutants.md`, and what had become of them when that was last copied, in
-[mutants-judged.md](mutants-judged.md).
+`.venv/bin/pytest tests/mutants -m nightly` builds each and judges it by its claim; on a sample it runs every suite, and
+a claim that fails there and is neither the mutant's own nor listed as `also` is a false alarm. The results are in
+`reports/mutants.md`; [mutants-judged.md](mutants-judged.md) is the last copy of that file.
 
-| mutant | claim that has to fail | what is changed | why it is easy to miss |
+| mutant | claim that has to fail | change | why it is easy to miss |
 |---|---|---|---|
 {rows}
 """

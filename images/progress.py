@@ -1,4 +1,4 @@
-"""What a person sees while an image is built: one line a step, with a spinner on a terminal, and its duration."""
+"""Progress of a build: one line a step with its duration, and a spinner on a terminal."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ _console = Console(stderr=True, highlight=False)
 
 
 @contextlib.contextmanager
-def step(what: str) -> Iterator[None]:
-    """Shows that a step is under way, and how long it took once it is done."""
+def step(title: str) -> Iterator[None]:
+    """Shows a step while it runs, and its duration at its end."""
     started = time.monotonic()
     if not _console.is_terminal:
-        _console.print(f"  {what} …")
-    with _console.status(f"{what} …"):
+        _console.print(f"  {title} …")
+    with _console.status(f"{title} …"):
         yield
-    _console.print(f"  {what}: {time.monotonic() - started:.1f} s")
+    _console.print(f"  {title}: {time.monotonic() - started:.1f} s")
 
 
-def say(what: str) -> None:
+def line(text: str) -> None:
     """Prints one line."""
-    _console.print(what)
+    _console.print(text)

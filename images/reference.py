@@ -1,4 +1,4 @@
-"""The reference image: a stand-in for LifseaOS up to 3.3, made of Debian packages; and what is made by changing it."""
+"""The reference image: a stand-in for LifseaOS up to 3.3, built from Debian packages, and images with changes to it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OSTREE_VERSION={version}
 
 @dataclass(frozen=True, kw_only=True)
 class Version:
-    """One version of the image: its number, which build of the kernel it has, and which files are new in it.
+    """One version of the image: its number, its kernel build, and its new files.
 
     With `metadata` (MiB) its disk has a fifth partition, for the upper layer of an overlay on /etc.
     """
@@ -53,7 +53,7 @@ NEXT = Version(
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """What is done to the tree before it is committed, and to the sysroot after; `recipe` is what it depends on."""
+    """A change of the tree before it is committed, and of the sysroot after; `recipe` identifies it."""
 
     recipe: str
     tree: Callable[[Path], None]
@@ -61,7 +61,7 @@ class Change:
 
 
 def build(store: Store, suite: str, version: Version, *changes: Change, kept_as: str = "") -> Path:
-    """Returns the directory with the image (image.qcow2) and its commit (commit); changes are made in their order."""
+    """Returns the directory with the image (image.qcow2) and its commit (commit); changes are applied in order."""
     linux, release = kernel.kernel(store, version.kernel)
     parts = {
         "kubelet": kubelet.kubelet(store), "prepare-root": prepare_root.prepare_root(store),

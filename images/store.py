@@ -1,4 +1,4 @@
-"""Keeps what is expensive to build under the user's cache directory, by the hash of the recipe that made it."""
+"""Caches build results under the user's cache directory, by the hash of their recipe."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from filelock import FileLock
 
 from images import progress
 
-#: What a recipe consists of: text, or files and directories with what is in them.
+#: A part of a recipe: a text, or a file or directory with its content.
 Ingredient = str | Path
-#: What the names of scratch directories start with; the process that owns one follows.
+#: The prefix of scratch directories; the id of the owning process follows.
 _SCRATCH = "scratch-of-"
-#: Hexadecimal digits of a recipe's hash, and how many of the last used results of a name's recipes are kept.
+#: Hexadecimal digits of a recipe's hash, and the number of last used results that are kept for each name.
 _DIGITS = 16
 _KEPT = 3
 
@@ -35,7 +35,7 @@ def fingerprint(ingredients: Iterable[Ingredient]) -> str:
 
 
 class Store:
-    """A directory of artefacts; each is made once, by one process at a time, and appears whole or not at all."""
+    """A directory of artefacts; each is built once, by one process at a time, and appears whole or not at all."""
 
     def __init__(self, directory: Path | None = None) -> None:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -44,7 +44,7 @@ class Store:
         self._sweep()
 
     def artefact(self, name: str, ingredients: Iterable[Ingredient], make: Callable[[Path], None]) -> Path:
-        """Returns the directory of an artefact, made by `make(directory)` if this recipe was not followed before."""
+        """Returns the directory of an artefact, built by `make(directory)` if the cache does not have this recipe."""
         final = self._directory / f"{name}-{fingerprint(ingredients)}"
         with FileLock(self._directory / f"{name}.lock"):
             if not final.is_dir():
@@ -65,7 +65,7 @@ class Store:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """Lends a directory on the same file system, removed afterwards with whatever is in it."""
+        """Yields a directory on the same file system, and removes it afterwards with its content."""
         directory = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-", dir=self._directory))
         try:
             yield directory
@@ -73,7 +73,7 @@ class Store:
             _remove(directory)
 
     def _sweep(self) -> None:
-        """Removes what builds left behind that were killed."""
+        """Removes the scratch directories of builds that were killed."""
         for directory in self._directory.glob(f"{_SCRATCH}*-*"):
             if not psutil.pid_exists(int(directory.name.removeprefix(_SCRATCH).partition("-")[0])):
                 _remove(directory)

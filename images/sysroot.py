@@ -1,4 +1,4 @@
-"""An ostree sysroot with one deployment, as the image's root file system holds it."""
+"""An ostree sysroot with one deployment: the root file system of the image."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def make(tree: Path, sysroot: Path, version: str) -> str:
 
 
 def split_boot(sysroot: Path, boot: Path) -> None:
-    """Moves what belongs on the boot partition out of the sysroot, and adds GRUB's configuration."""
+    """Moves the files of the boot partition out of the sysroot, and adds GRUB's configuration."""
     (sysroot / "boot").rename(boot)
     (sysroot / "boot").mkdir()
     (boot / "grub2").mkdir()

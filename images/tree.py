@@ -17,7 +17,7 @@ from images.errors import BuildError
 from images.store import Store
 
 _UNITS = "usr/lib/systemd/system"
-#: Moments of the past that are compiled into a tree are those of the first minute of 2026.
+#: Time stamps that are built into a tree are those of the first minute of 2026.
 EPOCH = "1767225600"
 _LINKS = {
     "home": "var/home", "root": "var/roothome", "opt": "var/opt", "mnt": "var/mnt", "srv": "var/srv",
@@ -31,7 +31,7 @@ _DIRECTORIES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Lists:
-    """What a tree is made of (tree.toml): paths and patterns are relative to the tree."""
+    """The content of tree.toml; paths and patterns are relative to the tree."""
 
     install: list[str]
     purge: list[str]
@@ -82,7 +82,7 @@ def stanzas(status: str) -> list[Stanza]:
 
 
 def purge(tree: Path, unwanted: Iterable[str]) -> None:
-    """Removes packages, with each file that no other package has, and leaves the database of those that stay."""
+    """Removes packages, with each file that no other package has, and keeps the database of the others."""
     installed = stanzas((tree / "var/lib/dpkg/status").read_text("utf-8"))
     gone = {stanza.package for stanza in installed} & set(unwanted)
     owners = Counter(file for stanza in installed for file in set(_files(tree, stanza.package)))
@@ -97,7 +97,7 @@ def purge(tree: Path, unwanted: Iterable[str]) -> None:
 
 
 def trim(tree: Path, lists: Lists) -> None:
-    """Removes what the lists say, scripts without an interpreter, and links to units that are gone."""
+    """Removes the listed paths, scripts without an interpreter, and links to removed units."""
     for directory, patterns in lists.remove.items():
         for pattern in patterns:
             _remove_all((tree / directory).glob(pattern))
@@ -109,7 +109,7 @@ def trim(tree: Path, lists: Lists) -> None:
 
 
 def overlay(tree: Path, files: Path) -> None:
-    """Puts files over the tree; they belong to root, and are writable for nobody else."""
+    """Copies files over the tree; they belong to root, and only root can write to them."""
     run("cp", "--recursive", "--no-dereference", "--preserve=mode,links", f"{files}/.", tree)
     for path in files.rglob("*"):
         if not path.is_symlink():
@@ -138,7 +138,7 @@ def want(tree: Path, wants: Mapping[str, Sequence[str]]) -> None:
 
 
 def lock_root(tree: Path) -> None:
-    """Leaves root without a password that anybody could give."""
+    """Locks the password of root."""
     shadow = tree / "etc/shadow"
     shadow.write_text(re.sub(r"^root:[^:]*:", "root:*:", shadow.read_text(), flags=re.MULTILINE))
 
@@ -152,7 +152,7 @@ def add_program(tree: Path, program: Path, path: str) -> None:
 
 
 def lay_out(tree: Path) -> None:
-    """Turns the tree into what an ostree commit holds: /usr/etc, an empty /var, and links into it."""
+    """Turns the tree into the content of an ostree commit: /usr/etc, an empty /var, and links into it."""
     run("ldconfig", "-r", tree)
     (tree / "etc").rename(tree / "usr/etc")
     for name in {*_DIRECTORIES, *_LINKS}:

@@ -10,11 +10,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lifsea_testbed.boottime.coldboots import ColdBoots as ColdBoots
+    from lifsea_testbed.boottime.campaign import ColdBoots as ColdBoots
     from lifsea_testbed.cluster.cluster import Cluster as Cluster
-    from lifsea_testbed.cluster.seen import Interrupted as Interrupted
-    from lifsea_testbed.cluster.seen import Joined as Joined
-    from lifsea_testbed.cluster.seen import Ran as Ran
+    from lifsea_testbed.cluster.objects import InterruptedNode as InterruptedNode
+    from lifsea_testbed.cluster.objects import JoinedNode as JoinedNode
+    from lifsea_testbed.cluster.objects import PodRun as PodRun
     from lifsea_testbed.disk.image import Image as Image
     from lifsea_testbed.ecs import guest_hardware as guest_hardware
     from lifsea_testbed.ecs.instance import Instance as Instance
@@ -44,18 +44,18 @@ if TYPE_CHECKING:
     from lifsea_testbed.machine.fleet import Fleet as Fleet
     from lifsea_testbed.machine.machine import Machine as Machine
     from lifsea_testbed.machine.pool import MachinePool as MachinePool
-    from lifsea_testbed.perf.measure import Measure as Measure
+    from lifsea_testbed.perf.metric import Measure as Measure
     from lifsea_testbed.plugin.items import claim as claim
     from lifsea_testbed.powercut.campaign import PowerCuts as PowerCuts
     from lifsea_testbed.profiles.profile import Profile as Profile
-    from lifsea_testbed.profiles.profile import known as known
+    from lifsea_testbed.profiles.profile import require as require
     from lifsea_testbed.scenarios.basics import Rebooted as Rebooted
     from lifsea_testbed.scenarios.basics import RolledBack as RolledBack
     from lifsea_testbed.scenarios.basics import Twins as Twins
     from lifsea_testbed.scenarios.basics import Upgraded as Upgraded
     from lifsea_testbed.scenarios.static_pod import StaticPod as StaticPod
-    from lifsea_testbed.scenarios.upgrade_paths import Travelled as Travelled
-    from lifsea_testbed.scenarios.upgrade_paths import Troubled as Troubled
+    from lifsea_testbed.scenarios.upgrade_paths import FaultInjection as FaultInjection
+    from lifsea_testbed.scenarios.upgrade_paths import UpgradeChain as UpgradeChain
     from lifsea_testbed.support.deadline import Deadline as Deadline
     from lifsea_testbed.support.guest_paths import KEPT_IN_ETC as KEPT_IN_ETC
     from lifsea_testbed.support.guest_paths import KEPT_IN_HOME as KEPT_IN_HOME
@@ -67,30 +67,31 @@ if TYPE_CHECKING:
 #: The module below this package that defines each public name.
 _MODULES = {
     "Blame": "errors", "BootFailed": "errors", "CallerError": "errors", "ChannelError": "errors",
-    "Cluster": "cluster.cluster", "ColdBoots": "boottime.coldboots", "CommandFailed": "errors",
+    "Cluster": "cluster.cluster", "ColdBoots": "boottime.campaign", "CommandFailed": "errors",
     "CommandResult": "support.protocols", "ConsoleAccess": "machine.access", "Deadline": "support.deadline",
-    "DiskDamaged": "errors", "EmulatorFailed": "errors", "Explained": "errors", "Fleet": "machine.fleet",
-    "Guest": "guest.guest", "GuestCrashed": "errors", "GuestFailure": "errors", "HostError": "errors",
-    "Image": "disk.image", "ImageRefused": "errors", "InitialState": "machine.factory", "Instance": "ecs.instance",
-    "Interrupted": "cluster.seen", "Joined": "cluster.seen", "KEPT_IN_ETC": "support.guest_paths",
+    "DiskDamaged": "errors", "EmulatorFailed": "errors", "Explained": "errors",
+    "FaultInjection": "scenarios.upgrade_paths", "Fleet": "machine.fleet", "Guest": "guest.guest",
+    "GuestCrashed": "errors", "GuestFailure": "errors", "HostError": "errors", "Image": "disk.image",
+    "ImageRefused": "errors", "InitialState": "machine.factory", "Instance": "ecs.instance",
+    "InterruptedNode": "cluster.objects", "JoinedNode": "cluster.objects", "KEPT_IN_ETC": "support.guest_paths",
     "KEPT_IN_HOME": "support.guest_paths", "KEPT_IN_VAR": "support.guest_paths", "LaunchError": "errors",
     "MACHINE_ID": "support.guest_paths", "Machine": "machine.machine", "MachineFactory": "machine.factory",
-    "MachinePool": "machine.pool", "MachineSpec": "machine.factory", "Measure": "perf.measure", "NotJudged": "errors",
-    "PowerCuts": "powercut.campaign", "Profile": "profiles.profile", "ProfileRefused": "errors", "Ran": "cluster.seen",
-    "Rebooted": "scenarios.basics", "RolledBack": "scenarios.basics", "Shell": "support.protocols",
-    "StaticPod": "scenarios.static_pod", "TestbedError": "errors", "TimerStarved": "errors",
-    "Travelled": "scenarios.upgrade_paths", "Troubled": "scenarios.upgrade_paths", "Twins": "scenarios.basics",
-    "Upgraded": "scenarios.basics", "WaitTimedOut": "errors", "claim": "plugin.items",
-    "guest_hardware": "ecs.guest_hardware", "known": "profiles.profile",
+    "MachinePool": "machine.pool", "MachineSpec": "machine.factory", "Measure": "perf.metric",
+    "NotJudged": "errors", "PodRun": "cluster.objects", "PowerCuts": "powercut.campaign",
+    "Profile": "profiles.profile", "ProfileRefused": "errors", "Rebooted": "scenarios.basics",
+    "RolledBack": "scenarios.basics", "Shell": "support.protocols", "StaticPod": "scenarios.static_pod",
+    "TestbedError": "errors", "TimerStarved": "errors", "Twins": "scenarios.basics",
+    "UpgradeChain": "scenarios.upgrade_paths", "Upgraded": "scenarios.basics", "WaitTimedOut": "errors",
+    "claim": "plugin.items", "guest_hardware": "ecs.guest_hardware", "require": "profiles.profile",
 }  # fmt: skip
 __all__ = [
     "Blame", "BootFailed", "CallerError", "ChannelError", "Cluster", "ColdBoots", "CommandFailed", "CommandResult",
-    "ConsoleAccess", "Deadline", "DiskDamaged", "EmulatorFailed", "Explained", "Fleet", "Guest", "GuestCrashed",
-    "GuestFailure", "HostError", "Image", "ImageRefused", "InitialState", "Instance", "Interrupted", "Joined",
-    "KEPT_IN_ETC", "KEPT_IN_HOME", "KEPT_IN_VAR", "LaunchError", "MACHINE_ID", "Machine", "MachineFactory",
-    "MachinePool", "MachineSpec", "Measure", "NotJudged", "PowerCuts", "Profile", "ProfileRefused", "Ran",
-    "Rebooted", "RolledBack", "Shell", "StaticPod", "TestbedError", "TimerStarved", "Travelled", "Troubled",
-    "Twins", "Upgraded", "WaitTimedOut", "claim", "guest_hardware", "known",
+    "ConsoleAccess", "Deadline", "DiskDamaged", "EmulatorFailed", "Explained", "FaultInjection", "Fleet", "Guest",
+    "GuestCrashed", "GuestFailure", "HostError", "Image", "ImageRefused", "InitialState", "Instance",
+    "InterruptedNode", "JoinedNode", "KEPT_IN_ETC", "KEPT_IN_HOME", "KEPT_IN_VAR", "LaunchError", "MACHINE_ID",
+    "Machine", "MachineFactory", "MachinePool", "MachineSpec", "Measure", "NotJudged", "PodRun", "PowerCuts",
+    "Profile", "ProfileRefused", "Rebooted", "RolledBack", "Shell", "StaticPod", "TestbedError", "TimerStarved",
+    "Twins", "UpgradeChain", "Upgraded", "WaitTimedOut", "claim", "guest_hardware", "require",
 ]  # fmt: skip
 
 

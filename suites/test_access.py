@@ -6,7 +6,7 @@ import pytest
 
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.plugin.items import claim
-from lifsea_testbed.profiles.profile import Profile, known
+from lifsea_testbed.profiles.profile import Profile, require
 
 pytestmark = pytest.mark.shares_machine
 
@@ -40,14 +40,14 @@ def test_there_is_no_host_key(machine: Machine, profile: Profile) -> None:
 @claim("no-surprise-listeners")
 def test_only_known_programs_take_what_comes(watched: Machine, profile: Profile) -> None:
     """Each open TCP or UDP port is on the profile's list, with the program that has it."""
-    allowed = known(profile.security.listeners, "which ports may be open")
+    allowed = require(profile.security.listeners, "security.listeners")
     assert watched.guest.network.unlisted_ports(allowed) == []
 
 
 @claim("setuid-known")
 def test_only_known_files_give_privileges(machine: Machine, profile: Profile) -> None:
     """Each file that is setuid or setgid, or has capabilities, is on the profile's list."""
-    allowed = known(profile.security.setuid, "which files may give privileges")
+    allowed = require(profile.security.setuid, "security.setuid")
     machine.wait_until_ready()
     assert [file for file in machine.guest.files.setuid() if file not in allowed] == []
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from lifsea_testbed.boottime.coldboots import ColdBoots
+from lifsea_testbed.boottime.campaign import ColdBoots
 from lifsea_testbed.machine.machine import Machine
-from lifsea_testbed.perf.measure import Measure
+from lifsea_testbed.perf.metric import Measure
 from lifsea_testbed.plugin.items import claim
-from lifsea_testbed.profiles.profile import Profile, known
+from lifsea_testbed.profiles.profile import Profile, require
 
 
 @claim("boots-to-ready")
@@ -62,11 +62,11 @@ def test_there_are_few_units(machine: Machine, profile: Profile, measure: Measur
     """systemd knows no more unit files than the profile's budget."""
     count = len(machine.guest.units.named(r".*"))
     measure("units", count, unit="units", better="lower", exact=True)
-    assert count <= known(profile.budget.units, "how many units are few")
+    assert count <= require(profile.budget.units, "budget.units")
 
 
 @claim("few-udev-rules")
 @pytest.mark.shares_machine
 def test_there_are_few_udev_rules(machine: Machine, profile: Profile) -> None:
     """udev's files have no more rules than the profile's budget."""
-    assert len(machine.guest.system.udev_rules()) <= known(profile.budget.udev_rules, "how many rules are few")
+    assert len(machine.guest.system.udev_rules()) <= require(profile.budget.udev_rules, "budget.udev_rules")

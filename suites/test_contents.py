@@ -6,9 +6,9 @@ import pytest
 
 from lifsea_testbed.machine.factory import MachineFactory
 from lifsea_testbed.machine.machine import Machine
-from lifsea_testbed.perf.measure import Measure
+from lifsea_testbed.perf.metric import Measure
 from lifsea_testbed.plugin.items import claim
-from lifsea_testbed.profiles.profile import Profile, known
+from lifsea_testbed.profiles.profile import Profile, require
 
 pytestmark = pytest.mark.shares_machine
 
@@ -27,7 +27,7 @@ def test_there_are_about_200_packages(machine: Machine, profile: Profile, measur
 def test_the_image_is_small(bench: MachineFactory, profile: Profile, measure: Measure) -> None:
     """The image file, compressed, is no larger than promised."""
     measure("image-size", bench.image.file_size, unit="B", better="lower", exact=True)
-    most = known(profile.image.most, "how large the image may be")
+    most = require(profile.image.most, "image.most")
     assert bench.image.fits_into(int(most * _MEBIBYTE))
 
 

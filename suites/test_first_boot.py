@@ -44,5 +44,5 @@ def test_user_data_runs_once_as_root(rebooted: Rebooted) -> None:
 @claim("user-data-ran-once")
 def test_the_second_boot_asks_for_no_user_data(rebooted: Rebooted) -> None:
     """The metadata service is not asked for the script again, and the machine is who it was."""
-    assert [path for path in rebooted.asked_again if path.endswith("/user-data")] == []
+    assert [path for path in rebooted.requested_again if path.endswith("/user-data")] == []
     assert rebooted.identities[0].get(MACHINE_ID) == rebooted.identities[1].get(MACHINE_ID)

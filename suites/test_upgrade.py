@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lifsea_testbed.machine.machine import Machine
-from lifsea_testbed.perf.measure import Measure
+from lifsea_testbed.perf.metric import Measure
 from lifsea_testbed.plugin.items import claim
 from lifsea_testbed.scenarios.basics import RolledBack, Twins, Upgraded
 from lifsea_testbed.support.guest_paths import KEPT_IN_ETC, KEPT_IN_VAR, MACHINE_ID

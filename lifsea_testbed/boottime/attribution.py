@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from lifsea_testbed.boottime.observation import Observation
 
 
-class Kind(enum.StrEnum):
-    """What can be told apart in a boot."""
+class GrowthKind(enum.StrEnum):
+    """The parts of a boot whose costs are compared."""
 
     PHASE = "phase"
     PROGRAM = "program"
@@ -21,9 +21,9 @@ class Kind(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Growth:
-    """How much more something costs: medians before and after, in `unit`; `share` is of the whole boot before."""
+    """The change of one cost: medians before and after, in `unit`; `share` is of the whole boot before."""
 
-    kind: Kind
+    kind: GrowthKind
     name: str
     before: float
     after: float
@@ -32,7 +32,7 @@ class Growth:
 
     @property
     def by(self) -> float:
-        """What it costs more, or less."""
+        """The difference; negative if it costs less."""
         return self.after - self.before
 
     def __str__(self) -> str:
@@ -43,10 +43,10 @@ class Growth:
 
 
 def suspects(before: Sequence[Observation], after: Sequence[Observation]) -> list[Growth]:
-    """Returns what grew or shrank beyond doubt, each kind with the largest growth first.
+    """Returns the costs that certainly grew or shrank, each kind with the largest growth first.
 
-    Beyond doubt is what lies apart in all samples: the least of the one side above the most of the other. Instructions
-    tell of phases and programs, systemd's accounts of units; processor time is the host's, and noisier.
+    Certain is a cost whose samples do not overlap: the least of one side lies above the most of the other. Phases and
+    programs are compared by instructions, units by systemd's accounting; processor time is the host's, and noisier.
     """
     found = list[Growth]()
     for kind, unit, costs in _VIEWS:
@@ -55,7 +55,7 @@ def suspects(before: Sequence[Observation], after: Sequence[Observation]) -> lis
     return found
 
 
-def apart(kind: Kind, unit: str, before: Sequence[Mapping[str, float]],
+def apart(kind: GrowthKind, unit: str, before: Sequence[Mapping[str, float]],
           after: Sequence[Mapping[str, float]]) -> list[Growth]:
     """Returns the names whose costs before and after do not overlap, the largest growth first."""
     if not before or not after:
@@ -73,7 +73,7 @@ def apart(kind: Kind, unit: str, before: Sequence[Mapping[str, float]],
 
 def culprits(found: Iterable[Growth]) -> list[Growth]:
     """Returns the one of each kind that grew most."""
-    first: dict[Kind, Growth] = {}
+    first: dict[GrowthKind, Growth] = {}
     for growth in found:
         if growth.by > 0:
             first.setdefault(growth.kind, growth)
@@ -92,10 +92,10 @@ def _units(seen: Observation) -> Mapping[str, float]:
     return {unit.name: unit.processor for unit in seen.units if unit.name.endswith(".service")}
 
 
-_VIEWS: tuple[tuple[Kind, str, Callable[[Observation], Mapping[str, float]]], ...] = (
-    (Kind.PHASE, "instructions", _phases),
-    (Kind.PROGRAM, "instructions", _programs),
-    (Kind.UNIT, "s", _units),
+_VIEWS: tuple[tuple[GrowthKind, str, Callable[[Observation], Mapping[str, float]]], ...] = (
+    (GrowthKind.PHASE, "instructions", _phases),
+    (GrowthKind.PROGRAM, "instructions", _programs),
+    (GrowthKind.UNIT, "s", _units),
 )
 
 

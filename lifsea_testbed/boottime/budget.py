@@ -1,4 +1,4 @@
-"""The advertised boot time: on real hardware by the clock, under emulation by what is executed until then."""
+"""The advertised boot time: judged by the clock on real hardware, by instructions under emulation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lifsea_testbed.boottime.marks import END
 from lifsea_testbed.boottime.observation import Observation
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.perf.metric import Better, Metric
-from lifsea_testbed.profiles.profile import Boot, known
+from lifsea_testbed.profiles.profile import BootSection, require
 
 if TYPE_CHECKING:
     from lifsea_testbed.perf.compare import BudgetCheck
@@ -23,24 +23,24 @@ INSTRUCTIONS = Metric(
 
 
 def times(seen: Sequence[Observation]) -> list[float]:
-    """Returns the seconds until the mark that an advertised boot time is held against, of each boot."""
+    """Returns the seconds of each boot until the mark that an advertised boot time is compared with."""
     return [one.marks[END] for one in seen]
 
 
 def instructions(seen: Sequence[Observation]) -> list[float]:
-    """Returns the instructions until that mark, of each boot that was counted."""
+    """Returns the instructions until that mark, of each boot whose instructions were counted."""
     return [float(one.progress[END].counts.work) for one in seen if one.is_counted]
 
 
-def judge(seen: Sequence[Observation], promised: Boot, *, at_hardware_speed: bool) -> BudgetCheck:
-    """Returns whether the first boot is certain to be as quick as advertised: the worse end of its interval says.
+def judge(seen: Sequence[Observation], promised: BootSection, *, at_hardware_speed: bool) -> BudgetCheck:
+    """Returns whether the first boot is certain to be as quick as advertised, by the worse end of its interval.
 
-    Under emulation, more instructions than the profile's budget are too slow on any machine. If they are within it,
-    what they would take at the budget's own rate and the least time in which all processors had halted have to fit
-    into the promise together.
+    Under emulation, more instructions than the profile's budget are too slow on any machine. Within the budget, the
+    sum of two times must not exceed the promise: that of the instructions at the budget's own rate, and the least time
+    for which all processors had halted.
 
     Raises:
-        NotJudged: under emulation, neither is certain, or nothing was counted.
+        NotJudged: under emulation, neither is certain, or no instructions were counted.
     """
     try:
         from lifsea_testbed.perf import compare as judges
@@ -48,7 +48,7 @@ def judge(seen: Sequence[Observation], promised: Boot, *, at_hardware_speed: boo
         raise NotJudged("the median's interval needs more packages (pip install 'lifsea-testbed[perf]')") from None
     if at_hardware_speed:
         return judges.check(BOOT, times(seen), promised.promised)
-    budget = known(promised.instructions, "how many instructions a first boot may execute")
+    budget = require(promised.instructions, "boot.instructions")
     counted = instructions(seen)
     if not counted:
         raise NotJudged("emulated, and instructions were not counted")

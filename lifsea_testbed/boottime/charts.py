@@ -13,9 +13,9 @@ from lifsea_testbed.guest.boot import UnitTimes
 
 _COLOURS = dict(zip(PHASES.values(), ("#718096", "#805ad5", "#2b6cb0", "#2c7a7b", "#2f855a"), strict=True))
 _WIDTH, _LEFT, _RIGHT, _TOP, _ROW, _LOAD = 1200.0, 10.0, 20.0, 34.0, 16.0, 60.0
-#: The rows for the names of marks, and what a letter takes.
+#: The rows for the names of marks, and the width of a letter.
 _MARK_ROWS, _LETTER = 6, 6.6
-#: Units that took less (seconds) are left out.
+#: Units that started faster than this (seconds) are left out.
 _SHORT = 0.02
 _NAMES = 380.0
 
@@ -35,7 +35,7 @@ def boot(seen: Observation) -> str:
 
 
 def difference(growths: Sequence[Growth], title: str) -> str:
-    """Returns the chart of what grew and shrank: a bar for each, to the right what costs more."""
+    """Returns the chart of the costs that differ: a bar each, to the right if it grew."""
     most = max((abs(growth.share) for growth in growths), default=1.0) or 1.0
     scale = (_WIDTH - _NAMES - _RIGHT - 230) / 2 / most
     middle = _NAMES + 115 + scale * most
@@ -62,16 +62,16 @@ def _phases(seen: Observation, scale: float) -> Iterator[str]:
     counted = seen.instructions() if seen.is_counted else {}
     for phase in seen.phases:
         x, width = _LEFT + phase.start * scale, phase.duration * scale
-        told = f"{phase.name}: {phase.duration:.3f} s"
-        told += f", {counted[phase.name] / 1e6:.1f} M instructions" if phase.name in counted else ""
+        label = f"{phase.name}: {phase.duration:.3f} s"
+        label += f", {counted[phase.name] / 1e6:.1f} M instructions" if phase.name in counted else ""
         yield (f'<rect x="{x:.1f}" y="{_TOP}" width="{max(width, 0):.1f}" height="{_ROW * 1.5}" '
-               f'fill="{_COLOURS[phase.name]}"><title>{told}</title></rect>')
+               f'fill="{_COLOURS[phase.name]}"><title>{label}</title></rect>')
         if width > 7 * len(phase.name):
             yield f'<text x="{x + 4:.1f}" y="{_TOP + _ROW}" fill="white">{phase.name}</text>'
 
 
 def _load(curve: Sequence[Progress], scale: float) -> Iterator[str]:
-    """How much was executed in each interval, as a share of the busiest one."""
+    """The instructions executed in each interval, as a share of those in the busiest one."""
     pairs = [(a, b) for a, b in itertools.pairwise(curve) if b.at > a.at]
     if not pairs:
         return
@@ -100,12 +100,12 @@ def _marks(seen: Observation, scale: float, height: float) -> Iterator[str]:
 def _units(units: Sequence[UnitTimes], scale: float, top: float) -> Iterator[str]:
     for number, unit in enumerate(units):
         x, y, width = _LEFT + unit.started * scale, top + _ROW * (number + 1), (unit.active - unit.started) * scale
-        told = f"{unit.name} {unit.active - unit.started:.2f} s"
-        inside = x + width + 8 * len(told) < _WIDTH
+        label = f"{unit.name} {unit.active - unit.started:.2f} s"
+        inside = x + width + 8 * len(label) < _WIDTH
         yield (f'<rect x="{x:.1f}" y="{y - 11:.1f}" width="{max(width, 1):.1f}" height="13" fill="#90cdf4">'
-               f"<title>{escape(told)}, {unit.processor:.2f} s of processor</title></rect>"
+               f"<title>{escape(label)}, {unit.processor:.2f} s of processor</title></rect>"
                f'<text x="{x + width + 4 if inside else x - 4:.1f}" y="{y:.1f}" '
-               f'text-anchor="{"start" if inside else "end"}">{escape(told)}</text>')  # fmt: skip
+               f'text-anchor="{"start" if inside else "end"}">{escape(label)}</text>')  # fmt: skip
 
 
 def _cut(text: str, length: int = 58) -> str:

@@ -1,8 +1,8 @@
-"""The kernel alone, exactly: its initcalls under a clock that counts instructions, the same to the digit every time.
+"""Runs the kernel alone: the times of its initcalls by a clock that counts instructions, equal in every run.
 
 The image is not touched, and its disk is not attached: its own kernel and the options of the entry that boots next are
-read offline and given to QEMU. A disk would end the exactness, for virtual time leaps while it is waited for; so the
-kernel runs on one processor until it finds no root file system.
+read offline and passed to QEMU. With a disk the times would not be exact, because virtual time leaps while the guest
+waits for it; so the kernel runs on one processor until it finds no root file system.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import subprocess
 from collections import Counter
 from dataclasses import dataclass
 
-from lifsea_testbed.boottime.attribution import Growth, Kind, apart
+from lifsea_testbed.boottime.attribution import Growth, GrowthKind, apart
 from lifsea_testbed.disk.filesystem import Tree
 from lifsea_testbed.disk.image import Image
 from lifsea_testbed.disk.os_root import BootEntry, parse_entry
@@ -27,9 +27,9 @@ from lifsea_testbed.support.sanitize import printable
 _KERNEL = "kernel"
 _SMALL = 1 << 16
 _LARGEST_KERNEL = 256 << 20
-#: How long the host may take (seconds): a kernel needs about ten, on a processor that is shared.
-_PATIENCE = 180.0
-#: Options by which a kernel would wait for a disk, or say less.
+#: How long the run may take on the host (seconds): a kernel needs about ten, on a processor that is shared.
+_LONGEST_RUN = 180.0
+#: Kernel options that make it wait for a disk, or print less.
 _DROPPED = ("rootwait", "quiet", "loglevel=", "panic=", "initcall_debug", "console=")
 _ADDED = ("console=ttyS0", "initcall_debug", "loglevel=8", "panic=-1")
 _RETURNED = re.compile(r"initcall (\S+?)(?:\+\S+)? returned -?\d+ (?:with \S+ )?after (\d+) usecs")
@@ -39,7 +39,7 @@ _END = re.compile(r"VFS: |Kernel panic")
 
 @dataclass(frozen=True, kw_only=True)
 class KernelPhase:
-    """How long each initcall took, and how far the kernel came, in microseconds of a processor of 1 instruction/ns."""
+    """The time of each initcall, and that until the kernel looks for its root, in µs at 1 instruction/ns."""
 
     initcalls: dict[str, float]
     until_root: float
@@ -47,7 +47,7 @@ class KernelPhase:
 
 @dataclass(frozen=True, kw_only=True)
 class Bootable:
-    """The kernel that an image boots next, and its options."""
+    """The kernel that an image boots next, and its command line options."""
 
     kernel: bytes
     options: tuple[str, ...]
@@ -57,7 +57,7 @@ def find(image: Image) -> Bootable:
     """Returns the kernel of the boot entry that comes first.
 
     Raises:
-        NotJudged: the image has no boot entry that can be read, or no kernel where that says.
+        NotJudged: the image has no readable boot entry, or no kernel at the path that the entry names.
     """
     with OfflineTree(image).tree() as tree:
         entries = [(parse_entry(path.name, _text(tree, str(path))), _text(tree, str(path)))
@@ -74,7 +74,7 @@ def find(image: Image) -> Bootable:
 
 
 def command(emulator: Emulator, options: tuple[str, ...]) -> list[str]:
-    """Returns the command that runs a kernel so: one processor, an instruction a nanosecond, no disk, a fixed date."""
+    """Returns the QEMU command line: one processor, one instruction a nanosecond, no disk, a fixed date."""
     kept = [word for word in options if not word.startswith(_DROPPED)]
     return [
         emulator.binary, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
@@ -87,11 +87,11 @@ def command(emulator: Emulator, options: tuple[str, ...]) -> list[str]:
 
 
 def run(image: Image, emulator: Emulator) -> KernelPhase:
-    """Runs the image's kernel and returns what it took.
+    """Runs the image's kernel and returns the times.
 
     Raises:
-        NotJudged: its kernel cannot be had, or does not tell of its initcalls.
-        HostError: it did not come to its end in time.
+        NotJudged: its kernel cannot be read, or does not print its initcalls.
+        HostError: it did not end in time.
     """
     bootable = find(image)
     with PrivateDirectory() as directory:
@@ -100,26 +100,26 @@ def run(image: Image, emulator: Emulator) -> KernelPhase:
         try:
             done = subprocess.run(confine(AcceleratorKind.TCG).wrap(command(emulator, bootable.options)),
                                   cwd=directory.path, stdin=subprocess.DEVNULL, capture_output=True, check=False,
-                                  timeout=_PATIENCE)  # fmt: skip
+                                  timeout=_LONGEST_RUN)  # fmt: skip
         except subprocess.TimeoutExpired as error:
-            raise HostError(f"the kernel alone did not end within {_PATIENCE:.0f} s",
+            raise HostError(f"the kernel alone did not end within {_LONGEST_RUN:.0f} s",
                             evidence=printable(error.stdout or b"")[-2000:]) from None
     return parse(printable(done.stdout))
 
 
-def parse(said: str) -> KernelPhase:
+def parse(console: str) -> KernelPhase:
     """Reads the console of a kernel that ran with `initcall_debug`.
 
     Raises:
-        NotJudged: it does not tell of a single initcall.
+        NotJudged: there is no initcall in it.
     """
     taken: Counter[str] = Counter()
-    for name, microseconds in _RETURNED.findall(said):
+    for name, microseconds in _RETURNED.findall(console):
         taken[name] += int(microseconds)
     if not taken:
-        raise NotJudged("the kernel does not tell of its initcalls")
+        raise NotJudged("the kernel printed no initcall, although it ran with initcall_debug")
     last = 0.0
-    for line in said.splitlines():
+    for line in console.splitlines():
         if stamp := _STAMP.search(line):
             last = float(stamp[1]) * 1e6
             if _END.search(line):
@@ -128,8 +128,8 @@ def parse(said: str) -> KernelPhase:
 
 
 def differences(before: KernelPhase, after: KernelPhase) -> list[Growth]:
-    """Returns the initcalls that take longer or shorter; they have no noise."""
-    return apart(Kind.INITCALL, "µs", [before.initcalls], [after.initcalls])
+    """Returns the initcalls whose times differ; the times have no noise."""
+    return apart(GrowthKind.INITCALL, "µs", [before.initcalls], [after.initcalls])
 
 
 def _text(tree: Tree, path: str) -> str:

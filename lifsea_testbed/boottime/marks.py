@@ -1,4 +1,4 @@
-"""Marks and phases: the moments of a boot, in seconds after power-on, and what lies between them."""
+"""Marks and phases: the moments of a boot, in seconds after power-on, and the intervals between them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from lifsea_testbed.qemu.instruction_counter import BOOT_SECTOR, Stamp
 from lifsea_testbed.support.protocols import ConsoleLine
 
 
-class Mark(enum.StrEnum):
-    """The moments of a boot, in the order in which they usually come; docs/boot-time.md defines each."""
+class BootMark(enum.StrEnum):
+    """The moments of a boot, in their usual order; docs/boot-time.md defines each."""
 
     POWER_ON = "power-on"
     BOOT_LOADER = "boot loader"
@@ -29,30 +29,30 @@ class Mark(enum.StrEnum):
     KUBELET = "kubelet"
 
 
-#: The moments that cut a boot into phases, and the name of the phase that each of them ends. The last one is what an
-#: advertised boot time is held against.
+#: The marks that divide a boot into phases, with the name of the phase that each of them ends. An advertised boot time
+#: is compared with the last one.
 PHASES = {
-    Mark.BOOT_LOADER: "firmware",
-    Mark.KERNEL: "boot-loader",
-    Mark.INIT: "kernel",
-    Mark.SYSTEMD: "init",
-    Mark.USER_DATA: "user-space",
+    BootMark.BOOT_LOADER: "firmware",
+    BootMark.KERNEL: "boot-loader",
+    BootMark.INIT: "kernel",
+    BootMark.SYSTEMD: "init",
+    BootMark.USER_DATA: "user-space",
 }
-END = Mark.USER_DATA
+END = BootMark.USER_DATA
 _KERNEL = re.compile(r"\[ +\d+\.\d{6}\] ")
 _INIT = re.compile(r"Run \S+ as init process")
 _SYSTEMD = re.compile(r"systemd\[1\]: ")
-#: What ttyS0 says at a mark, byte by byte.
-_SAID = {
-    Mark.KERNEL: rb"\[ +0\.\d{6}\] Linux version",
-    Mark.INIT: rb"Run \S+ as init process",
-    Mark.SYSTEMD: rb"systemd\[1\]: ",
+#: The output on ttyS0 at a mark (regular expressions over bytes).
+_ON_SERIAL = {
+    BootMark.KERNEL: rb"\[ +0\.\d{6}\] Linux version",
+    BootMark.INIT: rb"Run \S+ as init process",
+    BootMark.SYSTEMD: rb"systemd\[1\]: ",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """What lies between two marks: from when, until when (seconds after power-on)."""
+    """The interval between two marks (seconds after power-on)."""
 
     name: str
     start: float
@@ -64,7 +64,7 @@ class Phase:
         return self.end - self.start
 
 
-def phases(marks: Mapping[Mark, float]) -> list[Phase]:
+def phases(marks: Mapping[BootMark, float]) -> list[Phase]:
     """Returns the phases of a boot in order; their durations add up to the time of the last mark.
 
     Where a mark was not seen, the phase that it ends is part of the next one, which keeps its own name.
@@ -77,29 +77,29 @@ def phases(marks: Mapping[Mark, float]) -> list[Phase]:
     return found
 
 
-def on_console(lines: Sequence[ConsoleLine]) -> dict[Mark, float]:
-    """Returns the marks that the lines of a console tell of.
+def from_console(lines: Sequence[ConsoleLine]) -> dict[BootMark, float]:
+    """Returns the marks found in the lines of a console.
 
-    A kernel's first line may be the end of one that the boot loader began, so its second line tells, which the kernel
-    writes right behind it.
+    The kernel's mark is taken from its second line, which follows at once: its first one may be the end of a line that
+    the boot loader began.
     """
     kernels = [line for line in lines if _KERNEL.search(line.text)]
     inits = [line for line in kernels if _INIT.search(line.text)]
     systemds = [line for line in lines if _SYSTEMD.search(line.text)]
-    told = ((Mark.FIRST_BYTE, lines[:1]), (Mark.KERNEL, kernels[1:2]), (Mark.INIT, inits[:1]),
-            (Mark.SYSTEMD, systemds[:1]))  # fmt: skip
-    return {mark: line.at for mark, found in told for line in found}
+    found = ((BootMark.FIRST_BYTE, lines[:1]), (BootMark.KERNEL, kernels[1:2]), (BootMark.INIT, inits[:1]),
+             (BootMark.SYSTEMD, systemds[:1]))  # fmt: skip
+    return {mark: line.at for mark, matches in found for line in matches}
 
 
-def in_record(stamps: Iterable[Stamp]) -> dict[Mark, Stamp]:
-    """Returns the marks that a counter saw: to the instruction, and on the processor's own time."""
+def from_record(stamps: Iterable[Stamp]) -> dict[BootMark, Stamp]:
+    """Returns the marks in a counter's record, each exact to the instruction."""
     sector, stamps_of_bytes = list[Stamp](), list[Stamp]()
     for stamp in stamps:
         (sector if stamp.value == BOOT_SECTOR else stamps_of_bytes).append(stamp)
-    said = bytes(stamp.value for stamp in stamps_of_bytes)
-    told = ((Mark.BOOT_LOADER, sector[:1]), (Mark.FIRST_BYTE, stamps_of_bytes[:1]))
-    marks = {mark: stamp for mark, found in told for stamp in found}
-    for mark, pattern in _SAID.items():
-        if found := re.search(pattern, said):
+    output = bytes(stamp.value for stamp in stamps_of_bytes)
+    first = ((BootMark.BOOT_LOADER, sector[:1]), (BootMark.FIRST_BYTE, stamps_of_bytes[:1]))
+    marks = {mark: stamp for mark, found in first for stamp in found}
+    for mark, pattern in _ON_SERIAL.items():
+        if found := re.search(pattern, output):
             marks[mark] = stamps_of_bytes[found.start()]
     return marks

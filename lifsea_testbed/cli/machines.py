@@ -8,8 +8,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from lifsea_testbed.boottime import campaign as boot_times
-from lifsea_testbed.boottime.marks import Mark
-from lifsea_testbed.boottime.observation import Which
+from lifsea_testbed.boottime.marks import BootMark
+from lifsea_testbed.boottime.observation import BootNumber
 from lifsea_testbed.cli import shell as console
 from lifsea_testbed.errors import CallerError, HostError
 from lifsea_testbed.machine import preflight, snapshot
@@ -37,37 +37,39 @@ def shell(options: argparse.Namespace) -> None:
 
 def powercut(options: argparse.Namespace) -> None:
     """Sweeps the crash states of an operation, or boots one of them."""
-    wish = power_cuts.Campaign.parse(
+    sweep = power_cuts.SweepOptions.parse(
         reports=options.reports.resolve(), recording=options.recording, budget=options.budget, shard=options.shard,
-        only=options.only, seed=options.seed, depth=options.depth, subject=options.cut, second=options.second,
+        only=options.only, seed=options.seed, depth=options.depth, operation=options.cut, second=options.second,
         at_once=options.at_once,
     )  # fmt: skip
     if options.state and options.shell:
         console.require_terminal()
     with _factory(_context(options), announce=print) as factory:
         if not options.state:
-            power_cuts.sweep(factory, wish)
+            power_cuts.sweep(factory, sweep)
         elif options.shell:
-            with power_cuts.machine(factory, wish, options.state) as machine:
+            with power_cuts.machine(factory, sweep, options.state) as machine:
                 machine.start()
                 console.attach(machine)
         elif options.shrink:
-            print(f"the smallest loss: {power_cuts.shrink(factory, wish, options.state)}")
+            print(f"the smallest loss: {power_cuts.shrink(factory, sweep, options.state)}")
         else:
-            power_cuts.boot(factory, wish, options.state)
+            power_cuts.boot(factory, sweep, options.state)
 
 
 def boot_time(options: argparse.Namespace) -> None:
     """Boots one image, or two in turns, and prints how long that takes and why."""
     if options.boots < 1:
         raise CallerError(f"--boots {options.boots}: nothing to see", hint="ten show more than one")
-    wish = boot_times.Wish(boots=options.boots, floor=options.floor / 100, until=Mark(options.until),
-                           which=tuple(Which) if options.later else (Which.FIRST,), initcalls=options.initcalls,
-                           reports=options.reports.resolve() / "boot-time")  # fmt: skip
+    campaign = boot_times.BootTimeOptions(
+        boots=options.boots, floor=options.floor / 100, until=BootMark(options.until), initcalls=options.initcalls,
+        which=tuple(BootNumber) if options.later else (BootNumber.FIRST,),
+        reports=options.reports.resolve() / "boot-time",
+    )  # fmt: skip
     with ExitStack() as stack:
         images = [options.image, *([options.against] if options.against else [])]
         factories = [stack.enter_context(_factory(_context(options, image))) for image in images]
-        for line in boot_times.run(factories, wish):
+        for line in boot_times.run(factories, campaign):
             print(printable(line), flush=True)
 
 

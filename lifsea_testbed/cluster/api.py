@@ -1,4 +1,4 @@
-"""The API server as an operator talks to it: nodes and pods, through the official client of Kubernetes."""
+"""The API server as an operator sees it: nodes and pods, through the official client of Kubernetes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ NAMESPACE = "default"
 #: How long one request may take (seconds on the host); a log comes from the node itself.
 _REQUEST = 30
 _NOT_FOUND = 404
-#: What a kubelet checks of itself (Kubernetes, pkg/kubelet/server: InstallDefaultHandlers).
+#: The parts of a kubelet's healthz (Kubernetes, pkg/kubelet/server: InstallDefaultHandlers).
 CHECKS = ("ping", "log", "syncloop")
 
 
 class Api:
-    """Talks to one API server; what is not there is None, and what goes wrong otherwise is the host's fault."""
+    """A client of one API server. A missing object is None; every other failure is a HostError."""
 
     def __init__(self, server: str, *, authority: Path, certificate: Path, key: Path) -> None:
         configuration = client.Configuration(host=server, ssl_ca_cert=str(authority))
@@ -35,68 +35,70 @@ class Api:
 
     def node(self, name: str) -> Node | None:
         """Returns the node of that name."""
-        found = _asked(lambda: self._core.read_node(name, _request_timeout=_REQUEST))
+        found = _requested(lambda: self._core.read_node(name, _request_timeout=_REQUEST))
         return _node(self._fields(found)) if found else None
 
     def nodes(self) -> list[Node]:
         """Returns every node."""
-        found = _asked(lambda: self._core.list_node(_request_timeout=_REQUEST))
+        found = _requested(lambda: self._core.list_node(_request_timeout=_REQUEST))
         return [_node(self._fields(item)) for item in found.items] if found else []
 
     def checks(self, node: str) -> dict[str, str]:
-        """Returns what each of a kubelet's checks answers, asked through the API server: ok, or what is wrong."""
+        """Returns the answer of each part of a kubelet's healthz, through the API server: ok, or the error."""
         return {check: self._checked(node, check) for check in CHECKS}
 
     def cordon(self, name: str, *, cordoned: bool = True) -> None:
-        """Has nothing be scheduled onto a node any more, or again."""
-        _asked(lambda: self._core.patch_node(name, {"spec": {"unschedulable": cordoned}}, _request_timeout=_REQUEST))
+        """Makes a node unschedulable, or schedulable again."""
+        body = {"spec": {"unschedulable": cordoned}}
+        _requested(lambda: self._core.patch_node(name, body, _request_timeout=_REQUEST))
 
-    def forget(self, name: str) -> None:
-        """Removes a node."""
-        _asked(lambda: self._core.delete_node(name, _request_timeout=_REQUEST))
+    def delete_node(self, name: str) -> None:
+        """Deletes a node."""
+        _requested(lambda: self._core.delete_node(name, _request_timeout=_REQUEST))
 
     def create_pod(self, manifest: Mapping[str, Any]) -> None:
         """Creates a pod."""
         pod = client.V1Pod.model_validate(dict(manifest))
-        _asked(lambda: self._core.create_namespaced_pod(NAMESPACE, pod, _request_timeout=_REQUEST))
+        _requested(lambda: self._core.create_namespaced_pod(NAMESPACE, pod, _request_timeout=_REQUEST))
 
     def pod(self, name: str) -> Pod | None:
         """Returns the pod of that name."""
-        found = _asked(lambda: self._core.read_namespaced_pod(name, NAMESPACE, _request_timeout=_REQUEST))
+        found = _requested(lambda: self._core.read_namespaced_pod(name, NAMESPACE, _request_timeout=_REQUEST))
         return _pod(self._fields(found)) if found else None
 
     def pods(self, node: str) -> list[Pod]:
         """Returns the pods on a node."""
-        found = _asked(lambda: self._core.list_namespaced_pod(NAMESPACE, field_selector=f"spec.nodeName={node}",
-                                                              _request_timeout=_REQUEST))  # fmt: skip
+        found = _requested(lambda: self._core.list_namespaced_pod(NAMESPACE, field_selector=f"spec.nodeName={node}",
+                                                                  _request_timeout=_REQUEST))  # fmt: skip
         return [_pod(self._fields(item)) for item in found.items] if found else []
 
     def log(self, name: str) -> str:
-        """Returns what a pod has written, which the API server gets from the kubelet; empty if it has no such."""
-        return str(_asked(lambda: self._core.read_namespaced_pod_log(name, NAMESPACE, _request_timeout=_REQUEST)) or "")
+        """Returns a pod's log, which the API server gets from the kubelet; empty if there is no such pod."""
+        found = _requested(lambda: self._core.read_namespaced_pod_log(name, NAMESPACE, _request_timeout=_REQUEST))
+        return str(found or "")
 
     def delete_pod(self, name: str) -> None:
-        """Has a pod deleted, as soon as the kubelet has ended it."""
-        _asked(lambda: self._core.delete_namespaced_pod(name, NAMESPACE, grace_period_seconds=1,
-                                                        _request_timeout=_REQUEST))  # fmt: skip
+        """Deletes a pod; it is gone once the kubelet has ended it."""
+        _requested(lambda: self._core.delete_namespaced_pod(name, NAMESPACE, grace_period_seconds=1,
+                                                            _request_timeout=_REQUEST))  # fmt: skip
 
     def evict(self, name: str) -> None:
-        """Has a pod leave its node, as a drain does."""
+        """Evicts a pod from its node, as a drain does."""
         body = client.V1Eviction.model_validate({"apiVersion": "policy/v1beta1", "kind": "Eviction",
                                                  "metadata": {"name": name, "namespace": NAMESPACE}})  # fmt: skip
-        _asked(lambda: self._core.create_namespaced_pod_eviction(name, NAMESPACE, body, _request_timeout=_REQUEST))
+        _requested(lambda: self._core.create_namespaced_pod_eviction(name, NAMESPACE, body, _request_timeout=_REQUEST))
 
     def events(self, name: str) -> list[str]:
-        """Returns what was reported of a pod or node, in order: reason and message."""
+        """Returns the events of a pod or node, in order: reason and message."""
         selector = f"involvedObject.name={name}"
-        found = _asked(lambda: self._core.list_namespaced_event(NAMESPACE, field_selector=selector,
-                                                                _request_timeout=_REQUEST))  # fmt: skip
+        found = _requested(lambda: self._core.list_namespaced_event(NAMESPACE, field_selector=selector,
+                                                                    _request_timeout=_REQUEST))  # fmt: skip
         return [f"{item.reason}: {item.message}" for item in found.items] if found else []
 
     def _checked(self, node: str, check: str) -> str:
-        ask = self._core.connect_get_node_proxy_with_path
+        request = self._core.connect_get_node_proxy_with_path
         try:
-            return ask(node, f"healthz/{check}", _request_timeout=_REQUEST).strip()
+            return request(node, f"healthz/{check}", _request_timeout=_REQUEST).strip()
         except ApiException as error:
             return f"{error.status}: {first_line(str(error.body))}"
 
@@ -106,21 +108,21 @@ class Api:
         return fields
 
 
-def _asked(question: Callable[[], T]) -> T | None:
-    """Returns the answer, or nothing if there is no such thing.
+def _requested(request: Callable[[], T]) -> T | None:
+    """Returns the answer, or None if there is no such object.
 
     Raises:
-        HostError: the API server does not answer, or refuses.
+        HostError: the API server does not answer, or refuses the request.
     """
     try:
-        return question()
+        return request()
     except ApiException as error:
         if error.status == _NOT_FOUND:
             return None
-        raise HostError(f"the API server refuses: {error.status} {error.reason}", evidence=str(error.body)[:2000]) \
-            from None
+        raise HostError(f"the API server refuses the request: {error.status} {error.reason}",
+                        evidence=str(error.body)[:2000]) from None
     except ValueError as error:
-        raise HostError(f"the API server answers what its client does not understand: {error}") from None
+        raise HostError(f"the client of Kubernetes cannot read the API server's answer: {error}") from None
     except (urllib3.exceptions.HTTPError, OSError) as error:
         raise HostError(f"the API server does not answer: {error}",
                         hint="see its log, kube-apiserver.log, in the evidence") from None

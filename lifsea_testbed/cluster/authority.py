@@ -1,4 +1,4 @@
-"""A certificate authority that lives as long as one cluster: who is who there, by X.509."""
+"""The certificate authority of one cluster; every client and server of the cluster has a certificate of it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-#: A guest's clock may be behind by so much before it takes a certificate for one of the future.
+#: How far a guest's clock may be behind before a new certificate is not yet valid for it.
 _BEFORE = datetime.timedelta(minutes=5)
 _LIFETIME = datetime.timedelta(days=2)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Identity:
+class ClientIdentity:
     """A certificate and its private key, both PEM."""
 
     certificate: bytes
@@ -26,7 +26,7 @@ class Identity:
 
 
 class Authority:
-    """Issues certificates for servers and clients; its key is never written anywhere."""
+    """Issues certificates for servers and clients; its key is never written to a file."""
 
     def __init__(self, name: str = "lifsea-testbed") -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
@@ -36,10 +36,10 @@ class Authority:
         self.certificate = _pem(builder.sign(self._key, hashes.SHA256()))
 
     def issue(self, name: str, *, group: str = "", addresses: Sequence[str] = (),
-              lifetime: datetime.timedelta = _LIFETIME) -> Identity:
-        """Returns an identity for a client and, with addresses (IP), for a server.
+              lifetime: datetime.timedelta = _LIFETIME) -> ClientIdentity:
+        """Returns an identity for a client and, with `addresses` (IP), for a server.
 
-        Kubernetes takes `name` for the user and `group` for a group (documentation, "X509 client certificates").
+        Kubernetes reads `name` as the user and `group` as a group (documentation, "X509 client certificates").
         A negative lifetime makes a certificate that has expired.
         """
         key = ec.generate_private_key(ec.SECP256R1())
@@ -51,14 +51,14 @@ class Authority:
         if addresses:
             names = [x509.IPAddress(ipaddress.ip_address(address)) for address in addresses]
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-        return Identity(certificate=_pem(builder.sign(self._key, hashes.SHA256())), key=private_key(key))
+        return ClientIdentity(certificate=_pem(builder.sign(self._key, hashes.SHA256())), key=private_key(key))
 
 
 def expiry(certificate: bytes) -> datetime.datetime:
-    """Returns when a certificate (PEM) ends.
+    """Returns when a certificate (PEM) expires.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a certificate.
     """
     return x509.load_pem_x509_certificate(certificate).not_valid_after_utc
 

@@ -1,4 +1,4 @@
-"""A cluster that machines join: as new instances by their user-data, or while they run."""
+"""A cluster that machines join: new instances by their user-data, or running ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Self
 
 from lifsea_testbed.cluster import control_plane
 from lifsea_testbed.cluster.api import Api
-from lifsea_testbed.cluster.authority import Identity
+from lifsea_testbed.cluster.authority import ClientIdentity
 from lifsea_testbed.cluster.control_plane import ControlPlane
 from lifsea_testbed.cluster.objects import Node
 from lifsea_testbed.ecs.instance import CLUSTER_ADDRESS, CLUSTER_PORT, PRIVATE_ADDRESS, Instance
@@ -18,7 +18,6 @@ from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.profiles.profile import Profile
 from lifsea_testbed.support.confinement import Confinement
-from lifsea_testbed.support.redact import redact
 from lifsea_testbed.support.steps import step
 
 #: The port at which a kubelet serves logs to the API server.
@@ -29,7 +28,7 @@ _TYPE_LABEL = "node.kubernetes.io/instance-type"
 
 
 class Member:
-    """A machine that was told to join; `relay` is its way to the API server, which can be cut."""
+    """A machine that joins the cluster; `relay` carries its connection to the API server and can cut it."""
 
     def __init__(self, machine: Machine, relay: Relay, api: Api) -> None:
         self.machine = machine
@@ -39,29 +38,28 @@ class Member:
 
     @property
     def node(self) -> Node | None:
-        """The node that it registered as, if it has."""
+        """The node of that name in the API; None before it has registered."""
         return self._api.node(self.name)
 
     @property
     def labels(self) -> dict[str, str]:
-        """The labels that a node of its type has."""
+        """The labels that a node of its type must have."""
         return {"kubernetes.io/hostname": self.name, "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64",
                 _TYPE_LABEL: self.machine.instance.type.name}  # fmt: skip
 
 
 class Cluster:
-    """One control plane and the machines that join it; it is gone when the context is left.
+    """One control plane and the machines that join it; all of it ends with the context.
 
-    `programs` is the directory of its programs, `records` where their last words are kept.
+    `programs` is the directory of the control plane's programs; the ends of their logs are written to `records`.
     """
 
     def __init__(self, profile: Profile, programs: Path | None, confinement: Confinement, *, records: Path) -> None:
         if not profile.cluster.join:
-            raise NotJudged("the profile does not know how a machine joins a cluster (cluster.join)")
+            raise NotJudged("the profile has no script by which a machine joins a cluster (cluster.join)")
         self.members: list[Member] = []
         self._profile = profile
-        self._records = records
-        self.plane = ControlPlane(control_plane.find(programs), confinement)
+        self.plane = ControlPlane(control_plane.find(programs), confinement, records=records)
         certificate, key = self.plane.admin
         self.api = Api(f"https://{self.plane.address}:{CLUSTER_PORT}", authority=self.plane.certificate,
                        certificate=certificate, key=key)  # fmt: skip
@@ -70,39 +68,36 @@ class Cluster:
         """Starts the control plane.
 
         Raises:
-            HostError: it does not come up.
+            HostError: it was not ready in time, or a program of it ended; their logs are in the records.
         """
         self.plane.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ends it, and leaves what its programs wrote among the records."""
-        self._records.mkdir(parents=True, exist_ok=True)
-        for name, text in self.plane.logs().items():
-            (self._records / f"{name}.log").write_text(redact(text), "utf-8")
+        """Ends the control plane."""
         self.plane.__exit__()
 
     def expect(self, machine: Machine, *, lifetime: datetime.timedelta | None = None) -> Member:
-        """Gives a machine that is still off what joins it at its first boot, as user-data.
+        """Adds the joining script to the user-data of a machine that is off: it joins at its first boot.
 
-        `lifetime` is that of its certificate; a negative one has expired.
+        `lifetime` is that of its certificate; with a negative one it has expired.
         """
-        member = self._wire(machine)
+        member = self._connect(machine)
         machine.append_user_data(self._script(machine.instance, lifetime).encode())
         return member
 
     @step("join")
     def join(self, machine: Machine) -> Member:
-        """Has a machine that runs join now.
+        """Runs the joining script on a machine that is up.
 
         Raises:
-            CommandFailed: the script that the profile names for it ended with another status than 0.
+            CommandFailed: the script of the profile (cluster.join) ended with a status other than 0.
         """
-        member = self._wire(machine)
+        member = self._connect(machine)
         machine.run(self._script(machine.instance, None), within=_JOINING)
         return member
 
-    def _wire(self, machine: Machine) -> Member:
+    def _connect(self, machine: Machine) -> Member:
         relay = machine.network.relay_api_server(connect_to((self.plane.address, CLUSTER_PORT)))
         member = Member(machine, relay, self.api)
         self.plane.tunnel.announce(member.name, machine.network.forward_port(_KUBELET_PORT))
@@ -120,13 +115,13 @@ class Cluster:
         exported = "\n".join(f"export CLUSTER_{key}={shlex.quote(value)}" for key, value in settings.items())
         return f"\n(\n{exported}\n{self._profile.cluster.join}\n)\n"
 
-    def _identity(self, name: str, lifetime: datetime.timedelta | None) -> Identity:
-        """By this name and group the API server knows a kubelet (Kubernetes, "Using Node Authorization")."""
+    def _identity(self, name: str, lifetime: datetime.timedelta | None) -> ClientIdentity:
+        """The user and group by which the API server recognises a kubelet (Kubernetes, "Using Node Authorization")."""
         issue = self.plane.authority.issue
         user, group = f"system:node:{name}", "system:nodes"
         return issue(user, group=group) if lifetime is None else issue(user, group=group, lifetime=lifetime)
 
 
 def node_name(instance: Instance) -> str:
-    """Returns the name that a kubelet registers under: its host name in lower case."""
+    """Returns the name under which a kubelet registers: its host name in lower case."""
     return instance.host_name.lower()

@@ -1,7 +1,7 @@
-"""The control plane: a real etcd, kube-apiserver and kube-controller-manager, on an address of loopback of their own.
+"""The control plane: a real etcd, kube-apiserver and kube-controller-manager, on a loopback address of their own.
 
-Each cluster draws an address of 127.0.0.0/8, so that several have the usual ports side by side. All talk TLS, and
-answer nobody without a certificate of the cluster's own authority.
+Each cluster draws an address of 127.0.0.0/8, so that several use the usual ports side by side. All connections are TLS,
+and a client needs a certificate of the cluster's own authority. The API server reaches kubelets through a tunnel.
 """
 
 from __future__ import annotations
@@ -10,44 +10,59 @@ import base64
 import contextlib
 import http.client
 import json
+import os
+import re
 import secrets
+import shlex
 import shutil
+import socket
 import ssl
+import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from lifsea_testbed.cluster.authority import Authority, Identity, private_key
-from lifsea_testbed.cluster.program import Program
-from lifsea_testbed.cluster.tunnel import Tunnel
+from lifsea_testbed.cluster.authority import Authority, ClientIdentity, private_key
 from lifsea_testbed.ecs.instance import CLUSTER_ADDRESS, CLUSTER_PORT
-from lifsea_testbed.errors import HostError, NotJudged
+from lifsea_testbed.ecs.relay import Relay, connect_to
+from lifsea_testbed.errors import HostError, LaunchError, NotJudged
+from lifsea_testbed.qemu.process import describe_exit, processor_time, starter
 from lifsea_testbed.support.confinement import Confinement
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.private_dir import PrivateDirectory
+from lifsea_testbed.support.redact import redact
+from lifsea_testbed.support.sanitize import printable
 
-#: Ports of etcd, as they are everywhere.
+#: The usual ports of etcd.
 _CLIENTS, _PEERS = 2379, 2380
 _SERVICES, _PODS = "10.96.0.0/16", "10.88.0.0/16"
-#: How long the API server may take to be ready (seconds on the host), and how often it is asked.
-_STARTING, _GLANCE = 180.0, 0.2
+#: How long the API server may take to be ready, and the interval between two checks (seconds on the host).
+_STARTING, _POLL = 180.0, 0.2
 #: A node whose heartbeat is this old is NotReady (seconds). A kubelet sends one every ten; Kubernetes' default is 40.
 GRACE = 25
+#: How much of the end of a log is kept (bytes).
+_LOG_END = 3000
+#: How long a program may take to end after SIGTERM before it is killed (seconds).
+_ENDING = 5.0
+#: A request through the tunnel, its end, and its greatest length (bytes).
+_REQUEST = re.compile(rb"CONNECT ([^\s:]+):\d+ HTTP/1\.[01]\r\n")
+_END = b"\r\n\r\n"
+_LONGEST = 8192
 
 
 @dataclass(frozen=True, kw_only=True)
-class Programs:
-    """The three programs on this host."""
+class ControlPlanePaths:
+    """The paths of the three programs on this host."""
 
     etcd: Path
     api_server: Path
     controller_manager: Path
 
 
-def find(directory: Path | None) -> Programs:
-    """Returns the programs: Kubernetes' from that directory or else from PATH, etcd from PATH.
+def find(directory: Path | None) -> ControlPlanePaths:
+    """Returns the programs: those of Kubernetes from that directory or else from PATH, etcd from PATH.
 
     Raises:
         NotJudged: one of them is not on this host.
@@ -56,37 +71,43 @@ def find(directory: Path | None) -> Programs:
         found = shutil.which(name, path=str(within) if within else None)
         if found is None:
             raise NotJudged(f"no {name} {f'in {within}' if within else 'on PATH'}: there is no cluster to join "
-                            "(hint: apt-get install etcd-server; python -m images control-plane; --control-plane)")
+                            "(hint: install etcd (Debian: etcd-server); build the other two by `python -m images "
+                            "control-plane`, and name their directory with --control-plane)")
         return Path(found)
 
-    return Programs(etcd=path("etcd", within=None), api_server=path("kube-apiserver", within=directory),
-                    controller_manager=path("kube-controller-manager", within=directory))
+    return ControlPlanePaths(etcd=path("etcd", within=None), api_server=path("kube-apiserver", within=directory),
+                             controller_manager=path("kube-controller-manager", within=directory))
 
 
 class ControlPlane:
-    """Runs for as long as the context lasts; nodes reach it at CLUSTER_ADDRESS, this host at `address`."""
+    """A control plane that runs as long as the context; nodes reach it at CLUSTER_ADDRESS, this host at `address`.
 
-    def __init__(self, programs: Programs, confinement: Confinement) -> None:
+    When it ends, also because it could not start, the ends of its programs' logs are written to `records`, if given.
+    """
+
+    def __init__(self, programs: ControlPlanePaths, confinement: Confinement, *,
+                 records: Path | None = None) -> None:
         self.authority = Authority()
         self.address = ".".join(["127", *(str(secrets.randbelow(254) + 1) for _ in range(3))])
         self._programs = programs
         self._confinement = confinement
-        self._started: list[Program] = []
+        self._records = records
+        self._started: list[ControlPlaneProgram] = []
         self._stack = contextlib.ExitStack()
         self._directory = self._stack.enter_context(PrivateDirectory()).path
         self._directory.chmod(0o711)
-        self.admin = self._keep("admin", self.authority.issue("lifsea-testbed", group="system:masters"))
-        self.tunnel = Tunnel(self._place("") / "tunnel")
+        self.admin = self._write_identity("admin", self.authority.issue("lifsea-testbed", group="system:masters"))
+        self.tunnel = KubeletTunnel(self._place("") / "tunnel")
 
     def __enter__(self) -> Self:
-        """Starts the programs one after the other, and returns when the API server is ready.
+        """Starts the programs one after the other; returns when the API server is ready.
 
         Raises:
-            LaunchError: one of them ended.
+            LaunchError: a program ended.
             HostError: the API server was not ready in time.
         """
         with contextlib.ExitStack() as undo:
-            undo.callback(self._stack.close)
+            undo.callback(self.__exit__)
             self._stack.enter_context(self.tunnel.admitted(self._confinement.uid, self._confinement.gid))
             self._start(self._programs.etcd, self._etcd())
             self._start(self._programs.api_server, self._api_server())
@@ -96,16 +117,20 @@ class ControlPlane:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ends the programs, the last one first, and removes all that they wrote."""
-        self._stack.close()
+        """Ends the programs, the last one first, writes their logs to the records, and removes their files."""
+        with self._stack:
+            if self._records is not None:
+                self._records.mkdir(parents=True, exist_ok=True)
+                for name, text in self.logs().items():
+                    (self._records / f"{name}.log").write_text(redact(text), "utf-8")
 
     @property
     def certificate(self) -> Path:
-        """The file with the authority's certificate."""
+        """The file of the authority's certificate."""
         return self._write("authority.crt", self.authority.certificate)
 
-    def kubeconfig(self, name: str, server: str, identity: Identity) -> str:
-        """Returns a kubeconfig (JSON, which is YAML) by which that identity reaches a server."""
+    def kubeconfig(self, name: str, server: str, identity: ClientIdentity) -> str:
+        """Returns a kubeconfig (JSON, which is YAML) with which that identity connects to a server."""
         encoded = {field: _base64(value) for field, value in (
             ("certificate-authority-data", self.authority.certificate),
             ("client-certificate-data", identity.certificate), ("client-key-data", identity.key))}  # fmt: skip
@@ -117,16 +142,17 @@ class ControlPlane:
         })  # fmt: skip
 
     def logs(self) -> dict[str, str]:
-        """Returns the end of what each program wrote, by its name."""
-        return {program.name: program.said for program in self._started}
+        """Returns the end of each program's log, by its name."""
+        return {program.name: program.log() for program in self._started}
 
     def processor_time(self) -> float:
-        """Returns how much of the host's processors all of it has used (seconds)."""
+        """Returns the processor time of all programs together (seconds)."""
         return sum(program.processor_time() for program in self._started)
 
     def _start(self, path: Path, options: Sequence[str]) -> None:
         directory = self._place(path.name)
-        program = self._stack.enter_context(Program(path, options, directory=directory, confinement=self._confinement))
+        program = ControlPlaneProgram(path, options, directory=directory, confinement=self._confinement)
+        self._stack.enter_context(program)
         self._started.append(program)
 
     def _await(self) -> None:
@@ -135,10 +161,12 @@ class ControlPlane:
             for program in self._started:
                 program.require()
             if deadline.expired:
-                raise HostError(f"kube-apiserver was not ready within {_STARTING:.0f} s",
-                                evidence=self._started[-1].said, expected="/readyz answers ok",
-                                hint="the host may be overloaded")  # fmt: skip
-            time.sleep(_GLANCE)
+                logs = "\n".join(f"--- {name}\n{text}" for name, text in self.logs().items())
+                where = f"; whole logs: {self._records}" if self._records else ""
+                raise HostError(f"kube-apiserver was not ready within {_STARTING:.0f} s", evidence=logs,
+                                expected=f"GET https://{self.address}:{CLUSTER_PORT}/readyz returns 200",
+                                hint=f"check the host's load, memory and disk{where}")  # fmt: skip
+            time.sleep(_POLL)
 
     def _is_ready(self) -> bool:
         context = ssl.create_default_context(cafile=str(self.certificate))
@@ -150,7 +178,7 @@ class ControlPlane:
         return False
 
     def _etcd(self) -> list[str]:
-        certificate, key = self._keep("etcd", self.authority.issue("etcd", addresses=[self.address]))
+        certificate, key = self._write_identity("etcd", self.authority.issue("etcd", addresses=[self.address]))
         peers, clients = (f"https://{self.address}:{port}" for port in (_PEERS, _CLIENTS))
         trusted = [f"--{kind}trusted-ca-file={self.certificate}" for kind in ("", "peer-")]
         return [
@@ -163,8 +191,8 @@ class ControlPlane:
 
     def _api_server(self) -> list[str]:
         addresses = [self.address, CLUSTER_ADDRESS, _SERVICES.replace("0.0/16", "0.1")]
-        certificate, key = self._keep("api", self.authority.issue("kube-apiserver", addresses=addresses))
-        to_etcd, to_nodes = (self._keep(name, self.authority.issue(name, group="system:masters"))
+        certificate, key = self._write_identity("api", self.authority.issue("kube-apiserver", addresses=addresses))
+        to_etcd, to_nodes = (self._write_identity(name, self.authority.issue(name, group="system:masters"))
                              for name in ("api-etcd", "api-kubelet"))  # fmt: skip
         tokens = self._write("tokens.key", private_key())
         return [
@@ -175,7 +203,7 @@ class ControlPlane:
             f"--kubelet-client-certificate={to_nodes[0]}", f"--kubelet-client-key={to_nodes[1]}",
             "--kubelet-preferred-address-types=Hostname", f"--egress-selector-config-file={self._egress()}",
             "--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction",
-            # What this plugin adds to each pod is the token of an account that no controller here makes.
+            # This plugin adds to each pod the token of an account that no controller makes here.
             "--disable-admission-plugins=ServiceAccount", "--allow-privileged=true",
             f"--service-account-key-file={tokens}", f"--service-account-signing-key-file={tokens}",
             f"--service-account-issuer=https://{CLUSTER_ADDRESS}:{CLUSTER_PORT}",
@@ -183,7 +211,7 @@ class ControlPlane:
         ]  # fmt: skip
 
     def _egress(self) -> Path:
-        """The API server reaches kubelets through the tunnel (Kubernetes, KEP 1281, network proxy)."""
+        """Routes connections to kubelets through the tunnel (Kubernetes, KEP 1281, network proxy)."""
         connection = {"proxyProtocol": "HTTPConnect", "transport": {"uds": {"udsName": str(self.tunnel.path)}}}
         selection = {"name": "cluster", "connection": connection}
         return self._write("egress.yaml", json.dumps({
@@ -200,7 +228,7 @@ class ControlPlane:
             "--leader-elect=false", "--port=0", "--secure-port=0",
         ]  # fmt: skip
 
-    def _keep(self, name: str, identity: Identity) -> tuple[Path, Path]:
+    def _write_identity(self, name: str, identity: ClientIdentity) -> tuple[Path, Path]:
         return self._write(f"{name}.crt", identity.certificate), self._write(f"{name}.key", identity.key)
 
     def _write(self, name: str, content: bytes) -> Path:
@@ -221,3 +249,89 @@ class ControlPlane:
 
 def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
+
+
+class ControlPlaneProgram:
+    """One running program, confined, in a directory of its own; it ends with the context, or with this process."""
+
+    def __init__(self, path: Path, options: Sequence[str], *, directory: Path, confinement: Confinement) -> None:
+        self.name = path.name
+        self._log = directory / f"{path.name}.log"
+        self._command = [str(path), *options]
+        # By descriptor: the confined user may have no access to the program's directory.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            command = confinement.wrap([f"/proc/self/fd/{descriptor}", *options])
+            with self._log.open("ab") as log:
+                self._process = starter().submit(
+                    subprocess.Popen, command, cwd=directory, pass_fds=[descriptor], stdin=subprocess.DEVNULL,
+                    stdout=log, stderr=log,
+                ).result()
+        finally:
+            os.close(descriptor)
+
+    def __enter__(self) -> ControlPlaneProgram:
+        """Returns the program, which was started when the object was made."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Sends SIGTERM, then SIGKILL if it does not end in time; returns when it has ended."""
+        self._process.terminate()
+        try:
+            self._process.wait(_ENDING)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def processor_time(self) -> float:
+        """Returns the processor time that it has used (seconds)."""
+        return processor_time(self._process.pid)
+
+    def log(self) -> str:
+        """Returns the end of its log."""
+        return printable(self._log.read_bytes()[-_LOG_END:])
+
+    def require(self) -> None:
+        """Checks that it runs.
+
+        Raises:
+            LaunchError: it has ended.
+        """
+        status = self._process.poll()
+        if status is not None:
+            raise LaunchError(f"{self.name} {describe_exit(status)}", expected="it runs until the cluster ends",
+                              evidence=f"{shlex.join(self._command)}\n{self.log()}",
+                              hint="check the host's memory and disk")  # fmt: skip
+
+
+class KubeletTunnel(Relay):
+    """The tunnel from the API server to the kubelets: HTTP CONNECT on a unix socket, nodes by their names."""
+
+    def __init__(self, path: Path) -> None:
+        self._kubelets: dict[str, tuple[str, int]] = {}
+        super().__init__(path, self._accept)
+
+    def announce(self, node: str, address: tuple[str, int]) -> None:
+        """Maps the name of a node to the address of its kubelet on this host."""
+        self._kubelets[node] = address
+
+    def _accept(self, connection: socket.socket) -> socket.socket:
+        """Reads a CONNECT request, connects to the kubelet, and confirms; returns the connection.
+
+        Raises:
+            OSError: it is not a CONNECT request, or no node of that name was announced.
+        """
+        request = b""
+        while not request.endswith(_END):
+            read = connection.recv(1)
+            if not read or len(request) > _LONGEST:
+                raise ConnectionError("the API server sent no CONNECT request")
+            request += read
+        match = _REQUEST.match(request)
+        address = self._kubelets.get(match[1].decode("ascii", "replace")) if match else None
+        if address is None:
+            connection.sendall(b"HTTP/1.1 502 Bad Gateway\r\n\r\n")
+            raise ConnectionError("no node of that name was announced")
+        connected = connect_to(address)(connection)
+        connection.sendall(b"HTTP/1.1 200 Connection Established\r\n\r\n")
+        return connected

@@ -9,7 +9,7 @@ import importlib.resources
 import re
 
 from lifsea_testbed.errors import WaitTimedOut
-from lifsea_testbed.profiles.profile import Access, Line
+from lifsea_testbed.profiles.profile import AccessSection, ChannelDevice
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.guest_paths import DIRECTORY, USER_DATA_RUNS
 from lifsea_testbed.support.protocols import Console
@@ -21,17 +21,17 @@ _WAKE_EVERY = 3.0
 _HERE = "/run/lifsea-testbed-agent"
 
 
-def user_data(port: str, line: Line) -> bytes:
+def user_data(port: str, line: ChannelDevice) -> bytes:
     """Returns a user-data script that opens a command channel, now and at each later boot.
 
     It writes below /etc only, which every profile promises to be writable: a script and a systemd unit. A virtio-serial
     port is found by its name through sysfs, so that images with trimmed udev rules work as well; on a terminal the
     getty is stopped.
     """
-    agent = _agent("channel.sh" if line is Line.PORT else "terminal.sh")
-    opening = _OPEN_PORT.format(port=port, directory=DIRECTORY) if line is Line.PORT else \
+    agent = _agent("channel.sh" if line is ChannelDevice.PORT else "terminal.sh")
+    opening = _OPEN_PORT.format(port=port, directory=DIRECTORY) if line is ChannelDevice.PORT else \
         f"exec /bin/sh {DIRECTORY}/agent.sh /dev/{line}\n"  # fmt: skip
-    taking = "" if line is Line.PORT else _TAKE_TERMINAL.format(line=line)
+    taking = "" if line is ChannelDevice.PORT else _TAKE_TERMINAL.format(line=line)
     return _USER_DATA.format(directory=DIRECTORY, runs=USER_DATA_RUNS, unit=_UNIT, agent=agent, opening=opening,
                              taking=taking).encode()  # fmt: skip
 
@@ -40,16 +40,17 @@ def console_shell_user_data() -> bytes:
     """Returns a user-data script that opens an interactive root shell on ttyS0, now and at each later boot."""
     opening = 'export TERM=vt220; cd /root; if command -v bash >/dev/null; then exec bash -l; else exec sh -l; fi\n'
     script = _USER_DATA.format(directory=DIRECTORY, runs=USER_DATA_RUNS, unit=_UNIT, agent="", opening=opening,
-                               taking=_TAKE_TERMINAL.format(line=Line.SERIAL))  # fmt: skip
-    return script.replace("[Service]\n", f"[Service]\nStandardInput=tty-force\nTTYPath=/dev/{Line.SERIAL}\n").encode()
+                               taking=_TAKE_TERMINAL.format(line=ChannelDevice.SERIAL))  # fmt: skip
+    service = f"[Service]\nStandardInput=tty-force\nTTYPath=/dev/{ChannelDevice.SERIAL}\n"
+    return script.replace("[Service]\n", service).encode()
 
 
 def console_shell_script() -> str:
     """Returns a script that opens a root shell on ttyS0 of a running machine and stops other readers of ttyS0."""
-    return _AT_CONSOLE.format(line=Line.SERIAL)
+    return _AT_CONSOLE.format(line=ChannelDevice.SERIAL)
 
 
-def log_in(console: Console, access: Access, deadline: Deadline) -> None:
+def log_in(console: Console, access: AccessSection, deadline: Deadline) -> None:
     """Logs in on a console: enters the user's name at the prompt, and the password if the user has one.
 
     Raises:
@@ -60,7 +61,7 @@ def log_in(console: Console, access: Access, deadline: Deadline) -> None:
         _answer(console, _PASSWORD, access.password, deadline)
 
 
-def type_agent(console: Console, access: Access) -> None:
+def type_agent(console: Console, access: AccessSection) -> None:
     """Types the guest's end of a command channel into the shell at a console's prompt, and starts it there.
 
     Tabs, on which an interactive shell completes words, are typed as blanks.
@@ -76,7 +77,7 @@ def interrupt(console: Console) -> None:
     console.send(b"\x03")
 
 
-def typed(access: Access) -> bytes:
+def typed(access: AccessSection) -> bytes:
     """Returns the input for a shell on a console that starts the guest's end of a command channel there."""
     become = f"{access.become} " if access.become else ""
     return _TYPED.format(here=_HERE, agent=_agent("terminal.sh").expandtabs(2), become=become).encode()

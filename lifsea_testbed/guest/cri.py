@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from lifsea_testbed.errors import GuestFailure, NotJudged
 from lifsea_testbed.guest import protobuf
 from lifsea_testbed.guest.protobuf import Message
-from lifsea_testbed.profiles.profile import Cluster
+from lifsea_testbed.profiles.profile import ClusterSection
 from lifsea_testbed.support.protocols import Shell
 
 _VERSIONS = ("v1", "v1alpha2")
@@ -104,7 +104,7 @@ class ContainerRuntime:
     `escape` is the profile's command that runs a script in a privileged container with the host's root at /host.
     """
 
-    def __init__(self, shell: Shell, settings: Cluster, escape: str = "") -> None:
+    def __init__(self, shell: Shell, settings: ClusterSection, escape: str = "") -> None:
         self._shell = shell
         self._settings = settings
         self._escape = escape

@@ -7,7 +7,7 @@ import re
 import shlex
 
 from lifsea_testbed.guest.network import GuestNetwork
-from lifsea_testbed.profiles.profile import Cluster
+from lifsea_testbed.profiles.profile import ClusterSection
 from lifsea_testbed.support.protocols import Shell
 
 KUBELET, CONTAINERD = "kubelet.service", "containerd.service"
@@ -23,7 +23,7 @@ tr '\\0' '\\n' </proc/$pid/cmdline 2>/dev/null || systemctl show --property=Exec
 class Kubelet:
     """The kubelet of one machine, by the paths of the profile."""
 
-    def __init__(self, shell: Shell, settings: Cluster) -> None:
+    def __init__(self, shell: Shell, settings: ClusterSection) -> None:
         self._shell = shell
         self._settings = settings
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lifsea_testbed.profiles.profile import Operations
+from lifsea_testbed.profiles.profile import OperationsSection
 from lifsea_testbed.support.protocols import Shell
 
 #: Starting the container may have to unpack an image first (seconds on real hardware).
@@ -12,7 +12,7 @@ _START = 60.0
 class OperationsContainer:
     """Controls the operations container by the commands of the profile."""
 
-    def __init__(self, shell: Shell, commands: Operations) -> None:
+    def __init__(self, shell: Shell, commands: OperationsSection) -> None:
         self._shell = shell
         self._commands = commands
 

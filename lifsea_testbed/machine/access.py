@@ -8,14 +8,14 @@ from typing import Protocol
 from lifsea_testbed.console.login import log_in
 from lifsea_testbed.console.transcript import Transcript
 from lifsea_testbed.errors import ProfileRefused
-from lifsea_testbed.profiles.profile import Access, Road
+from lifsea_testbed.profiles.profile import AccessMethod, AccessSection
 from lifsea_testbed.support.deadline import Deadline
 
 
 class ConsoleAccess(Protocol):
     """A way to the prompt of a root shell on a console."""
 
-    def __call__(self, console: Transcript, access: Access, deadline: Deadline) -> object:
+    def __call__(self, console: Transcript, access: AccessSection, deadline: Deadline) -> object:
         """Brings the console to the prompt; called again, until the deadline, when no shell answers there.
 
         Raises:
@@ -24,11 +24,11 @@ class ConsoleAccess(Protocol):
         ...
 
 
-def _at_prompt(console: Transcript, access: Access, deadline: Deadline) -> None:
+def _at_prompt(console: Transcript, access: AccessSection, deadline: Deadline) -> None:
     """A getty that logs root in by itself, or an image whose console is a shell."""
 
 
-_BUILT_IN: dict[str, ConsoleAccess] = {Road.LOGIN: log_in, Road.PROMPT: _at_prompt}
+_BUILT_IN: dict[str, ConsoleAccess] = {AccessMethod.LOGIN: log_in, AccessMethod.PROMPT: _at_prompt}
 
 
 def console_access(name: str, further: Mapping[str, ConsoleAccess]) -> ConsoleAccess:
@@ -39,6 +39,6 @@ def console_access(name: str, further: Mapping[str, ConsoleAccess]) -> ConsoleAc
     """
     known = {**_BUILT_IN, **further}
     if name not in known:
-        names = ", ".join([Road.USER_DATA, Road.NONE, *known])
+        names = ", ".join([AccessMethod.USER_DATA, AccessMethod.NONE, *known])
         raise ProfileRefused(f"access method {name!r} is unknown", hint=f"one of {names}")
     return known[name]

@@ -28,7 +28,7 @@ from lifsea_testbed.errors import (
     WaitTimedOut,
 )
 from lifsea_testbed.machine.access import ConsoleAccess, console_access
-from lifsea_testbed.profiles.profile import Access, Line, Road
+from lifsea_testbed.profiles.profile import AccessMethod, AccessSection, ChannelDevice
 from lifsea_testbed.qemu import command_line
 from lifsea_testbed.qemu.instruction_counter import Counter, Tally
 from lifsea_testbed.qemu.process import QemuProcess
@@ -105,11 +105,11 @@ class Boot:
             self.command = command_line.command(hardware, wires)
             self.transcript = Transcript(ours["console"], liveness=self.liveness, file=transcript,
                                          redactor=redactor.stream())
-            self.consoles = {Line.SERIAL: self.transcript}
+            self.consoles = {ChannelDevice.SERIAL: self.transcript}
             if with_virtio_console:
                 beside = transcript.with_name(f"hvc0-{transcript.name}")
-                self.consoles[Line.VIRTIO] = Transcript(ours["virtio_console"], liveness=self.liveness, file=beside,
-                                                        redactor=redactor.stream())
+                self.consoles[ChannelDevice.VIRTIO] = Transcript(
+                    ours["virtio_console"], liveness=self.liveness, file=beside, redactor=redactor.stream())
             self.assistant = CloudAssistant(ours["assistant"], liveness=self.liveness)
             self._port = PortChannel(ours["channel"], liveness=self.liveness)
             self.channel: Channel = self._port
@@ -167,7 +167,7 @@ class Boot:
         self.execute("device_add", {"driver": "virtio-net-pci", "id": f"{name}-device", "netdev": name, "mac": card.mac,
                                     "romfile": "", "disable-modern": False, "disable-legacy": "off"})  # fmt: skip
 
-    def open_shell(self, method: str, access: Access, deadline: Deadline) -> str:
+    def open_shell(self, method: str, access: AccessSection, deadline: Deadline) -> str:
         """Gets a root shell by that access method, makes it the channel, and returns the boot id.
 
         Raises:
@@ -175,7 +175,7 @@ class Boot:
             GuestCrashed, LaunchError: the machine ended first.
             ProfileRefused: there is no such access method.
         """
-        if method == Road.USER_DATA:
+        if method == AccessMethod.USER_DATA:
             return self.attach_channel(method, access, deadline)
         bring_to_prompt = console_access(method, self._access_methods)
         console, terminal = self._take_console(access)
@@ -194,7 +194,7 @@ class Boot:
                     raise
                 interrupt(console)
 
-    def attach_channel(self, method: str, access: Access, deadline: Deadline,
+    def attach_channel(self, method: str, access: AccessSection, deadline: Deadline,
                        first: Callable[[Channel], object] = lambda channel: None) -> str:
         """Makes the shell that opens by itself, or is open already, the channel, and returns the boot id.
 
@@ -204,14 +204,14 @@ class Boot:
             WaitTimedOut: no shell answered in time.
             GuestCrashed, LaunchError: the machine ended first.
         """
-        if method == Road.USER_DATA and access.line is Line.PORT:
+        if method == AccessMethod.USER_DATA and access.line is ChannelDevice.PORT:
             self.channel = self._port
         else:
             self._take_console(access)
         first(self.channel)
         return self.channel.greet(deadline)
 
-    def _take_console(self, access: Access) -> tuple[Transcript, SerialChannel]:
+    def _take_console(self, access: AccessSection) -> tuple[Transcript, SerialChannel]:
         console = self.consoles[access.console]
         self.channel = terminal = SerialChannel(console, liveness=self.liveness)
         console.set_frame_handler(terminal.on_frame)

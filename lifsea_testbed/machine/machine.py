@@ -32,7 +32,7 @@ from lifsea_testbed.machine.boot import Boot
 from lifsea_testbed.machine.fidelity import HardwareFidelity
 from lifsea_testbed.machine.network import MachineNetwork
 from lifsea_testbed.machine.postmortem import Postmortem, Records
-from lifsea_testbed.profiles.profile import Access, Line, Profile, Road
+from lifsea_testbed.profiles.profile import AccessMethod, AccessSection, ChannelDevice, Profile
 from lifsea_testbed.qemu import command_line, storage
 from lifsea_testbed.qemu.instruction_counter import Counter
 from lifsea_testbed.qemu.storage import Layers, MemoryFile
@@ -76,7 +76,7 @@ class Machine:
         self.boot_id = ""
         self.shell_after = 0.0
         self.restored_in: float | None = None
-        self.access_method = Road.NONE
+        self.access_method: str = AccessMethod.NONE
         self.boots: list[Boot] = []
         self._hardware = hardware
         self.image = image
@@ -110,7 +110,7 @@ class Machine:
         return self.boots[-1]
 
     @property
-    def access(self) -> Access:
+    def access(self) -> AccessSection:
         """The section of the profile that says how to get its root shell."""
         return self._profile().access
 
@@ -164,7 +164,7 @@ class Machine:
         number = len(self.boots) + 1
         boot = Boot(self._hardware, image=self.image, overlay=self._overlay, directory=self._directory,
                     transcript=self.records / f"transcript-{number}.txt", confinement=self._confinement,
-                    with_virtio_console=self._profile().access.line is Line.VIRTIO, layers=self._layers,
+                    with_virtio_console=self._profile().access.line is ChannelDevice.VIRTIO, layers=self._layers,
                     memory=None if self.boots else self._memory, redactor=self._redactor, log=log, data=self._data,
                     counter=self._counter, access_methods=self._access_methods)  # fmt: skip
         self.boots.append(boot)
@@ -172,7 +172,7 @@ class Machine:
         boot.start(self.network.nics)
         self.network.connect(boot)
 
-    def resume(self, access: Access, *, access_method: Road, shell_after: float,
+    def resume(self, access: AccessSection, *, access_method: str, shell_after: float,
                first: Callable[[Channel], object] = lambda channel: None) -> None:
         """Resumes from the state that came with its memory, calls `first` with the channel, and waits for the shell.
 
@@ -231,7 +231,7 @@ class Machine:
         Raises:
             BootFailed: some unit failed or is still waited for.
         """
-        if self.access_method is Road.NONE:
+        if self.access_method == AccessMethod.NONE:
             return
         within = self._profile().boot.ready_within
         try:
@@ -346,9 +346,9 @@ class Machine:
 
     def _await_shell(self) -> None:
         access = self._profile().access
-        for method in access.roads:
+        for method in access.methods:
             self.access_method = method
-            if method is Road.NONE:
+            if method == AccessMethod.NONE:
                 self._await_sign_of_readiness()
                 return
             deadline = self._time_scale.deadline(self._profile().boot.shell_within)
@@ -361,7 +361,7 @@ class Machine:
         raise self._no_shell()
 
     def _no_shell(self) -> BootFailed:
-        methods = ", ".join(self._profile().access.roads)
+        methods = ", ".join(self._profile().access.methods)
         requests = ", ".join(dict.fromkeys(printable(seen.path) for seen in self.requests)) or "none"
         return self.boot.no_shell(methods, requests)
 

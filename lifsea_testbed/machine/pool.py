@@ -21,7 +21,7 @@ from lifsea_testbed.machine.factory import InitialState, MachineFactory, Machine
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.machine.snapshot import Snapshot
 from lifsea_testbed.machine.snapshot_cache import SnapshotCache
-from lifsea_testbed.profiles.profile import Road
+from lifsea_testbed.profiles.profile import AccessMethod
 from lifsea_testbed.qemu.storage import Layers, MemoryFile, copy_sparse, create_memory_file
 from lifsea_testbed.support.deadline import Deadline
 
@@ -195,7 +195,7 @@ class MachinePool:
         with contextlib.ExitStack() as stack:
             spec = MachineSpec(name="template-machine", memory=self._own_memory(stack))
             machine = stack.enter_context(factory.create(spec))
-            if machine.access_method is Road.NONE:
+            if machine.access_method == AccessMethod.NONE:
                 raise CannotRestore("the image offers no shell to set a restored machine's clock by")
             comes_up(machine)  # a test that needs it to be ready finds out if it is not
             ready = time.monotonic()
@@ -287,7 +287,7 @@ class SharedMachine:
 
     def _look(self, machine: Machine) -> tuple[Look, int]:
         """The state of the machine, and the bytes that were written to its disk."""
-        if machine.access_method is Road.NONE:
+        if machine.access_method == AccessMethod.NONE:
             nothing = Look(changed=(), processes=frozenset(), mounted=frozenset())
             return nothing, machine.boot.written
         writable = {*self._pool.factory.profile.paths.writable} - _UNWATCHED

@@ -22,7 +22,7 @@ from lifsea_testbed.ecs.metadata import MetadataRequest
 from lifsea_testbed.errors import GuestFailure, TestbedError
 from lifsea_testbed.machine import clock_reseed
 from lifsea_testbed.machine.machine import Machine
-from lifsea_testbed.profiles.profile import Access, Road
+from lifsea_testbed.profiles.profile import AccessSection
 from lifsea_testbed.qemu.storage import Layers, MemoryFile, copy_sparse
 from lifsea_testbed.support.deadline import Deadline
 
@@ -56,8 +56,8 @@ class SnapshotFacts(BaseModel):
     instance: Instance
     memory: int
     disks: int
-    access_method: Road
-    access: Access
+    access_method: str
+    access: AccessSection
     boot_id: str
     shell_after: float
     clock: int

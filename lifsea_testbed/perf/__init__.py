@@ -1,1 +1,1 @@
-"""Figures: taken in tests, kept for years, judged by statistics, shown on a dashboard."""
+"""Figures: measured in tests, stored for years, judged by statistics, shown on a dashboard."""

@@ -11,14 +11,14 @@ import numpy as np
 from otava.analysis import compute_change_points
 from scipy import stats
 
-#: Smaller steps do not count. Chance has more places in a history than in a comparison: so this is more than there.
+#: Smaller steps do not count. A history offers chance more places than a comparison does, so this floor is higher.
 FLOOR = 0.02
 #: Otava's own default for a step that chance does not explain.
 _ALPHA = 0.001
-#: How unlikely a step must be, seeing that its place was chosen for being unlikely. Found by trial: of 200 level
+#: The significance of a step whose place was selected for being unlikely. Found by trial: of 200 level
 #: histories of 300 builds, none at 1 % noise and 4 at 3 % have a step; a real one is found at its third build.
 _CONFIRM = 0.0001
-#: Builds that are looked at together; a step needs some on either side.
+#: The window of builds, and the fewest builds of a series that can have a step.
 _WINDOW = 50
 _LEAST = 6
 
@@ -41,7 +41,7 @@ class Step:
 
 
 def steps(values: Sequence[float], *, floor: float = FLOOR) -> list[Step]:
-    """Returns the change points of a series, in order; changes below the floor are none.
+    """Returns the change points of a series, in order; changes below the floor are not steps.
 
     The series is one value a build, in order of time. Fewer than six values have no change points.
     """
@@ -56,15 +56,15 @@ def steps(values: Sequence[float], *, floor: float = FLOOR) -> list[Step]:
 
 
 def exact_steps(values: Sequence[float]) -> list[Step]:
-    """Returns every place where the value differs from the one before: of an exact metric, each is a change."""
+    """Returns every index whose value differs from the one before; in an exact metric each is a change."""
     return [Step(index=index, before=before, after=after, p=0.0)
             for index, (before, after) in enumerate(itertools.pairwise(values), start=1) if before != after]
 
 
 def _confirmed(values: list[float], places: list[int], floor: float) -> list[Step]:
-    """Drops, weakest first, what is no step between whole neighbouring levels.
+    """Drops, weakest first, every point that is not a step between the whole levels on either side.
 
-    Otava 0.8.0 judges a point by one of its neighbours that it has dropped since; a few outliers look like a step then.
+    Otava 0.8.0 judges a point by a neighbour that it drops later; a few outliers then look like a step.
     """
     while places:
         bounds = [0, *places, len(values)]

@@ -1,4 +1,4 @@
-"""The judge of two builds: a permutation test, the size of the change, and the smallest change that counts."""
+"""Compares two builds by a permutation test, the size of the change, and the smallest change that counts."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from scipy import stats
 from lifsea_testbed.perf.metric import Better, Metric
 
 _Floats = NDArray[np.float64]
-#: Below this probability, a difference is not taken for chance (as Firecracker's tools/ab_test.py has it).
+#: Below this probability a difference is not attributed to chance (the value of Firecracker's tools/ab_test.py).
 ALPHA = 0.01
 #: Smaller changes do not count, however certain they are.
 FLOOR = 0.01
-#: So many ways to part the samples are tried where they cannot all be counted; so many samples a bootstrap draws.
+#: The number of permutations tried where they cannot all be counted, and of resamples of a bootstrap.
 RESAMPLES = 9999
-#: Up to this product of the numbers of samples, all ways are counted.
+#: Up to this product of the numbers of samples, all permutations are counted.
 _COUNTABLE = 10_000
 _CONFIDENCE = 0.95
 _SEED = 20230620
 
 
 class Change(enum.StrEnum):
-    """What became of a metric between two builds."""
+    """The verdict on a metric between two builds."""
 
     REGRESSED = "regressed"
     IMPROVED = "improved"
@@ -36,7 +36,7 @@ class Change(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """An estimate with the bounds that hold it with 95 % confidence."""
+    """An estimate with its 95 % confidence bounds."""
 
     low: float
     middle: float
@@ -45,7 +45,7 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What two sets of samples say: medians in the metric's unit, the change as a share of the first median.
+    """The comparison of two sets of samples: medians in the metric's unit, the change as a share of the first median.
 
     `p` is the probability of such a difference by chance; `before` and `after` are numbers of samples.
     """
@@ -74,7 +74,7 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetCheck:
-    """Whether the median is certain to lie within the budget: the bound on the bad side decides."""
+    """Whether the median is certain to be within the budget: the bound on the bad side decides."""
 
     metric: Metric
     budget: float
@@ -97,8 +97,8 @@ class BudgetCheck:
 def compare(metric: Metric, before: Sequence[float], after: Sequence[float], *, floor: float = FLOOR) -> Comparison:
     """Compares the samples of two builds.
 
-    The test permutes ranks, so that outliers and skew do no harm. A change counts if chance is no explanation and it
-    is not below the floor. Nothing has changed if the whole interval of the change is within the floor. Everything
+    The test permutes ranks, so that outliers and skew do no harm. A change counts if chance does not explain it and it
+    is not below the floor. The metric is unchanged if the whole interval of the change is within the floor. Everything
     else is too noisy to tell; more samples would decide it. An exact metric has no noise: its medians decide.
     """
     old, new = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
@@ -110,7 +110,7 @@ def compare(metric: Metric, before: Sequence[float], after: Sequence[float], *, 
 
 
 def check(metric: Metric, values: Sequence[float], budget: float) -> BudgetCheck:
-    """Holds the samples of one build against a budget."""
+    """Checks the samples of one build against a budget."""
     return BudgetCheck(metric=metric, budget=budget, median=median(values))
 
 
@@ -138,12 +138,12 @@ def _change(metric: Metric, effect: Interval, p: float, floor: float) -> Change:
 
 
 def _permuted(old: _Floats, new: _Floats) -> float:
-    """The probability that chance alone parts the ranks of the samples so far."""
+    """The probability that chance alone separates the ranks of the samples as much as this."""
     ranks = stats.rankdata(np.concatenate([old, new]))
     if np.ptp(ranks) == 0 or min(len(old), len(new)) < 2:
         return 1.0
     if len(np.unique(ranks)) == len(ranks) and len(old) * len(new) <= _COUNTABLE:
-        # Where no two samples are equal, all permutations can be counted instead of tried.
+        # Without ties, all permutations can be counted instead of sampled.
         return float(stats.mannwhitneyu(old, new, method="exact").pvalue)
     return _tried(ranks[: len(old)], ranks[len(old) :])
 
@@ -160,7 +160,7 @@ def _tried(old: _Floats, new: _Floats) -> float:
 def _effect(old: _Floats, new: _Floats) -> Interval:
     """The shift of Hodges and Lehmann, as a share of the old median, with its interval by Mann and Whitney's test.
 
-    Too few samples bound nothing.
+    With too few samples the interval is infinite.
     """
     shifts = _shares(np.sort(np.subtract.outer(new, old), axis=None), abs(float(np.median(old))))
     spread = np.sqrt(len(old) * len(new) * (len(old) + len(new) + 1) / 12)
@@ -170,6 +170,6 @@ def _effect(old: _Floats, new: _Floats) -> Interval:
 
 
 def _shares(shifts: _Floats, scale: float) -> _Floats:
-    """The shifts as shares; of nothing, everything is infinitely more."""
+    """The shifts as shares of the scale; infinite if the scale is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.nan_to_num(shifts / np.float64(scale), nan=0.0, posinf=np.inf, neginf=-np.inf)

@@ -1,4 +1,4 @@
-"""The dashboard: a static site that needs no server and no network, its data cut so that a page loads what it shows."""
+"""The dashboard: a static site without server or network; its data are split so that a view loads only its own part."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from lifsea_testbed.perf.metric import Build, Setting
 from lifsea_testbed.perf.trend import Point, Trend
 from lifsea_testbed.support.sanitize import slug
 
-#: So many builds share a file of samples.
+#: The number of builds that share a file of samples.
 CHUNK = 20
-#: So many values make the small curve of the overview.
+#: The number of values in the small curve of the overview.
 _SPARK = 60
 _DIGITS = 7
 
 
 def write(trends: Iterable[Trend], output: Path) -> None:
-    """Writes the site into that directory, in place of an older one.
+    """Writes the site into that directory and replaces an older one.
 
-    Every text is data: the pages put it where no browser takes it for markup.
+    Every text is data: the pages insert it as text nodes and attributes, never as markup.
     """
     shutil.rmtree(output / "data", ignore_errors=True)
     (output / "data").mkdir(parents=True)
@@ -47,7 +47,7 @@ def write(trends: Iterable[Trend], output: Path) -> None:
 
 
 def _save(output: Path, name: str, content: Any) -> None:
-    """Writes a script that hands the content over: unlike other files, a page may load it from a disk."""
+    """Writes the content as a script that passes it to the page: a page opened from a disk may load scripts only."""
     text = json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     (output / "data" / f"{name}.js").write_text(f'receive("{name}",{text});\n', "utf-8")
 
@@ -126,7 +126,7 @@ def _tests(point: Point) -> list[dict[str, Any]]:
 
 
 def _short(value: float | None) -> float | None:
-    """The number with seven digits; what is not finite has no place in JSON."""
+    """The number rounded to seven digits; None if it is not finite, because JSON has no such numbers."""
     if value is None or not math.isfinite(value):
         return None
     return float(f"{value:.{_DIGITS}g}")

@@ -1,4 +1,4 @@
-"""The figures for other programs: OpenMetrics, Grafana, github-action-benchmark."""
+"""Exports figures to other programs: OpenMetrics, Grafana, github-action-benchmark."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from lifsea_testbed.perf.metric import Better
 from lifsea_testbed.perf.trend import Trend
 
 _PREFIX = "lifsea_"
-#: Units that OpenMetrics has a name for; others follow the metric's name as they are.
+#: Units that have a name in OpenMetrics; others are appended to the metric's name unchanged.
 _UNITS = {"s": "seconds", "B": "bytes"}
 
 
 def openmetrics(trends: Iterable[Trend]) -> str:
-    """Returns the newest build of each trend in OpenMetrics text (version 1.0.0): gauges with the run's time."""
+    """Returns the newest build of each trend in OpenMetrics text (version 1.0.0): gauges with the run's time stamp."""
     families: dict[str, list[Trend]] = {}
     for trend in trends:
         families.setdefault(_family(trend), []).append(trend)
@@ -28,7 +28,7 @@ def openmetrics(trends: Iterable[Trend]) -> str:
 
 
 def github_action_benchmark(trends: Iterable[Trend], better: Better) -> str:
-    """Returns the newest builds as that action's customSmallerIsBetter or customBiggerIsBetter takes them."""
+    """Returns the newest builds in that action's format customSmallerIsBetter or customBiggerIsBetter."""
     entries = [
         {
             "name": f"{trend.metric.name} ({trend.setting.profile}, {trend.setting.instance_type}, "

@@ -1,4 +1,4 @@
-"""The history: samples of years, in an SQLite file or on a PostgreSQL server."""
+"""The history: the samples of all runs, in an SQLite file or on a PostgreSQL server."""
 
 from __future__ import annotations
 
@@ -17,30 +17,73 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 
 from lifsea_testbed.errors import CallerError, HostError
-from lifsea_testbed.perf.metric import Better, Build, Kind, Metric, Sample
-from lifsea_testbed.perf.schema import BUILDS, METRICS, SAMPLES
+from lifsea_testbed.perf.metric import Better, Build, BuildKind, Metric, Sample
 
 _BATCH = 5000
-#: How long, in seconds, an SQLite file may be in use by another run, and a server may take to answer.
-_PATIENCE: dict[str, dict[str, Any]] = {"sqlite": {"timeout": 60}, "postgresql": {"connect_timeout": 10}}
-#: An arbitrary number under which PostgreSQL lets one process at a time migrate.
+#: Time limits (seconds) for an SQLite file that another run has locked, and for a connection to a server.
+_TIMEOUTS: dict[str, dict[str, Any]] = {"sqlite": {"timeout": 60}, "postgresql": {"connect_timeout": 10}}
+#: The key (an arbitrary number) of the advisory lock by which one process at a time migrates on PostgreSQL.
 _MIGRATION_LOCK = 0x11F5EA
+
+#: The tables, as the newest migration leaves them.
+METADATA = sa.MetaData()
+_ID = sa.String(32)
+
+#: One row for each definition of a metric.
+METRICS = sa.Table(
+    "metrics", METADATA,
+    sa.Column("id", _ID, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("unit", sa.Text, nullable=False),
+    sa.Column("better", sa.String(6), nullable=False),
+    sa.Column("definition", sa.Text, nullable=False),
+    sa.Column("exact", sa.Boolean, nullable=False),
+)  # fmt: skip
+#: One row for each run on an image.
+BUILDS = sa.Table(
+    "builds", METADATA,
+    sa.Column("id", _ID, primary_key=True),
+    sa.Column("token", sa.Text, nullable=False),
+    sa.Column("started", sa.Text, nullable=False),
+    sa.Column("image_digest", sa.Text, nullable=False),
+    sa.Column("image_version", sa.Text, nullable=False),
+    sa.Column("revision", sa.Text, nullable=False),
+    sa.Column("profile", sa.Text, nullable=False),
+    sa.Column("instance_type", sa.Text, nullable=False),
+    sa.Column("accelerator", sa.Text, nullable=False),
+    sa.Column("qemu", sa.Text, nullable=False),
+    sa.Column("host_class", sa.Text, nullable=False),
+    sa.Column("kind", sa.String(7), nullable=False),
+    sa.Column("reports", sa.Text, nullable=False),
+)  # fmt: skip
+#: One row for each value. The view `samples_in_full` joins all three tables.
+SAMPLES = sa.Table(
+    "samples", METADATA,
+    sa.Column("id", _ID, primary_key=True),
+    sa.Column("build", _ID, sa.ForeignKey("builds.id"), nullable=False),
+    sa.Column("metric", _ID, sa.ForeignKey("metrics.id"), nullable=False),
+    sa.Column("value", sa.Float(53), nullable=False),
+    sa.Column("test", sa.Text, nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("budget", sa.Float(53)),
+)  # fmt: skip
+sa.Index("samples_by_metric", SAMPLES.c.metric, SAMPLES.c.build)
 
 
 class History:
     """Owns the connections to one database, whose schema is up to date."""
 
     def __init__(self, place: str) -> None:
-        """Opens the database at a path or URL; a file that is not there is made.
+        """Opens the database at a path or URL; a missing file is created.
 
         Raises:
-            CallerError: the place is none, or was written by a later version of the test bed.
+            CallerError: the path or URL is invalid, or a later version of the test bed wrote the database.
             HostError: the database cannot be used now.
         """
         self.place = place
         with _explained(place):
             url = _url(place)
-            self._engine = sa.create_engine(url, connect_args=_PATIENCE[url.get_backend_name()])
+            self._engine = sa.create_engine(url, connect_args=_TIMEOUTS[url.get_backend_name()])
             try:
                 self._migrate()
             except BaseException:
@@ -56,12 +99,12 @@ class History:
         self._engine.dispose()
 
     def add(self, samples: Iterable[Sample]) -> int:
-        """Keeps the samples that are not there yet, all or none, and returns how many more the history has now.
+        """Stores the samples that are not in the history yet, all or none, and returns their number.
 
         Several processes may add at the same time, also the same samples.
 
         Raises:
-            HostError: the database failed; nothing was kept.
+            HostError: the database failed; nothing was stored.
         """
         with _explained(self.place), self._engine.begin() as connection:
             before = _count(connection)
@@ -76,7 +119,7 @@ class History:
     def builds(self) -> list[Build]:
         """Returns every build, in order of time."""
         query = sa.select(BUILDS).order_by(BUILDS.c.started, BUILDS.c.id)
-        return [Build(**{**_fields(row), "kind": Kind(row.kind)}) for row in self._rows(query)]
+        return [Build(**{**_fields(row), "kind": BuildKind(row.kind)}) for row in self._rows(query)]
 
     def metrics(self) -> list[Metric]:
         """Returns every definition of every metric, by name."""
@@ -84,12 +127,12 @@ class History:
         return [Metric(**{**_fields(row), "better": Better(row.better)}) for row in self._rows(query)]
 
     def baseline(self, build: Build, metric: Metric) -> list[Sample]:
-        """Returns what the last other release gave for the metric in the same setting, of all runs on that release."""
+        """Returns the samples of the metric from all runs on the last release of another image, in the same setting."""
         alike = sa.and_(*(BUILDS.c[name] == value for name, value in asdict(build.setting).items()))
         joined = SAMPLES.join(BUILDS, BUILDS.c.id == SAMPLES.c.build)
         release = (
             sa.select(BUILDS.c.image_digest).select_from(joined)
-            .where(alike, SAMPLES.c.metric == metric.id, BUILDS.c.kind == str(Kind.RELEASE),
+            .where(alike, SAMPLES.c.metric == metric.id, BUILDS.c.kind == str(BuildKind.RELEASE),
                    BUILDS.c.image_digest != build.image_digest, BUILDS.c.started < build.started)
             .order_by(BUILDS.c.started.desc()).limit(1)
         )  # fmt: skip
@@ -121,7 +164,7 @@ class History:
             (SAMPLES, list(map(_row, samples))),
         ):
             dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
-            # In one order everywhere, so that two that add the same rows never wait for each other.
+            # The same order everywhere, so that two processes that add the same rows cannot deadlock.
             rows.sort(key=lambda row: str(row["id"]))
             connection.execute(dialect.insert(table).on_conflict_do_nothing(), rows)
 
@@ -141,19 +184,19 @@ def _url(place: str) -> sa.URL:
         return sa.URL.create("sqlite", database=place)
     url = make_url(place)
     if url.get_backend_name() not in ("sqlite", "postgresql"):
-        raise CallerError(f"{url.render_as_string()}: histories are kept in SQLite and PostgreSQL only",
+        raise CallerError(f"{url.render_as_string()}: only SQLite and PostgreSQL are supported for a history",
                           hint="give a file, or postgresql://USER@HOST/DATABASE")  # fmt: skip
     return url.set(drivername="postgresql+psycopg") if url.get_backend_name() == "postgresql" else url
 
 
 @contextlib.contextmanager
 def _explained(place: str) -> Iterator[None]:
-    """Turns what the libraries raise into one line that does not tell a password."""
+    """Converts exceptions of the libraries into one line without the password."""
     try:
         yield
     except (CommandError, sa.exc.ArgumentError, sa.exc.NoSuchModuleError) as error:
-        raise CallerError(f"{_shown(place)}: no history that can be used: {_first_line(error)}",
-                          hint="give a file or a URL; update the test bed if it is a history of a later one") from None
+        raise CallerError(f"{_shown(place)}: not a usable history: {_first_line(error)}",
+                          hint="give a file or a URL; if a later test bed wrote it, update this one") from None
     except ImportError as error:
         raise CallerError(f"{_shown(place)}: {error}", hint="pip install 'lifsea-testbed[perf,postgres]'") from None
     except sa.exc.SQLAlchemyError as error:

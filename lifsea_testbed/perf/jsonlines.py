@@ -1,4 +1,4 @@
-"""Samples as JSON lines: what metrics.jsonl holds, and what histories are carried in."""
+"""Samples as JSON lines: the format of metrics.jsonl, and of exported histories."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from lifsea_testbed.perf.metric import Sample
 from lifsea_testbed.support.sanitize import printable
 
 SCHEMA = 1
-#: Longer texts are no names, links or definitions.
+#: The longest text that a name, a link or a definition may have (characters).
 _LONGEST = 4096
 _READER = TypeAdapter(Sample)
 
 
 def write(samples: Iterable[Sample], file: IO[str]) -> int:
-    """Writes each sample as one line, and returns how many there were."""
+    """Writes each sample as one line, and returns their number."""
     count = 0
     for sample in samples:
         file.write(json.dumps({"schema": SCHEMA, "id": sample.id, **asdict(sample)}, separators=(",", ":")) + "\n")
@@ -30,7 +30,7 @@ def write(samples: Iterable[Sample], file: IO[str]) -> int:
 
 
 def save(samples: Iterable[Sample], path: Path) -> int:
-    """Writes the file whole or not at all, and returns how many samples it holds."""
+    """Writes the file whole or not at all, and returns the number of samples in it."""
     temporary = path.with_suffix(".tmp")
     with temporary.open("w", encoding="utf-8") as file:
         count = write(samples, file)
@@ -42,18 +42,18 @@ def read(lines: Iterable[str], source: str) -> Iterator[Sample]:
     """Yields the samples of a file, which is not trusted.
 
     Raises:
-        CallerError: a line is no sample, or not the one that its identifier stands for.
+        CallerError: a line is not a sample, or its id does not match its content.
     """
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            yield _sample(line, f"{source}, line {number}")
+            yield _sample(line, f"{source}: line {number}")
 
 
 def _sample(line: str, place: str) -> Sample:
     try:
         fields = json.loads(line)
         if not isinstance(fields, dict) or fields.pop("schema", None) != SCHEMA:
-            raise CallerError(f"{place}: not a sample of schema {SCHEMA}", hint="export it with this version")
+            raise CallerError(f"{place} is not a sample of schema {SCHEMA}", hint="export it with this version")
         identifier = fields.pop("id", None)
         sample = _READER.validate_python(fields)
         if sample.id == identifier and all(map(_is_clean, _texts(fields))):
@@ -61,10 +61,12 @@ def _sample(line: str, place: str) -> Sample:
     except ValidationError as error:
         what = error.errors()[0]
         where = ".".join(map(str, what["loc"]))
-        raise CallerError(f"{place}: {printable(where)}: {what['msg']}", hint="export it again") from None
+        raise CallerError(f"{place} is not a sample: {printable(where)}: {what['msg']}",
+                          hint="export it again") from None
     except (ValueError, RecursionError):
-        raise CallerError(f"{place}: not a sample", hint="export it again") from None
-    raise CallerError(f"{place}: not what its identifier stands for", hint="it was changed; export it again")
+        raise CallerError(f"{place} is not a sample", hint="export it again") from None
+    raise CallerError(f"{place}: the sample's id does not match its content",
+                      hint="the line was changed; export it again")
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Metrics and their samples: what was measured, on what, and by which definition."""
+"""Metrics and their samples, and the fixture `measure` by which a test takes a sample."""
 
 from __future__ import annotations
 
@@ -6,19 +6,29 @@ import enum
 import functools
 import hashlib
 import json
+import math
+import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
+
+from lifsea_testbed.errors import CallerError
+from lifsea_testbed.support.sanitize import printable
+
+#: A slash makes the metric a phase of the one before it: `boot/kernel` is a part of `boot`.
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)?")
+_LONGEST = 1000
 
 
 class Better(enum.StrEnum):
-    """Which way a metric improves."""
+    """The direction in which a metric improves."""
 
     LOWER = "lower"
     HIGHER = "higher"
 
 
-class Kind(enum.StrEnum):
-    """What a build is for: later builds are compared with the last release."""
+class BuildKind(enum.StrEnum):
+    """Whether a build is a release; later builds are compared with the last release."""
 
     BUILD = "build"
     RELEASE = "release"
@@ -26,7 +36,7 @@ class Kind(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """One metric under one definition; `exact` says that repeating it gives the same value."""
+    """One metric under one definition; an `exact` one has the same value each time that it is measured."""
 
     name: str
     unit: str
@@ -36,13 +46,13 @@ class Metric:
 
     @functools.cached_property
     def id(self) -> str:
-        """Names the metric together with its definition: whatever changes in either begins another series."""
+        """The digest of the metric and its definition: any change of either starts another series."""
         return digest(asdict(self))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What has to be the same for two figures to be comparable."""
+    """The conditions that must be equal for two figures to be comparable."""
 
     profile: str
     instance_type: str
@@ -52,9 +62,9 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class Build:
-    """One run of the test bed on one image: `token` is the run's own, `started` is UTC as in ISO 8601.
+    """One run of the test bed on one image: `token` is unique to the run, `started` is UTC in ISO 8601.
 
-    `reports` says where the run's reports are, as a link or a path, or nothing.
+    `reports` is the link or path of the run's reports, or empty.
     """
 
     token: str
@@ -67,23 +77,23 @@ class Build:
     accelerator: str
     qemu: str
     host_class: str
-    kind: Kind = Kind.BUILD
+    kind: BuildKind = BuildKind.BUILD
     reports: str = ""
 
     @functools.cached_property
     def id(self) -> str:
-        """Names the build by all that is known of it."""
+        """The digest of all fields of the build."""
         return digest(asdict(self))
 
     @property
     def setting(self) -> Setting:
-        """What its figures were taken on."""
+        """The conditions under which its figures were taken."""
         return Setting(profile=self.profile, instance_type=self.instance_type, accelerator=self.accelerator,
                        host_class=self.host_class)  # fmt: skip
 
     @property
     def label(self) -> str:
-        """What people call it: the image's version, or the start of its digest where it has none."""
+        """The image's version, or the first 12 digits of its digest if it has none."""
         return self.image_version or self.image_digest[:12]
 
 
@@ -100,15 +110,61 @@ class Sample:
 
     @functools.cached_property
     def id(self) -> str:
-        """Names the sample by its whole content: the same in every database, and never the same for two samples.
+        """The digest of the whole sample: equal in every database, and unique to the sample.
 
-        Databases do not tell 1 from 1.0, nor 0.0 from -0.0; nor does this.
+        Databases do not distinguish 1 from 1.0, nor 0.0 from -0.0; nor does this digest.
         """
         numbers = [None if number is None else float(number) + 0.0 for number in (self.value, self.budget)]
         return digest([self.build.id, self.metric.id, self.test, self.number, *numbers])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One value of a metric."""
+
+    metric: Metric
+    value: float
+
+    def fields(self) -> dict[str, Any]:
+        """Returns the measurement as fields for JSON; `from_fields` reads them."""
+        return {"metric": {**asdict(self.metric), "better": str(self.metric.better)}, "value": self.value}
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> Measurement:
+        """Reads the result of `fields`."""
+        metric = fields["metric"]
+        return cls(metric=Metric(**{**metric, "better": Better(metric["better"])}), value=fields["value"])
+
+
+class Measure:
+    """Records the figures of one test, in order."""
+
+    def __init__(self) -> None:
+        self.taken: list[Measurement] = []
+
+    def __call__(self, name: str, value: float, *, unit: str, better: Literal["lower", "higher"],
+                 definition: str = "", exact: bool = False) -> None:
+        """Records one value of the metric of that name.
+
+        `definition` describes in words what is measured. A change of it, the unit, `better` or `exact` starts a new
+        series. `exact` is for values that do not vary, such as a count of packages: they are judged without statistics.
+
+        Raises:
+            CallerError: the name or the value is invalid, or a text has control characters or is too long.
+        """
+        if not _NAME.fullmatch(name):
+            raise CallerError(f"{name!r} is not a valid name of a metric",
+                              hint="lower case, digits, dots and dashes; one slash before a phase")
+        if not math.isfinite(value):
+            raise CallerError(f"measure {name}: {value} is not a finite number", hint="record finite values only")
+        if not all(printable(text) == text and len(text) <= _LONGEST for text in (unit, definition)):
+            raise CallerError(f"measure {name}: the unit or the definition is not plain text",
+                              hint=f"up to {_LONGEST} printable characters")
+        metric = Metric(name=name, unit=unit, better=Better(better), definition=definition, exact=exact)
+        self.taken.append(Measurement(metric=metric, value=float(value)))
+
+
 def digest(content: Any) -> str:
-    """Returns 128 bits that stand for the content, in hexadecimal: SHA-256, cut, over canonical JSON."""
+    """Returns the first 128 bits, in hexadecimal, of the SHA-256 digest of the content as canonical JSON."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:32]

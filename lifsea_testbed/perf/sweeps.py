@@ -1,4 +1,4 @@
-"""Sweeps of power cuts as figures: what each shard came to, so that a history has the sum of all of them."""
+"""Sweeps of power cuts as figures: one set for each shard, so that a history can sum them up."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from lifsea_testbed.errors import CallerError
 from lifsea_testbed.perf.metric import Better, Build, Metric, Sample, digest
 from lifsea_testbed.support.sanitize import printable, slug
 
-#: What comes up from a disk does not depend on how fast, or where, it was booted.
+#: The instance type, accelerator and host class of a sweep: whether a disk boots does not depend on them.
 _ANY = "any"
-#: What is cut unless something else is said: its figures need no other name.
+#: The default operation; its figures have no name of their own.
 _UPGRADE = "upgrade"
 _LARGEST = 64 << 20
 
@@ -49,10 +49,10 @@ _METRICS = {
 
 
 def read(path: Path) -> list[Sample]:
-    """Returns the figures of the shard that a powercut.json tells of; the same file gives the same samples.
+    """Returns the figures of the shard in a powercut.json; the same file gives the same samples.
 
     Raises:
-        CallerError: it cannot be read, or is no powercut.json.
+        CallerError: the file cannot be read, or is not a powercut.json.
     """
     try:
         status, text = path.stat(), path.read_text("utf-8")[:_LARGEST]
@@ -60,7 +60,7 @@ def read(path: Path) -> list[Sample]:
     except OSError as error:
         raise CallerError(f"{path}: cannot be read: {error.strerror}", hint="check the path") from None
     except (ValidationError, ValueError):
-        raise CallerError(f"{path}: not a powercut.json", hint="it lies in the --reports of a sweep") from None
+        raise CallerError(f"{path}: not a powercut.json", hint="a sweep writes it to its --reports") from None
     build = Build(
         token=digest(json.loads(text)), started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(status.st_mtime)),
         image_digest=printable(sweep.recording.image), image_version="", revision="",

@@ -1,4 +1,4 @@
-"""Trends: a metric in one setting over all its builds, summed up build by build."""
+"""Trends: a metric in one setting over all its builds, one point a build."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from lifsea_testbed.perf.change_points import Step
 from lifsea_testbed.perf.compare import Comparison
 from lifsea_testbed.perf.metric import Build, Metric, Sample, Setting
 
-#: What chance may leave outside the interval of a median.
+#: The probability that a median is outside its interval.
 _OUTSIDE = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """The samples of a metric in one build, by test, and what they come to, all in the metric's unit.
+    """The samples of a metric in one build, by test, and their statistics, all in the metric's unit.
 
-    `low` and `high` bound the median with at least 95 % confidence, whatever the distribution, if there are six
-    samples or more; of fewer, they are the least and the greatest. `place` is that of the first among all of the run.
+    `low` and `high` bound the median with at least 95 % confidence for any distribution if there are six samples or
+    more; with fewer, they are the least and the greatest. `place` is the first sample's number within the run.
     """
 
     build: Build
@@ -50,8 +50,8 @@ class Trend:
     comparison: Comparison | None
 
 
-class Source(Protocol):
-    """Where samples come from: a history."""
+class SampleSource(Protocol):
+    """The queries to a history that trends are made of."""
 
     def metrics(self) -> list[Metric]:
         """Returns every definition of every metric."""
@@ -60,10 +60,10 @@ class Source(Protocol):
         """Yields the samples of one metric in order of time."""
 
     def baseline(self, build: Build, metric: Metric) -> list[Sample]:
-        """Returns what the last other release gave."""
+        """Returns the samples of the last other release."""
 
 
-def trends(source: Source, *, floor: float = compare.FLOOR) -> Iterator[Trend]:
+def trends(source: SampleSource, *, floor: float = compare.FLOOR) -> Iterator[Trend]:
     """Yields every trend of a history: by metric, then by setting."""
     for metric in source.metrics():
         by_setting: dict[Setting, list[Point]] = {}
@@ -74,7 +74,7 @@ def trends(source: Source, *, floor: float = compare.FLOOR) -> Iterator[Trend]:
 
 
 def point(build: Build, samples: Sequence[Sample]) -> Point:
-    """Sums up the samples of one metric in one build."""
+    """Returns the statistics of the samples of one metric in one build."""
     values = sorted(sample.value for sample in samples)
     by_test: dict[str, list[float]] = {}
     for sample in samples:
@@ -87,14 +87,14 @@ def point(build: Build, samples: Sequence[Sample]) -> Point:
 
 @functools.cache
 def _rank(count: int) -> int:
-    """How many samples may be cut off either end so that the rest still holds the median (sign test)."""
+    """How many samples can be dropped at either end so that the rest still covers the median (sign test)."""
     below, rank = 0.0, 0
     while rank < count // 2 and 2 * (below := below + math.comb(count, rank) / 2**count) <= _OUTSIDE:
         rank += 1
     return max(rank - 1, 0)
 
 
-def _trend(source: Source, metric: Metric, setting: Setting, points: list[Point], floor: float) -> Trend:
+def _trend(source: SampleSource, metric: Metric, setting: Setting, points: list[Point], floor: float) -> Trend:
     newest = points[-1]
     before = [sample.value for sample in source.baseline(newest.build, metric)]
     after = [value for values in newest.samples.values() for value in values]

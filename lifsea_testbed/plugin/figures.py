@@ -15,8 +15,7 @@ from lifsea_testbed.errors import CallerError, Explained, HostError
 from lifsea_testbed.machine.context import AUTO
 from lifsea_testbed.machine.factory import MachineFactory
 from lifsea_testbed.perf import jsonlines
-from lifsea_testbed.perf.measure import Measure, Measurement
-from lifsea_testbed.perf.metric import Better, Build, Kind, Metric, Sample
+from lifsea_testbed.perf.metric import Better, Build, BuildKind, Measure, Measurement, Metric, Sample
 from lifsea_testbed.plugin import xdist
 from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.report import collector
@@ -24,7 +23,7 @@ from lifsea_testbed.report.document import Host
 from lifsea_testbed.support.sanitize import printable
 
 if TYPE_CHECKING:
-    from lifsea_testbed.perf.assessment import Findings
+    from lifsea_testbed.perf.assessment import MetricFindings
     from lifsea_testbed.perf.history import History
 
 MEASURED = pytest.StashKey[Measure]()
@@ -56,7 +55,7 @@ class Figures:
         self._image = ("", "")
         self._token = uuid.uuid4().hex
         self._started = time.time()
-        self._findings: Findings | None = None
+        self._findings: MetricFindings | None = None
 
     @classmethod
     def start(cls, config: pytest.Config, factory: MachineFactory) -> Figures:
@@ -159,7 +158,7 @@ class Figures:
             accelerator=str(context.accelerator.kind),
             qemu=context.emulator.version,
             host_class=printable(option.host_class or _host_class(collector.host()))[:_LONGEST],
-            kind=Kind.RELEASE if option.perf_release else Kind.BUILD,
+            kind=BuildKind.RELEASE if option.perf_release else BuildKind.BUILD,
             reports=printable(option.reports_url),
         )  # fmt: skip
 

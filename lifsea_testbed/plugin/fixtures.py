@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from lifsea_testbed.boottime.coldboots import ColdBoots
+    from lifsea_testbed.boottime.campaign import ColdBoots
     from lifsea_testbed.cluster.cluster import Cluster, Member
-    from lifsea_testbed.cluster.seen import Interrupted, Joined, Ran
+    from lifsea_testbed.cluster.objects import InterruptedNode, JoinedNode, PodRun
     from lifsea_testbed.disk.image import Image
     from lifsea_testbed.machine.factory import MachineFactory
     from lifsea_testbed.machine.fleet import Fleet
     from lifsea_testbed.machine.machine import Machine
     from lifsea_testbed.machine.pool import MachinePool
-    from lifsea_testbed.perf.measure import Measure
+    from lifsea_testbed.perf.metric import Measure
     from lifsea_testbed.plugin.session import Session
     from lifsea_testbed.powercut.campaign import PowerCuts
     from lifsea_testbed.profiles.profile import Profile
     from lifsea_testbed.scenarios.basics import Rebooted, RolledBack, Twins, Upgraded
     from lifsea_testbed.scenarios.static_pod import StaticPod
-    from lifsea_testbed.scenarios.upgrade_paths import Travelled, Troubled
+    from lifsea_testbed.scenarios.upgrade_paths import FaultInjection, UpgradeChain
 
 _SESSION = pytest.StashKey["Session"]()
 
@@ -163,9 +163,9 @@ def twins(booted: Machine, bench: MachineFactory) -> Iterator[Twins]:
 @pytest.fixture(scope="session")
 def cold_boots(bench: MachineFactory, pytestconfig: pytest.Config) -> ColdBoots:
     """The observations of cold boots, each on a disk of its own."""
-    from lifsea_testbed.boottime import coldboots
+    from lifsea_testbed.boottime import campaign
 
-    return coldboots.cold_boots(bench, pytestconfig.option.boots)
+    return campaign.cold_boots(bench, pytestconfig.option.boots)
 
 
 @pytest.fixture(scope="session")
@@ -195,21 +195,25 @@ def rolled_back(upgraded: Upgraded) -> RolledBack:
 
 
 @pytest.fixture(scope="session")
-def travelled(bench: MachineFactory, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Travelled]:
+def travelled(bench: MachineFactory, pytestconfig: pytest.Config,
+              tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpgradeChain]:
     """A machine that went from image to image and back, by commits that are made up from its own."""
     from lifsea_testbed.scenarios import upgrade_paths
 
     with _cold(bench, "travelled-machine") as machine:
-        yield upgrade_paths.travel(bench, machine, tmp_path_factory.mktemp("offer"))
+        tools = _session(pytestconfig).extensions.upgrade_tools
+        yield upgrade_paths.run_chain(bench, machine, tmp_path_factory.mktemp("offer"), tools)
 
 
 @pytest.fixture(scope="session")
-def troubled(bench: MachineFactory, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Troubled]:
+def troubled(bench: MachineFactory, pytestconfig: pytest.Config,
+             tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultInjection]:
     """A machine whose upgrade met one fault after the other, and none in the end."""
     from lifsea_testbed.scenarios import upgrade_paths
 
     with _cold(bench, "troubled-machine") as machine:
-        yield upgrade_paths.meet_trouble(bench, machine, tmp_path_factory.mktemp("offer"))
+        tools = _session(pytestconfig).extensions.upgrade_tools
+        yield upgrade_paths.inject_faults(bench, machine, tmp_path_factory.mktemp("offer"), tools)
 
 
 @pytest.fixture(scope="session")
@@ -217,7 +221,7 @@ def power_cuts(bench: MachineFactory, pytestconfig: pytest.Config) -> PowerCuts:
     """The state of the machine after a power cut at each moment of an upgrade."""
     from lifsea_testbed.powercut import campaign
 
-    return campaign.cut(bench, bench.context.reports, pytestconfig.option.power_cuts)
+    return campaign.sweep_for_suite(bench, bench.context.reports, pytestconfig.option.power_cuts)
 
 
 @pytest.fixture(scope="session")
@@ -227,7 +231,7 @@ def static_pod(bench: MachineFactory, restorer: MachinePool) -> StaticPod:
 
     with restorer.restored("static-pod-machine") as machine:
         machine.wait_until_ready()
-        return static_pod.live(machine, bench.profile)
+        return static_pod.run(machine, bench.profile)
 
 
 # The cluster
@@ -250,31 +254,31 @@ def cluster(bench: MachineFactory, pytestconfig: pytest.Config) -> Iterator[Clus
 
 
 @pytest.fixture(scope="session")
-def cluster_member(bench: MachineFactory, cluster: Cluster) -> Iterator[tuple[Member, Joined]]:
+def cluster_member(bench: MachineFactory, cluster: Cluster) -> Iterator[tuple[Member, JoinedNode]]:
     """A new machine that its user-data made a Ready node of the cluster, and what was seen of it."""
     from lifsea_testbed.cluster import lifecycle
 
-    with lifecycle.joined(cluster, bench.profile, bench.create) as member:
+    with lifecycle.joined_node(cluster, bench.profile, bench.create) as member:
         yield member
 
 
 @pytest.fixture(scope="session")
-def joined(cluster_member: tuple[Member, Joined]) -> Joined:
+def joined(cluster_member: tuple[Member, JoinedNode]) -> JoinedNode:
     """What was seen of a new machine that its user-data made a Ready node of the cluster."""
     return cluster_member[1]
 
 
 @pytest.fixture(scope="session")
-def ran(bench: MachineFactory, cluster: Cluster, cluster_member: tuple[Member, Joined]) -> Ran:
+def ran(bench: MachineFactory, cluster: Cluster, cluster_member: tuple[Member, JoinedNode]) -> PodRun:
     """What was seen of a pod on that node; it is being deleted."""
     from lifsea_testbed.cluster import lifecycle
 
-    return lifecycle.run(cluster, cluster_member[0], bench.profile)
+    return lifecycle.run_pod(cluster, cluster_member[0], bench.profile)
 
 
 @pytest.fixture(scope="session")
-def interrupted(bench: MachineFactory, cluster: Cluster, cluster_member: tuple[Member, Joined],
-                ran: Ran) -> Interrupted:  # fmt: skip
+def interrupted(bench: MachineFactory, cluster: Cluster, cluster_member: tuple[Member, JoinedNode],
+                ran: PodRun) -> InterruptedNode:  # fmt: skip
     """What was seen of that node when it lost the API server, and when its kubelet stopped."""
     from lifsea_testbed.cluster import lifecycle
 

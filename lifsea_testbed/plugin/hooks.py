@@ -17,10 +17,10 @@ T = TypeVar("T")
 
 if TYPE_CHECKING:
     from lifsea_testbed.machine.access import ConsoleAccess
-    from lifsea_testbed.profiles.profile import Profile, Upgrades
+    from lifsea_testbed.profiles.profile import Profile, UpgradesSection
     from lifsea_testbed.report.document import Document
     from lifsea_testbed.support.protocols import Shell
-    from lifsea_testbed.upgrade.tools import Upgrade
+    from lifsea_testbed.upgrade.tools import UpgradeTool
 
 
 @pytest.hookspec
@@ -45,7 +45,7 @@ def pytest_lifsea_access_methods() -> Mapping[str, ConsoleAccess]:
 
 
 @pytest.hookspec
-def pytest_lifsea_upgrade_tools() -> Mapping[str, Callable[[Shell, Upgrades], Upgrade]]:
+def pytest_lifsea_upgrade_tools() -> Mapping[str, Callable[[Shell, UpgradesSection], UpgradeTool]]:
     """Returns upgrade tools by name: each makes an `UpgradeTool` from a shell and the profile's section `upgrades`.
 
     Example::
@@ -100,7 +100,7 @@ class Extensions:
     """The extensions of one run, each under the name by which a profile or a test refers to it."""
 
     access_methods: Mapping[str, ConsoleAccess] = field(default_factory=dict)
-    upgrade_tools: Mapping[str, Callable[[Shell, Upgrades], Upgrade]] = field(default_factory=dict)
+    upgrade_tools: Mapping[str, Callable[[Shell, UpgradesSection], UpgradeTool]] = field(default_factory=dict)
     guest_subjects: Mapping[str, Callable[[Shell, Profile], object]] = field(default_factory=dict)
 
     @classmethod

@@ -15,13 +15,13 @@ from lifsea_testbed.machine.pool import MachinePool
 from lifsea_testbed.plugin import xdist
 from lifsea_testbed.plugin.items import attempt_of, claim_of, machines_of
 from lifsea_testbed.profiles.claims import catalogue
-from lifsea_testbed.report import allure, allure_report, evidence, excuses
+from lifsea_testbed.report import allure, evidence, known_issues
 from lifsea_testbed.report.collector import Collector, run_record
 from lifsea_testbed.report.document import figure
-from lifsea_testbed.report.gate import Outcome
-from lifsea_testbed.report.known_issues import Known
+from lifsea_testbed.report.gate import TestOutcome
+from lifsea_testbed.report.known_issues import KnownIssueList
 from lifsea_testbed.report.outcome import Judgement, Status, judge
-from lifsea_testbed.report.progress import Spinner
+from lifsea_testbed.report.terminal import Spinner
 from lifsea_testbed.support import steps
 from lifsea_testbed.support.redact import redact
 from lifsea_testbed.support.sanitize import printable, slug
@@ -30,7 +30,7 @@ from lifsea_testbed.support.sanitize import printable, slug
 _KEPT = frozenset({"machine", "own_machine"})
 #: A reason is a line; the evidence has the rest (characters).
 _LONGEST_WHY = 500
-_MARKS = pytest.StashKey[dict[str, evidence.Mark]]()
+_MARKS = pytest.StashKey[dict[str, evidence.EvidenceMark]]()
 
 
 class Results:
@@ -39,7 +39,7 @@ class Results:
     `lines` has the line in its file of each test that ended.
     """
 
-    def __init__(self, config: pytest.Config, pool: MachinePool, known: Known, collector: Collector | None,
+    def __init__(self, config: pytest.Config, pool: MachinePool, known: KnownIssueList, collector: Collector | None,
                  spinner: Spinner | None) -> None:
         self.lines: dict[str, int] = {}
         self._config = config
@@ -50,7 +50,7 @@ class Results:
         self._collector = collector
         self._spinner = spinner
         self._reruns = _reruns(config)
-        self._ended: dict[str, Outcome] = {}
+        self._ended: dict[str, TestOutcome] = {}
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, Any, Any]:
@@ -107,15 +107,15 @@ class Results:
             self._collector.add_figures(figure(report.nodeid, fields) for fields in figures)
         if fields := getattr(report, "lifsea_outcome", None):
             profile, version = report.lifsea_image
-            self._collector.add(Outcome.from_fields(fields), profile=profile, version=version)
+            self._collector.add(TestOutcome.from_fields(fields), profile=profile, version=version)
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
         """Sets Allure's status details to the gate's verdict, in the process that ran the test."""
         if outcome := self._ended.pop(nodeid, None):
             again = outcome.status is Status.PASSED and outcome.attempt > 1
-            allure.tell(self._config.pluginmanager.get_plugin("allure_listener"),
-                        Status.FLAKY if again else outcome.status, blame=outcome.blame, issue=outcome.issue,
-                        why=f"passed at attempt {outcome.attempt}" if again else outcome.why)  # fmt: skip
+            allure.set_verdict(self._config.pluginmanager.get_plugin("allure_listener"),
+                               Status.FLAKY if again else outcome.status, blame=outcome.blame, issue=outcome.issue,
+                               why=f"passed at attempt {outcome.attempt}" if again else outcome.why)  # fmt: skip
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -127,8 +127,8 @@ class Results:
         """The judgement on the test, known issues considered; the report is made to agree with it."""
         judgement = judge(error)
         text = str(error) if isinstance(error, Explained) else report.longreprtext
-        judgement = excuses.excuse(judgement, self._known, claim=claim_of(item) or "", text=text,
-                                   profile=self._factory.profile.name, version=self._version)  # fmt: skip
+        judgement = known_issues.excuse(judgement, self._known, claim=claim_of(item) or "", text=text,
+                                        profile=self._factory.profile.name, version=self._version)  # fmt: skip
         if judgement.status is Status.NOT_JUDGED:
             path, line, _ = item.location
             report.outcome, report.longrepr = "skipped", (path, line or 0, f"not judged: {error}")
@@ -197,9 +197,9 @@ class Results:
     def _stamp(self, report: pytest.TestReport, item: pytest.Item, judgement: Judgement, folder: Path | None) -> None:
         kept = str(folder.relative_to(self._context.reports)) if folder else ""
         why = printable(judgement.why).replace("\n", " ")[:_LONGEST_WHY]
-        outcome = Outcome(claim=claim_of(item) or "", test=item.nodeid, status=judgement.status, why=why,
-                          evidence=kept, blame=str(judgement.blame or ""), issue=judgement.issue,
-                          attempt=attempt_of(item))  # fmt: skip
+        outcome = TestOutcome(claim=claim_of(item) or "", test=item.nodeid, status=judgement.status, why=why,
+                              evidence=kept, blame=str(judgement.blame or ""), issue=judgement.issue,
+                              attempt=attempt_of(item))  # fmt: skip
         earlier = self._ended.get(item.nodeid)
         if earlier is None or outcome.status.gravity < earlier.status.gravity:
             self._ended[item.nodeid] = outcome
@@ -208,7 +208,7 @@ class Results:
 
     @property
     def _claims_page(self) -> str:
-        return allure_report.claims_page(self._config.option.reports_url)
+        return allure.claims_page(self._config.option.reports_url)
 
     @property
     def _version(self) -> str:

@@ -21,14 +21,14 @@ from lifsea_testbed.plugin.hooks import Extensions
 from lifsea_testbed.plugin.results import Results, relative
 from lifsea_testbed.plugin.shards import ShardSelection
 from lifsea_testbed.qemu.accelerator import AcceleratorKind
-from lifsea_testbed.report import allure_report, github, known_issues, terminal
+from lifsea_testbed.report import allure, github, known_issues, terminal
 from lifsea_testbed.report.collector import Collector
 from lifsea_testbed.report.document import Document
-from lifsea_testbed.report.known_issues import Known
-from lifsea_testbed.report.progress import Spinner
+from lifsea_testbed.report.known_issues import KnownIssueList
 from lifsea_testbed.report.signature import PASSWORD, Signer
+from lifsea_testbed.report.terminal import Spinner
 from lifsea_testbed.support import private_dir, steps
-from lifsea_testbed.support.deadline import parse_duration
+from lifsea_testbed.support.deadline import seconds
 from lifsea_testbed.support.sanitize import printable
 
 
@@ -37,7 +37,7 @@ class Inputs:
     """What a run starts from, checked: its context, the known issues, and the key that signs, in the main process."""
 
     context: RunContext
-    known: Known
+    known: KnownIssueList
     signer: Signer | None
 
     @classmethod
@@ -48,7 +48,7 @@ class Inputs:
             pytest.UsageError: an option is bad, or the host cannot do it; nothing was started.
         """
         try:
-            parse_duration(config.option.power_cuts or "0s", "--power-cuts")
+            seconds(config.option.power_cuts or "0s", "--power-cuts")
             signer = _signer(config)
             files = known_issues.files(_known_issues(config), config.option.profile)
             known = known_issues.load(files, on=known_issues.today())
@@ -144,7 +144,7 @@ class Session:
         if exitstatus != pytest.ExitCode.INTERRUPTED:
             session.exitstatus = document.exit_status or int(exitstatus)
         github.add_summary(document, os.environ)
-        allure_report.prepare(document, self.context.reports, Path(self._config.option.allure_report_dir))
+        allure.prepare(document, self.context.reports, Path(self._config.option.allure_report_dir))
         self._config.hook.pytest_lifsea_report(document=document, reports=self.context.reports)
         self._document = document
 

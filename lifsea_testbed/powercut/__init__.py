@@ -1,1 +1,1 @@
-"""Power cuts: what a disk may hold when the power fails, and whether the image boots from each of it."""
+"""Power cuts: every state in which a power failure may leave a disk, and whether the image boots from each."""

@@ -1,8 +1,8 @@
-"""What a crash state's disk holds, told without making the disk: a digest for comparing, clusters for making it.
+"""The contents of a crash state's disk, computed without writing it: a digest, and the clusters that were changed.
 
-Each sector of the disk that the log writes adds a hash of its place and content; the digest is their sum modulo 2^128,
-less the same for what lay below (the incremental hash of Bellare and Micciancio, "AdHash"). A state's digest follows
-from that of its prefix of the log and from the sectors of the few writes that it lacks, whatever the disk's size.
+The digest is the sum, modulo 2^128, of a hash of number and content of each sector that the log writes, less the same
+for the base (the incremental hash of Bellare and Micciancio, "AdHash"). A state's digest follows
+from that of its prefix of the log and from the sectors of the few writes that it lacks, at any size of the disk.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from lifsea_testbed.disk.source import ByteSource
-from lifsea_testbed.powercut.crash_states import State
-from lifsea_testbed.powercut.write_log import SECTOR, Entry, WriteLog
+from lifsea_testbed.powercut.crash_states import CrashState
+from lifsea_testbed.powercut.write_log import SECTOR, LogEntry, WriteLog
 
-#: The unit in which a state's disk is made (bytes): the page of a file system, so that most are written as a whole.
+#: The unit in which a state's disk is made (bytes): the page of a file system, so that most writes cover whole units.
 CLUSTER = 4096
 _IN_CLUSTER = CLUSTER // SECTOR
-#: How many clusters of a disk are kept once they were made.
+#: How many clusters of a disk are cached.
 _KEPT = 4096
 _DIGEST = 16
 _MODULUS = 1 << 8 * _DIGEST
 
 
-#: The contents that a sector had, oldest first: the place in the log of the write that made each, and its hash. The
-#: first is what lay below, at place -1.
+#: The contents of a sector over time, oldest first: the index in the log of the write, and the hash of the content. The
+#: first is the base, with index -1.
 _Versions = list[tuple[int, int]]
 
 
-class Digests:
-    """Digests of states over some of the sectors that a log touches."""
+class StateDigests:
+    """Digests of states over some of the sectors that a log writes."""
 
-    def __init__(self, entries: Sequence[Entry], versions: Mapping[int, _Versions]) -> None:
+    def __init__(self, entries: Sequence[LogEntry], versions: Mapping[int, _Versions]) -> None:
         self._entries, self._versions = entries, versions
         self._sectors: list[list[int]] = [[] for _ in entries]
         changes: list[list[int]] = [[0] for _ in entries]
@@ -46,8 +46,8 @@ class Digests:
         self._changes = changes
         self._after = [0, *itertools.accumulate(parts[-1] for parts in changes)]
 
-    def digest(self, state: State) -> str:
-        """Returns what states that are equal in these sectors, and no others, have in common: 32 hexadecimal digits."""
+    def digest(self, state: CrashState) -> str:
+        """Returns 32 hexadecimal digits, equal for two states if and only if these sectors are equal in both."""
         last, kept = state.position - 1, dict(state.kept)
         if list(kept) == [last]:
             whole = bisect.bisect_left(self._sectors[last], self._end(last, kept))
@@ -60,8 +60,8 @@ class Digests:
             total += [below, *left][-1][1] - there[-1][1]
         return _text(total)
 
-    def _lost(self, state: State) -> set[int]:
-        """The sectors of the writes, or parts of writes, that the state lacks."""
+    def _lost(self, state: CrashState) -> set[int]:
+        """The sectors of the writes, or parts of writes, that the state lost."""
         starts = ((self._entries[place], count) for place, count in state.kept)
         sectors = (range(entry.sector + count, entry.sector + entry.sectors) for entry, count in starts)
         return {sector for some in sectors for sector in some if sector in self._versions}
@@ -70,8 +70,8 @@ class Digests:
         return self._entries[place].sector + kept.get(place, self._entries[place].sectors)
 
 
-class Disk:
-    """A base, some of whose clusters are changed: `changed` gives the content of those, and nothing for the others."""
+class CrashDisk:
+    """A base with some clusters changed: `changed` returns the content of those, and None for the others."""
 
     def __init__(self, base: ByteSource, changed: Callable[[int], bytes | None]) -> None:
         self._base, self._changed, self.size = base, functools.lru_cache(_KEPT)(changed), base.size
@@ -88,8 +88,8 @@ class Disk:
         return b"".join(parts)
 
 
-class Contents:
-    """The disks of one log above one base: so many entries, disks of that size (bytes)."""
+class DiskContents:
+    """The disks of all states of one log on one base: `count` entries, disks of `size` bytes."""
 
     def __init__(self, log: WriteLog, base: ByteSource) -> None:
         self.count, self.size = len(log.entries), log.disk_size
@@ -98,46 +98,46 @@ class Contents:
         self._touched: defaultdict[int, list[int]] = defaultdict(list)
         for place, entry in enumerate(log.entries):
             if entry.is_write:
-                self._take(place)
-        self._digests = Digests(log.entries, self._versions)
+                self._record(place)
+        self._digests = StateDigests(log.entries, self._versions)
 
-    def digest(self, state: State) -> str:
-        """Returns what equal disks, and no others, have in common: 32 hexadecimal digits."""
+    def digest(self, state: CrashState) -> str:
+        """Returns 32 hexadecimal digits, equal for two states if and only if their disks are equal."""
         return self._digests.digest(state)
 
     def touches(self, sector: int) -> bool:
-        """Whether the log writes that sector at any time."""
+        """Whether any entry of the log writes that sector."""
         return sector in self._versions
 
-    def within(self, sectors: Iterable[int]) -> Digests:
-        """Returns digests over those sectors alone; the log touches each of them."""
-        return Digests(self._log.entries, {sector: self._versions[sector] for sector in sectors})
+    def within(self, sectors: Iterable[int]) -> StateDigests:
+        """Returns the digests over these sectors alone; the log must write each of them."""
+        return StateDigests(self._log.entries, {sector: self._versions[sector] for sector in sectors})
 
-    def clusters(self, state: State, since: int = 0) -> Iterator[tuple[int, bytes]]:
-        """Yields the clusters that the log has touched from entry `since` up to that state: number and content.
+    def clusters(self, state: CrashState, since: int = 0) -> Iterator[tuple[int, bytes]]:
+        """Yields number and content of the clusters written from entry `since` up to that state, in order.
 
-        They come in order. What the state lacks must not lie before `since`.
+        No write that the state lacks may lie before `since`.
         """
         for cluster in sorted(self._touched_within(since, state.position)):
             content = self._changed(cluster, state)
             if content is not None:
                 yield cluster, content
 
-    def disk(self, state: State) -> Disk:
-        """Returns the state's disk as a source of bytes, each made when it is read."""
-        return Disk(self._base, lambda cluster: self._changed(cluster, state))
+    def disk(self, state: CrashState) -> CrashDisk:
+        """Returns the state's disk as a source of bytes that is computed as it is read."""
+        return CrashDisk(self._base, lambda cluster: self._changed(cluster, state))
 
     def _touched_within(self, place: int, end: int) -> Iterable[int]:
         writes = (entry for entry in self._log.entries[place:end] if entry.is_write)
         return {cluster for entry in writes for cluster in _clusters(entry)}
 
-    def _changed(self, cluster: int, state: State) -> bytes | None:
-        """What the log has made of a cluster up to that state, or nothing if it has not touched it."""
+    def _changed(self, cluster: int, state: CrashState) -> bytes | None:
+        """The content of a cluster in that state, or None if no entry has written it by then."""
         places = [place for place in self._touched.get(cluster, ()) if place < state.position]
         return self._cluster(cluster, places, dict(state.kept)) if places else None
 
-    def _take(self, place: int) -> None:
-        """Notes what a write makes of its sectors."""
+    def _record(self, place: int) -> None:
+        """Records the hashes of the sectors that a write changes."""
         entry = self._log.entries[place]
         data, below = self._log.data(entry), self._base.read_at(entry.sector * SECTOR, entry.sectors * SECTOR)
         for number in range(entry.sectors):
@@ -165,7 +165,7 @@ class Contents:
         return bytes(content)
 
 
-def _clusters(entry: Entry) -> range:
+def _clusters(entry: LogEntry) -> range:
     return range(entry.sector // _IN_CLUSTER, (entry.sector + entry.sectors - 1) // _IN_CLUSTER + 1)
 
 

@@ -1,4 +1,4 @@
-"""What the power is cut in: a pull, a deployment, a rollback, the end of a staged one, a first boot, a second."""
+"""The operations that a power cut interrupts: pull, deployment, rollback, staged deployment, first and second boot."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from lifsea_testbed.machine.factory import InitialState, MachineFactory, Machine
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.qemu.storage import Layers
 from lifsea_testbed.support.guest_paths import KEPT_IN_ETC
-from lifsea_testbed.upgrade.offer import Offer, from_disk, make_up
+from lifsea_testbed.upgrade.offer import Offer, make_offers, offer_from_disk
 from lifsea_testbed.upgrade.repository import Repository
-from lifsea_testbed.upgrade.tools import OstreeUpgrade
+from lifsea_testbed.upgrade.tools import OstreeTool
 
 BASE = "base.qcow2"
-#: Where the repository with what was on offer lies, beside the recording.
+#: The directory of the repository with the offer, beside the recording.
 OFFER = "offer"
-#: Returns how long the log is (bytes).
+#: Returns the length of the log (bytes).
 Length = Callable[[], int]
 
 
-class Depth(enum.StrEnum):
-    """How much is asked of a machine that came up; each asks what those before it ask."""
+class CheckDepth(enum.StrEnum):
+    """How deeply a machine that booted is checked; each depth includes those before it."""
 
     BOOT = "boot"
     FSCK = "fsck"
     NEXT = "next"
 
-    def at_least(self, other: Depth) -> Depth:
+    def at_least(self, other: CheckDepth) -> CheckDepth:
         """Returns the deeper of the two."""
-        return max(self, other, key=list(Depth).index)
+        return max(self, other, key=list(CheckDepth).index)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """The machine that will be recorded, off: who it is, the layers of its disk above the image, the lowest first.
+class PreparedDisk:
+    """The machine to record, off: its identity, and the layers of its disk above the image, the lowest first.
 
-    `os`, `old` and `new` are the deployed system's name and the commits that may run after a cut, where that is known;
-    `offer` is what it is upgraded to.
+    `os`, `old` and `new` are the deployed system's name and the commits that may run after a cut, where they are known;
+    `offer` is the image that it is upgraded to.
     """
 
     instance: Instance
@@ -55,10 +55,10 @@ class Prepared:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
-    """What was done: the commits before and after, and how long the log was when it began and was said to be done.
+class OperationResult:
+    """A finished operation: the commits before and after, and the log's length (bytes) at its start and at its success.
 
-    Nothing is ever said to be done where `announced` is None.
+    `announced` is None for an operation that never reports success.
     """
 
     old: str
@@ -67,155 +67,151 @@ class Told:
     announced: int | None
 
 
-class Subject(Protocol):
-    """Something that a machine does to its own disk, from a clean start until it says that it is done.
+class Operation(Protocol):
+    """An operation of a machine on its own disk, from a clean start until it reports success.
 
-    `depth` is the least that has to be asked of what comes up, for anything to be seen that it can break.
+    `name` is the value of `--cut`; `depth` is the least check that can notice the damage a cut in it does.
     """
 
     name: str
-    depth: Depth
+    depth: CheckDepth
 
-    def prepare(self, factory: MachineFactory, directory: Path) -> Prepared:
-        """Brings a machine to where it can begin, and switches it off; its layers lie in that directory."""
+    def prepare(self, factory: MachineFactory, directory: Path) -> PreparedDisk:
+        """Brings a machine to the start of the operation and powers it off; its layers lie in `directory`."""
         ...
 
-    def act(self, machine: Machine, prepared: Prepared, length: Length) -> Told:
-        """Powers the machine on and does it; the machine may be off afterwards."""
+    def run(self, machine: Machine, prepared: PreparedDisk, length: Length) -> OperationResult:
+        """Powers the machine on and runs the operation; the machine may be off afterwards."""
         ...
 
 
-class Upgrade:
-    """A deployment of the next image, pulled before; without one, of a commit that is made up from the image's own."""
+class UpgradeOperation:
+    """The deployment of the next image, pulled before; without one, of a commit made up on the image's own."""
 
     name = "upgrade"
-    depth = Depth.BOOT
+    depth = CheckDepth.BOOT
 
-    def prepare(self, factory: MachineFactory, directory: Path) -> Prepared:
-        """Has the next image on offer, pulled and safely on disk."""
+    def prepare(self, factory: MachineFactory, directory: Path) -> PreparedDisk:
+        """Offers the next image, pulls it, and powers off, so that it is on disk."""
         instance = Instance(type=factory.instance_type)
-        spec = MachineSpec(name="powercut-prepare", state=InitialState.OFF, instance=instance,
-                           layers=Layers(overlay=directory / BASE))  # fmt: skip
-        with factory.create(spec) as machine:
-            offer = _offered(factory, machine, directory / OFFER)
+        with factory.create(_off(directory, instance)) as machine:
+            offer = _boot_with_offer(factory, machine, directory / OFFER)
             before = machine.guest.deployments.booted()
-            self._go_on(machine, before.os, offer)
+            self._advance(machine, before.os, offer)
             machine.power_off()
-        return self._prepared(Prepared(instance=instance, layers=(directory / BASE,), os=before.os, old=before.commit,
-                                       new=offer.commit, offer=offer))  # fmt: skip
+        return self._endpoints(PreparedDisk(instance=instance, layers=(directory / BASE,), os=before.os,
+                                            old=before.commit, new=offer.commit, offer=offer))  # fmt: skip
 
-    def act(self, machine: Machine, prepared: Prepared, length: Length) -> Told:
+    def run(self, machine: Machine, prepared: PreparedDisk, length: Length) -> OperationResult:
         """Deploys."""
-        _start(machine)
+        _boot_synced(machine)
         started = length()
         machine.guest.deployments.deploy(prepared.os, prepared.new)
-        return Told(old=prepared.old, new=prepared.new, started=started, announced=length())
+        return OperationResult(old=prepared.old, new=prepared.new, started=started, announced=length())
 
-    def _go_on(self, machine: Machine, os: str, offer: Offer) -> None:
-        """Does what has to be done before."""
-        OstreeUpgrade(machine).fetch(offer)
+    def _advance(self, machine: Machine, os: str, offer: Offer) -> None:
+        """Brings the machine to the start of the operation."""
+        OstreeTool(machine).fetch(offer)
 
-    def _prepared(self, prepared: Prepared) -> Prepared:
-        """Tells from where to where it goes."""
+    def _endpoints(self, prepared: PreparedDisk) -> PreparedDisk:
+        """Returns the disk with the right `old` and `new` for this operation."""
         return prepared
 
 
-class Pull(Upgrade):
-    """The next image brought into the machine's repository: what is lost there, a later deployment would take over.
+class PullOperation(UpgradeOperation):
+    """The pull of the next image into the machine's repository, from which a later deployment takes over any damage.
 
-    Nothing that boots tells whether it came whole; so nothing is announced, and each state is upgraded.
+    A boot does not show whether the pull is whole: success is never announced, and each state is upgraded.
     """
 
     name = "pull"
-    depth = Depth.NEXT
+    depth = CheckDepth.NEXT
 
-    def act(self, machine: Machine, prepared: Prepared, length: Length) -> Told:
+    def run(self, machine: Machine, prepared: PreparedDisk, length: Length) -> OperationResult:
         """Pulls."""
-        _start(machine)
+        _boot_synced(machine)
         started = length()
         if prepared.offer:
-            OstreeUpgrade(machine).fetch(prepared.offer)
-        return Told(old=prepared.old, new=prepared.new, started=started, announced=None)
+            OstreeTool(machine).fetch(prepared.offer)
+        return OperationResult(old=prepared.old, new=prepared.new, started=started, announced=None)
 
-    def _go_on(self, machine: Machine, os: str, offer: Offer) -> None:
-        """Leaves it at the offer."""
+    def _advance(self, machine: Machine, os: str, offer: Offer) -> None:
+        """Changes nothing: the offer is not pulled yet."""
 
 
-class Rollback(Upgrade):
-    """The way back from the next image."""
+class RollbackOperation(UpgradeOperation):
+    """The rollback from the next image."""
 
     name = "rollback"
 
-    def act(self, machine: Machine, prepared: Prepared, length: Length) -> Told:
+    def run(self, machine: Machine, prepared: PreparedDisk, length: Length) -> OperationResult:
         """Makes the previous deployment the first."""
-        _start(machine)
+        _boot_synced(machine)
         started = length()
         machine.guest.deployments.roll_back()
-        return Told(old=prepared.old, new=prepared.new, started=started, announced=length())
+        return OperationResult(old=prepared.old, new=prepared.new, started=started, announced=length())
 
-    def _go_on(self, machine: Machine, os: str, offer: Offer) -> None:
-        """Has the next image run."""
-        super()._go_on(machine, os, offer)
+    def _advance(self, machine: Machine, os: str, offer: Offer) -> None:
+        """Boots the next image."""
+        super()._advance(machine, os, offer)
         machine.guest.deployments.deploy(os, offer.commit)
         machine.reboot()
         machine.wait_until_ready()
 
-    def _prepared(self, prepared: Prepared) -> Prepared:
+    def _endpoints(self, prepared: PreparedDisk) -> PreparedDisk:
         return replace(prepared, old=prepared.new, new=prepared.old)
 
 
-class StagedUpgrade(Upgrade):
-    """The shutdown at which a staged deployment is finalised; only a machine that is off has announced anything."""
+class StagedOperation(UpgradeOperation):
+    """The shutdown that finalises a staged deployment; success is announced by the machine being off."""
 
     name = "staged"
 
-    def act(self, machine: Machine, prepared: Prepared, length: Length) -> Told:
+    def run(self, machine: Machine, prepared: PreparedDisk, length: Length) -> OperationResult:
         """Stages, and powers off."""
-        _start(machine)
+        _boot_synced(machine)
         machine.guest.deployments.stage(prepared.os, prepared.new)
         started = length()
         machine.power_off()
-        return Told(old=prepared.old, new=prepared.new, started=started, announced=length())
+        return OperationResult(old=prepared.old, new=prepared.new, started=started, announced=length())
 
 
-class FirstBoot:
-    """The first boot of an image: partition and file system grown, machine-id made, user-data run."""
+class FirstBootOperation:
+    """The first boot of an image: it grows partition and file system, makes the machine-id, runs user-data."""
 
     name = "first-boot"
-    depth = Depth.BOOT
+    depth = CheckDepth.BOOT
 
-    def prepare(self, factory: MachineFactory, directory: Path) -> Prepared:
-        """Leaves the disk as the image has it."""
+    def prepare(self, factory: MachineFactory, directory: Path) -> PreparedDisk:
+        """Makes an empty overlay above the image."""
         instance = Instance(type=factory.instance_type)
-        spec = MachineSpec(name="powercut-prepare", state=InitialState.OFF, instance=instance,
-                           layers=Layers(overlay=directory / BASE))  # fmt: skip
-        with factory.create(spec):
-            return Prepared(instance=instance, layers=(directory / BASE,))
+        with factory.create(_off(directory, instance)):
+            return PreparedDisk(instance=instance, layers=(directory / BASE,))
 
-    def act(self, machine: Machine, prepared: Prepared, length: Length) -> Told:
+    def run(self, machine: Machine, prepared: PreparedDisk, length: Length) -> OperationResult:
         """Boots."""
         machine.power_on()
         machine.wait_until_ready()
         commit = machine.guest.deployments.booted().commit
-        return Told(old=commit, new=commit, started=0, announced=None)
+        return OperationResult(old=commit, new=commit, started=0, announced=None)
 
 
-class SecondBoot:
-    """The boot after a cut: what it repairs and finishes, it must be able to do again.
+class SecondBootOperation:
+    """The boot after a cut: its repairs must survive a cut, too.
 
-    `first` is how the machine was left by the cut, its disk the topmost layer; `announced` says whether the upgrade had
-    been said to be done by then.
+    `first` is the machine as the first cut left it, the cut disk its topmost layer; `announced` is whether the first
+    operation had reported success by then.
     """
 
     _NAME: ClassVar = "second-boot"
-    depth = Depth.BOOT
+    depth = CheckDepth.BOOT
 
-    def __init__(self, first: Prepared, *, announced: bool) -> None:
+    def __init__(self, first: PreparedDisk, *, announced: bool) -> None:
         self.name = self._NAME
         self._first, self._announced = first, announced
 
-    def prepare(self, factory: MachineFactory, directory: Path) -> Prepared:
-        """Links the layers, and what was on offer, to where they stay with the recording."""
+    def prepare(self, factory: MachineFactory, directory: Path) -> PreparedDisk:
+        """Links the layers and the offer into the recording's directory."""
         layers = tuple(directory / path.name for path in self._first.layers)
         for path, link in zip(self._first.layers, layers, strict=True):
             link.unlink(missing_ok=True)
@@ -225,21 +221,27 @@ class SecondBoot:
                             dirs_exist_ok=True)  # fmt: skip
         return replace(self._first, layers=layers)
 
-    def act(self, machine: Machine, prepared: Prepared, length: Length) -> Told:
+    def run(self, machine: Machine, prepared: PreparedDisk, length: Length) -> OperationResult:
         """Boots."""
         machine.power_on()
         machine.wait_until_ready()
-        return Told(old=prepared.old, new=prepared.new, started=0, announced=0 if self._announced else None)
+        return OperationResult(old=prepared.old, new=prepared.new, started=0, announced=0 if self._announced else None)
 
 
-#: What can be cut by name.
-SUBJECTS: dict[str, Subject] = {
-    subject.name: subject for subject in (Pull(), Upgrade(), Rollback(), StagedUpgrade(), FirstBoot())
+#: The operations, by the value of `--cut`.
+OPERATIONS: dict[str, Operation] = {
+    operation.name: operation for operation in
+    (PullOperation(), UpgradeOperation(), RollbackOperation(), StagedOperation(), FirstBootOperation())
 }
 
 
-def _offered(factory: MachineFactory, machine: Machine, directory: Path) -> Offer:
-    """Powers on, and has the next image on offer to the machine, and something of the machine's own in /etc."""
+def _off(directory: Path, instance: Instance) -> MachineSpec:
+    return MachineSpec(name="powercut-prepare", state=InitialState.OFF, instance=instance,
+                       layers=Layers(overlay=directory / BASE))  # fmt: skip
+
+
+def _boot_with_offer(factory: MachineFactory, machine: Machine, directory: Path) -> Offer:
+    """Powers on, writes a file of the machine's own to /etc, and offers the next image; returns the offer."""
     machine.power_on()
     factory.identify(machine)
     machine.wait_until_ready()
@@ -247,12 +249,12 @@ def _offered(factory: MachineFactory, machine: Machine, directory: Path) -> Offe
     shutil.rmtree(directory, ignore_errors=True)
     url = machine.network.serve_mirror(Repository(directory))
     if factory.next_image:
-        return from_disk(machine, directory, url, machine.attach_disk(factory.next_image))
-    return make_up(machine, directory, url, 1)[0]
+        return offer_from_disk(machine, directory, url, machine.attach_disk(factory.next_image))
+    return make_offers(machine, directory, url, 1)[0]
 
 
-def _start(machine: Machine) -> None:
-    """Powers on and has what the boot wrote on disk."""
+def _boot_synced(machine: Machine) -> None:
+    """Powers on, and syncs what the boot wrote."""
     machine.power_on()
     machine.wait_until_ready()
     machine.run("sync")

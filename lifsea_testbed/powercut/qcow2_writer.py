@@ -1,7 +1,7 @@
-"""A crash state as a disk of its own: small qcow2 files with what the log changed, above the recording's base.
+"""Writes a crash state as a disk: small qcow2 files with the clusters that the log changed, above the recording's base.
 
 The format is qcow2 version 3 (QEMU docs/interop/qcow2.txt): header, reference counts, two levels of tables, clusters.
-The file names no backing file: QEMU is told which disk lies below.
+The file names no backing file: QEMU's command line does.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from lifsea_testbed.powercut.crash_states import CrashStates, State, prefix
-from lifsea_testbed.powercut.disk_contents import CLUSTER, Contents
+from lifsea_testbed.powercut.crash_states import CrashState, CrashStates, prefix
+from lifsea_testbed.powercut.disk_contents import CLUSTER, DiskContents
 
 _BITS = CLUSTER.bit_length() - 1
 _MAGIC, _VERSION, _HEADER_LENGTH = b"QFI\xfb", 3, 104
 #: Reference counts of 16 bits, and how many there are in a cluster.
 _REFCOUNT_ORDER, _COUNTS = 4, CLUSTER // 2
 _IN_TABLE = CLUSTER // 8
-#: No more milestones than these are made, and none nearer to the last one than so many entries of the log.
+#: The most milestones of a log, and the least distance between two of them (entries of the log).
 _MILESTONES, _BETWEEN = 16, 64
 #: "Refcount is exactly one": set in every entry of the two tables.
 _COPIED = 1 << 63
@@ -46,13 +46,13 @@ class _Layout:
 
 
 class Milestones:
-    """The disk at a few places of the log, each made once: the disk of a state holds but what came after its milestone.
+    """The disk at a few positions of the log, each written once; a state's file holds the writes after its milestone.
 
-    So the cost of a state does not grow with the log. Several threads may ask for states. The files lie in a directory
-    of their own, gone with the context.
+    So the cost of a state does not grow with the log. Several threads may write states. The files lie in a directory of
+    their own, which is removed with the context.
     """
 
-    def __init__(self, contents: Contents, states: CrashStates, directory: Path) -> None:
+    def __init__(self, contents: DiskContents, states: CrashStates, directory: Path) -> None:
         self._contents, self._states = contents, states
         self._step = max(_BETWEEN, -(-contents.count // _MILESTONES))
         self._scratch = tempfile.TemporaryDirectory(prefix="milestones-", dir=directory)
@@ -67,8 +67,8 @@ class Milestones:
         """Removes them."""
         self._scratch.cleanup()
 
-    def write(self, path: Path, state: State) -> tuple[Path, ...]:
-        """Writes what a state has above its milestone; returns the layers of its disk, the lowest first."""
+    def write(self, path: Path, state: CrashState) -> tuple[Path, ...]:
+        """Writes a state's clusters above its milestone; returns the layers of its disk, the lowest first."""
         place = self._states.epoch(state).first // self._step * self._step
         with self._writing:
             write(path, self._contents.clusters(state, since=place), size=self._contents.size)
@@ -83,7 +83,7 @@ class Milestones:
 
 
 def write(path: Path, clusters: Iterable[tuple[int, bytes]], *, size: int) -> None:
-    """Writes a qcow2 disk of that size that holds these clusters and lets what is below show everywhere else."""
+    """Writes a qcow2 disk of `size` bytes that holds these clusters; all others are read from the layer below."""
     held = dict(clusters)
     tables = sorted({number // _IN_TABLE for number in held})
     layout = _lay_out(size, tables=len(tables), data=len(held))

@@ -1,4 +1,9 @@
-"""What a sweep found, in numbers and by state: a JSON document and a picture."""
+"""The report of a sweep: its numbers and states as JSON, a picture, and a listing of the disk of each broken state.
+
+The listing shows a disk twice, as the boot loader and as the kernel read it: GRUB reads ext4 without the journal that
+the kernel replays when it mounts it. The difference shows an upgrade that swaps its loader entries without having them
+written to their place (ostree issue 3392).
+"""
 
 from __future__ import annotations
 
@@ -8,23 +13,31 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from lifsea_testbed.disk.ext4 import Ext4, UnreplayedExt4, is_ext4
+from lifsea_testbed.disk.filesystem import Tree, root_of
+from lifsea_testbed.disk.partitions import partitions
+from lifsea_testbed.disk.source import ByteSource
+from lifsea_testbed.errors import DiskDamaged, NotJudged
 from lifsea_testbed.powercut import timeline_svg
-from lifsea_testbed.powercut.crash_states import State
-from lifsea_testbed.powercut.disk_listing import on_disk
+from lifsea_testbed.powercut.crash_states import CrashState
 from lifsea_testbed.powercut.inference import unconfirmed
 from lifsea_testbed.powercut.recording import Timeline
-from lifsea_testbed.powercut.results import How, Outcome, Result, Results, judged
-from lifsea_testbed.powercut.sweep import Plan
+from lifsea_testbed.powercut.sweep import SweepPlan
+from lifsea_testbed.powercut.verdicts import CrashResult, CrashResults, CrashVerdict, Evidence, judged_as
+from lifsea_testbed.support.sanitize import printable
+
+#: The directories of ostree's boot entries and deployments, on a separate /boot or on the root file system.
+_PATHS = ("/loader", "/loader/entries", "/ostree", "/boot/loader", "/boot/ostree")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Summary:
-    """States enumerated; distinct disks among them; of these booted, inferred, left, broken; what each state came to.
+class SweepSummary:
+    """A sweep in numbers: states enumerated, distinct disks, of these booted, inferred, left and broken; the states.
 
-    Of those inferred some have to be booted as well: `confirmed` were, `unconfirmed` are yet to be.
-    `contradicted` are boots whose outcome was not what had been inferred: the inference is unsound if there is one.
-    `seconds` passed while any of them was booted. `smallest` is the state with the fewest lost writes that is
-    broken like the first one, if that was looked for.
+    Of those inferred a sample is booted as well: `confirmed` were, `unconfirmed` are yet to be. `contradicted` are
+    boots whose verdict differs from the inferred one: then the inference is unsound. `seconds` is the time during which
+    at least one boot ran. `smallest` is the name of the state with the fewest lost writes that is broken like the first
+    failure; empty if none was searched for or found.
     """
 
     enumerated: int
@@ -39,7 +52,7 @@ class Summary:
     old: int
     new: int
     seconds: float
-    states: list[tuple[State, Result]]
+    states: list[tuple[CrashState, CrashResult]]
     smallest: str = ""
 
     @property
@@ -50,45 +63,46 @@ class Summary:
                 f"{self.inferred} inferred, {self.left} left, {self.broken} broken, {rate:.1f} states/min")  # fmt: skip
 
     @property
-    def failures(self) -> list[Result]:
+    def failures(self) -> list[CrashResult]:
         """One result for each broken disk."""
-        found = {result.digest: result for _, result in reversed(self.states) if result.outcome is Outcome.BROKEN}
+        found = {result.digest: result for _, result in reversed(self.states) if result.outcome is CrashVerdict.BROKEN}
         return list(reversed(found.values()))
 
     @property
-    def told(self) -> list[str]:
-        """What is broken, a line each; that of the first is followed by the smallest loss that breaks it."""
+    def failure_lines(self) -> list[str]:
+        """A line for each broken disk; the first one is followed by the smallest loss that breaks it."""
         lines = [f"{result.state}: {result.why}" for result in self.failures]
         return [*lines[:1], *([f"{self.smallest}: the smallest loss for that"] if self.smallest else []), *lines[1:]]
 
 
-def summarise(timeline: Timeline, planned: Plan, results: Results) -> Summary:
-    """Returns what is known of the planned states.
+def summarise(timeline: Timeline, planned: SweepPlan, results: CrashResults) -> SweepSummary:
+    """Returns the numbers and results of the planned states.
 
-    A disk counts as broken if it is for any of the states that lead to it: a cut after success was announced can give
+    A disk counts as broken if it is broken for any state that leads to it: a cut after success was announced can leave
     the same disk as one before.
     """
     states = list(_states(timeline, planned, results))
-    worst: dict[str, Outcome] = {}
+    worst: dict[str, CrashVerdict] = {}
     for _, result in states:
-        worst[result.digest] = Outcome.BROKEN if worst.get(result.digest) is Outcome.BROKEN else result.outcome
+        if worst.get(result.digest) is not CrashVerdict.BROKEN:
+            worst[result.digest] = result.outcome
     how = Counter(results.of[digest].how for digest in worst)
-    counts = {outcome: sum(found is outcome for found in worst.values()) for outcome in Outcome}
-    return Summary(
-        enumerated=planned.enumerated, distinct=len(planned.of), booted=len(worst) - how[How.INFERRED],
-        inferred=how[How.INFERRED], confirmed=how[How.CONFIRMED], contradicted=how[How.CONTRADICTED],
+    counts = {outcome: sum(found is outcome for found in worst.values()) for outcome in CrashVerdict}
+    return SweepSummary(
+        enumerated=planned.enumerated, distinct=len(planned.of), booted=len(worst) - how[Evidence.INFERRED],
+        inferred=how[Evidence.INFERRED], confirmed=how[Evidence.CONFIRMED], contradicted=how[Evidence.CONTRADICTED],
         unconfirmed=len(unconfirmed(results.of[digest] for digest in worst)),
         left=len(planned.of) - len(worst),
-        broken=counts[Outcome.BROKEN], old=counts[Outcome.OLD], new=counts[Outcome.NEW],
+        broken=counts[CrashVerdict.BROKEN], old=counts[CrashVerdict.OLD], new=counts[CrashVerdict.NEW],
         seconds=_spent([results.of[digest] for digest in worst]), states=states,
     )  # fmt: skip
 
 
-def write(place: Path, timeline: Timeline, summary: Summary) -> None:
-    """Writes both files, of that name and their own endings."""
+def write(place: Path, timeline: Timeline, summary: SweepSummary) -> None:
+    """Writes the JSON document and the SVG picture, at `place` with their suffixes."""
     numbers = {name: value for name, value in vars(summary).items() if name != "states"}
     broken = [{"state": result.state, "why": result.why, "console": result.console,
-               "on disk": on_disk(timeline.contents.disk(timeline.states.find(result.state))).splitlines()}
+               "on disk": listing(timeline.contents.disk(timeline.states.find(result.state))).splitlines()}
               for result in summary.failures]  # fmt: skip
     report = {
         "recording": asdict(timeline.facts), "summary": numbers, "epochs": len(timeline.states.tried),
@@ -99,8 +113,8 @@ def write(place: Path, timeline: Timeline, summary: Summary) -> None:
     place.with_suffix(".svg").write_text(timeline_svg.draw(timeline, summary.states), "utf-8")
 
 
-def _spent(results: Sequence[Result]) -> float:
-    """How long at least one of the boots went on (seconds)."""
+def _spent(results: Sequence[CrashResult]) -> float:
+    """The time during which at least one boot ran (seconds)."""
     spent = end = 0.0
     for result in sorted(results, key=lambda result: result.at):
         spent += max(0.0, result.at + result.seconds - max(end, result.at))
@@ -108,12 +122,56 @@ def _spent(results: Sequence[Result]) -> float:
     return round(spent, 1)
 
 
-def _row(state: State, result: Result) -> dict[str, str | float]:
+def _row(state: CrashState, result: CrashResult) -> dict[str, str | float]:
     return {"state": state.name, "kind": state.kind, "outcome": result.outcome, "how": result.how, "why": result.why,
             "like": result.like, "digest": result.digest, "seconds": result.seconds}  # fmt: skip
 
 
-def _states(timeline: Timeline, planned: Plan, results: Results) -> Iterator[tuple[State, Result]]:
+def _states(timeline: Timeline, planned: SweepPlan, results: CrashResults) -> Iterator[tuple[CrashState, CrashResult]]:
     for digest, states in planned.of.items():
         if result := results.of.get(digest):
-            yield from ((state, judged(result, state, timeline.facts)) for state in states)
+            yield from ((state, judged_as(result, state, timeline.facts)) for state in states)
+
+
+def listing(disk: ByteSource) -> str:
+    """Returns a listing of ostree's boot directories on each ext4 partition, without and with its journal."""
+    return "\n".join(printable(line) for line in _lines(disk))
+
+
+def _lines(disk: ByteSource) -> Iterator[str]:
+    try:
+        found = [partition for partition in partitions(disk) if is_ext4(partition.content)]
+    except (DiskDamaged, NotJudged) as error:
+        yield _unread(error)
+        return
+    for partition in found:
+        for view, kind in (("without its journal", UnreplayedExt4), ("with its journal", Ext4)):
+            yield f"partition {partition.number} {view}:"
+            yield from (f"  {line}" for line in _tree_lines(partition.content, kind))
+
+
+def _tree_lines(content: ByteSource, kind: type[Ext4]) -> Iterator[str]:
+    try:
+        tree = Tree(root_of(kind(content)))
+        yield from [line for path in _PATHS for line in _path_lines(tree, path)] or ["nothing of ostree"]
+    except (DiskDamaged, NotJudged) as error:
+        yield _unread(error)
+
+
+def _unread(error: Exception) -> str:
+    return f"cannot be read: {str(error).partition(chr(10))[0]}"
+
+
+def _path_lines(tree: Tree, path: str) -> Iterator[str]:
+    place = tree.find(path, follow=False)
+    if place is not None and place.is_link:
+        yield f"{path} -> {place.file_system.link_target(place.inode)}"
+    if names := tree.names(path):
+        yield f"{path}: {' '.join(names)}"
+        yield from (line for name in names for line in _link_line(tree, f"{path}/{name}"))
+
+
+def _link_line(tree: Tree, path: str) -> Iterator[str]:
+    place = tree.find(path, follow=False)
+    if place is not None and place.is_link:
+        yield f"{path} -> {place.file_system.link_target(place.inode)}"

@@ -1,4 +1,4 @@
-"""The time line of a recording as SVG: each write and flush in order, and each state that was judged by its outcome."""
+"""The time line of a recording as SVG: writes and flushes in order, and a dot for each judged state."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import math
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from lifsea_testbed.powercut.crash_states import Kind, State
+from lifsea_testbed.powercut.crash_states import CrashKind, CrashState
 from lifsea_testbed.powercut.recording import Timeline
-from lifsea_testbed.powercut.results import Outcome, Result
+from lifsea_testbed.powercut.verdicts import CrashResult, CrashVerdict
 
-_COLOURS = {Outcome.OLD: "#2b6cb0", Outcome.NEW: "#2f855a", Outcome.BROKEN: "#c53030"}
+_COLOURS = {CrashVerdict.OLD: "#2b6cb0", CrashVerdict.NEW: "#2f855a", CrashVerdict.BROKEN: "#c53030"}
 _WIDTH, _LEFT, _RIGHT, _TOP, _BARS, _ROW = 1200.0, 130.0, 20.0, 40.0, 90.0, 22.0
 
 
-def draw(timeline: Timeline, judged: Sequence[tuple[State, Result]]) -> str:
-    """Returns the picture; the writes and flushes before the first state that is tried are left out."""
+def draw(timeline: Timeline, judged: Sequence[tuple[CrashState, CrashResult]]) -> str:
+    """Returns the picture, from the first state that is tried on."""
     first = timeline.states.tried[0].first
     count = max(1, len(timeline.log.entries) - first)
     step = (_WIDTH - _LEFT - _RIGHT) / count
-    height = _TOP + _BARS + _ROW * (len(Kind) + 2)
+    height = _TOP + _BARS + _ROW * (len(CrashKind) + 2)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH:.0f} {height:.0f}" font-family="sans-serif" '
         'font-size="12">',
@@ -58,21 +58,21 @@ def _marks(timeline: Timeline, first: int, step: float, height: float) -> Iterat
 
 
 def _rows() -> Iterator[str]:
-    for number, kind in enumerate(Kind):
+    for number, kind in enumerate(CrashKind):
         yield f'<text x="4" y="{_height_of(number) + 4:.0f}">{escape(kind)}</text>'
 
 
-def _together(judged: Sequence[tuple[State, Result]]) -> list[list[tuple[State, Result]]]:
-    """The states that one dot stands for: of one kind, at one place of the log, with one outcome."""
-    found: dict[tuple[int, Kind, Outcome], list[tuple[State, Result]]] = {}
+def _together(judged: Sequence[tuple[CrashState, CrashResult]]) -> list[list[tuple[CrashState, CrashResult]]]:
+    """Groups the states that share a dot: of one kind, at one position of the log, with one outcome."""
+    found: dict[tuple[int, CrashKind, CrashVerdict], list[tuple[CrashState, CrashResult]]] = {}
     for state, result in judged:
         found.setdefault((state.position, state.kind, result.outcome), []).append((state, result))
-    return sorted(found.values(), key=lambda some: some[0][1].outcome is Outcome.BROKEN)
+    return sorted(found.values(), key=lambda some: some[0][1].outcome is CrashVerdict.BROKEN)
 
 
-def _dot(found: Sequence[tuple[State, Result]], first: int, step: float) -> str:
+def _dot(found: Sequence[tuple[CrashState, CrashResult]], first: int, step: float) -> str:
     state, result = found[0]
-    x, y = _LEFT + (state.position - first) * step, _height_of(list(Kind).index(state.kind))
+    x, y = _LEFT + (state.position - first) * step, _height_of(list(CrashKind).index(state.kind))
     more = f", and {len(found) - 1} more" if len(found) > 1 else ""
     why = f": {result.why}" if result.why else ""
     return (f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{_COLOURS[result.outcome]}" fill-opacity="0.8">'

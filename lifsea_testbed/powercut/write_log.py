@@ -3,7 +3,7 @@
 The format is that of dm-log-writes (Linux Documentation/admin-guide/device-mapper/log-writes.rst), as QEMU's
 `blklogwrites` writes it (QEMU block/blklogwrites.c): little-endian, one sector for the header of the log, then for
 each entry a sector with its header and the sectors that it wrote. A discard has no data. QEMU writes no marks, and no
-sign of FUA: a disk that is recorded must be one whose driver sends flushes instead, as virtio-blk's does.
+sign of FUA: the driver of a recorded disk must send flushes instead, as virtio-blk does.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _MAGIC, _VERSION = 0x6A736677736872, 1
 _HEADER, _ENTRY = struct.Struct("<QQQI"), struct.Struct("<QQQQ")
 
 
-class Flag(enum.IntFlag):
-    """What an entry is, beside a write."""
+class LogFlag(enum.IntFlag):
+    """The flags of an entry; a plain write has none."""
 
     FLUSH = 1
     FUA = 2
@@ -33,52 +33,52 @@ class Flag(enum.IntFlag):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One request: where on the disk (sectors), what it is, where in the log its data lies and it ends (bytes)."""
+class LogEntry:
+    """One request: position and length on the disk (sectors), flags, offsets of its data and end in the log (bytes)."""
 
     sector: int
     sectors: int
-    flags: Flag
+    flags: LogFlag
     data: int
     end: int
 
     @property
     def is_write(self) -> bool:
-        """Whether it changes the disk; a discard is taken to change nothing."""
-        return self.sectors > 0 and not self.flags & (Flag.DISCARD | Flag.MARK)
+        """Whether it changes the disk; a discard counts as no change."""
+        return self.sectors > 0 and not self.flags & (LogFlag.DISCARD | LogFlag.MARK)
 
     @property
     def is_flush(self) -> bool:
-        """Whether all that completed before it is safe once it has completed."""
-        return bool(self.flags & Flag.FLUSH)
+        """Whether all earlier writes are durable once it has completed."""
+        return bool(self.flags & LogFlag.FLUSH)
 
 
 class WriteLog:
-    """A log that was read whole and found sound; an entry's place in `entries` is its name everywhere else.
+    """A log, read whole and checked; elsewhere an entry is identified by its index in `entries`.
 
     Raises:
-        TestbedError: it is no such log, contradicts itself, or holds no flush at all.
+        TestbedError: it is not such a log, contradicts itself, or holds no flush.
     """
 
     def __init__(self, source: ByteSource, *, disk_size: int) -> None:
         self._source = source
         self.disk_size = disk_size
-        self.entries: Sequence[Entry] = tuple(_walk(source, disk_size))
+        self.entries: Sequence[LogEntry] = tuple(_walk(source, disk_size))
         if not any(entry.is_flush for entry in self.entries):
             raise _unsound("it holds no flush", hint="the disk needs write-cache=on, and a guest that flushes")
 
-    def data(self, entry: Entry, first: int = 0, sectors: int | None = None) -> bytes:
-        """Returns what an entry wrote, from its `first` sector on."""
+    def data(self, entry: LogEntry, first: int = 0, sectors: int | None = None) -> bytes:
+        """Returns the data of an entry, from its `first` sector on."""
         count = entry.sectors - first if sectors is None else sectors
         return self._source.read_at(entry.data + first * SECTOR, count * SECTOR)
 
     def count_at(self, size: int) -> int:
-        """Returns how many entries a log of that many bytes holds whole."""
+        """Returns the number of entries that lie whole within the first `size` bytes of the log."""
         return sum(entry.end <= size for entry in self.entries)
 
 
-def _walk(source: ByteSource, disk_size: int) -> Iterator[Entry]:
-    """Yields the entries, those behind the header's count too: QEMU updates that with a flush only."""
+def _walk(source: ByteSource, disk_size: int) -> Iterator[LogEntry]:
+    """Yields all entries, also those past the header's count, which QEMU updates with flushes only."""
     promised, place = _count(source), SECTOR
     for number in range(source.size // SECTOR):
         if place + SECTOR > source.size or not any(source.read_at(place, _ENTRY.size)):
@@ -100,22 +100,22 @@ def _count(source: ByteSource) -> int:
     return int(count)
 
 
-def _entry(source: ByteSource, place: int, disk_size: int, number: int) -> Entry:
+def _entry(source: ByteSource, place: int, disk_size: int, number: int) -> LogEntry:
     sector, sectors, flags, extra = _ENTRY.unpack(source.read_at(place, _ENTRY.size))
-    if flags >= 2 * Flag.METADATA or extra or (sector + sectors) * SECTOR > disk_size:
+    if flags >= 2 * LogFlag.METADATA or extra or (sector + sectors) * SECTOR > disk_size:
         raise _unsound(f"entry {number} is of {sectors} sectors at {sector}, flags {flags:#x}, and {extra} bytes more")
     data = place + SECTOR
-    end = data if flags & Flag.DISCARD else data + sectors * SECTOR
+    end = data if flags & LogFlag.DISCARD else data + sectors * SECTOR
     if end > source.size:
         raise _unsound(f"entry {number} ends at byte {end}, the log at {source.size}")
-    return Entry(sector=sector, sectors=sectors, flags=Flag(flags), data=data, end=end)
+    return LogEntry(sector=sector, sectors=sectors, flags=LogFlag(flags), data=data, end=end)
 
 
 def _refuse_rest(source: ByteSource, place: int) -> None:
     while place < source.size:
         part = min(1 << 20, source.size - place)
         if any(source.read_at(place, part)):
-            raise _unsound(f"there is something behind its end, after byte {place}")
+            raise _unsound(f"it has data behind its end, after byte {place}")
         place += part
 
 
@@ -125,7 +125,7 @@ def _unsound(why: str, *, hint: str = "record again; QEMU before 9.0 may corrupt
 
 
 def replay(base: bytes, log: WriteLog, count: int | None = None) -> bytes:
-    """Returns a disk that held `base` after the first `count` entries, or all: plain, for disks that fit in memory."""
+    """Returns `base` after the first `count` entries, or all of them: the plain way, for disks that fit in memory."""
     disk = bytearray(base)
     for entry in log.entries[:count]:
         if entry.is_write:

@@ -1,1 +1,1 @@
-"""The catalogue of claims, and which of them each operating system makes: one TOML file per OS and release line."""
+"""The catalogue of claims, and the profiles: one TOML file per OS and release line with the claims that it makes."""

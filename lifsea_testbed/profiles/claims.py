@@ -1,4 +1,4 @@
-"""The claims: each a promise in a sentence, with its source; profiles say which of them an OS makes."""
+"""The catalogue of claims: each a promise in one sentence, with its source; profiles list those that an OS makes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import importlib.resources
 import tomllib
 from dataclasses import dataclass
 
-#: The file of all claims, beside the profiles.
+#: The file of all claims, in the same directory as the profiles.
 CATALOGUE = "claims.toml"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A promise that a test can find kept or broken."""
+    """A promise that tests can judge."""
 
     id: str
     promise: str
@@ -22,6 +22,6 @@ class Claim:
 
 @functools.cache
 def catalogue() -> dict[str, Claim]:
-    """Returns every known claim by its id, in the order of claims.toml."""
+    """Returns every claim by its id, in the order of claims.toml."""
     text = importlib.resources.files("lifsea_testbed.profiles").joinpath(CATALOGUE).read_text("utf-8")
     return {name: Claim(id=name, **fields) for name, fields in tomllib.loads(text).items()}

@@ -1,4 +1,4 @@
-"""What is known of a claim: its promise, who makes it, how it is judged, and which images are known to break it."""
+"""Explains a claim: its promise, the profiles that make it, the tests that judge it, the mutants that break it."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.profiles.claims import Claim, catalogue
 
 _PACKAGE = "lifsea_testbed.suites"
-#: So many claims of similar names are offered for one that does not exist.
-_OFFERED = 3
+#: The number of similar names in the hint for an unknown claim.
+_SUGGESTIONS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
-    """A test that judges a claim: its file in suites/, the line it starts on, its name, and what it says it asserts."""
+    """A test that judges a claim: its file in suites/, its line, its name, and the first paragraph of its docstring."""
 
     file: str
     line: int
     name: str
-    says: str
+    asserts: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mutant:
-    """An image that breaks the claim: its name, what is changed in it, and why that is easy to miss."""
+    """An image that breaks the claim: its name, the change in it, and why that is easy to miss."""
 
     name: str
     change: str
@@ -48,25 +48,25 @@ class Explanation:
     mutants: tuple[Mutant, ...]
 
     def __str__(self) -> str:
-        """Some lines for people."""
+        """The explanation as text of several lines."""
         lines = [f"{self.claim.id}: {self.claim.promise}", "", f"source    {self.claim.source}",
                  f"profiles  {', '.join(self.profiles) or 'none'}"]  # fmt: skip
         lines += ["", "judged by"]
-        lines += [f"  suites/{judge.file}:{judge.line} {judge.name}\n    {judge.says}" for judge in self.judges]
+        lines += [f"  suites/{judge.file}:{judge.line} {judge.name}\n    {judge.asserts}" for judge in self.judges]
         lines += ["", "broken by" if self.mutants else "broken by none of the mutants (see docs/mutants.md)"]
         lines += [f"  mutant:{mutant.name}\n    {mutant.change} {mutant.why}" for mutant in self.mutants]
         return "\n".join(lines)
 
 
 def explain(name: str) -> Explanation:
-    """Returns what is known of the claim of that name.
+    """Returns the explanation of the claim of that name.
 
     Raises:
-        CallerError: there is none; the hint has those of similar names.
+        CallerError: there is no such claim; the hint has similar names.
     """
     if name not in catalogue():
-        similar = difflib.get_close_matches(name, catalogue(), n=_OFFERED, cutoff=0.4)
-        hint = ", ".join(similar) or "lifsea-testbed explain, without a claim, names them all"
+        similar = difflib.get_close_matches(name, catalogue(), n=_SUGGESTIONS, cutoff=0.4)
+        hint = ", ".join(similar) or "lifsea-testbed explain lists all claims"
         raise CallerError(f"unknown claim {name!r}", hint=hint)
     makers = tuple(profile for profile, claims in _promises().items() if name in claims)
     return Explanation(claim=catalogue()[name], profiles=makers, judges=_judges().get(name, ()),
@@ -87,7 +87,7 @@ def _promises() -> dict[str, frozenset[str]]:
 
 @functools.cache
 def _judges() -> dict[str, tuple[Judge, ...]]:
-    """The judges of each claim, read from the suites without running them."""
+    """The judges of each claim, from the source of the suites."""
     found: dict[str, tuple[Judge, ...]] = {}
     for entry in sorted(importlib.resources.files(_PACKAGE).iterdir(), key=lambda entry: entry.name):
         if entry.name.endswith(".py"):
@@ -101,8 +101,8 @@ def _judges_in(file: str, source: str) -> Iterator[tuple[str, Judge]]:
         for mark in node.decorator_list:
             match mark:
                 case ast.Call(func=ast.Name(id="claim"), args=[ast.Constant(value=str(claim))]):
-                    says = (ast.get_docstring(node) or "").partition("\n\n")[0]
-                    yield claim, Judge(file=file, line=node.lineno, name=node.name, says=says)
+                    asserts = (ast.get_docstring(node) or "").partition("\n\n")[0]
+                    yield claim, Judge(file=file, line=node.lineno, name=node.name, asserts=asserts)
 
 
 @functools.cache

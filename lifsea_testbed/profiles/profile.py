@@ -1,4 +1,4 @@
-"""Profiles: what one OS promises, as data; one TOML each, checked against a schema before anything boots."""
+"""Profiles: the promises of one OS as data, one TOML file each, validated before anything boots."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ T = TypeVar("T")
 _SUFFIX = ".toml"
 
 
-class _Table(BaseModel):
+class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Boot(_Table):
-    """How long a first boot may take on real hardware, in seconds, and what it is held to."""
+class BootSection(_Section):
+    """How long a first boot may take on real hardware (seconds), and the limits that it is judged by."""
 
     shell_within: float = Field(default=30.0, gt=0, description="from power-on until a root shell is open")
     ready_within: float = Field(default=30.0, gt=0, description="from the shell until the last ready sign")
     ready_line: str = Field(default="", description="without a shell: a console line of an OS that is up")
     promised: float = Field(default=2.0, gt=0, description="the first boot as advertised")
-    instructions: float | None = Field(default=None, gt=0, description="what a first boot may execute, emulated")
-    watched: float = Field(default=30.0, ge=0, description="seconds of uptime at which a boot is judged that is quiet")
+    instructions: float | None = Field(default=None, gt=0, description="limit for a first boot under emulation")
+    watched: float = Field(default=30.0, ge=0, description="seconds of uptime until late changes are looked for")
     allowed_kernel_errors: list[str] = Field(default=[], description="regular expressions of harmless messages")
 
 
-class Road(enum.StrEnum):
-    """How a root shell is come by."""
+class AccessMethod(enum.StrEnum):
+    """The built-in access methods: how the test bed gets a root shell. A plugin may register others by name."""
 
     USER_DATA = "user-data"
     LOGIN = "login"
@@ -42,63 +42,68 @@ class Road(enum.StrEnum):
     NONE = "none"
 
 
-class Line(enum.StrEnum):
-    """What a root shell talks on: a virtio-serial port of its own, the serial console, or the virtio console."""
+class ChannelDevice(enum.StrEnum):
+    """The device that carries the command channel: a virtio-serial port, the serial console or the virtio console."""
 
     PORT = "port"
     SERIAL = "ttyS0"
     VIRTIO = "hvc0"
 
 
-class Access(_Table):
-    """The roads to a root shell, tried in this order, and what they need."""
+class AccessSection(_Section):
+    """The access methods, tried in this order, and their settings.
 
-    roads: list[Road] = Field(default=[Road.USER_DATA], min_length=1)
-    line: Line = Field(default=Line.PORT, description="what the shell talks on; login and prompt need a console")
+    A method is a plain name: a plugin may register more (`pytest_lifsea_access_methods`), and an unknown name is
+    refused on use (machine/access.py).
+    """
+
+    methods: list[str] = Field(default=[AccessMethod.USER_DATA], min_length=1)
+    line: ChannelDevice = Field(default=ChannelDevice.PORT,
+                                description="the device of the command channel; login and prompt need a console")
     user: str = "root"
     password: str = ""
-    become: str = Field(default="", description="the command that makes a shell of that user root's: sudo -n")
+    become: str = Field(default="", description="the command by which that user becomes root: sudo -n")
 
     @property
-    def console(self) -> Line:
-        """The console that login and prompt use."""
-        return Line.SERIAL if self.line is Line.PORT else self.line
+    def console(self) -> ChannelDevice:
+        """The console that the methods login and prompt use."""
+        return ChannelDevice.SERIAL if self.line is ChannelDevice.PORT else self.line
 
     @property
     def has_no_shell(self) -> bool:
-        """Whether there is no road to a shell at all."""
-        return self.roads == [Road.NONE]
+        """Whether the image offers no way to a shell."""
+        return self.methods == [AccessMethod.NONE]
 
 
-class Packages(_Table):
-    """How many packages the image may hold, and where its database lies."""
+class PackagesSection(_Section):
+    """How many packages the image may hold, and where its package database is."""
 
     least: int = Field(default=1, ge=0)
     most: int = Field(default=220, ge=1)
     databases: list[str] = Field(default=[], description="dpkg status files; an rpm database is found by rpm itself")
 
 
-class Size(_Table):
-    """How large the image may be; what is not known is left out."""
+class ImageSection(_Section):
+    """How large the image may be; an unknown limit is left out."""
 
     most: float | None = Field(default=None, gt=0, description="MiB of the image file, compressed")
 
 
-class Disks(_Table):
-    """Which disks an instance has to have beside its system disk."""
+class DisksSection(_Section):
+    """The disks that an instance needs beside its system disk."""
 
     data: int = Field(default=0, ge=0, le=65536, description="GiB of an empty data disk; 0: none")
 
 
-class Budget(_Table):
-    """How much of systemd and udev may be left; what is not known is left out."""
+class BudgetSection(_Section):
+    """How many unit files and udev rules may be left; an unknown limit is left out."""
 
     units: int | None = Field(default=None, ge=1, description="unit files")
     udev_rules: int | None = Field(default=None, ge=0, description="rules, in all files together")
 
 
-class Paths(_Table):
-    """Which paths can be written, which lie in memory, which are links into /var, and where the image lies."""
+class PathsSection(_Section):
+    """The writable paths, those in memory, the links into /var, and the paths of the image itself."""
 
     writable: list[str] = ["/dev", "/etc", "/run", "/tmp", "/var"]
     memory: list[str] = ["/run", "/tmp"]
@@ -108,10 +113,10 @@ class Paths(_Table):
     ]  # fmt: skip
 
 
-class Absent(_Table):
+class AbsentSection(_Section):
     """Names of executables that must not exist, as regular expressions over the whole file name.
 
-    Marks are texts by which such a program is known whatever its name; host keys are patterns of the shell.
+    Marks are texts in such a program by which it is recognised under any name; host keys are shell patterns.
     """
 
     ssh: list[str] = [r"sshd(?:-.*)?", "dropbear.*", "tinysshd.*", "sftp-server"]
@@ -127,7 +132,7 @@ class Absent(_Table):
     host_keys: list[str] = ["ssh_host_*_key*", "dropbear_*_host_key", "ed25519.sk"]
 
 
-class Operations(_Table):
+class OperationsSection(_Section):
     """The operations container: the commands that drive it (arguments for the shell) and the log of their use."""
 
     start: str = "lifseacli container start"
@@ -137,135 +142,128 @@ class Operations(_Table):
     audit_log: str = "/var/log/lifsea/operations.log"
 
 
-class Containers(_Table):
-    """How a container is started that an intruder would like: privileged, the host's root at /host."""
+class ContainersSection(_Section):
+    """How to start a privileged container with the host's root mounted at /host, as an intruder would."""
 
-    escape: str = Field(default="", description="the command, up to and without the script that it runs")
+    escape: str = Field(default="", description="the command; a script is appended as its last argument")
 
 
-class Security(_Table):
-    """What is on the allow-lists; a list that is not known is left out, and then not judged."""
+class SecuritySection(_Section):
+    """The allow-lists; a list that is left out is not judged."""
 
     listeners: list[str] | None = Field(default=None, description="regular expressions: `tcp 127.0.0.1:53 program`")
-    setuid: list[str] | None = Field(default=None, description="files that give privileges to whoever starts them")
-    sysctls: dict[str, int | Literal["absent"]] = Field(default={}, description="absent: the kernel has no such one")
+    setuid: list[str] | None = Field(default=None, description="files that give privileges to their callers")
+    sysctls: dict[str, int | Literal["absent"]] = Field(default={}, description="absent: the kernel has none")
 
 
-class UpgradeTool(enum.StrEnum):
-    """What upgrades an OS."""
+class UpgradesSection(_Section):
+    """How an OS is upgraded and rolled back: by a tool, built in or a plugin's, or by commands (upgrade/tools.py)."""
 
-    OSTREE = "ostree"
-    RPM_OSTREE = "rpm-ostree"
-    COMMANDS = "commands"
-
-
-class Upgrades(_Table):
-    """How an OS is upgraded and rolled back: by a tool that is known, or by commands (upgrade/way.py)."""
-
-    tool: UpgradeTool = UpgradeTool.OSTREE
-    deploy: str = Field(default="", description="what is on offer is in $OFFER_URL, _BRANCH, _COMMIT and _VERSION")
+    tool: str = Field(default="ostree", min_length=1,
+                      description="ostree, rpm-ostree, commands, or a tool that a plugin registers by name")
+    deploy: str = Field(default="", description="finds the offer in $OFFER_URL, _BRANCH, _COMMIT and _VERSION")
     roll_back: str = ""
-    running: str = Field(default="", description="prints what runs (default: VERSION_ID of os-release)")
-    boots_next: str = Field(default="", description="prints, in the same way, what boots next")
-    confirm: str = Field(default="", description="tells the OS that it came up well: for people to look up")
+    running: str = Field(default="", description="prints the running version (default: VERSION_ID of os-release)")
+    boots_next: str = Field(default="", description="prints the version that boots next")
+    confirm: str = Field(default="", description="marks the boot as successful; for people, nothing runs it")
 
 
-class Sharing(_Table):
-    """What may change on a machine by itself while tests share it: regular expressions over whole paths and names."""
+class SharingSection(_Section):
+    """What may change by itself on a machine that tests share: regular expressions over whole paths and names."""
 
     files: list[str] = Field(default=[
         r"/run/lifsea-testbed.*", r"/(run|var)/log/journal.*", r"/run/systemd/(journal|units)/?.*", r"/run/udev.*",
         r"/run/systemd/transient(/kubepods.*)?", r"/var/lib/chrony/.*",
         r"/var/lib/kubelet(/(cpu|memory)_manager_state|/device-plugins.*)?",
-    ], description="what is written, below the paths that can be")  # fmt: skip
+    ], description="files that may be written, below the writable paths")  # fmt: skip
     processes: list[str] = Field(default=[r"\(sd-.*", "systemd-tmpfile", "iptables", "ip6tables", "mount"],
-                                 description="what comes and goes, by name")  # fmt: skip
+                                 description="processes that may start and end, by name")  # fmt: skip
     # A file system that was grown at the first boot has its tables written in the background for minutes.
-    disk: float = Field(default=256.0, ge=0, description="MiB that the disk may take in while one test runs")
+    disk: float = Field(default=256.0, ge=0, description="MiB that may be written to the disk during one test")
 
 
-class Nodes(_Table):
-    """What has to differ between two machines of one image: patterns of files, where they exist."""
+class NodesSection(_Section):
+    """The files that must differ between two machines of one image if they exist, as patterns."""
 
     differ: list[str] = ["/etc/machine-id", "/var/lib/systemd/random-seed", "/etc/ssh/ssh_host_*_key"]
 
 
-class Cluster(_Table):
-    """How a machine joins a cluster, what its pods are made of, and where its container runtime answers."""
+class ClusterSection(_Section):
+    """How a machine joins a cluster, the images of its pods, and the socket of its container runtime."""
 
     join: str = Field(default="", description="script of the user-data; finds $CLUSTER_NODE, _ADDRESS, _KUBECONFIG, "
                       "_AUTHORITY, _LABELS")  # fmt: skip
     ready_within: float = Field(default=60.0, gt=0, description="seconds from power-on until the node is Ready")
-    kubeconfig: str = Field(default="/etc/kubernetes/kubelet.conf", description="where the script puts that")
+    kubeconfig: str = Field(default="/etc/kubernetes/kubelet.conf", description="where the script writes it")
     socket: str = "/run/containerd/containerd.sock"
     manifests: str = Field(default="/etc/kubernetes/manifests", description="where the kubelet looks for static pods")
     networks: str = Field(default="/etc/cni/net.d", description="where the runtime looks for the network of pods")
     pause: str = Field(default="", description="the image on board that each pod needs")
     workload: str = Field(default="", description="an image with a POSIX shell and wget, for pods")
-    prepare: str = Field(default="", description="a script that makes the workload known to the container runtime")
+    prepare: str = Field(default="", description="a script that imports the workload into the container runtime")
 
 
-class Metadata(_Table):
-    """How the metadata service meets the OS: an instance can be set to answer nobody without a token (HttpTokens)."""
+class MetadataSection(_Section):
+    """Whether the metadata service answers requests without a token (HttpTokens of an instance)."""
 
     token: Literal["optional", "required"] = "optional"
 
 
-class Identity(_Table):
-    """By what an image is known: ID in os-release, and the release line that VERSION_ID starts with."""
+class IdentitySection(_Section):
+    """How an image is recognised: ID in os-release, and the release line that VERSION_ID starts with."""
 
     os_id: str
     version_prefix: str = ""
 
 
-class Profile(_Table):
-    """Everything that the suites need to know of an OS."""
+class Profile(_Section):
+    """All data about one OS that the suites use."""
 
     name: str
     title: str
     claims: list[str] = Field(min_length=1)
-    identity: Identity
-    access: Access = Access()
-    boot: Boot = Boot()
-    image: Size = Size()
-    disks: Disks = Disks()
-    packages: Packages = Packages()
-    budget: Budget = Budget()
-    paths: Paths = Paths()
-    absent: Absent = Absent()
-    operations: Operations = Operations()
-    containers: Containers = Containers()
-    security: Security = Security()
-    nodes: Nodes = Nodes()
-    sharing: Sharing = Sharing()
-    upgrades: Upgrades = Upgrades()
-    cluster: Cluster = Cluster()
-    metadata: Metadata = Metadata()
-    budgets: dict[str, float] = Field(default={}, description="metric → the value that its median must keep to")
+    identity: IdentitySection
+    access: AccessSection = AccessSection()
+    boot: BootSection = BootSection()
+    image: ImageSection = ImageSection()
+    disks: DisksSection = DisksSection()
+    packages: PackagesSection = PackagesSection()
+    budget: BudgetSection = BudgetSection()
+    paths: PathsSection = PathsSection()
+    absent: AbsentSection = AbsentSection()
+    operations: OperationsSection = OperationsSection()
+    containers: ContainersSection = ContainersSection()
+    security: SecuritySection = SecuritySection()
+    nodes: NodesSection = NodesSection()
+    sharing: SharingSection = SharingSection()
+    upgrades: UpgradesSection = UpgradesSection()
+    cluster: ClusterSection = ClusterSection()
+    metadata: MetadataSection = MetadataSection()
+    budgets: dict[str, float] = Field(default={}, description="metric → the limit for its median")
 
 
-def known(value: T | None, what: str) -> T:
-    """Returns what a profile says.
+def require(value: T | None, key: str) -> T:
+    """Returns the value of a profile key, such as `security.listeners`.
 
     Raises:
-        NotJudged: it does not say it.
+        NotJudged: the profile does not have the key.
     """
     if value is None:
-        raise NotJudged(f"the profile does not know {what}")
+        raise NotJudged(f"the profile has no {key}: without it this cannot be judged (docs/profiles.md)")
     return value
 
 
 def names() -> list[str]:
-    """Returns the names of the profiles that come with the test bed."""
+    """Returns the names of the built-in profiles."""
     files = {entry.name for entry in importlib.resources.files("lifsea_testbed.profiles").iterdir()} - {CATALOGUE}
     return sorted(name.removesuffix(_SUFFIX) for name in files if name.endswith(_SUFFIX))
 
 
 def load(name: str) -> Profile:
-    """Returns the profile of that name, or the one in the TOML file of that path.
+    """Returns the built-in profile of that name, or the profile in the TOML file at that path.
 
     Raises:
-        ProfileRefused: there is none, or it does not hold together.
+        ProfileRefused: it does not exist or is not valid.
     """
     fields = _read(name)
     try:
@@ -276,12 +274,13 @@ def load(name: str) -> Profile:
         raise ProfileRefused(f"profile {name}: {place}: {first['msg']}", hint="see docs/profiles.md") from None
     unknown = [claim for claim in profile.claims if claim not in catalogue()]
     if unknown:
-        raise ProfileRefused(f"profile {name}: unknown claims {', '.join(unknown)}", hint="see claims.toml")
+        raise ProfileRefused(f"profile {name}: unknown claims {', '.join(unknown)}",
+                             hint="lifsea-testbed explain lists the claims")
     return profile
 
 
 def matching(os_release: dict[str, str]) -> Profile | None:
-    """Returns the profile whose identity fits best to the fields of an os-release file, if one fits."""
+    """Returns the profile whose identity matches the fields of an os-release file most closely, or None."""
     fitting = [
         profile
         for profile in map(load, names())
@@ -312,7 +311,7 @@ def _read(name: str, *above: str) -> dict[str, Any]:
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """The base with what is over it: tables are merged key by key, everything else is replaced."""
+    """Returns the base overlaid with a profile: tables are merged key by key, other values are replaced."""
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)

@@ -1,1 +1,1 @@
-"""What a run leaves behind: verdicts, gate.json, evidence."""
+"""The results of a run: verdicts, gate.json and the reports made from it, evidence."""

@@ -1,4 +1,4 @@
-"""The collector: gathers outcomes while a run goes on, keeps gate.json current, and settles the verdict at its end."""
+"""Collects outcomes during a run, keeps gate.json up to date, and concludes the verdict at the end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lifsea_testbed.machine.context import AUTO, RunContext
 from lifsea_testbed.machine.factory import FALLBACK
 from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.profiles.claims import catalogue
-from lifsea_testbed.report import excuses, gate, junit, markdown
+from lifsea_testbed.report import gate, junit, known_issues, markdown
 from lifsea_testbed.report.document import (
     ClaimRecord,
     Document,
@@ -27,23 +27,24 @@ from lifsea_testbed.report.document import (
     Shard,
     Verdict,
 )
-from lifsea_testbed.report.gate import Outcome
-from lifsea_testbed.report.known_issues import Known
+from lifsea_testbed.report.gate import TestOutcome
+from lifsea_testbed.report.known_issues import KnownIssueList
 from lifsea_testbed.report.outcome import Status
 from lifsea_testbed.support import host as hosts
 
-_UNFINISHED = "the run did not come to its end"
+_UNFINISHED = "the run did not finish"
 
 
 class Collector:
-    """Holds the outcomes of one run, of all its processes."""
+    """The outcomes of one run, from all its processes."""
 
-    def __init__(self, context: RunContext, known: Known, *, version: str = "", flaky_fails: bool = False) -> None:
+    def __init__(self, context: RunContext, known: KnownIssueList, *, version: str = "",
+                 flaky_fails: bool = False) -> None:
         self._context = context
         self._known = known
         self._version = version
         self._flaky_fails = flaky_fails
-        self._outcomes: list[Outcome] = []
+        self._outcomes: list[TestOutcome] = []
         self._figures: dict[str, list[Figure]] = {}
         self._durations: dict[str, float] = {}
         self._plan = ""
@@ -54,8 +55,8 @@ class Collector:
         for name in ("gate.json", "gate.json.minisig", "run.json", "junit.xml", "summary.md"):
             self.path.with_name(name).unlink(missing_ok=True)
 
-    def add(self, outcome: Outcome, *, profile: str, version: str = "") -> None:
-        """Takes one outcome, judged under that profile, and writes down what is known so far."""
+    def add(self, outcome: TestOutcome, *, profile: str, version: str = "") -> None:
+        """Adds one outcome, judged by that profile, and writes the results so far."""
         if profile != self._profile.name:
             self._profile = profiles.load(profile)
         self._version = self._version or version
@@ -63,19 +64,19 @@ class Collector:
         self.document(Verdict.BROKEN, _UNFINISHED).write(self.path)
 
     def add_figures(self, figures: Iterable[Figure]) -> None:
-        """Takes what one attempt at a test measured; a later attempt takes the place of an earlier one."""
+        """Adds the figures of one attempt at a test; a later attempt replaces an earlier one."""
         figures = list(figures)
         self._figures[figures[0].test] = figures
 
     def add_duration(self, test: str, seconds: float) -> None:
-        """Takes the time that one part of a test took."""
+        """Adds the duration of one phase of a test (seconds)."""
         self._durations[test] = self._durations.get(test, 0.0) + seconds
 
     def finish(self, troubles: Iterable[str] = (), failures: Iterable[str] = (), *, plan: str = "",
                findings: Iterable[str] = ()) -> Document:
-        """Settles the verdict, writes every report, and returns what they say.
+        """Concludes the verdict, writes every report, and returns their document.
 
-        `plan` is by which shards were cut, `findings` what became of the figures, a sentence each.
+        `plan` is the digest of the shard plan, `findings` are the verdicts on the figures, a sentence each.
         """
         context, self._plan, self._findings = self._context, plan, list(findings)
         changed = [] if context.image.unchanged else [f"{context.image.path} changed during the run"]
@@ -95,12 +96,12 @@ class Collector:
 
     @property
     def flakes(self) -> dict[str, int]:
-        """The tests that passed only at a later attempt, and at which."""
+        """The tests that passed only at a later attempt, and the number of that attempt."""
         return {test.id: len(test.attempts) for test in gate.records(self._outcomes) if test.status is Status.FLAKY}
 
     def document(self, verdict: Verdict, why: str, *, troubles: Iterable[str] = (),
                  failures: Iterable[str] = ()) -> Document:
-        """Returns gate.json as far as the run has come."""
+        """Returns gate.json with the results so far."""
         context = self._context
         claims = self._claims()
         part = context.shard
@@ -112,12 +113,12 @@ class Collector:
             profile=self._profile.name, instance_type=context.instance_type.name, selected=list(context.claims),
             shard=shard, runs=[run_record(context, shard)], claims=claims,
             others=gate.records(outcome for outcome in self._outcomes if not outcome.claim),
-            known_issues=excuses.record(self._known, claims, profile=self._profile.name, version=self._version),
+            known_issues=known_issues.record(self._known, claims, profile=self._profile.name, version=self._version),
             troubles=list(troubles), failures=list(failures),
         )  # fmt: skip
 
     def _claims(self) -> list[ClaimRecord]:
-        """The result of each claim of the profile, or of those of them that the user selected."""
+        """The result of each claim of the profile, or of each selected one."""
         wanted = self._context.claims or self._profile.claims
         promises = {claim: catalogue()[claim].promise for claim in self._profile.claims if claim in wanted}
         return gate.settle(promises, self._outcomes, [each for taken in self._figures.values() for each in taken])
@@ -126,7 +127,7 @@ class Collector:
         return [f"flaky: {', '.join(self.flakes)}"] if self.flakes else []
 
     def _write_run(self) -> None:
-        """What differs from run to run, and so has no place in gate.json; seconds and MiB."""
+        """Writes run.json: the values that differ from run to run, in seconds and MiB."""
         times = {
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._started)),
             "duration": round(time.time() - self._started, 1),
@@ -140,7 +141,7 @@ class Collector:
 
 
 def run_record(context: RunContext, shard: Shard | None = None) -> RunRecord:
-    """Returns on what, and with what, this process works."""
+    """Returns the host and the tools of this process."""
     return RunRecord(shard=shard, host=host(), accelerator=str(context.accelerator.kind),
                      tools={**_versions(), "qemu": context.emulator.version})  # fmt: skip
 
@@ -153,7 +154,7 @@ def _versions() -> dict[str, str]:
 
 @functools.cache
 def host() -> Host:
-    """Returns what is to be known of the host."""
+    """Returns the description of the host."""
     return Host(processor=hosts.processor_name(), cores=hosts.processors(), kernel=platform.release(),
                 memory=psutil.virtual_memory().total >> 20)  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""gate.json: its form, which is published as a JSON Schema; every other report is made from it."""
+"""gate.json: its form, published as a JSON Schema; every other report is made from it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lifsea_testbed.errors import Blame, CallerError
-from lifsea_testbed.report.known_issues import State
 from lifsea_testbed.report.outcome import Status
 from lifsea_testbed.support.sanitize import printable
 
 SCHEMA = 2
-#: Larger files are no gate.json (bytes).
+#: Larger files are refused as a gate.json (bytes).
 _LARGEST = 64 << 20
 
 
 class Verdict(enum.StrEnum):
-    """What a run says of an image."""
+    """The verdict of a run on an image."""
 
     PASS = "pass"
     FAIL = "fail"
@@ -30,7 +29,7 @@ class Verdict(enum.StrEnum):
 
     @property
     def exit_status(self) -> int:
-        """The exit status of the run: 1 as pytest has it for failures, 6 and 7 beyond what pytest uses itself."""
+        """The exit status of the run: 1 is pytest's for failures; pytest itself does not use 6 and 7."""
         return {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.BROKEN: 6, Verdict.NOT_JUDGED: 7}[self]
 
 
@@ -39,7 +38,7 @@ class _Record(BaseModel):
 
 
 class Attempt(_Record):
-    """One try of a test."""
+    """One attempt at a test."""
 
     status: Status
     blame: Blame | None = None
@@ -47,7 +46,7 @@ class Attempt(_Record):
 
 
 class TestRecord(_Record):
-    """What became of one test over all its attempts."""
+    """The result of one test over all its attempts."""
 
     __test__ = False  # pytest would otherwise take the name for a test class
 
@@ -71,7 +70,7 @@ class Figure(_Record):
 
 
 class ClaimRecord(_Record):
-    """What became of one claim: the worst of its tests."""
+    """The result of one claim: that of its worst test."""
 
     id: str
     promise: str
@@ -96,7 +95,7 @@ class ImageRecord(_Record):
 
 
 class Shard(_Record):
-    """The part of all tests that was run: the index-th of count, from 1; `plan` stands for how they were cut."""
+    """The part of all tests that was run: the index-th of count, from 1; `plan` is the digest of the partition."""
 
     index: int = Field(ge=1)
     count: int = Field(ge=1)
@@ -117,7 +116,7 @@ class Host(_Record):
 
 
 class RunRecord(_Record):
-    """On what, and with what, a part of the tests was run."""
+    """The host and the tools that ran a part of the tests."""
 
     shard: Shard | None = None
     host: Host
@@ -125,8 +124,21 @@ class RunRecord(_Record):
     tools: dict[str, str] = Field(description="name of a tool → its version")
 
 
+class IssueState(enum.StrEnum):
+    """The state of a known issue after a run."""
+
+    SEEN = "seen"
+    EXPIRED = "expired"
+    #: The claim is kept: the issue is to be removed from the file.
+    GONE = "gone"
+    #: The claim is not kept, and did not fail by this signature either.
+    NOT_SEEN = "not seen"
+    #: It belongs to another profile or version, or its claim was not judged.
+    NOT_APPLICABLE = "not applicable"
+
+
 class IssueRecord(_Record):
-    """A known issue, and what this run found of it."""
+    """A known issue, and its state after this run."""
 
     claim: str
     link: str
@@ -134,18 +146,18 @@ class IssueRecord(_Record):
     since: str
     expires: str
     extensions: int
-    state: State
+    state: IssueState
 
 
 class KnownIssues(_Record):
-    """The known issues that the run was given, and the date (UTC) on which they were looked at."""
+    """The known issues of the run, and the date (UTC) on which they were evaluated."""
 
     as_of: str
     issues: list[IssueRecord]
 
 
 class Document(_Record):
-    """One gate.json. The same results give the same bytes: what differs from run to run stands in run.json."""
+    """One gate.json. The same results give the same bytes: values that differ from run to run are in run.json."""
 
     schema_version: Literal[2] = Field(default=2, alias="schema")
     testbed: str = Field(description="the version of lifsea_testbed")
@@ -158,15 +170,15 @@ class Document(_Record):
     instance_type: str
     selected: list[str] = Field(description="the claims that --claim named")
     shard: Shard | None = None
-    runs: list[RunRecord] = Field(description="one, or of a merged document one for each shard")
+    runs: list[RunRecord] = Field(description="one; in a merged document one for each shard")
     claims: list[ClaimRecord]
     others: list[TestRecord] = Field(default=[], description="tests of no claim")
     known_issues: KnownIssues | None = None
-    troubles: list[str] = Field(default=[], description="what went wrong beside the tests")
-    failures: list[str] = Field(default=[], description="what fails the gate beside the claims: figures")
+    troubles: list[str] = Field(default=[], description="errors outside the tests")
+    failures: list[str] = Field(default=[], description="failures of the gate outside the claims: figures")
 
     def text(self) -> str:
-        """Returns the document as it is written."""
+        """Returns the text of the file."""
         return json.dumps(self.model_dump(mode="json", by_alias=True), indent=2, ensure_ascii=True) + "\n"
 
     def write(self, path: Path) -> None:
@@ -180,7 +192,7 @@ def read(path: Path) -> Document:
     """Reads a gate.json, which is not trusted.
 
     Raises:
-        CallerError: it cannot be read, or is none of this schema.
+        CallerError: the file cannot be read, or does not match this schema.
     """
     try:
         if path.stat().st_size > _LARGEST:

@@ -1,4 +1,4 @@
-"""The gate: the outcomes of all tests, joined into one verdict over the claims of a profile."""
+"""The gate: one verdict on the claims of a profile, from the outcomes of all tests."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from lifsea_testbed.report.outcome import Status
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What became of one attempt at one test, of a claim or of none; `issue` is the link of a known issue."""
+class TestOutcome:
+    """The outcome of one attempt at one test, of a claim or of none; `issue` is the link of a known issue."""
+
+    __test__ = False  # pytest would otherwise take the name for a test class
 
     test: str
     status: Status
@@ -24,27 +26,28 @@ class Outcome:
     evidence: str = ""
 
     @classmethod
-    def from_fields(cls, fields: Mapping[str, str]) -> Outcome:
-        """Reads what `asdict` made of an outcome, after it went through JSON."""
+    def from_fields(cls, fields: Mapping[str, str]) -> TestOutcome:
+        """Reads the fields of an outcome (`dataclasses.asdict`) after they went through JSON."""
         return cls(**{**fields, "status": Status(fields["status"])})  # type: ignore[arg-type]
 
 
-#: So many claims are named in the verdict's one line; gate.json has them all.
+#: The number of claims named in the verdict's line; gate.json has them all.
 _NAMED = 8
 NOT_RUN = "no test of it was run"
 
 
-def records(outcomes: Iterable[Outcome]) -> list[TestRecord]:
-    """Returns what became of each test, in order of their names, whatever order they ran in."""
-    by_test: dict[str, list[Outcome]] = {}
+def records(outcomes: Iterable[TestOutcome]) -> list[TestRecord]:
+    """Returns the result of each test, in order of their names."""
+    by_test: dict[str, list[TestOutcome]] = {}
     for outcome in outcomes:
         by_test.setdefault(outcome.test, []).append(outcome)
     return [_record(test, by_test[test]) for test in sorted(by_test)]
 
 
-def settle(claims: Mapping[str, str], outcomes: Iterable[Outcome], figures: Iterable[Figure] = ()) -> list[ClaimRecord]:
+def settle(claims: Mapping[str, str], outcomes: Iterable[TestOutcome],
+           figures: Iterable[Figure] = ()) -> list[ClaimRecord]:
     """Returns the result of each claim (identifier → promise), in that order; the worst test decides."""
-    by_claim: dict[str, list[Outcome]] = {claim: [] for claim in claims}
+    by_claim: dict[str, list[TestOutcome]] = {claim: [] for claim in claims}
     for outcome in outcomes:
         by_claim.setdefault(outcome.claim, []).append(outcome)
     figures = list(figures)
@@ -69,10 +72,10 @@ def conclude(claims: Iterable[ClaimRecord], *, others: Iterable[TestRecord] = ()
              ) -> tuple[Verdict, str]:
     """Returns the verdict and its reason in one line.
 
-    A claim or another test that failed, or a failure beside them, makes it *fail*. What broke, a claim that no test
-    judged, or a trouble of the run itself, makes it *broken*: nothing passes a gate that was not held against it. What
-    a host cannot judge is let through, and so is what is known; but where nothing at all was judged, only some claims
-    were selected, or `parts` says what of the image is left open, the best verdict is *not judged*.
+    A failed claim, a failed test of no claim, or a failure outside the tests makes it *fail*. A broken claim or test, a
+    claim without a test, or a trouble of the run itself makes it *broken*: only judged claims pass. A claim that this
+    host cannot judge passes, and so does a known one; but if nothing at all was judged, if only some claims were
+    selected, or if `parts` names parts of the image that are still open, the best verdict is *not judged*.
     """
     claims, others, troubles, failures = list(claims), list(others), list(troubles), list(failures)
     wrong = [*_lines("not kept", [claim.id for claim in claims if claim.status.is_failure]),
@@ -97,14 +100,14 @@ def conclude(claims: Iterable[ClaimRecord], *, others: Iterable[TestRecord] = ()
 
 
 def counted(results: Iterable[ClaimRecord]) -> str:
-    """Returns how many claims have each status, for people."""
+    """Returns how many claims have each status, as text."""
     statuses = [result.status for result in results]
     order = [Status.PASSED, *(status for status in Status if status is not Status.PASSED)]
     return ", ".join(f"{statuses.count(status)} {status}" for status in order if status in statuses)
 
 
 def _notes(claims: list[ClaimRecord]) -> list[str]:
-    """What passes, and yet is never passed over."""
+    """The claims that pass the gate but are always listed: known and flaky ones."""
     return [line for status in (Status.KNOWN, Status.FLAKY)
             for line in _lines(status, [claim.id for claim in claims if claim.status is status])]  # fmt: skip
 
@@ -117,8 +120,8 @@ def _named(claims: list[str]) -> str:
     return ", ".join(claims[:_NAMED]) + (f" and {len(claims) - _NAMED} more" if len(claims) > _NAMED else "")
 
 
-def _record(test: str, outcomes: list[Outcome]) -> TestRecord:
-    by_attempt: dict[int, list[Outcome]] = {}
+def _record(test: str, outcomes: list[TestOutcome]) -> TestRecord:
+    by_attempt: dict[int, list[TestOutcome]] = {}
     for outcome in outcomes:
         by_attempt.setdefault(outcome.attempt, []).append(outcome)
     worst = [min(by_attempt[number], key=lambda outcome: outcome.status.gravity) for number in sorted(by_attempt)]
@@ -133,5 +136,5 @@ def _record(test: str, outcomes: list[Outcome]) -> TestRecord:
     )  # fmt: skip
 
 
-def _blame(outcome: Outcome) -> Blame | None:
+def _blame(outcome: TestOutcome) -> Blame | None:
     return Blame(outcome.blame) if outcome.blame else None

@@ -1,4 +1,4 @@
-"""GitHub Actions: annotations at the lines of the tests, and the job summary; elsewhere nothing."""
+"""GitHub Actions: annotations at the lines of the tests, and the job summary; no output elsewhere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LEVELS = {Status.FAILED: "error", Status.EXPIRED: "error", Status.BROKEN: "erro
 
 
 def commands(document: Document, lines: Mapping[str, int], environment: Mapping[str, str]) -> Iterator[str]:
-    """Yields a workflow command for each test that somebody has to look at, with its line (from 1) where it is known.
+    """Yields a workflow command for each test that did not simply pass, with its line (from 1) if it is known.
 
     Source: GitHub's documentation, "Workflow commands for GitHub Actions", with its escapes.
     """
@@ -27,7 +27,7 @@ def commands(document: Document, lines: Mapping[str, int], environment: Mapping[
 
 
 def add_summary(document: Document, environment: Mapping[str, str]) -> None:
-    """Adds the document to the job's summary."""
+    """Appends the document to the job's summary."""
     if path := environment.get("GITHUB_STEP_SUMMARY"):
         with Path(path).open("a", encoding="utf-8") as file:
             file.write(markdown.summary(document) + "\n")

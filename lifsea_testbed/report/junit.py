@@ -1,4 +1,4 @@
-"""junit.xml, in the dialect that Jenkins (xUnit plugin, junit-10.xsd) and GitLab both read."""
+"""junit.xml, in the form that Jenkins (xUnit plugin, junit-10.xsd) and GitLab both read."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from lifsea_testbed.report.document import ClaimRecord, Document, TestRecord
 from lifsea_testbed.report.outcome import Status
 from lifsea_testbed.support.sanitize import printable
 
-#: The text of an explanation that goes along (characters); the evidence has it whole.
+#: The longest text of an explanation (characters); the evidence has all of it.
 _LONGEST = 16_000
 _EXPLANATION = "explanation.txt"
-#: What XML 1.0 cannot hold, beside the control characters that are gone already.
+#: Characters that XML 1.0 cannot represent; control characters are removed earlier.
 _NO_CHARACTERS = re.compile("[\ud800-\udfff\ufffe\uffff]")
 _Case = tuple[ClaimRecord | None, TestRecord]
 
@@ -62,9 +62,9 @@ def _case(claim: ClaimRecord | None, test: TestRecord, reports: Path,
     elif test.status is Status.FLAKY:
         element = "flakyFailure" if test.attempts[0].status.is_failure else "flakyError"
         _add(case, element, message, str(test.blame or ""), "")
-    said = [f"evidence: {folder}" for folder in test.evidence]
-    said += [f"claim {claim.id}: {claim.promise}"] if claim else []
-    ElementTree.SubElement(case, "system-out").text = "\n".join(said)
+    output = [f"evidence: {folder}" for folder in test.evidence]
+    output += [f"claim {claim.id}: {claim.promise}"] if claim else []
+    ElementTree.SubElement(case, "system-out").text = "\n".join(output)
     return case
 
 

@@ -1,13 +1,12 @@
-"""Known issues: failures that are expected for a while, each with an owner and an end."""
+"""Known issues: failures that pass the gate until a date, each with an owner."""
 
 from __future__ import annotations
 
 import datetime
-import enum
 import re
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,41 +16,30 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from lifsea_testbed.errors import CallerError
 from lifsea_testbed.profiles.claims import catalogue
+from lifsea_testbed.report.document import ClaimRecord, IssueRecord, IssueState, KnownIssues
+from lifsea_testbed.report.outcome import Judgement, Status
 from lifsea_testbed.support.sanitize import printable
 
-#: How long an issue may be known before somebody has to look again (days).
+#: How long an issue may stay known without an extension (days).
 LONGEST = 90
-#: A failure's text is searched for a signature no further than this (characters).
+#: The length of a failure's text that is searched for a signature (characters).
 _SEARCHED = 64 << 10
 
 
-class State(enum.StrEnum):
-    """What a run found of a known issue."""
-
-    SEEN = "seen"
-    EXPIRED = "expired"
-    #: The claim is kept: the issue is to be removed from the file.
-    GONE = "gone"
-    #: The claim was not found kept, but it did not fail by this signature either.
-    NOT_SEEN = "not seen"
-    #: It is of another profile or version, or its claim was not judged.
-    NOT_APPLICABLE = "not applicable"
-
-
-class _Table(BaseModel):
+class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Extension(_Table):
-    """One more stay: when it was granted, until when, and why."""
+class Extension(_Entry):
+    """One extension: the day on which it was granted, its last day, and the reason."""
 
     on: datetime.date
     expires: datetime.date
     why: str = Field(min_length=1)
 
 
-class Issue(_Table):
-    """A failure that is known: how it looks, in which versions, who cares for it, and until when it is let through."""
+class Issue(_Entry):
+    """A known failure: its signature, its versions, its owner, and the last day on which it passes the gate."""
 
     claim: str
     profile: str = Field(min_length=1)
@@ -65,11 +53,11 @@ class Issue(_Table):
 
     @property
     def end(self) -> datetime.date:
-        """The last day on which it is let through."""
+        """The last day on which it passes the gate."""
         return self.extensions[-1].expires if self.extensions else self.expires
 
     def is_of(self, profile: str, version: str) -> bool:
-        """Tells whether it is an issue of that version of that profile's OS; a version that is none is in no range."""
+        """Whether it applies to that version of that profile's OS; an invalid version is in no range."""
         if profile != self.profile:
             return False
         try:
@@ -78,14 +66,14 @@ class Issue(_Table):
             return False
 
     def explains(self, text: str) -> bool:
-        """Tells whether the text of a failure bears its signature."""
+        """Whether its signature is found in the text of a failure."""
         return re.search(self.signature, text[:_SEARCHED], re.MULTILINE) is not None
 
     @field_validator("claim")
     @classmethod
     def _is_a_claim(cls, claim: str) -> str:
         if claim not in catalogue():
-            raise ValueError(f"there is no claim {claim}")
+            raise ValueError(f"unknown claim {claim}")
         return claim
 
     @field_validator("versions")
@@ -94,17 +82,17 @@ class Issue(_Table):
         try:
             SpecifierSet(versions)
         except InvalidSpecifier:
-            raise ValueError(f"{versions!r} is no version specifier, such as '>=3.4.0,<3.4.7'") from None
+            raise ValueError(f"{versions!r} is not a version specifier, such as '>=3.4.0,<3.4.7'") from None
         return versions
 
     @field_validator("signature")
     @classmethod
-    def _tells_something(cls, signature: str) -> str:
+    def _is_specific(cls, signature: str) -> str:
         try:
             if re.search(signature, ""):
-                raise ValueError(f"{signature!r} fits every failure")
+                raise ValueError(f"{signature!r} matches every failure")
         except re.error as error:
-            raise ValueError(f"{signature!r} is no regular expression: {error}") from None
+            raise ValueError(f"{signature!r} is not a regular expression: {error}") from None
         return signature
 
     @model_validator(mode="after")
@@ -128,14 +116,14 @@ class Match:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Known:
-    """The known issues of a run, looked at on one day (UTC)."""
+class KnownIssueList:
+    """The known issues of a run, evaluated on one day (UTC)."""
 
     issues: tuple[Issue, ...] = ()
     today: datetime.date
 
     def match(self, *, claim: str, profile: str, version: str, text: str) -> Match | None:
-        """Returns the issue that explains a failure of that claim; one that has not expired comes first."""
+        """Returns the issue that explains a failure of that claim, preferably one that has not expired."""
         found = [issue for issue in self.issues
                  if issue.claim == claim and issue.is_of(profile, version) and issue.explains(text)]  # fmt: skip
         found.sort(key=lambda issue: issue.end, reverse=True)
@@ -147,25 +135,51 @@ def today() -> datetime.date:
     return datetime.datetime.now(datetime.UTC).date()
 
 
-def load(paths: Iterable[Path], *, on: datetime.date) -> Known:
+def load(paths: Iterable[Path], *, on: datetime.date) -> KnownIssueList:
     """Reads known issues from TOML files.
 
     Raises:
-        CallerError: a file cannot be read, or does not hold together.
+        CallerError: a file cannot be read or is not valid.
     """
     issues = [issue for path in paths for issue in _issues(path)]
     for issue in issues:
         if latest := next((day for day in _starts(issue) if day > on), None):
             raise CallerError(f"the known issue {issue.link} begins on {latest}, after today ({on})",
                               hint="dates are in UTC; write the day on which it was found or extended")  # fmt: skip
-    return Known(issues=tuple(issues), today=on)
+    return KnownIssueList(issues=tuple(issues), today=on)
 
 
 def files(named: Iterable[Path], profile: str) -> list[Path]:
-    """Returns the files that were named, and the one beside a profile that is a file."""
+    """Returns the named files, and the known-issues.toml beside a profile that is a file."""
     beside = Path(profile).with_name("known-issues.toml")
     is_file = profile.endswith(".toml") and beside.is_file()
     return list(dict.fromkeys([*named, *([beside] if is_file else [])]))
+
+
+def excuse(judgement: Judgement, known: KnownIssueList, *, claim: str, profile: str, version: str,
+           text: str) -> Judgement:
+    """Returns the judgement, changed to known or expired if a known issue explains the text of the failure."""
+    match = known.match(claim=claim, profile=profile, version=version, text=text)
+    if judgement.status is not Status.FAILED or match is None:
+        return judgement
+    issue = match.issue
+    if match.expired:
+        why = f"known issue expired on {issue.end} ({issue.link}, {issue.owner}): {judgement.why}"
+        return replace(judgement, status=Status.EXPIRED, why=why, issue=issue.link)
+    why = f"known issue until {issue.end}{_extended(issue)} ({issue.link}, {issue.owner}): {judgement.why}"
+    return replace(judgement, status=Status.KNOWN, why=why, issue=issue.link)
+
+
+def record(known: KnownIssueList, claims: Iterable[ClaimRecord], *, profile: str, version: str) -> KnownIssues | None:
+    """Returns the state of each known issue, or None if there are none."""
+    by_id = {claim.id: claim for claim in claims}
+    records = [
+        IssueRecord(claim=issue.claim, link=issue.link, owner=issue.owner, since=str(issue.since),
+                    expires=str(issue.end), extensions=len(issue.extensions),
+                    state=_state_of(issue, by_id.get(issue.claim), profile, version))
+        for issue in known.issues
+    ]  # fmt: skip
+    return KnownIssues(as_of=str(known.today), issues=records) if records else None
 
 
 def _starts(issue: Issue) -> list[datetime.date]:
@@ -181,7 +195,7 @@ def _issues(path: Path) -> list[Issue]:
         raise _refused(path, f"not TOML: {error}") from None
     tables: Any = document.get("issue", [])
     if set(document) - {"issue"} or not isinstance(tables, list):
-        raise _refused(path, "holds something else than [[issue]] tables")
+        raise _refused(path, "has content other than [[issue]] tables")
     return [_issue(path, number, table) for number, table in enumerate(tables, start=1)]
 
 
@@ -197,3 +211,17 @@ def _issue(path: Path, number: int, table: Any) -> Issue:
 
 def _refused(path: Path, what: str) -> CallerError:
     return CallerError(f"{path}: {printable(what)}".replace("\n", " "), hint="see docs/verdict.md, known issues")
+
+
+def _state_of(issue: Issue, claim: ClaimRecord | None, profile: str, version: str) -> IssueState:
+    if claim is None or not issue.is_of(profile, version):
+        return IssueState.NOT_APPLICABLE
+    seen = {test.status for test in claim.tests if test.issue == issue.link}
+    if seen:
+        return IssueState.EXPIRED if Status.EXPIRED in seen else IssueState.SEEN
+    return IssueState.GONE if claim.status.is_kept else IssueState.NOT_SEEN
+
+
+def _extended(issue: Issue) -> str:
+    times = len(issue.extensions)
+    return f", extended {'once' if times == 1 else f'{times} times'}" if times else ""

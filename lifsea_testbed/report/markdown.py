@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import re
 
-from lifsea_testbed.report.document import ClaimRecord, Document, KnownIssues, Verdict
+from lifsea_testbed.report.document import ClaimRecord, Document, IssueState, KnownIssues, Verdict
 from lifsea_testbed.report.gate import counted
-from lifsea_testbed.report.known_issues import State
 
 _MARKS = {Verdict.PASS: "✅", Verdict.FAIL: "❌", Verdict.BROKEN: "💥", Verdict.NOT_JUDGED: "❔"}
-#: What Markdown, GitHub's HTML, and a table's cell would take for more than text; a @name would call somebody.
+#: Characters with a meaning in Markdown, GitHub's HTML or a table cell; an @name would notify a user.
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#+!|~@&])")
 _LONGEST = 300
 
 
 def summary(document: Document) -> str:
-    """Returns the document in Markdown; what the image said cannot format it."""
+    """Returns the document in Markdown; texts of the image are escaped."""
     image = document.image
     version = f" {_text(image.version)}" if image.version else ""
     lines = [
@@ -38,7 +37,7 @@ def _row(claim: ClaimRecord) -> str:
 
 
 def _issues(known: KnownIssues) -> list[str]:
-    notes = {State.GONE: " – remove it from the file"}
+    notes = {IssueState.GONE: " – remove it from the file"}
     lines = [f"| {_text(issue.link)} | {_text(issue.claim)} | {_text(issue.owner)} | {issue.expires} | "
              f"{issue.extensions} | {issue.state}{notes.get(issue.state, '')} |" for issue in known.issues]  # fmt: skip
     return [f"### Known issues on {known.as_of}", "", "| issue | claim | owner | until | extended | |",

@@ -1,4 +1,4 @@
-"""One verdict out of the gate.json of each shard: only a whole set of shards of one image can pass."""
+"""Merges the gate.json of each shard into one verdict: only a complete set of shards of one image can pass."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from lifsea_testbed.report.document import (
     Document,
     ImageRecord,
     IssueRecord,
+    IssueState,
     KnownIssues,
     Shard,
     TestRecord,
 )
-from lifsea_testbed.report.known_issues import State
 
-#: The more a state says, the later it stands; what any shard saw of an issue was seen.
-_STATES = (State.NOT_APPLICABLE, State.GONE, State.NOT_SEEN, State.SEEN, State.EXPIRED)
+#: In order of precedence, the last the highest: an issue that any shard saw was seen.
+_STATES = (IssueState.NOT_APPLICABLE, IssueState.GONE, IssueState.NOT_SEEN, IssueState.SEEN, IssueState.EXPIRED)
 
 
 def merge(documents: Sequence[tuple[str, Document]]) -> Document:
-    """Returns the verdict over the documents, each given with a name for people, in whatever order they come.
+    """Returns the verdict over the documents, each with a name for messages, in any order.
 
-    The first shard says of which image, profile, selection and version of the test bed all must be. One that is
-    foreign is left out; then, and where a shard is missing or there twice, the best verdict is *not judged*.
+    All must have the image, profile, selection and version of the test bed of the first shard. A foreign one is left
+    out; then, and if a shard is missing or given twice, the best verdict is *not judged*.
 
     Raises:
-        CallerError: there is none, or one is no shard.
+        CallerError: there are no documents, or one is not a shard.
     """
     if not documents:
         raise CallerError("there is nothing to merge", hint="give the gate.json of each shard")
@@ -55,7 +55,7 @@ def merge(documents: Sequence[tuple[str, Document]]) -> Document:
 
 
 def moved(document: Document, prefix: str) -> Document:
-    """Returns the document with its evidence below that folder: as it is seen from elsewhere."""
+    """Returns the document with that folder before the paths of its evidence."""
     claims = [claim.model_copy(update={"tests": _moved(claim.tests, prefix)}) for claim in document.claims]
     return document.model_copy(update={"claims": claims, "others": _moved(document.others, prefix)})
 
@@ -69,7 +69,7 @@ def _index(document: Document) -> int:
 
 
 def _differences(first: Document, other: Document) -> list[str]:
-    """In what the other one is not of the same gate."""
+    """The names of the properties in which the other document differs from the first."""
     pairs = {
         "image": (first.image.sha256, other.image.sha256),
         "next image": tuple(document.next_image and document.next_image.sha256 for document in (first, other)),
@@ -87,8 +87,8 @@ def _gaps(documents: Sequence[Document]) -> list[str]:
     count = documents[0].shard.count if documents[0].shard else 1
     wanted = [str(Shard(index=index, count=count)) for index in range(1, count + 1)]
     return [*(f"shard {name} missing" for name in wanted if name not in shards),
-            *(f"shard {name} is there {times} times" for name, times in sorted(shards.items()) if times > 1),
-            *(f"shard {name} is none" for name in sorted(shards) if name not in wanted)]  # fmt: skip
+            *(f"shard {name} is given {times} times" for name, times in sorted(shards.items()) if times > 1),
+            *(f"shard {name} does not exist" for name in sorted(shards) if name not in wanted)]  # fmt: skip
 
 
 def _claims(documents: Sequence[Document]) -> list[ClaimRecord]:
@@ -107,7 +107,7 @@ def _joined(tests: Sequence[TestRecord]) -> list[TestRecord]:
 
 
 def _image(documents: Sequence[Document]) -> ImageRecord:
-    """The image, by a shard that learned its version, if one did."""
+    """The image, from a shard that knows its version, if there is one."""
     versions = [document.image for document in documents if document.image.version]
     return (versions or [documents[0].image])[0]
 
@@ -126,10 +126,10 @@ def _known(documents: Sequence[Document], claims: Sequence[ClaimRecord]) -> Know
 
 
 def _issue(records: Sequence[IssueRecord], kept: set[str]) -> IssueRecord:
-    """A claim whose tests are spread over shards is kept only if all of them say so."""
+    """Joins the states of one issue; its claim is kept only if the tests in all shards passed."""
     furthest = max(records, key=lambda record: _STATES.index(record.state))
-    applies = furthest.state in (State.GONE, State.NOT_SEEN)
-    state = (State.GONE if furthest.claim in kept else State.NOT_SEEN) if applies else furthest.state
+    applies = furthest.state in (IssueState.GONE, IssueState.NOT_SEEN)
+    state = (IssueState.GONE if furthest.claim in kept else IssueState.NOT_SEEN) if applies else furthest.state
     return furthest.model_copy(update={"state": state})
 
 

@@ -1,4 +1,4 @@
-"""From an exception to a verdict: its type alone decides."""
+"""Maps an exception to a status: its type alone decides."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from lifsea_testbed.errors import Blame, Explained, GuestFailure, NotJudged
 
 
 class Status(enum.StrEnum):
-    """What became of a test or a claim, from worst to best; every output uses these words."""
+    """The status of a test or a claim, from worst to best; every report uses these words."""
 
     FAILED = "failed"
-    #: It failed as a known issue says, which has expired.
+    #: It failed by the signature of a known issue that has expired.
     EXPIRED = "expired"
     BROKEN = "broken"
-    #: It failed as a known issue says, which has not.
+    #: It failed by the signature of a known issue that has not expired.
     KNOWN = "known"
-    #: It passed, but not at first.
+    #: It passed at a later attempt.
     FLAKY = "flaky"
     NOT_JUDGED = "not judged"
     PASSED = "passed"
@@ -29,28 +29,28 @@ class Status(enum.StrEnum):
 
     @property
     def is_failure(self) -> bool:
-        """Whether the image broke its promise, and nothing excuses it."""
+        """Whether the image broke its promise, and no known issue covers it."""
         return self in (Status.FAILED, Status.EXPIRED)
 
     @property
     def is_kept(self) -> bool:
-        """Whether the image kept its promise, at first or at last."""
+        """Whether the image kept its promise, at the first or a later attempt."""
         return self in (Status.PASSED, Status.FLAKY)
 
     @property
     def is_wrong(self) -> bool:
-        """Whether something went wrong, of which there is evidence to be kept."""
+        """Whether evidence has to be kept."""
         return self not in (Status.PASSED, Status.NOT_JUDGED)
 
     @property
     def is_quiet(self) -> bool:
-        """Whether nobody has to look."""
+        """Whether it needs no attention."""
         return self is Status.PASSED
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """The status of one test, whose fault it is, and why in one line; the link of the known issue, if it is one."""
+    """The status of one test, whose fault it is, the reason in one line, and the link of the known issue, if any."""
 
     status: Status
     blame: Blame | None = None
@@ -59,7 +59,7 @@ class Judgement:
 
 
 def judge(error: BaseException | None) -> Judgement:
-    """Returns the judgement on a test that ended with that exception, or with none."""
+    """Returns the judgement on a test that ended with that exception, or without one."""
     if error is None:
         return Judgement(status=Status.PASSED)
     if isinstance(error, NotJudged):

@@ -1,4 +1,4 @@
-"""Signatures of gate.json in minisign's format: made with a key file, verified without a network."""
+"""Signs gate.json in minisign's format with a key file, and verifies it without a network."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from lifsea_testbed.report.document import Document
 
 T = TypeVar("T")
 SUFFIX = ".minisig"
-#: Where the password of an encrypted key is taken from.
+#: The environment variable with the password of an encrypted key.
 PASSWORD = "LIFSEA_TESTBED_KEY_PASSWORD"
 
 
 class Signer:
-    """A secret key that is open."""
+    """A secret key that has been decrypted."""
 
     def __init__(self, path: Path, password: str) -> None:
         """Opens a key file of minisign.
 
         Raises:
-            CallerError: it is none, its password is wrong, or py-minisign is not installed.
+            CallerError: the file is not a key, its password is wrong, or py-minisign is not installed.
         """
         minisign = _library()
         self._key = _reading(path, minisign.SecretKey.from_file)
@@ -30,10 +30,10 @@ class Signer:
             if self._key.is_encrypted():
                 self._key.decrypt(password)
         except ValueError as error:
-            raise CallerError(f"{path}: {error}", hint=f"give its password in the environment, as {PASSWORD}") from None
+            raise CallerError(f"{path}: {error}", hint=f"set its password in ${PASSWORD}") from None
 
     def sign(self, path: Path, document: Document) -> Path:
-        """Signs a gate.json, and returns the file beside it that has the signature."""
+        """Signs a gate.json, and returns the file beside it with the signature."""
         comment = f"{document.verdict} sha256:{document.image.sha256} profile:{document.profile}"
         signed = self._key.sign(path.read_bytes(), untrusted_comment="gate.json of lifsea_testbed",
                                 trusted_comment=comment)  # fmt: skip
@@ -43,10 +43,10 @@ class Signer:
 
 
 def verify(path: Path, public_key: Path) -> str:
-    """Returns the trusted comment of the signature beside the file, which is of that key.
+    """Verifies the signature beside the file with that key, and returns its trusted comment.
 
     Raises:
-        CallerError: there is no such signature, or it is not of that file, or not of that key.
+        CallerError: there is no signature, or it does not match the file or the key.
     """
     minisign = _library()
     key = _reading(public_key, minisign.PublicKey.from_file)

@@ -1,21 +1,24 @@
-"""What a person reads at the end of a run: the claims, in as many lines as a small screen has."""
+"""The terminal: progress while a machine boots, and a summary of the claims that fits a small screen."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 
-from lifsea_testbed.report.document import Document
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from lifsea_testbed.report.document import Document, IssueState
 from lifsea_testbed.report.gate import counted
-from lifsea_testbed.report.known_issues import State
 from lifsea_testbed.report.outcome import Status
 
-#: So many claims, and so many known issues, have a line of their own; with the rest of the summary that is 24 lines.
+#: The number of claims and of known issues with a line of their own; the whole summary has 24 lines.
 _CLAIMS, _ISSUES = 12, 4
 _COLOURS = {Status.PASSED: "green", Status.NOT_JUDGED: "yellow", Status.KNOWN: "yellow", Status.FLAKY: "yellow"}
 
 
 def lines(document: Document, width: int) -> Iterator[tuple[str, str]]:
-    """Yields each line and its colour: the claims that are not simply kept, the worst first, cut to the width."""
+    """Yields each line and its colour: the claims that did not simply pass, the worst first, cut to the width."""
     loud = sorted((claim for claim in document.claims if not claim.status.is_quiet),
                   key=lambda claim: claim.status.gravity)  # fmt: skip
     for claim in loud[:_CLAIMS]:
@@ -28,14 +31,14 @@ def lines(document: Document, width: int) -> Iterator[tuple[str, str]]:
 
 
 def verdict(document: Document, place: str) -> str:
-    """Returns the last line of a run."""
+    """Returns the last line of the output of a run."""
     return (f"verdict: {document.verdict} - {document.profile}: {counted(document.claims)} of {len(document.claims)} "
             f"claims; {document.why} ({place})")  # fmt: skip
 
 
 def _issues(document: Document, width: int) -> Iterator[tuple[str, str]]:
     issues = document.known_issues.issues if document.known_issues else []
-    gone = [issue for issue in issues if issue.state is State.GONE]
+    gone = [issue for issue in issues if issue.state is IssueState.GONE]
     for issue in gone[:_ISSUES]:
         yield _cut(f"{issue.state:>10}  {issue.claim}  remove the known issue {issue.link}", width), "yellow"
     if len(gone) > _ISSUES:
@@ -45,3 +48,39 @@ def _issues(document: Document, width: int) -> Iterator[tuple[str, str]]:
 def _cut(line: str, width: int) -> str:
     line = line.replace("\n", " ")
     return line if len(line) <= width else f"{line[: width - 1]}…"
+
+
+class Spinner:
+    """A line at the end of the terminal with the current step and its duration, removed when it stops.
+
+    It writes to a duplicate of standard output, so that a later capture by pytest does not affect it.
+    """
+
+    def __init__(self, write_line: Callable[[str], None]) -> None:
+        self._write_line = write_line
+        self._file = os.fdopen(os.dup(1), "w", encoding="utf-8")
+        self._console = Console(file=self._file)
+        self._progress: Progress | None = None
+
+    def show(self, line: str) -> None:
+        """Shows a step, in place of the one before."""
+        if not self._console.is_terminal:
+            self._write_line(line)
+            return
+        self.stop()
+        columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+        self._progress = Progress(*columns, console=self._console, transient=True, redirect_stdout=False,
+                                  redirect_stderr=False)  # fmt: skip
+        self._progress.add_task(line, total=None)
+        self._progress.start()
+
+    def stop(self) -> None:
+        """Removes the line."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def close(self) -> None:
+        """Removes the line and closes the duplicate of standard output."""
+        self.stop()
+        self._file.close()

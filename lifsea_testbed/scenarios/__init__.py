@@ -1,1 +1,1 @@
-"""What is done to a machine once, so that several tests can judge it."""
+"""Scenarios: actions on a machine that are done once, and whose outcome several tests judge."""

@@ -1,4 +1,4 @@
-"""Scenarios: what is done to a machine once, so that several tests can judge what came of it."""
+"""Basic scenarios: reboot, upgrade, rollback, comparison of two machines; each done once for several tests."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from lifsea_testbed.support.guest_paths import KEPT_IN_ETC, KEPT_IN_HOME, KEPT_I
 
 @dataclass(frozen=True, kw_only=True)
 class Rebooted:
-    """A machine after a reboot: what it kept of what was written (path → text), and the runs of its user-data.
+    """A machine after a reboot: the files written before and kept (path → text), and the runs of its user-data.
 
-    `asked_again` are the paths of the metadata service that the second boot asked for, `identities` what told the
-    machine from others before and after.
+    `requested_again` are the paths that the second boot requested of the metadata service, `identities` the machine's
+    identifiers before and after.
     """
 
     machine: Machine
     written: dict[str, str | None]
     kept: dict[str, str | None]
     user_data_runs: list[str]
-    asked_again: list[str]
+    requested_again: list[str]
     identities: tuple[dict[str, str], dict[str, str]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Twins:
-    """Two machines of one image: what they hold (packages and a line a file), and what tells each from others."""
+    """Two machines of one image: their contents (packages, and a line a file) and their identifiers."""
 
     machine: Machine
     contents: tuple[list[str], list[str]]
@@ -39,9 +39,9 @@ class Twins:
 
 @dataclass(frozen=True, kw_only=True)
 class Upgraded:
-    """A machine that was told to boot another image: which ran before, which it was to be, and which runs.
+    """A machine after an upgrade: the deployment before, the commit deployed, and the deployment that runs.
 
-    `seconds` passed until the shell of the next image was open, `bytes_written` to the disk before the reboot.
+    `seconds` passed until the shell of the next image was open; `bytes_written` went to the disk before the reboot.
     """
 
     machine: Machine
@@ -56,9 +56,9 @@ class Upgraded:
 
 @dataclass(frozen=True, kw_only=True)
 class RolledBack:
-    """A machine that was told to boot its old image again: which runs, and what is left of the next one's writes.
+    """A machine after a rollback: the deployment that runs, and the text written and kept in /var by the next image.
 
-    `etc` is what /etc has of what was written before the upgrade.
+    `etc` is the file in /etc that was written before the upgrade.
     """
 
     machine: Machine
@@ -69,22 +69,22 @@ class RolledBack:
 
 
 def reboot(machine: Machine) -> Rebooted:
-    """Writes to the places that are kept, reboots once, and looks."""
+    """Writes to the paths that must persist, reboots once, and reads them."""
     machine.wait_until_ready()
     written = write(machine, (KEPT_IN_ETC, KEPT_IN_VAR, KEPT_IN_HOME))
-    identity, asked = machine.guest.system.identity(), len(machine.requests)
+    identity, requested = machine.guest.system.identity(), len(machine.requests)
     machine.reboot()
     machine.wait_until_ready()
     return Rebooted(
         machine=machine, written=written, kept=read(machine, written),
         user_data_runs=machine.guest.system.user_data_runs(),
-        asked_again=[seen.path for seen in machine.requests[asked:]],
+        requested_again=[seen.path for seen in machine.requests[requested:]],
         identities=(identity, machine.guest.system.identity()),
     )  # fmt: skip
 
 
 def compare(one: Machine, other: Machine) -> Twins:
-    """Looks at two machines of one image."""
+    """Reads contents and identifiers of two machines of one image."""
     for machine in (one, other):
         machine.wait_until_ready()
     return Twins(machine=other, contents=(_content(one), _content(other)),
@@ -92,15 +92,15 @@ def compare(one: Machine, other: Machine) -> Twins:
 
 
 def watch(machine: Machine, uptime: float) -> Machine:
-    """Returns the machine once it has been up for so many seconds: what a boot does late is done by then."""
+    """Returns the machine once it has been up for `uptime` seconds, when the late work of a boot is done."""
     machine.wait_until_ready()
-    machine.wait_until(lambda: machine.guest.kernel.uptime() >= uptime, "the machine has been up for a while",
+    machine.wait_until(lambda: machine.guest.kernel.uptime() >= uptime, f"the machine has been up for {uptime:.0f} s",
                        within=uptime)  # fmt: skip
     return machine
 
 
 def upgrade(machine: Machine, next_image: Image) -> Upgraded:
-    """Deploys the next image, reboots into it, and looks."""
+    """Deploys the next image, reboots into it, and reads the state."""
     written = write(machine, (KEPT_IN_ETC, KEPT_IN_VAR))
     before = machine.guest.deployments.booted()
     source = machine.attach_disk(next_image)
@@ -117,7 +117,7 @@ def upgrade(machine: Machine, next_image: Image) -> Upgraded:
 
 
 def roll_back(upgraded: Upgraded) -> RolledBack:
-    """Writes to /var as the next image, goes back to the old one, and looks."""
+    """Writes to /var as the next image, rolls back to the old one, and reads the state."""
     machine, text = upgraded.machine, "written by the next image"
     machine.guest.files.write(KEPT_IN_VAR, text)
     machine.guest.deployments.roll_back()
@@ -128,14 +128,14 @@ def roll_back(upgraded: Upgraded) -> RolledBack:
 
 
 def write(machine: Machine, paths: tuple[str, ...]) -> dict[str, str | None]:
-    """Writes into each file its own path, and returns what they hold then."""
+    """Writes its own path into each file; returns path → text."""
     for path in paths:
         machine.guest.files.write(path, path)
     return {path: path for path in paths}
 
 
 def read(machine: Machine, paths: Iterable[str]) -> dict[str, str | None]:
-    """Returns what each file holds; nothing for one that is not there."""
+    """Returns path → text; None for a file that is missing."""
     return {path: machine.guest.files.read(path) for path in paths}
 
 

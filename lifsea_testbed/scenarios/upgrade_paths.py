@@ -1,10 +1,10 @@
-"""Journeys: a machine goes from image to image and back, on good roads and bad ones; one image is enough for that."""
+"""Upgrade paths: a chain of upgrades and rollbacks, and upgrades that must fail; they need no image but the one."""
 
 from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,13 +13,13 @@ from lifsea_testbed.machine.factory import MachineFactory
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.scenarios import basics
 from lifsea_testbed.support.guest_paths import KEPT_IN_ETC, KEPT_IN_VAR
-from lifsea_testbed.upgrade.offer import EDITED, LEFT, REMOVED, Offer, make_up
-from lifsea_testbed.upgrade.repository import Fault, Repository
-from lifsea_testbed.upgrade.tools import Upgrade, way
+from lifsea_testbed.upgrade.offer import EDITED, LEFT, REMOVED, Offer, make_offers
+from lifsea_testbed.upgrade.repository import Repository, RepositoryFault
+from lifsea_testbed.upgrade.tools import NO_EXTRA_TOOLS, MakeUpgradeTool, UpgradeTool, upgrade_tool
 
-_MINE = "edited on the machine"
-#: Fills a file system up to its last block, by a mount of its own where it is read-only for all others. The blocks are
-#: taken and not written, so that 20 GiB cost the host nothing.
+_EDITED_TEXT = "edited on the machine"
+#: Fills a file system up to its last block, through a private mount where it is mounted read-only. The blocks are
+#: allocated and not written, so that 20 GiB cost the host nothing.
 _FILL = """
 exec unshare --mount --propagation private sh -c '
     mount -o remount,rw {place} 2>/dev/null
@@ -39,8 +39,8 @@ _FILLING = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stop:
-    """Where a machine got: how, what was to run, what runs, what boots next, what it kept (path → text)."""
+class ChainStop:
+    """The machine after one step of a chain: images wanted, running and next, and the files kept (path → text)."""
 
     how: str
     wanted: str
@@ -50,135 +50,151 @@ class Stop:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Travelled:
-    """A machine that went N, N+1, N+2, back, nowhere, and forth again; its stops in that order.
+class UpgradeChain:
+    """A machine that was upgraded to N+1, to N+2, back, forth and back without a reboot, and to N+2; a stop each.
 
-    `merged` is what became of three files that both images and the machine had a hand in.
+    `merged` holds three files that both images and the machine changed (path → text), `wanted` their right contents.
     """
 
     machine: Machine
-    stops: list[Stop]
+    stops: list[ChainStop]
     merged: dict[str, str | None]
     wanted: dict[str, str | None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trouble:
-    """What stands in an upgrade's way, and by which words of the tool a person knows it (regular expression)."""
+class UpgradeFault:
+    """A fault that an upgrade must not survive, and the error message that names it (a regular expression).
+
+    The repository serves faulty content (`repository`), signatures are required and missing (`signed`), or the file
+    system of a directory is full (`full`).
+    """
 
     name: str
-    sign: str
-    fault: Fault = Fault.NONE
+    error_pattern: str
+    repository: RepositoryFault = RepositoryFault.NONE
     signed: bool = False
     full: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refusal:
-    """What came of an upgrade in trouble: what the tool said if it failed, and what boots next."""
+class FailedUpgrade:
+    """An upgrade under a fault: the tool's error output, or None if it did not fail, and the image that boots next."""
 
-    trouble: Trouble
-    said: str | None
+    fault: UpgradeFault
+    output: str | None
     boots_next: str
 
     @property
     def is_clear(self) -> bool:
-        """Whether the tool failed and named the trouble."""
-        return self.said is not None and re.search(self.trouble.sign, self.said) is not None
+        """Whether the tool failed and its output names the fault."""
+        return self.output is not None and re.search(self.fault.error_pattern, self.output) is not None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Troubled:
-    """A machine that met every trouble: what ran before, after all of them, and after an upgrade without any."""
+class FaultInjection:
+    """A machine whose upgrade failed once for every fault.
+
+    The images that ran: `before`, `after_reboot` once all had failed, and `in_the_end` after an upgrade without a fault
+    to `wanted`.
+    """
 
     machine: Machine
     before: str
-    refusals: list[Refusal]
+    failures: list[FailedUpgrade]
     after_reboot: str
     wanted: str
     in_the_end: str
 
 
-TROUBLES = (
-    Trouble(name="the repository breaks off", fault=Fault.CUT_OFF,
-            sign=r"(?i)clos|transfer|partial|truncat|connection"),
-    Trouble(name="the repository is corrupted", fault=Fault.CORRUPTED, sign=r"(?i)corrupt|checksum|invalid|inflat"),
-    Trouble(name="the repository is not signed", signed=True, sign=r"(?i)gpg|signature|signed"),
-    Trouble(name="the root file system is full", full="/var", sign=r"(?i)no space|min-free-space|disk full"),
-    Trouble(name="/boot is full", full="/boot", sign=r"(?i)no space|disk full"),
-)
+UPGRADE_FAULTS = (
+    UpgradeFault(name="the repository breaks off", repository=RepositoryFault.CUT_OFF,
+                 error_pattern=r"(?i)clos|transfer|partial|truncat|connection"),
+    UpgradeFault(name="the repository is corrupted", repository=RepositoryFault.CORRUPTED,
+                 error_pattern=r"(?i)corrupt|checksum|invalid|inflat"),
+    UpgradeFault(name="the repository is not signed", signed=True, error_pattern=r"(?i)gpg|signature|signed"),
+    UpgradeFault(name="the root file system is full", full="/var",
+                 error_pattern=r"(?i)no space|min-free-space|disk full"),
+    UpgradeFault(name="/boot is full", full="/boot", error_pattern=r"(?i)no space|disk full"),
+)  # fmt: skip
 
 
-def travel(factory: MachineFactory, machine: Machine, directory: Path) -> Travelled:
-    """Goes from the image to made-up ones and back, with a reboot after each step, and looks."""
-    upgrade, (first, second), _ = _offered(factory, machine, directory, count=2)
+def run_chain(factory: MachineFactory, machine: Machine, directory: Path,
+              tools: Mapping[str, MakeUpgradeTool] = NO_EXTRA_TOOLS) -> UpgradeChain:
+    """Upgrades from the image to made-up ones and back, with a reboot after each step.
+
+    The offers are stored in `directory`; `tools` are upgrade tools beside the built-in ones.
+    """
+    tool, (first, second), _ = _offered(factory, machine, directory, tools, count=2)
     basics.write(machine, (KEPT_IN_ETC, KEPT_IN_VAR))
-    stops = [_go(machine, upgrade, "upgrade", first)]
-    machine.guest.files.write(EDITED, _MINE)
+    stops = [_go(machine, tool, "upgrade", first)]
+    machine.guest.files.write(EDITED, _EDITED_TEXT)
     machine.run(f"rm {REMOVED}")
-    stops.append(_go(machine, upgrade, "upgrade of the upgraded", second))
+    stops.append(_go(machine, tool, "upgrade of the upgraded", second))
     merged = basics.read(machine, (EDITED, LEFT, REMOVED))
-    upgrade.roll_back()
-    stops.append(_stop(machine, upgrade, "rollback", upgrade.names(first)))
-    upgrade.apply(second)
-    upgrade.roll_back()
-    stops.append(_stop(machine, upgrade, "upgrade that was taken back before the reboot", upgrade.names(first)))
-    stops.append(_go(machine, upgrade, "upgrade after a rollback", second))
-    return Travelled(machine=machine, stops=stops, merged=merged,
-                     wanted={EDITED: _MINE, LEFT: f"{second.version}\n", REMOVED: None})  # fmt: skip
+    tool.roll_back()
+    stops.append(_stop(machine, tool, "rollback", tool.name_of(first)))
+    tool.apply(second)
+    tool.roll_back()
+    stops.append(_stop(machine, tool, "upgrade that was rolled back before the reboot", tool.name_of(first)))
+    stops.append(_go(machine, tool, "upgrade after a rollback", second))
+    return UpgradeChain(machine=machine, stops=stops, merged=merged,
+                        wanted={EDITED: _EDITED_TEXT, LEFT: f"{second.version}\n", REMOVED: None})  # fmt: skip
 
 
-def meet_trouble(factory: MachineFactory, machine: Machine, directory: Path) -> Troubled:
-    """Tries to upgrade in each trouble, reboots, and upgrades without any."""
-    upgrade, (offer,), repository = _offered(factory, machine, directory, count=1)
-    before = upgrade.running()
-    refusals = [_refused(machine, upgrade, repository, offer, trouble) for trouble in TROUBLES]
+def inject_faults(factory: MachineFactory, machine: Machine, directory: Path,
+                  tools: Mapping[str, MakeUpgradeTool] = NO_EXTRA_TOOLS) -> FaultInjection:
+    """Upgrades once under each fault, reboots, and upgrades without a fault."""
+    tool, (offer,), repository = _offered(factory, machine, directory, tools, count=1)
+    before = tool.running()
+    failures = [_failed(machine, tool, repository, offer, fault) for fault in UPGRADE_FAULTS]
     machine.reboot()
-    after = upgrade.running()
-    upgrade.apply(offer)
+    after = tool.running()
+    tool.apply(offer)
     machine.reboot()
-    return Troubled(machine=machine, before=before, refusals=refusals, after_reboot=after, wanted=upgrade.names(offer),
-                    in_the_end=upgrade.running())  # fmt: skip
+    return FaultInjection(machine=machine, before=before, failures=failures, after_reboot=after,
+                          wanted=tool.name_of(offer), in_the_end=tool.running())  # fmt: skip
 
 
-def _offered(factory: MachineFactory, machine: Machine, directory: Path,
-             count: int) -> tuple[Upgrade, list[Offer], Repository]:
+def _offered(factory: MachineFactory, machine: Machine, directory: Path, tools: Mapping[str, MakeUpgradeTool],
+             count: int) -> tuple[UpgradeTool, list[Offer], Repository]:
     machine.wait_until_ready()
     repository = Repository(directory)
-    offers = make_up(machine, directory, machine.network.serve_mirror(repository), count)
-    return way(machine, factory.profile.upgrades), offers, repository
+    offers = make_offers(machine, directory, machine.network.serve_mirror(repository), count)
+    return upgrade_tool(machine, factory.profile.upgrades, tools), offers, repository
 
 
-def _go(machine: Machine, upgrade: Upgrade, how: str, offer: Offer) -> Stop:
-    upgrade.apply(offer)
-    return _stop(machine, upgrade, how, upgrade.names(offer))
+def _go(machine: Machine, tool: UpgradeTool, how: str, offer: Offer) -> ChainStop:
+    tool.apply(offer)
+    return _stop(machine, tool, how, tool.name_of(offer))
 
 
-def _stop(machine: Machine, upgrade: Upgrade, how: str, wanted: str) -> Stop:
+def _stop(machine: Machine, tool: UpgradeTool, how: str, wanted: str) -> ChainStop:
     machine.reboot()
-    return Stop(how=how, wanted=wanted, running=upgrade.running(), boots_next=upgrade.boots_next(),
-                kept=basics.read(machine, (KEPT_IN_ETC, KEPT_IN_VAR)))  # fmt: skip
+    return ChainStop(how=how, wanted=wanted, running=tool.running(), boots_next=tool.boots_next(),
+                     kept=basics.read(machine, (KEPT_IN_ETC, KEPT_IN_VAR)))  # fmt: skip
 
 
-def _refused(machine: Machine, upgrade: Upgrade, repository: Repository, offer: Offer, trouble: Trouble) -> Refusal:
-    wished, said = replace(offer, signed=trouble.signed), None
-    with _in_trouble(machine, repository, trouble):
+def _failed(machine: Machine, tool: UpgradeTool, repository: Repository, offer: Offer,
+            fault: UpgradeFault) -> FailedUpgrade:
+    output = None
+    with _injected(machine, repository, fault):
         try:
-            upgrade.apply(wished)
+            tool.apply(replace(offer, signed=fault.signed))
         except CommandFailed as error:
-            said = error.evidence
-    return Refusal(trouble=trouble, said=said, boots_next=upgrade.boots_next())
+            output = error.evidence
+    return FailedUpgrade(fault=fault, output=output, boots_next=tool.boots_next())
 
 
 @contextlib.contextmanager
-def _in_trouble(machine: Machine, repository: Repository, trouble: Trouble) -> Iterator[None]:
-    places = {"place": trouble.full, "filler": f"{trouble.full}/lifsea-testbed-filler"}
-    repository.fault = trouble.fault
-    if trouble.full:
+def _injected(machine: Machine, repository: Repository, fault: UpgradeFault) -> Iterator[None]:
+    places = {"place": fault.full, "filler": f"{fault.full}/lifsea-testbed-filler"}
+    repository.fault = fault.repository
+    if fault.full:
         machine.run(_FILL.format(**places), within=_FILLING)
     try:
         yield
     finally:
-        repository.fault = Fault.NONE
-        if trouble.full:
+        repository.fault = RepositoryFault.NONE
+        if fault.full:
             machine.run(_EMPTY.format(**places), within=_FILLING)

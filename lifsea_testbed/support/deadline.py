@@ -45,11 +45,11 @@ class TimeScale:
         return Deadline.after(seconds * self.factor)
 
 
-def parse_duration(text: str, option: str) -> float:
-    """Returns the seconds of a duration as written on the command line: 90s, 30m or 2h.
+def seconds(text: str, option: str) -> float:
+    """Returns the duration (seconds) in the value of a command line option: 90s, 30m or 2h.
 
     Raises:
-        CallerError: the value of that option is not a duration.
+        CallerError: it is not a duration; the message names the option.
     """
     match = re.fullmatch(r"(\d+)([smh]?)", text, re.ASCII)
     if match is None:

@@ -1,1 +1,1 @@
-"""Upgrades: the ways in which an OS gets its next image, what is on offer to it, and the repository that offers it."""
+"""Upgrades: the tools by which an OS gets its next image, the offers made to it, and the repository of the offers."""

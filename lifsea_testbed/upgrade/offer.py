@@ -1,7 +1,7 @@
-"""What is on offer to a machine: commits made up above the one that it runs, or that of another image's disk.
+"""Offers to a machine: commits made up on top of the one that it runs, or the commit of another image's disk.
 
-The repository is made in the guest by the OS's own ostree, and holds only what the machine lacks: its own repository is
-named as the parent.
+The OS's own ostree makes the repository in the guest. It holds only the objects that the machine lacks: the machine's
+own repository is its parent.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from lifsea_testbed.guest.files import Files
 from lifsea_testbed.guest.ostree import REPOSITORY, Deployments
 from lifsea_testbed.support.protocols import Shell
 
-#: Files below /etc that made-up commits bring: one that the machine edits as well, one that it leaves, one it removes.
+#: Files below /etc that made-up commits add: the machine edits the first, leaves the second, and removes the third.
 EDITED, LEFT, REMOVED = (f"/etc/lifsea-testbed-defaults/{name}" for name in ("edited", "left", "removed"))
 _PLACE = "/run/lifsea-testbed-offer"
 #: How long ostree may take to write a commit on real hardware (seconds).
@@ -35,9 +35,9 @@ rm -rf $tree
 
 @dataclass(frozen=True, kw_only=True)
 class Offer:
-    """A commit that can be had from a repository at a URL, by the name of its branch.
+    """A commit in the repository at a URL, and the branch that leads to it.
 
-    With `signed` the machine is told to take nothing from there that is not signed.
+    With `signed` the machine must accept nothing from that repository that is not signed.
     """
 
     url: str
@@ -47,10 +47,10 @@ class Offer:
     signed: bool = False
 
 
-def make_up(shell: Shell, into: Path, url: str, count: int) -> list[Offer]:
-    """Makes so many commits, each above the last, the first above the one that runs; returns them, oldest first.
+def make_offers(shell: Shell, into: Path, url: str, count: int) -> list[Offer]:
+    """Makes `count` commits, each on top of the last, the first on top of the running one; returns the oldest first.
 
-    They differ from it in a few files, so that a machine can be upgraded that has no next image, and no network.
+    They differ from it in a few files: a machine is upgraded without a next image and without a network.
     """
     base = Deployments(shell).booted()
     offers: list[Offer] = []
@@ -61,14 +61,14 @@ def make_up(shell: Shell, into: Path, url: str, count: int) -> list[Offer]:
                                      version=shlex.quote(version))  # fmt: skip
         commit = shell.run(script, within=_COMMIT).stdout.strip()
         offers.append(Offer(url=url, branch=branch, commit=commit, version=version))
-    _take(shell, into)
+    _carry_out(shell, into)
     return offers
 
 
-def from_disk(shell: Shell, into: Path, url: str, device: str) -> Offer:
-    """Makes the commit that is deployed on another disk of the machine an offer to it, and returns that.
+def offer_from_disk(shell: Shell, into: Path, url: str, device: str) -> Offer:
+    """Offers the commit that is deployed on another disk of the machine.
 
-    Its branch is one that the commit is bound to, if it is bound to any: under another name ostree would refuse it.
+    Its branch is one that the commit is bound to, if any: ostree refuses the commit under another name.
     """
     shell.run(_MAKE.format(place=_PLACE, repository=REPOSITORY))
     deployments = Deployments(shell)
@@ -77,10 +77,10 @@ def from_disk(shell: Shell, into: Path, url: str, device: str) -> Offer:
     branch = (branches or ["lifsea-testbed/next"])[0]
     version = (deployments.metadata_strings(commit, "version", _PLACE) or [""])[0]
     shell.run(f"ostree --repo={_PLACE} refs --force --create={shlex.quote(branch)} {shlex.quote(commit)}")
-    _take(shell, into)
+    _carry_out(shell, into)
     return Offer(url=url, branch=branch, commit=commit, version=version)
 
 
-def _take(shell: Shell, into: Path) -> None:
+def _carry_out(shell: Shell, into: Path) -> None:
     Files(shell).get_tree(_PLACE, into)
     shell.run(f"rm -rf {_PLACE}")

@@ -1,4 +1,4 @@
-"""An ostree repository as a web server offers it: files of one directory, sound or with a fault that is wanted.
+"""An ostree repository as a web server serves it: the files of one directory, intact or with a deliberate fault.
 
 The layout is that of an archive repository (ostree's documentation, "repository structure and formats").
 """
@@ -15,8 +15,8 @@ from lifsea_testbed.ecs.metadata import Request, Response
 _CONTENT = ".filez"
 
 
-class Fault(enum.StrEnum):
-    """What can be wrong with a repository: content that breaks off, content that is other than its name says."""
+class RepositoryFault(enum.StrEnum):
+    """A fault of a repository: content that breaks off, or that does not match its checksum."""
 
     NONE = "none"
     CUT_OFF = "cut off in the middle"
@@ -24,20 +24,20 @@ class Fault(enum.StrEnum):
 
 
 class Repository:
-    """Answers requests for the files of a directory and of nothing else; `asked` are the paths, in order.
+    """Serves the files of a directory and nothing else; `requests` are the requested paths, in order.
 
     `fault` can be changed at any time.
     """
 
     def __init__(self, directory: Path) -> None:
-        self.fault = Fault.NONE
-        self.asked: list[str] = []
+        self.fault = RepositoryFault.NONE
+        self.requests: list[str] = []
         self._directory = directory.resolve()
 
     def answer(self, request: Request) -> Response:
-        """Returns the response to that request."""
+        """Returns the response to a request."""
         path = urllib.parse.unquote(request.path.partition("?")[0]).lstrip("/")
-        self.asked.append(path)
+        self.requests.append(path)
         if request.method not in ("GET", "HEAD"):
             return Response(status=405)
         file = (self._directory / path).resolve()
@@ -46,8 +46,8 @@ class Repository:
         return self._faulty(file.read_bytes(), path)
 
     def _faulty(self, content: bytes, path: str) -> Response:
-        if self.fault is Fault.NONE or not path.endswith(_CONTENT):
+        if self.fault is RepositoryFault.NONE or not path.endswith(_CONTENT):
             return Response(status=200, body=content)
-        if self.fault is Fault.CUT_OFF:
+        if self.fault is RepositoryFault.CUT_OFF:
             return Response(status=200, body=content[:len(content) // 2], promised=len(content))
         return Response(status=200, body=content[:-1] + bytes([content[-1] ^ 0xFF]))

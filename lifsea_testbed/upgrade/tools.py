@@ -1,23 +1,30 @@
-"""The ways in which an OS is upgraded and rolled back: by ostree, by rpm-ostree, by commands of its profile."""
+"""Upgrade tools: how an OS fetches its next image, boots it and goes back: ostree, rpm-ostree, commands of a profile.
+
+A profile names its tool in `upgrades.tool`; `upgrade_tool` makes it for one machine.
+"""
 
 from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Protocol
 
-from lifsea_testbed.errors import GuestFailure, NotJudged
+from lifsea_testbed.errors import GuestFailure, NotJudged, ProfileRefused
 from lifsea_testbed.guest.ostree import Deployments
 from lifsea_testbed.guest.system import System
-from lifsea_testbed.profiles.profile import Upgrades, UpgradeTool
+from lifsea_testbed.profiles.profile import UpgradesSection
 from lifsea_testbed.support.protocols import Shell
 from lifsea_testbed.upgrade.offer import Offer
 
+#: The built-in tools, by the names that a profile gives in `upgrades.tool`.
+OSTREE, RPM_OSTREE, COMMANDS = "ostree", "rpm-ostree", "commands"
 #: How long a tool may take to fetch and deploy a whole image on real hardware (seconds).
 _WHOLE_IMAGE = 300.0
 _REMOTE = "lifsea-testbed"
 _REMOTE_FILE = f"/etc/ostree/remotes.d/{_REMOTE}.conf"
-_DESCRIBE = """
+_ADD_REMOTE = """
 mkdir -p /etc/ostree/remotes.d
 cat >{file} <<'END-OF-REMOTE'
 [remote "{name}"]
@@ -27,37 +34,72 @@ END-OF-REMOTE
 """
 
 
-class Upgrade(Protocol):
-    """How one machine is upgraded and rolled back; both take effect with the next boot.
+class UpgradeTool(Protocol):
+    """Upgrades one machine to an offered image and rolls it back. Both take effect at the next boot.
 
-    What runs and what boots next is told by the same kind of name: a commit, or a version.
+    Implement this protocol for an OS that none of the built-in tools can upgrade; no base class is needed. A tool works
+    through a root shell in the guest alone: `shell.run(script)` returns the output, and raises CommandFailed when the
+    script ends with a status other than 0. It never reboots the machine: the scenarios do, and call the tool again
+    afterwards, so it must read all state from the guest and keep none of its own.
+
+    `running`, `boots_next` and `name_of` name an image in the same way, by its commit or its version, and are compared
+    as strings. An upgrade is complete when `running()` equals `boots_next()` and `name_of(offer)`.
+
+    Example, for an OS with an A/B updater::
+
+        class SwitchSlot:
+            def __init__(self, shell: Shell, section: UpgradesSection) -> None:
+                self._shell = shell
+
+            def running(self) -> str:
+                return self._shell.run("ab-update --print running").stdout.strip()
+
+            def boots_next(self) -> str:
+                return self._shell.run("ab-update --print next").stdout.strip()
+
+            def name_of(self, offer: Offer) -> str:
+                return offer.version
+
+            def apply(self, offer: Offer) -> str:
+                return self._shell.run(["ab-update", "--from", offer.url], within=300.0).stdout.strip()
+
+            def roll_back(self) -> None:
+                self._shell.run("ab-update --switch-back")
+
+    Errors decide whose fault a failure is: let CommandFailed and WaitTimedOut of the shell pass, raise GuestFailure for
+    output that cannot be understood, and NotJudged for a step that the OS does not have.
     """
 
     def running(self) -> str:
-        """Returns what runs."""
+        """Returns the name of the image that runs now."""
         ...
 
     def boots_next(self) -> str:
-        """Returns what boots next; once that is what runs, nothing is left to be done."""
+        """Returns the name of the image that the next boot starts; it equals `running()` when no upgrade is pending.
+
+        Raises:
+            NotJudged: the OS has no way to find out.
+        """
         ...
 
-    def names(self, offer: Offer) -> str:
-        """Returns by which name an offer is known once it runs."""
+    def name_of(self, offer: Offer) -> str:
+        """Returns the name that `running()` will return once the offered image runs. Reads nothing from the guest."""
         ...
 
     def apply(self, offer: Offer) -> str:
-        """Fetches what is on offer and has it boot next; returns the last line that the tool said.
+        """Fetches the offered image, makes it the one that boots next, and returns the last line of the tool's output.
 
-        That it returns is the sign of success: from then on no power cut may undo it.
+        Returning is the sign of success: from then on no power cut may undo the upgrade. An image that is incomplete,
+        corrupted or, with `offer.signed`, not signed must be refused, and the running image must stay the next one.
 
         Raises:
-            CommandFailed: the tool ended with a status other than 0; what it said is the evidence.
-            WaitTimedOut: it did not end.
+            CommandFailed: the tool ended with a status other than 0; its output is the evidence.
+            WaitTimedOut: the tool did not end in time.
         """
         ...
 
     def roll_back(self) -> None:
-        """Has the image boot next that ran before the last upgrade.
+        """Makes the image that ran before the last upgrade the one that boots next; also before the upgrade has booted.
 
         Raises:
             CommandFailed: the tool ended with a status other than 0.
@@ -65,8 +107,14 @@ class Upgrade(Protocol):
         ...
 
 
-class OstreeUpgrade:
-    """By `ostree pull` and `ostree admin deploy`, as LifseaOS up to 3.3 does it."""
+#: Makes the tool for one machine: of its root shell and the section `upgrades` of its profile.
+MakeUpgradeTool = Callable[[Shell, UpgradesSection], UpgradeTool]
+#: No tools beside the built-in ones.
+NO_EXTRA_TOOLS: Mapping[str, MakeUpgradeTool] = MappingProxyType({})
+
+
+class OstreeTool:
+    """Upgrades by `ostree pull` and `ostree admin deploy`, as LifseaOS up to 3.3 does."""
 
     def __init__(self, shell: Shell) -> None:
         self._shell = shell
@@ -79,13 +127,13 @@ class OstreeUpgrade:
         """Returns the commit of the first deployment."""
         return Deployments(self._shell).all()[0].commit
 
-    def names(self, offer: Offer) -> str:
+    def name_of(self, offer: Offer) -> str:
         """Returns the commit."""
         return offer.commit
 
     def fetch(self, offer: Offer) -> None:
         """Pulls the branch."""
-        _describe(self._shell, offer)
+        _add_remote(self._shell, offer)
         self._shell.run(f"ostree pull {_REMOTE} {shlex.quote(offer.branch)}", within=_WHOLE_IMAGE)
 
     def apply(self, offer: Offer) -> str:
@@ -99,8 +147,8 @@ class OstreeUpgrade:
         Deployments(self._shell).roll_back()
 
 
-class RpmOstreeUpgrade:
-    """By `rpm-ostree rebase` and `rpm-ostree rollback`, as LifseaOS from 3.4 on and Fedora CoreOS do it."""
+class RpmOstreeTool:
+    """Upgrades by `rpm-ostree rebase` and `rpm-ostree rollback`, as LifseaOS since 3.4 and Fedora CoreOS do."""
 
     def __init__(self, shell: Shell) -> None:
         self._shell = shell
@@ -109,24 +157,25 @@ class RpmOstreeUpgrade:
         """Returns the commit that runs.
 
         Raises:
-            GuestFailure: rpm-ostree does not know the running system.
+            GuestFailure: rpm-ostree reports no deployment as booted.
         """
         running = [checksum for checksum, booted in self._deployments() if booted]
         if not running:
-            raise GuestFailure("rpm-ostree says that no deployment is booted")
+            raise GuestFailure("rpm-ostree status --json reports no booted deployment",
+                               expected="one deployment with \"booted\": true")  # fmt: skip
         return running[0]
 
     def boots_next(self) -> str:
         """Returns the commit of the first deployment."""
         return self._deployments()[0][0]
 
-    def names(self, offer: Offer) -> str:
+    def name_of(self, offer: Offer) -> str:
         """Returns the commit."""
         return offer.commit
 
     def apply(self, offer: Offer) -> str:
         """Rebases to the branch, at that commit."""
-        _describe(self._shell, offer)
+        _add_remote(self._shell, offer)
         words = ["rpm-ostree", "rebase", f"{_REMOTE}:{offer.branch}", offer.commit]
         return _last_line(self._shell.run(shlex.join(words), within=_WHOLE_IMAGE).stdout)
 
@@ -138,7 +187,7 @@ class RpmOstreeUpgrade:
         """The commits in boot order, and whether each is booted.
 
         Raises:
-            GuestFailure: the status is no JSON of rpm-ostree.
+            GuestFailure: the status is not the JSON of rpm-ostree.
         """
         text = self._shell.run("rpm-ostree status --json").stdout
         try:
@@ -146,33 +195,33 @@ class RpmOstreeUpgrade:
         except (ValueError, KeyError, TypeError):
             found = []
         if not found:
-            raise GuestFailure("rpm-ostree status tells of no deployment", expected="JSON with deployments",
+            raise GuestFailure("rpm-ostree status --json lists no deployment", expected="JSON with deployments",
                                evidence=text[-2000:])  # fmt: skip
         return found
 
 
-class CommandUpgrade:
-    """By the commands of a profile, which find the offer in $OFFER_URL, _BRANCH, _COMMIT and _VERSION."""
+class CommandTool:
+    """Upgrades by the commands of a profile; $OFFER_URL, _BRANCH, _COMMIT and _VERSION describe the offer to them."""
 
-    def __init__(self, shell: Shell, commands: Upgrades) -> None:
+    def __init__(self, shell: Shell, section: UpgradesSection) -> None:
         self._shell = shell
-        self._commands = commands
+        self._section = section
 
     def running(self) -> str:
-        """Returns what the profile's command prints, or else the version in os-release."""
-        if self._commands.running:
-            return self._shell.run(self._commands.running).stdout.strip()
+        """Returns the output of the profile's command, or else the version in os-release."""
+        if self._section.running:
+            return self._shell.run(self._section.running).stdout.strip()
         return System(self._shell).os_release().get("VERSION_ID", "")
 
     def boots_next(self) -> str:
-        """Returns what the profile's command prints.
+        """Returns the output of the profile's command.
 
         Raises:
             NotJudged: the profile has none.
         """
-        return self._shell.run(_known(self._commands.boots_next, "boots_next")).stdout.strip()
+        return self._shell.run(_required(self._section.boots_next, "boots_next")).stdout.strip()
 
-    def names(self, offer: Offer) -> str:
+    def name_of(self, offer: Offer) -> str:
         """Returns the version."""
         return offer.version
 
@@ -184,7 +233,7 @@ class CommandUpgrade:
         """
         named = {"URL": offer.url, "BRANCH": offer.branch, "COMMIT": offer.commit, "VERSION": offer.version}
         settings = "\n".join(f"export OFFER_{name}={shlex.quote(value)}" for name, value in named.items())
-        command = _known(self._commands.deploy, "deploy")
+        command = _required(self._section.deploy, "deploy")
         return _last_line(self._shell.run(f"{settings}\n{command}", within=_WHOLE_IMAGE).stdout)
 
     def roll_back(self) -> None:
@@ -193,24 +242,39 @@ class CommandUpgrade:
         Raises:
             NotJudged: the profile has none.
         """
-        self._shell.run(_known(self._commands.roll_back, "roll_back"), within=_WHOLE_IMAGE)
+        self._shell.run(_required(self._section.roll_back, "roll_back"), within=_WHOLE_IMAGE)
 
 
-def way(shell: Shell, upgrades: Upgrades) -> Upgrade:
-    """Returns the way that a profile names."""
-    if upgrades.tool is UpgradeTool.COMMANDS:
-        return CommandUpgrade(shell, upgrades)
-    return OstreeUpgrade(shell) if upgrades.tool is UpgradeTool.OSTREE else RpmOstreeUpgrade(shell)
+_BUILT_IN: Mapping[str, MakeUpgradeTool] = {
+    OSTREE: lambda shell, _: OstreeTool(shell), RPM_OSTREE: lambda shell, _: RpmOstreeTool(shell),
+    COMMANDS: CommandTool,
+}  # fmt: skip
 
 
-def _describe(shell: Shell, offer: Offer) -> None:
-    """Makes the repository known to ostree."""
-    shell.run(_DESCRIBE.format(file=_REMOTE_FILE, name=_REMOTE, url=offer.url, signed=str(offer.signed).lower()))
+def upgrade_tool(shell: Shell, section: UpgradesSection,
+                 extra: Mapping[str, MakeUpgradeTool] = NO_EXTRA_TOOLS) -> UpgradeTool:
+    """Returns the tool that `upgrades.tool` of a profile names, for the machine behind that shell.
+
+    `extra` are further tools by name, as a user's plugin registered them; one of a built-in name replaces that.
+
+    Raises:
+        ProfileRefused: there is no tool of that name.
+    """
+    known = {**_BUILT_IN, **extra}
+    if section.tool not in known:
+        raise ProfileRefused(f"upgrades.tool = {section.tool!r}: unknown upgrade tool",
+                             hint=f"one of {', '.join(sorted(known))}")  # fmt: skip
+    return known[section.tool](shell, section)
 
 
-def _known(command: str, what: str) -> str:
+def _add_remote(shell: Shell, offer: Offer) -> None:
+    """Adds the offering repository to the remotes of ostree."""
+    shell.run(_ADD_REMOTE.format(file=_REMOTE_FILE, name=_REMOTE, url=offer.url, signed=str(offer.signed).lower()))
+
+
+def _required(command: str, name: str) -> str:
     if not command:
-        raise NotJudged(f"the profile does not know the command upgrades.{what}")
+        raise NotJudged(f"the profile names no command upgrades.{name}")
     return command
 
 

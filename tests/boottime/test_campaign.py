@@ -1,4 +1,4 @@
-"""Boot time: marks and phases, clocks that are aligned, budgets, what grew, charts."""
+"""Boot time: marks and phases, alignment of clocks, budgets, attribution, charts."""
 
 from __future__ import annotations
 
@@ -17,21 +17,19 @@ from lifsea_testbed.boottime import (
     budget,
     campaign,
     charts,
-    coldboots,
     kernel_only,
     marks,
     observation,
     observe,
 )
-from lifsea_testbed.boottime.alignment import Exchange, align
-from lifsea_testbed.boottime.attribution import Kind
-from lifsea_testbed.boottime.marks import Mark
-from lifsea_testbed.boottime.observation import Which
+from lifsea_testbed.boottime.attribution import GrowthKind
+from lifsea_testbed.boottime.marks import BootMark
+from lifsea_testbed.boottime.observation import BootNumber, Exchange, align
 from lifsea_testbed.cli.main import main
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.guest.boot import UnitTimes, parse_units
-from lifsea_testbed.perf.measure import Measure
-from lifsea_testbed.profiles.profile import Boot
+from lifsea_testbed.perf.metric import Measure
+from lifsea_testbed.profiles.profile import BootSection
 from lifsea_testbed.qemu.instruction_counter import BOOT_SECTOR, Counts, Stamp
 from lifsea_testbed.support.protocols import ConsoleLine
 from tests.support.boots import TIMES, boot, unit
@@ -56,7 +54,7 @@ Id=multi-user.target
 InactiveExitTimestampMonotonic=2600000
 ActiveEnterTimestampMonotonic=2600000
 """
-SAID = """\
+INITCALLS = """\
 [    0.101000] calling  net_init+0x0/0x40 @ 1
 [    0.102000] initcall net_init+0x0/0x40 returned 0 after 900 usecs
 [    0.103000] initcall loop_init+0x0/0x1b0 returned 0 after 40 usecs
@@ -68,31 +66,34 @@ SAID = """\
 def test_phases_add_up_to_the_whole() -> None:
     found = marks.phases(TIMES)
     assert [phase.name for phase in found] == ["firmware", "boot-loader", "kernel", "init", "user-space"]
-    assert sum(phase.duration for phase in found) == TIMES[Mark.USER_DATA]
-    assert sum(boot().instructions().values()) == boot().progress[Mark.USER_DATA].counts.work
+    assert sum(phase.duration for phase in found) == TIMES[BootMark.USER_DATA]
+    assert sum(boot().instructions().values()) == boot().progress[BootMark.USER_DATA].counts.work
 
 
 @pytest.mark.parametrize("missing", [*marks.PHASES][:-1])
-def test_a_mark_that_was_not_seen_leaves_no_gap(missing: Mark) -> None:
+def test_a_mark_that_was_not_seen_leaves_no_gap(missing: BootMark) -> None:
     found = marks.phases({mark: at for mark, at in TIMES.items() if mark is not missing})
     assert marks.PHASES[missing] not in [phase.name for phase in found]
-    assert sum(phase.duration for phase in found) == TIMES[Mark.USER_DATA]
+    assert sum(phase.duration for phase in found) == TIMES[BootMark.USER_DATA]
 
 
-def test_the_console_tells_of_marks() -> None:
+def test_marks_are_found_on_the_console() -> None:
     lines = [ConsoleLine(at=at, text=text) for at, text in CONSOLE]
-    assert marks.on_console(lines) == {Mark.FIRST_BYTE: 0.5, Mark.KERNEL: 1.0, Mark.INIT: 1.5, Mark.SYSTEMD: 1.75}
-    assert marks.on_console([]) == {}
+    assert marks.from_console(lines) == {BootMark.FIRST_BYTE: 0.5, BootMark.KERNEL: 1.0, BootMark.INIT: 1.5,
+                                         BootMark.SYSTEMD: 1.75}  # fmt: skip
+    assert marks.from_console([]) == {}
 
 
-def test_a_counter_tells_of_marks_to_the_byte() -> None:
-    said = "".join(f"{text}\n" for _, text in CONSOLE).encode()
+def test_marks_of_a_counter_are_exact_to_the_byte() -> None:
+    output = "".join(f"{text}\n" for _, text in CONSOLE).encode()
     stamps = [Stamp(at=0.1, counts=Counts(), value=BOOT_SECTOR)]
-    stamps += [Stamp(at=1 + place, counts=Counts(), value=byte) for place, byte in enumerate(said)]
-    found = {mark: stamp.at - 1 for mark, stamp in marks.in_record(stamps).items() if mark is not Mark.BOOT_LOADER}
-    places = {Mark.KERNEL: b"[    0.000000] Linux", Mark.INIT: b"Run /sbin/init", Mark.SYSTEMD: b"systemd[1]: "}
-    assert found == {Mark.FIRST_BYTE: 0, **{mark: said.index(text) for mark, text in places.items()}}
-    assert marks.in_record(stamps)[Mark.BOOT_LOADER].at == 0.1
+    stamps += [Stamp(at=1 + index, counts=Counts(), value=byte) for index, byte in enumerate(output)]
+    record = marks.from_record(stamps)
+    found = {mark: stamp.at - 1 for mark, stamp in record.items() if mark is not BootMark.BOOT_LOADER}
+    places = {BootMark.KERNEL: b"[    0.000000] Linux", BootMark.INIT: b"Run /sbin/init",
+              BootMark.SYSTEMD: b"systemd[1]: "}  # fmt: skip
+    assert found == {BootMark.FIRST_BYTE: 0, **{mark: output.index(text) for mark, text in places.items()}}
+    assert record[BootMark.BOOT_LOADER].at == 0.1
 
 
 @given(some.floats(-100, 100), some.lists(some.tuples(some.floats(0, 0.1), some.floats(0, 0.1)), min_size=1))
@@ -110,7 +111,7 @@ def test_clocks_that_drifted_apart_are_aligned_by_the_quickest_exchange() -> Non
     assert found.host(10.0) == pytest.approx(21.01) and found.error == pytest.approx(0.01)
 
 
-def test_units_that_were_started_are_told() -> None:
+def test_units_that_were_started_are_listed() -> None:
     first, last = parse_units(SHOWN)
     assert first == UnitTimes(name="init.service", started=1.5, active=2.5, processor=0.3)
     assert (last.name, last.processor) == ("multi-user.target", 0.0)
@@ -124,20 +125,22 @@ def test_an_observation_comes_back_from_its_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("promised", "kept"), [(4.0, True), (3.9, False)])
 def test_real_hardware_is_judged_by_the_clock(promised: float, kept: bool) -> None:
-    assert budget.judge([boot()] * 3, Boot(promised=promised), at_hardware_speed=True).kept is kept
+    assert budget.judge([boot()] * 3, BootSection(promised=promised), at_hardware_speed=True).kept is kept
 
 
 @pytest.mark.parametrize(("instructions", "idle", "kept"), [(10e9, 0.5, True), (3.9e9, 0.0, False), (3.9e9, 9, False)])
 def test_emulation_is_judged_by_what_is_executed(instructions: float, idle: float, kept: bool) -> None:
-    promised = Boot(promised=2.0, instructions=instructions)
+    promised = BootSection(promised=2.0, instructions=instructions)
     assert budget.judge([boot(idle=idle)] * 3, promised, at_hardware_speed=False).kept is kept
 
 
 @pytest.mark.parametrize(("promised", "seen", "why"), [
-    (Boot(), boot(), "does not know"), (Boot(instructions=5e9), boot(counted=False), "not counted"),
-    (Boot(promised=2.0, instructions=5e9), boot(idle=3.0), "halted for 3.00 s"),
+    (BootSection(), boot(), "has no boot.instructions"),
+    (BootSection(instructions=5e9), boot(counted=False), "not counted"),
+    (BootSection(promised=2.0, instructions=5e9), boot(idle=3.0), "halted for 3.00 s"),
 ])  # fmt: skip
-def test_what_emulation_cannot_tell_is_not_judged(promised: Boot, seen: observation.Observation, why: str) -> None:
+def test_what_emulation_cannot_judge_is_not_judged(promised: BootSection, seen: observation.Observation,
+                                                   why: str) -> None:
     with pytest.raises(NotJudged, match=why):
         budget.judge([seen] * 3, promised, at_hardware_speed=False)
 
@@ -147,12 +150,12 @@ def test_what_grew_is_named() -> None:
     new = [boot(programs={"/sbin/init": 101 + n, "sh /burns": 9 + n}, units=[unit("burns.service", 0.2)])
            for n in range(5)]  # fmt: skip
     named = {growth.kind: growth.name for growth in attribution.culprits(attribution.suspects(old, new))}
-    assert named == {Kind.PROGRAM: "sh /burns", Kind.UNIT: "burns.service"}
+    assert named == {GrowthKind.PROGRAM: "sh /burns", GrowthKind.UNIT: "burns.service"}
     assert attribution.culprits(attribution.suspects(old, old)) == []
 
 
 def test_initcalls_are_read_and_compared() -> None:
-    old, new = kernel_only.parse(SAID), kernel_only.parse(SAID.replace("after 40", "after 4000"))
+    old, new = kernel_only.parse(INITCALLS), kernel_only.parse(INITCALLS.replace("after 40", "after 4000"))
     assert old.initcalls == {"net_init": 900, "loop_init": 40} and old.until_root == 358312
     assert [(growth.name, growth.by) for growth in kernel_only.differences(old, new)] == [("loop_init", 3960)]
     assert kernel_only.differences(old, old) == []
@@ -160,21 +163,21 @@ def test_initcalls_are_read_and_compared() -> None:
         kernel_only.parse("[    0.1] Kernel panic")
 
 
-def test_comparisons_tell_each_metric() -> None:
+def test_each_metric_is_compared() -> None:
     compared = campaign.comparisons([boot()] * 5, [boot(rate=1.05e9)] * 5, floor=0.01)
     assert [str(judged.change) for _, judged in compared.judged] == ["regressed", "unchanged"]
 
 
 def test_figures_have_a_place_in_the_history() -> None:
     measure = Measure()
-    coldboots.ColdBoots(seen=[boot()], at_hardware_speed=True).report(measure)
+    campaign.ColdBoots(seen=[boot()], at_hardware_speed=True).report(measure)
     taken = {figure.metric.name: figure.value for figure in measure.taken}
     assert taken["boot"] == 4.0 and taken["boot-instructions"] == 4e9 and taken["boot-to-finished"] == 5.0
     for whole in ("boot", "boot-instructions"):
         assert sum(value for name, value in taken.items() if name.startswith(f"{whole}/")) == taken[whole]
 
 
-def test_charts_are_drawings_whatever_units_are_called() -> None:
+def test_hostile_unit_names_add_nothing_to_a_chart() -> None:
     hostile = "</text><script>alert(1)</script>.service"
     seen = boot(units=[unit(hostile, 0.4)], programs={hostile: 5})
     grown = attribution.suspects([boot()] * 5, [seen] * 5)
@@ -186,7 +189,7 @@ def test_charts_are_drawings_whatever_units_are_called() -> None:
 
 @pytest.fixture
 def factories(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Two factories whose boots were seen already, the second one slower; no kernel can be had of them."""
+    """Two factories with observations made beforehand, the second one slower; neither image has a kernel to run."""
     images = [SimpleNamespace(name=name, image=None, emulator=None, say=print) for name in ("old", "new")]
     rates = {"old": 1e9, "new": 1.1e9}
 
@@ -199,14 +202,14 @@ def factories(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return images
 
 
-def test_a_campaign_tells_what_got_slower(factories: list[Any], tmp_path: Path) -> None:
-    wish = campaign.Wish(boots=5, floor=0.01, until=Mark.FINISHED, which=(Which.FIRST,), initcalls=True,
-                         reports=tmp_path)  # fmt: skip
-    told = list(campaign.run(factories, wish))
-    assert [line.partition(",")[0] for line in told[:4]] == ["old", "new", "new", "old"]
-    assert any(line.startswith("first boots: boot-instructions regressed: 4e+09 → 4.4e+09") for line in told)
-    assert "initcalls not judged: no boot entry" in told
-    assert any(line.startswith("grew most: phase user-space") for line in told)
+def test_a_campaign_reports_what_got_slower(factories: list[Any], tmp_path: Path) -> None:
+    options = campaign.BootTimeOptions(boots=5, floor=0.01, until=BootMark.FINISHED, which=(BootNumber.FIRST,),
+                                       initcalls=True, reports=tmp_path)  # fmt: skip
+    lines = list(campaign.run(factories, options))
+    assert [line.partition(",")[0] for line in lines[:4]] == ["old", "new", "new", "old"]
+    assert any(line.startswith("first boots: boot-instructions regressed: 4e+09 → 4.4e+09") for line in lines)
+    assert "initcalls not judged: no boot entry" in lines
+    assert any(line.startswith("grew most: phase user-space") for line in lines)
     assert len(observation.load(tmp_path / "boots.jsonl")) == 10
     assert {path.name for path in tmp_path.glob("*.svg")} == {"boot-1.svg", "boot-2.svg", "difference.svg"}
 

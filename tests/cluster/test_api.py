@@ -1,4 +1,4 @@
-"""What the API server says of nodes and pods, as it is judged; and whose fault it is when it says nothing."""
+"""Nodes and pods as the API returns them; an API server that fails is the host's fault."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from lifsea_testbed.cluster.api import Api
 from lifsea_testbed.cluster.authority import Authority
-from lifsea_testbed.cluster.watch import Watch
+from lifsea_testbed.cluster.rollout import NodeWatch
 from lifsea_testbed.errors import HostError
 from lifsea_testbed.support.deadline import Deadline
 
@@ -58,7 +58,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nobody reads it."""
+        """Logs nothing."""
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def api(files: dict[str, Path]) -> Iterator[Api]:
         server.shutdown()
 
 
-def test_a_node_is_told_with_all_that_speaks_against_it(api: Api) -> None:
+def test_a_node_has_every_condition_that_is_not_met(api: Api) -> None:
     node = api.node("n")
     assert node is not None and node == api.nodes()[0]
     assert not node.is_ready and node.is_cordoned
@@ -89,28 +89,28 @@ def test_a_node_is_told_with_all_that_speaks_against_it(api: Api) -> None:
     assert node.reported == datetime.datetime(2026, 11, 26, 17, 45, tzinfo=datetime.UTC)
 
 
-def test_a_pod_is_told_with_what_it_waits_for(api: Api) -> None:
+def test_a_pod_has_the_reason_for_which_it_waits(api: Api) -> None:
     pod = api.pod("p")
     assert pod is not None and pod == api.pods("n")[0]
     assert (pod.node, pod.phase, pod.address, pod.why) == ("n", "Pending", "10.88.0.2", "ErrImagePull: not found")
     assert api.events("p") == ["Failed: image not found"]
 
 
-def test_what_is_not_there_is_none(api: Api) -> None:
+def test_a_missing_object_is_none(api: Api) -> None:
     assert api.node("other") is None and api.pod("other") is None and api.log("other") == ""
 
 
 def test_a_refusal_is_the_hosts_fault(api: Api) -> None:
-    with pytest.raises(HostError, match="the API server refuses: 500"):
+    with pytest.raises(HostError, match="the API server refuses the request: 500"):
         api.pod("broken")
 
 
 def test_a_watch_sees_who_is_ready(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     ready = {**NODE["status"], "conditions": [{"type": "Ready", "status": "True"}]}
     monkeypatch.setitem(ANSWERS, "/api/v1/nodes", {"items": [{**NODE, "status": ready}, NODE]})
-    with Watch(api) as watch:
+    with NodeWatch(api) as watch:
         watch.count()
         deadline = Deadline.after(10)
         while watch.fewest is None and not deadline.expired:
             time.sleep(0.05)
-    assert watch.saw("n") and not watch.saw("other") and watch.fewest == 1
+    assert watch.has_seen("n") and not watch.has_seen("other") and watch.fewest == 1

@@ -1,4 +1,4 @@
-"""A cluster of its own: who is let in, where its connections lead, and what machines are handed to join it."""
+"""A private cluster: its certificates, its relays and tunnel, its control plane, and the diagnosis of its nodes."""
 
 from __future__ import annotations
 
@@ -22,15 +22,14 @@ import yaml
 from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 
-from lifsea_testbed.cluster import authority, control_plane, diagnosis
+from lifsea_testbed.cluster import authority, control_plane, lifecycle
 from lifsea_testbed.cluster.authority import Authority
 from lifsea_testbed.cluster.cluster import Cluster, Member, node_name
-from lifsea_testbed.cluster.control_plane import ControlPlane
-from lifsea_testbed.cluster.tunnel import Tunnel
+from lifsea_testbed.cluster.control_plane import ControlPlane, KubeletTunnel
 from lifsea_testbed.ecs import instance_types
 from lifsea_testbed.ecs.instance import CLUSTER_PORT, Instance
 from lifsea_testbed.ecs.relay import Relay, connect_to
-from lifsea_testbed.errors import NotJudged
+from lifsea_testbed.errors import LaunchError, NotJudged
 from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.support import private_dir
 from lifsea_testbed.support.confinement import confinement
@@ -44,7 +43,7 @@ INSTANCE = Instance(type=instance_types.find("ecs.g7.large"))
 
 @contextlib.contextmanager
 def echo() -> Iterator[tuple[str, int]]:
-    """A server that says everything again."""
+    """A server that echoes everything."""
     with socket.create_server((HERE, 0)) as server:
         def serve() -> None:
             with contextlib.suppress(OSError):
@@ -69,7 +68,7 @@ def connected(path: Path) -> socket.socket:
     return connection
 
 
-def said_again(connection: socket.socket, data: bytes) -> bytes:
+def echoed(connection: socket.socket, data: bytes) -> bytes:
     connection.sendall(data)
     return connection.recv(4096)
 
@@ -77,18 +76,18 @@ def said_again(connection: socket.socket, data: bytes) -> bytes:
 def test_a_relay_carries_both_ways_until_it_is_cut(tmp_path: Path) -> None:
     with echo() as address, Relay(tmp_path / "relay", connect_to(address)) as relay:
         with connected(relay.path) as connection:
-            assert said_again(connection, b"hello") == b"hello"
+            assert echoed(connection, b"hello") == b"hello"
             relay.cut()
             assert connection.recv(1) == b""
         with connected(relay.path) as connection, contextlib.suppress(OSError):
-            assert said_again(connection, b"anybody there") == b""
+            assert echoed(connection, b"hello") == b""
         relay.restore()
         with connected(relay.path) as connection:
-            assert said_again(connection, b"hello") == b"hello"
+            assert echoed(connection, b"hello") == b"hello"
     assert not relay.path.exists()
 
 
-def test_a_relay_tells_the_end_of_what_is_said(tmp_path: Path) -> None:
+def test_a_relay_passes_the_end_of_a_stream(tmp_path: Path) -> None:
     path = tmp_path / "relay"
     with echo() as address, Relay(path, connect_to(address)), connected(path) as connection:
         connection.sendall(b"all")
@@ -103,20 +102,20 @@ def test_a_relay_to_nowhere_hangs_up(tmp_path: Path) -> None:
         assert connection.recv(1) == b""
 
 
-def test_a_tunnel_leads_to_nodes_by_their_names(tmp_path: Path) -> None:
-    with echo() as address, Tunnel(tmp_path / "tunnel") as tunnel:
+def test_a_tunnel_connects_to_nodes_by_their_names(tmp_path: Path) -> None:
+    with echo() as address, KubeletTunnel(tmp_path / "tunnel") as tunnel:
         tunnel.announce("node-1", address)
         with connected(tunnel.path) as connection:
-            answer = said_again(connection, b"CONNECT node-1:10250 HTTP/1.1\r\nHost: node-1:10250\r\n\r\n")
+            answer = echoed(connection, b"CONNECT node-1:10250 HTTP/1.1\r\nHost: node-1:10250\r\n\r\n")
             assert answer.startswith(b"HTTP/1.1 200 ")
-            assert said_again(connection, b"GET /") == b"GET /"
+            assert echoed(connection, b"GET /") == b"GET /"
         with connected(tunnel.path) as connection:
-            assert said_again(connection, b"CONNECT node-2:10250 HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 502 ")
+            assert echoed(connection, b"CONNECT node-2:10250 HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 502 ")
         with connected(tunnel.path) as connection:
-            assert said_again(connection, b"GET / HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 502 ")
+            assert echoed(connection, b"GET / HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 502 ")
 
 
-def test_an_identity_is_taken_by_who_trusts_its_authority(tmp_path: Path) -> None:
+def test_an_identity_is_accepted_where_its_authority_is_trusted(tmp_path: Path) -> None:
     own, other = Authority(), Authority()
     assert own.certificate != other.certificate
     for issuer, is_taken in ((own, True), (other, False)):
@@ -125,13 +124,13 @@ def test_an_identity_is_taken_by_who_trusts_its_authority(tmp_path: Path) -> Non
             _shake_hands(tmp_path, identity, trusted=own.certificate)
 
 
-def test_a_certificate_ends_when_it_is_to() -> None:
+def test_a_certificate_expires_when_it_should() -> None:
     identity = Authority().issue("system:node:x", group="system:nodes", lifetime=datetime.timedelta(hours=-2))
     left = authority.expiry(identity.certificate) - datetime.datetime.now(datetime.UTC)
     assert datetime.timedelta(hours=-2, minutes=-1) < left < datetime.timedelta(hours=-1)
 
 
-def _shake_hands(place: Path, identity: authority.Identity, *, trusted: bytes) -> None:
+def _shake_hands(place: Path, identity: authority.ClientIdentity, *, trusted: bytes) -> None:
     for name, content in (("crt", identity.certificate), ("key", identity.key), ("ca", trusted)):
         (place / name).write_bytes(content)
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -144,12 +143,12 @@ def _shake_hands(place: Path, identity: authority.Identity, *, trusted: bytes) -
             side.do_handshake()
 
 
-def test_without_programs_there_is_no_cluster_to_judge_by(tmp_path: Path) -> None:
+def test_without_programs_a_cluster_is_not_judged(tmp_path: Path) -> None:
     with pytest.raises(NotJudged, match=r"no (etcd|kube-apiserver).*images control-plane"):
         control_plane.find(tmp_path)
 
 
-def test_a_profile_that_does_not_know_how_to_join_is_not_judged(tmp_path: Path) -> None:
+def test_a_profile_without_a_joining_script_is_not_judged(tmp_path: Path) -> None:
     with pytest.raises(NotJudged, match=r"cluster\.join"):
         Cluster(profiles.load("lifsea-3.3"), PROGRAMS, confinement(), records=tmp_path)
 
@@ -183,17 +182,33 @@ def kubeconfig(lifetime: datetime.timedelta) -> str:
     (FakeMember(kubeconfig=kubeconfig(datetime.timedelta(hours=1))), "the kubelet has not registered the node"),
 ])  # fmt: skip
 def test_what_keeps_a_node_from_being_ready_is_one_line(member: FakeMember, trouble: str) -> None:
-    assert diagnosis.node_trouble(cast(Member, member), profiles.load("reference")) == trouble
+    assert lifecycle.node_trouble(cast(Member, member), profiles.load("reference")) == trouble
 
 
 def test_a_certificate_that_expired_is_named() -> None:
     member = cast(Member, FakeMember(kubeconfig=kubeconfig(datetime.timedelta(hours=-1))))
-    said = diagnosis.node_trouble(member, profiles.load("reference"))
-    assert said.startswith("the certificate in /etc/kubernetes/kubelet.conf expired on 2")
+    reason = lifecycle.node_trouble(member, profiles.load("reference"))
+    assert reason.startswith("the certificate in /etc/kubernetes/kubelet.conf expired on 2")
 
 
 def test_a_node_goes_by_its_host_name_in_lower_case() -> None:
     assert node_name(INSTANCE) == INSTANCE.host_name.lower()
+
+
+def test_a_control_plane_that_does_not_start_leaves_its_logs(tmp_path: Path) -> None:
+    """The error names the command line of the program that ended, and the logs of all programs are kept."""
+    scripts = {"etcd": "echo serving; exec sleep 60", "kube-apiserver": "echo unknown flag: --x >&2; exit 3"}
+    for name, script in scripts.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    paths = control_plane.ControlPlanePaths(etcd=tmp_path / "etcd", api_server=tmp_path / "kube-apiserver",
+                                            controller_manager=tmp_path / "none")  # fmt: skip
+    plane = ControlPlane(paths, confinement(), records=tmp_path / "records")
+    with pytest.raises(LaunchError, match="kube-apiserver exited with status 3") as raised:
+        plane.__enter__()
+    assert raised.value.evidence.startswith(f"{tmp_path / 'kube-apiserver'} --bind-address=127.")
+    logs = {path.name: path.read_text() for path in (tmp_path / "records").iterdir()}
+    assert logs == {"etcd.log": "serving\n", "kube-apiserver.log": "unknown flag: --x\n"}
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +226,7 @@ def test_the_control_plane_listens_on_loopback_alone(plane: ControlPlane) -> Non
     assert listening == {plane.address} and plane.address.startswith("127.")
 
 
-def test_the_control_plane_dies_with_who_started_it() -> None:
+def test_the_control_plane_dies_with_the_process_that_started_it() -> None:
     if not (PROGRAMS / "kube-apiserver").exists() or not shutil.which("etcd"):
         pytest.skip("build/control-plane is not built: python -m images control-plane -o build/control-plane")
     script = "import sys, time\nfrom pathlib import Path\nfrom lifsea_testbed.cluster.control_plane import *\n" \
@@ -227,7 +242,7 @@ def test_the_control_plane_dies_with_who_started_it() -> None:
     private_dir.clean()
 
 
-def test_nobody_without_a_certificate_is_answered(plane: ControlPlane) -> None:
+def test_a_client_without_a_certificate_is_refused(plane: ControlPlane) -> None:
     import http.client
 
     context = ssl.create_default_context(cafile=str(plane.certificate))

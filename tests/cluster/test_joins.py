@@ -1,4 +1,4 @@
-"""Machines join, again and again and several at once; one that cannot is told apart by its reason."""
+"""Machines join, again and again and several at once; one that cannot join fails with the reason."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lifsea_testbed.cluster import joins, lifecycle
+from lifsea_testbed.cluster import lifecycle, rollout
 from lifsea_testbed.cluster.cluster import Cluster, Member
 from lifsea_testbed.guest.readiness import NotReady
 from lifsea_testbed.machine.factory import MachineFactory, MachineSpec
@@ -43,12 +43,13 @@ def test_fifty_joins_in_a_row_are_fifty_ready_nodes(restorer: MachinePool, clust
         with restorer.restored(f"join-{number + 1}") as machine:
             member = cluster.join(machine)
             ready.append(lifecycle.await_ready(member, restorer.factory.profile).is_ready)
-        cluster.api.forget(member.name)
+        cluster.api.delete_node(member.name)
     assert ready == [True] * IN_A_ROW
 
 
 def test_machines_that_join_at_once_are_all_ready(factory: MachineFactory, cluster: Cluster) -> None:
-    with joins.joined(cluster, factory.profile, factory.create, AT_ONCE, memory=factory.memory_for(AT_ONCE)) as joined:
+    memory = factory.memory_for(AT_ONCE)
+    with rollout.joined_fleet(cluster, factory.profile, factory.create, AT_ONCE, memory=memory) as joined:
         assert sorted(node.name for node in cluster.api.nodes() if node.is_ready) == sorted(
             member.name for member in joined.members)  # fmt: skip
         assert 0 < joined.share(0.5) <= joined.share(0.9)

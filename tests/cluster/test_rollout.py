@@ -1,4 +1,4 @@
-"""The cluster manages the OS: nodes are upgraded one after the other, and a failure stays with the node that it met."""
+"""A rolling upgrade: nodes are upgraded one after the other, and a failure stops at the node where it happened."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ import pytest
 
 from lifsea_testbed.cluster import lifecycle, rollout
 from lifsea_testbed.cluster.cluster import Cluster, Member
-from lifsea_testbed.cluster.joins import Joins, joined
-from lifsea_testbed.cluster.rollout import roll_out
+from lifsea_testbed.cluster.rollout import JoinedFleet, joined_fleet, roll_out
 from lifsea_testbed.guest.kubelet import KUBELET
 from lifsea_testbed.guest.readiness import NotReady, ReadinessLevel
 from lifsea_testbed.machine.factory import MachineFactory
 from lifsea_testbed.profiles import profile as profiles
-from lifsea_testbed.upgrade.offer import Offer, make_up
+from lifsea_testbed.upgrade.offer import Offer, make_offers
 from lifsea_testbed.upgrade.repository import Repository
-from lifsea_testbed.upgrade.tools import way
+from lifsea_testbed.upgrade.tools import upgrade_tool
 from tests.support import real
 
 NODES = 3
@@ -29,7 +28,7 @@ OFFER = Offer(url="http://x/", branch="next", commit="2", version="2")
 
 
 class FakeCluster:
-    """Three nodes with a pod each, and what was done to them in order."""
+    """Three nodes with a pod each, and a record of all operations on them."""
 
     def __init__(self) -> None:
         self.story: list[str] = []
@@ -53,14 +52,14 @@ class FakeCluster:
 
 
 class FakeMember:
-    """A node that is upgraded by a word, and is down while it boots."""
+    """A node that is upgraded at once, and is down while it boots."""
 
     def __init__(self, name: str, story: list[str]) -> None:
         self.name, self.story, self.machine = name, story, self
         self.runs, self.next, self.is_down, self.is_well = "1", "1", False, True
 
-    def wait_until(self, question: Callable[[], bool], what: str, *, within: float, every: float) -> bool:
-        return question()
+    def wait_until(self, condition: Callable[[], bool], what: str, *, within: float, every: float) -> bool:
+        return condition()
 
     def reboot(self) -> None:
         self.is_down = True
@@ -84,12 +83,12 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
         if member.runs == "2" and not member.is_well:
             raise NotReady(ReadinessLevel.NODE, "the kubelet has not registered the node")
 
-    monkeypatch.setattr(rollout, "way", lambda machine, upgrades: machine)
+    monkeypatch.setattr(rollout, "upgrade_tool", lambda machine, section, tools: machine)
     monkeypatch.setattr(lifecycle, "await_ready", await_ready)
     return FakeCluster()
 
 
-def test_node_after_node_is_emptied_upgraded_and_let_in_again(fakes: FakeCluster) -> None:
+def test_node_after_node_is_drained_upgraded_and_uncordoned(fakes: FakeCluster) -> None:
     rolled = roll_out(cast(Cluster, fakes), cast(Any, fakes.members), profiles.load("reference"), OFFER)
     steps = ("cordon {}", "evict app-{}", "reboot {}", "uncordon {}")
     assert fakes.story == [step.format(name) for name in "abc" for step in steps]
@@ -122,11 +121,11 @@ def cluster(factory: MachineFactory, tmp_path: Path) -> Iterator[Cluster]:
 def test_a_rolling_upgrade_keeps_two_of_three_ready_and_stops_where_it_fails(factory: MachineFactory, cluster: Cluster,
                                                                              tmp_path: Path) -> None:
     profile = factory.profile
-    with joined(cluster, profile, factory.create, NODES, memory=factory.memory_for(NODES)) as joins:
+    with joined_fleet(cluster, profile, factory.create, NODES, memory=factory.memory_for(NODES)) as joins:
         first, second = _offers(joins, tmp_path)
-        before = way(joins.members[0].machine, profile.upgrades).running()
+        before = upgrade_tool(joins.members[0].machine, profile.upgrades).running()
         for number, member in enumerate(joins.members):
-            lifecycle.prepare(member, profile)
+            lifecycle.prepare_image(member, profile)
             lifecycle.start_pod(cluster, member, profile, f"app-{number}")
         rolled = roll_out(cluster, joins.members, profile, first)
         names = [member.name for member in joins.members]
@@ -142,17 +141,17 @@ def test_a_rolling_upgrade_keeps_two_of_three_ready_and_stops_where_it_fails(fac
         assert [node.name for node in cluster.api.nodes() if not node.is_ready or node.is_cordoned] == []
 
 
-def _offers(joins: Joins, directory: Path) -> list[Offer]:
+def _offers(joins: JoinedFleet, directory: Path) -> list[Offer]:
     """Two commits above the one that runs, offered to every node."""
     (directory / "offer").mkdir()
     repository = Repository(directory / "offer")
     urls = [member.machine.network.serve_mirror(repository) for member in joins.members]
-    return make_up(joins.members[0].machine, directory / "offer", urls[0], 2)
+    return make_offers(joins.members[0].machine, directory / "offer", urls[0], 2)
 
 
 @contextlib.contextmanager
 def _upset(member: Member, name: str) -> Iterator[None]:
-    """Has the kubelet of one node not run in what is deployed meanwhile, whose /etc is made of the present one."""
+    """Masks the kubelet of one node in the image deployed meanwhile, whose /etc is merged from the present one."""
     if member.name != name:
         yield
         return

@@ -13,7 +13,7 @@ import pexpect
 import pytest
 
 from lifsea_testbed.console import login
-from lifsea_testbed.profiles.profile import Line
+from lifsea_testbed.profiles.profile import ChannelDevice
 from lifsea_testbed.support.protocols import Console
 
 PORT = "org.example.shell"
@@ -21,7 +21,7 @@ PORT = "org.example.shell"
 
 def script(tmp_path: Path) -> Path:
     """The script that opens the port, with an agent that records its argument, and ports below the given directory."""
-    text = login.user_data(PORT, Line.PORT).decode()
+    text = login.user_data(PORT, ChannelDevice.PORT).decode()
     (opening,) = re.findall(r"open\.sh <<'END-OF-OPEN'\n(.*?)END-OF-OPEN", text, re.DOTALL)
     (tmp_path / "agent.sh").write_text(f'echo "$1" >{tmp_path}/opened')
     (tmp_path / "open.sh").write_text(opening.replace("/sys/class/virtio-ports", str(tmp_path / "ports"))
@@ -52,7 +52,7 @@ def test_a_port_whose_driver_comes_late_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_the_unit_is_started_however_often_it_ends() -> None:
-    assert b"\nStartLimitIntervalSec=0\n[Service]\n" in login.user_data(PORT, Line.PORT)
+    assert b"\nStartLimitIntervalSec=0\n[Service]\n" in login.user_data(PORT, ChannelDevice.PORT)
 
 
 def default_interrupts() -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from lifsea_testbed.machine.machine import Machine
-from lifsea_testbed.profiles.profile import Line
+from lifsea_testbed.profiles.profile import ChannelDevice
 from tests.support.real import machine
 
 pytestmark = [pytest.mark.nightly, pytest.mark.boots]
-COMMANDS = {Line.PORT: 9_000, Line.SERIAL: 1_000}
+COMMANDS = {ChannelDevice.PORT: 9_000, ChannelDevice.SERIAL: 1_000}
 #: Kernel messages, random bytes and look-alikes of both kinds of frames, on both consoles.
 NOISE = r"""#!/bin/bash
 sysctl -q kernel.printk=8
@@ -38,8 +38,8 @@ def one(machine: Machine, dice: random.Random, number: int) -> bool:
     return (result.exit_status, result.output, result.errors) == (status, sent, b"%d\n" % number)
 
 
-@pytest.mark.parametrize("line", [Line.PORT, Line.SERIAL])
-def test_no_command_goes_wrong_under_fire(tmp_path: Path, line: Line) -> None:
+@pytest.mark.parametrize("line", [ChannelDevice.PORT, ChannelDevice.SERIAL])
+def test_no_command_goes_wrong_under_fire(tmp_path: Path, line: ChannelDevice) -> None:
     dice = random.Random(line)
     with machine(tmp_path, line=line) as own:
         own.guest.files.put(NOISE.encode(), "/run/noise.sh")

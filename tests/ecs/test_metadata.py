@@ -122,7 +122,7 @@ def test_without_its_token_a_hardened_instance_learns_nothing() -> None:
 
 
 def test_a_machine_of_a_profile_that_requires_tokens_requires_them(tmp_path: Path) -> None:
-    profile = profiles.load("reference").model_copy(update={"metadata": profiles.Metadata(token="required")})
+    profile = profiles.load("reference").model_copy(update={"metadata": profiles.MetadataSection(token="required")})
     hardware: Any = SimpleNamespace(instance=INSTANCE, accelerator=AcceleratorKind.TCG, host_is_ice_lake=False,
                                     memory=8192)
     image: Any = SimpleNamespace(virtual_size=1 << 20)

@@ -13,14 +13,14 @@ from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.guest import protobuf
 from lifsea_testbed.guest.cri import ContainerRuntime, ContainerState, Unavailable
 from lifsea_testbed.guest.protobuf import encode
-from lifsea_testbed.profiles.profile import Cluster
+from lifsea_testbed.profiles.profile import ClusterSection
 from lifsea_testbed.support.protocols import CommandResult, Shell
 
 HEADERS = "HTTP/2 200 \r\ncontent-type: application/grpc\r\n\r\ngrpc-status: {}\r\ngrpc-message: {}\r\n"
 
 
 def runtime(shell: Shell) -> ContainerRuntime:
-    return ContainerRuntime(shell, Cluster())
+    return ContainerRuntime(shell, ClusterSection())
 
 
 class FakeRuntime:

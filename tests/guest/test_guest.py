@@ -19,12 +19,12 @@ from lifsea_testbed.guest.ostree import Deployments
 from lifsea_testbed.guest.packages import Packages
 from lifsea_testbed.guest.system import Clock, System
 from lifsea_testbed.guest.units import Units
-from lifsea_testbed.profiles.profile import Cluster, Operations
+from lifsea_testbed.profiles.profile import ClusterSection, OperationsSection
 from tests.support.fakes import FakeShell
 
 
 def runtime(answers: Mapping[str, str | tuple[int, str]]) -> ContainerRuntime:
-    return ContainerRuntime(FakeShell(answers), Cluster())
+    return ContainerRuntime(FakeShell(answers), ClusterSection())
 
 
 COMMIT, OTHER = "a" * 64, "b" * 64
@@ -162,13 +162,13 @@ def test_units_are_matched_by_their_whole_name() -> None:
 
 def test_the_operations_tool_has_to_exist() -> None:
     with pytest.raises(CommandFailed):
-        _ = OperationsContainer(FakeShell({"command -v": (127, "")}), Operations()).is_running
+        _ = OperationsContainer(FakeShell({"command -v": (127, "")}), OperationsSection()).is_running
 
 
 @pytest.mark.parametrize(("printed", "running"), [("running\n", True), ("stopped\n", False), ("not-running\n", False)])
 def test_the_operations_container_runs_if_its_tool_prints_so(printed: str, running: bool) -> None:
     shell = FakeShell({"command -v": "/usr/bin/lifseacli", "status": printed})
-    assert OperationsContainer(shell, Operations()).is_running is running
+    assert OperationsContainer(shell, OperationsSection()).is_running is running
 
 
 def test_executables_are_matched_by_their_whole_name() -> None:

@@ -15,7 +15,7 @@ from lifsea_testbed.guest.readiness import NotReady, ReadinessLevel, await_condi
 from lifsea_testbed.guest.services import Services, last_error
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.profiles import profile as profiles
-from lifsea_testbed.profiles.profile import Cluster
+from lifsea_testbed.profiles.profile import ClusterSection
 from tests.suites.test_suites import FakeMachine
 from tests.support.fakes import FakeShell
 from tests.support.pods import NO_NETWORK, READY
@@ -113,7 +113,7 @@ def test_the_last_error_is_found(text: str, about: str, expected: str) -> None:
 ])  # fmt: skip
 def test_the_cgroup_driver_is_read_as_the_kubelet_reads_it(options: str, configuration: str, driver: str) -> None:
     shell = FakeShell({"cmdline": options, "cat /etc/k.yaml": configuration})
-    assert Kubelet(shell, Cluster()).cgroup_driver() == driver
+    assert Kubelet(shell, ClusterSection()).cgroup_driver() == driver
 
 
 @pytest.mark.parametrize(("shown", "full"), [
@@ -130,7 +130,7 @@ def test_swaps_and_sockets_are_read() -> None:
               "ffff: 00000003 00000000 00000000 0001 03 2 /run/containerd/other.sock\n"  # fmt: skip
     shell = FakeShell({"/proc/swaps": swaps, "/proc/net/unix": sockets})
     assert Kernel(shell).swaps() == ["/var/swap"]
-    assert ContainerRuntime(shell, Cluster()).sockets() == ["/run/containerd/containerd.sock"]
+    assert ContainerRuntime(shell, ClusterSection()).sockets() == ["/run/containerd/containerd.sock"]
 
 
 def test_a_service_is_described_by_systemd() -> None:

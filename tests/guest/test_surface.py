@@ -14,7 +14,7 @@ from lifsea_testbed.guest.network import GuestNetwork
 from lifsea_testbed.guest.ostree import Deployments
 from lifsea_testbed.guest.system import System
 from lifsea_testbed.guest.units import Units
-from lifsea_testbed.profiles.profile import Cluster
+from lifsea_testbed.profiles.profile import ClusterSection
 from tests.support.fakes import FakeShell
 
 TABLES = """\
@@ -131,13 +131,14 @@ def test_only_changes_below_usr_count() -> None:
 
 def test_a_container_that_writes_is_caught() -> None:
     shell = FakeShell({"ctr run": "/host\n/host/usr\ntried\n"})
-    assert ContainerRuntime(shell, Cluster(), "ctr run sh -c").escaped_writes(["/", "/usr", "/boot"]) == ["/", "/usr"]
+    runtime = ContainerRuntime(shell, ClusterSection(), "ctr run sh -c")
+    assert runtime.escaped_writes(["/", "/usr", "/boot"]) == ["/", "/usr"]
 
 
 @pytest.mark.parametrize(("escape", "printed"), [("", "tried\n"), ("ctr run", ""), ("ctr run", (1, ""))])
 def test_a_container_that_does_not_start_shows_nothing(escape: str, printed: str | tuple[int, str]) -> None:
     with pytest.raises(NotJudged):
-        ContainerRuntime(FakeShell({"ctr run": printed}), Cluster(), escape).escaped_writes(["/usr"])
+        ContainerRuntime(FakeShell({"ctr run": printed}), ClusterSection(), escape).escaped_writes(["/usr"])
 
 
 def test_a_package_is_recorded_in_the_directories_of_the_databases() -> None:

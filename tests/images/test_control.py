@@ -14,19 +14,19 @@ from tests.support import ROOT
 from tests.support.real import built
 
 PROFILE = "lifsea-3.3"
-#: What an ordinary server cannot be held to.
+#: The claims that an ordinary server breaks.
 BROKEN = {
     "boots-to-ready", "packages-about-200", "root-read-only", "paths-as-promised", "no-sshd", "no-python",
     "no-interpreters", "no-package-manager", "no-initramfs", "drivers-built-in", "no-logind", "no-resolved", "ntp-set",
     "ops-container-off", "ops-container-on-demand", "operations-audited", "image-whole", "sysctls", "console-clean",
     "user-data-ran-once",  # cloud-init fetches it at every boot, and runs it at the first
 }  # fmt: skip
-#: What it keeps all the same.
+#: The claims that it keeps.
 KEPT = {"shell-kept", "disk-grown", "hostname-set", "no-default-password", "containerd-ready",
         "kubelet-ready", "nodes-identical", "instance-as-sold", "instance-memory"}  # fmt: skip
-#: What is judged on machines of their own, each booted once more.
+#: The claims that are judged on machines of their own, each booted again.
 ON_OWN_MACHINES = {"user-data-ran-once", "ops-container-on-demand", "nodes-identical"}
-#: What the profile says too little for, or this host: judged in neither half.
+#: The claims that the profile has no data for, or that this host cannot judge.
 NOT_JUDGED = {
     "boot-two-seconds", "upgrade", "rollback", "etc-var-writable-and-kept", "image-small", "few-units",
     "few-udev-rules", "upgrade-chain", "etc-merged", "upgrade-refused-whole", "atomic-upgrade",

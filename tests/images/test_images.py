@@ -1,4 +1,4 @@
-"""The recipes: what can be said of them without building anything."""
+"""The recipes, as far as they can be tested without a build."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_recipe_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
-def test_what_a_killed_build_left_is_removed_by_the_next(tmp_path: Path) -> None:
+def test_the_remains_of_a_killed_build_are_removed(tmp_path: Path) -> None:
     (tmp_path / "scratch-of-4194399-x" / "made").mkdir(parents=True)
     (tmp_path / f"scratch-of-{os.getpid()}-x").mkdir()
     Store(tmp_path)
@@ -82,7 +82,7 @@ def test_a_failing_program_shows_its_last_lines() -> None:
     assert "line 50" in str(caught.value) and "line 20\n" not in str(caught.value)
 
 
-def test_a_missing_program_is_told_by_name() -> None:
+def test_a_missing_program_is_named() -> None:
     with pytest.raises(BuildError, match="no-such-program was not found"):
         run("no-such-program")
 
@@ -102,11 +102,11 @@ def test_a_kubelet_without_docker_waits_for_none(tmp_path: Path) -> None:
         kubelet.do_not_wait_for_docker(source)
 
 
-def test_grub_is_told_where_it_lies() -> None:
+def test_grub_knows_its_sectors() -> None:
     code = bootloader.boot_code(bytes(512))
     assert len(code) == 440 and struct.unpack_from("<Q", code, 0x5C) == (2048,) and code[0x64] == 0xFF
-    told = bootloader.with_block_list(bytes(5 * 512))
-    assert struct.unpack_from("<QHH", told, 500) == (2049, 4, 0x820)
+    core = bootloader.with_block_list(bytes(5 * 512))
+    assert struct.unpack_from("<QHH", core, 500) == (2049, 4, 0x820)
 
 
 @pytest.mark.parametrize(("size", "stumbles"), [(16, True), (17, False), (31, False), (32, True)])
@@ -213,7 +213,7 @@ def test_an_unknown_recipe_is_refused(capsys: pytest.CaptureFixture[str]) -> Non
     assert "invalid choice" in capsys.readouterr().err
 
 
-def test_a_mutant_that_does_not_hold_together_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_mutant_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mutations, "_RECIPES", tmp_path)
     (tmp_path / "odd.toml").write_text('claim = "no-sshd"\nchange = "x."\nwhy = "y."\ncolour = "red"\n')
     for name, complaint in (("odd", "colour"), ("none", "No such file")):
@@ -248,7 +248,7 @@ def test_the_scripts_of_a_mutant_are_scripts(name: str) -> None:
     assert mutant.recipe != mutations.read(next(other for other in mutations.names() if other != name)).recipe
 
 
-def test_the_functions_of_mutants_do_as_they_say(tmp_path: Path) -> None:
+def test_the_functions_of_mutants_work(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("old")
     (tmp_path / "object").hardlink_to(tmp_path / "file")
     script = f". '{IMAGES}/mutants/functions.sh'; echo new | replace file; echo true | unit late exec"

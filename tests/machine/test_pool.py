@@ -30,7 +30,7 @@ from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.machine.pool import MachinePool
 from lifsea_testbed.machine.snapshot import Snapshot, SnapshotFacts
 from lifsea_testbed.machine.snapshot_cache import SnapshotCache
-from lifsea_testbed.profiles.profile import Access, Road
+from lifsea_testbed.profiles.profile import AccessMethod, AccessSection
 from lifsea_testbed.qemu.emulator import Emulator
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.private_dir import allocated
@@ -40,7 +40,8 @@ INSTANCE = Instance(type=instance_types.find("ecs.g7.large"))
 KEY = {"image": "1", "accelerator": "tcg"}
 FACTS = SnapshotFacts(
     key=KEY, image="out.qcow2", profile="reference", accelerator="tcg", instance=INSTANCE, memory=8192, disks=1,
-    access_method=Road.USER_DATA, access=Access(), boot_id="b", shell_after=9.0, clock=0, tokens={"t": 60.0},
+    access_method=AccessMethod.USER_DATA, access=AccessSection(), boot_id="b", shell_after=9.0, clock=0,
+    tokens={"t": 60.0},
     seen=[MetadataRequest(at=1.0, method="GET", path="/latest/user-data", status=200)], made="", took=1.0, quiet=0.5,
 )  # fmt: skip
 
@@ -179,7 +180,7 @@ class FakeFactory:
         self.announced: list[str] = []
         self.announce = self.announced.append
         self.emulator = Emulator(binary="qemu", version="10.0")
-        self.profile = SimpleNamespace(access=Access())
+        self.profile = SimpleNamespace(access=AccessSection())
         self.booted = self.data_disk = 0
 
     @contextlib.contextmanager
@@ -233,7 +234,7 @@ def test_one_that_does_not_restore_twice_is_the_harnesss_fault(cache: SnapshotCa
 def test_where_nothing_can_be_restored_machines_are_booted_and_the_reason_is_known(cache: SnapshotCache) -> None:
     old, mute = FakeFactory(), FakeFactory()
     old.emulator = Emulator(binary="qemu", version="7.2.22")
-    mute.profile = SimpleNamespace(access=Access(roads=[Road.NONE]))
+    mute.profile = SimpleNamespace(access=AccessSection(methods=[AccessMethod.NONE]))
     able = FakeFactory()
     cases = ((old, False, "QEMU 7.2.22 cannot"), (mute, False, "no shell"), (able, True, "--cold"))
     for factory, cold, reason in cases:

@@ -16,7 +16,7 @@ from lifsea_testbed.guest.changes import look as take_look
 from lifsea_testbed.machine import pool as pool_module
 from lifsea_testbed.machine.pool import SharedMachine, SharedMachineModified
 from lifsea_testbed.profiles import profile as profiles
-from lifsea_testbed.profiles.profile import Road, Sharing
+from lifsea_testbed.profiles.profile import AccessMethod, SharingSection
 from tests.support import real
 from tests.support.fakes import FakeShell
 
@@ -40,7 +40,7 @@ def look(changed: str = "", processes: str = SYSTEM, mounts: str = MOUNTS) -> Lo
 
 
 def changes(after: Look) -> list[str]:
-    allowed = Sharing()
+    allowed = SharingSection()
     return differences(look(), after, files=allowed.files, processes=allowed.processes)
 
 
@@ -89,7 +89,8 @@ class FakePool:
             def written(self) -> int:
                 return next(pool._written)
 
-        yield SimpleNamespace(access_method=Road.USER_DATA, boot=Boot(), wait_until_ready=self._wait_until_ready,
+        yield SimpleNamespace(access_method=AccessMethod.USER_DATA, boot=Boot(),
+                              wait_until_ready=self._wait_until_ready,
                               run=lambda script, **_: next(self._looks).run(script))  # fmt: skip
 
     def _wait_until_ready(self) -> None:

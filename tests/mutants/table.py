@@ -1,4 +1,4 @@
-"""What became of each mutant, kept from run to run, and the table of it: reports/mutants.md."""
+"""The result of each mutant, stored from run to run, and their table: reports/mutants.md."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _TABLE = """\
 # Mutants × claims
 
 Each row is an image that breaks one promise. "killed" is the claim that has to fail and did, "also" one that may fail
-beside it, "false alarm" any other that failed, "·" one that was kept; an empty cell was not judged. A mutant that was
-held to its claim alone has one cell. {killed} of {count} mutants were killed by the claim meant; {left} were not run.
+as well, "false alarm" any other that failed, "·" one that was kept; an empty cell was not judged. A mutant that was
+judged by its claim alone has one cell. {killed} of {count} mutants were killed by their claim; {left} were not run.
 
 | mutant | judged by | {claims} |
 |---|---|{rule}
@@ -35,14 +35,14 @@ class Run:
 
 
 def keep(run: Run) -> None:
-    """Writes down what became of one run, and the table anew."""
+    """Stores one run, and writes the table again."""
     _KEPT.mkdir(parents=True, exist_ok=True)
     (_KEPT / f"{run.mutant}.{run.judged_by}.json").write_text(json.dumps(asdict(run)), "utf-8")
     (REPORTS / "mutants.md").write_text(text(kept()), "utf-8")
 
 
 def kept() -> list[Run]:
-    """The last run of each mutant that there is, by its claim and by the whole suite."""
+    """The last run of each existing mutant, by its claim and by the whole suite."""
     runs = [Run(**json.loads(path.read_text("utf-8"))) for path in sorted(_KEPT.glob("*.json"))]
     return [run for run in runs if run.mutant in mutations.names()]
 

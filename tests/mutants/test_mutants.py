@@ -1,4 +1,4 @@
-"""Each mutant is killed by the claim meant, and by no unrelated one."""
+"""Each mutant is killed by its claim, and by no unrelated one."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.suites.test_suites import DEFECTS
 from tests.support import ROOT
 from tests.support.real import built, control_plane
 
-#: Those that every suite is run on: one for each room of the system.
+#: The mutants that every suite runs on: one for each area of the system.
 SAMPLE = ("python-in-libexec", "dropbear-renamed", "one-file-replaced", "sysctl-overridden", "operations-at-boot",
           "user-data-asked-again", "initrd-in-one-entry", "unit-fails")  # fmt: skip
-#: The claims that are judged by going to the next image and back.
-TRAVELLING = {"upgrade", "rollback", "etc-var-writable-and-kept", "atomic-upgrade"}
-#: Claims that a machine is waited for, and for how long (seconds on real hardware) where it will never keep them.
+#: The claims that are judged by an upgrade to the next image.
+UPGRADING = {"upgrade", "rollback", "etc-var-writable-and-kept", "atomic-upgrade"}
+#: Claims that are waited for: a mutant that never keeps them gets shorter time limits.
 WAITED_FOR = {"containerd-ready", "kubelet-ready", "static-pod-runs", "node-ready", "pod-runs"}
 IMPATIENT = """
 extends = "{extends}"
@@ -30,7 +30,7 @@ name = "{extends}-impatient"
 boot.ready_within = 8
 cluster.ready_within = 20
 """
-#: What no mutant breaks, and why; their judges are seen to fail on a fake guest (tests/suites/test_suites.py).
+#: The claims that no mutant breaks, and why; their judges fail on a fake guest (tests/suites/test_suites.py).
 UNBROKEN = {
     "drivers-built-in": "the kernel of the reference image has no modules; the control image's has, and fails",
     "instance-as-sold": "no image changes the hardware", "instance-memory": "no image changes the hardware",
@@ -40,13 +40,13 @@ MUTANTS = {name: mutations.read(name) for name in mutations.names()}
 
 
 def judged(name: str, into: Path, by: str, *options: str) -> dict[str, str]:
-    """The status of each claim that was judged on that mutant, kept for the table."""
+    """The status of each claim that was judged on that mutant, stored for the table."""
     image = into / f"{name}.qcow2"
     build = [sys.executable, "-m", "images", "build", f"{mutations.PREFIX}{name}", "-o", str(image)]
     subprocess.run(build, cwd=ROOT, check=True)
     judge = [sys.executable, "-m", "pytest", "suites", "-p", "no:cacheprovider", "--image", str(image), "--profile",
-             held_to(MUTANTS[name], into), "--reports", str(into / "reports"), "--control-plane", str(control_plane()),
-             *options]  # fmt: skip
+             profile_for(MUTANTS[name], into), "--reports", str(into / "reports"),
+             "--control-plane", str(control_plane()), *options]  # fmt: skip
     done = subprocess.run(judge, cwd=ROOT, capture_output=True, text=True, check=False)
     image.unlink()
     print(done.stdout)
@@ -57,8 +57,8 @@ def judged(name: str, into: Path, by: str, *options: str) -> dict[str, str]:
     return statuses
 
 
-def held_to(mutant: mutations.Mutant, into: Path) -> str:
-    """The profile that the mutant is held to; one that is soon tired of waiting where that is all that happens."""
+def profile_for(mutant: mutations.Mutant, into: Path) -> str:
+    """The profile that judges the mutant, with shorter time limits if its claim can only time out."""
     if mutant.claim not in WAITED_FOR:
         return mutant.profile
     profile = into / "impatient.toml"
@@ -69,9 +69,9 @@ def held_to(mutant: mutations.Mutant, into: Path) -> str:
 @pytest.mark.nightly
 @pytest.mark.boots
 @pytest.mark.parametrize("name", MUTANTS)
-def test_a_mutant_is_killed_by_the_claim_meant(name: str, tmp_path: Path) -> None:
+def test_a_mutant_is_killed_by_its_claim(name: str, tmp_path: Path) -> None:
     claim = MUTANTS[name].claim
-    statuses = judged(name, tmp_path, "claim", "--cold", "--boots", "4", "--claim", claim, *travelling(claim))
+    statuses = judged(name, tmp_path, "claim", "--cold", "--boots", "4", "--claim", claim, *upgrade_options(claim))
     if statuses[claim] == "not judged":
         pytest.skip(f"this host cannot judge {claim}")
     assert statuses == {claim: "failed"}
@@ -88,9 +88,9 @@ def test_a_mutant_is_killed_by_no_other_claim(name: str, tmp_path: Path) -> None
     assert failed - {mutant.claim, *mutant.also} == set()
 
 
-def travelling(claim: str) -> list[str]:
+def upgrade_options(claim: str) -> list[str]:
     cuts = ["--power-cuts", "12m"] if claim == "atomic-upgrade" else []
-    return [*cuts, "--next-image", str(built("next"))] if claim in TRAVELLING else []
+    return [*cuts, "--next-image", str(built("next"))] if claim in UPGRADING else []
 
 
 def test_every_claim_is_broken_by_a_mutant_or_by_a_fake_guest() -> None:
@@ -98,7 +98,7 @@ def test_every_claim_is_broken_by_a_mutant_or_by_a_fake_guest() -> None:
     assert {node.name for claim, node in judges() if claim in UNBROKEN} <= {name for name in DEFECTS if DEFECTS[name]}
 
 
-def test_there_are_enough_mutants_and_each_can_be_told() -> None:
+def test_there_are_enough_mutants_and_each_is_complete() -> None:
     assert len(MUTANTS) >= 40 and set(SAMPLE) <= set(MUTANTS)
     assert [name for name, mutant in MUTANTS.items() if not (mutant.tree or mutant.sysroot)] == []
     assert [name for name, mutant in MUTANTS.items() if not set(mutant.also) <= set(catalogue())] == []

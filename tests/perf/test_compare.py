@@ -1,4 +1,4 @@
-"""The judge of figures: known shifts are found, noise is not taken for one."""
+"""Comparisons and change points: known shifts are found, and noise is not reported as a shift."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from lifsea_testbed.cli.main import main
 from lifsea_testbed.perf import dashboard
 from lifsea_testbed.perf.change_points import Step
 from lifsea_testbed.perf.history import History
-from lifsea_testbed.perf.metric import Better, Kind, Metric
+from lifsea_testbed.perf.metric import Better, BuildKind, Metric
 from lifsea_testbed.perf.trend import Point, Trend, trends
 from tests.support.browser import Browser, browser
 from tests.support.perf_cases import BOOT, build, nightly, samples
@@ -35,7 +35,7 @@ def page() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A history of 100 builds with one shift, phases, and an image that calls itself names; the address of its site."""
+    """A history of 100 builds with one shift, phases, and an image whose texts are hostile; the address of its site."""
     place = tmp_path_factory.mktemp("dashboard")
     levels = [2.0] * 60 + [2.12] * 40
     phases = [replace(BOOT, name=f"boot/{phase}", definition="") for phase in PHASES]
@@ -55,7 +55,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def large_site(tmp_path_factory: pytest.TempPathFactory) -> str:
     place = tmp_path_factory.mktemp("large")
-    builds = [build(number, kind=Kind.RELEASE if number % 60 == 30 else Kind.BUILD) for number in range(BUILDS)]
+    builds = [build(number, kind=BuildKind.RELEASE if number % 60 == 30 else BuildKind.BUILD)
+              for number in range(BUILDS)]  # fmt: skip
     dashboard.write([large_trend(number, builds) for number in range(METRICS)], place)
     return f"file://{place}/index.html"
 

@@ -1,4 +1,4 @@
-"""What other programs get: OpenMetrics, Grafana, github-action-benchmark."""
+"""The formats for other programs: OpenMetrics, Grafana, github-action-benchmark."""
 
 from __future__ import annotations
 

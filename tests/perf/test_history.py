@@ -20,14 +20,14 @@ from lifsea_testbed.errors import CallerError, HostError
 from lifsea_testbed.perf import assessment, jsonlines
 from lifsea_testbed.perf.compare import Change
 from lifsea_testbed.perf.history import History
-from lifsea_testbed.perf.metric import Better, Kind, Metric, Sample
+from lifsea_testbed.perf.metric import Better, BuildKind, Metric, Sample
 from tests.support.perf_cases import BOOT, build, nightly, samples
 from tests.support.postgres import server
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20)
 _SAMPLES = st.builds(
     Sample,
-    build=st.builds(build, st.integers(0, 5), image_version=_TEXT, kind=st.sampled_from(Kind)),
+    build=st.builds(build, st.integers(0, 5), image_version=_TEXT, kind=st.sampled_from(BuildKind)),
     metric=st.builds(Metric, name=_TEXT, unit=_TEXT, better=st.sampled_from(Better), definition=_TEXT),
     value=st.floats(allow_nan=False, allow_infinity=False),
     test=_TEXT,
@@ -52,7 +52,7 @@ def history(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[History]
 
 
 def _empty(history: History) -> None:
-    from lifsea_testbed.perf.schema import METADATA
+    from lifsea_testbed.perf.history import METADATA
 
     with history._engine.begin() as connection:
         for table in reversed(METADATA.sorted_tables):
@@ -103,7 +103,7 @@ def test_all_or_nothing_is_kept(history: History) -> None:
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(_SAMPLES, max_size=8), st.lists(_SAMPLES, max_size=8), st.integers(0, 8))
 def test_a_merge_is_a_union(history: History, ours: list[Sample], theirs: list[Sample], common: int) -> None:
-    """Whatever the two hold, in whichever order, through JSON lines or not."""
+    """For any content, in any order, through JSON lines or not."""
     _empty(history)
     with History("sqlite://") as other:
         other.add(theirs + ours[:common])
@@ -125,7 +125,7 @@ def test_a_changed_definition_begins_another_series(history: History) -> None:
 
 
 def test_the_baseline_is_the_last_other_release_in_the_same_setting(history: History) -> None:
-    release = Kind.RELEASE
+    release = BuildKind.RELEASE
     history.add(samples(build(1, kind=release), [1.0]))
     history.add(samples(build(2, kind=release), [2.0]))
     history.add(samples(build(3, kind=release, image_digest=build(2).image_digest), [2.5]))
@@ -138,7 +138,7 @@ def test_the_baseline_is_the_last_other_release_in_the_same_setting(history: His
 
 
 def test_findings_say_what_fails_a_gate(history: History) -> None:
-    history.add(samples(build(1, kind=Kind.RELEASE, qemu="8.2"), [2.0, 2.01, 2.02, 1.99, 2.0]))
+    history.add(samples(build(1, kind=BuildKind.RELEASE, qemu="8.2"), [2.0, 2.01, 2.02, 1.99, 2.0]))
     findings = assessment.judge(history, samples(build(2), [2.2, 2.21, 2.22, 2.19, 2.2], budget=2.1))
     assert findings.findings[0].comparison and findings.findings[0].comparison.change is Change.REGRESSED
     assert [line.partition(":")[0] for line in findings.failures] == ["boot regressed", "boot over budget"]
@@ -165,18 +165,18 @@ def test_the_schema_is_what_the_migrations_make(history: History) -> None:
     from alembic.autogenerate import compare_metadata
     from alembic.runtime.migration import MigrationContext
 
-    from lifsea_testbed.perf.schema import METADATA
+    from lifsea_testbed.perf.history import METADATA
 
     with history._engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
 
 
 @pytest.mark.parametrize(("place", "error", "complaint"), [
-    ("mysql://host/figures", CallerError, "SQLite and PostgreSQL only"),
+    ("mysql://host/figures", CallerError, "only SQLite and PostgreSQL are supported"),
     ("postgresql://user:secret@/db?host=/nonexistent", HostError, "cannot be used"),
     ("/nonexistent/history.db", HostError, "unable to open"),
 ])  # fmt: skip
-def test_what_cannot_be_used_is_said_without_the_password(place: str, error: type[Exception], complaint: str) -> None:
+def test_an_unusable_history_is_reported_without_password(place: str, error: type[Exception], complaint: str) -> None:
     with pytest.raises(error, match=complaint) as raised:
         History(place)
     assert "secret" not in str(raised.value)
@@ -196,8 +196,8 @@ def test_a_history_of_a_later_version_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("line", [
     "{}", "[]", "null", "{", '{"schema": 2}', '{"schema": 1, "value": NaN}', "[" * 100_000, '"\\ud800"',
 ])  # fmt: skip
-def test_what_is_no_sample_is_refused_with_its_line(line: str) -> None:
-    with pytest.raises(CallerError, match=r"^given, line 2: not|^given, line 2: [\w.]+:"):
+def test_a_line_that_is_not_a_sample_is_refused_with_its_number(line: str) -> None:
+    with pytest.raises(CallerError, match=r"^given: line 2 is not a sample"):
         list(jsonlines.read(["\n", line], "given"))
 
 

@@ -1,4 +1,4 @@
-"""Figures in runs of pytest: taken in one line, through workers, into files and the verdict; nothing is booted."""
+"""Figures in runs of pytest: from the test, through workers, into files and the verdict; nothing is booted."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import pytest
 
 from lifsea_testbed.errors import CallerError
 from lifsea_testbed.perf.history import History
-from lifsea_testbed.perf.measure import Measure
-from lifsea_testbed.perf.metric import Better, Kind
+from lifsea_testbed.perf.metric import Better, BuildKind, Measure
 from tests.support.boot_sector import raw_image
 from tests.support.perf_cases import BOOT, build, samples
 
@@ -51,7 +50,7 @@ def place(pytester: pytest.Pytester) -> pytest.Pytester:
 
 
 def judge(place: pytest.Pytester, version: str, factor: float, *options: str) -> pytest.RunResult:
-    """Runs the suite on an image of that version, whose boots take that many times two seconds."""
+    """Runs the suite on an image of that version whose boots take two seconds times the factor."""
     place.makepyfile(test_suite=SUITE.replace("FACTOR", str(factor)))
     image = raw_image(place.path / f"{version}.raw", version)
     return place.runpytest_subprocess(
@@ -90,13 +89,13 @@ def test_figures_come_through_workers(place: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*boot not compared (the history has no release in this setting)*"])
     with History(str(place.path / "history.db")) as history:
         assert len(list(history.samples())) == 21
-        assert [each.kind for each in history.builds()] == [Kind.RELEASE]
+        assert [each.kind for each in history.builds()] == [BuildKind.RELEASE]
 
 
 def test_the_gate_compares_with_the_last_release(place: pytest.Pytester) -> None:
-    """Slower by 30 % and over its budget, an image fails the gate; without the gate, that is only said."""
+    """Slower by 30 % and over its budget, an image fails the gate; without the gate, it is only reported."""
     boot = replace(BOOT, definition="Until ready.")
-    released = build(kind=Kind.RELEASE, profile="quick", accelerator="tcg", host_class="rack 1")
+    released = build(kind=BuildKind.RELEASE, profile="quick", accelerator="tcg", host_class="rack 1")
     with History(str(place.path / "history.db")) as history:
         history.add(samples(released, BOOTS, boot))
     options = ["--history", "history.db", "--host-class", "rack 1"]
@@ -113,7 +112,7 @@ def test_the_gate_compares_with_the_last_release(place: pytest.Pytester) -> None
     (["--history", "/nonexistent/history.db"], "ERROR: /nonexistent/history.db: *(hint: *"),
     (["--history", "3.1.raw"], "ERROR: 3.1.raw: *not a database*(hint: *"),
 ])  # fmt: skip
-def test_a_history_that_cannot_be_used_is_said_before_anything_runs(
+def test_a_history_that_cannot_be_used_is_reported_before_anything_runs(
     place: pytest.Pytester, options: list[str], complaint: str
 ) -> None:
     result = judge(place, "3.1", 1.0, *options)

@@ -67,7 +67,7 @@ def test_reruns_may_stand_in_the_configuration_and_stay_bounded_by_blame(pyteste
 
 SPINNER = """
 import time
-from lifsea_testbed.report.progress import Spinner
+from lifsea_testbed.report.terminal import Spinner
 spinner = Spinner(lambda line: print("said:", line, flush=True))
 spinner.show("powering on")
 time.sleep(0.5)

@@ -1,4 +1,4 @@
-"""The reference image is cut for real: at every flush it is the old or the new one, without flushes it is lost."""
+"""Real power cuts of the reference image: at every flush it boots old or new; without flushes it is broken."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pytest
 from lifsea_testbed.machine.factory import MachineFactory
 from lifsea_testbed.machine.preflight import run_context
 from lifsea_testbed.powercut import campaign
-from lifsea_testbed.powercut.campaign import Campaign
-from lifsea_testbed.powercut.crash_states import CrashStates, Kind
+from lifsea_testbed.powercut.campaign import SweepOptions
+from lifsea_testbed.powercut.crash_states import CrashKind, CrashStates
 from lifsea_testbed.powercut.qcow2_writer import Milestones
 from lifsea_testbed.powercut.recording import Timeline, load
-from lifsea_testbed.powercut.results import Outcome
 from lifsea_testbed.powercut.sweep import Sweep
-from lifsea_testbed.powercut.write_log import Flag
+from lifsea_testbed.powercut.verdicts import CrashVerdict
+from lifsea_testbed.powercut.write_log import LogFlag
 from tests.support.real import built
 
 pytestmark = [pytest.mark.nightly, pytest.mark.boots]
@@ -38,57 +38,57 @@ def factory(reports: Path) -> Iterator[MachineFactory]:
 
 
 def without_flushes(timeline: Timeline) -> CrashStates:
-    """The states of a disk, or of what is cut, that never flushes until it is said to be done."""
+    """The states of a disk that never flushes from the operation's start until its success."""
     during = range(timeline.facts.started, timeline.facts.announced)
-    entries = [replace(entry, flags=Flag(0)) if place in during and entry.is_flush else entry
+    entries = [replace(entry, flags=LogFlag(0)) if place in during and entry.is_flush else entry
                for place, entry in enumerate(timeline.log.entries)]  # fmt: skip
     return CrashStates(entries, start=timeline.facts.started)
 
 
 def test_every_flush_of_an_upgrade_leaves_old_or_new(factory: MachineFactory, reports: Path) -> None:
-    """The sweep raises what is broken; both images come up somewhere, so both sides of the upgrade were seen."""
-    summary = campaign.sweep(factory, Campaign.parse(reports=reports, only=["flush"]))
+    """The sweep raises if a state is broken; both images boot from some state: both sides of the upgrade were cut."""
+    summary = campaign.sweep(factory, SweepOptions.parse(reports=reports, only=["flush"]))
     assert summary.left == 0
-    assert {result.outcome for _, result in summary.states} == {Outcome.OLD, Outcome.NEW}
+    assert {result.outcome for _, result in summary.states} == {CrashVerdict.OLD, CrashVerdict.NEW}
 
 
-@pytest.mark.parametrize("subject", ["upgrade", "pull"])
-def test_what_is_never_flushed_is_found_broken(factory: MachineFactory, reports: Path, subject: str) -> None:
+@pytest.mark.parametrize("operation", ["upgrade", "pull"])
+def test_writes_without_flushes_are_found_broken(factory: MachineFactory, reports: Path, operation: str) -> None:
     """The control: the same writes, half of them lost, as if nothing had been flushed, do not leave a whole image."""
-    wished = Campaign.parse(reports=reports, subject=subject)
-    with campaign.prepared(factory, wished) as (_, timeline):
-        recording = load(wished.recording, factory.image, factory.next_image, subject)
+    options = SweepOptions.parse(reports=reports, operation=operation)
+    with campaign.open_sweep(factory, options) as (_, timeline):
+        recording = load(options.recording, factory.image, factory.next_image, operation)
         assert recording is not None
         lying = replace(timeline, states=without_flushes(timeline))
         with Milestones(lying.contents, lying.states, recording.directory) as milestones:
-            sweep = Sweep(factory, recording, lying, milestones, depth=wished.depth)
+            sweep = Sweep(factory, recording, lying, milestones, depth=options.depth)
             outcomes = [sweep.boot(state, lying.contents.digest(state)).outcome
-                        for state in list(lying.states.enumerate([Kind.SUBSET]))[:2]]  # fmt: skip
-    assert Outcome.BROKEN in outcomes
+                        for state in list(lying.states.enumerate([CrashKind.SUBSET]))[:2]]  # fmt: skip
+    assert CrashVerdict.BROKEN in outcomes
 
 
-@pytest.mark.parametrize("subject", ["pull", "rollback", "staged", "first-boot"])
-def test_what_else_is_cut_leaves_a_whole_machine(factory: MachineFactory, reports: Path, subject: str) -> None:
-    """At flushes spread over it; some minutes of them."""
-    wished = Campaign.parse(reports=reports, subject=subject, only=["flush"], budget="6m")
-    summary = campaign.survey(factory, wished)
+@pytest.mark.parametrize("operation", ["pull", "rollback", "staged", "first-boot"])
+def test_other_operations_leave_a_whole_machine(factory: MachineFactory, reports: Path, operation: str) -> None:
+    """At flushes spread over the operation, for six minutes."""
+    options = SweepOptions.parse(reports=reports, operation=operation, only=["flush"], budget="6m")
+    summary = campaign.survey(factory, options)
     assert summary.booted >= 2
     assert [(failure.state, failure.why) for failure in summary.failures] == []
 
 
 def test_a_boot_after_a_cut_can_be_cut_as_well(factory: MachineFactory, reports: Path) -> None:
-    wished = Campaign.parse(reports=reports, only=["flush"], budget="6m")
-    with campaign.prepared(factory, wished) as (_, timeline):
+    options = SweepOptions.parse(reports=reports, only=["flush"], budget="6m")
+    with campaign.open_sweep(factory, options) as (_, timeline):
         late = [epoch for epoch in timeline.states.epochs if epoch.end < timeline.facts.announced][-1]
-    summary = campaign.survey(factory, replace(wished, second=f"epoch {late.number}"))
+    summary = campaign.survey(factory, replace(options, second=f"epoch {late.number}"))
     assert summary.booted >= 2
     assert [(failure.state, failure.why) for failure in summary.failures] == []
 
 
 def test_the_next_upgrade_succeeds_from_a_cut_in_the_middle(factory: MachineFactory, reports: Path) -> None:
-    wished = Campaign.parse(reports=reports, depth="next")
-    with campaign.prepared(factory, wished) as (sweep, timeline):
+    options = SweepOptions.parse(reports=reports, depth="next")
+    with campaign.open_sweep(factory, options) as (sweep, timeline):
         during = [epoch for epoch in timeline.states.tried if epoch.end < timeline.facts.announced]
         state = timeline.states.find(f"epoch {during[len(during) // 2].number}")
         result = sweep.boot(state, timeline.contents.digest(state))
-    assert (result.outcome, result.why) == (Outcome.OLD, "")
+    assert (result.outcome, result.why) == (CrashVerdict.OLD, "")

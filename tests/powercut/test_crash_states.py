@@ -1,4 +1,4 @@
-"""Crash states: read from a log, named, compared and made as a naive model says."""
+"""Crash states: read from a log, named, compared and written, against a naive model."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from lifsea_testbed.disk.qcow2 import Qcow2
 from lifsea_testbed.disk.source import ByteSource, RawFile
 from lifsea_testbed.errors import CallerError, TestbedError
 from lifsea_testbed.powercut import qcow2_writer
-from lifsea_testbed.powercut.crash_states import CrashStates, Kind, State
-from lifsea_testbed.powercut.disk_contents import Contents
-from lifsea_testbed.powercut.shrink import smallest
+from lifsea_testbed.powercut.crash_states import CrashKind, CrashState, CrashStates, smallest
+from lifsea_testbed.powercut.disk_contents import DiskContents
 from lifsea_testbed.powercut.write_log import SECTOR, WriteLog, replay
 
 SECTORS = 24
@@ -66,7 +65,7 @@ writes = st.integers(0, SECTORS - 1).flatmap(
 requests = st.lists(writes | st.just(FLUSH), max_size=12).map(lambda some: [*some, FLUSH])
 
 
-def model(made: Sequence[tuple[int, bytes]], state: State) -> bytes:
+def model(made: Sequence[tuple[int, bytes]], state: CrashState) -> bytes:
     """The disk of a state, sector by sector."""
     kept, disk = dict(state.kept), bytearray(BASE)
     for place, (sector, data) in enumerate(made[:state.position]):
@@ -79,7 +78,7 @@ def model(made: Sequence[tuple[int, bytes]], state: State) -> bytes:
 def test_every_prefix_replays_as_the_model_says(made: list[tuple[int, bytes]]) -> None:
     log = read(logged(made))
     for count in range(len(made) + 1):
-        whole = State(name="", kind=Kind.PREFIX, position=count, latest=count)
+        whole = CrashState(name="", kind=CrashKind.PREFIX, position=count, latest=count)
         assert replay(BASE, log, count) == model(made, whole)
 
 
@@ -87,7 +86,7 @@ def test_every_prefix_replays_as_the_model_says(made: list[tuple[int, bytes]]) -
 @settings(max_examples=50)
 def test_digests_are_equal_just_where_disks_are(made: list[tuple[int, bytes]]) -> None:
     log = read(logged(made))
-    contents = Contents(log, Bytes(BASE))
+    contents = DiskContents(log, Bytes(BASE))
     found = {contents.digest(state): model(made, state) for state in CrashStates(log.entries).enumerate()}
     for state in CrashStates(log.entries).enumerate():
         assert found[contents.digest(state)] == model(made, state)
@@ -107,7 +106,7 @@ def test_names_are_unique_and_lead_back_to_their_states(made: list[tuple[int, by
 @settings(max_examples=25)
 def test_clusters_hold_what_the_model_says(made: list[tuple[int, bytes]]) -> None:
     log = read(logged(made))
-    contents = Contents(log, Bytes(BASE))
+    contents = DiskContents(log, Bytes(BASE))
     for state in CrashStates(log.entries).enumerate():
         disk = bytearray(BASE)
         for cluster, content in contents.clusters(state):
@@ -137,9 +136,10 @@ def test_states_that_lack_several_writes_have_names_too() -> None:
 
 
 def test_a_cut_is_dated_by_the_flush_that_follows() -> None:
-    """Writes that no flush has covered may be lost, even if the program was told of success after them."""
+    """Writes that no flush has covered may be lost, even if success was announced after them."""
     made = [(0, filled(1)), FLUSH, (1, filled(1)), (2, filled(2, 2)), FLUSH, (3, filled(1))]
-    states = list(CrashStates(read(logged(made)).entries, start=2).enumerate([Kind.FLUSH, Kind.PREFIX, Kind.WITHOUT]))
+    kinds = [CrashKind.FLUSH, CrashKind.PREFIX, CrashKind.WITHOUT]
+    states = list(CrashStates(read(logged(made)).entries, start=2).enumerate(kinds))
     assert [(state.name, state.position, state.latest) for state in states] == [
         ("epoch 1", 2, 4), ("epoch 2", 5, 6), ("epoch 1, after write 1", 3, 4), ("epoch 1, after write 2", 4, 4),
         ("epoch 2, after write 1", 6, 6), ("epoch 1, without write 1", 4, 4),
@@ -151,7 +151,7 @@ def test_a_cut_is_dated_by_the_flush_that_follows() -> None:
     "epoch 0, without writes 1", "epoch 0, without writes 2+1", "epoch 0, without writes 1+3",
     "epoch 0, write 2 torn after 700 bytes", "epoch 1, without write 1", "epoch 00", "somewhere",
 ])  # fmt: skip
-def test_what_is_no_state_is_refused(name: str) -> None:
+def test_an_unknown_state_is_refused(name: str) -> None:
     states = CrashStates(read(logged([(0, filled(1)), (1, filled(1, 1)), FLUSH])).entries)
     with pytest.raises(CallerError):
         states.find(name)
@@ -191,11 +191,11 @@ def test_a_made_disk_is_sound_and_shows_what_is_below(tmp_path: Path, size: int)
             assert disk.read_at(4096, 4096) == b"b" * 4096
 
 
-def test_a_state_holds_but_what_came_after_its_milestone(tmp_path: Path) -> None:
-    """The layers together are the disk that a naive model makes; there are two once the log is long."""
+def test_a_state_holds_the_writes_after_its_milestone(tmp_path: Path) -> None:
+    """The layers together equal the naive model's disk; there are two once the log is long."""
     made = [request for number in range(100) for request in ((number % SECTORS, filled(number)), FLUSH)]
     log, base = read(logged(made)), Bytes(BASE)
-    contents, states = Contents(log, base), CrashStates(log.entries)
+    contents, states = DiskContents(log, base), CrashStates(log.entries)
     with qcow2_writer.Milestones(contents, states, tmp_path) as milestones:
         for name in ("epoch 0", "epoch 31, after write 1", "epoch 32", "epoch 70", "epoch 99, without write 1"):
             state = states.find(name) if "99" not in name else states.lacking(states.find("epoch 99"), [1])

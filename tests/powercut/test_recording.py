@@ -1,4 +1,4 @@
-"""A disk is recorded by QEMU's own block layer, and the log replays to just what the disk holds."""
+"""QEMU's own block layer records a disk, and the log replays to exactly that disk."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def base(tmp_path: Path) -> Path:
 
 
 def recorded(base: Path, *requests: str) -> tuple[Path, Path]:
-    """Has QEMU make these requests through the node that argv.py puts above an overlay; the log and the overlay."""
+    """Sends these requests through the node that QEMU's command line puts above an overlay; returns log and overlay."""
     log, overlay = base.with_name("log"), base.with_name("overlay.qcow2")
     log.write_bytes(b"")
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", overlay, str(SIZE)], check=True)
@@ -38,8 +38,8 @@ def recorded(base: Path, *requests: str) -> tuple[Path, Path]:
             f"log.filename={log},file.driver=qcow2,file.discard=ignore,file.file.driver=file,"
             f"file.file.filename={overlay},file.backing.driver=raw,file.backing.file.driver=file,"
             f"file.backing.file.filename={base}")  # fmt: skip
-    asked = [word for request in requests for word in ("-c", request)]
-    done = subprocess.run(["qemu-io", "-t", "writeback", "-d", "unmap", "--image-opts", *asked, node], check=True,
+    options = [word for request in requests for word in ("-c", request)]
+    done = subprocess.run(["qemu-io", "-t", "writeback", "-d", "unmap", "--image-opts", *options, node], check=True,
                           capture_output=True, text=True)  # fmt: skip
     assert "rror" not in done.stdout + done.stderr
     return log, overlay
@@ -54,15 +54,15 @@ def test_a_real_log_replays_to_the_disk(base: Path) -> None:
         assert sum(entry.is_flush for entry in read.entries) >= 2
 
 
-def test_a_disk_that_was_changed_beside_the_log_is_noticed(base: Path) -> None:
+def test_a_disk_changed_without_the_log_is_noticed(base: Path) -> None:
     log, overlay = recorded(base, *REQUESTS)
     subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -P 9 7M 4k", overlay], check=True, capture_output=True)
     with RawFile(base) as below, RawFile(log) as file, RawFile(overlay) as top, \
-            pytest.raises(TestbedError, match="does not lead"):  # fmt: skip
+            pytest.raises(TestbedError, match="the replay of the log differs"):  # fmt: skip
         recording.check(WriteLog(file, disk_size=SIZE), below, Qcow2(top, below))
 
 
-def test_layers_and_log_are_put_where_they_belong() -> None:
+def test_layers_and_log_are_on_the_command_line() -> None:
     words = " ".join(command(layers=(20, 21), write_log=22, reads=23))
     assert "node-name=layer-1,file=layer-file-1,backing=image,read-only=on" in words
     assert "node-name=layer-2,file=layer-file-2,backing=layer-1,read-only=on" in words

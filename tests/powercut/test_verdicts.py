@@ -1,4 +1,4 @@
-"""What comes up after a cut is judged: each thing that can be wrong is found, at the depth that looks for it."""
+"""Verdicts on machines that booted after a cut: each kind of damage is found at the depth that checks it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from lifsea_testbed.errors import CommandFailed
 from lifsea_testbed.guest.ostree import Deployment, Deployments
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.powercut import verdicts
-from lifsea_testbed.powercut.operation import SUBJECTS, Depth, FirstBoot
-from lifsea_testbed.powercut.results import Outcome
+from lifsea_testbed.powercut.operation import OPERATIONS, CheckDepth, FirstBootOperation
+from lifsea_testbed.powercut.verdicts import CrashVerdict
 from lifsea_testbed.support.guest_paths import KEPT_IN_ETC, MACHINE_ID
 from lifsea_testbed.upgrade.offer import Offer
 from tests.powercut.test_sweep import FACTS
@@ -25,7 +25,7 @@ SOUND: dict[str, Any] = {
 
 
 class Guest:
-    """A machine that came up, with those traits, and its own shell."""
+    """A machine that booted, with those traits, and its own shell."""
 
     def __init__(self, **defect: Any) -> None:
         traits = {**SOUND, **defect}
@@ -75,32 +75,32 @@ class Guest:
         return list(self._traits["changed"])
 
 
-def look(depth: Depth, subject: str = "upgrade", **defect: Any) -> tuple[Outcome, str]:
-    facts = replace(FACTS, subject=subject)
-    facts = replace(facts, old=facts.new) if subject == FirstBoot.name else facts
-    return verdicts.look(cast(Machine, Guest(**defect)), facts, depth)
+def judge(depth: CheckDepth, operation: str = "upgrade", **defect: Any) -> tuple[CrashVerdict, str]:
+    facts = replace(FACTS, subject=operation)
+    facts = replace(facts, old=facts.new) if operation == FirstBootOperation.name else facts
+    return verdicts.judge(cast(Machine, Guest(**defect)), facts, depth)
 
 
-@pytest.mark.parametrize("depth", Depth)
-@pytest.mark.parametrize(("running", "outcome"), [("0", Outcome.OLD), ("1", Outcome.NEW)])
-def test_a_whole_image_is_the_old_or_the_new_one(depth: Depth, running: str, outcome: Outcome) -> None:
-    assert look(depth, running=running) == (outcome, "")
+@pytest.mark.parametrize("depth", CheckDepth)
+@pytest.mark.parametrize(("running", "outcome"), [("0", CrashVerdict.OLD), ("1", CrashVerdict.NEW)])
+def test_a_whole_image_is_the_old_or_the_new_one(depth: CheckDepth, running: str, outcome: CrashVerdict) -> None:
+    assert judge(depth, running=running) == (outcome, "")
 
 
 @pytest.mark.parametrize(("depth", "defect", "why"), [
-    (Depth.BOOT, {"running": "2"}, "neither"), (Depth.BOOT, {"in_etc": None}, "not as it was"),
-    (Depth.BOOT, {"missing": ["./new"]}, "lacks new defaults: ./new"),
-    (Depth.FSCK, {"damage": ["corrupt object"]}, "fsck: corrupt object"),
-    (Depth.FSCK, {"changed": ["M /usr/bin/sh"]}, "M /usr/bin/sh"),
-    (Depth.NEXT, {"deploys": False}, "No space left"), (Depth.NEXT, {"first": "1"}, "1 boots next"),
+    (CheckDepth.BOOT, {"running": "2"}, "neither"), (CheckDepth.BOOT, {"in_etc": None}, "not as it was"),
+    (CheckDepth.BOOT, {"missing": ["./new"]}, "lacks new defaults: ./new"),
+    (CheckDepth.FSCK, {"damage": ["corrupt object"]}, "fsck: corrupt object"),
+    (CheckDepth.FSCK, {"changed": ["M /usr/bin/sh"]}, "M /usr/bin/sh"),
+    (CheckDepth.NEXT, {"deploys": False}, "No space left"), (CheckDepth.NEXT, {"first": "1"}, "1 boots next"),
 ])  # fmt: skip
-def test_what_is_wrong_is_found_at_its_depth_and_below(depth: Depth, defect: dict[str, Any], why: str) -> None:
-    depths = list(Depth)
+def test_damage_is_found_at_its_depth_and_below(depth: CheckDepth, defect: dict[str, Any], why: str) -> None:
+    depths = list(CheckDepth)
     for tried in depths[depths.index(depth):]:
-        outcome, said = look(tried, **defect)
-        assert (outcome, why in said) == (Outcome.BROKEN, True)
+        outcome, reasons = judge(tried, **defect)
+        assert (outcome, why in reasons) == (CrashVerdict.BROKEN, True)
     for tried in depths[:depths.index(depth)]:
-        assert look(tried, **defect)[0] is Outcome.NEW
+        assert judge(tried, **defect)[0] is CrashVerdict.NEW
 
 
 @pytest.mark.parametrize("defect", [
@@ -108,25 +108,25 @@ def test_what_is_wrong_is_found_at_its_depth_and_below(depth: Depth, defect: dic
     {"machine_id": None}, {"host_name": "localhost"}, {"runs": []},
 ])  # fmt: skip
 def test_a_first_boot_that_was_not_finished_is_found(defect: dict[str, Any]) -> None:
-    assert look(Depth.BOOT, FirstBoot.name)[0] is Outcome.NEW
-    assert look(Depth.BOOT, FirstBoot.name, **defect)[0] is Outcome.BROKEN
+    assert judge(CheckDepth.BOOT, FirstBootOperation.name)[0] is CrashVerdict.NEW
+    assert judge(CheckDepth.BOOT, FirstBootOperation.name, **defect)[0] is CrashVerdict.BROKEN
 
 
 def test_the_next_upgrade_is_to_the_other_image() -> None:
     for running, other in (("0", "1"), ("1", "0")):
         guest = Guest(running=running)
-        assert verdicts.look(cast(Machine, guest), FACTS, Depth.NEXT)[0] is not Outcome.BROKEN
+        assert verdicts.judge(cast(Machine, guest), FACTS, CheckDepth.NEXT)[0] is not CrashVerdict.BROKEN
         assert guest.deployed == [other]
 
 
-def test_what_was_on_offer_is_pulled_again() -> None:
-    """Of the two images, the one that was on offer when the power was cut: what came whole of it must not be lost."""
+def test_the_offer_is_pulled_again() -> None:
+    """When the next upgrade is to the offered image, it is pulled first: a damaged pull must not stay unnoticed."""
     facts = replace(FACTS, offer=Offer(url="http://mirror/", branch="next", commit="1", version=""))
     for running, pulls in (("0", 1), ("1", 0)):
         guest = Guest(running=running)
-        assert verdicts.look(cast(Machine, guest), facts, Depth.NEXT)[0] is not Outcome.BROKEN
+        assert verdicts.judge(cast(Machine, guest), facts, CheckDepth.NEXT)[0] is not CrashVerdict.BROKEN
         assert [command.count("ostree pull") for command in guest.commands].count(1) == pulls
 
 
-def test_every_subject_is_known_by_its_name() -> None:
-    assert set(SUBJECTS) == {"pull", "upgrade", "rollback", "staged", "first-boot"}
+def test_every_operation_has_its_name() -> None:
+    assert set(OPERATIONS) == {"pull", "upgrade", "rollback", "staged", "first-boot"}

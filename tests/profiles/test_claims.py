@@ -15,7 +15,7 @@ from lifsea_testbed.profiles.claims import catalogue
 from tests.support import SUITES
 
 LONGEST_JUDGE = 15
-#: What the articles on LifseaOS and its documentation promise, claim by claim.
+#: The promises in the articles on LifseaOS and in its documentation.
 PROMISES = {
     "boot-two-seconds", "packages-about-200", "image-small", "no-initramfs", "drivers-built-in", "no-logind",
     "no-resolved", "few-units", "few-udev-rules", "root-read-only", "escaped-container-cannot-write",
@@ -58,7 +58,7 @@ def test_the_stand_ins_promise_what_they_stand_in_for() -> None:
         assert reference.security == profiles.load("reference").security
 
 
-def test_every_judge_says_in_a_sentence_what_holds() -> None:
+def test_every_judge_has_a_sentence() -> None:
     assert [node.name for _, node in judges() if not (ast.get_docstring(node) or "").endswith(".")] == []
 
 
@@ -74,12 +74,16 @@ def test_a_shell_is_promised_one_way() -> None:
     assert set(catalogue()) == set[str]().union(*promises.values())
 
 
-def test_what_a_profile_does_not_know_is_not_judged() -> None:
-    with pytest.raises(NotJudged, match="how large"):
-        profiles.known(profiles.load("lifsea-3.3").image.most, "how large the image may be")
+def test_a_missing_profile_key_is_not_judged_and_named() -> None:
+    with pytest.raises(NotJudged, match=r"the profile has no image\.most: "):
+        profiles.require(profiles.load("lifsea-3.3").image.most, "image.most")
 
 
-def test_every_shipped_profile_is_documented() -> None:
+def test_a_profile_may_name_access_methods_of_a_plugin() -> None:
+    assert profiles.AccessSection(methods=["menu", "login"]).methods == ["menu", profiles.AccessMethod.LOGIN]
+
+
+def test_every_built_in_profile_is_documented() -> None:
     text = (SUITES.parent / "docs/profiles.md").read_text("utf-8")
     assert [name for name in profiles.names() if f"`{name}`" not in text] == []
 
@@ -97,7 +101,7 @@ def test_an_unknown_claim_cannot_be_named() -> None:
 
 
 @pytest.mark.parametrize("name", profiles.names())
-def test_a_shipped_profile_holds_together(name: str) -> None:
+def test_a_built_in_profile_is_valid(name: str) -> None:
     assert profiles.load(name).name == name
 
 
@@ -123,7 +127,7 @@ def test_an_image_finds_its_profile(fields: dict[str, str], name: str) -> None:
     assert found is not None and found.name == name
 
 
-def test_a_stranger_finds_none() -> None:
+def test_an_unknown_os_has_no_profile() -> None:
     assert profiles.matching({"ID": "debian", "VERSION_ID": "12"}) is None
 
 
@@ -134,7 +138,7 @@ def test_a_stranger_finds_none() -> None:
     ('extends = "reference"\nname = "x"\nclaims = ["flies"]', "unknown claims flies"),
     ('extends = "nothing"', "unknown profile"),
 ])  # fmt: skip
-def test_a_profile_that_does_not_hold_together_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
+def test_an_invalid_profile_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
     path = tmp_path / "own.toml"
     path.write_text(text)
     with pytest.raises(ProfileRefused, match=complaint) as caught:
@@ -149,7 +153,7 @@ def test_a_profile_that_extends_itself_is_refused(tmp_path: Path) -> None:
         profiles.load(str(path))
 
 
-def test_a_missing_profile_names_those_there_are() -> None:
+def test_an_unknown_profile_lists_the_known_ones() -> None:
     with pytest.raises(ProfileRefused) as caught:
         profiles.load("lifsee")
     assert "reference" in caught.value.hint

@@ -1,4 +1,4 @@
-"""What is told of a claim, and how the command line is completed in a shell."""
+"""The explanation of a claim, and completion of the command line in a shell."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ def test_a_claim_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
         assert part in shown
 
 
-def test_every_judge_and_every_mutant_is_told() -> None:
+def test_every_judge_and_every_mutant_is_listed() -> None:
     mutants = {name: mutations.read(name).claim for name in mutations.names()}
     for claim in catalogue():
-        told = explain(claim)
-        assert {judge.name for judge in told.judges} == {node.name for name, node in judges() if name == claim}
-        assert [mutant.name for mutant in told.mutants] == [name for name in mutants if mutants[name] == claim]
+        explanation = explain(claim)
+        assert {judge.name for judge in explanation.judges} == {node.name for name, node in judges() if name == claim}
+        assert [mutant.name for mutant in explanation.mutants] == [name for name in mutants if mutants[name] == claim]
 
 
 @pytest.mark.parametrize("name", catalogue())
-def test_a_judge_is_where_it_is_said_to_be(name: str) -> None:
+def test_the_line_of_a_judge_is_right(name: str) -> None:
     for judge in explain(name).judges:
         lines = (SUITES / judge.file).read_text("utf-8").splitlines()
         assert lines[judge.line - 1].startswith(f"def {judge.name}(")
-        assert judge.says.endswith(".")
+        assert judge.asserts.endswith(".")
 
 
-def test_an_unknown_claim_gets_one_line_and_those_of_similar_names(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_claim_gets_one_line_with_similar_names(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "no-pyton"]) == 4
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("ERROR: unknown claim 'no-pyton' (hint: no-python")
@@ -53,11 +53,11 @@ def test_without_a_claim_all_of_them_are_listed(capsys: pytest.CaptureFixture[st
 
 
 def completed(script: Path, *words: str) -> list[str]:
-    """What bash offers for the last of the words."""
+    """The completions of bash for the last word."""
     ask = ('source "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _shtab_lifsea_testbed; '
            'printf "%s\\n" "${COMPREPLY[@]}"')  # fmt: skip
-    asked = ["bash", "-c", ask, "bash", str(script), "lifsea-testbed", *words]
-    return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
+    command = ["bash", "-c", ask, "bash", str(script), "lifsea-testbed", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from lifsea_testbed.boottime import kernel_only, observe
-from lifsea_testbed.boottime.marks import Mark, in_record
-from lifsea_testbed.boottime.observation import Which
+from lifsea_testbed.boottime.marks import BootMark, from_record
+from lifsea_testbed.boottime.observation import BootNumber
 from lifsea_testbed.disk.image import examine
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.machine.factory import InitialState, MachineFactory, MachineSpec
@@ -25,14 +25,14 @@ from tests.support import real
 from tests.support.boot_sector import slow_image
 
 LINES = 12
-#: The largest error of a mark (seconds), and the number of boots tried for it.
+#: What a mark may be off by (seconds), and how many boots may be looked at for it.
 MOST, BOOTS = 0.001, 5
 #: Turns of the boot sector's loops before a byte, and the instructions around them.
 TURNS = 8 * 65536
 
 
 def boot(tmp_path: Path, *, waits: bool) -> tuple[list[ConsoleLine], CounterRecord, float]:
-    """Boots a boot sector that prints slowly: returns its lines, the counts, and the time of power-on."""
+    """What a boot sector prints slowly: lines, and what was counted, and when it was powered on."""
     image = slow_image(tmp_path / "slow.raw", "t\n" * LINES, waits=waits)
     context = run_context(image=str(image), profile="reference", instance_type="ecs.g7.large",
                           accelerator="tcg", reports=tmp_path)  # fmt: skip
@@ -72,7 +72,7 @@ def test_marks_agree_with_the_processors_own_clock(tmp_path: Path) -> None:
             errors = [line.at - (stamp.at - start) for line, stamp in zip(lines, firsts, strict=True)]
             off = abs(statistics.median(errors))
     assert off <= MOST
-    assert Mark.BOOT_LOADER in in_record(record.marks)
+    assert BootMark.BOOT_LOADER in from_record(record.marks)
     between = [after.counts.user - before.counts.user for before, after in itertools.pairwise(firsts)]
     assert all(2 * TURNS <= executed <= 2 * TURNS * 1.01 for executed in between)
 
@@ -112,12 +112,13 @@ def test_a_kernel_alone_takes_the_same_to_the_digit() -> None:
 @pytest.mark.boots
 def test_boots_are_observed(tmp_path: Path) -> None:
     with real.bench(tmp_path) as bench, observe.counting(bench) as counting:
-        first, later = observe.boots(bench, "observed", counting, until=Mark.KUBELET, which=tuple(Which))
+        first, later = observe.boots(bench, "observed", counting, until=BootMark.KUBELET, which=tuple(BootNumber))
     for seen in (first, later):
-        assert sum(phase.duration for phase in seen.phases) == pytest.approx(seen.marks[Mark.USER_DATA])
-        order = [Mark.BOOT_LOADER, Mark.KERNEL, Mark.INIT, Mark.SYSTEMD, Mark.USER_DATA, Mark.FINISHED, Mark.KUBELET]
+        assert sum(phase.duration for phase in seen.phases) == pytest.approx(seen.marks[BootMark.USER_DATA])
+        order = [BootMark.BOOT_LOADER, BootMark.KERNEL, BootMark.INIT, BootMark.SYSTEMD, BootMark.USER_DATA,
+                 BootMark.FINISHED, BootMark.KUBELET]  # fmt: skip
         assert [mark for mark in seen.marks if mark in order] == order
         assert seen.error < 0.5
         assert "containerd.service" in [unit.name for unit in seen.units]
     assert {"/usr/bin/containerd", "/sbin/init"} <= set(first.programs)
-    assert first.is_counted and first.progress[Mark.USER_DATA].counts.work > 1e9
+    assert first.is_counted and first.progress[BootMark.USER_DATA].counts.work > 1e9

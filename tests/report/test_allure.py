@@ -1,4 +1,4 @@
-"""What Allure is given, and what its own command line and a browser make of it."""
+"""The files for Allure, and the report that its own command line makes of them, seen in a browser."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ extends = "reference"
 name = "quick"
 claims = ["boots-to-ready", "no-sshd"]
 [access]
-roads = ["none"]
+methods = ["none"]
 [boot]
 ready_line = "all is well"
 """
@@ -50,7 +50,7 @@ def results(reports: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.boots
-def test_a_run_gives_allure_all_that_it_shows(place: pytest.Pytester) -> None:
+def test_a_run_writes_all_data_of_allure(place: pytest.Pytester) -> None:
     place.makepyfile(test_suite=SUITE)
     (place.path / "quick.toml").write_text(PROFILE)
     address = "https://reports.example/1/"
@@ -80,13 +80,13 @@ def test_a_claim_is_named_although_its_machine_never_comes_up(place: pytest.Pyte
     assert (labels["claim"], labels["verdict"], labels["blame"]) == ("boots-to-ready", "failed", "product")
 
 
-def test_the_same_question_again_is_one_step() -> None:
-    told: list[str] = []
+def test_equal_steps_in_a_row_are_one() -> None:
+    shown: list[str] = []
 
     class Recorded(allure.Steps):
         def __call__(self, title: str) -> Any:
             context = super().__call__(title)
-            told.extend([title] if "StepContext" in type(context).__name__ else [])
+            shown.extend([title] if "StepContext" in type(context).__name__ else [])
             return context
 
     steps.listen(Recorded())
@@ -96,7 +96,7 @@ def test_the_same_question_again_is_one_step() -> None:
                 pass
     finally:
         steps.listen()
-    assert told == ["run: true", "run: false", "run: true"]
+    assert shown == ["run: true", "run: false", "run: true"]
 
 
 def publish(run: Path) -> None:
@@ -110,8 +110,8 @@ def click(page: Browser, text: str) -> None:
 
 
 @pytest.mark.nightly
-def test_the_report_of_allure_tells_the_story(tmp_path: Path) -> None:
-    """Two runs, so that there is a history; seen in a browser, which is sent nowhere else."""
+def test_the_report_of_allure_shows_both_runs(tmp_path: Path) -> None:
+    """Two runs, so that there is a history; in a browser that may not load anything else."""
     (tmp_path / "history").mkdir()
     for _ in range(2):
         judge(tmp_path, "--history", "history/figures.db")
@@ -144,7 +144,7 @@ CATEGORIES = {
     "test_sshd": "The image broke a promise", "test_python": "A known issue",
     "test_package_manager": "The image broke a promise: a known issue, expired",
     "test_initramfs": "The test bed failed", "test_boot_time": "Not judged",
-    "test_identity": "Flaky: passed, but not at first",
+    "test_identity": "Flaky: passed at a later attempt",
 }  # fmt: skip
 
 
@@ -152,12 +152,12 @@ def test_categories_are_by_blame(tmp_path: Path) -> None:
     """By the regular expressions that Allure 2 reads; Allure 3 reads labels."""
     judge(tmp_path)
     categories = json.loads((tmp_path / "reports/allure/categories.json").read_text())
-    told = {}
+    matched = {}
     for name, result in results(tmp_path / "reports").items():
         details = result.get("statusDetails", {})
-        told[name] = [each["name"] for each in categories if result["status"] in each["matchedStatuses"]
-                      and re.fullmatch(each["messageRegex"], details.get("message", ""))
-                      and re.fullmatch(each.get("traceRegex", "(?s).*"), details.get("trace", ""))]  # fmt: skip
-    assert {name: names for name, names in told.items() if names} == {
+        matched[name] = [each["name"] for each in categories if result["status"] in each["matchedStatuses"]
+                         and re.fullmatch(each["messageRegex"], details.get("message", ""))
+                         and re.fullmatch(each.get("traceRegex", "(?s).*"), details.get("trace", ""))]  # fmt: skip
+    assert {name: names for name, names in matched.items() if names} == {
         name: [category] for name, category in CATEGORIES.items()
     }

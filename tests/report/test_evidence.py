@@ -1,4 +1,4 @@
-"""What a failure leaves for the person who has to find out why: all of it, bounded, and without secrets."""
+"""The evidence of a failure: complete, bounded in size, and without secrets."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_bundle_follows_no_link_out_of_its_records(tmp_path: Path) -> None:
 @pytest.mark.nightly
 @pytest.mark.boots
 def test_the_journal_of_a_dead_guest_is_read_off_its_disk(tmp_path: Path) -> None:
-    """The reference image keeps its journal in memory; here it is told to keep it on the disk."""
+    """The reference image keeps its journal in memory; here it is configured to keep it on the disk."""
     with real.machine(tmp_path) as machine:
         machine.run("mkdir -p /etc/systemd/journald.conf.d /var/log/journal && "
                     "printf '[Journal]\\nStorage=persistent\\n' >/etc/systemd/journald.conf.d/zz.conf && "

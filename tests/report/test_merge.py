@@ -1,4 +1,4 @@
-"""Shards joined: only a whole set of one image passes; signatures hold where minisign itself looks."""
+"""Merged shards: only a complete set of one image passes; minisign itself verifies the signatures."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from lifsea_testbed.report.document import (
     Host,
     ImageRecord,
     IssueRecord,
+    IssueState,
     KnownIssues,
     RunRecord,
     Shard,
     Verdict,
 )
-from lifsea_testbed.report.gate import Outcome
-from lifsea_testbed.report.known_issues import State
+from lifsea_testbed.report.gate import TestOutcome
 from lifsea_testbed.report.merge import merge
 from lifsea_testbed.report.outcome import Status
 from lifsea_testbed.report.signature import PASSWORD
@@ -38,7 +38,7 @@ IMAGE = ImageRecord(name="out.qcow2", sha256="0" * 64, format="qcow2", virtual_s
 HOST = Host(processor="any", cores=2, memory=4096, kernel="6.1")
 
 
-def shard(index: int, *outcomes: Outcome, count: int = 3, **changes: object) -> Document:
+def shard(index: int, *outcomes: TestOutcome, count: int = 3, **changes: object) -> Document:
     part = Shard(index=index, count=count)
     run = RunRecord(shard=part, host=HOST, accelerator="tcg", tools={"qemu": "8.1.0"})
     made = Document(
@@ -48,8 +48,8 @@ def shard(index: int, *outcomes: Outcome, count: int = 3, **changes: object) -> 
     return made.model_copy(update=changes)
 
 
-def outcome(claim: str, status: Status = Status.PASSED, test: str = "t") -> Outcome:
-    return Outcome(claim=claim, test=f"{test}::{claim}", status=status, why=str(status))
+def outcome(claim: str, status: Status = Status.PASSED, test: str = "t") -> TestOutcome:
+    return TestOutcome(claim=claim, test=f"{test}::{claim}", status=status, why=str(status))
 
 
 def whole(last: Status = Status.PASSED) -> list[Document]:
@@ -60,7 +60,7 @@ def named(documents: Sequence[Document]) -> list[tuple[str, Document]]:
     return [(f"{number}/gate.json", each) for number, each in enumerate(documents)]
 
 
-def test_a_whole_set_passes_in_whatever_order_it_comes() -> None:
+def test_a_complete_set_passes_in_any_order() -> None:
     texts = {merge(named(order)).text() for order in itertools.permutations(whole())}
     assert len(texts) == 1
     merged = merge(named(whole()))
@@ -71,8 +71,8 @@ def test_a_whole_set_passes_in_whatever_order_it_comes() -> None:
 @pytest.mark.parametrize(("documents", "verdict", "why"), [
     (whole()[:2], Verdict.NOT_JUDGED, "shard 3/3 missing"),
     (whole()[2:], Verdict.NOT_JUDGED, "shard 1/3 missing; shard 2/3 missing"),
-    ([*whole(), whole()[1]], Verdict.NOT_JUDGED, "shard 2/3 is there 2 times"),
-    ([*whole(), shard(4)], Verdict.NOT_JUDGED, "shard 4/3 is none"),
+    ([*whole(), whole()[1]], Verdict.NOT_JUDGED, "shard 2/3 is given 2 times"),
+    ([*whole(), shard(4)], Verdict.NOT_JUDGED, "shard 4/3 does not exist"),
     (whole(Status.FAILED), Verdict.FAIL, "not kept: no-initramfs"),
     ([whole()[0], whole(Status.FAILED)[2]], Verdict.FAIL, "not kept: no-initramfs; shard 2/3 missing"),
     (whole(Status.BROKEN), Verdict.BROKEN, "broken: no-initramfs"),
@@ -102,14 +102,14 @@ def test_a_claim_whose_tests_are_spread_is_as_good_as_the_worst() -> None:
     assert (merged["no-python"].status, len(merged["no-python"].tests)) == (Status.FAILED, 2)
 
 
-def test_what_one_shard_saw_of_a_known_issue_was_seen() -> None:
-    def issues(state: State) -> KnownIssues:
+def test_a_known_issue_that_one_shard_saw_was_seen() -> None:
+    def issues(state: IssueState) -> KnownIssues:
         issue = IssueRecord(claim="no-python", link="https://a", owner="o", since="", expires="", extensions=0,
                             state=state)  # fmt: skip
         return KnownIssues(as_of="2026-11-25", issues=[issue])
 
-    for states, joined in (((State.NOT_SEEN, State.GONE, State.NOT_SEEN), State.GONE),
-                           ((State.NOT_SEEN, State.SEEN, State.NOT_SEEN), State.SEEN)):
+    for states, joined in (((IssueState.NOT_SEEN, IssueState.GONE, IssueState.NOT_SEEN), IssueState.GONE),
+                           ((IssueState.NOT_SEEN, IssueState.SEEN, IssueState.NOT_SEEN), IssueState.SEEN)):
         documents = [each.model_copy(update={"known_issues": issues(state)})
                      for each, state in zip(whole(), states, strict=True)]  # fmt: skip
         merged = merge(named(documents)).known_issues
@@ -134,16 +134,16 @@ def written(directory: Path, documents: Sequence[Document]) -> list[str]:
 def test_merging_leaves_all_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status = main(["gate", "merge", *written(tmp_path, whole()[:2]), "-o", str(tmp_path / "out")])
     assert status == 7
-    said = "verdict: not judged - reference: 2 passed, 1 not judged of 3 claims; shard 3/3 missing ("
-    assert capsys.readouterr().out.startswith(said)
+    line = "verdict: not judged - reference: 2 passed, 1 not judged of 3 claims; shard 3/3 missing ("
+    assert capsys.readouterr().out.startswith(line)
     jsonschema.validate(json.loads((tmp_path / "out/gate.json").read_text()), document.schema())
     xmlschema.XMLSchema(str(JUNIT_SCHEMA)).validate(str(tmp_path / "out/junit.xml"))
     assert 'time="1.500"' in (tmp_path / "out/junit.xml").read_text()
     assert (tmp_path / "out/summary.md").read_text() == markdown.summary(document.read(tmp_path / "out/gate.json"))
 
 
-def test_evidence_is_found_from_where_the_merged_verdict_lies(tmp_path: Path) -> None:
-    failed = Outcome(claim="no-sshd", test="t", status=Status.FAILED, why="sshd", evidence="evidence/t")
+def test_evidence_is_relative_to_the_merged_verdict(tmp_path: Path) -> None:
+    failed = TestOutcome(claim="no-sshd", test="t", status=Status.FAILED, why="sshd", evidence="evidence/t")
     (path,) = written(tmp_path, [shard(1, failed, count=1)])
     (tmp_path / "0/evidence/t").mkdir(parents=True)
     (tmp_path / "0/evidence/t/explanation.txt").write_text("CommandFailed: sshd is there")
@@ -228,7 +228,7 @@ def test_a_verdict_that_was_changed_or_is_another_s_is_refused(
     assert len(errors) == 3 and all(line.startswith("ERROR: ") and "(hint: " in line for line in errors)
 
 
-def test_a_wrong_password_is_said_before_anything_is_done(
+def test_a_wrong_password_is_reported_before_anything_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     key = minisign.KeyPair.generate().secret_key

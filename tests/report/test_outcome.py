@@ -1,4 +1,4 @@
-"""From exceptions to a verdict, and what the gate makes of many."""
+"""The status of an exception, and the verdict of the gate over many."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from lifsea_testbed.errors import (
 )
 from lifsea_testbed.report import gate
 from lifsea_testbed.report.document import Figure, Verdict
-from lifsea_testbed.report.gate import NOT_RUN, Outcome
+from lifsea_testbed.report.gate import NOT_RUN, TestOutcome
 from lifsea_testbed.report.outcome import Status, judge
 
 PROMISES = {"a": "A holds.", "b": "B holds."}
 
 
-def outcome(claim: str, status: Status, test: str = "t") -> Outcome:
-    return Outcome(claim=claim, test=test, status=status, why=f"{claim} {status}")
+def outcome(claim: str, status: Status, test: str = "t") -> TestOutcome:
+    return TestOutcome(claim=claim, test=test, status=status, why=f"{claim} {status}")
 
 
 @pytest.mark.parametrize(("error", "status", "blame"), [
@@ -50,7 +50,7 @@ def test_the_type_of_the_exception_is_the_verdict(
     assert (judgement.status, judgement.blame) == (status, blame)
 
 
-def test_an_error_says_everything_it_knows() -> None:
+def test_an_error_shows_all_its_parts() -> None:
     error = Explained("it broke", expected="a whole one", evidence="pieces", hint="glue")
     assert str(error) == "it broke\nexpected: a whole one\nhint: glue\nevidence:\npieces"
     assert error.one_line == "it broke (hint: glue)"
@@ -92,7 +92,7 @@ def test_a_failure_beside_the_claims_fails_the_gate() -> None:
     assert gate.conclude(failed, failures=["boot regressed"])[1] == "not kept: a; boot regressed"
 
 
-def test_exit_statuses_tell_verdicts_apart() -> None:
+def test_each_verdict_has_its_exit_status() -> None:
     assert [verdict.exit_status for verdict in Verdict] == [0, 1, 6, 7]
 
 
@@ -108,12 +108,13 @@ def test_a_selection_never_passes(status: Status, verdict: Verdict) -> None:
 def test_an_outcome_survives_its_way_through_json() -> None:
     before = outcome("a", Status.FAILED)
     fields = {"claim": "a", "test": "t", "status": "failed", "why": "a failed", "blame": ""}
-    assert Outcome.from_fields(fields) == before
+    assert TestOutcome.from_fields(fields) == before
 
 
-def test_a_test_that_passes_at_last_is_flaky_and_says_so() -> None:
-    first = Outcome(claim="a", test="t", status=Status.BROKEN, why="no answer", blame="harness", evidence="evidence/t")
-    (result,) = gate.settle({"a": "A."}, [first, Outcome(claim="a", test="t", status=Status.PASSED, attempt=2)])
+def test_a_test_that_passes_at_a_later_attempt_is_flaky() -> None:
+    first = TestOutcome(claim="a", test="t", status=Status.BROKEN, why="no answer", blame="harness",
+                        evidence="evidence/t")  # fmt: skip
+    (result,) = gate.settle({"a": "A."}, [first, TestOutcome(claim="a", test="t", status=Status.PASSED, attempt=2)])
     assert (result.status, result.blame) == (Status.FLAKY, Blame.HARNESS)
     assert result.why == "passed at attempt 2; attempt 1 broken: no answer"
     assert [attempt.status for attempt in result.tests[0].attempts] == [Status.BROKEN, Status.PASSED]
@@ -123,8 +124,8 @@ def test_a_test_that_passes_at_last_is_flaky_and_says_so() -> None:
 
 
 def test_the_last_attempt_counts_where_none_passes() -> None:
-    attempts = [Outcome(claim="a", test="t", status=Status.BROKEN, attempt=1),
-                Outcome(claim="a", test="t", status=Status.FAILED, why="sshd", attempt=2)]  # fmt: skip
+    attempts = [TestOutcome(claim="a", test="t", status=Status.BROKEN, attempt=1),
+                TestOutcome(claim="a", test="t", status=Status.FAILED, why="sshd", attempt=2)]  # fmt: skip
     (result,) = gate.settle({"a": "A."}, attempts)
     assert (result.status, result.why) == (Status.FAILED, "sshd")
 
@@ -137,7 +138,7 @@ def test_a_teardown_that_breaks_after_a_pass_is_not_a_second_attempt() -> None:
 def test_a_test_of_no_claim_counts_as_well() -> None:
     kept = gate.settle({"a": "A."}, [outcome("a", Status.PASSED)])
     for status, verdict in ((Status.FAILED, Verdict.FAIL), (Status.BROKEN, Verdict.BROKEN)):
-        others = gate.records([Outcome(test="test_x.py::test_y", status=status)])
+        others = gate.records([TestOutcome(test="test_x.py::test_y", status=status)])
         assert gate.conclude(kept, others=others)[0] is verdict
         assert "test_x.py::test_y" in gate.conclude(kept, others=others)[1]
 
@@ -149,7 +150,7 @@ def test_a_part_of_the_tests_never_passes_nor_is_it_broken_by_what_others_run() 
     assert gate.conclude(failed, parts=["this is shard 1/2"]) == (Verdict.FAIL, "not kept: a; this is shard 1/2")
 
 
-def test_the_order_of_the_tests_leaves_no_trace() -> None:
+def test_the_order_of_the_tests_does_not_matter() -> None:
     outcomes = [outcome("a", Status.FAILED, "t2"), outcome("a", Status.FAILED, "t1"), outcome("b", Status.PASSED)]
     figures = [Figure(test=test, metric="m", value=1.0, unit="s", better="lower") for test in ("t2", "t1")]
     one, other = gate.settle(PROMISES, outcomes, figures), gate.settle(PROMISES, outcomes[::-1], figures[::-1])

@@ -1,4 +1,4 @@
-"""What an image says reaches people as text, and never as a command to what they read it with."""
+"""Texts of an image appear in every report as text, never as markup or commands."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from xml.etree import ElementTree
 import pytest
 
 from lifsea_testbed.report import gate, github, junit, markdown, terminal
-from lifsea_testbed.report.document import Document, ImageRecord, IssueRecord, KnownIssues, Verdict
-from lifsea_testbed.report.gate import Outcome
-from lifsea_testbed.report.known_issues import State
+from lifsea_testbed.report.document import Document, ImageRecord, IssueRecord, IssueState, KnownIssues, Verdict
+from lifsea_testbed.report.gate import TestOutcome
 from lifsea_testbed.report.outcome import Status
 
 HOSTILE = "a|b `c` <img src=x> @everyone [x](http://evil) \n::error::x%0A 100% \ufffe"
 
 
-def document(*outcomes: Outcome, gone: int = 0) -> Document:
+def document(*outcomes: TestOutcome, gone: int = 0) -> Document:
     image = ImageRecord(name="out.qcow2", sha256="0" * 64, format="qcow2", virtual_size=1, file_size=1)
     claims = gate.settle({outcome.claim: "A promise." for outcome in outcomes}, outcomes)
-    issue = IssueRecord(claim="a", link="https://a", owner="o", since="", expires="", extensions=0, state=State.GONE)
+    issue = IssueRecord(claim="a", link="https://a", owner="o", since="", expires="", extensions=0,
+                        state=IssueState.GONE)  # fmt: skip
     return Document(
         testbed="0.1.0", verdict=Verdict.FAIL, exit_status=1, why="not kept", image=image, profile="p", runs=[],
         instance_type="ecs.g7.large", selected=[], claims=claims,
@@ -27,8 +27,8 @@ def document(*outcomes: Outcome, gone: int = 0) -> Document:
     )  # fmt: skip
 
 
-def failed(number: int = 0, why: str = HOSTILE) -> Outcome:
-    return Outcome(claim=f"claim-{number}", test=f"test_a.py::test_{number}", status=Status.FAILED, why=why)
+def failed(number: int = 0, why: str = HOSTILE) -> TestOutcome:
+    return TestOutcome(claim=f"claim-{number}", test=f"test_a.py::test_{number}", status=Status.FAILED, why=why)
 
 
 def test_markdown_stays_text() -> None:
@@ -50,13 +50,13 @@ def test_elsewhere_there_are_no_annotations_and_no_summary(tmp_path: Path) -> No
     github.add_summary(document(failed()), {})
 
 
-def test_the_summary_of_a_job_is_added_to(tmp_path: Path) -> None:
+def test_the_summary_is_appended_to_that_of_the_job(tmp_path: Path) -> None:
     (tmp_path / "summary").write_text("before\n")
     github.add_summary(document(failed()), {"GITHUB_STEP_SUMMARY": str(tmp_path / "summary")})
     assert (tmp_path / "summary").read_text() == f"before\n{markdown.summary(document(failed()))}\n"
 
 
-def test_junit_can_be_read_whatever_an_image_says(tmp_path: Path) -> None:
+def test_junit_is_valid_for_any_text_of_an_image(tmp_path: Path) -> None:
     junit.write(document(failed()), tmp_path / "junit.xml", durations={"test_a.py::test_0": 1.25})
     (case,) = ElementTree.parse(tmp_path / "junit.xml").iter("testcase")
     (failure,) = case.iter("failure")

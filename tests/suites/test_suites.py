@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from lifsea_testbed.boottime.coldboots import ColdBoots
+from lifsea_testbed.boottime.campaign import ColdBoots
 from lifsea_testbed.ecs import guest_hardware, instance_types
 from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.guest.hardware import NetworkCard
-from lifsea_testbed.perf.measure import Measure
+from lifsea_testbed.perf.metric import Measure
 from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.scenarios import basics
 from tests.support import SUITES, journeys, pods

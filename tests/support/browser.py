@@ -87,7 +87,7 @@ class Browser:
         """Presses a key, by its name in the DOM."""
         text = {"Enter": {"text": "\r"}}.get(key, {})
         self.call("Input.dispatchKeyEvent", type="keyDown", key=key, code=key, **text,
-                 windowsVirtualKeyCode={"Enter": 13, "Tab": 9, "ArrowLeft": 37, "Home": 36}[key])
+                  windowsVirtualKeyCode={"Enter": 13, "Tab": 9, "ArrowLeft": 37, "Home": 36}[key])
         self.call("Input.dispatchKeyEvent", type="keyUp", key=key, code=key)
 
     def screenshot(self, path: Path) -> None:

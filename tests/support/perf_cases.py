@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lifsea_testbed.perf.metric import Better, Build, Kind, Metric, Sample
+from lifsea_testbed.perf.metric import Better, Build, BuildKind, Metric, Sample
 
 BOOT = Metric(name="boot", unit="s", better=Better.LOWER, definition="From power-on until a shell answers.")
 _FIRST = datetime.datetime(2021, 6, 1, 2, tzinfo=datetime.UTC)
@@ -37,7 +37,7 @@ def nightly(levels: Sequence[float], *, noise: float = 0.01, each: int = 5, seed
     """A history with one build for each level; every so often one is a release."""
     random = np.random.default_rng(seed)
     for number, level in enumerate(levels):
-        kind = Kind.RELEASE if number % release_every == release_every // 2 else Kind.BUILD
+        kind = BuildKind.RELEASE if number % release_every == release_every // 2 else BuildKind.BUILD
         values = [float(value) for value in level * (1 + random.normal(0, noise, each))]
         yield from samples(build(number, kind=kind), values, metric, budget=budget)
 

@@ -6,11 +6,10 @@ import datetime
 from dataclasses import replace
 from typing import Any, cast
 
-from lifsea_testbed.cluster.objects import Node, Pod
-from lifsea_testbed.cluster.seen import Interrupted, Joined, Ran
+from lifsea_testbed.cluster.objects import InterruptedNode, JoinedNode, Node, Pod, PodRun
 from lifsea_testbed.guest.cri import Condition, Container, ContainerState, RuntimeStatus, Sandbox
 from lifsea_testbed.machine.machine import Machine
-from lifsea_testbed.scenarios.static_pod import Seen, StaticPod
+from lifsea_testbed.scenarios.static_pod import PodState, StaticPod
 
 READY = RuntimeStatus(
     conditions=(Condition(name="RuntimeReady", is_met=True), Condition(name="NetworkReady", is_met=True)),
@@ -84,21 +83,21 @@ DEFECTS: dict[str, list[dict[str, Any]]] = {
 
 
 def offered(traits: dict[str, Any], machine: Any, writable: list[str]) -> dict[str, Any]:
-    """The fixtures, as a node with those traits makes them."""
+    """The fixtures' values for a node with those traits."""
     return {
         "static_pod": StaticPod(
             machine=machine, ran=_seen("s", traits["ran"]), killed=_seen(traits["killed_sandbox"], traits["killed"]),
             restarted=_seen("s", traits["restarted"]), orphaned=_seen("s", traits["orphaned"]),
             kubelets=traits["kubelets"], writable=sorted([*writable, *traits["pod_writable"]])),
-        "joined": Joined(machine=machine, node=traits["node"], seconds=30.0, runs=traits["node_runs"],
-                         labels={"kubernetes.io/os": "linux"}, checks=traits["checks"]),
-        "ran": Ran(machine=machine, node="iztestz", pod=traits["pod"], answer=traits["answer"], seconds=9.0),
-        "interrupted": Interrupted(machine=cast(Machine, machine), **traits["interrupted"]),
+        "joined": JoinedNode(machine=machine, node=traits["node"], seconds=30.0, runs=traits["node_runs"],
+                             labels={"kubernetes.io/os": "linux"}, checks=traits["checks"]),
+        "ran": PodRun(machine=machine, node="iztestz", pod=traits["pod"], answer=traits["answer"], seconds=9.0),
+        "interrupted": InterruptedNode(machine=cast(Machine, machine), **traits["interrupted"]),
     }  # fmt: skip
 
 
-def _seen(sandbox: str, container: str) -> Seen:
-    """A sandbox and the container in it; no container is told by no name."""
+def _seen(sandbox: str, container: str) -> PodState:
+    """A sandbox and the container in it; nothing if the container has no name."""
     found = [Container(id=container, pod="p", sandbox=sandbox, attempt=0,
                        state=ContainerState.RUNNING)] if container else []  # fmt: skip
-    return Seen(sandboxes=[Sandbox(id=sandbox, pod="p", is_ready=True)] if container else [], containers=found)
+    return PodState(sandboxes=[Sandbox(id=sandbox, pod="p", is_ready=True)] if container else [], containers=found)

@@ -11,7 +11,7 @@ extends = "reference"
 name = "quick"
 claims = ["boots-to-ready", "no-sshd", "no-python", "shell-kept"]
 [access]
-roads = ["none"]
+methods = ["none"]
 [boot]
 ready_line = "up and running"
 shell_within = 6

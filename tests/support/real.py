@@ -15,7 +15,7 @@ from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.machine.pool import MachinePool
 from lifsea_testbed.machine.preflight import run_context
 from lifsea_testbed.machine.snapshot_cache import SnapshotCache
-from lifsea_testbed.profiles.profile import Access
+from lifsea_testbed.profiles.profile import AccessSection
 from tests.support import ROOT
 
 
@@ -59,7 +59,7 @@ def pool(reports: Path, *, keeps: bool = False, **access: Any) -> Iterator[Machi
 
 def change_access(bench: MachineFactory, **access: Any) -> None:
     """Replaces the access section of the profile, from the next boot on."""
-    bench.profile = bench.profile.model_copy(update={"access": Access(**access)})
+    bench.profile = bench.profile.model_copy(update={"access": AccessSection(**access)})
 
 
 @contextlib.contextmanager

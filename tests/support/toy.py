@@ -1,4 +1,4 @@
-"""A toy that swaps two slots, A and B, rightly and with each of three classic mistakes; judged without a boot."""
+"""A toy that swaps two slots, A and B: correctly, and with each of three classic mistakes; judged without a boot."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.errors import DiskDamaged
 from lifsea_testbed.machine.factory import InitialState, MachineFactory, MachineSpec
 from lifsea_testbed.machine.machine import Machine
-from lifsea_testbed.powercut.operation import BASE, Depth, Length, Prepared, Told
-from lifsea_testbed.powercut.results import Outcome
+from lifsea_testbed.powercut.operation import BASE, CheckDepth, Length, OperationResult, PreparedDisk
+from lifsea_testbed.powercut.verdicts import CrashVerdict
 from lifsea_testbed.qemu.storage import Layers
 
-#: What the slots hold: the first image, the one that runs, the next one. 64 KiB each: 16 pages that can be torn.
+#: The contents of slots: the first image, the running one, the next one. 64 KiB each: 16 pages that can be torn.
 IMAGES = tuple(random.Random(number).randbytes(1 << 16) for number in range(3))
 #: Where the toy lies in the guest, and on the root file system.
 PLACE, ON_DISK = "/var/toy", "/ostree/deploy/lifsea/var/toy"
@@ -28,7 +28,7 @@ _WRITE = "rm -f $next/image && cp ../next $next/image\n"
 _FILE, _DIRECTORY, _END = "sync $next/image\n", "sync $next\n", "sync .\n"
 _SWAP = "ln -sfn $next current.new && mv -T current.new current\n"
 SWAPS = {
-    "right": _CHOOSE + _WRITE + _FILE + _DIRECTORY + _SWAP + _END,
+    "correct": _CHOOSE + _WRITE + _FILE + _DIRECTORY + _SWAP + _END,
     "file not synced": _CHOOSE + _WRITE + _DIRECTORY + _SWAP + _END,
     "directory not synced": _CHOOSE + _WRITE + _FILE + _DIRECTORY + _SWAP,
     "renamed before data": _CHOOSE + _SWAP + _END + _WRITE + _FILE + _DIRECTORY,
@@ -39,7 +39,7 @@ _COMMIT = 7.0
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """How long the log was when a swap began, when it was said to be done, and when all had been written (bytes)."""
+    """The length of the log at a swap's start, at its success, and when all had been written (bytes)."""
 
     started: int
     announced: int
@@ -48,18 +48,18 @@ class Span:
 
 @dataclass
 class Toy:
-    """All swaps, one after the other in one recording: `spans` tells where each lies in it."""
+    """All swaps, one after the other in one recording; `spans` locates each of them."""
 
     name: str = "toy"
-    depth: Depth = Depth.BOOT
+    depth: CheckDepth = CheckDepth.BOOT
     spans: dict[str, Span] = field(default_factory=dict)
 
-    def prepare(self, bench: MachineFactory, directory: Path) -> Prepared:
-        """Has the slots of each swap filled."""
-        instance = Instance(type=bench.instance_type)
+    def prepare(self, factory: MachineFactory, directory: Path) -> PreparedDisk:
+        """Fills the slots of each swap."""
+        instance = Instance(type=factory.instance_type)
         spec = MachineSpec(name="toy-prepare", state=InitialState.OFF, instance=instance,
                            layers=Layers(overlay=directory / BASE))  # fmt: skip
-        with bench.create(spec) as machine:
+        with factory.create(spec) as machine:
             machine.power_on()
             machine.wait_until_ready()
             machine.run(f"mkdir {PLACE}")
@@ -69,9 +69,9 @@ class Toy:
                 machine.run(f"mkdir -p {PLACE}/{number}/a {PLACE}/{number}/b; cd {PLACE}/{number}; "
                             "cp ../running a/image; cp ../first b/image; ln -s a current")  # fmt: skip
             machine.power_off()
-        return Prepared(instance=instance, layers=(directory / BASE,))
+        return PreparedDisk(instance=instance, layers=(directory / BASE,))
 
-    def act(self, machine: Machine, prepared: Prepared, length: Length) -> Told:
+    def run(self, machine: Machine, prepared: PreparedDisk, length: Length) -> OperationResult:
         """Swaps."""
         machine.power_on()
         machine.wait_until_ready()
@@ -82,15 +82,15 @@ class Toy:
             announced = length()
             machine.run(f"sleep {_COMMIT}; sync")
             self.spans[name] = Span(started=started, announced=announced, ended=length())
-        return Told(old="", new="", started=0, announced=None)
+        return OperationResult(old="", new="", started=0, announced=None)
 
 
-def judge(disk: ByteSource, number: int) -> Outcome:
-    """Tells by the disk alone which image the swap of that number leads to."""
+def judge(disk: ByteSource, number: int) -> CrashVerdict:
+    """Returns which image the swap of that number left, from the disk alone."""
     try:
         return _judge(Tree(root_of(_largest(disk))), f"{ON_DISK}/{number}")
     except DiskDamaged:
-        return Outcome.BROKEN
+        return CrashVerdict.BROKEN
 
 
 def _largest(disk: ByteSource) -> Ext4:
@@ -98,7 +98,7 @@ def _largest(disk: ByteSource) -> Ext4:
     return Ext4(max(found, key=lambda content: content.size))
 
 
-def _judge(tree: Tree, place: str) -> Outcome:
+def _judge(tree: Tree, place: str) -> CrashVerdict:
     _, running, following = IMAGES
     held = tree.read(f"{place}/current/image") or b""
-    return {running: Outcome.OLD, following: Outcome.NEW}.get(held, Outcome.BROKEN)
+    return {running: CrashVerdict.OLD, following: CrashVerdict.NEW}.get(held, CrashVerdict.BROKEN)

@@ -1,4 +1,4 @@
-"""Upgrades: a real ostree pulls what is on offer from the repository served; each tool is driven as it should be."""
+"""Upgrades: a real ostree pulls offers from the served repository; each tool runs the right commands."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from pathlib import Path
 import pytest
 
 from lifsea_testbed.ecs.metadata import Request
-from lifsea_testbed.errors import CommandFailed, GuestFailure, NotJudged
+from lifsea_testbed.errors import CommandFailed, GuestFailure, NotJudged, ProfileRefused
 from lifsea_testbed.guest.ostree import REPOSITORY
-from lifsea_testbed.profiles.profile import Upgrades, UpgradeTool, load, names
+from lifsea_testbed.profiles.profile import UpgradesSection, load, names
 from lifsea_testbed.scenarios import upgrade_paths
 from lifsea_testbed.support.protocols import CommandResult
-from lifsea_testbed.upgrade.offer import EDITED, Offer, from_disk, make_up
-from lifsea_testbed.upgrade.repository import Fault, Repository
-from lifsea_testbed.upgrade.tools import CommandUpgrade, OstreeUpgrade, RpmOstreeUpgrade, way
+from lifsea_testbed.upgrade.offer import EDITED, Offer, make_offers, offer_from_disk
+from lifsea_testbed.upgrade.repository import Repository, RepositoryFault
+from lifsea_testbed.upgrade.tools import COMMANDS, CommandTool, OstreeTool, RpmOstreeTool, upgrade_tool
 from tests.support.fakes import FakeShell
 
 OFFER = Offer(url="http://mirror/", branch="lifsea-testbed/1", commit="c" * 64, version="3.3.0+testbed.1")
 
 
 class Host:
-    """The host as a guest that runs ostree: its places lie in a directory, and a commit is said to be booted."""
+    """The host in place of a guest that runs ostree: its paths lie in a directory, and one commit counts as booted."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -55,7 +55,7 @@ class Host:
                              duration=0.0)  # fmt: skip
 
     def deployed_on_a_disk(self, text: str) -> str:
-        """Has another image's commit, with a file of that text, where its disk is mounted; returns the commit."""
+        """Puts another image's commit, with a file of that text, where its disk is mounted; returns the commit."""
         disk, tree = self._directory / "disk", self._directory / "other"
         (tree / "usr/etc").mkdir(parents=True)
         (tree / "usr/etc/new").write_text(text)
@@ -68,7 +68,7 @@ class Host:
         return commit
 
     def _here(self, script: str) -> str:
-        """The script with the guest's places replaced; remotes are added to the repository's own configuration."""
+        """The script with the guest's paths replaced; remotes are added to the repository's own configuration."""
         if script == "ostree admin status":
             return f"echo '* lifsea {self.commit}.0'; echo '    Version: 3.3.0'"
         places = {'"$point/ostree/repo"': self._directory / "disk-repo", 'rmdir "$point"': ":",
@@ -116,13 +116,13 @@ def host(tmp_path: Path) -> Host:
 def test_made_up_commits_can_be_pulled_and_hold_what_is_new(host: Host, tmp_path: Path) -> None:
     repository = Repository(tmp_path / "served")
     with served(repository) as url:
-        first, second = make_up(host, tmp_path / "served", url, 2)
+        first, second = make_offers(host, tmp_path / "served", url, 2)
         for offer in (first, second):
-            OstreeUpgrade(host).fetch(offer)
+            OstreeTool(host).fetch(offer)
             assert host.ostree("cat", offer.commit, EDITED.replace("/etc", "/usr/etc")) == f"{offer.version}\n"
             assert "VERSION_ID" in host.ostree("cat", offer.commit, "/usr/etc/os-release")
     assert (first.version, second.version) == ("3.3.0+testbed.1", "3.3.0+testbed.2")
-    assert len([path for path in repository.asked if path.endswith(".filez")]) < 5, "only what is new is fetched"
+    assert len([path for path in repository.requests if path.endswith(".filez")]) < 5, "only what is new is fetched"
     host.ostree("fsck", "--quiet")
 
 
@@ -131,28 +131,28 @@ def test_what_another_image_has_deployed_can_be_pulled(host: Host, tmp_path: Pat
     wanted = host.deployed_on_a_disk("new")
     repository = Repository(tmp_path / "served")
     with served(repository) as url:
-        offer = from_disk(host, tmp_path / "served", url, "vdb")
+        offer = offer_from_disk(host, tmp_path / "served", url, "vdb")
         assert (offer.commit, offer.version) == (wanted, "3.4.0")
-        OstreeUpgrade(host).fetch(offer)
+        OstreeTool(host).fetch(offer)
     assert host.ostree("cat", wanted, "/usr/etc/new") == "new"
-    assert len([path for path in repository.asked if path.endswith(".filez")]) == 1
+    assert len([path for path in repository.requests if path.endswith(".filez")]) == 1
     host.ostree("fsck", "--quiet")
 
 
-@pytest.mark.parametrize("trouble", [trouble for trouble in upgrade_paths.TROUBLES if not trouble.full],
-                         ids=lambda trouble: trouble.name)  # fmt: skip
-def test_a_real_ostree_names_each_trouble_and_gets_over_it(host: Host, tmp_path: Path,
-                                                           trouble: upgrade_paths.Trouble) -> None:
+@pytest.mark.parametrize("fault", [fault for fault in upgrade_paths.UPGRADE_FAULTS if not fault.full],
+                         ids=lambda fault: fault.name)  # fmt: skip
+def test_a_real_ostree_names_each_fault_and_recovers(host: Host, tmp_path: Path,
+                                                     fault: upgrade_paths.UpgradeFault) -> None:
     repository = Repository(tmp_path / "served")
     with served(repository) as url:
-        (offer,) = make_up(host, tmp_path / "served", url, 1)
-        repository.fault = trouble.fault
+        (offer,) = make_offers(host, tmp_path / "served", url, 1)
+        repository.fault = fault.repository
         with pytest.raises(CommandFailed) as raised:
-            OstreeUpgrade(host).fetch(Offer(**{**vars(offer), "signed": trouble.signed}))
-        refusal = upgrade_paths.Refusal(trouble=trouble, said=raised.value.evidence, boots_next="")
-        assert refusal.is_clear, raised.value.evidence
-        repository.fault = Fault.NONE
-        OstreeUpgrade(host).fetch(offer)
+            OstreeTool(host).fetch(Offer(**{**vars(offer), "signed": fault.signed}))
+        failed = upgrade_paths.FailedUpgrade(fault=fault, output=raised.value.evidence, boots_next="")
+        assert failed.is_clear, raised.value.evidence
+        repository.fault = RepositoryFault.NONE
+        OstreeTool(host).fetch(offer)
     assert host.ostree("cat", offer.commit, EDITED.replace("/etc", "/usr/etc"))
 
 
@@ -173,9 +173,9 @@ def test_faults_are_in_the_content_alone(tmp_path: Path) -> None:
         response = repository.answer(Request(method="GET", path=f"/{name}"))
         return response.body, response.promised
 
-    repository.fault = Fault.CUT_OFF
+    repository.fault = RepositoryFault.CUT_OFF
     assert (get("config"), get("a.filez")) == ((b"content", None), (b"con", 7))
-    repository.fault = Fault.CORRUPTED
+    repository.fault = RepositoryFault.CORRUPTED
     assert get("config") == (b"content", None)
     assert get("a.filez")[0] != b"content" and len(get("a.filez")[0]) == 7
 
@@ -183,57 +183,66 @@ def test_faults_are_in_the_content_alone(tmp_path: Path) -> None:
 def test_ostree_pulls_and_deploys_the_commit() -> None:
     shell = FakeShell({"admin status": f"* lifsea {'a' * 64}.0\n", "ostree pull": "", "remotes.d": "",
                        "admin deploy": "Copying\nBootloader updated; bootconfig swap: yes\n"})  # fmt: skip
-    upgrade = OstreeUpgrade(shell)
-    assert upgrade.apply(OFFER).startswith("Bootloader updated")
+    tool = OstreeTool(shell)
+    assert tool.apply(OFFER).startswith("Bootloader updated")
     assert shell.scripts[-1] == f"ostree admin deploy --os=lifsea {OFFER.commit}"
-    assert (upgrade.running(), upgrade.boots_next(), upgrade.names(OFFER)) == ("a" * 64, "a" * 64, OFFER.commit)
+    assert (tool.running(), tool.boots_next(), tool.name_of(OFFER)) == ("a" * 64, "a" * 64, OFFER.commit)
 
 
-def test_rpm_ostree_is_asked_in_json_and_rebased() -> None:
+def test_rpm_ostree_is_read_as_json_and_rebased() -> None:
     status = {"deployments": [{"checksum": "new", "booted": False}, {"checksum": "old", "booted": True}]}
     shell = FakeShell({"status --json": json.dumps(status), "remotes.d": "", "rebase": "Run \"systemctl reboot\"\n",
                        "rollback": ""})  # fmt: skip
-    upgrade = RpmOstreeUpgrade(shell)
-    assert (upgrade.running(), upgrade.boots_next()) == ("old", "new")
-    assert upgrade.apply(OFFER) == 'Run "systemctl reboot"'
+    tool = RpmOstreeTool(shell)
+    assert (tool.running(), tool.boots_next()) == ("old", "new")
+    assert tool.apply(OFFER) == 'Run "systemctl reboot"'
     assert shell.scripts[-1] == f"rpm-ostree rebase lifsea-testbed:lifsea-testbed/1 {OFFER.commit}"
-    upgrade.roll_back()
+    tool.roll_back()
     assert shell.scripts[-1] == "rpm-ostree rollback"
 
 
 @pytest.mark.parametrize("status", ["", "{}", '{"deployments": []}', '{"deployments": [7]}'])
-def test_a_status_that_tells_nothing_is_the_images_fault(status: str) -> None:
+def test_a_status_without_deployments_is_the_images_fault(status: str) -> None:
     with pytest.raises(GuestFailure, match="no deployment"):
-        RpmOstreeUpgrade(FakeShell({"status": status})).boots_next()
+        RpmOstreeTool(FakeShell({"status": status})).boots_next()
 
 
-def test_a_tool_that_fails_is_told() -> None:
+def test_the_failure_of_a_tool_is_raised() -> None:
     shell = FakeShell({"remotes.d": "", "rebase": (1, ""), "rollback": (1, "")})
-    for act in (lambda: RpmOstreeUpgrade(shell).apply(OFFER), RpmOstreeUpgrade(shell).roll_back):
+    for act in (lambda: RpmOstreeTool(shell).apply(OFFER), RpmOstreeTool(shell).roll_back):
         with pytest.raises(CommandFailed):
             act()
 
 
 def test_commands_of_a_profile_find_the_offer() -> None:
-    upgrades = Upgrades(tool=UpgradeTool.COMMANDS, deploy="os-update --from $OFFER_URL", roll_back="os-update --back",
-                        boots_next="os-update --next")  # fmt: skip
+    upgrades = UpgradesSection(tool=COMMANDS, deploy="os-update --from $OFFER_URL", roll_back="os-update --back",
+                               boots_next="os-update --next")  # fmt: skip
     shell = FakeShell({"--from": "done\n", "--back": "", "--next": "2\n", "os-release": "VERSION_ID=1\n"})
-    upgrade = CommandUpgrade(shell, upgrades)
-    assert upgrade.apply(OFFER) == "done"
+    tool = CommandTool(shell, upgrades)
+    assert tool.apply(OFFER) == "done"
     assert f"export OFFER_VERSION={OFFER.version}" in shell.scripts[0].splitlines()
-    upgrade.roll_back()
-    assert (upgrade.running(), upgrade.boots_next(), upgrade.names(OFFER)) == ("1", "2", OFFER.version)
+    tool.roll_back()
+    assert (tool.running(), tool.boots_next(), tool.name_of(OFFER)) == ("1", "2", OFFER.version)
 
 
 def test_a_command_that_a_profile_lacks_is_not_judged() -> None:
-    upgrade = CommandUpgrade(FakeShell({}), Upgrades(tool=UpgradeTool.COMMANDS))
-    for ask in (lambda: upgrade.apply(OFFER), upgrade.roll_back, upgrade.boots_next):
+    tool = CommandTool(FakeShell({}), UpgradesSection(tool=COMMANDS))
+    for step in (lambda: tool.apply(OFFER), tool.roll_back, tool.boots_next):
         with pytest.raises(NotJudged, match="upgrades"):
-            ask()
+            step()
 
 
 def test_every_profile_names_its_tool() -> None:
-    tools = {name: type(way(FakeShell({}), load(name).upgrades)) for name in names()}
-    assert tools["reference"] is tools["lifsea-3.3"] is OstreeUpgrade
-    assert tools["lifsea-3.4"] is tools["lifsea-3.5"] is tools["fedora-coreos"] is RpmOstreeUpgrade
-    assert tools["bottlerocket"] is CommandUpgrade
+    tools = {name: type(upgrade_tool(FakeShell({}), load(name).upgrades)) for name in names()}
+    assert tools["reference"] is tools["lifsea-3.3"] is OstreeTool
+    assert tools["lifsea-3.4"] is tools["lifsea-3.5"] is tools["fedora-coreos"] is RpmOstreeTool
+    assert tools["bottlerocket"] is CommandTool
+
+
+def test_a_plugin_adds_tools_by_name() -> None:
+    section = UpgradesSection(tool="ab-update")
+    tool = upgrade_tool(FakeShell({}), section, {"ab-update": lambda shell, _: OstreeTool(shell)})
+    assert isinstance(tool, OstreeTool)
+    with pytest.raises(ProfileRefused, match="ab-update") as raised:
+        upgrade_tool(FakeShell({}), section)
+    assert raised.value.hint == "one of commands, ostree, rpm-ostree"

@@ -1,5 +1,5 @@
-# What LifseaOS 3.5 does otherwise than 3.4: the host has no shell. The first boot's work, user-data with it, is done by
-# a container that brings one; the operations tool, which is a script, is gone.
+# Changes of LifseaOS 3.5 from 3.4: the host has no shell. The work of the first boot, including user-data, is done by a
+# container with a shell; the operations tool, which is a script, is removed.
 cp "$LINE/lifsea-init.service" "$LINE/lifsea-ready.service" usr/lib/systemd/system/
 ln -s ../lifsea-ready.service usr/lib/systemd/system/multi-user.target.wants/
 install -m 644 "$LINE/bootstrap" usr/share/lifsea/

@@ -1,1 +1,1 @@
-"""Alembic: how the tables of a history came to be what they are."""
+"""Alembic migrations of the tables of a history."""

@@ -1,4 +1,4 @@
-"""What Alembic runs to bring a database up to date, on the connection that it was given."""
+"""Run by Alembic to upgrade a database, on the connection in its configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-// Which view is shown: the part of the address after "#" says it, so that every view can be linked to.
+// Selects the view by the part of the address after "#", so that every view can be linked to.
 "use strict";
 
 const VIEWS = {"": metricsView, metric: metricView, compare: compareView, builds: buildsView, build: buildView};
@@ -28,7 +28,7 @@ async function show(focus) {
   document.documentElement.dataset.shown = current || "#/";
 }
 
-// A link to a metric or build brings its setting with it.
+// A link to a metric or build selects its setting.
 async function settle(name, [place]) {
   const index = await load("index");
   if (name === "metric" && index.trends[place]) state.setting = index.trends[place].setting;
@@ -52,7 +52,7 @@ async function start() {
   await show(false);
 }
 
-// The setting that was measured last comes first.
+// The setting of the newest build comes first.
 function newest(index) {
   const last = index.trends.reduce((a, b) => (a && a.newest.started >= b.newest.started ? a : b), null);
   return last ? last.setting : 0;

@@ -1,9 +1,9 @@
-// What the other scripts share: data on demand, elements without markup, numbers as people read them.
+// Shared by the other scripts: data on demand, elements without markup, formatted numbers.
 "use strict";
 
 const store = new Map();
 
-// Data files are scripts that call this: a page on a disk may load scripts, but nothing else.
+// Data files are scripts that call this function: a page opened from a disk may load scripts only.
 function receive(name, content) {
   store.get(name).resolve(content);
 }
@@ -38,7 +38,7 @@ function el(tag, attributes = {}, ...children) {
   return node;
 }
 
-// A link only to where a browser may go; anything else stays text.
+// A link for http, https and, from a disk, file addresses; any other address stays text.
 function link(address, text) {
   let url;
   try { url = new URL(address, document.baseURI); } catch { return el("span", {}, text); }

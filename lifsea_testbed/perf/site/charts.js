@@ -26,7 +26,7 @@ function band(upper, lower) {
   return `${line(upper)}${line([...lower].reverse()).replace("M", "L")}Z`;
 }
 
-// A small curve of the last values; it says nothing that its row does not say in words.
+// A small curve of the last values; hidden from screen readers, because its row has the numbers.
 function spark(values, tone) {
   const [width, height] = [150, 34];
   const low = Math.min(...values), high = Math.max(...values);
@@ -55,7 +55,7 @@ function dots(groups, budget) {
       el("line", {class: "middle", x1: x(median(values)), x2: x(median(values)), y1: 4 + row * 16, y2: 16 + row * 16}))));
 }
 
-// The frame of a chart over builds: axes, a cursor that pointer and keys move, and a line of words for where it is.
+// The frame of a chart over builds: axes, a cursor that pointer and keys move, and the text of its build.
 class Frame {
   constructor({labels, starts, low, high, unit, height, name, words, open}) {
     Object.assign(this, {labels, starts, unit, height, words, open, count: starts.length});
@@ -129,7 +129,7 @@ class Frame {
     this.plot.setAttribute("aria-valuenow", place + 1);
     this.plot.setAttribute("aria-valuetext", text);
     this.readout.replaceChildren(...parts);
-    if (!this.mark) return; // not drawn yet: to draw is to move here
+    if (!this.mark) return; // not drawn yet; drawing moves the cursor here
     this.mark.replaceChildren(
       el("line", {x1: this.x(place), x2: this.x(place), y1: MARGIN.top - 6, y2: this.height - MARGIN.bottom}),
       ...marks.map((value) => el("circle", {cx: this.x(place), cy: this.y(value), r: 4})));
@@ -180,7 +180,7 @@ function trendChart({trend, series, builds, from, open, go}) {
   return {frame, beyond};
 }
 
-// Change points; one too near to the last that has a label goes without.
+// Change points; one too near to the last label has none.
 function stepMarks(metric, steps, x, frame) {
   let taken = -Infinity;
   return steps.map((step) => {
@@ -196,7 +196,7 @@ function tone(metric, share) {
   return share === null ? "calm" : share > 0 === (metric.better === "lower") ? "bad" : "good";
 }
 
-// The range to show: the samples but for the wildest; and the budget, unless that flattened everything else.
+// The range to show: the samples without outliers, and the budget unless it would flatten the rest.
 function bounds(lows, highs, least, most, budget) {
   const cut = (values, share) => [...values].sort((a, b) => a - b)[Math.round((values.length - 1) * share)];
   let low = Math.min(Math.min(...lows), cut(least, 0.02)), high = Math.max(Math.max(...highs), cut(most, 0.98));
@@ -216,7 +216,7 @@ function runs(values) {
   return found.filter(([, , value]) => value !== null);
 }
 
-// Phases one on the other, from the first at the bottom.
+// Stacked phases, the first at the bottom.
 function phaseChart({name, unit, phases, builds, indexes, open}) {
   const sums = indexes.map(() => 0);
   const layers = phases.map(({values}) => {

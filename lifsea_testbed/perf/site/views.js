@@ -1,4 +1,4 @@
-// The views: all metrics, one metric, two builds beside each other, all builds, one build.
+// The views: all metrics, one metric, a comparison of two builds, all builds, one build.
 "use strict";
 
 const PAGE = 100;
@@ -173,7 +173,7 @@ function stepsCard(trend, series, builds) {
   });
   return el("section", {class: "card"}, el("h2", {}, "Change points"), rows.length
     ? table([["First build"], ["Date"], ["Before", "right"], ["After", "right"], ["Change", "right"], ["With the one before"]], rows, "steps")
-    : el("p", {class: "quiet"}, "None: over its whole history the metric kept to one level."));
+    : el("p", {class: "quiet"}, "None: the metric has one level over its whole history."));
 }
 
 function lastBuilds(metric, series, builds) {
@@ -187,7 +187,7 @@ function lastBuilds(metric, series, builds) {
 async function compareView(state, [first, second]) {
   const [index, builds] = await Promise.all([load("index"), load("builds")]);
   const mine = builds.token.map((_, i) => i).filter((i) => builds.setting[i] === state.setting).reverse();
-  if (mine.length < 2) return [heading("Compare"), el("p", {class: "quiet"}, "It takes two builds in one setting.")];
+  if (mine.length < 2) return [heading("Compare"), el("p", {class: "quiet"}, "A comparison needs two builds in one setting.")];
   const after = mine.includes(Number(second)) && second !== undefined ? Number(second) : mine[0];
   const before = mine.includes(Number(first)) && first !== undefined ? Number(first) : lastRelease(builds, mine, after);
   const pick = (name, chosen, go) => el("label", {}, name, el("select", {onchange: (event) => go(event.target.value)},
@@ -230,7 +230,7 @@ function comparison(index, builds, before, after, old, now) {
       ["Samples"], ["Before over after"]], rows, "comparison"),
     el("p", {class: "keys"}, "“Apart” means that no sample of one build lies among those of the other. The largest change comes first."))
       : el("p", {class: "quiet"}, "The two builds have no metric in common."),
-    missing.length ? el("p", {class: "quiet"}, `Measured in one of them only: ${[...new Set(missing)].join(", ")}.`) : null,
+    missing.length ? el("p", {class: "quiet"}, `Measured in one build only: ${[...new Set(missing)].join(", ")}.`) : null,
   ];
 }
 

@@ -1,12 +1,12 @@
-"""What is said of a broken disk: where its boot begins, with the journal and without."""
+"""The listing of a broken disk: the directories where its boot begins, with the journal and without."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from lifsea_testbed.disk.source import RawFile
-from lifsea_testbed.powercut.disk_contents import Disk
-from lifsea_testbed.powercut.disk_listing import on_disk
+from lifsea_testbed.powercut.disk_contents import CrashDisk
+from lifsea_testbed.powercut.report import listing
 from tests.support.disks import disk, fill
 
 ROOT = {"ostree/boot.1": "-> boot.1.1", "ostree/boot.1.1/os/0/readme": "x"}
@@ -19,7 +19,7 @@ def made(tmp_path: Path) -> Path:
 
 def test_links_and_entries_are_listed_both_ways(tmp_path: Path) -> None:
     with RawFile(made(tmp_path)) as source:
-        lines = on_disk(source).splitlines()
+        lines = listing(source).splitlines()
     assert [line for line in lines if line.startswith("partition")] == [
         "partition 1 without its journal:", "partition 1 with its journal:",
         "partition 2 without its journal:", "partition 2 with its journal:",
@@ -29,16 +29,16 @@ def test_links_and_entries_are_listed_both_ways(tmp_path: Path) -> None:
         assert lines.count(line) == 2
 
 
-def test_a_disk_that_cannot_be_read_is_said_to_be(tmp_path: Path) -> None:
+def test_a_disk_of_zeros_lists_nothing(tmp_path: Path) -> None:
     """The partition's superblock is there; all behind it is zeros."""
     path = made(tmp_path)
     with RawFile(path) as source:
         zeros = {number: bytes(4096) for number in range(257, source.size // 4096)}
-        said = on_disk(Disk(source, zeros.get))
-    assert said.splitlines()[:2] == ["partition 1 without its journal:", "  nothing of ostree"]
+        listed = listing(CrashDisk(source, zeros.get))
+    assert listed.splitlines()[:2] == ["partition 1 without its journal:", "  nothing of ostree"]
 
 
-def test_a_partition_table_of_rubbish_is_said_to_be(tmp_path: Path) -> None:
+def test_an_unreadable_partition_table_is_reported(tmp_path: Path) -> None:
     with RawFile(made(tmp_path)) as source:
-        assert on_disk(Disk(source, {0: source.read_at(0, 512) + b"EFI PART".ljust(4096 - 512, b"\xff")}.get)) \
+        assert listing(CrashDisk(source, {0: source.read_at(0, 512) + b"EFI PART".ljust(4096 - 512, b"\xff")}.get)) \
             .startswith("cannot be read: ")

@@ -1,4 +1,4 @@
-"""What a recovery never looks at may hold anything: another implementation of it, e2fsck's, comes to the same."""
+"""Sectors that a recovery never uses make no difference to another implementation of it, e2fsck's."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from lifsea_testbed.disk.ext4 import Ext4
 from lifsea_testbed.disk.filesystem import Tree, root_of
 from lifsea_testbed.disk.source import RawFile
-from lifsea_testbed.powercut import readahead
-from lifsea_testbed.powercut.readahead import may_hold_mark, never_looked_at, overwritten_unseen
+from lifsea_testbed.powercut import inference
+from lifsea_testbed.powercut.inference import may_hold_signature, never_used, overwritten_unseen
 from lifsea_testbed.powercut.write_log import SECTOR
 from tests.support import disks
 
@@ -37,7 +37,7 @@ def crashed(tmp_path: Path) -> Path:
 
 
 def recovered(disk: Path) -> str:
-    """What the file holds once e2fsck has replayed the journal."""
+    """The file's content once e2fsck has replayed the journal."""
     (part := disk.with_suffix(".part")).write_bytes(disks.root_partition(disk))
     disks.run("e2fsck", "-p", "-E", "journal_only", part)
     with RawFile(part) as source:
@@ -54,17 +54,17 @@ def scribbled(disk: Path, sectors: set[int]) -> Path:
     return copy
 
 
-def test_what_is_never_looked_at_makes_no_difference(crashed: Path) -> None:
+def test_what_is_never_used_makes_no_difference(crashed: Path) -> None:
     with RawFile(crashed) as source:
-        idle = never_looked_at(source)
+        idle = never_used(source)
     assert len(idle) > 1000
     assert recovered(scribbled(crashed, idle)) == "new"
 
 
-def test_what_is_looked_at_does(crashed: Path) -> None:
+def test_used_sectors_make_a_difference(crashed: Path) -> None:
     """The four blocks before: descriptor, content and commit block of "new", and the descriptor of "lost"."""
     with RawFile(crashed) as source:
-        first = min(never_looked_at(source))
+        first = min(never_used(source))
     assert recovered(scribbled(crashed, set(range(first - 8, first)))) == "old"
 
 
@@ -84,24 +84,24 @@ def replaying(tmp_path: Path) -> Path:
 
 def test_inodes_that_a_recovery_overwrites_make_no_difference(
         replaying: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readahead, "may_hold_mark", lambda sector, end: False)
+    monkeypatch.setattr(inference, "may_hold_signature", lambda sector, end: False)
     with RawFile(replaying) as source:
         unseen = overwritten_unseen(source)
     assert len(unseen) == 2
     assert recovered(scribbled(replaying, unseen)) == "old"
 
 
-def test_where_a_file_system_might_be_marked_everything_is_looked_at(replaying: Path) -> None:
+def test_sectors_that_may_hold_a_signature_count_as_used(replaying: Path) -> None:
     with RawFile(replaying) as source:
         assert overwritten_unseen(source) == set()
     marks = {0: "most", 64 << 10: "btrfs", 256 << 10: "UFS, and ZFS's second label", 1 << 20: "VMFS", 4 << 20: "LUKS 2"}
-    assert all(may_hold_mark(place // SECTOR, 1 << 30) for place in marks)
-    assert may_hold_mark((1 << 30) - 1, 1 << 30)  # mdraid
-    assert not may_hold_mark((700 << 10) // SECTOR, 1 << 30)
+    assert all(may_hold_signature(place // SECTOR, 1 << 30) for place in marks)
+    assert may_hold_signature((1 << 30) - 1, 1 << 30)  # mdraid
+    assert not may_hold_signature((700 << 10) // SECTOR, 1 << 30)
 
 
 def test_a_disk_that_cannot_be_read_adds_nothing(tmp_path: Path) -> None:
     for content in (bytes(4096), random.Random(1).randbytes(1 << 16)):
         (tmp_path / "disk").write_bytes(content)
         with RawFile(tmp_path / "disk") as source:
-            assert never_looked_at(source) == overwritten_unseen(source) == set()
+            assert never_used(source) == overwritten_unseen(source) == set()
