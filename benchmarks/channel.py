@@ -1,6 +1,6 @@
-"""The command channel beside a bare serial port, labgrid's shell and a bare QEMU: `python -m benchmarks.channel`.
+"""The command channel compared with a raw port, labgrid's shell and a bare QEMU: `python -m benchmarks.channel`.
 
-All on one guest, in turns, since timings of one hour say nothing of the next. About ten minutes under emulation. Needs
+All alternate on one guest, because the speed of a host changes over time. About ten minutes under emulation. Needs
 labgrid: `pip install -e .[benchmarks]`.
 """
 
@@ -32,7 +32,7 @@ from lifsea_testbed.support.deadline import Deadline
 from tests.support import real
 
 ROUNDS, COMMANDS, BOOTS = 3, 30, 5
-#: Between two commands a test thinks for a moment; without one, the same is measured as well.
+#: The pause between two commands of a test (seconds); commands without a pause are measured as well.
 PAUSE = 0.06
 OUTPUT, LABGRID_OUTPUT = 10_000_000, 200_000
 _LONG = 600.0
@@ -40,10 +40,10 @@ _AUTOLOGIN = r"""mkdir -p /etc/systemd/system/serial-getty@ttyS0.service.d
 printf '[Service]\nExecStart=\nExecStart=-/sbin/agetty --autologin root --keep-baud 115200 %%I dumb\n' \
     >/etc/systemd/system/serial-getty@ttyS0.service.d/autologin.conf
 systemctl daemon-reload; systemctl restart serial-getty@ttyS0.service"""
-#: One shell, until it is told to exit.
+#: One shell, until it reads `exit`.
 _ONE = "sh <&3 >&3 2>/dev/null"
-#: A shell for each line, started ahead and in a session of its own: the least that it takes to keep commands apart,
-#: with no framing, no output to keep, and nobody who could kill. The first and the last, which exits, are not timed.
+#: A shell for each line, started ahead in a session of its own: the minimum that separates commands, without framing,
+#: stored output, or a way to kill one. The first and the last line, which exits, are not timed.
 _ONE_EACH = f"""mkfifo /run/turn
 exec 4<>/run/turn
 for _ in $(seq {COMMANDS + 2}); do
@@ -53,7 +53,7 @@ sleep 2
 echo >&4
 wait
 rm /run/turn"""
-#: Has shells, and nothing else, on the channel's own port.
+#: Runs only these shells on the channel's port.
 _BARE = """for name in /sys/class/virtio-ports/*/name; do
     if [ "$(cat $name)" = org.lifsea.testbed.0 ]; then port=${name%/name}; fi
 done
@@ -81,7 +81,7 @@ def timed(act: Callable[[], object], *, pause: float = PAUSE, count: int = COMMA
 
 @contextlib.contextmanager
 def labgrid_shell(machine: Machine) -> Iterator[ShellDriver]:
-    """labgrid's own driver on ttyS0 of the same guest, where root is logged in without being asked."""
+    """labgrid's driver on ttyS0 of the same guest, where root is logged in automatically."""
     machine.run(_AUTOLOGIN, within=60.0)
     ours, theirs = os.openpty()
     tty.setraw(theirs)
@@ -94,7 +94,7 @@ def labgrid_shell(machine: Machine) -> Iterator[ShellDriver]:
             while keys := os.read(ours, 4096):
                 machine.boot.transcript.send(keys)
 
-    machine.boot.transcript.tap(show)
+    machine.boot.transcript.mirror_to(show)
     threading.Thread(target=type_on, daemon=True).start()
     target = Target("benchmark")
     RawSerialPort(target, name=None, port=os.ttyname(theirs), speed=115200)
@@ -102,30 +102,30 @@ def labgrid_shell(machine: Machine) -> Iterator[ShellDriver]:
     shell = ShellDriver(target, name=None, prompt=r"root@\S+:\S*# ", login_prompt="login: ", username="root")
     target.activate(shell)
     yield shell
-    machine.boot.transcript.tap(lambda data: None)
+    machine.boot.transcript.mirror_to(lambda data: None)
 
 
 def raw_echo(machine: Machine, shells: str) -> list[float]:
-    """Shells alone on the port of the channel: `echo` is typed and read back, with no framing at all."""
+    """Shells alone on the port of the channel: sends `echo` and reads its output, without framing."""
     machine.run(_BARE.replace("{shells}", shells))
-    wire = machine.boot._port._wire
+    stream = machine.boot._port._stream
     time.sleep(9.0)
 
     def echo() -> None:
-        wire.send(b"echo x\n")
+        stream.send(b"echo x\n")
         received = b""
         while not received.endswith(b"x\n"):
-            received += wire.receive(Deadline.after(_LONG))
+            received += stream.receive(Deadline.after(_LONG))
 
     echo()
     taken = timed(echo)
-    wire.send(b"exit\n")
+    stream.send(b"exit\n")
     machine.boot.channel.greet(Deadline.after(_LONG))
     return taken
 
 
 def commands(machine: Machine, labgrid: ShellDriver) -> tuple[float, float]:
-    """Prints what a `true` costs on each, and returns the ratios to raw echo and of labgrid."""
+    """Prints the time of a `true` on each, and returns the ratios to raw echo and of labgrid."""
     raw, each, ours, hurried, theirs = list[float](), list[float](), list[float](), list[float](), list[float]()
     for _ in range(ROUNDS):
         raw += raw_echo(machine, _ONE)
@@ -140,7 +140,7 @@ def commands(machine: Machine, labgrid: ShellDriver) -> tuple[float, float]:
 
 
 def output(machine: Machine, labgrid: ShellDriver) -> float:
-    """Prints how fast output comes, and returns how many times as fast as labgrid's ours is."""
+    """Prints the throughput of output, and returns the ratio to labgrid's."""
     started = time.monotonic()
     result = machine.run(f"head -c {OUTPUT} /dev/urandom", within=_LONG)
     ours = len(result.output) / (time.monotonic() - started)
@@ -152,7 +152,7 @@ def output(machine: Machine, labgrid: ShellDriver) -> float:
 
 
 def bare_boot(bench: MachineFactory) -> float:
-    """Seconds from the first instruction to the first answer of the shell, with nothing but a loop that reads."""
+    """Seconds from the first instruction to the first answer of the shell, with a minimal loop that reads."""
     spec = MachineSpec(name="bare", state=InitialState.OFF)
     with bench.create(spec) as machine, contextlib.ExitStack() as stack:
         pairs = {name: socket.socketpair() for name in ("monitor", "console", "assistant", "channel")}
@@ -160,8 +160,8 @@ def bare_boot(bench: MachineFactory) -> float:
                  ((bench.image.path, "rb"), (machine._overlay, "r+b"))]  # fmt: skip
         inherited = [*(theirs.fileno() for _, theirs in pairs.values()), *(file.fileno() for file in files)]
         monitor, console, assistant, channel, image, overlay = inherited
-        wires = command_line.Wires(monitor=monitor, console=console, assistant=assistant, channel=channel, image=image,
-                                   overlay=overlay)  # fmt: skip
+        wires = command_line.Descriptors(monitor=monitor, console=console, assistant=assistant, channel=channel,
+                                         image=image, overlay=overlay)  # fmt: skip
         qemu = subprocess.Popen(bench.accelerator.confinement.wrap(command_line.command(machine._hardware, wires)),
                                 cwd=machine._directory, pass_fds=inherited)  # fmt: skip
         try:
@@ -185,7 +185,7 @@ def _until_hello(wires: dict[str, socket.socket]) -> float:
 
 
 def boots(bench: MachineFactory) -> float:
-    """Prints how long boots take, in turns, and returns the median of the ratios."""
+    """Prints the durations of alternating boots, and returns the median of the ratios."""
     ratios = []
     for number in range(BOOTS):
         bare = bare_boot(bench)
@@ -196,7 +196,7 @@ def boots(bench: MachineFactory) -> float:
 
 
 def main() -> None:
-    """Measures, and prints the figures; the last line has them all."""
+    """Measures and prints; the last line has all results."""
     with tempfile.TemporaryDirectory() as reports, real.bench(Path(reports)) as bench:
         with bench.create(MachineSpec(name="commands")) as machine:
             machine.wait_until_ready()

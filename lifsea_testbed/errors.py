@@ -1,23 +1,23 @@
-"""What can go wrong, and whose fault each is: the type of an exception is the verdict.
+"""The error tree: the type of an exception decides the verdict.
 
     Explained                 what happened, what was expected, the evidence, what to do next
     ├── TestbedError          not the image's fault                       → broken
-    │   ├── HostError         this host cannot do what is asked
-    │   │   ├── LaunchError   QEMU did not start, or died by itself
-    │   │   │   └── EmulatorFailed  by an error of its own
-    │   │   └── TimerStarved  a busy host let the guest's timer not tick
-    │   ├── ChannelError      the conversation with the guest broke its own rules
+    │   ├── HostError         this host cannot do what the run needs
+    │   │   ├── LaunchError   QEMU did not start, or ended unexpectedly
+    │   │   │   └── EmulatorFailed  by a fault of its own
+    │   │   └── TimerStarved  the guest's timer did not tick on a busy host
+    │   ├── ChannelError      the protocol between test bed and guest was broken
     │   └── CallerError       bad input from the user                     → one line, exit status 4
     │       ├── ImageRefused
     │       └── ProfileRefused
     └── GuestFailure          the image under test broke a promise        → failed
-        ├── BootFailed        never reached its ready mark
+        ├── BootFailed        never became ready
         ├── GuestCrashed      panic, oops, emergency mode, unexpected power-off or reset
         ├── CommandFailed     a command that had to succeed did not
-        ├── DiskDamaged       what is on its disk contradicts itself
-        └── WaitTimedOut      a condition did not come true within its deadline
+        ├── DiskDamaged       the data structures on its disk are inconsistent
+        └── WaitTimedOut      a condition did not become true before its deadline
 
-    NotJudged                 this host or this image offers no way to tell → not judged
+    NotJudged                 this host or this image offers no way to judge → not judged
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from __future__ import annotations
 import enum
 from pathlib import Path
 
-from lifsea_testbed.support.redact import masked
+from lifsea_testbed.support.redact import redact
 
 
 class Blame(enum.StrEnum):
@@ -38,29 +38,29 @@ class Blame(enum.StrEnum):
 
 
 class Explained(Exception):
-    """An exception that carries what a person needs at three in the morning."""
+    """An exception with what happened, what was expected, the evidence, and a hint what to do next."""
 
     blame: Blame = Blame.HARNESS
 
     def __init__(self, happened: str, *, expected: str = "", evidence: str = "", hint: str = "") -> None:
-        # What the user typed is no guest's text, and would be taken for secrets: "token: required".
-        happened, expected, evidence = (text if self.blame is Blame.CALLER else masked(text)
+        # The user's own input is not redacted: it would match the patterns of secrets ("token: required").
+        happened, expected, evidence = (text if self.blame is Blame.CALLER else redact(text)
                                         for text in (happened, expected, evidence))  # fmt: skip
         super().__init__(happened)
         self.happened = happened
         self.expected = expected
         self.evidence = evidence
         self.hint = hint
-        #: Where the records of the machine are that it happened on, if it is gone already.
+        #: The directory with the records of the machine on which it happened, if that is closed already.
         self.records: Path | None = None
 
     @property
     def one_line(self) -> str:
-        """What happened and what to do about it, on one line."""
+        """What happened and the hint, on one line."""
         return f"{self.happened} (hint: {self.hint})" if self.hint else self.happened
 
     def __str__(self) -> str:
-        """Every part that is known, one below the other."""
+        """All parts that are not empty, one below the other."""
         parts = [self.happened]
         parts += [f"expected: {self.expected}"] if self.expected else []
         parts += [f"hint: {self.hint}"] if self.hint else []
@@ -81,23 +81,23 @@ class HostError(TestbedError):
 
 
 class LaunchError(HostError):
-    """QEMU did not start, or ended without being asked to."""
+    """QEMU did not start, or ended unexpectedly."""
 
 
 class EmulatorFailed(LaunchError):
-    """QEMU ended by an error of its own: a failed assertion, a bad access to memory."""
+    """QEMU ended by a fault of its own: a failed assertion, an invalid memory access."""
 
 
 class TimerStarved(HostError):
-    """The guest's kernel waits for a timer that a busy host, or its emulator, did not let tick; another time it may."""
+    """The guest's kernel waited for a timer that did not tick on a busy host or emulator; a retry may succeed."""
 
 
 class ChannelError(TestbedError):
-    """The guest's end of the command channel said something that is not in the protocol."""
+    """The guest's end of the command channel exited or broke the protocol."""
 
 
 class CallerError(TestbedError):
-    """The user asked for something that cannot be done; nothing was started."""
+    """The user's input cannot be used; nothing was started."""
 
     blame = Blame.CALLER
 
@@ -107,7 +107,7 @@ class ImageRefused(CallerError):
 
 
 class ProfileRefused(CallerError):
-    """The profile or instance type asked for does not exist or does not hold together."""
+    """The requested profile or instance type does not exist or is inconsistent."""
 
 
 class GuestFailure(Explained, AssertionError):
@@ -117,11 +117,11 @@ class GuestFailure(Explained, AssertionError):
 
 
 class BootFailed(GuestFailure):
-    """The machine did not reach its ready mark."""
+    """The machine did not become ready."""
 
 
 class GuestCrashed(GuestFailure):
-    """The guest's kernel or init gave up, or the machine went down unasked."""
+    """The guest's kernel or init crashed, or the machine went down unexpectedly."""
 
 
 class CommandFailed(GuestFailure):
@@ -129,12 +129,12 @@ class CommandFailed(GuestFailure):
 
 
 class DiskDamaged(GuestFailure):
-    """A table on the image's disk contradicts itself, or refers to something that is not there."""
+    """A data structure on the image's disk is inconsistent, or refers to something that does not exist."""
 
 
 class WaitTimedOut(GuestFailure):
-    """A condition in the guest did not come true before its deadline."""
+    """A condition in the guest did not become true before its deadline."""
 
 
 class NotJudged(Exception):
-    """This cannot be told here; the reason is the message, and a measured figure may stand beside it."""
+    """This cannot be judged here; the message is the reason, and may include a measured value."""

@@ -18,7 +18,7 @@ from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.machine.factory import MachineFactory
 from lifsea_testbed.perf.metric import Metric
 from lifsea_testbed.profiles.profile import BootSection
-from lifsea_testbed.qemu.accelerator import Kind
+from lifsea_testbed.qemu.accelerator import AcceleratorKind
 from lifsea_testbed.qemu.instruction_counter import Counter
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def cold_boots(factory: MachineFactory, count: int) -> ColdBoots:
         until = BootMark.FINISHED if counting else BootMark.KUBELET
         seen = [one for number in range(count)
                 for one in observe.boots(factory, f"cold-boot-{number + 1}", counting, until=until)]  # fmt: skip
-    return ColdBoots(seen=seen, at_hardware_speed=factory.accelerator.kind is Kind.KVM)
+    return ColdBoots(seen=seen, at_hardware_speed=factory.accelerator.kind is AcceleratorKind.KVM)
 
 
 def run(factories: Sequence[MachineFactory], options: BootTimeOptions) -> Iterator[str]:

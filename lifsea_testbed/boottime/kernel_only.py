@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from lifsea_testbed.boottime.attribution import Growth, GrowthKind, apart
 from lifsea_testbed.disk.filesystem import Tree
 from lifsea_testbed.disk.image import Image
-from lifsea_testbed.disk.os_root import Entry, parse_entry
+from lifsea_testbed.disk.os_root import BootEntry, parse_entry
 from lifsea_testbed.errors import HostError, NotJudged
 from lifsea_testbed.guest.offline import OfflineTree
 from lifsea_testbed.qemu import command_line
-from lifsea_testbed.qemu.accelerator import Kind as AcceleratorKind
-from lifsea_testbed.qemu.accelerator import confine
+from lifsea_testbed.qemu.accelerator import AcceleratorKind, confine
 from lifsea_testbed.qemu.emulator import MACHINE_TYPE, Emulator
 from lifsea_testbed.support.private_dir import PrivateDirectory
 from lifsea_testbed.support.sanitize import printable
@@ -65,7 +64,7 @@ def find(image: Image) -> Bootable:
                    for path in tree.glob("/boot/loader/entries/*.conf")]  # fmt: skip
         if not entries:
             raise NotJudged("the image has no boot entry below /boot/loader/entries to take a kernel from")
-        text = max(entries, key=lambda entry: Entry.rank(entry[0]))[1]
+        text = max(entries, key=lambda entry: BootEntry.rank(entry[0]))[1]
         fields = {words[0]: words[1:] for line in text.splitlines() if (words := line.split())}
         path = "".join(fields.get("linux", []))
         kernel = tree.read(f"/boot/{path.lstrip('/').removeprefix('boot/')}", _LARGEST_KERNEL) if path else None

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lifsea_testbed.console.transcript import Line
 from lifsea_testbed.qemu.instruction_counter import BOOT_SECTOR, Stamp
+from lifsea_testbed.support.protocols import ConsoleLine
 
 
 class BootMark(enum.StrEnum):
@@ -77,7 +77,7 @@ def phases(marks: Mapping[BootMark, float]) -> list[Phase]:
     return found
 
 
-def from_console(lines: Sequence[Line]) -> dict[BootMark, float]:
+def from_console(lines: Sequence[ConsoleLine]) -> dict[BootMark, float]:
     """Returns the marks found in the lines of a console.
 
     The kernel's mark is taken from its second line, which follows at once: its first one may be the end of a line that

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from lifsea_testbed.boottime.marks import END, BootMark, Phase, phases
 from lifsea_testbed.guest.boot import UnitTimes
-from lifsea_testbed.qemu.instruction_counter import Counts, Program
+from lifsea_testbed.qemu.instruction_counter import CountedProgram, Counts
 
 #: Instructions of no program: firmware, boot loader, the kernel until its first program, forked children.
 NAMELESS = "(no program)"
@@ -86,7 +86,7 @@ class Observation:
         })  # fmt: skip
 
 
-def by_name(programs: Iterable[Program]) -> dict[str, int]:
+def by_name(programs: Iterable[CountedProgram]) -> dict[str, int]:
     """Returns the instructions of each program, all its starts together, less those that only waited."""
     total: Counter[str] = Counter()
     for program in programs:

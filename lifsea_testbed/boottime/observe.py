@@ -16,8 +16,8 @@ from lifsea_testbed.machine.factory import MachineFactory, MachineSpec
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.profiles.profile import AccessMethod
 from lifsea_testbed.qemu import instruction_counter as counters
-from lifsea_testbed.qemu.accelerator import Kind
-from lifsea_testbed.qemu.instruction_counter import Counter, Record, Stamp
+from lifsea_testbed.qemu.accelerator import AcceleratorKind
+from lifsea_testbed.qemu.instruction_counter import Counter, CounterRecord, Stamp
 from lifsea_testbed.support.private_dir import PrivateDirectory
 
 _PIECE = 1 << 20
@@ -40,7 +40,7 @@ def counting(factory: MachineFactory) -> Iterator[Counter | None]:
     Raises:
         NotJudged: the counter cannot be built, or this QEMU cannot load it.
     """
-    if factory.accelerator.kind is not Kind.TCG:
+    if factory.accelerator.kind is not AcceleratorKind.TCG:
         yield None
         return
     counters.require(factory.emulator.version)
@@ -77,7 +77,7 @@ def _observe(factory: MachineFactory, machine: Machine, which: BootNumber, until
     if machine.access_method != AccessMethod.NONE:
         _wait_until_finished(factory, machine)
         marks |= _late_marks(factory, machine, until)
-    record = machine.boot.counts.record() if machine.boot.counts else Record()
+    record = machine.boot.counts.record() if machine.boot.counts else CounterRecord()
     lines = machine.boot.transcript.since()
     exact = from_record(stamp for stamp in record.marks if stamp.at >= machine.boot.power_on)
     marks |= from_console(lines) | {mark: stamp.at - machine.boot.power_on for mark, stamp in exact.items()}
@@ -104,7 +104,7 @@ def _late_marks(factory: MachineFactory, machine: Machine, until: BootMark) -> d
     if until in (BootMark.QUIET, BootMark.KUBELET) and machine.boot.counts is not None:
         deadline = factory.time_scale.deadline(_QUIET_WITHIN)
         while (quiet := _quiet(machine)) is None and not deadline.expired:
-            machine.boot.lifeline.pause(_SECOND / 2, deadline)
+            machine.boot.liveness.pause(_SECOND / 2, deadline)
         marks |= {BootMark.QUIET: quiet} if quiet is not None else {}
     if until is BootMark.KUBELET and "kubelet-ready" in factory.profile.claims:
         within = factory.profile.boot.ready_within
@@ -152,18 +152,18 @@ def _of_guest(machine: Machine, aligned: Alignment, units: list[UnitTimes]) -> d
     return marks | {mark: unit.active for mark, wanted in names.items() for unit in units if unit.name in wanted}
 
 
-def _at(record: Record, start: float, at: float, exact: Stamp | None) -> Progress:
+def _at(record: CounterRecord, start: float, at: float, exact: Stamp | None) -> Progress:
     """The progress at a time: exact where the counter stamped that instruction, else from the nearest sample."""
     first = _sample(record, start)
     stamp = exact or _sample(record, start + at)
     return Progress(at=at, counts=stamp.counts.since(first.counts), idle=stamp.idle - first.idle)
 
 
-def _sample(record: Record, at: float) -> Stamp:
+def _sample(record: CounterRecord, at: float) -> Stamp:
     place = bisect.bisect_left(record.samples, at, key=lambda sample: sample.at)
     return record.samples[min(place, len(record.samples) - 1)]
 
 
-def _curve(record: Record, start: float) -> list[Progress]:
+def _curve(record: CounterRecord, start: float) -> list[Progress]:
     samples = [sample for sample in record.samples if sample.at >= start]
     return [_at(record, start, sample.at - start, sample) for sample in samples[:: max(1, len(samples) // _POINTS)]]

@@ -18,10 +18,11 @@ from lifsea_testbed.machine import preflight
 from lifsea_testbed.qemu import accelerator as accelerators
 from lifsea_testbed.qemu import command_line
 from lifsea_testbed.qemu import emulator as emulators
-from lifsea_testbed.qemu.accelerator import Accelerator, Kind
+from lifsea_testbed.qemu.accelerator import Accelerator, AcceleratorKind
 from lifsea_testbed.qemu.emulator import Emulator
 from lifsea_testbed.support import host, private_dir
 from lifsea_testbed.support.confinement import confinement
+from lifsea_testbed.support.host_packages import install_hint, reinstall_hint
 from lifsea_testbed.support.sanitize import printable
 
 _KVM = Path("/dev/kvm")
@@ -125,7 +126,7 @@ def _accelerator(facts: Facts) -> Finding:
     found = facts.accelerator
     if isinstance(found, HostError):
         return Finding(what="accelerator", state=State.MISSING, found=found.happened, remedy=_QEMU_REMEDY)
-    if found.kind is Kind.KVM:
+    if found.kind is AcceleratorKind.KVM:
         return Finding(what="accelerator", state=State.GOOD, found=str(found))
     if not facts.kvm_exists:
         remedy = ("switch virtualization on in the firmware and load kvm_intel or kvm_amd; in a cloud, take bare metal "
@@ -144,7 +145,7 @@ def _emulator(found: Emulator | HostError) -> Finding:
     if found.threads_are_sound:
         return Finding(what="QEMU", state=State.GOOD, found=f"{found.version} ({found.binary})")
     return Finding(what="QEMU", state=State.LIMITED, found=f"{found.version}: all emulated processors on one thread",
-                   remedy="install 8.1 or later; on Debian 12: apt-get install -t bookworm-backports qemu-system-x86")
+                   remedy=f"8.1 or later: {install_hint(emulators.BINARY)}; on Debian 12 with -t bookworm-backports")
 
 
 def _features(facts: Facts) -> Finding:
@@ -197,12 +198,12 @@ def _huge_pages(facts: Facts) -> Finding:
 def _compilers(facts: Facts) -> Finding:
     missing = [name for name in _COMPILERS if name not in facts.compilers]
     if missing:
-        return Finding(what="compilers", state=State.LIMITED, remedy="apt-get install gcc libc6-dev binutils",
+        return Finding(what="compilers", state=State.LIMITED, remedy=install_hint(*_COMPILERS),
                        found=f"no {', '.join(missing)}: instructions of emulated boots are not counted")  # fmt: skip
     return Finding(what="compilers", state=State.GOOD, found=", ".join(facts.compilers))
 
 
-_QEMU_REMEDY = "apt-get install --reinstall qemu-system-x86"
+_QEMU_REMEDY = reinstall_hint(emulators.BINARY)
 
 # What is seen
 

@@ -10,7 +10,7 @@ import termios
 import tty
 from collections.abc import Iterator
 
-from lifsea_testbed.console.login import person_at_console, shell_at_console
+from lifsea_testbed.console.login import console_shell_script, console_shell_user_data
 from lifsea_testbed.errors import CallerError, ChannelError, GuestFailure, NotJudged, TestbedError
 from lifsea_testbed.machine.boot import Boot
 from lifsea_testbed.machine.factory import InitialState, MachineFactory, MachineSpec
@@ -31,7 +31,7 @@ def boot(factory: MachineFactory) -> None:
         GuestCrashed, LaunchError: the machine ended by itself.
     """
     require_terminal()
-    spec = MachineSpec(name="interactive", state=InitialState.STARTED, user_data=person_at_console())
+    spec = MachineSpec(name="interactive", state=InitialState.STARTED, user_data=console_shell_user_data())
     with factory.create(spec) as machine:
         attach(machine)
 
@@ -56,7 +56,7 @@ def resume(factory: MachineFactory, kept: Snapshot) -> None:
         try:
             machine.resume(kept.facts.access, access_method=kept.facts.access_method,
                            shell_after=kept.facts.shell_after)
-            machine.run(shell_at_console(), check=False)
+            machine.run(console_shell_script(), check=False)
         except (GuestFailure, ChannelError, NotJudged) as error:
             print(f"no shell: {printable(str(error))}\r")
         attach(machine)
@@ -72,7 +72,7 @@ def attach(machine: Machine) -> None:
     """Connects the console of a machine that was started to the terminal, until either one ends."""
     print(f"{machine.instance.id} powers on; {HELP}\r")
     with _raw(sys.stdin.fileno()) as modes:
-        machine.boot.transcript.tap(lambda data: _show(harmless(data)))
+        machine.boot.transcript.mirror_to(lambda data: _show(harmless(data)))
         Keys(machine.boot, modes).pass_on()
     print(f"\r\nthe transcript is in {machine.records}")
 
@@ -88,8 +88,8 @@ class Keys:
         """Returns when the person leaves; raises the reason when the machine ends first."""
         keyboard = sys.stdin.fileno()
         while True:
-            select.select([keyboard, self._boot.lifeline], [], [])
-            self._boot.lifeline.check()
+            select.select([keyboard, self._boot.liveness], [], [])
+            self._boot.liveness.check()
             keys = os.read(keyboard, 4096)
             if not keys or not self.type(keys):
                 return

@@ -13,7 +13,7 @@ from lifsea_testbed.cluster.authority import ClientIdentity
 from lifsea_testbed.cluster.control_plane import ControlPlane
 from lifsea_testbed.cluster.objects import Node
 from lifsea_testbed.ecs.instance import CLUSTER_ADDRESS, CLUSTER_PORT, PRIVATE_ADDRESS, Instance
-from lifsea_testbed.ecs.relay import Relay, leading_to
+from lifsea_testbed.ecs.relay import Relay, connect_to
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.profiles.profile import Profile
@@ -98,7 +98,7 @@ class Cluster:
         return member
 
     def _connect(self, machine: Machine) -> Member:
-        relay = machine.network.relay_api_server(leading_to((self.plane.address, CLUSTER_PORT)))
+        relay = machine.network.relay_api_server(connect_to((self.plane.address, CLUSTER_PORT)))
         member = Member(machine, relay, self.api)
         self.plane.tunnel.announce(member.name, machine.network.forward_port(_KUBELET_PORT))
         self.members.append(member)

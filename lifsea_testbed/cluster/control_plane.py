@@ -26,13 +26,13 @@ from typing import Self
 
 from lifsea_testbed.cluster.authority import Authority, ClientIdentity, private_key
 from lifsea_testbed.ecs.instance import CLUSTER_ADDRESS, CLUSTER_PORT
-from lifsea_testbed.ecs.relay import Relay, leading_to
+from lifsea_testbed.ecs.relay import Relay, connect_to
 from lifsea_testbed.errors import HostError, LaunchError, NotJudged
 from lifsea_testbed.qemu.process import describe_exit, processor_time, starter
 from lifsea_testbed.support.confinement import Confinement
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.private_dir import PrivateDirectory
-from lifsea_testbed.support.redact import masked
+from lifsea_testbed.support.redact import redact
 from lifsea_testbed.support.sanitize import printable
 
 #: The usual ports of etcd.
@@ -122,7 +122,7 @@ class ControlPlane:
             if self._records is not None:
                 self._records.mkdir(parents=True, exist_ok=True)
                 for name, text in self.logs().items():
-                    (self._records / f"{name}.log").write_text(masked(text), "utf-8")
+                    (self._records / f"{name}.log").write_text(redact(text), "utf-8")
 
     @property
     def certificate(self) -> Path:
@@ -332,6 +332,6 @@ class KubeletTunnel(Relay):
         if address is None:
             connection.sendall(b"HTTP/1.1 502 Bad Gateway\r\n\r\n")
             raise ConnectionError("no node of that name was announced")
-        connected = leading_to(address)(connection)
+        connected = connect_to(address)(connection)
         connection.sendall(b"HTTP/1.1 200 Connection Established\r\n\r\n")
         return connected

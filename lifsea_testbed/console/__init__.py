@@ -1,1 +1,1 @@
-"""What the machine says on its console, and the channel on which it is asked to do things."""
+"""The serial console's transcript, the command channel to a root shell, and the access methods that open one."""

@@ -9,45 +9,47 @@ import time
 from typing import Protocol
 
 from lifsea_testbed.console import port_frames
-from lifsea_testbed.console.socket_io import HungUp, Wire
+from lifsea_testbed.console.socket_io import SocketStream, StreamClosed
 from lifsea_testbed.errors import ChannelError, Explained, NotJudged, WaitTimedOut
 from lifsea_testbed.support.deadline import Deadline
-from lifsea_testbed.support.liveness import Lifeline
+from lifsea_testbed.support.liveness import Liveness
 from lifsea_testbed.support.protocols import CommandResult
+from lifsea_testbed.support.sanitize import first_line
 
-#: The largest answer that is taken from a guest (bytes): more is a guest that runs away.
+#: The most output that is accepted from one command (bytes), so that a faulty guest cannot fill the host's memory.
 LARGEST_ANSWER = 1 << 30
-#: How long a killed command may take to be gone, and a restarted shell to answer (seconds, on the host).
+#: How long a killed command may take to end, and a restarted shell to answer (seconds, on the host).
 GRACE = 10.0
-#: The slowest channel that is borne with (bytes a second): 115200 baud.
+#: The slowest channel for which deadlines allow (bytes a second): 115200 baud.
 SLOWEST = 11_520
 _NO_SHELL = "the image offers no shell: only what the disk holds can be read"
-#: A greeting waits in the device until somebody opens the port; one that a dying reader took is sent again (seconds).
+#: A greeting waits in the device until the guest opens the port. It is sent again after so long (seconds), in case a
+#: reader took it and ended.
 _GREETING_EVERY = 5.0
 
 
 class Channel(Protocol):
-    """A conversation with a root shell in the guest, whatever it is carried by; one command at a time."""
+    """A connection to a root shell in the guest, over any device; one command at a time."""
 
     def greet(self, deadline: Deadline) -> str:
-        """Greets until the guest's end answers; returns the boot id.
+        """Sends greetings until the shell in the guest answers; returns the boot id.
 
         Raises:
-            WaitTimedOut: nobody answered in time.
+            WaitTimedOut: no shell answered in time.
         """
         ...
 
     def run(self, script: str, *, input: bytes = b"", deadline: Deadline) -> CommandResult:
-        """Runs a script of the POSIX shell and returns how it ended.
+        """Runs a script of the POSIX shell and returns its result.
 
         Raises:
-            WaitTimedOut: it overran; it was killed with its process group, and the channel goes on.
-            ChannelError: the guest's end went away or broke the protocol; the next command greets it anew.
+            WaitTimedOut: it exceeded the deadline; it was killed with its process group, and the channel stays usable.
+            ChannelError: the shell in the guest exited or broke the protocol; the next command greets it again.
         """
         ...
 
     def close(self) -> None:
-        """Hangs up."""
+        """Closes the connection."""
         ...
 
 
@@ -67,24 +69,25 @@ class NoChannel:
 
 
 class PortChannel:
-    """One conversation with channel.sh over a socket that leads to its virtio-serial port."""
+    """A connection to channel.sh over the socket of its virtio-serial port."""
 
-    def __init__(self, connection: socket.socket, *, lifeline: Lifeline) -> None:
-        self._wire = Wire(connection)
-        self._machine = lifeline
-        self._shell = Lifeline()
-        lifeline.on_end(self._end_with_machine)
+    def __init__(self, connection: socket.socket, *, liveness: Liveness) -> None:
+        self._stream = SocketStream(connection)
+        self._machine = liveness
+        self._shell = Liveness()
+        self._doing = ""
+        liveness.on_end(self._end_with_machine)
         self._turn = threading.Lock()
         self._received = bytearray()
         self._in_step = True
 
     def greet(self, deadline: Deadline) -> str:
-        """Greets until the guest's end answers, over whatever else is still under way; returns the boot id.
+        """Sends greetings until the shell answers, and discards everything before the answer; returns the boot id.
 
         Raises:
-            WaitTimedOut: nobody answered in time.
+            WaitTimedOut: no shell answered in time.
         """
-        nonce = new_nonce()
+        nonce, self._doing = new_nonce(), "greeting the shell"
         while not deadline.expired:
             self._expect_shell()
             self._send(port_frames.hello(nonce))
@@ -93,22 +96,23 @@ class PortChannel:
             except WaitTimedOut:
                 continue
             except ChannelError:
-                if not self._shell.ended:  # a port that somebody closed may be opened again; anything else is final
+                if not self._shell.ended:  # the guest may open a closed port again; any other error is final
                     raise
             else:
                 self._in_step = True
                 return boot_id
-        raise WaitTimedOut(f"no shell opened on the channel within {deadline.allowance:.0f} s")
+        raise WaitTimedOut(f"no shell answered on the command channel within {deadline.allowance:.0f} s")
 
     def run(self, script: str, *, input: bytes = b"", deadline: Deadline) -> CommandResult:
-        """Runs a script of the POSIX shell and returns how it ended.
+        """Runs a script of the POSIX shell and returns its result.
 
         Raises:
-            WaitTimedOut: it overran; it was killed with its process group, and the channel goes on.
-            ChannelError: the guest's end went away or broke the protocol; the next command greets it anew.
+            WaitTimedOut: it exceeded the deadline; it was killed with its process group, and the channel stays usable.
+            ChannelError: the shell in the guest exited or broke the protocol; the next command greets it again.
         """
         with self._turn:
-            self._get_in_step()
+            self._resynchronise()
+            self._doing = running(script)
             nonce, started = new_nonce(), time.monotonic()
             self._send(port_frames.run(nonce, script, input))
             try:
@@ -121,65 +125,67 @@ class PortChannel:
         )  # fmt: skip
 
     def lend(self, program: str, nonce: str, deadline: Deadline) -> port_frames.ResultHeader:
-        """Gives the turn to a program in the guest, which reads what `give` sends it, and returns its first answer.
+        """Starts a program in the guest that reads the port itself (see `give`), and returns its first result.
 
-        Status 0 says that it is ready; with any other it has ended, and the channel goes on.
+        Status 0 means that it is ready; with any other it has ended, and the channel is usable again.
 
         Raises:
             WaitTimedOut: it did not answer in time.
-            ChannelError: the guest's end went away or broke the protocol.
+            ChannelError: the program exited or broke the protocol.
         """
         with self._turn:
-            self._get_in_step()
+            self._resynchronise()
+            self._doing = running(program)
             self._send(port_frames.lend(nonce, program))
             return self._receive_result(nonce, deadline)[0]
 
     def give(self, data: bytes, nonce: str, deadline: Deadline) -> tuple[port_frames.ResultHeader, bytes]:
-        """Sends the program that was lent the turn what it reads, and returns its last answer; the channel goes on.
+        """Sends input to the program that `lend` started and returns its last result; the channel is usable again.
 
         Raises:
             WaitTimedOut: it did not answer in time.
-            ChannelError: the guest's end went away or broke the protocol.
+            ChannelError: the program exited or broke the protocol.
         """
         with self._turn:
             self._send(data)
             return self._receive_result(nonce, deadline)
 
     def port_closed(self) -> None:
-        """Takes note that nobody in the guest has the port open any more: whatever was asked is not answered."""
-        self._shell.end(lambda: ChannelError("the guest's end of the channel went away",
-                                             expected="channel.sh keeps its port open",
-                                             hint="see the journal: something killed the shell"))  # fmt: skip
+        """Records that no process in the guest has the port open any more: waits for a result end."""
+        self._shell.end(lambda: ChannelError(
+            f"the test bed's shell in the guest exited (its virtio-serial port was closed) while {self._doing}",
+            expected="channel.sh keeps its port open",
+            hint="see the guest's journal: something killed lifsea-testbed-shell.service"))  # fmt: skip
 
     def close(self) -> None:
-        """Hangs up."""
-        self._wire.close()
+        """Closes the connection."""
+        self._stream.close()
         self._shell.close()
 
     def _end_with_machine(self) -> None:
         self._shell.end(self._machine.reason)
 
-    def _get_in_step(self) -> None:
-        """Greets anew after the shell went away, or said something that nobody asked for."""
+    def _resynchronise(self) -> None:
+        """Greets the shell again after it exited, or after an answer that was not in the protocol."""
         self._expect_shell()
         if not self._in_step:
             try:
                 self.greet(Deadline.after(GRACE))
             except WaitTimedOut as error:
-                raise ChannelError("the guest's end of the channel does not answer any more",
-                                   evidence=error.happened) from None
+                raise ChannelError("the test bed's shell in the guest does not answer any more",
+                                   evidence=error.happened, hint="see the guest's journal") from None
 
     def _expect_shell(self) -> None:
-        """Lets waits last again after the port was closed; raises the reason if the machine is gone."""
+        """Lets waits block again after the port was closed; raises the reason if the machine has ended."""
         self._machine.check()
         if self._shell.ended:
             self._shell.close()
-            self._shell = Lifeline()
+            self._shell = Liveness()
             self._machine.on_end(self._end_with_machine)
             self._in_step = False
 
     def _await_hello(self, nonce: str, deadline: Deadline) -> str:
-        """Returns the boot id of the answer, passing over everything before it."""
+        """Returns the boot id of the answer, and discards everything before it."""
         expected = f"channel {nonce} hello ".encode()
         while (start := self._received.find(expected)) < 0:
             del self._received[: -len(expected)]
@@ -193,8 +199,8 @@ class PortChannel:
         try:
             header = self._next_header(nonce, deadline)
             if header.output + header.errors > LARGEST_ANSWER:
-                raise ChannelError(f"the guest announced {header.output + header.errors} bytes of output",
-                                   expected=f"at most {LARGEST_ANSWER}")
+                raise ChannelError(f"the guest announced {header.output + header.errors} bytes of output while "
+                                   f"{self._doing}", expected=f"at most {LARGEST_ANSWER}")
             size = header.output + header.errors
             return header, self._receive(size, Deadline.after(GRACE + size / SLOWEST))
         except ChannelError:
@@ -203,15 +209,16 @@ class PortChannel:
 
     def _next_header(self, nonce: str, deadline: Deadline) -> port_frames.ResultHeader:
         line = self._receive_line(deadline)
-        while b" hello " in line:  # a late answer to a greeting that was sent twice
+        while b" hello " in line:  # the late answer to a greeting that was sent more than once
             line = self._receive_line(deadline)
-        header = port_frames.parse_header(line, nonce)
+        header = port_frames.parse_header(line, nonce, self._doing)
         if isinstance(header, port_frames.Hello):
-            raise ChannelError("the guest's end greeted instead of answering")
+            raise ChannelError(f"protocol error on the command channel while {self._doing}: a greeting",
+                               expected="the header of a result", evidence=repr(line))
         return header
 
     def _overrun(self, nonce: str, script: str, deadline: Deadline) -> Explained:
-        """Kills the command, takes what it printed, and returns the error to raise."""
+        """Kills the command, receives its output so far, and returns the error to raise."""
         self._send(port_frames.kill(nonce))
         try:
             header, body = self._receive_result(nonce, Deadline.after(GRACE))
@@ -222,21 +229,22 @@ class PortChannel:
 
     def _send(self, data: bytes) -> None:
         try:
-            self._wire.send(data)
-        except HungUp as error:
-            raise self._hung_up(error) from error
+            self._stream.send(data)
+        except StreamClosed as error:
+            raise self._broken(error) from error
 
-    def _hung_up(self, error: HungUp) -> Explained:
-        """Returns why the wire was closed: mostly the machine ended, which the lifeline learns a moment later."""
+    def _broken(self, error: StreamClosed) -> Explained:
+        """The error for a broken stream: mostly the machine ended, which is known a moment later."""
         self._machine.wait(Deadline.after(1.0))
         self._machine.check()
-        return ChannelError(f"QEMU closed the channel: {error}")
+        return ChannelError(f"the command channel broke while {self._doing}: {error}")
 
     def _receive_line(self, deadline: Deadline) -> bytes:
         while (end := self._received.find(b"\n")) < 0:
             if len(self._received) > port_frames.LONGEST_HEADER:
                 seen = bytes(self._received[: port_frames.LONGEST_HEADER])
-                raise ChannelError("no header in sight", evidence=repr(seen))
+                raise ChannelError(f"protocol error on the command channel while {self._doing}: no line end in "
+                                   f"{len(seen)} bytes", expected="the header of a result", evidence=repr(seen))
             self._receive_more(deadline)
         line = bytes(self._received[:end])
         del self._received[: end + 1]
@@ -247,30 +255,36 @@ class PortChannel:
             while len(self._received) < size:
                 self._receive_more(deadline)
         except WaitTimedOut:
-            raise ChannelError(f"only {len(self._received)} of {size} announced bytes came") from None
+            raise ChannelError(f"the guest sent only {len(self._received)} of {size} announced bytes while "
+                               f"{self._doing}") from None
         data = bytes(self._received[:size])
         del self._received[:size]
         return data
 
     def _receive_more(self, deadline: Deadline) -> None:
         try:
-            data = self._wire.receive(deadline, self._shell)
-        except HungUp as error:
-            raise self._hung_up(error) from error
+            data = self._stream.receive(deadline, self._shell)
+        except StreamClosed as error:
+            raise self._broken(error) from error
         if not data and deadline.expired:
-            raise WaitTimedOut("the channel is silent")
+            raise WaitTimedOut("nothing was received on the command channel")
         self._received += data
 
 
 def overrun(script: str, deadline: Deadline, *, printed: bytes | None = None) -> WaitTimedOut:
-    """Returns the error for a command that took too long: with what it had printed if it could be killed."""
+    """Returns the error for a command that exceeded its deadline: with its output so far if it could be killed."""
     if printed is None:
         return WaitTimedOut(f"a command took over {deadline.allowance:.0f} s and could not be killed: {script}",
-                            hint="the guest hangs, or is not being run")
+                            hint="the guest hangs, or QEMU does not run it")
     return WaitTimedOut(f"a command took more than {deadline.allowance:.0f} s and was killed: {script}",
                         evidence=printed.decode("utf-8", "replace")[-2000:])
 
 
+def running(script: str) -> str:
+    """Returns a phrase for errors: the first line of the script that was running."""
+    return f"running {first_line(script)!r}"
+
+
 def new_nonce() -> str:
-    """Returns sixteen hexadecimal digits that nobody can guess."""
+    """Returns sixteen hexadecimal digits that no guest can guess."""
     return secrets.token_hex(8)

@@ -1,23 +1,23 @@
 #!/bin/sh
-# The guest's end of the command channel on a virtio-serial port, which is ours alone and passes every byte.
+# The guest's end of the command channel on a virtio-serial port, which has no other user and passes every byte.
 #
-#   request   do NONCE SCRIPT\n             a script of one line, which neither begins nor ends with a blank
-#             run NONCE LINES INPUT\n       then the script, so many lines, and its input, so many bytes
+#   request   do NONCE SCRIPT\n             a script of one line that neither begins nor ends with a blank
+#             run NONCE LINES INPUT\n       followed by LINES lines of script and INPUT bytes of standard input
 #             kill NONCE\n · hello NONCE\n
-#             lend NONCE PROGRAM\n          the program's path; until it ends it reads and answers in our stead
+#             lend NONCE PROGRAM\n          PROGRAM, a path, is run and reads and writes the port until it ends
 #   answer    channel NONCE hello BOOT-ID\n
-#             channel NONCE result STATUS OUTPUT ERRORS\n     then both, so many bytes
+#             channel NONCE result STATUS OUTPUT ERRORS\n     followed by OUTPUT and ERRORS bytes
 #
-# To start a shell is the slow part of a small command, and to wake another process the next slow. So in each slot a
-# shell is started ahead, in a session of its own, whose process group is what `kill` kills. One of them has the turn:
-# it reads the port, and when it has read a script it gives the turn to the next and runs the script itself. A script of
-# one line that comes to its end without output is answered by its own shell; for all else the slot waits for the
-# shell's end and answers. A shell that ends without having read a script was killed, or found the port closed, and may
-# have taken the turn with it: then all end, and whoever started this starts it anew.
+# Starting a shell is the slowest part of a small command, and waking another process the second slowest. So each slot
+# starts a shell ahead, in a session of its own; `kill` kills its process group. One shell has the turn: it reads the
+# port, and after a script it passes the turn on and runs the script. A script of one line that ends without output is
+# answered by its own shell; in all other cases the slot waits for the end of the shell and sends the result. A shell
+# that ends without a script was killed, or found the port closed, and the turn may be lost with it: then all slots end,
+# and the service that started this script starts it again.
 # Needs a POSIX shell, head, mkdir, mkfifo, rm, setsid, and stat or wc.
 agent=$0 port=$1 work=${2:-/run/lifsea-testbed}
 
-lines() { # how many lines of the port
+lines() { # COUNT: prints so many lines from the port
 	count=0
 	while [ "$count" -lt "$1" ] && IFS= read -r line; do
 		printf '%s\n' "$line"
@@ -25,7 +25,7 @@ lines() { # how many lines of the port
 	done
 }
 
-# Reads requests until it has a script, prints its nonce, and gives the turn to the next; its output still leads there.
+# Reads requests until there is a script, prints its nonce, and passes the turn on; standard output is then the turn.
 take() {
 	while :; do
 		read -r verb _lifsea_nonce rest || exit 1
@@ -73,7 +73,7 @@ if [ "$port" = --wait ]; then
 	unset -f lines take
 	eval "$_lifsea_script" 3>&- 5>&-
 	_lifsea_status=$?
-	# An own trap on exit has still to run, and output has to be measured: the slot does that.
+	# Its trap on exit, if it set one, has still to run, and the size of output is not known yet: the slot answers.
 	case $_lifsea_script in *trap* | .*) exit "$_lifsea_status" ;; esac
 	unset -f test echo
 	if test -s "$_lifsea_printed.out" || test -s "$_lifsea_printed.err"; then exit "$_lifsea_status"; fi
@@ -96,7 +96,7 @@ end() {
 answer() { # SLOT STATUS PRINTED
 	{ read -r nonce || end; read -r answered && return; } <"$1.nonce"
 	if [ -s "$3.out" ] || [ -s "$3.err" ]; then
-		# What still runs in the background may go on to write: no more is sent than was announced.
+		# Background processes may write more: no more is sent than was announced.
 		set -- "$1" "$2" "$3" $(sizes "$3.out" "$3.err")
 		echo "channel $nonce result $2 $4 $5"
 		[ "$4" = 0 ] || head -c "$4" "$3.out"
@@ -109,13 +109,13 @@ answer() { # SLOT STATUS PRINTED
 
 forget() { rm -f "$1".*.out "$1".*.err; } # SLOT
 
-# What an earlier command left running goes on to print into files that only it knows. Empty ones are borne with for a
-# while: to start a process for each command costs more.
+# Each round has output files of its own, so that processes left running by an earlier command do not print into later
+# results. Empty files are removed only every 100 rounds: starting a process for each command costs more.
 serve() { # SLOT
 	round=0
 	while :; do
 		round=$((round + 1))
-		exec 5>"$1.nonce" # emptied here: a shell that ends before it reads a script must not be taken for the last
+		exec 5>"$1.nonce" # emptied here: a shell that ends before it reads a script must not look like the last one
 		setsid sh "$agent" --wait "$1" "$round" >/dev/null 2>&1
 		answer "$1" $? "$1.$round" >&3
 		[ $((round % 100)) != 0 ] || forget "$1"

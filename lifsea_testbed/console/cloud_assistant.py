@@ -1,7 +1,7 @@
-"""Cloud Assistant's port: whether whatever serves it in the guest is there, which needs no shell.
+"""Cloud Assistant's port: detects, without a shell, a process in the guest that serves it.
 
 Source: aliyun_assist_client, agent/channel/channel_gshell_unix.go: JSON lines on the port `org.qemu.guest_agent.0`;
-`guest-sync` answers with the number that it was given. QEMU's own guest agent answers alike.
+`guest-sync` answers with the number of the request. QEMU's own guest agent answers in the same way.
 """
 
 from __future__ import annotations
@@ -11,57 +11,57 @@ import itertools
 import json
 import socket
 
-from lifsea_testbed.console.socket_io import HungUp, Wire
+from lifsea_testbed.console.socket_io import SocketStream, StreamClosed
 from lifsea_testbed.support.deadline import Deadline
-from lifsea_testbed.support.liveness import Lifeline
+from lifsea_testbed.support.liveness import Liveness
 
-#: How often an assistant that is silent is asked again (seconds); the real client polls every 0.2 s.
+#: How often the request is repeated (seconds); the real client polls every 0.2 s.
 _EVERY = 0.5
-#: A guest that writes without a line's end is not listened to any longer (bytes).
+#: The longest line that is buffered (bytes).
 _LONGEST_LINE = 65_536
 
 
-class Assistant:
-    """Our end of the port."""
+class CloudAssistant:
+    """The host's end of the port."""
 
-    def __init__(self, connection: socket.socket, *, lifeline: Lifeline) -> None:
-        self._wire = Wire(connection)
-        self._lifeline = lifeline
+    def __init__(self, connection: socket.socket, *, liveness: Liveness) -> None:
+        self._stream = SocketStream(connection)
+        self._liveness = liveness
         self._numbers = itertools.count(1)
         self._received = b""
 
     def answers(self, deadline: Deadline) -> bool:
-        """Asks until the assistant answers, and returns whether it did before the deadline.
+        """Repeats the request until the assistant answers; returns whether it did before the deadline.
 
         Raises:
             GuestCrashed, LaunchError: the machine ended first.
         """
-        asked = set[int]()
-        with contextlib.suppress(HungUp):
+        sent = set[int]()
+        with contextlib.suppress(StreamClosed):
             while not deadline.expired:
                 number = next(self._numbers)
-                asked.add(number)
-                self._wire.send(json.dumps({"execute": "guest-sync", "arguments": {"id": number}}).encode() + b"\n")
-                if self._answered(asked, Deadline.after(min(_EVERY, deadline.remaining))):
+                sent.add(number)
+                self._stream.send(json.dumps({"execute": "guest-sync", "arguments": {"id": number}}).encode() + b"\n")
+                if self._answered(sent, Deadline.after(min(_EVERY, deadline.remaining))):
                     return True
         return False
 
     def close(self) -> None:
-        """Hangs up."""
-        self._wire.close()
+        """Closes the connection."""
+        self._stream.close()
 
-    def _answered(self, asked: set[int], deadline: Deadline) -> bool:
+    def _answered(self, sent: set[int], deadline: Deadline) -> bool:
         while not deadline.expired:
-            self._received += self._wire.receive(deadline, self._lifeline)
+            self._received += self._stream.receive(deadline, self._liveness)
             *lines, self._received = self._received.split(b"\n")
             self._received = self._received[-_LONGEST_LINE:]
-            if any(_returned(line) in asked for line in lines):
+            if any(_returned(line) in sent for line in lines):
                 return True
         return False
 
 
 def _returned(line: bytes) -> object:
-    """What a line returns, if it is an answer; a guest may write anything."""
+    """The number that a line returns, or None if it is no answer: the guest is not trusted."""
     try:
         answer = json.loads(line)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""The table of fatal console lines: what a guest prints when it will never be well again."""
+"""The table of fatal console lines: messages after which a guest never works again."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from lifsea_testbed.errors import Explained, GuestCrashed, TimerStarved
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fatal:
-    """A named kind of fatal line, and what is raised for it: the image's fault, unless the hardware failed."""
+class FatalLine:
+    """A kind of fatal line and the error that it raises: GuestCrashed, unless the host is to blame."""
 
     name: str
     pattern: re.Pattern[str]
     error: type[Explained] = GuestCrashed
 
 
-def _fatal(name: str, pattern: str, error: type[Explained] = GuestCrashed) -> Fatal:
-    return Fatal(name=name, pattern=re.compile(pattern), error=error)
+def _fatal(name: str, pattern: str, error: type[Explained] = GuestCrashed) -> FatalLine:
+    return FatalLine(name=name, pattern=re.compile(pattern), error=error)
 
 
-# An optional kernel time stamp, as printk puts it before a message.
+# The optional time stamp that printk puts before a message.
 _STAMP = r"^(?:\[\s*\d+\.\d+\](?:\[[^\]]*\])? )?"
 
 #: Sources: kernel/panic.c, lib/bug.c, arch/x86/kernel/dumpstack.c, kernel/hung_task.c, kernel/watchdog.c and
 #: mm/oom_kill.c of Linux; emergency.service of systemd; grub-core/normal and kern/rescue_reader of GRUB; dracut. The
-#: timer: check_timer of arch/x86/kernel/apic/io_apic.c, which waits for ticks that a busy host may not have, and
+#: timer: check_timer of arch/x86/kernel/apic/io_apic.c, which waits for ticks that a busy host may not deliver, and
 #: rcu_check_gp_kthread_expired_fqs_timer of kernel/rcu/tree_stall.h, which found one overdue by 20 s.
 TABLE = (
     _fatal("the machine's timer starved", _STAMP + r"(?:Kernel panic - not syncing: IO-APIC \+ timer doesn't work"
@@ -48,6 +48,6 @@ TABLE = (
 )
 
 
-def find(line: str) -> Fatal | None:
-    """Returns the kind of fatal line that this printable line is, if it is one."""
+def find(line: str) -> FatalLine | None:
+    """Returns the kind of fatal line that matches this printable line, or None."""
     return next((fatal for fatal in TABLE if fatal.pattern.search(line)), None)

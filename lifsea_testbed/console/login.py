@@ -1,19 +1,22 @@
-"""How a root shell is come by: each road ends with the guest's end of a command channel on some line."""
+"""The access methods that open a root shell: each starts the guest's end of a command channel on some device.
+
+They need a `Console` (support/protocols.py) and nothing else of a machine.
+"""
 
 from __future__ import annotations
 
 import importlib.resources
 import re
 
-from lifsea_testbed.console.transcript import Transcript
 from lifsea_testbed.errors import WaitTimedOut
 from lifsea_testbed.profiles.profile import AccessSection, ChannelDevice
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.guest_paths import DIRECTORY, USER_DATA_RUNS
+from lifsea_testbed.support.protocols import Console
 
 _UNIT = "lifsea-testbed-shell.service"
 _LOGIN, _PASSWORD = re.compile(r"login: ?"), re.compile(r"[Pp]assword: ?")
-#: A console that does not ask is woken after so long (seconds): the kernel printed over its prompt.
+#: A console without a prompt is sent a newline after so long (seconds): the kernel may have printed over the prompt.
 _WAKE_EVERY = 3.0
 _HERE = "/run/lifsea-testbed-agent"
 
@@ -22,8 +25,8 @@ def user_data(port: str, line: ChannelDevice) -> bytes:
     """Returns a user-data script that opens a command channel, now and at each later boot.
 
     It writes below /etc only, which every profile promises to be writable: a script and a systemd unit. A virtio-serial
-    port is found by its name through sysfs, so that an image with trimmed udev rules serves as well; a terminal is
-    taken from its getty.
+    port is found by its name through sysfs, so that images with trimmed udev rules work as well; on a terminal the
+    getty is stopped.
     """
     agent = _agent("channel.sh" if line is ChannelDevice.PORT else "terminal.sh")
     opening = _OPEN_PORT.format(port=port, directory=DIRECTORY) if line is ChannelDevice.PORT else \
@@ -33,8 +36,8 @@ def user_data(port: str, line: ChannelDevice) -> bytes:
                              taking=taking).encode()  # fmt: skip
 
 
-def person_at_console() -> bytes:
-    """Returns a user-data script that opens a root shell for a person on ttyS0, now and at each later boot."""
+def console_shell_user_data() -> bytes:
+    """Returns a user-data script that opens an interactive root shell on ttyS0, now and at each later boot."""
     opening = 'export TERM=vt220; cd /root; if command -v bash >/dev/null; then exec bash -l; else exec sh -l; fi\n'
     script = _USER_DATA.format(directory=DIRECTORY, runs=USER_DATA_RUNS, unit=_UNIT, agent="", opening=opening,
                                taking=_TAKE_TERMINAL.format(line=ChannelDevice.SERIAL))  # fmt: skip
@@ -42,49 +45,49 @@ def person_at_console() -> bytes:
     return script.replace("[Service]\n", service).encode()
 
 
-def shell_at_console() -> str:
-    """Returns a script that opens a root shell on ttyS0 of a running machine; whoever else reads there is stopped."""
+def console_shell_script() -> str:
+    """Returns a script that opens a root shell on ttyS0 of a running machine and stops other readers of ttyS0."""
     return _AT_CONSOLE.format(line=ChannelDevice.SERIAL)
 
 
-def log_in(console: Transcript, access: AccessSection, deadline: Deadline) -> None:
-    """Logs in on a console that asks for a name, and for a password if the user has one.
+def log_in(console: Console, access: AccessSection, deadline: Deadline) -> None:
+    """Logs in on a console: enters the user's name at the prompt, and the password if the user has one.
 
     Raises:
-        WaitTimedOut: it never asked.
+        WaitTimedOut: the prompt did not appear in time.
     """
     _answer(console, _LOGIN, access.user, deadline)
     if access.password:
         _answer(console, _PASSWORD, access.password, deadline)
 
 
-def type_agent(console: Transcript, access: AccessSection) -> None:
-    """Types the guest's end of a command channel into the shell that waits on a console, and starts it there.
+def type_agent(console: Console, access: AccessSection) -> None:
+    """Types the guest's end of a command channel into the shell at a console's prompt, and starts it there.
 
-    Tabs, which a shell at a prompt completes, are typed as blanks.
+    Tabs, on which an interactive shell completes words, are typed as blanks.
     """
     console.send(typed(access))
 
 
-def interrupt(console: Transcript) -> None:
-    """Has a shell let go of what it was typed in part.
+def interrupt(console: Console) -> None:
+    """Sends Ctrl-C, so that a shell discards incomplete input.
 
-    On a line without flow control a busy guest loses bytes: a here-document without its end would wait for ever.
+    On a line without flow control a busy guest loses bytes: a here-document without its end would block forever.
     """
     console.send(b"\x03")
 
 
 def typed(access: AccessSection) -> bytes:
-    """Returns what is typed into a shell on a console to start the guest's end of a command channel there."""
+    """Returns the input for a shell on a console that starts the guest's end of a command channel there."""
     become = f"{access.become} " if access.become else ""
     return _TYPED.format(here=_HERE, agent=_agent("terminal.sh").expandtabs(2), become=become).encode()
 
 
-def _answer(console: Transcript, question: re.Pattern[str], answer: str, deadline: Deadline) -> None:
+def _answer(console: Console, prompt: re.Pattern[str], answer: str, deadline: Deadline) -> None:
     position = console.position
-    while not console.asks(question, position, Deadline.after(min(_WAKE_EVERY, deadline.remaining))):
+    while not console.wait_for_prompt(prompt, position, Deadline.after(min(_WAKE_EVERY, deadline.remaining))):
         if deadline.expired:
-            raise WaitTimedOut(f"the console did not ask {question.pattern!r} within {deadline.allowance:.0f} s",
+            raise WaitTimedOut(f"the console showed no prompt {prompt.pattern!r} within {deadline.allowance:.0f} s",
                                evidence=console.tail())
         console.send(b"\n")
     console.send(f"{answer}\n".encode())
@@ -101,16 +104,16 @@ stty -echo; unset HISTFILE
 END-OF-AGENT
 exec {become}sh {here}/agent.sh "$(tty)"
 """
-# A kernel that has the port's driver in a module may load it after this is started.
-_OPEN_PORT = """said=
+# The kernel may load the port's driver, if that is a module, after this has started.
+_OPEN_PORT = """reported=
 while :; do
 	for name in /sys/class/virtio-ports/*/name; do
 		[ -r "$name" ] && read -r is <"$name" && [ "$is" = "{port}" ] || continue
 		device=${{name%/name}}
 		exec /bin/sh {directory}/agent.sh "/dev/${{device##*/}}"
 	done
-	[ -n "$said" ] || echo "no virtio-serial port is called {port} yet"
-	said=yes
+	[ -n "$reported" ] || echo "no virtio-serial port is called {port} yet"
+	reported=yes
 	sleep 0.1 || sleep 1
 done
 """
@@ -119,7 +122,7 @@ _TAKE_TERMINAL = """for getty in serial-getty getty; do
 	systemctl stop $getty@{line}.service
 done
 """
-# The agent of a command channel has its terminal at descriptor 4; it answers before it is stopped.
+# terminal.sh has its terminal at descriptor 4; it sends its result before it is stopped.
 _AT_CONSOLE = """{{
 	sleep 1
 	for process in /proc/[0-9]*; do
@@ -130,7 +133,7 @@ _AT_CONSOLE = """{{
 		</dev/{line} >/dev/{line} 2>&1
 }} >/dev/null 2>&1 &
 """
-# A machine whose first boot was cut may run this again while a shell that an earlier run opened reads these files.
+# A machine whose first boot was cut may run this again while the shell of an earlier run reads these files.
 _USER_DATA = """#!/bin/sh
 mkdir -p {directory}/new /etc/systemd/system/basic.target.wants
 id -u >>{runs}

@@ -1,4 +1,4 @@
-"""The frames of the command channel: pure functions over bytes. Its other end is channel.sh, which has the grammar."""
+"""The frames of the command channel on a virtio-serial port: pure functions over bytes; channel.sh has the grammar."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Hello:
 
 @dataclass(frozen=True, kw_only=True)
 class ResultHeader:
-    """How a command ended, and how many bytes of output and of errors follow."""
+    """The exit status of a command, and how many bytes of output and of errors follow."""
 
     status: int
     output: int
@@ -31,7 +31,7 @@ def hello(nonce: str) -> bytes:
     return f"hello {nonce}\n".encode()
 
 
-def run(nonce: str, script: str, given: bytes) -> bytes:
+def run(nonce: str, script: str, input: bytes) -> bytes:
     """Returns the request to run a script with that standard input.
 
     Raises:
@@ -40,10 +40,10 @@ def run(nonce: str, script: str, given: bytes) -> bytes:
     if "\0" in script:
         raise ValueError("a script cannot hold a NUL byte; give binary data as input")
     lines = script.removesuffix("\n").split("\n")
-    if len(lines) == 1 and lines[0] and lines[0] == lines[0].strip(" \t") and not given:
+    if len(lines) == 1 and lines[0] and lines[0] == lines[0].strip(" \t") and not input:
         return f"do {nonce} {lines[0]}\n".encode()
-    header = f"run {nonce} {len(lines)} {len(given)}\n"
-    return header.encode() + "".join(f"{line}\n" for line in lines).encode() + given
+    header = f"run {nonce} {len(lines)} {len(input)}\n"
+    return header.encode() + "".join(f"{line}\n" for line in lines).encode() + input
 
 
 def kill(nonce: str) -> bytes:
@@ -52,17 +52,17 @@ def kill(nonce: str) -> bytes:
 
 
 def lend(nonce: str, program: str) -> bytes:
-    """Returns the request to give the turn to a program in the guest, which reads and answers itself until it ends."""
+    """Returns the request to start a program in the guest that reads and writes the port itself until it ends."""
     return f"lend {nonce} {program}\n".encode()
 
 
 def result(nonce: str, output: int) -> bytes:
-    """Returns the header of the answer of a program that was lent the turn, and gives so many bytes of output."""
+    """Returns the result header that such a program writes before `output` bytes of output."""
     return f"channel {nonce} result 0 {output} 0\n".encode()
 
 
-def parse_header(line: bytes, nonce: str) -> Hello | ResultHeader:
-    """Reads one header line, without its newline.
+def parse_header(line: bytes, nonce: str, doing: str = "greeting the shell") -> Hello | ResultHeader:
+    """Parses one header line, without its newline; `doing` names the command for the error.
 
     Raises:
         ChannelError: it is not in the grammar, or answers another request.
@@ -74,9 +74,10 @@ def parse_header(line: bytes, nonce: str) -> Hello | ResultHeader:
         if words[2] == "result" and len(words) == 6 and all(_is_count(word) for word in words[3:]):
             return ResultHeader(status=int(words[3]), output=int(words[4]), errors=int(words[5]))
     raise ChannelError(
-        "the guest's end of the channel answered out of turn",
+        f"protocol error on the command channel while {doing}: not a header of this request",
         expected=f"a header that starts with 'channel {nonce}'",
         evidence=repr(line[:LONGEST_HEADER]),
+        hint="another process of the guest writes to the port org.lifsea.testbed.0",
     )
 
 

@@ -1,13 +1,13 @@
-"""The frames of the command channel on a terminal: pure functions over bytes. Its other end is terminal.sh.
+"""The frames of the command channel on a serial line: pure functions over bytes. Its other end is terminal.sh.
 
-A terminal is shared. The kernel, and whoever else may, writes in between, at any byte; but nothing that was written
-is lost or changed. So a frame says how long it is, uses an alphabet that messages do not keep to, and what does not
-belong to it is cut out again:
+A serial line is shared. The kernel and other processes write between any two bytes, but no byte is lost or changed. So
+a frame states its length and uses a small alphabet, and foreign output within it is recognised and cut out:
 
     frame     RS NONCE SP KIND SP LENGTH SP PAYLOAD LF     PAYLOAD is LENGTH characters of base64's alphabet, or . _ - :
 
-What interrupts a frame with a character outside of the alphabet, as the `[` of the kernel's time stamp is, reaches to
-the end of its line and is text. A frame whose length does not match is text as well, and is asked for again.
+Output that interrupts a frame with a character outside the alphabet, such as the `[` of the kernel's time stamp,
+extends to the end of its line and is text. A frame whose length does not match is text as well; the request for it is
+repeated.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ START = 0x1E
 _LEGAL = re.compile(rb"[A-Za-z0-9+/=._: -]*")
 _INTERRUPTED = re.compile(rb"[^\x1e\n]*\n?")
 _FRAME = re.compile(rb"(?P<nonce>[0-9a-f]{16}) (?P<kind>[a-z]+) (?P<length>\d{1,7}) (?P<payload>\S*)")
-#: The longest frame that is waited for (bytes): what claims to be longer is text.
+#: The longest frame (bytes): longer input is text.
 LONGEST = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """A whole frame: the nonce of the request that it answers, what it is, and what it carries."""
+    """A complete frame: the nonce of the request that it answers, its kind, and its payload."""
 
     nonce: str
     kind: str
@@ -41,7 +41,7 @@ class _In(enum.Enum):
 
 
 class Splitter:
-    """Takes a terminal's bytes as they come and tells frames from text."""
+    """Separates the bytes of a serial line into frames and text, as they arrive."""
 
     def __init__(self) -> None:
         self._in = _In.TEXT
@@ -76,7 +76,7 @@ class Splitter:
         return end
 
     def _take_other(self, data: bytes, at: int, text: bytearray, frames: list[Frame]) -> int:
-        """Takes the byte that is not in the alphabet: the end, a new start, or the first of an interruption."""
+        """Handles a byte outside the alphabet: the end of the frame, a new start, or the first of an interruption."""
         byte = data[at]
         if byte == START:
             self._give_up(text)
@@ -94,7 +94,7 @@ class Splitter:
         text += data[at:end]
         if data[at:end].endswith(b"\n"):
             self._in = _In.FRAME
-        elif end < len(data):  # a start: it was no interruption of a frame, but rubbish before one
+        elif end < len(data):  # a start: the bytes before it were no frame
             self._give_up(text)
         return end
 
@@ -107,14 +107,14 @@ class Splitter:
             self._give_up(text)
 
     def _give_up(self, text: bytearray) -> None:
-        """What looked like a frame was none, or lost its shape: it is text, on a line of its own."""
+        """Passes on what looked like a frame, or is a damaged one, as text on a line of its own."""
         text += bytes(self._frame) + b"\n"
         self._frame.clear()
         self._in = _In.TEXT
 
 
 def octal(data: bytes) -> bytes:
-    r"""Returns the argument from which `printf %b` makes these bytes: printable characters, and \0ooo for the rest."""
+    r"""Returns the argument from which `printf %b` prints these bytes: printable characters, and \0ooo for the rest."""
     return b"".join(_OCTAL[byte] for byte in data)
 
 

@@ -1,4 +1,4 @@
-"""A wire to the guest: pexpect on a socket that is already connected, in bytes, with deadlines."""
+"""A byte stream to a device of the guest: pexpect on a socket that is already connected, with deadlines."""
 
 from __future__ import annotations
 
@@ -10,48 +10,50 @@ import pexpect
 from pexpect.socket_pexpect import SocketSpawn
 
 from lifsea_testbed.support.deadline import Deadline
-from lifsea_testbed.support.liveness import Lifeline
+from lifsea_testbed.support.liveness import Liveness
 
 _CHUNK = 1 << 18
-#: A guest that takes nothing for this long (seconds) has hung up, as far as a sender is concerned.
+#: How long (seconds) a sender waits for a guest that does not read its input.
 _STALLED = 60.0
 
 
-class HungUp(Exception):
-    """The other end closed the wire."""
+class StreamClosed(Exception):
+    """The stream cannot be used any more; the message says why."""
 
 
-class Wire:
-    """One end of a socket whose other end QEMU holds."""
+class SocketStream:
+    """Our end of a socket pair whose other end QEMU holds."""
 
     def __init__(self, connection: socket.socket) -> None:
         connection.settimeout(_STALLED)
         self._spawn: SocketSpawn[bytes] = SocketSpawn(connection, maxread=_CHUNK)
 
     def send(self, data: bytes) -> None:
-        """Sends all of it.
+        """Sends all of the data.
 
         Raises:
-            HungUp: the other end is closed.
+            StreamClosed: QEMU closed its end, or the guest did not read its input for 60 s.
         """
         try:
             self._spawn.send(data)
+        except TimeoutError as error:
+            raise StreamClosed(f"the guest did not read its input for {_STALLED:.0f} s") from error
         except OSError as error:
-            raise HungUp(str(error)) from error
+            raise StreamClosed(f"QEMU closed its end ({error})") from error
 
-    def receive(self, deadline: Deadline, lifeline: Lifeline | None = None) -> bytes:
-        """Returns what has come, as soon as something has; nothing if the deadline passes first.
+    def receive(self, deadline: Deadline, liveness: Liveness | None = None) -> bytes:
+        """Returns the bytes received, as soon as there are any; empty if the deadline passes first.
 
         Raises:
-            HungUp: the other end is closed.
-            Explained: the lifeline's reason, at once when the machine ends.
+            StreamClosed: QEMU closed its end.
+            Explained: why the machine ended, as soon as `liveness` knows it.
         """
-        if lifeline is not None:
-            lifeline.check()
-        watched = [self._spawn.child_fd, *([lifeline.fileno()] if lifeline else [])]
+        if liveness is not None:
+            liveness.check()
+        watched = [self._spawn.child_fd, *([liveness.fileno()] if liveness else [])]
         ready, _, _ = select.select(watched, [], [], deadline.remaining)
-        if lifeline is not None:
-            lifeline.check()
+        if liveness is not None:
+            liveness.check()
         if not ready:
             return b""
         try:
@@ -59,9 +61,9 @@ class Wire:
         except pexpect.TIMEOUT:
             return b""
         except (pexpect.EOF, OSError, ValueError) as error:
-            raise HungUp(str(error)) from error
+            raise StreamClosed(f"QEMU closed its end ({error})") from error
 
     def close(self) -> None:
-        """Hangs up; a second time does nothing."""
+        """Closes our end; a second call does nothing."""
         with contextlib.suppress(OSError):
             self._spawn.close()

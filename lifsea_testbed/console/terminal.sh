@@ -1,10 +1,10 @@
 #!/bin/sh
-# The guest's end of the command channel on a terminal, which others write to as well (console/lines.py has the frames).
+# The guest's end of the command channel on a shared serial line (console/serial_frames.py describes the frames).
 #
 #   request   put NONCE NAME PIECE TEXT     a piece of a file, in base64, or as `printf %b` reads it
-#             run NONCE                     runs NONCE.script with NONCE.input, once, however often it is asked for
-#             ask NONCE                     how that stands: a frame `running` or `end`
-#             get NONCE NAME OFFSET LENGTH  a part of what it printed
+#             run NONCE                     runs NONCE.script with NONCE.input, once, however often this is repeated
+#             ask NONCE                     the state of that script: a frame `running` or `end`
+#             get NONCE NAME OFFSET LENGTH  a part of its output
 #             kill NONCE · drop NONCE · hello NONCE
 #
 # Needs a POSIX shell, cat, head, tail, wc, rm, mv, mkdir, setsid, and base64 or od; stty and sha256sum or md5sum help.
@@ -20,7 +20,7 @@ stty raw -echo <&4
 trap '' INT QUIT TSTP HUP
 if command -v base64; then code=base64; else code=hex; fi
 
-# A frame is written at once, so that only the kernel gets in between.
+# A frame is written by one system call, so that only the kernel can print in between.
 frame() { printf '\036%s %s %s %s\n' "$1" "$2" "${#3}" "$3" >&3; }
 words() { IFS='' && echo "$*"; }
 encode() {

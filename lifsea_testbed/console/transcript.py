@@ -1,4 +1,4 @@
-"""The transcript: each line of ttyS0 with the host's time, judged while it streams."""
+"""The transcript: each line of a console with the host's time, checked for fatal lines while it streams."""
 
 from __future__ import annotations
 
@@ -8,61 +8,49 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from lifsea_testbed.console import fatal_lines
 from lifsea_testbed.console.serial_frames import Frame, Splitter
-from lifsea_testbed.console.socket_io import HungUp, Wire
+from lifsea_testbed.console.socket_io import SocketStream, StreamClosed
 from lifsea_testbed.errors import ChannelError, Explained, WaitTimedOut
 from lifsea_testbed.support.deadline import Deadline
-from lifsea_testbed.support.liveness import Lifeline
-from lifsea_testbed.support.redact import Mask
+from lifsea_testbed.support.liveness import Liveness
+from lifsea_testbed.support.protocols import ConsoleLine
+from lifsea_testbed.support.redact import Redactor
 from lifsea_testbed.support.sanitize import printable
 
-#: Characters that are kept in memory; the file beside has every line, up to its own bound in bytes.
+#: Characters that are kept in memory; the file has every line, up to its own bound in bytes.
 _KEPT = 8 << 20
 _LARGEST_FILE = 64 << 20
-#: A guest that never ends a line has it ended here (bytes).
+#: A line without an end is cut here (bytes).
 _LONGEST_LINE = 16_384
-#: After a fatal line the next ones, a panic's call trace, are let in for this long (seconds).
+#: How long after a fatal line further lines, such as a panic's call trace, still become part of the error (seconds).
 _AFTERMATH = 0.3
 _POLL = 0.2
-#: A line without an end that stays as it is for so long (seconds) is a prompt, of a boot loader that gave up perhaps.
+#: An unfinished line that does not change for so long (seconds) is a prompt, perhaps of a boot loader that stopped.
 _PROMPT = 0.6
 
 
-@dataclass(frozen=True, kw_only=True)
-class Line:
-    """A printable line and the moment at which its first byte came, in seconds after power-on."""
-
-    at: float
-    text: str
-
-    def __str__(self) -> str:
-        """The line as reports show it."""
-        return f"[{self.at:9.3f}] {self.text}"
-
-
-def _weight(line: Line) -> int:
-    """What a line costs: its characters, and the objects around them."""
+def _weight(line: ConsoleLine) -> int:
+    """The memory of a line: its characters, and the objects around them."""
     return len(line.text) + 100
 
 
 class LineReader:
-    """Cuts a stream of bytes into lines, each stamped with the time of its first byte, secrets masked.
+    """Splits a stream of bytes into lines with the time of their first byte; secrets are redacted.
 
-    Carriage returns at either end of a line, of which GRUB writes several, are none of its text.
+    Carriage returns at either end of a line, of which GRUB writes several, are not part of its text.
     """
 
-    def __init__(self, mask: Mask | None = None) -> None:
-        self._mask = mask or Mask()
+    def __init__(self, redactor: Redactor | None = None) -> None:
+        self._redactor = redactor or Redactor()
         self._rest = b""
         self._started = 0.0
 
-    def feed(self, data: bytes, at: float) -> list[Line]:
-        """Takes bytes that came at that time and returns the lines that they complete."""
-        lines: list[Line] = []
+    def feed(self, data: bytes, at: float) -> list[ConsoleLine]:
+        """Adds bytes that arrived at that time and returns the lines that they complete."""
+        lines: list[ConsoleLine] = []
         for piece in data.splitlines(keepends=True) if b"\n" in data or b"\r" in data else [data]:
             self._started = self._started if self._rest else at
             self._rest += piece
@@ -72,133 +60,136 @@ class LineReader:
 
     @property
     def unfinished(self) -> str:
-        """The printable part of a line that has no end yet: a prompt, or a boot loader that waits."""
-        return self._mask.unfinished(printable(self._rest.lstrip(b"\r")))
+        """The printable text of the unfinished line: a prompt, or a boot loader that waits."""
+        return self._redactor.unfinished(printable(self._rest.lstrip(b"\r")))
 
     @property
-    def unfinished_since(self) -> Line:
-        """The line that has no end yet, with the time of its first byte; its text is empty if there is none."""
-        return Line(at=self._started, text=self.unfinished)
+    def unfinished_since(self) -> ConsoleLine:
+        """The unfinished line with the time of its first byte; its text is empty if there is none."""
+        return ConsoleLine(at=self._started, text=self.unfinished)
 
-    def flush(self) -> list[Line]:
+    def flush(self) -> list[ConsoleLine]:
         """Returns the unfinished line, if there is one."""
         return [self._take()] if self._rest else []
 
-    def _take(self) -> Line:
+    def _take(self) -> ConsoleLine:
         text = printable(self._rest.strip(b"\r\n")).replace("\n", " ")
         self._rest = b""
-        return Line(at=self._started, text=self._mask.line(text))
+        return ConsoleLine(at=self._started, text=self._redactor.line(text))
 
 
 class Transcript:
-    """Reads the console of one power-on until it closes; a fatal line ends the lifeline."""
+    """Reads one console from power-on until it closes; a fatal line ends the machine's liveness.
 
-    def __init__(self, connection: socket.socket, *, lifeline: Lifeline, file: Path,
-                 mask: Mask | None = None) -> None:
-        self._wire = Wire(connection)
-        self._lifeline = lifeline
+    Access methods see it as a `Console` (support/protocols.py).
+    """
+
+    def __init__(self, connection: socket.socket, *, liveness: Liveness, file: Path,
+                 redactor: Redactor | None = None) -> None:
+        self._stream = SocketStream(connection)
+        self._liveness = liveness
         self._file = file
         self._power_on = time.monotonic()
         self._changed = threading.Condition()
-        self._lines: deque[Line] = deque()
+        self._lines: deque[ConsoleLine] = deque()
         self._kept = 0
         self._count = 0
-        self._reader = LineReader(mask)
+        self._reader = LineReader(redactor)
         self._splitter = Splitter()
-        self._see: Callable[[bytes], None] = lambda data: None
-        self._offer: Callable[[Frame], bool] = lambda frame: False
+        self._mirror: Callable[[bytes], None] = lambda data: None
+        self._on_frame: Callable[[Frame], bool] = lambda frame: False
         self._closed = False
         self._written = 0
         self._thread = threading.Thread(target=self._read, name="transcript", daemon=True)
-        lifeline.on_end(self._wake)
+        liveness.on_end(self._wake)
 
     def start(self, power_on: float) -> None:
-        """Starts to read; times are counted from `power_on` (host's monotonic clock)."""
+        """Starts reading; times are counted from `power_on` (host's monotonic clock)."""
         self._power_on = power_on
         self._thread.start()
 
     @property
     def position(self) -> int:
-        """How many lines have come so far; a mark for `since`."""
+        """The number of lines received so far: a position for `since` and `wait_for_prompt`."""
         return self._count
 
-    def since(self, position: int = 0) -> list[Line]:
-        """Returns the lines that came after that mark and are still kept."""
-        return self._news(position)[0]
+    def since(self, position: int = 0) -> list[ConsoleLine]:
+        """Returns the lines after that position that are still in memory."""
+        return self._lines_after(position)[0]
 
     def tail(self, lines: int = 30) -> str:
-        """Returns the last lines for a person, the unfinished one included."""
+        """Returns the last lines as text, the unfinished one included."""
         with self._changed:
             last = [str(line) for line in list(self._lines)[-lines:]]
             return "\n".join([*last, *([self._reader.unfinished] if self._reader.unfinished else [])])
 
-    def wait_for(self, pattern: str, deadline: Deadline) -> Line:
-        """Returns the first line that matches, as soon as it comes.
+    def wait_for(self, pattern: str, deadline: Deadline) -> ConsoleLine:
+        """Returns the first line that matches the pattern, as soon as it is complete.
 
         Raises:
-            WaitTimedOut: it did not come in time.
+            WaitTimedOut: no line matched in time.
             GuestCrashed, LaunchError: the machine ended first.
         """
         expression = re.compile(pattern)
         position = 0
         while True:
-            seen, position = self._news(position)
+            seen, position = self._lines_after(position)
             if line := next((line for line in seen if expression.search(line.text)), None):
                 return line
-            self._lifeline.check()
+            self._liveness.check()
             if deadline.expired:
                 raise WaitTimedOut(
                     f"no line matched {pattern!r} within {deadline.allowance:.0f} s", evidence=self.tail()
                 )
             with self._changed:
-                if self._count == position and not self._lifeline.ended:
+                if self._count == position and not self._liveness.ended:
                     self._changed.wait(deadline.remaining)
 
-    def asks(self, question: re.Pattern[str], position: int, deadline: Deadline) -> bool:
-        """Waits for a line after that mark, finished or not, which has the question in it; returns whether one came.
+    def wait_for_prompt(self, prompt: re.Pattern[str], position: int, deadline: Deadline) -> bool:
+        """Waits for a line after that position, finished or not, that contains the prompt; returns whether one came.
 
         Raises:
             GuestCrashed, LaunchError: the machine ended first.
         """
         while True:
             with self._changed:
-                seen = [*self._since(position)[0], Line(at=0.0, text=self._reader.unfinished)]
-                if any(question.search(line.text) for line in seen):
+                seen = [*self._since(position)[0], ConsoleLine(at=0.0, text=self._reader.unfinished)]
+                if any(prompt.search(line.text) for line in seen):
                     return True
-                self._lifeline.check()
+                self._liveness.check()
                 if deadline.expired:
                     return False
                 self._changed.wait(deadline.remaining)
 
     def send(self, data: bytes) -> None:
-        """Types those bytes on the console."""
+        """Sends those bytes to the console as if they were typed."""
         try:
-            self._wire.send(data)
-        except HungUp as error:
-            self._lifeline.wait(Deadline.after(1.0))
-            self._lifeline.check()
-            raise ChannelError(f"QEMU closed the console: {error}") from error
+            self._stream.send(data)
+        except StreamClosed as error:
+            self._liveness.wait(Deadline.after(1.0))
+            self._liveness.check()
+            raise ChannelError(f"the console broke while {len(data)} bytes were typed: {error}") from error
 
-    def tap(self, see: Callable[[bytes], None]) -> None:
-        """Has the console's bytes passed to `see` as well, as they come, for a person who looks on."""
-        self._see = see
+    def mirror_to(self, show: Callable[[bytes], None]) -> None:
+        """Passes the console's bytes to `show` as well, as they arrive."""
+        self._mirror = show
 
-    def give_frames_to(self, offer: Callable[[Frame], bool]) -> None:
-        """Has each frame of a command channel offered to `offer` from now on; one that it declines is text."""
-        self._offer = offer
+    def set_frame_handler(self, on_frame: Callable[[Frame], bool]) -> None:
+        """Passes each frame of a command channel to `on_frame` from now on; where that returns False it is text."""
+        self._on_frame = on_frame
 
     def close(self) -> None:
-        """Stops to read, once what QEMU has written is in."""
+        """Stops reading after all output that QEMU has written was read."""
         if self._thread.is_alive():
             self._thread.join(2.0)
         self._closed = True
-        self._wire.close()
+        self._stream.close()
 
-    def _news(self, position: int) -> tuple[list[Line], int]:
+    def _lines_after(self, position: int) -> tuple[list[ConsoleLine], int]:
         with self._changed:
             return self._since(position)
 
-    def _since(self, position: int) -> tuple[list[Line], int]:
+    def _since(self, position: int) -> tuple[list[ConsoleLine], int]:
         skipped = max(0, position - (self._count - len(self._lines)))
         return list(self._lines)[skipped:], self._count
 
@@ -214,19 +205,19 @@ class Transcript:
             self._take(self._reader.flush(), file.write)
 
     def _without_frames(self, data: bytes) -> bytes:
-        """What is left for people when a channel has taken the frames that are meant for it."""
-        self._see(data)
+        """The text of the console without the frames that the channel handled."""
+        self._mirror(data)
         text, frames = self._splitter.feed(data)
-        return text + b"".join(b"%s\n" % frame.payload for frame in frames if not self._offer(frame))
+        return text + b"".join(b"%s\n" % frame.payload for frame in frames if not self._on_frame(frame))
 
     def _chunks(self) -> Iterator[bytes]:
         while not self._closed:
             try:
-                yield self._wire.receive(Deadline.after(_POLL))
-            except HungUp:
+                yield self._stream.receive(Deadline.after(_POLL))
+            except StreamClosed:
                 return
 
-    def _take(self, lines: list[Line], write: Callable[[str], object]) -> None:
+    def _take(self, lines: list[ConsoleLine], write: Callable[[str], object]) -> None:
         with self._changed:
             self._lines.extend(lines)
             self._count += len(lines)
@@ -242,10 +233,10 @@ class Transcript:
 
     def _judge_prompt(self) -> None:
         line = self._reader.unfinished_since
-        if line.text and time.monotonic() - self._power_on - line.at > _PROMPT and not self._lifeline.ended:
+        if line.text and time.monotonic() - self._power_on - line.at > _PROMPT and not self._liveness.ended:
             self._judge(line)
 
-    def _judge(self, line: Line) -> None:
+    def _judge(self, line: ConsoleLine) -> None:
         kind = fatal_lines.find(line.text)
         if kind is None:
             return
@@ -255,7 +246,7 @@ class Transcript:
             time.sleep(max(0.0, seen + _AFTERMATH - time.monotonic()))
             return kind.error(f"{kind.name}: {line.text.strip()}", evidence=self.tail())
 
-        self._lifeline.end(reason)
+        self._liveness.end(reason)
 
     def _wake(self) -> None:
         with self._changed:

@@ -1,1 +1,1 @@
-"""Disks read offline: pure Python over untrusted bytes, read-only, bounded; nothing is mounted and nothing is run."""
+"""Reading disks offline: pure Python over untrusted bytes, read-only, bounded; no mounts, no helper programs."""

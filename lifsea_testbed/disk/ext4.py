@@ -1,4 +1,4 @@
-"""ext2, ext3 and ext4, read-only, with the journal taken into account (kernel Documentation/filesystems/ext4/)."""
+"""ext2, ext3 and ext4, read-only, with the content of the journal (kernel Documentation/filesystems/ext4/)."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lifsea_testbed.disk import journal
-from lifsea_testbed.disk.source import Source
+from lifsea_testbed.disk.source import ByteSource
 from lifsea_testbed.errors import DiskDamaged, NotJudged
 
 ROOT = 2
 _MAGIC, _EXTENT_MAGIC = 0xEF53, 0xF30A
 _RECOVER, _WIDE, _META_GROUPS = 0x4, 0x80, 0x10
-#: Understood are filetype, recover, meta_bg, extents, 64bit, mmp, flex_bg, ea_inode, csum_seed, largedir, casefold.
+#: Supported: filetype, recover, meta_bg, extents, 64bit, mmp, flex_bg, ea_inode, csum_seed, largedir, casefold.
 _KNOWN = 0x2 | _RECOVER | _META_GROUPS | 0x40 | _WIDE | 0x100 | 0x200 | 0x400 | 0x2000 | 0x4000 | 0x20000
 _IN_EXTENTS, _IN_INODE, _ENCRYPTED = 0x80000, 0x10000000, 0x800
 _LONGEST_RUN = 32768
 _DEEPEST = 5
-#: The largest file that is read whole, and the largest directory: no database of packages comes near the one.
+#: The largest file that is read, and the largest directory (bytes); package databases are much smaller.
 LARGEST_FILE, LARGEST_DIRECTORY = 256 << 20, 16 << 20
-#: How many bytes of directories are read in all, one that is linked to many times counted each time.
+#: The total bytes of directories that are read, counting repeated reads of the same directory.
 _MOST_LISTED = 256 << 20
 #: mke2fs makes no journal beyond 1 GiB.
 _LARGEST_JOURNAL = 1 << 30
-#: How many blocks of inodes the kernel reads ahead, from a multiple of it on (EXT4_DEF_INODE_READAHEAD_BLKS).
+#: The blocks of inodes that the kernel reads ahead, starting at a multiple (EXT4_DEF_INODE_READAHEAD_BLKS).
 _READ_AHEAD = 32
-#: How many bytes of blocks are kept.
+#: The bytes of blocks that are cached.
 _KEPT = 16 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inode:
-    """A file of any kind: `mode` as in stat(2), `size` in bytes, `flags` and `block` as the file system keeps them."""
+    """A file of any kind: `mode` as in stat(2), `size` in bytes, `flags` and `block` as on disk (i_flags, i_block)."""
 
     number: int
     mode: int
@@ -46,7 +46,7 @@ class Inode:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """The fields of a superblock that are needed to find files; sizes in bytes, counts in blocks or inodes."""
+    """The fields of a superblock that locate files; sizes in bytes, counts in blocks or inodes."""
 
     block_size: int
     blocks: int
@@ -67,16 +67,16 @@ class Layout:
 class Ext4:
     """The file system on a partition: inodes by number, their content, the entries of directories.
 
-    A journal that still holds committed changes is read as the kernel would replay it.
+    Committed changes in the journal are included, as the kernel would replay them.
 
     Raises:
-        DiskDamaged: a structure contradicts itself.
-        NotJudged: it uses a feature that is not read here.
+        DiskDamaged: a structure is inconsistent.
+        NotJudged: it uses an unsupported feature.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: ByteSource) -> None:
         self._source = source
-        self._newer: dict[int, journal.Place] = {}
+        self._newer: dict[int, journal.JournalBlock] = {}
         self._listed_bytes = 0
         self.layout = parse_superblock(source.read_at(1024, 1024))
         self._block = functools.lru_cache(_KEPT // self.layout.block_size)(self._read_block)
@@ -84,7 +84,7 @@ class Ext4:
             self._replay()
 
     def inode(self, number: int) -> Inode:
-        """Returns the inode of that number."""
+        """Returns the inode with that number."""
         if not 0 < number <= self.layout.inodes:
             raise _damaged(f"refers to inode {number} of {self.layout.inodes}")
         table, place = self._inode_place(number)
@@ -96,10 +96,10 @@ class Ext4:
         """Returns the whole content of a file; holes are zeros.
 
         Raises:
-            NotJudged: it is larger than `limit` bytes, encrypted, or kept within its inode.
+            NotJudged: it is larger than `limit` bytes, encrypted, or stored within its inode.
         """
         if inode.size > limit:
-            raise NotJudged(f"a file of {inode.size} bytes is not read offline; {limit} is the most")
+            raise NotJudged(f"a file of {inode.size} bytes is not read offline; the limit is {limit}")
         if inode.flags & (_IN_INODE | _ENCRYPTED):
             raise NotJudged("the file system keeps files encrypted or within their inodes; that is not read offline")
         size = self.layout.block_size
@@ -109,15 +109,15 @@ class Ext4:
         return bytes(content[:inode.size])
 
     def link_target(self, inode: Inode) -> str:
-        """Returns what a symbolic link says."""
+        """Returns the target of a symbolic link."""
         short = inode.size < len(inode.block) and not inode.flags & _IN_EXTENTS
         target = inode.block[:inode.size] if short else self.read(inode, self.layout.block_size)
         return target.decode("utf-8", "surrogateescape")
 
     def entries(self, directory: Inode) -> Iterator[tuple[str, int]]:
-        """Yields the name and the inode's number of each entry but `.` and `..`."""
+        """Yields the name and inode number of each entry except `.` and `..`."""
         if not stat.S_ISDIR(directory.mode):
-            raise _damaged(f"takes inode {directory.number} for a directory, which it is not")
+            raise _damaged(f"refers to inode {directory.number} as a directory, which it is not")
         self._listed_bytes += directory.size
         if self._listed_bytes > _MOST_LISTED:
             raise NotJudged(f"the directories hold more than {_MOST_LISTED} bytes: the rest is not read")
@@ -128,7 +128,7 @@ class Ext4:
     # Below are blocks.
 
     def _inode_place(self, number: int) -> tuple[int, int]:
-        """Where an inode lies: the first block of its group's table, and how many bytes into that."""
+        """The location of an inode: the first block of its group's table, and the offset in bytes from there."""
         group, index = divmod(number - 1, self.layout.inodes_per_group)
         return self._inode_table(group), index * self.layout.inode_size
 
@@ -141,13 +141,13 @@ class Ext4:
         return high << 32 | int(_at("<I", raw, 8)[0])
 
     def _runs(self, inode: Inode, blocks: int) -> Iterator[tuple[int, int, int]]:
-        """Yields where a file's blocks lie: the first in the file, the first on the disk, how many; in order."""
+        """Yields the runs of a file's blocks, in order: the first in the file, the first on the disk, their number."""
         end = 0
         mapped = self._extents(inode.block, _DEEPEST, _budget(blocks)) if inode.flags & _IN_EXTENTS else \
             self._listed(inode, blocks)  # fmt: skip
         for first, place, count in mapped:
             if first < end:
-                raise _damaged(f"has inode {inode.number} hold some of its blocks twice")
+                raise _damaged(f"maps some blocks of inode {inode.number} twice")
             if first < blocks:
                 yield first, place, min(count, blocks - first)
             end = first + count
@@ -163,7 +163,7 @@ class Ext4:
     def _extents(self, node: bytes, deepest: int, budget: Iterator[int]) -> Iterator[tuple[int, int, int]]:
         magic, count, _, depth = struct.unpack_from("<4H", node)
         if magic != _EXTENT_MAGIC or depth > deepest or 12 * (count + 1) > len(node):
-            raise _damaged("has a tree of extents that is none")
+            raise _damaged("has an invalid extent tree")
         for place in range(12, 12 * (count + 1), 12):
             next(budget)
             if depth:
@@ -208,7 +208,7 @@ class Ext4:
         self.layout = parse_superblock((self._block(0) + self._block(1))[1024:2048])
 
     def _journal(self) -> dict[int, int]:
-        """Returns which block of the file system is which of its journal."""
+        """Returns the block of the file system for each block of its journal."""
         if not self.layout.journal:
             raise NotJudged("the file system's journal lies on another device")
         inode = self.inode(self.layout.journal)
@@ -218,16 +218,16 @@ class Ext4:
         return {first + index: place + index for first, place, count in runs for index in range(count)}
 
 
-class Unreplayed(Ext4):
-    """A file system as a boot loader reads it: what is in its journal alone is not there."""
+class UnreplayedExt4(Ext4):
+    """A file system as a boot loader reads it: without the changes that are only in the journal."""
 
     def idle_journal(self) -> set[int]:
-        """Returns the blocks of the journal that its recovery never looks at, even if it reads them ahead."""
+        """Returns the blocks of the journal whose content does not affect recovery, even if they are read ahead."""
         places = self._journal()
-        return set(places.values()) - journal.looked_at(self._block, places)
+        return set(places.values()) - journal.read_by_recovery(self._block, places)
 
     def replayed_inodes(self) -> set[int]:
-        """Returns the blocks of inodes that are read along with the journal's own and that its recovery overwrites.
+        """Returns the blocks of inodes that are read ahead with the journal's inode and that recovery overwrites.
 
         The kernel reads 33 blocks of the table at once (__ext4_get_inode_loc in fs/ext4/inode.c).
         """
@@ -238,20 +238,20 @@ class Unreplayed(Ext4):
         return along & journal.newer_blocks(self._block, self._journal()).keys()
 
     def _replay(self) -> None:
-        """Leaves the journal alone."""
+        """Ignores the journal."""
 
 
-def is_ext4(source: Source) -> bool:
-    """Tells whether a partition holds ext2, ext3 or ext4."""
+def is_ext4(source: ByteSource) -> bool:
+    """Returns whether a partition holds ext2, ext3 or ext4."""
     return source.size >= 2048 and source.read_at(1024 + 0x38, 2) == _MAGIC.to_bytes(2, "little")
 
 
 def parse_superblock(raw: bytes) -> Layout:
-    """Reads the 1024 bytes of a superblock.
+    """Parses the 1024 bytes of a superblock.
 
     Raises:
-        DiskDamaged: they contradict themselves.
-        NotJudged: a feature is in use that is not understood here.
+        DiskDamaged: they are inconsistent.
+        NotJudged: an unsupported feature is in use.
     """
     inodes, low, first_block, log, per_group = (int(_at("<I", raw, at)[0]) for at in (0x0, 0x4, 0x14, 0x18, 0x28))
     group, read_only, first_meta = (int(_at("<I", raw, at)[0]) for at in (0x20, 0x64, 0x104))
@@ -263,7 +263,7 @@ def parse_superblock(raw: bytes) -> Layout:
     size = descriptor if wide else 32
     if magic != _MAGIC or log > 6 or not per_group or inode_size not in (128, 256, 512, 1024, 2048, 4096) \
             or size not in (32, 64, 128, 256, 512, 1024):  # fmt: skip
-        raise _damaged("has a superblock that contradicts itself")
+        raise _damaged("has an inconsistent superblock")
     return Layout(block_size=1024 << log, blocks=(high << 32 if wide else 0) | low, inodes=inodes,
                   inodes_per_group=per_group, inode_size=inode_size, descriptor_size=size, first_block=first_block,
                   blocks_per_group=group, first_meta_group=first_meta, sparse=bool(read_only & 1),
@@ -272,7 +272,7 @@ def parse_superblock(raw: bytes) -> Layout:
 
 
 def descriptor_block(layout: Layout, number: int) -> int:
-    """Returns where a block of group descriptors lies: behind the superblock, or with its own groups ("meta_bg")."""
+    """Returns the location of a block of group descriptors: after the superblock, or in its own groups ("meta_bg")."""
     if not layout.incompatible & _META_GROUPS or number < layout.first_meta_group:
         return layout.first_block + 1 + number
     group = number * (layout.block_size // layout.descriptor_size)
@@ -287,9 +287,9 @@ def _is_power(number: int, base: int) -> bool:
 
 
 def _budget(blocks: int) -> Iterator[int]:
-    """Counts the entries of a tree of extents: each has a block of the file to itself, and some lie beyond its end."""
+    """Bounds the entries of an extent tree: each maps at least one block of the file, and some lie beyond its end."""
     yield from range(2 * blocks + 1024)
-    raise _damaged("has a tree of extents that is larger than its file")
+    raise _damaged("has an extent tree that is larger than its file")
 
 
 def _entries(block: bytes) -> Iterator[tuple[str, int]]:
@@ -297,7 +297,7 @@ def _entries(block: bytes) -> Iterator[tuple[str, int]]:
     while place < len(block) - 8:
         number, length, name_length = struct.unpack_from("<IHB", block, place)
         if length < 8 or length % 4 or place + length > len(block) or 8 + name_length > length:
-            raise _damaged("has a directory that contradicts itself")
+            raise _damaged("has an inconsistent directory")
         name = block[place + 8:place + 8 + name_length]
         if number and name not in (b".", b".."):
             yield _name(name), number
@@ -306,7 +306,7 @@ def _entries(block: bytes) -> Iterator[tuple[str, int]]:
 
 def _name(raw: bytes) -> str:
     if not raw or b"/" in raw or b"\0" in raw:
-        raise _damaged(f"has a file of the name {raw!r}")
+        raise _damaged(f"has a file with the invalid name {raw!r}")
     return raw.decode("utf-8", "surrogateescape")
 
 
@@ -319,4 +319,4 @@ def _uuid(raw: bytes) -> str:
 
 
 def _damaged(what: str) -> DiskDamaged:
-    return DiskDamaged(f"the file system {what}", hint="e2fsck -fn on that partition says more")
+    return DiskDamaged(f"the file system {what}", hint="run e2fsck -fn on that partition")

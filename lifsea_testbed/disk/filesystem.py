@@ -1,4 +1,4 @@
-"""A tree of files as a running system would see it: a root, what is mounted on it, links followed inside it."""
+"""A tree of files as a running system sees it: a root, file systems mounted on it, links resolved inside it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from lifsea_testbed.disk.ext4 import LARGEST_FILE, ROOT, Ext4, Inode
 from lifsea_testbed.errors import NotJudged
 
 _MOST_LINKS, _MOST_MATCHES = 40, 1000
-#: More than these are not read: an OS of 200 packages has some 20,000 entries, and a reader must come to an end.
+#: The bounds of a walk, so that it ends on a hostile disk: an OS of 200 packages has some 20,000 entries.
 MOST_ENTRIES, DEEPEST = 1_000_000, 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """A file: the file system it lies on, and its inode there."""
+class TreeEntry:
+    """A file of any kind: its file system and its inode."""
 
     file_system: Ext4
     inode: Inode
@@ -39,25 +39,25 @@ class Place:
         return stat.S_ISREG(self.inode.mode)
 
 
-def root_of(file_system: Ext4) -> Place:
+def root_of(file_system: Ext4) -> TreeEntry:
     """Returns the topmost directory of a file system."""
-    return Place(file_system=file_system, inode=file_system.inode(ROOT))
+    return _entry_of(file_system, ROOT)
 
 
 class Tree:
-    """The files below a root, with others mounted on paths of it; no link and no `..` ever leads out of it."""
+    """The files below a root, with other trees mounted on its paths; no link and no `..` leads out of it."""
 
-    def __init__(self, root: Place, mounts: Mapping[PurePosixPath, Place] | None = None) -> None:
+    def __init__(self, root: TreeEntry, mounts: Mapping[PurePosixPath, TreeEntry] | None = None) -> None:
         self._root = root
         self._mounts = dict(mounts or {})
         self._directories: dict[tuple[int, int], dict[str, int]] = {}
 
-    def mounted(self, mounts: Mapping[PurePosixPath, Place]) -> Tree:
-        """Returns the same tree with more mounted on it."""
+    def mounted(self, mounts: Mapping[PurePosixPath, TreeEntry]) -> Tree:
+        """Returns the same tree with further mounts."""
         return Tree(self._root, {**self._mounts, **mounts})
 
-    def find(self, path: str | PurePosixPath, *, follow: bool = True) -> Place | None:
-        """Returns what is at that path, links followed (the last one only with `follow`), or nothing."""
+    def find(self, path: str | PurePosixPath, *, follow: bool = True) -> TreeEntry | None:
+        """Returns the file at that path, or None; links are followed, a final one only with `follow`."""
         return self._resolve(PurePosixPath(path), follow=follow)[1]
 
     def real_path(self, path: str | PurePosixPath) -> PurePosixPath:
@@ -65,7 +65,7 @@ class Tree:
         return self._resolve(PurePosixPath(path), follow=True)[0]
 
     def read(self, path: str | PurePosixPath, limit: int = LARGEST_FILE) -> bytes | None:
-        """Returns the content of a regular file, or nothing if there is none."""
+        """Returns the content of a regular file, or None if there is none."""
         place = self.find(path)
         return place.file_system.read(place.inode, limit) if place and place.is_regular else None
 
@@ -78,7 +78,7 @@ class Tree:
         """Returns the paths that match, sorted; `*` stands for any characters but the slash.
 
         Raises:
-            NotJudged: they are too many.
+            NotJudged: there are too many.
         """
         found = [PurePosixPath("/")]
         for part in PurePosixPath(pattern).parts[1:]:
@@ -87,18 +87,18 @@ class Tree:
                 raise NotJudged(f"more than {_MOST_MATCHES} paths match {pattern}: they are not read")
         return found
 
-    def walk(self, without: Collection[PurePosixPath] = ()) -> Iterator[tuple[PurePosixPath, Place]]:
-        """Yields every path but the root with what is there, links not followed; nothing at or below `without`.
+    def walk(self, without: Collection[PurePosixPath] = ()) -> Iterator[tuple[PurePosixPath, TreeEntry]]:
+        """Yields every path but the root, with its file, except paths at or below `without`; links are not followed.
 
         Raises:
-            NotJudged: there are too many entries, or directories too deep within one another.
+            NotJudged: there are too many entries, or directories are nested too deeply.
         """
         waiting = [(PurePosixPath("/"), self._root)]
         seen = 0
         while waiting:
             directory, place = waiting.pop()
             if len(directory.parts) > DEEPEST:
-                raise NotJudged(f"directories lie deeper than {DEEPEST} within one another: the rest is not read")
+                raise NotJudged(f"directories are nested deeper than {DEEPEST} levels: the rest is not read")
             for path, below in self._below(directory, place, without):
                 if (seen := seen + 1) > MOST_ENTRIES:
                     raise NotJudged(f"the disk has more than {MOST_ENTRIES} entries: the rest is not read")
@@ -106,20 +106,20 @@ class Tree:
                 if below.is_directory:
                     waiting.append((path, below))
 
-    def _below(self, directory: PurePosixPath, place: Place,
-               without: Collection[PurePosixPath]) -> Iterator[tuple[PurePosixPath, Place]]:
+    def _below(self, directory: PurePosixPath, place: TreeEntry,
+               without: Collection[PurePosixPath]) -> Iterator[tuple[PurePosixPath, TreeEntry]]:
         for name, number in place.file_system.entries(place.inode):
             path = directory / name
             if path not in without:
                 there = self._mounts.get(path)
-                yield path, there or Place(file_system=place.file_system, inode=place.file_system.inode(number))
+                yield path, there or _entry_of(place.file_system, number)
 
     def _matching(self, directory: PurePosixPath, pattern: str) -> list[str]:
         if "*" in pattern:
             return [name for name in self.names(directory) if fnmatch.fnmatchcase(name, pattern)]
         return [pattern] if self.find(directory / pattern) else []
 
-    def _resolve(self, path: PurePosixPath, *, follow: bool) -> tuple[PurePosixPath, Place | None]:
+    def _resolve(self, path: PurePosixPath, *, follow: bool) -> tuple[PurePosixPath, TreeEntry | None]:
         waiting, at, links = _backwards(path), [(PurePosixPath("/"), self._root)], 0
         while waiting:
             name = waiting.pop()
@@ -138,17 +138,21 @@ class Tree:
                 at.append((here / name, below))
         return at[-1]
 
-    def _child(self, here: PurePosixPath, place: Place, name: str) -> Place | None:
+    def _child(self, here: PurePosixPath, place: TreeEntry, name: str) -> TreeEntry | None:
         if mounted := self._mounts.get(here / name):
             return mounted
         number = self._entries(place).get(name) if place.is_directory else None
-        return None if number is None else Place(file_system=place.file_system, inode=place.file_system.inode(number))
+        return None if number is None else _entry_of(place.file_system, number)
 
-    def _entries(self, place: Place) -> dict[str, int]:
+    def _entries(self, place: TreeEntry) -> dict[str, int]:
         key = id(place.file_system), place.inode.number
         if key not in self._directories:
             self._directories[key] = dict(place.file_system.entries(place.inode))
         return self._directories[key]
+
+
+def _entry_of(file_system: Ext4, number: int) -> TreeEntry:
+    return TreeEntry(file_system=file_system, inode=file_system.inode(number))
 
 
 def _backwards(path: PurePosixPath) -> list[str]:

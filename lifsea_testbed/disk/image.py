@@ -1,4 +1,4 @@
-"""The image that the user gave: examined before anything is opened by QEMU, refused when hostile, never written."""
+"""The user's image: examined before QEMU opens it, refused if it is hostile, never written."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lifsea_testbed.errors import HostError, ImageRefused
+from lifsea_testbed.support.host_packages import install_hint
 
 SECTOR = 512
 _PIECE = 1 << 20
@@ -22,12 +23,12 @@ _QCOW2_MAGIC = b"QFI\xfb"
 _QCOW2_DIRTY, _QCOW2_CORRUPT, _QCOW2_EXTERNAL_DATA = 1, 2, 4
 _OTHER_FORMATS = {b"KDMV": "VMDK", b"vhdxfile": "VHDX", b"conectix": "VHD", b"\x7fELF": "an ELF program",
                   b"\x1f\x8b": "a gzip file", b"\xfd7zXZ": "an xz file", b"\x28\xb5\x2f\xfd": "a zstd file"}
-#: The largest virtual disk that is accepted: ecs.g7 cloud disks end at 64 TiB (ESSD, block storage limits).
+#: The largest virtual disk that is accepted: cloud disks of an ecs.g7 have at most 64 TiB (ESSD, block storage limits).
 LARGEST = 64 << 40
 
 
 class DiskFormat(enum.StrEnum):
-    """The disk formats that are opened; QEMU is always told which, it never guesses."""
+    """The supported disk formats; QEMU always gets the format, it never probes for it."""
 
     RAW = "raw"
     QCOW2 = "qcow2"
@@ -35,7 +36,7 @@ class DiskFormat(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """A disk image that has been examined: `virtual_size` and `file_size` in bytes, `stamp` tells a changed file."""
+    """An examined disk image: `virtual_size` and `file_size` in bytes, `stamp` detects a changed file."""
 
     path: Path
     format: DiskFormat
@@ -45,18 +46,18 @@ class Image:
 
     @functools.cached_property
     def sha256(self) -> str:
-        """The digest of the file as it lies on the host's disk, in hexadecimal."""
+        """The SHA-256 digest of the file, in hexadecimal."""
         return digest(self.path)
 
     def fits_into(self, size: int) -> bool:
-        """Tells whether the file, or else what deflate at its quickest makes of it, has at most so many bytes."""
+        """Returns whether the file, or its content compressed by deflate at level 1, has at most `size` bytes."""
         if self.file_size <= size:
             return True
-        squeeze, made = zlib.compressobj(1), 0
+        deflate, compressed = zlib.compressobj(1), 0
         with self.path.open("rb") as file:
-            while made <= size and (piece := file.read(_PIECE)):
-                made += len(squeeze.compress(piece))
-        return made + len(squeeze.flush()) <= size
+            while compressed <= size and (piece := file.read(_PIECE)):
+                compressed += len(deflate.compress(piece))
+        return compressed + len(deflate.flush()) <= size
 
     def trust_digest(self, sha256: str) -> None:
         """Takes the digest that another process of the run computed, instead of reading the file again.
@@ -76,7 +77,7 @@ class Image:
 
 @dataclass(frozen=True, kw_only=True)
 class Qcow2Header:
-    """The fields of a qcow2 header that decide whether the file may be opened (QEMU docs/interop/qcow2.txt)."""
+    """The fields of a qcow2 header that decide whether the file is accepted (QEMU docs/interop/qcow2.txt)."""
 
     version: int
     has_backing_file: bool
@@ -95,8 +96,8 @@ def examine(path: Path) -> Image:
     """Returns the image at that path.
 
     Raises:
-        ImageRefused: it is missing, no regular file, not a disk image, truncated, corrupt, encrypted,
-            or refers to another file.
+        ImageRefused: it does not exist, is no regular file or no disk image, is truncated, corrupt or encrypted, or
+            refers to another file.
     """
     _refuse_unreadable(path)
     with path.open("rb") as file:
@@ -108,7 +109,7 @@ def examine(path: Path) -> Image:
 
 
 def parse_qcow2_header(head: bytes) -> Qcow2Header:
-    """Reads the header of a qcow2 file from its first 104 bytes.
+    """Parses the header of a qcow2 file from its first 104 bytes.
 
     Raises:
         ValueError: the bytes are too few, or not a qcow2 header of version 2 or 3.
@@ -153,7 +154,7 @@ def _examine_qcow2(path: Path, head: bytes) -> int:
     if header.incompatible & (_QCOW2_DIRTY | _QCOW2_CORRUPT):
         raise ImageRefused(f"{path}: was not closed cleanly or is marked corrupt", hint="qemu-img check -r all")
     if not 0 < header.virtual_size <= LARGEST:
-        raise ImageRefused(f"{path}: claims a disk of {header.virtual_size} bytes", hint="cloud disks end at 64 TiB")
+        raise ImageRefused(f"{path}: claims a disk of {header.virtual_size} bytes", hint="64 TiB is the most")
     _refuse_inconsistent(path)
     return header.virtual_size
 
@@ -164,13 +165,13 @@ def _refuse_inconsistent(path: Path) -> None:
         check = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120,
                                preexec_fn=_bound_resources)
     except FileNotFoundError:
-        raise HostError("qemu-img was not found", hint="apt-get install qemu-utils") from None
+        raise HostError("qemu-img not found on PATH", hint=install_hint("qemu-img")) from None
     except subprocess.TimeoutExpired:
-        raise ImageRefused(f"{path}: its tables could not be checked within 120 s", hint="copy it again") from None
-    # 3 means leaked clusters only (qemu-img(1)): wasteful, harmless.
+        raise ImageRefused(f"{path}: qemu-img check did not end within 120 s", hint="copy it again") from None
+    # 3 means leaked clusters only (qemu-img(1)): they waste space and do no harm.
     if check.returncode not in (0, 3):
-        said = (check.stderr.strip().splitlines() or [f"qemu-img check ended with {check.returncode}"])[-1]
-        raise ImageRefused(f"{path}: truncated or corrupt qcow2 ({said})", hint="copy it again, compare digests")
+        last = (check.stderr.strip().splitlines() or [f"qemu-img check exited with {check.returncode}"])[-1]
+        raise ImageRefused(f"{path}: truncated or corrupt qcow2 ({last})", hint="copy it again, compare digests")
 
 
 def _bound_resources() -> None:

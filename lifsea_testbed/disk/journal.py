@@ -1,4 +1,4 @@
-"""The journal of ext3 and ext4 (jbd2): which blocks it holds newer than their place on the disk."""
+"""The journal of ext3 and ext4 (jbd2): the blocks of which it holds newer content than the file system."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from lifsea_testbed.errors import DiskDamaged, NotJudged
 MAGIC = b"\xc0\x3b\x39\x98"
 _DESCRIPTOR, _COMMIT, _REVOKE = 1, 2, 5
 _WIDE, _CHECKSUM_2, _CHECKSUM_3 = 0x2, 0x8, 0x10
-#: revoke, 64bit, async commit, checksums v2 and v3: what is understood here.
+#: The supported features: revoke, 64bit, async commit, checksums v2 and v3.
 _KNOWN = 0x1 | _WIDE | 0x4 | _CHECKSUM_2 | _CHECKSUM_3
 _ESCAPED, _SAME_IDENTIFIER, _LAST = 1, 2, 8
 #: JBD2_FEATURE_COMPAT_CHECKSUM.
 _CHECKSUM_1 = 0x1
 _HEADER = 12
-#: How many blocks one transaction may write or revoke: jbd2 ends it at a quarter of the journal, that is 1 GiB at most.
+#: The most blocks of a transaction: jbd2 ends it at a quarter of the journal, which has at most 1 GiB.
 _MOST = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """The block of the disk that holds newer content; `escaped` if its first bytes were taken for a header's."""
+class JournalBlock:
+    """The block of the disk with newer content; `escaped` if its first bytes were replaced, being those of a header."""
 
     block: int
     escaped: bool
@@ -31,7 +31,7 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class Tag:
-    """A block whose newer content follows its descriptor."""
+    """A block of the file system whose newer content follows the descriptor."""
 
     block: int
     flags: int
@@ -39,7 +39,7 @@ class Tag:
 
 @dataclass(frozen=True, kw_only=True)
 class Transaction:
-    """What was committed at once: the blocks it wrote, each with its place in the journal, and those it revoked."""
+    """A committed transaction: the blocks it wrote, each with its place in the journal, and those it revoked."""
 
     sequence: int
     written: list[tuple[int, Tag]]
@@ -48,7 +48,7 @@ class Transaction:
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """The journal's superblock: where it starts and with which transaction, in its own blocks."""
+    """The journal's superblock: where its log starts and with which transaction; numbers of the journal's blocks."""
 
     first: int
     length: int
@@ -58,38 +58,38 @@ class Head:
     incompatible: int
 
 
-def newer_blocks(read: Callable[[int], bytes], places: Mapping[int, int]) -> dict[int, Place]:
-    """Returns the blocks of each committed transaction, revoked ones left out, as the kernel's recovery would.
+def newer_blocks(read: Callable[[int], bytes], places: Mapping[int, int]) -> dict[int, JournalBlock]:
+    """Returns the newer blocks of all committed transactions, without revoked ones, as the kernel's recovery does.
 
-    `read` gives a block of the disk, `places` the block of the disk for each of the journal. A transaction
-    that is not followed by its commit block, and all after it, never happened. Checksums are not looked at.
+    `read` returns a block of the disk, `places` maps each block of the journal to its block on the disk. A transaction
+    without its commit block, and all after it, are ignored. Checksums are not verified.
 
     Raises:
-        DiskDamaged: the journal contradicts itself.
-        NotJudged: it uses fast commits or another feature that is not understood here.
+        DiskDamaged: the journal is inconsistent.
+        NotJudged: it uses fast commits or another unsupported feature.
     """
-    newer: dict[int, tuple[int, Place]] = {}
+    newer: dict[int, tuple[int, JournalBlock]] = {}
     revoked: dict[int, int] = {}
     try:
         for transaction in transactions(lambda number: read(places[number])):
             revoked.update(dict.fromkeys(transaction.revoked, transaction.sequence))
             for number, tag in transaction.written:
-                place = Place(block=places[number], escaped=bool(tag.flags & _ESCAPED))
+                place = JournalBlock(block=places[number], escaped=bool(tag.flags & _ESCAPED))
                 newer[tag.block] = transaction.sequence, place
     except KeyError:
         raise _damaged("has holes, or ends too early") from None
     return {block: place for block, (sequence, place) in newer.items() if revoked.get(block, -1) < sequence}
 
 
-def looked_at(read: Callable[[int], bytes], places: Mapping[int, int]) -> set[int]:
-    """Returns the blocks of the disk, among those of the journal, whose content a recovery goes by (jbd2/recovery.c).
+def read_by_recovery(read: Callable[[int], bytes], places: Mapping[int, int]) -> set[int]:
+    """Returns the blocks of the journal, by their number on the disk, whose content affects recovery (jbd2/recovery.c).
 
-    They are its superblock, each header up to the first that is none or of another transaction, and what was committed.
-    A transaction without its commit block is stepped over by the lengths that its descriptors say.
+    They are its superblock, each header up to the first invalid one or one of another transaction, and committed
+    content. Recovery skips a transaction without its commit block by the lengths in its descriptors.
 
     Raises:
-        DiskDamaged: the journal contradicts itself.
-        NotJudged: it uses a feature that is not understood here, or checksums of its first kind, which cover all.
+        DiskDamaged: the journal is inconsistent.
+        NotJudged: it uses an unsupported feature, or checksums v1, which cover all content.
     """
     seen: set[int] = set()
 
@@ -108,11 +108,11 @@ def looked_at(read: Callable[[int], bytes], places: Mapping[int, int]) -> set[in
 
 
 def parse_head(raw: bytes) -> Head:
-    """Reads the superblock of a journal.
+    """Parses the superblock of a journal.
 
     Raises:
-        DiskDamaged: it is none.
-        NotJudged: a feature is in use that is not understood here.
+        DiskDamaged: it is invalid.
+        NotJudged: an unsupported feature is in use.
     """
     kind, length, first, sequence, start = struct.unpack_from(">4xI8xIIII", raw)
     compatible, incompatible = (0, 0) if kind == 3 else struct.unpack_from(">II", raw, 36)
@@ -125,7 +125,7 @@ def parse_head(raw: bytes) -> Head:
 
 
 def transactions(read: Callable[[int], bytes]) -> Iterator[Transaction]:
-    """Yields the committed transactions that are not yet in their place, the oldest first."""
+    """Yields the committed transactions that are not yet checkpointed, the oldest first."""
     head = parse_head(read(0))
     place, sequence, left = head.start, head.sequence, head.length
     written: list[tuple[int, Tag]] = []
@@ -160,7 +160,7 @@ def _tags(block: bytes, head: Head) -> list[Tag]:
         place += size + (0 if tags[-1].flags & _SAME_IDENTIFIER else 16)
         if tags[-1].flags & _LAST:
             return tags
-    # With checksums the last four bytes are one, and a full block has no last tag.
+    # With checksums the last four bytes are the checksum, and a full block has no tag with the flag "last".
     return tags
 
 
@@ -182,4 +182,4 @@ def _revoked(block: bytes, head: Head) -> list[int]:
 
 
 def _damaged(what: str) -> DiskDamaged:
-    return DiskDamaged(f"the file system's journal {what}", hint="e2fsck -fn on that partition says more")
+    return DiskDamaged(f"the file system's journal {what}", hint="run e2fsck -fn on that partition")

@@ -1,4 +1,4 @@
-"""The system that a disk would boot: its root file system, with the file systems that it mounts."""
+"""The system that a disk boots next: its root file system, with the file systems that it mounts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from lifsea_testbed.disk.ext4 import Ext4, is_ext4
 from lifsea_testbed.disk.filesystem import Tree, root_of
 from lifsea_testbed.disk.partitions import NO_SYSTEM, ROOT_X86_64, Partition, partitions
-from lifsea_testbed.disk.source import Source
+from lifsea_testbed.disk.source import ByteSource
 from lifsea_testbed.errors import DiskDamaged, NotJudged
 
 _OTHERS = {0: {b"XFSB": "XFS", b"hsqs": "squashfs", b"LUKS\xba\xbe": "LUKS"}, 512: {b"LABELONE": "LVM"},
@@ -23,7 +23,7 @@ _SMALL = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Volume:
-    """A partition whose file system can be read, and its files."""
+    """A partition with a supported file system, and its files."""
 
     partition: Partition
     file_system: Ext4
@@ -31,27 +31,27 @@ class Volume:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
-    """A boot entry: its file, its version, the path of the ostree deployment that it boots, or nothing."""
+class BootEntry:
+    """A boot entry: its file, its version, and the path of the ostree deployment that it boots, if any."""
 
     name: str = ""
     version: int = 0
     deployment: str = ""
 
     def rank(self) -> tuple[int, str]:
-        """The entry of the highest rank boots first; ostree numbers its own by version."""
+        """The sort key: the entry with the highest rank boots first; ostree numbers its entries by version."""
         return self.version, self.name
 
 
-def boots_next(disk: Source) -> Tree:
-    """Returns the root file system as the system sees it that boots next.
+def boots_next(disk: ByteSource) -> Tree:
+    """Returns the root file system that boots next, as the running system sees it.
 
-    Of an ostree system that is the deployment that the first boot entry names, with its /var, /boot and /sysroot; of
-    any other the root partition, with what its fstab mounts from the same disk.
+    On an ostree system it is the deployment of the first boot entry, with its /var, /boot and /sysroot; on other
+    systems the root partition, with the file systems that its fstab mounts from the same disk.
 
     Raises:
-        DiskDamaged: a table contradicts itself, or a boot entry names a deployment that is not there.
-        NotJudged: no root file system can be found, or read.
+        DiskDamaged: a table is inconsistent, or a boot entry names a deployment that does not exist.
+        NotJudged: no root file system is found, or its file system is not supported.
     """
     volumes, unread = _volumes(partitions(disk))
     for boot in volumes:
@@ -61,7 +61,7 @@ def boots_next(disk: Source) -> Tree:
 
 
 def _volumes(found: list[Partition]) -> tuple[list[Volume], list[str]]:
-    """The file systems that can be read, and why others, which may hold a root as well, cannot."""
+    """The supported file systems, and the reasons why other partitions, which may hold a root as well, are not read."""
     volumes: list[Volume] = []
     unread: list[str] = []
     for partition in found:
@@ -81,19 +81,19 @@ def _volume(partition: Partition) -> Volume:
 
 
 def _deployment(boot: Tree) -> str:
-    """The `ostree=` argument of the entry that boots first: the highest version, as ostree writes them."""
+    """The `ostree=` argument of the entry that boots first: the one with the highest version."""
     paths = [*boot.glob("/loader/entries/*.conf"), *boot.glob("/boot/loader/entries/*.conf")]
     entries = [parse_entry(path.name, _text(boot, path) or "") for path in paths]
-    return max((entry for entry in entries if entry.deployment), key=Entry.rank, default=Entry()).deployment
+    return max((entry for entry in entries if entry.deployment), key=BootEntry.rank, default=BootEntry()).deployment
 
 
-def parse_entry(name: str, text: str) -> Entry:
-    """Reads a boot entry (Boot Loader Specification, type 1)."""
+def parse_entry(name: str, text: str) -> BootEntry:
+    """Parses a boot entry (Boot Loader Specification, type 1)."""
     fields = {words[0]: words[1:] for line in text.splitlines() if (words := line.split())}
     deployments = [word.removeprefix(_ARGUMENT) for word in fields.get("options", []) if word.startswith(_ARGUMENT)]
     version = "".join(fields.get("version", []))
-    return Entry(name=name, version=int(version) if version.isdecimal() and len(version) < 10 else 0,
-                 deployment=deployments[0] if deployments else "")  # fmt: skip
+    return BootEntry(name=name, version=int(version) if version.isdecimal() and len(version) < 10 else 0,
+                     deployment=deployments[0] if deployments else "")  # fmt: skip
 
 
 def _deployed(volumes: list[Volume], boot: Volume, path: str, unread: list[str]) -> Tree:
@@ -105,7 +105,7 @@ def _deployed(volumes: list[Volume], boot: Volume, path: str, unread: list[str])
         missing = f"a boot entry names the deployment {path}, which no partition holds"
         if unread:
             raise NotJudged("; ".join([f"{missing} that is read offline", *unread]))
-        raise DiskDamaged(missing, hint="ostree admin status, in a system that boots")
+        raise DiskDamaged(missing, hint="run ostree admin status in a system that boots")
     real = volume.tree.real_path(path)
     stateroot = _STATEROOT.match(str(real))
     var = volume.tree.find(f"/ostree/deploy/{stateroot[1]}/var") if stateroot else None
@@ -139,10 +139,10 @@ def _names(volume: Volume) -> list[str]:
             *([f"LABEL={layout.label}"] if layout.label else [])]  # fmt: skip
 
 
-def _kind(content: Source) -> str:
+def _kind(content: ByteSource) -> str:
     found = [name for place, kinds in _OTHERS.items() for magic, name in kinds.items()
              if content.size >= place + len(magic) and content.read_at(place, len(magic)) == magic]  # fmt: skip
-    return found[0] if found else "nothing that is known"
+    return found[0] if found else "an unknown file system"
 
 
 def _text(tree: Tree, path: str | PurePosixPath) -> str | None:

@@ -7,12 +7,12 @@ import uuid
 from dataclasses import dataclass
 
 from lifsea_testbed.disk.image import SECTOR
-from lifsea_testbed.disk.source import Source, Window
+from lifsea_testbed.disk.source import ByteSource, Window
 from lifsea_testbed.errors import DiskDamaged, NotJudged
 
 #: "Root Partition" for x86-64 (Discoverable Partitions Specification).
 ROOT_X86_64 = "4f68bce3-e8cd-4db1-96e7-fbcaf984b709"
-#: "EFI System Partition" (UEFI specification 2.10, 5.3.3), and GRUB's partition for a BIOS: neither holds a system.
+#: "EFI System Partition" (UEFI specification 2.10, 5.3.3), and GRUB's BIOS boot partition: neither holds a system.
 NO_SYSTEM = {"c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "21686148-6449-6e6f-744e-656564454649"}
 _LARGEST_TABLE, _MOST = 1 << 20, 128
 _EXTENDED = {0x05, 0x0F, 0x85, 0xEE}
@@ -20,23 +20,23 @@ _EXTENDED = {0x05, 0x0F, 0x85, 0xEE}
 
 @dataclass(frozen=True, kw_only=True)
 class Partition:
-    """A partition: its number from 1, its first sector, its bytes, its type and its own identifier.
+    """A partition: its number from 1, its first sector, its content, its type GUID and its own GUID.
 
-    Both are in lower case; empty in an MBR.
+    The GUIDs are in lower case, and empty in an MBR.
     """
 
     number: int
     first: int
-    content: Source
+    content: ByteSource
     kind: str = ""
     identifier: str = ""
 
 
-def partitions(disk: Source) -> list[Partition]:
-    """Returns the partitions in the order of their numbers; an MBR's logical ones are left out.
+def partitions(disk: ByteSource) -> list[Partition]:
+    """Returns the partitions in the order of their numbers, without the logical ones of an MBR.
 
     Raises:
-        DiskDamaged: the table contradicts itself, or refers to something behind the disk's end.
+        DiskDamaged: the table is inconsistent, or refers to sectors behind the end of the disk.
     """
     head = disk.read_at(0, min(disk.size, 2 * SECTOR))
     if head[SECTOR:SECTOR + 8] == b"EFI PART":
@@ -44,7 +44,7 @@ def partitions(disk: Source) -> list[Partition]:
     return _mbr(disk, head) if head[510:512] == b"\x55\xaa" else []
 
 
-def _gpt(disk: Source, header: bytes) -> list[Partition]:
+def _gpt(disk: ByteSource, header: bytes) -> list[Partition]:
     first, count, size = struct.unpack_from("<QII", header, 72)
     if size < 128 or count * size > _LARGEST_TABLE:
         raise DiskDamaged(f"a partition table of {count} entries of {size} bytes", hint="sgdisk --verify")
@@ -56,20 +56,20 @@ def _gpt(disk: Source, header: bytes) -> list[Partition]:
     return [_gpt_entry(disk, number + 1, row) for number, row in used]
 
 
-def _gpt_entry(disk: Source, number: int, row: bytes) -> Partition:
+def _gpt_entry(disk: ByteSource, number: int, row: bytes) -> Partition:
     first, last = struct.unpack_from("<QQ", row, 32)
     kind, identifier = (str(uuid.UUID(bytes_le=row[start:start + 16])) for start in (0, 16))
     return Partition(number=number, first=first, content=_window(disk, first, last - first + 1, number), kind=kind,
                      identifier=identifier)  # fmt: skip
 
 
-def _mbr(disk: Source, head: bytes) -> list[Partition]:
+def _mbr(disk: ByteSource, head: bytes) -> list[Partition]:
     rows = ((number, struct.unpack_from("<4xB3xII", head, 446 + 16 * number)) for number in range(4))
     return [Partition(number=number + 1, first=first, content=_window(disk, first, sectors, number + 1))
             for number, (kind, first, sectors) in rows if sectors and kind and kind not in _EXTENDED]  # fmt: skip
 
 
-def _window(disk: Source, first: int, sectors: int, number: int) -> Window:
+def _window(disk: ByteSource, first: int, sectors: int, number: int) -> Window:
     if sectors <= 0 or (first + sectors) * SECTOR > disk.size:
         raise DiskDamaged(f"partition {number} ends behind the disk, or before it starts", hint="sgdisk --verify")
     return Window(disk, first * SECTOR, sectors * SECTOR)

@@ -1,15 +1,17 @@
-"""qcow2 disks: clusters looked up in two levels of tables (QEMU docs/interop/qcow2.txt), above another disk or none."""
+"""qcow2 disks: clusters in two levels of tables (QEMU docs/interop/qcow2.txt), optionally above another disk."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import struct
 import zlib
 from array import array
 from collections.abc import Iterator
+from pathlib import Path
 
-from lifsea_testbed.disk.image import LARGEST, parse_qcow2_header
-from lifsea_testbed.disk.source import Source
+from lifsea_testbed.disk.image import LARGEST, DiskFormat, Image, parse_qcow2_header
+from lifsea_testbed.disk.source import ByteSource, RawFile
 from lifsea_testbed.errors import DiskDamaged, NotJudged
 
 _HEADER = 104
@@ -17,23 +19,23 @@ _CORRUPT, _EXTERNAL_DATA, _COMPRESSION, _EXTENDED_TABLES = 2, 4, 8, 16
 _KNOWN = 1 | _CORRUPT | _EXTERNAL_DATA | _COMPRESSION | _EXTENDED_TABLES
 _COMPRESSED, _ZERO = 1 << 62, 1
 _OFFSET = 0x00FF_FFFF_FFFF_FE00
-#: QEMU refuses longer ones as well (QCOW_MAX_L1_SIZE).
+#: The bound of QEMU (QCOW_MAX_L1_SIZE).
 _LARGEST_TABLE = 32 << 20
-#: How many bytes of tables, and of inflated clusters, are kept.
+#: The bytes of tables, and of inflated clusters, that are cached.
 _KEPT = 16 << 20
 
 
 class Qcow2:
-    """The disk that a qcow2 file describes; clusters that it lacks are those of the disk `below`, or zeros.
+    """The disk in a qcow2 file; clusters that are not in it are read from the disk `below`, or are zeros.
 
-    The header's own opinion of what lies below is never followed.
+    The backing file that the header names is never opened.
 
     Raises:
-        DiskDamaged: the tables contradict themselves.
-        NotJudged: the file uses a feature that is not read here (zstd, subclusters, encryption).
+        DiskDamaged: the tables are inconsistent.
+        NotJudged: the file uses an unsupported feature (zstd, subclusters, encryption).
     """
 
-    def __init__(self, file: Source, below: Source | None = None) -> None:
+    def __init__(self, file: ByteSource, below: ByteSource | None = None) -> None:
         self._file, self._below = file, below
         head = file.read_at(0, min(_HEADER, file.size))
         try:
@@ -54,7 +56,7 @@ class Qcow2:
         self._inflated = functools.lru_cache(_KEPT >> bits)(self._inflate)
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Returns the bytes at that place of the disk; behind its end there are none."""
+        """Returns exactly `length` bytes of the disk; raises DiskDamaged beyond its end."""
         if offset < 0 or offset + length > self.size:
             raise DiskDamaged(f"the disk ends before byte {offset + length}", hint="copy the image again")
         parts = []
@@ -66,7 +68,7 @@ class Qcow2:
         return b"".join(parts)
 
     def own(self) -> Iterator[tuple[int, int]]:
-        """Yields the parts of the disk, offset and length, that the file holds itself, in order."""
+        """Yields the parts of the disk, offset and length, that are in the file itself, in order."""
         for first, table in enumerate(self._tables):
             entries = self._table(table & _OFFSET) if table & _OFFSET else ()
             for second, entry in enumerate(entries):
@@ -108,6 +110,23 @@ class Qcow2:
         if len(data) != self._cluster:
             raise DiskDamaged("a compressed cluster is too short", hint="qemu-img check")
         return data
+
+
+@contextlib.contextmanager
+def open_layers(image: Image, *overlays: Path) -> Iterator[ByteSource]:
+    """Yields the disk of a machine with those overlays (qcow2, the lowest first) above the image.
+
+    The machine must be off.
+
+    Raises:
+        DiskDamaged, NotJudged: one of the files cannot be read.
+    """
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(RawFile(image.path))
+        disk: ByteSource = Qcow2(file) if image.format is DiskFormat.QCOW2 else file
+        for overlay in overlays:
+            disk = Qcow2(stack.enter_context(RawFile(overlay)), disk)
+        yield disk
 
 
 def _refuse(incompatible: int, *, encrypted: bool) -> None:

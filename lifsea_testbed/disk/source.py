@@ -1,4 +1,4 @@
-"""Where bytes come from: a file of the host, or a part of another source."""
+"""Random-access sources of bytes: a file of the host, or a part of another source."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Protocol, Self
 from lifsea_testbed.errors import DiskDamaged
 
 
-class Source(Protocol):
-    """Bytes that can be read at any place; `size` is in bytes."""
+class ByteSource(Protocol):
+    """Bytes that can be read at any offset; `size` is in bytes."""
 
     @property
     def size(self) -> int:
-        """How many bytes there are."""
+        """The number of bytes."""
         ...
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Returns exactly that many bytes, or raises DiskDamaged where the source ends before them."""
+        """Returns exactly `length` bytes; raises DiskDamaged where the source ends earlier."""
         ...
 
 
 class RawFile:
-    """A file of the host, open for reading, by several threads if need be, as long as its context."""
+    """A file of the host, open for reading within the context; several threads may read it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -41,7 +41,7 @@ class RawFile:
         self._file.close()
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Returns exactly that many bytes of the file."""
+        """Returns exactly `length` bytes of the file."""
         within(self, offset, length, str(self._path))
         data = os.pread(self._file.fileno(), length, offset)
         if len(data) != length:
@@ -52,16 +52,16 @@ class RawFile:
 class Window:
     """A part of another source: a partition of a disk."""
 
-    def __init__(self, source: Source, offset: int, size: int) -> None:
+    def __init__(self, source: ByteSource, offset: int, size: int) -> None:
         self._source, self._offset, self.size = source, offset, size
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Returns exactly that many bytes of the part."""
+        """Returns exactly `length` bytes of the part."""
         within(self, offset, length, "a partition")
         return self._source.read_at(self._offset + offset, length)
 
 
-def within(source: Source, offset: int, length: int, name: str) -> None:
+def within(source: ByteSource, offset: int, length: int, name: str) -> None:
     """Raises DiskDamaged unless the source holds these bytes."""
     if offset < 0 or length < 0 or offset + length > source.size:
         raise DiskDamaged(f"{name} has {source.size} bytes, and something on it refers to byte {offset + length}",

@@ -1,1 +1,1 @@
-"""The instance that an image would run on: its size, its identity, and the metadata service that it asks."""
+"""The ECS instance: its size, its identity, its hardware as seen from inside, and its metadata service."""

@@ -1,6 +1,6 @@
-"""What an ecs.g7 looks like from inside: its processor, firmware tables and devices, whatever its size.
+"""The hardware that a guest sees on an ecs.g7 of any size: CPU, firmware tables and devices.
 
-Source: dmidecode, lspci, lscpu and dmesg of ECS guests; the figures of the processor are those of an ecs.g7.2xlarge.
+Source: dmidecode, lspci, lscpu and dmesg of ECS guests; the CPU is that of an ecs.g7.2xlarge.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from lifsea_testbed.ecs.instance import Instance
 
 @dataclass(frozen=True, kw_only=True)
 class Processor:
-    """A model of processor as CPUID tells it."""
+    """A CPU model as reported by CPUID."""
 
     name: str
     vendor: str
@@ -23,7 +23,7 @@ class Processor:
 
 @dataclass(frozen=True, kw_only=True)
 class PciDevice:
-    """A PCI device: vendor, device and class (class, subclass, programming interface), as numbers of the PCI IDs."""
+    """A PCI device: vendor, device and class (class, subclass, programming interface), as in the PCI ID database."""
 
     vendor: int
     device: int
@@ -41,9 +41,9 @@ class SerialPort:
 
 PROCESSOR = Processor(name="Intel(R) Xeon(R) Platinum 8369B CPU @ 2.70GHz", vendor="GenuineIntel",
                       family=6, model=106, stepping=6)  # fmt: skip
-#: Features of the processor that a guest must not see: an ecs.g7 runs no virtual machines of its own.
+#: CPU features that a guest must not see: an ecs.g7 has no nested virtualization.
 HIDDEN_FEATURES = frozenset({"svm", "vmx"})
-#: What came with Ice Lake servers, by the kernel's names, beside the AVX-512 of their forerunners.
+#: CPU features that are new in Ice Lake servers, by the kernel's names, and AVX-512F.
 ICE_LAKE_FEATURES = frozenset({"avx512f", "avx512_vbmi2", "avx512_vnni", "gfni", "vaes"})
 #: SeaBIOS as ECS builds it: version and date.
 FIRMWARE_REVISION, FIRMWARE_DATE = "449e491", "04/01/2014"
@@ -52,12 +52,12 @@ VENDOR, PRODUCT, BOARD = "Alibaba Cloud", "Alibaba Cloud ECS", "pc-i440fx-2.1"
 SMBIOS = "2.8"
 #: ttyS0: COM1 of a PC, a 16550A (PORT_16550A is 4).
 CONSOLE = SerialPort(address=0x3F8, interrupt=4, chip=4)
-#: The port on the virtio console at which Cloud Assistant listens.
+#: The virtio-serial port of Cloud Assistant.
 ASSISTANT_PORT = "org.qemu.guest_agent.0"
 MTU = 1500
 
 _INTEL, _CIRRUS, _VIRTIO = 0x8086, 0x1013, 0x1AF4
-#: PCI slot → what is in it: board, display, then console, disk, card and balloon as transitional virtio devices.
+#: PCI slot → device: board, display, then console, disk, NIC and balloon as transitional virtio devices.
 PCI = {
     "00.0": PciDevice(vendor=_INTEL, device=0x1237, kind=0x060000),
     "01.0": PciDevice(vendor=_INTEL, device=0x7000, kind=0x060100),
@@ -70,7 +70,7 @@ PCI = {
     "05.0": PciDevice(vendor=_VIRTIO, device=0x1000, kind=0x020000),
     "06.0": PciDevice(vendor=_VIRTIO, device=0x1002, kind=0x00FF00),
 }
-#: The slot of a data disk, of an instance that has one.
+#: The slot of the data disk, if the instance has one.
 DATA_SLOT = "07.0"
 #: PCI slot → number of the virtio device (virtio specification, 5: 1 network, 2 block, 3 console, 5 balloon).
 VIRTIO = {"03.0": 3, "04.0": 2, "05.0": 1, "06.0": 5}
@@ -78,7 +78,7 @@ CARD_SLOT = "05.0"
 
 
 def pci(instance: Instance) -> dict[str, PciDevice]:
-    """Returns what is in each PCI slot of that instance."""
+    """Returns the device in each PCI slot of that instance."""
     return {**PCI, DATA_SLOT: PCI["04.0"]} if instance.data_disk else PCI
 
 
@@ -88,7 +88,7 @@ def virtio(instance: Instance) -> dict[str, int]:
 
 
 def dmi(instance: Instance) -> dict[str, str]:
-    """Returns what the DMI tables say, by the names of the kernel's /sys/class/dmi/id; chassis type 1 is "other"."""
+    """Returns the DMI strings, by their names in the kernel's /sys/class/dmi/id; chassis type 1 is "other"."""
     return {
         "bios_vendor": "SeaBIOS",
         "bios_version": FIRMWARE_REVISION,

@@ -1,4 +1,4 @@
-"""Services on unix sockets, of which one speaks HTTP: QEMU's user network hands each connection of the guest to one.
+"""Services on unix sockets, such as an HTTP server: QEMU's user network connects the guest to them.
 
 Nothing listens on a network.
 """
@@ -17,55 +17,55 @@ from typing import Any, Protocol, Self
 
 from lifsea_testbed.ecs.metadata import Metadata, Request, Response
 
-#: A guest that sends nothing for this long (seconds) loses its connection.
+#: A connection on which the guest sends nothing for this long (seconds) is closed.
 _SILENCE = 30.0
-#: How often the service looks whether it is to end (seconds): so long does the end of a machine take.
+#: How often the service checks whether it should stop (seconds): closing a machine may take that long.
 _GLANCE = 0.05
 
 
-class Answering(Protocol):
-    """Something that answers requests: an instance's metadata, a repository."""
+class Responder(Protocol):
+    """Answers HTTP requests: an instance's metadata, a repository."""
 
     def answer(self, request: Request) -> Response:
         """Returns the response to that request."""
         ...
 
 
-class Service:
-    """Has a handler serve at a unix socket for as long as the context lasts: what is its server's `served`."""
+class SocketService:
+    """Serves a unix socket within the context; the handler finds `served` in its server."""
 
     def __init__(self, path: Path, handler: type[socketserver.BaseRequestHandler], served: Any) -> None:
         self.path = path
         with _short_name(path) as name:
-            self._server = Server(name, handler, served)
+            self._server = SocketServer(name, handler, served)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(_GLANCE,), name=path.name,
                                         daemon=True)  # fmt: skip
 
     def __enter__(self) -> Self:
-        """Starts to answer."""
+        """Starts to serve."""
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stops to answer and removes the socket."""
+        """Stops serving and removes the socket."""
         self._server.shutdown()
         self._server.server_close()
         self.path.unlink(missing_ok=True)
 
     def admitted(self, uid: int, gid: int) -> Self:
-        """Lets the user that QEMU runs as connect; returns the service itself."""
+        """Gives the socket to the user that QEMU runs as; returns the service itself."""
         os.chown(self.path, uid, gid)
         return self
 
 
-class WebService(Service):
-    """Serves what answers."""
+class HttpService(SocketService):
+    """Serves a responder over HTTP."""
 
-    def __init__(self, answering: Answering, path: Path) -> None:
-        super().__init__(path, _Handler, answering)
+    def __init__(self, responder: Responder, path: Path) -> None:
+        super().__init__(path, _HttpHandler, responder)
 
 
-class MetadataService(WebService):
+class MetadataService(HttpService):
     """Serves one instance's metadata."""
 
     def __init__(self, metadata: Metadata, path: Path) -> None:
@@ -73,8 +73,8 @@ class MetadataService(WebService):
         super().__init__(metadata, path)
 
 
-class Server(socketserver.ThreadingUnixStreamServer):
-    """Listens for a service, with a thread for each connection."""
+class SocketServer(socketserver.ThreadingUnixStreamServer):
+    """Listens on a unix socket, with a thread for each connection."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -84,13 +84,13 @@ class Server(socketserver.ThreadingUnixStreamServer):
         super().__init__(path, handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A guest that hangs up in the middle is no news."""
+        """Ignores clients that disconnect early."""
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
+class _HttpHandler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = _SILENCE
-    server: Server
+    server: SocketServer
 
     def _answer(self) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
@@ -107,16 +107,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_PUT = do_POST = _answer  # noqa: N815 - the names that http.server looks up
 
     def address_string(self) -> str:
-        """The peer of a unix socket has no address."""
+        """Returns a fixed name: the peer of a unix socket has no address."""
         return "guest"
 
     def log_message(self, format: str, *args: object) -> None:
-        """What answers keeps its own record."""
+        """Logs nothing: the responder records its requests."""
 
 
 @contextlib.contextmanager
 def _short_name(path: Path) -> Iterator[str]:
-    """A name of the path that fits the 108 bytes of a socket's address (unix(7)), however deep its directory lies."""
+    """Yields a name for the path that fits the 108 bytes of a socket's address (unix(7)), for any directory."""
     directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
     try:
         yield f"/proc/self/fd/{directory}/{path.name}"

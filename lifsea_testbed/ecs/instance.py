@@ -1,4 +1,4 @@
-"""One instance: the names and numbers by which a guest knows itself."""
+"""One instance: its identifiers, addresses and serial numbers."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 from lifsea_testbed.ecs.instance_types import InstanceType
 
-#: Where the cloud's own services answer, inside the guest's network 100.100.0.0/16.
+#: The addresses of the cloud's services, within the guest's network 100.100.0.0/16.
 METADATA_ADDRESS = "100.100.100.200"
 MIRROR_ADDRESS = "100.100.2.148"
-#: Where the API server of its cluster answers, as behind a load balancer of the cloud.
+#: The address of the API server of its cluster, as of a load balancer of the cloud.
 CLUSTER_ADDRESS, CLUSTER_PORT = "100.100.6.43", 6443
 NAME_SERVERS = ("100.100.2.136", "100.100.2.138")
 TIME_SERVERS = ("ntp.cloud.aliyuncs.com", "100.100.61.88")
@@ -24,21 +24,21 @@ _ALPHABET = string.ascii_lowercase + string.digits
 
 
 def _identifier(prefix: str = "") -> str:
-    """Twenty characters as in ECS identifiers: two for the region, eighteen of its own."""
+    """Returns a prefix and the twenty characters of an ECS identifier: two for the region, eighteen of its own."""
     return prefix + "uf6" + "".join(secrets.choice(_ALPHABET) for _ in range(17))
 
 
 def _mac_address() -> str:
-    # 00:16:3e is the prefix of every ECS network card.
+    # 00:16:3e is the prefix of every ECS NIC.
     return "00:16:3e:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(3))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Instance:
-    """A machine's identity: no two instances have an identifier, a UUID, a disk serial or a MAC address in common.
+    """A machine's identity: identifier, UUID, disk serials and MAC address are unique to each instance.
 
     A disk's serial is its identifier without `d-`, 20 characters (ECS documentation, "query the serial number of a
-    disk"), which is just what virtio-blk's serial field holds. `data_disk` is in GiB; 0 means that there is none.
+    disk"), the length of virtio-blk's serial field. `data_disk` is in GiB; 0 means that there is none.
     """
 
     type: InstanceType
@@ -70,10 +70,10 @@ class Instance:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Card:
-    """A further network card (an elastic network interface): its address, and what makes a wire to it at each power-on.
+class NetworkInterface:
+    """A further NIC (an elastic network interface): its MAC address, and a function that connects it at each power-on.
 
-    `plug` returns QEMU's end of a stream of frames, each after its length, and leaves it to the caller to close.
+    `plug` returns QEMU's end of a stream socket with Ethernet frames, each after its length; the caller closes it.
     """
 
     plug: Callable[[], socket.socket]

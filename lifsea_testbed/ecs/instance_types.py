@@ -1,4 +1,4 @@
-"""The ecs.g7 instance types: what each size offers a guest."""
+"""The ecs.g7 instance types: CPUs, memory, network and disk limits of each size."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _GIGABIT = 10**9 // 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ceiling:
-    """What all disks of an instance together are held to: operations and bytes a second, for long and in a burst.
+class DiskLimits:
+    """The limits of all disks of an instance together: operations and bytes a second, sustained and in a burst.
 
-    A burst that equals what is sustained is none.
+    A burst equal to the sustained limit means that there are no bursts.
     """
 
     operations: int
@@ -25,7 +25,7 @@ class Ceiling:
 
 @dataclass(frozen=True, kw_only=True)
 class Topology:
-    """How the virtual CPUs are arranged: sockets, cores of each socket, threads of each core."""
+    """The CPU topology: sockets, cores of each socket, threads of each core."""
 
     sockets: int
     cores: int
@@ -34,7 +34,7 @@ class Topology:
 
 @dataclass(frozen=True, kw_only=True)
 class InstanceType:
-    """One instance type: virtual CPUs, memory in MiB, queues of each network card, network in Gbit/s, disks' ceiling.
+    """One instance type: virtual CPUs, memory in MiB, queues of each NIC, network in Gbit/s, limits of the disks.
 
     Source: Alibaba Cloud ECS documentation, "general-purpose instance families", table of g7, as of 2025; up to 2022
     it had bursts of 110,000 operations and 6 Gbit/s up to 4xlarge, and none from 6xlarge on.
@@ -45,7 +45,7 @@ class InstanceType:
     memory: int
     queues: int
     network: int
-    disks: Ceiling
+    disks: DiskLimits
 
     @property
     def topology(self) -> Topology:
@@ -53,28 +53,28 @@ class InstanceType:
         return Topology(sockets=1, cores=self.cpus // 2, threads=2)
 
 
-def _ceiling(operations: tuple[int, int], gigabits: tuple[float, float]) -> Ceiling:
-    """What is sustained and the burst, in thousands of operations a second and in Gbit/s."""
+def _limits(operations: tuple[int, int], gigabits: tuple[float, float]) -> DiskLimits:
+    """Returns the limits, each as sustained and burst: thousands of operations a second, and Gbit/s."""
     (lasting, burst), (steady, peak) = operations, gigabits
-    return Ceiling(operations=lasting * 1000, operations_burst=burst * 1000, bandwidth=int(steady * _GIGABIT),
-                   bandwidth_burst=int(peak * _GIGABIT))  # fmt: skip
+    return DiskLimits(operations=lasting * 1000, operations_burst=burst * 1000, bandwidth=int(steady * _GIGABIT),
+                      bandwidth_burst=int(peak * _GIGABIT))  # fmt: skip
 
 
-def _g7(size: str, cpus: int, gibibytes: int, queues: int, network: int, disks: Ceiling) -> InstanceType:
+def _g7(size: str, cpus: int, gibibytes: int, queues: int, network: int, disks: DiskLimits) -> InstanceType:
     return InstanceType(name=f"ecs.g7.{size}", cpus=cpus, memory=gibibytes * 1024, queues=queues, network=network,
                         disks=disks)  # fmt: skip
 
 
 _TYPES = (
-    _g7("large", 2, 8, 2, 2, _ceiling((20, 160), (1.5, 10))),
-    _g7("xlarge", 4, 16, 4, 3, _ceiling((40, 160), (2, 10))),
-    _g7("2xlarge", 8, 32, 8, 5, _ceiling((50, 160), (3, 10))),
-    _g7("3xlarge", 12, 48, 8, 8, _ceiling((70, 160), (4, 10))),
-    _g7("4xlarge", 16, 64, 8, 10, _ceiling((80, 160), (5, 10))),
-    _g7("6xlarge", 24, 96, 12, 12, _ceiling((110, 160), (6, 10))),
-    _g7("8xlarge", 32, 128, 16, 16, _ceiling((160, 160), (10, 10))),
-    _g7("16xlarge", 64, 256, 32, 32, _ceiling((360, 360), (16, 16))),
-    _g7("32xlarge", 128, 512, 32, 64, _ceiling((600, 600), (32, 32))),
+    _g7("large", 2, 8, 2, 2, _limits((20, 160), (1.5, 10))),
+    _g7("xlarge", 4, 16, 4, 3, _limits((40, 160), (2, 10))),
+    _g7("2xlarge", 8, 32, 8, 5, _limits((50, 160), (3, 10))),
+    _g7("3xlarge", 12, 48, 8, 8, _limits((70, 160), (4, 10))),
+    _g7("4xlarge", 16, 64, 8, 10, _limits((80, 160), (5, 10))),
+    _g7("6xlarge", 24, 96, 12, 12, _limits((110, 160), (6, 10))),
+    _g7("8xlarge", 32, 128, 16, 16, _limits((160, 160), (10, 10))),
+    _g7("16xlarge", 64, 256, 32, 32, _limits((360, 360), (16, 16))),
+    _g7("32xlarge", 128, 512, 32, 64, _limits((600, 600), (32, 32))),
 )
 CATALOGUE = {instance_type.name: instance_type for instance_type in _TYPES}
 DEFAULT = "ecs.g7.large"

@@ -1,4 +1,4 @@
-"""What the metadata service of an instance answers: a pure function of the request, and the record of what was asked.
+"""The metadata service of an instance: the response to each request, and the record of the requests.
 
 Source: ECS documentation, "view instance metadata".
 """
@@ -31,7 +31,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Response:
-    """One HTTP response; it breaks off where more bytes are promised than there are."""
+    """One HTTP response; with `promised` above the size of the body, the connection breaks off early."""
 
     status: int
     body: bytes = b""
@@ -39,8 +39,8 @@ class Response:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
-    """A request that the guest made: when (host's monotonic clock, seconds), its status, whether it showed a token."""
+class MetadataRequest:
+    """A request of the guest: when (host's monotonic clock, seconds), the status, whether it had a token."""
 
     at: float
     method: str
@@ -50,46 +50,46 @@ class Seen:
 
 
 class Metadata:
-    """Answers for one instance and remembers each request.
+    """Answers the requests of one instance and records them.
 
-    Guarantees what the real service does: tokens by PUT with a time to live of 1 to 21600 s; with `token_required`
-    a GET without a token is 403, and one with a token that is forged or has expired always is; an unknown path is 404;
-    a path that ends in a slash lists what is below. `clock` counts seconds.
+    Behaves like the real service: PUT returns tokens with a time to live of 1 to 21600 s; with `token_required` a GET
+    without a token is 403, and a GET with a forged or expired token always is; an unknown path is 404; a path that ends
+    in a slash lists the names below it. `clock` returns seconds.
     """
 
     def __init__(self, instance: Instance, *, user_data: bytes, token_required: bool = False,
                  clock: Callable[[], float] = time.monotonic) -> None:
-        self.seen: list[Seen] = []
+        self.requests: list[MetadataRequest] = []
         self._token_required = token_required
         self._clock = clock
         self._tokens: dict[str, float] = {}
         self._tree = metadata_tree.meta_data(instance)
-        # An instance without user-data answers 404; vendor-data no instance of a customer has.
+        # Without user-data the service answers 404; vendor-data exists on no customer's instance.
         self._texts = {"meta-data/all": metadata_tree.whole(self._tree).encode(),
                        "dynamic/instance-identity/document": metadata_tree.document(instance).encode(),
                        **({"user-data": user_data} if user_data else {})}  # fmt: skip
 
     @property
     def tokens(self) -> dict[str, float]:
-        """Every token that was handed out, and how long it is good yet (seconds, negative when it is not any more)."""
+        """Every issued token, and the seconds until it expires (negative after that)."""
         now = self._clock()
         return {token: end - now for token, end in self._tokens.items()}
 
-    def extend(self, user_data: bytes) -> None:
-        """Adds a script to the user-data."""
+    def append_user_data(self, user_data: bytes) -> None:
+        """Appends a script to the user-data."""
         self._texts["user-data"] = self._texts.get("user-data", b"#!/bin/sh\n") + user_data
 
-    def recall(self, tokens: Mapping[str, float], seen: Iterable[Seen]) -> None:
-        """Takes up where another left off: with the tokens that the guest holds, and the record of what it asked."""
+    def restore(self, tokens: Mapping[str, float], requests: Iterable[MetadataRequest]) -> None:
+        """Continues for a restored machine: with the tokens that the guest holds, and the record of its requests."""
         now = self._clock()
         self._tokens |= {token: now + left for token, left in tokens.items()}
-        self.seen[:0] = seen
+        self.requests[:0] = requests
 
     def answer(self, request: Request) -> Response:
-        """Returns the response to that request and records both."""
+        """Returns the response to a request and records the request with its status."""
         response = self._put_token(request) if request.method == "PUT" else self._get(request)
-        self.seen.append(Seen(at=self._clock(), method=request.method, path=request.path, status=response.status,
-                              with_token=TOKEN_HEADER in request.headers))  # fmt: skip
+        self.requests.append(MetadataRequest(at=self._clock(), method=request.method, path=request.path,
+                                             status=response.status, with_token=TOKEN_HEADER in request.headers))
         return response
 
     def _put_token(self, request: Request) -> Response:

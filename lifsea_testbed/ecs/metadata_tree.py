@@ -1,4 +1,4 @@
-"""What the metadata service knows of an instance: a tree of paths, each leaf a line or more of text.
+"""The metadata of an instance: a tree of paths, of which each leaf is text of one or more lines.
 
 Source: ECS documentation, "view instance metadata"; the shape of `meta-data/all` is that of cloud-init's
 cloudinit/sources/helpers/aliyun.py.
@@ -20,7 +20,7 @@ _VPC, _SWITCH, _NETWORK, _NETMASK, _GATEWAY = (
 #: Kbit/s of one Gbit/s, as `max-netbw-egress` counts: 2560000 for the 2.5 Gbit/s of an ecs.g8i.large (cloud-init's
 #: sample of a whole answer).
 _GIGABIT = 1024 * 1000
-#: Credentials of a role, of nobody's use.
+#: Credentials of a role, valid nowhere.
 _CREDENTIALS = {"Code": "Success", "AccessKeyId": "STS.testbed", "AccessKeySecret": "testbed",
                 "SecurityToken": "testbed", "LastUpdated": "2026-01-01T00:00:00Z",
                 "Expiration": "2036-01-01T00:00:00Z"}  # fmt: skip
@@ -29,15 +29,15 @@ _DISKS = ("system disk", "data disk")
 
 
 def meta_data(instance: Instance) -> dict[str, str]:
-    """Returns every leaf below meta-data/, of what that instance has: without an elastic address there is no `eipv4`.
+    """Returns every leaf below meta-data/ that the instance has: without an elastic address there is no `eipv4`.
 
-    Lists have their items on lines that end with CR LF, as the service writes them.
+    Items of lists are on lines that end with CR LF, as in the real service.
     """
     return {**_identity(instance), **_place(instance), **_optional(instance)}
 
 
 def document(instance: Instance) -> str:
-    """Returns the instance identity document; its signature (pkcs7) only the cloud itself can make."""
+    """Returns the instance identity document; only the cloud can make its signature (pkcs7)."""
     return json.dumps({
         "instance-id": instance.id, "serial-number": instance.uuid, "instance-type": instance.type.name,
         "image-id": _IMAGE, "mac": instance.mac, "private-ipv4": PRIVATE_ADDRESS, "owner-account-id": _OWNER,
@@ -46,7 +46,7 @@ def document(instance: Instance) -> str:
 
 
 def listing(tree: Mapping[str, str], directory: str) -> str | None:
-    """Returns the names directly below a directory, one a line, directories with a slash; nothing if there is none."""
+    """Returns the names directly below a directory, one a line, directories with a slash; None without such names."""
     prefix = f"{directory.strip('/')}/" if directory.strip("/") else ""
     below = [key.removeprefix(prefix) for key in tree if key.startswith(prefix)]
     names = dict.fromkeys(name.partition("/")[0] + ("/" if "/" in name else "") for name in below)
@@ -54,7 +54,7 @@ def listing(tree: Mapping[str, str], directory: str) -> str | None:
 
 
 def whole(tree: Mapping[str, str]) -> str:
-    """Returns the tree as nested JSON objects, each leaf the text that its own path answers with; no credentials."""
+    """Returns the tree as nested JSON objects, with the same text at each leaf; without credentials."""
     nested: dict[str, object] = {}
     for path, value in tree.items():
         if path.startswith(_SECRETS):
@@ -88,7 +88,7 @@ def _identity(instance: Instance) -> dict[str, str]:
 
 
 def _place(instance: Instance) -> dict[str, str]:
-    """Where the instance is: region, network, and the services that it finds there."""
+    """The location of the instance: region, network, and the services there."""
     network = {"vpc-id": _VPC, "vpc-cidr-block": _NETWORK, "vswitch-id": _SWITCH, "vswitch-cidr-block": _NETWORK}
     card = {
         "network-interface-id": "eni-uf6testbed", "primary-ip-address": PRIVATE_ADDRESS,
@@ -108,7 +108,7 @@ def _place(instance: Instance) -> dict[str, str]:
 
 
 def _optional(instance: Instance) -> dict[str, str]:
-    """What not every instance has: a public address, key pairs, a role, an end that was announced."""
+    """The items that only some instances have: a public address, key pairs, a role, an announced end."""
     found = {f"public-keys/{number}/openssh-key": key for number, key in enumerate(instance.public_keys)}
     if instance.public_address:
         found |= {"eipv4": instance.public_address, "public-ipv4": instance.public_address}

@@ -1,6 +1,6 @@
-"""A relay: what connects to a unix socket is led on to a server elsewhere, until the relay is cut.
+"""A relay: forwards connections to a unix socket to a server elsewhere, until the relay is cut.
 
-QEMU's user network hands it connections of the guest; the guest needs no route to the host, and nothing more listens.
+QEMU's user network passes the guest's connections to it: the guest needs no route to the host, no port is opened.
 """
 
 from __future__ import annotations
@@ -12,30 +12,30 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from lifsea_testbed.ecs.http_server import Server, Service
+from lifsea_testbed.ecs.http_server import SocketServer, SocketService
 
-#: Takes a new connection, as far as that tells where it is to lead, and returns one to there; OSError if there is none.
-Reach = Callable[[socket.socket], socket.socket]
+#: Opens the connection to the server for a new connection of a client; raises OSError if there is no server.
+Connect = Callable[[socket.socket], socket.socket]
 
-#: How long a server may take to be reached (seconds).
-_REACHING = 10.0
+#: How long connecting to a server may take (seconds).
+_CONNECTING = 10.0
 _CHUNK = 1 << 16
 
 
-def leading_to(address: tuple[str, int]) -> Reach:
-    """Returns what reaches a server at that address of the host, whoever connects."""
-    return lambda connection: socket.create_connection(address, timeout=_REACHING)
+def connect_to(address: tuple[str, int]) -> Connect:
+    """Returns a function that connects every client to the server at that address of the host."""
+    return lambda connection: socket.create_connection(address, timeout=_CONNECTING)
 
 
-class Relay(Service):
-    """Carries bytes both ways for as long as the context lasts; a cut closes every connection, and each later one."""
+class Relay(SocketService):
+    """Forwards bytes in both directions within the context; a cut closes all connections, and new ones at once."""
 
-    def __init__(self, path: Path, reach: Reach) -> None:
-        self._reach = reach
+    def __init__(self, path: Path, connect: Connect) -> None:
+        self._connect = connect
         self._lock = threading.Lock()
         self._is_cut = False
         self._open: set[socket.socket] = set()
-        super().__init__(path, _Handler, self)
+        super().__init__(path, _RelayHandler, self)
 
     def __exit__(self, *_: object) -> None:
         """Closes every connection and removes the socket."""
@@ -43,7 +43,7 @@ class Relay(Service):
         super().__exit__()
 
     def cut(self) -> None:
-        """Closes every connection, and from now on each that is opened: as a network does that is gone."""
+        """Closes all connections, and new ones at once, as if the network were gone."""
         with self._lock:
             self._is_cut = True
             for connection in self._open:
@@ -51,13 +51,13 @@ class Relay(Service):
                     connection.shutdown(socket.SHUT_RDWR)
 
     def restore(self) -> None:
-        """Carries again what connects from now on."""
+        """Forwards new connections again."""
         with self._lock:
             self._is_cut = False
 
-    def carry(self, near: socket.socket) -> None:
-        """Leads one connection on, until both ends have said all that they had to say."""
-        with contextlib.suppress(OSError), self._reach(near) as far:
+    def forward(self, near: socket.socket) -> None:
+        """Forwards one connection until both ends have closed it."""
+        with contextlib.suppress(OSError), self._connect(near) as far:
             far.settimeout(None)
             if not self._hold(near, far):
                 return
@@ -71,7 +71,7 @@ class Relay(Service):
                     self._open -= {near, far}
 
     def _hold(self, *ends: socket.socket) -> bool:
-        """Makes a cut close these as well; returns whether the relay is not cut already."""
+        """Registers two ends of a connection for a cut; returns False if the relay is cut already."""
         with self._lock:
             if not self._is_cut:
                 self._open |= set(ends)
@@ -79,7 +79,7 @@ class Relay(Service):
 
 
 def _pump(source: socket.socket, sink: socket.socket) -> None:
-    """Carries what comes from one end to the other, its end included."""
+    """Forwards the bytes from one end to the other, and the end of the stream."""
     with contextlib.suppress(OSError):
         while data := source.recv(_CHUNK):
             sink.sendall(data)
@@ -87,8 +87,8 @@ def _pump(source: socket.socket, sink: socket.socket) -> None:
         sink.shutdown(socket.SHUT_WR)
 
 
-class _Handler(socketserver.BaseRequestHandler):
-    server: Server
+class _RelayHandler(socketserver.BaseRequestHandler):
+    server: SocketServer
 
     def handle(self) -> None:
-        self.server.served.carry(self.request)
+        self.server.served.forward(self.request)

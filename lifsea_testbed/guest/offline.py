@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 
 from lifsea_testbed.disk.filesystem import Tree
 from lifsea_testbed.disk.image import Image
-from lifsea_testbed.disk.layers import opened
 from lifsea_testbed.disk.os_root import boots_next
+from lifsea_testbed.disk.qcow2 import open_layers
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.guest import accounts, kernel, packages, rpm, system, units
 from lifsea_testbed.guest.files import NOT_OF_THE_SYSTEM, Files
@@ -50,7 +50,7 @@ class OfflineTree:
     @contextlib.contextmanager
     def tree(self) -> Iterator[Tree]:
         """Yields the tree of files."""
-        with opened(self._image, *([self._overlay] if self._overlay else [])) as disk:
+        with open_layers(self._image, *([self._overlay] if self._overlay else [])) as disk:
             yield boots_next(disk)
 
     def os_release(self) -> dict[str, str]:

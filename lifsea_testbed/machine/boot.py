@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from lifsea_testbed.console.channel import Channel, NoChannel, PortChannel
-from lifsea_testbed.console.cloud_assistant import Assistant
+from lifsea_testbed.console.cloud_assistant import CloudAssistant
 from lifsea_testbed.console.login import interrupt, type_agent
-from lifsea_testbed.console.serial_channel import TerminalChannel
+from lifsea_testbed.console.serial_channel import SerialChannel
 from lifsea_testbed.console.transcript import Transcript
 from lifsea_testbed.disk.image import Image
-from lifsea_testbed.ecs.instance import Card
+from lifsea_testbed.ecs.instance import NetworkInterface
 from lifsea_testbed.errors import (
     BootFailed,
     Explained,
@@ -31,14 +31,13 @@ from lifsea_testbed.machine.access import ConsoleAccess, console_access
 from lifsea_testbed.profiles.profile import AccessMethod, AccessSection, ChannelDevice
 from lifsea_testbed.qemu import command_line
 from lifsea_testbed.qemu.instruction_counter import Counter, Tally
-from lifsea_testbed.qemu.memory import Memory
 from lifsea_testbed.qemu.process import QemuProcess
 from lifsea_testbed.qemu.qmp import Event, EventName, Monitor
-from lifsea_testbed.qemu.storage import Layers
+from lifsea_testbed.qemu.storage import Layers, MemoryFile
 from lifsea_testbed.support.confinement import Confinement
 from lifsea_testbed.support.deadline import Deadline
-from lifsea_testbed.support.liveness import Lifeline
-from lifsea_testbed.support.redact import Mask
+from lifsea_testbed.support.liveness import Liveness
+from lifsea_testbed.support.redact import Redactor
 
 #: How long QEMU may take from its start to its greeting (seconds; it depends on the host alone).
 _GREETING = 30.0
@@ -71,13 +70,13 @@ class Boot:
     Every wait on any of them ends at once when the machine does. Leave the context, or call `close`, and all is gone.
     """
 
-    def __init__(self, hardware: command_line.Hardware, *, image: Image, overlay: Path, directory: Path,
+    def __init__(self, hardware: command_line.HardwareSpec, *, image: Image, overlay: Path, directory: Path,
                  transcript: Path, confinement: Confinement, with_virtio_console: bool = False,
-                 layers: Layers | None = None, memory: Memory | None = None, mask: Mask | None = None,
+                 layers: Layers | None = None, memory: MemoryFile | None = None, redactor: Redactor | None = None,
                  log: Callable[[str], None] = lambda line: None, data: Path | None = None,
                  counter: Counter | None = None,
                  access_methods: Mapping[str, ConsoleAccess] | None = None) -> None:
-        self.lifeline = Lifeline()
+        self.liveness = Liveness()
         self.events: list[Event] = []
         self._reactions: dict[str, Callable[[Event], None]] = {
             EventName.GUEST_PANICKED: lambda event: self._end("the guest's kernel panicked"),
@@ -90,35 +89,35 @@ class Boot:
         self.started_at = 0
         self._state = memory.state if memory else None
         self._disks, self._disk_mtimes = [overlay, *([data] if data else [])], list[int]()
-        mask = mask or Mask()
+        redactor = redactor or Redactor()
         self.counts = Tally() if counter else None
         self._access_methods = access_methods or {}
         with contextlib.ExitStack() as inherited:
             names = ["monitor", "console", "assistant", "channel", *(["virtio_console"] if with_virtio_console else [])]
             ours, theirs = _pairs(inherited, names)
             counting = (counter.library, self.counts.descriptor) if counter and self.counts else None
-            wires = command_line.Wires(**theirs, image=_opened(inherited, image.path, os.O_RDONLY),
-                                       overlay=_opened(inherited, overlay, os.O_RDWR),
-                                       data=_opened(inherited, data, os.O_RDWR) if data else None,
-                                       counter=counting,
-                                       **_layer_descriptors(inherited, layers or Layers()),
-                                       **_memory_descriptors(inherited, memory))
+            wires = command_line.Descriptors(**theirs, image=_opened(inherited, image.path, os.O_RDONLY),
+                                             overlay=_opened(inherited, overlay, os.O_RDWR),
+                                             data=_opened(inherited, data, os.O_RDWR) if data else None,
+                                             counter=counting,
+                                             **_layer_descriptors(inherited, layers or Layers()),
+                                             **_memory_descriptors(inherited, memory))
             self.command = command_line.command(hardware, wires)
-            self.transcript = Transcript(ours["console"], lifeline=self.lifeline, file=transcript,
-                                         mask=mask.stream())
+            self.transcript = Transcript(ours["console"], liveness=self.liveness, file=transcript,
+                                         redactor=redactor.stream())
             self.consoles = {ChannelDevice.SERIAL: self.transcript}
             if with_virtio_console:
                 beside = transcript.with_name(f"hvc0-{transcript.name}")
                 self.consoles[ChannelDevice.VIRTIO] = Transcript(
-                    ours["virtio_console"], lifeline=self.lifeline, file=beside, mask=mask.stream())
-            self.assistant = Assistant(ours["assistant"], lifeline=self.lifeline)
-            self._port = PortChannel(ours["channel"], lifeline=self.lifeline)
+                    ours["virtio_console"], liveness=self.liveness, file=beside, redactor=redactor.stream())
+            self.assistant = CloudAssistant(ours["assistant"], liveness=self.liveness)
+            self._port = PortChannel(ours["channel"], liveness=self.liveness)
             self.channel: Channel = self._port
             self.monitor = Monitor(ours["monitor"], on_event=self._on_event, log=log)
             self.process = QemuProcess(self.command, directory=directory, inherit=_numbers(wires),
                                        confinement=confinement, on_exit=self._on_exit)
 
-    def start(self, cards: Iterable[Card] = ()) -> None:
+    def start(self, cards: Iterable[NetworkInterface] = ()) -> None:
         """Lets the machine execute its first instruction, or go on from its state, with those further cards.
 
         Raises:
@@ -128,7 +127,7 @@ class Boot:
             self.monitor.connect(Deadline.after(_GREETING))
         except LaunchError:
             if self.process.wait(1.0):
-                raise self.process.death() from None
+                raise self.process.exit_error() from None
             raise
         for card in cards:
             self.attach(card)
@@ -158,11 +157,11 @@ class Boot:
             self._migrate("migrate", file.fileno())
         return stopped_at
 
-    def attach(self, card: Card) -> None:
+    def attach(self, card: NetworkInterface) -> None:
         """Attaches a network card, whether the machine runs yet or not."""
         name = f"card-{card.mac.replace(':', '')}"
         with card.plug() as wire:
-            self.monitor.hand_over(wire.fileno(), name, deadline=Deadline.after(_GREETING))
+            self.monitor.add_socket(wire.fileno(), name, deadline=Deadline.after(_GREETING))
         # Of the type `stream` it would look for the name on a thread that knows no monitor, and fail without a word.
         self.execute("netdev_add", {"type": "socket", "id": name, "fd": name})
         self.execute("device_add", {"driver": "virtio-net-pci", "id": f"{name}-device", "netdev": name, "mac": card.mac,
@@ -186,7 +185,7 @@ class Boot:
                 if not at_prompt:
                     bring_to_prompt(console, access, deadline)
                 at_prompt = False
-                terminal.await_prompt(Deadline.after(min(_SHELL_ANSWERS, deadline.remaining)))
+                terminal.wait_for_shell(Deadline.after(min(_SHELL_ANSWERS, deadline.remaining)))
                 at_prompt = True
                 type_agent(console, access)
                 return terminal.greet(Deadline.after(min(_SHELL_ANSWERS, deadline.remaining)))
@@ -212,10 +211,10 @@ class Boot:
         first(self.channel)
         return self.channel.greet(deadline)
 
-    def _take_console(self, access: AccessSection) -> tuple[Transcript, TerminalChannel]:
+    def _take_console(self, access: AccessSection) -> tuple[Transcript, SerialChannel]:
         console = self.consoles[access.console]
-        self.channel = terminal = TerminalChannel(console, lifeline=self.lifeline)
-        console.give_frames_to(terminal.offer)
+        self.channel = terminal = SerialChannel(console, liveness=self.liveness)
+        console.set_frame_handler(terminal.on_frame)
         return console, terminal
 
     def do_without_shell(self) -> None:
@@ -224,7 +223,7 @@ class Boot:
 
     def execute(self, name: str, arguments: dict[str, object] | None = None) -> Any:
         """Executes a monitor command and returns what it returned."""
-        self.lifeline.check()
+        self.liveness.check()
         return self.monitor.execute(name, arguments, deadline=Deadline.after(_GREETING))
 
     def attach_disk(self, image: Image) -> str:
@@ -233,7 +232,7 @@ class Boot:
         with image.path.open("rb") as file:
             name = self.monitor.add_descriptor(file.fileno(), deadline=Deadline.after(_GREETING))
         self.execute("blockdev-add", {
-            "driver": "throttle", "node-name": node, "read-only": True, "throttle-group": command_line.CEILING,
+            "driver": "throttle", "node-name": node, "read-only": True, "throttle-group": command_line.THROTTLE_GROUP,
             "file": {"driver": str(image.format), "read-only": True,
                      "file": {"driver": "file", "filename": name, "read-only": True, "auto-read-only": False}},
         })  # fmt: skip
@@ -277,7 +276,7 @@ class Boot:
 
     def close(self) -> None:
         """Cuts the power and gives everything back; a second time does nothing."""
-        self.lifeline.expect_end()
+        self.liveness.expect_end()
         self.process.kill()
         for console in self.consoles.values():
             console.close()
@@ -286,8 +285,8 @@ class Boot:
         self.monitor.close()
         if self.counts is not None:
             self.counts.close()
-        self.lifeline.end(lambda: LaunchError("the machine is off"))
-        self.lifeline.close()
+        self.liveness.end(lambda: LaunchError("the machine is off"))
+        self.liveness.close()
 
     def _at(self, command: str) -> int:
         """Executes a command and returns when (microseconds since the epoch)."""
@@ -304,7 +303,7 @@ class Boot:
                 self._migrate("migrate-incoming", file.fileno())
         except LaunchError:
             if self.process.wait(1.0):
-                raise self.process.death() from None
+                raise self.process.exit_error() from None
             raise
 
     def _migrate(self, command: str, descriptor: int) -> None:
@@ -315,15 +314,15 @@ class Boot:
         execute(command, {"uri": f"file:{self.monitor.add_descriptor(descriptor, deadline=deadline)}"})
         while (status := execute("query-migrate").get("status")) != "completed":
             if status in ("failed", "cancelled") or deadline.expired:
-                raise LaunchError(f"QEMU did not finish {command}: {status}", evidence=self.process.said(),
+                raise LaunchError(f"QEMU did not finish {command}: {status}", evidence=self.process.stderr(),
                                   expected=f"completed within {deadline.allowance:.0f} s")  # fmt: skip
             self.process.wait(_GLANCE)
 
     def _on_exit(self, process: QemuProcess) -> None:
-        if self.lifeline.end_is_expected:
-            self.lifeline.end(lambda: LaunchError("the machine is off"))
+        if self.liveness.end_is_expected:
+            self.liveness.end(lambda: LaunchError("the machine is off"))
         else:
-            self.lifeline.end(process.death)
+            self.liveness.end(process.exit_error)
 
     def _on_event(self, event: Event) -> None:
         self.events.append(event)
@@ -331,14 +330,14 @@ class Boot:
             react(event)
 
     def _on_shutdown(self, event: Event) -> None:
-        if event.data.get("guest") and not self.lifeline.end_is_expected:
+        if event.data.get("guest") and not self.liveness.end_is_expected:
             self._end(f"the guest went down by itself ({event.data.get('reason')})")
 
     def _on_disk_error(self, event: Event) -> None:
         reason = "the host's disk is full" if event.data.get("nospace") else str(event.data.get("reason"))
         error = HostError(f"the host failed to {event.data.get('operation')} the machine's disk: {reason}",
                           evidence=self.transcript.tail(), hint="free disk space, or set TMPDIR to another disk")
-        self.lifeline.end(lambda: error)
+        self.liveness.end(lambda: error)
 
     def _on_port(self, event: Event) -> None:
         if event.data.get("id") == command_line.CHANNEL_DEVICE and not event.data.get("open"):
@@ -351,7 +350,7 @@ class Boot:
             time.sleep(max(0.0, seen + _LAST_WORDS - time.monotonic()))
             return GuestCrashed(happened, evidence=self.transcript.tail())
 
-        self.lifeline.end(reason)
+        self.liveness.end(reason)
 
 
 def _pairs(inherited: contextlib.ExitStack, names: Iterable[str]) -> tuple[dict[str, socket.socket], dict[str, int]]:
@@ -381,7 +380,7 @@ def _layer_descriptors(inherited: contextlib.ExitStack, layers: Layers) -> _Laye
             "reads": reads}  # fmt: skip
 
 
-def _memory_descriptors(inherited: contextlib.ExitStack, memory: Memory | None) -> _MemoryDescriptors:
+def _memory_descriptors(inherited: contextlib.ExitStack, memory: MemoryFile | None) -> _MemoryDescriptors:
     """The descriptor of the memory's file, which QEMU opens once more, by /proc, as the user that it is confined to."""
     if memory is None:
         return {"memory": None, "copied": False, "incoming": False}
@@ -389,6 +388,6 @@ def _memory_descriptors(inherited: contextlib.ExitStack, memory: Memory | None) 
     return {"memory": descriptor, "copied": memory.copied, "incoming": memory.state is not None}
 
 
-def _numbers(wires: command_line.Wires) -> tuple[int, ...]:
+def _numbers(wires: command_line.Descriptors) -> tuple[int, ...]:
     single = (number for number in vars(wires).values() if type(number) is int)
     return (*single, *wires.layers, *(wires.counter or ()))

@@ -30,9 +30,8 @@ from lifsea_testbed.qemu import command_line
 from lifsea_testbed.qemu.accelerator import Accelerator
 from lifsea_testbed.qemu.emulator import Emulator
 from lifsea_testbed.qemu.instruction_counter import Counter
-from lifsea_testbed.qemu.memory import Memory
-from lifsea_testbed.qemu.storage import Layers
-from lifsea_testbed.support.deadline import Patience
+from lifsea_testbed.qemu.storage import Layers, MemoryFile
+from lifsea_testbed.support.deadline import TimeScale
 from lifsea_testbed.support.host import available_memory, processors, workers
 from lifsea_testbed.support.private_dir import PrivateDirectory
 from lifsea_testbed.support.sanitize import slug
@@ -62,7 +61,7 @@ class MachineSpec:
     state: InitialState = InitialState.SHELL
     instance: Instance | None = None
     layers: Layers | None = None
-    memory: Memory | None = None
+    memory: MemoryFile | None = None
     guest_memory: int | None = None
     counter: Counter | None = None
     user_data: bytes | None = None
@@ -82,7 +81,7 @@ class MachineFactory:
         self.context = context
         self._access_methods, self._guest_subjects = access_methods or {}, guest_subjects or {}
         self.records = context.reports / "machines"
-        self.time_scale = Patience(factor=context.accelerator.patience)
+        self.time_scale = TimeScale(factor=context.accelerator.time_scale)
         self.profile = recognised(context.image) or profiles.load(FALLBACK) if context.profile == AUTO \
             else profiles.load(context.profile)  # fmt: skip
         self.image_version = ""
@@ -184,9 +183,9 @@ class MachineFactory:
         return workers(processors=processors(), memory=available_memory(), guest_processors=self.instance_type.cpus,
                        guest_memory=self.context.memory)  # fmt: skip
 
-    def hardware(self, instance: Instance | None = None, guest_memory: int | None = None) -> command_line.Hardware:
+    def hardware(self, instance: Instance | None = None, guest_memory: int | None = None) -> command_line.HardwareSpec:
         """Returns the hardware of a machine: of that instance or of a new one, with so many MiB or the run's."""
-        return command_line.Hardware(
+        return command_line.HardwareSpec(
             emulator=self.emulator,
             accelerator=self.accelerator.kind,
             host_is_ice_lake=host_is_ice_lake(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lifsea_testbed.qemu import command_line
-from lifsea_testbed.qemu.accelerator import Kind
+from lifsea_testbed.qemu.accelerator import AcceleratorKind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,9 +25,9 @@ class HardwareFidelity:
     network_queues: int
 
     @classmethod
-    def of(cls, hardware: command_line.Hardware) -> HardwareFidelity:
+    def of(cls, hardware: command_line.HardwareSpec) -> HardwareFidelity:
         """Returns the fidelity of that hardware."""
-        is_kvm = hardware.accelerator is Kind.KVM
+        is_kvm = hardware.accelerator is AcceleratorKind.KVM
         return cls(hardware_speed=is_kvm, all_features=is_kvm and hardware.host_is_ice_lake,
                    exact_model=not is_kvm or hardware.host_is_ice_lake, memory=hardware.memory,
                    network_queues=command_line.NETWORK_QUEUES)  # fmt: skip

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import TypeVar
 
-from lifsea_testbed.ecs.instance import Card
+from lifsea_testbed.ecs.instance import NetworkInterface
 from lifsea_testbed.machine.ethernet import Hub, Link
 from lifsea_testbed.machine.factory import MachineFactory, MachineSpec
 from lifsea_testbed.machine.machine import Machine
@@ -30,7 +30,7 @@ class Network:
     def __init__(self, hub: Hub, machines: Sequence[Machine]) -> None:
         self._hub = hub
         self._machines = list(machines)
-        self._cards = [Card(plug=functools.partial(hub.plug, port)) for port in range(len(machines))]
+        self._cards = [NetworkInterface(plug=functools.partial(hub.plug, port)) for port in range(len(machines))]
 
     def address(self, machine: Machine) -> str:
         """Returns the machine's IPv4 address on the network."""
@@ -62,7 +62,7 @@ class Network:
         machine.wait_until(lambda: machine.guest.network.ensure_address(name, address), f"{name} holds {address}",
                            within=_APPEARING, every=_SETTLED)  # fmt: skip
 
-    def _card(self, machine: Machine) -> Card:
+    def _card(self, machine: Machine) -> NetworkInterface:
         return self._cards[self._machines.index(machine)]
 
 

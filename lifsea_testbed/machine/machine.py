@@ -15,7 +15,7 @@ from lifsea_testbed.console import login
 from lifsea_testbed.console.channel import Channel
 from lifsea_testbed.disk.image import Image
 from lifsea_testbed.ecs.instance import Instance
-from lifsea_testbed.ecs.metadata import Metadata, Seen
+from lifsea_testbed.ecs.metadata import Metadata, MetadataRequest
 from lifsea_testbed.errors import (
     BootFailed,
     CommandFailed,
@@ -35,12 +35,11 @@ from lifsea_testbed.machine.postmortem import Postmortem, Records
 from lifsea_testbed.profiles.profile import AccessMethod, AccessSection, ChannelDevice, Profile
 from lifsea_testbed.qemu import command_line, storage
 from lifsea_testbed.qemu.instruction_counter import Counter
-from lifsea_testbed.qemu.memory import Memory
-from lifsea_testbed.qemu.storage import Layers
+from lifsea_testbed.qemu.storage import Layers, MemoryFile
 from lifsea_testbed.support.confinement import Confinement
-from lifsea_testbed.support.deadline import Deadline, Patience
+from lifsea_testbed.support.deadline import Deadline, TimeScale
 from lifsea_testbed.support.protocols import QUESTION, CommandResult
-from lifsea_testbed.support.redact import Mask
+from lifsea_testbed.support.redact import Redactor
 from lifsea_testbed.support.sanitize import first_line, printable
 from lifsea_testbed.support.steps import step
 
@@ -64,9 +63,9 @@ class Machine:
     answers (seconds), or None if it was booted.
     """
 
-    def __init__(self, *, hardware: command_line.Hardware, image: Image, profile: Callable[[], Profile],
-                 time_scale: Patience, directory: Path, records: Path, confinement: Confinement,
-                 user_data: bytes | None = None, layers: Layers | None = None, memory: Memory | None = None,
+    def __init__(self, *, hardware: command_line.HardwareSpec, image: Image, profile: Callable[[], Profile],
+                 time_scale: TimeScale, directory: Path, records: Path, confinement: Confinement,
+                 user_data: bytes | None = None, layers: Layers | None = None, memory: MemoryFile | None = None,
                  dump_memory: bool = False, counter: Counter | None = None,
                  access_methods: Mapping[str, ConsoleAccess] | None = None,
                  guest_subjects: Mapping[str, SubjectFactory] | None = None) -> None:
@@ -96,11 +95,11 @@ class Machine:
             user_data = b"" if has_none else login.user_data(port, self.access.line)
         self.metadata = Metadata(self.instance, user_data=user_data,
                                  token_required=profile().metadata.token == "required")
-        self._mask = Mask(lambda: [*given, profile().access.password, *self.metadata.tokens])
-        self._records = Records(records, self._mask)
+        self._redactor = Redactor(lambda: [*given, profile().access.password, *self.metadata.tokens])
+        self._records = Records(records, self._redactor)
         self._postmortem = Postmortem(records=self._records, image=image, directory=directory, confinement=confinement,
                                       overlay=None if self._layers.below else self._overlay, dump_memory=dump_memory)
-        storage.create(self._overlay, image_size=image.virtual_size)
+        storage.create_overlay(self._overlay, image_size=image.virtual_size)
         self._data = storage.create_data_disk(directory / "data.raw", size=hardware.instance.data_disk)
         confinement.admit(directory)
         self.network = MachineNetwork(self.metadata, directory, confinement)
@@ -127,9 +126,9 @@ class Machine:
         return self._memory.path if self._memory and is_own else None
 
     @property
-    def requests(self) -> list[Seen]:
+    def requests(self) -> list[MetadataRequest]:
         """The requests to the metadata service, over all boots."""
-        return list(self.metadata.seen)
+        return list(self.metadata.requests)
 
     @step("power on")
     def power_on(self) -> None:
@@ -166,7 +165,7 @@ class Machine:
         boot = Boot(self._hardware, image=self.image, overlay=self._overlay, directory=self._directory,
                     transcript=self.records / f"transcript-{number}.txt", confinement=self._confinement,
                     with_virtio_console=self._profile().access.line is ChannelDevice.VIRTIO, layers=self._layers,
-                    memory=None if self.boots else self._memory, mask=self._mask, log=log, data=self._data,
+                    memory=None if self.boots else self._memory, redactor=self._redactor, log=log, data=self._data,
                     counter=self._counter, access_methods=self._access_methods)  # fmt: skip
         self.boots.append(boot)
         self._records.append("qemu-argv.txt", f"{shlex.join(boot.command)}\n")
@@ -223,7 +222,7 @@ class Machine:
             if deadline.expired:
                 raise WaitTimedOut(f"{what}: not within {deadline.allowance:.0f} s; last answer {answer!r}",
                                    evidence=self.boot.transcript.tail())  # fmt: skip
-            self.boot.lifeline.pause(every, deadline)
+            self.boot.liveness.pause(every, deadline)
         return answer
 
     def wait_until_ready(self) -> None:
@@ -293,7 +292,7 @@ class Machine:
 
     def append_user_data(self, script: bytes) -> None:
         """Appends a script to the user-data; it runs after the test bed's own."""
-        self.metadata.extend(script)
+        self.metadata.append_user_data(script)
 
     def attach_disk(self, image: Image) -> str:
         """Attaches an image as a read-only data disk to the running machine; returns its name in the guest's /dev."""
@@ -331,7 +330,7 @@ class Machine:
 
     def _go_down(self, how: str) -> None:
         self._save_journal()
-        self.boot.lifeline.expect_end()
+        self.boot.liveness.expect_end()
         self.run(f"systemctl --no-block {how} || {how}")
         deadline = self._time_scale.deadline(_GOING_DOWN)
         if not self.boot.wait_until_off(deadline):
@@ -372,7 +371,7 @@ class Machine:
         self.guest = self.guest.without_shell(functools.cache(lambda: offline.read(self.image)))
         wanted, deadline = self._profile().boot.ready_line, self._time_scale.deadline(self._profile().boot.shell_within)
         # A prompt is a line without an end, and a sign as good as any.
-        is_up = self.boot.transcript.asks(re.compile(wanted), 0, deadline) if wanted \
+        is_up = self.boot.transcript.wait_for_prompt(re.compile(wanted), 0, deadline) if wanted \
             else self.boot.assistant.answers(deadline)  # fmt: skip
         if not is_up:
             missing = f"no console line matched {wanted!r}" if wanted else "Cloud Assistant did not answer on its port"
@@ -381,7 +380,7 @@ class Machine:
         self.shell_after = time.monotonic() - self.boot.power_on
 
     def _save_journal(self) -> None:
-        if not self.boots or self.boot.lifeline.ended or not self.boot_id:
+        if not self.boots or self.boot.liveness.ended or not self.boot_id:
             return
         with contextlib.suppress(Exception):
             self._records.write(f"journal-{len(self.boots)}.txt", self.guest.system.journal())

@@ -6,10 +6,10 @@ import contextlib
 import secrets
 from pathlib import Path
 
-from lifsea_testbed.ecs.http_server import Answering, MetadataService, Service, WebService
-from lifsea_testbed.ecs.instance import MIRROR_ADDRESS, PRIVATE_ADDRESS, Card
+from lifsea_testbed.ecs.http_server import HttpService, MetadataService, Responder, SocketService
+from lifsea_testbed.ecs.instance import MIRROR_ADDRESS, PRIVATE_ADDRESS, NetworkInterface
 from lifsea_testbed.ecs.metadata import Metadata
-from lifsea_testbed.ecs.relay import Reach, Relay
+from lifsea_testbed.ecs.relay import Connect, Relay
 from lifsea_testbed.errors import LaunchError
 from lifsea_testbed.machine.boot import Boot
 from lifsea_testbed.qemu import command_line
@@ -23,7 +23,7 @@ class MachineNetwork:
     """
 
     def __init__(self, metadata: Metadata, directory: Path, confinement: Confinement) -> None:
-        self.nics: list[Card] = []
+        self.nics: list[NetworkInterface] = []
         self._directory = directory
         self._confinement = confinement
         self._forwards: list[tuple[str, int]] = []
@@ -37,12 +37,12 @@ class MachineNetwork:
         for address, port in self._forwards:
             self._forward(boot, address, port)
 
-    def serve_mirror(self, repository: Answering) -> str:
+    def serve_mirror(self, repository: Responder) -> str:
         """Makes the mirror of the cloud answer from that repository from now on; returns its URL."""
-        self._admit(WebService(repository, self._directory / command_line.REPOSITORY_SOCKET))
+        self._admit(HttpService(repository, self._directory / command_line.REPOSITORY_SOCKET))
         return f"http://{MIRROR_ADDRESS}/"
 
-    def attach_nic(self, nic: Card) -> None:
+    def attach_nic(self, nic: NetworkInterface) -> None:
         """Attaches a further NIC to the running machine; it is attached again at each later power-on.
 
         Raises:
@@ -53,7 +53,7 @@ class MachineNetwork:
         self.nics.append(nic)
         self._boot.attach(nic)
 
-    def relay_api_server(self, connect: Reach) -> Relay:
+    def relay_api_server(self, connect: Connect) -> Relay:
         """Relays the API server address of the machine's cluster to what `connect` opens; the relay can be cut."""
         relay = Relay(self._directory / command_line.CLUSTER_SOCKET, connect)
         self._admit(relay)
@@ -67,7 +67,7 @@ class MachineNetwork:
         """
         address = ".".join(["127", *(str(secrets.randbelow(254) + 1) for _ in range(3))])
         self._forwards.append((address, port))
-        if self._boot and not self._boot.lifeline.ended:
+        if self._boot and not self._boot.liveness.ended:
             self._forward(self._boot, address, port)
         return address, port
 
@@ -75,7 +75,7 @@ class MachineNetwork:
         """Ends every server."""
         self._services.close()
 
-    def _admit(self, service: Service) -> None:
+    def _admit(self, service: SocketService) -> None:
         self._services.enter_context(service.admitted(self._confinement.uid, self._confinement.gid))
 
     def _forward(self, boot: Boot, address: str, port: int) -> None:

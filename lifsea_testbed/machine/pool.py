@@ -22,9 +22,7 @@ from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.machine.snapshot import Snapshot
 from lifsea_testbed.machine.snapshot_cache import SnapshotCache
 from lifsea_testbed.profiles.profile import AccessMethod
-from lifsea_testbed.qemu import memory
-from lifsea_testbed.qemu.memory import Memory
-from lifsea_testbed.qemu.storage import Layers
+from lifsea_testbed.qemu.storage import Layers, MemoryFile, copy_sparse, create_memory_file
 from lifsea_testbed.support.deadline import Deadline
 
 #: A machine is quiet when QEMU uses no more than this share of one processor in so many looks that follow each other,
@@ -175,15 +173,15 @@ class MachinePool:
             stack.enter_context(inner.pop_all())
         return machine
 
-    def _own_memory(self, stack: contextlib.ExitStack, snapshot: Snapshot | None = None) -> Memory:
+    def _own_memory(self, stack: contextlib.ExitStack, snapshot: Snapshot | None = None) -> MemoryFile:
         """A file of the machine's own for its memory, so that it can be saved."""
         path = self._scratch_file(stack, "memory")
         if snapshot is None:
-            memory.create(path, size=self.factory.context.memory)
+            create_memory_file(path, size=self.factory.context.memory)
         else:
-            memory.copy(snapshot.memory.path, path)
+            copy_sparse(snapshot.memory.path, path)
         self.factory.accelerator.confinement.admit(path)
-        return Memory(path=path, state=snapshot.memory.state if snapshot else None)
+        return MemoryFile(path=path, state=snapshot.memory.state if snapshot else None)
 
     def _scratch_file(self, stack: contextlib.ExitStack, name: str) -> Path:
         path = self.factory.scratch_path(name)
@@ -248,7 +246,7 @@ class SharedMachine:
         Raises:
             Explained: the image did not come up.
         """
-        if self._machine is None or self._machine.boot.lifeline.ended:
+        if self._machine is None or self._machine.boot.liveness.ended:
             self.close()
             self._machine = self._stack.enter_context(self._pool.restored("shared-machine"))
         return self._machine
@@ -270,7 +268,7 @@ class SharedMachine:
 
         A boot that does not come to its end changes the machine as well, and no test is to blame for that.
         """
-        if self._machine is None or self._seen is None or self._machine.boot.lifeline.ended:
+        if self._machine is None or self._seen is None or self._machine.boot.liveness.ended:
             return
         (before, written), (after, now) = self._seen, self._look(self._machine)
         allowed = self._pool.factory.profile.sharing
@@ -320,5 +318,5 @@ def await_quiet(machine: Machine) -> None:
     deadline, use, quiet = Deadline.after(_RESTLESS), machine.boot.process.processor_time, 0
     while quiet < _LOOKS and not deadline.expired:
         before, since = use(), time.monotonic()
-        machine.boot.lifeline.pause(_BETWEEN, deadline)
+        machine.boot.liveness.pause(_BETWEEN, deadline)
         quiet = quiet + 1 if use() - before <= _QUIET * (time.monotonic() - since) else 0

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lifsea_testbed.disk.image import Image
-from lifsea_testbed.disk.layers import opened
 from lifsea_testbed.disk.os_root import boots_next
+from lifsea_testbed.disk.qcow2 import open_layers
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.machine.boot import Boot
 from lifsea_testbed.support.confinement import Confinement
 from lifsea_testbed.support.deadline import Deadline
-from lifsea_testbed.support.redact import Mask
+from lifsea_testbed.support.redact import Redactor
 from lifsea_testbed.support.sanitize import printable
 
 #: The largest record that grows with what a guest does (bytes).
@@ -31,21 +31,21 @@ _READING = 60.0
 class Records:
     """Writes files into a directory that stays when the machine is gone: printable, redacted, bounded."""
 
-    def __init__(self, directory: Path, mask: Mask) -> None:
+    def __init__(self, directory: Path, redactor: Redactor) -> None:
         self._directory = directory
-        self._mask = mask
+        self._redactor = redactor
         self._attempted: set[str] = set()
 
     def write(self, name: str, text: str) -> None:
         """Replaces a file."""
-        (self._directory / name).write_text(self._mask.text(printable(text)), "utf-8")
+        (self._directory / name).write_text(self._redactor.text(printable(text)), "utf-8")
 
     def append(self, name: str, text: str) -> None:
         """Appends to a file, until that is as large as a record may become."""
         path = self._directory / name
         if not path.exists() or path.stat().st_size < _LARGEST_RECORD:
             with path.open("a", encoding="utf-8") as file:
-                file.write(self._mask.text(printable(text)))
+                file.write(self._redactor.text(printable(text)))
 
     def attempt(self, name: str, make: Callable[[Path], None]) -> None:
         """Calls `make` with the path of a file; if that fails, missing.txt says why, once."""
@@ -85,11 +85,11 @@ class Postmortem:
     def collect(self, boot: Boot, number: int) -> None:
         """Records screen and memory of that boot; one that has ended is closed, and its journal read off the disk."""
         name, dump = f"screen-{number}.png", f"memory-{number}.kdump"
-        if not (boot.lifeline.ended and self.records.was_attempted(name)):
+        if not (boot.liveness.ended and self.records.was_attempted(name)):
             self.records.attempt(name, lambda path: screen(boot, path))
         if self.dump_memory and not self.records.was_attempted(dump):
             self.records.attempt(dump, lambda path: memory(boot, path))
-        if boot.lifeline.ended:
+        if boot.liveness.ended:
             boot.close()
             self.collect_journal(number)
 
@@ -151,7 +151,7 @@ def journal(image: Image, overlay: Path, directory: Path, confinement: Confineme
 
 
 def _files(image: Image, overlay: Path) -> Iterator[bytes]:
-    with opened(image, overlay) as disk:
+    with open_layers(image, overlay) as disk:
         tree = boots_next(disk)
         for path in tree.glob("/var/log/journal/*/system*.journal")[-_MOST:]:
             content = tree.read(path, _LARGEST)

@@ -18,13 +18,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lifsea_testbed.console.channel import Channel, PortChannel
 from lifsea_testbed.ecs.instance import Instance
-from lifsea_testbed.ecs.metadata import Seen
+from lifsea_testbed.ecs.metadata import MetadataRequest
 from lifsea_testbed.errors import GuestFailure, TestbedError
 from lifsea_testbed.machine import clock_reseed
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.profiles.profile import AccessSection
-from lifsea_testbed.qemu.memory import Memory, copy
-from lifsea_testbed.qemu.storage import Layers
+from lifsea_testbed.qemu.storage import Layers, MemoryFile, copy_sparse
 from lifsea_testbed.support.deadline import Deadline
 
 #: Of the files and of what is in them; one of another format is made anew.
@@ -63,7 +62,7 @@ class SnapshotFacts(BaseModel):
     shell_after: float
     clock: int
     tokens: dict[str, float]
-    seen: list[Seen]
+    seen: list[MetadataRequest]
     made: str
     took: float
     quiet: float
@@ -78,9 +77,9 @@ class Snapshot:
     facts: SnapshotFacts
 
     @property
-    def memory(self) -> Memory:
+    def memory(self) -> MemoryFile:
         """What a machine has to be given to go on from here; its writes are its own."""
-        return Memory(path=self.directory / MEMORY, copied=True, state=self.directory / STATE)
+        return MemoryFile(path=self.directory / MEMORY, copied=True, state=self.directory / STATE)
 
     @property
     def layers(self) -> Layers:
@@ -189,7 +188,7 @@ def resume(snapshot: Snapshot, machine: Machine) -> None:
         TestbedError: it does not go on, or not as it should.
     """
     facts = snapshot.facts
-    machine.metadata.recall(facts.tokens, facts.seen)
+    machine.metadata.restore(facts.tokens, facts.seen)
     for name in ("transcript", "journal"):
         with contextlib.suppress(FileNotFoundError):
             shutil.copy(snapshot.directory / RECORDS / f"{name}-1.txt", machine.records / f"template-{name}.txt")
@@ -228,6 +227,6 @@ def _disks(machine: Machine, directory: Path) -> list[tuple[Path, Path]]:
 
 def _copy_into(source: Path, target: Path) -> None:
     if not target.exists():
-        copy(source, target)
+        copy_sparse(source, target)
     if os.geteuid() == 0:
         os.chown(target, 0, 0)

@@ -25,7 +25,7 @@ from lifsea_testbed.errors import HostError, TestbedError
 from lifsea_testbed.machine.factory import MachineFactory
 from lifsea_testbed.machine.snapshot import FACTS, FORMAT, Snapshot, load
 from lifsea_testbed.qemu import command_line
-from lifsea_testbed.qemu.accelerator import Kind
+from lifsea_testbed.qemu.accelerator import AcceleratorKind
 from lifsea_testbed.support.host import processor_name
 from lifsea_testbed.support.private_dir import allocated
 
@@ -36,7 +36,7 @@ _MAKING = 1800.0
 _DIGITS = 16
 _PART, _GONE, _LOCK = ".part", ".gone", ".lock"
 #: Only the rest of the command line counts for the key.
-_PLACEHOLDERS = command_line.Wires(monitor=0, console=0, assistant=0, channel=0, image=0, overlay=0)
+_PLACEHOLDERS = command_line.Descriptors(monitor=0, console=0, assistant=0, channel=0, image=0, overlay=0)
 
 
 def directory() -> Path:
@@ -51,7 +51,7 @@ def key(factory: MachineFactory) -> dict[str, str]:
     command = command_line.command(factory.hardware(anybody), _PLACEHOLDERS)
     access = factory.profile.access
     sent = login.user_data(command_line.CHANNEL_PORT, access.line) + login.typed(access)
-    processor = "any" if factory.accelerator.kind is Kind.TCG else processor_name()
+    processor = "any" if factory.accelerator.kind is AcceleratorKind.TCG else processor_name()
     return {"format": str(FORMAT), "image": factory.image.sha256,
             "profile": _digest(factory.profile.model_dump_json().encode()),
             "command": _digest("\0".join(command).encode()), "user-data": _digest(sent), "cloud": _cloud(),

@@ -23,7 +23,7 @@ from lifsea_testbed.report.known_issues import KnownIssueList
 from lifsea_testbed.report.outcome import Judgement, Status, judge
 from lifsea_testbed.report.terminal import Spinner
 from lifsea_testbed.support import steps
-from lifsea_testbed.support.redact import masked
+from lifsea_testbed.support.redact import redact
 from lifsea_testbed.support.sanitize import printable, slug
 
 #: The fixtures whose machine no later test needs: with --keep it is saved as it stands.
@@ -76,7 +76,7 @@ class Results:
         """Judges the test by the exception that ended it, keeps evidence, and stamps the report."""
         error = call.excinfo.value if call.excinfo else None
         if isinstance(error, AssertionError):
-            error.args = tuple(masked(each) if isinstance(each, str) else each for each in error.args)
+            error.args = tuple(redact(each) if isinstance(each, str) else each for each in error.args)
         report = yield
         if isinstance(error, pytest.skip.Exception) or (error is None and call.when != "call"):
             return report

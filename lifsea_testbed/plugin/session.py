@@ -20,7 +20,7 @@ from lifsea_testbed.plugin.figures import Figures
 from lifsea_testbed.plugin.hooks import Extensions
 from lifsea_testbed.plugin.results import Results, relative
 from lifsea_testbed.plugin.shards import ShardSelection
-from lifsea_testbed.qemu.accelerator import Kind
+from lifsea_testbed.qemu.accelerator import AcceleratorKind
 from lifsea_testbed.report import allure, github, known_issues, terminal
 from lifsea_testbed.report.collector import Collector
 from lifsea_testbed.report.document import Document
@@ -121,7 +121,7 @@ class Session:
             f"profile {context.profile}",
             f"instance: {context.instance_type.name}, {context.memory} MiB, accelerator {context.accelerator}",
         ]
-        if context.accelerator.kind is Kind.TCG and not context.emulator.threads_are_sound:
+        if context.accelerator.kind is AcceleratorKind.TCG and not context.emulator.threads_are_sound:
             lines.append(f"WARNING: QEMU {context.emulator.version} emulates all processors on one thread, for a bug "
                          "of its own; 8.1 and later are faster")  # fmt: skip
         if context.removed:

@@ -14,7 +14,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from lifsea_testbed.disk.source import Source
+from lifsea_testbed.disk.source import ByteSource
 from lifsea_testbed.powercut.crash_states import CrashState
 from lifsea_testbed.powercut.write_log import SECTOR, LogEntry, WriteLog
 
@@ -73,7 +73,7 @@ class StateDigests:
 class CrashDisk:
     """A base with some clusters changed: `changed` returns the content of those, and None for the others."""
 
-    def __init__(self, base: Source, changed: Callable[[int], bytes | None]) -> None:
+    def __init__(self, base: ByteSource, changed: Callable[[int], bytes | None]) -> None:
         self._base, self._changed, self.size = base, functools.lru_cache(_KEPT)(changed), base.size
 
     def read_at(self, offset: int, length: int) -> bytes:
@@ -91,7 +91,7 @@ class CrashDisk:
 class DiskContents:
     """The disks of all states of one log on one base: `count` entries, disks of `size` bytes."""
 
-    def __init__(self, log: WriteLog, base: Source) -> None:
+    def __init__(self, log: WriteLog, base: ByteSource) -> None:
         self.count, self.size = len(log.entries), log.disk_size
         self._log, self._base = log, base
         self._versions: dict[int, _Versions] = {}

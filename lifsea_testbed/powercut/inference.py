@@ -13,9 +13,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import replace
 
-from lifsea_testbed.disk.ext4 import Unreplayed, is_ext4
+from lifsea_testbed.disk.ext4 import UnreplayedExt4, is_ext4
 from lifsea_testbed.disk.partitions import Partition, partitions
-from lifsea_testbed.disk.source import Source
+from lifsea_testbed.disk.source import ByteSource
 from lifsea_testbed.errors import DiskDamaged, NotJudged
 from lifsea_testbed.powercut.crash_states import CrashState
 from lifsea_testbed.powercut.disk_contents import DiskContents, StateDigests
@@ -133,20 +133,20 @@ def _ranges(sectors: list[int]) -> Iterator[tuple[int, int]]:
         yield first, count
 
 
-def never_used(disk: Source) -> set[int]:
+def never_used(disk: ByteSource) -> set[int]:
     """Returns sectors whose content makes no difference to a boot of that disk: idle blocks of ext4 journals.
 
     A file system that cannot be read here adds none.
     """
-    return {partition.first + sector for partition, sector in _sectors(disk, Unreplayed.idle_journal)}
+    return {partition.first + sector for partition, sector in _sectors(disk, UnreplayedExt4.idle_journal)}
 
 
-def overwritten_unseen(disk: Source) -> set[int]:
+def overwritten_unseen(disk: ByteSource) -> set[int]:
     """Returns sectors that a journal's recovery overwrites before the kernel uses them, although it reads them ahead.
 
     A boot loader may use them: it is another driver, and writes none of them. File systems as above.
     """
-    return {partition.first + sector for partition, sector in _sectors(disk, Unreplayed.replayed_inodes)
+    return {partition.first + sector for partition, sector in _sectors(disk, UnreplayedExt4.replayed_inodes)
             if not may_hold_signature(sector, partition.content.size // SECTOR)}  # fmt: skip
 
 
@@ -155,12 +155,12 @@ def may_hold_signature(sector: int, end: int) -> bool:
     return sector < _FIRST or sector >= end - _LAST or sector - (1 << sector.bit_length() - 1) < _EACH
 
 
-def _sectors(disk: Source, blocks: Callable[[Unreplayed], set[int]]) -> Iterator[tuple[Partition, int]]:
+def _sectors(disk: ByteSource, blocks: Callable[[UnreplayedExt4], set[int]]) -> Iterator[tuple[Partition, int]]:
     """Yields the sectors of those blocks, each relative to its partition."""
     with contextlib.suppress(DiskDamaged, NotJudged):
         for partition in partitions(disk):
             with contextlib.suppress(DiskDamaged, NotJudged):
                 if is_ext4(partition.content):
-                    system = Unreplayed(partition.content)
+                    system = UnreplayedExt4(partition.content)
                     each = system.layout.block_size // SECTOR
                     yield from ((partition, block * each + part) for block in blocks(system) for part in range(each))

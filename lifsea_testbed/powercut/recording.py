@@ -9,9 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lifsea_testbed.disk.image import Image
-from lifsea_testbed.disk.layers import opened
-from lifsea_testbed.disk.qcow2 import Qcow2
-from lifsea_testbed.disk.source import RawFile, Source
+from lifsea_testbed.disk.qcow2 import Qcow2, open_layers
+from lifsea_testbed.disk.source import ByteSource, RawFile
 from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.errors import CallerError, LaunchError, TestbedError
 from lifsea_testbed.machine.factory import InitialState, MachineFactory, MachineSpec
@@ -117,7 +116,7 @@ def load(directory: Path, image: Image, next_image: Image | None, operation: str
 def timeline(recording: Recording, image: Image, *, seed: int = 1) -> Iterator[Timeline]:
     """Opens a recording for as long as the context."""
     facts = recording.facts
-    with opened(image, *recording.layers) as base, RawFile(recording.log) as file:
+    with open_layers(image, *recording.layers) as base, RawFile(recording.log) as file:
         log = WriteLog(file, disk_size=facts.disk_size)
         yield Timeline(facts=facts, log=log, contents=DiskContents(log, base),
                        states=CrashStates(log.entries, start=facts.started, seed=seed))  # fmt: skip
@@ -145,9 +144,9 @@ def record(factory: MachineFactory, directory: Path, operation: Operation, *, se
     with factory.create(spec) as machine:
         machine.network.serve_mirror(Repository(directory / OFFER))
         done = operation.run(machine, prepared, lambda: log.stat().st_size)
-        if not machine.boot.lifeline.end_is_expected:
+        if not machine.boot.liveness.end_is_expected:
             _settle(machine, settle)
-    with opened(factory.image, *prepared.layers) as below, RawFile(log) as file, RawFile(final) as last:
+    with open_layers(factory.image, *prepared.layers) as below, RawFile(log) as file, RawFile(final) as last:
         read = WriteLog(file, disk_size=below.size)
         check(read, below, Qcow2(last, below))
     facts = _facts(factory, operation, prepared, done, read)
@@ -158,8 +157,8 @@ def record(factory: MachineFactory, directory: Path, operation: Operation, *, se
 
 def _settle(machine: Machine, seconds: float) -> None:
     """Lets the machine run for a while, then ends QEMU, so that the log is whole."""
-    machine.boot.lifeline.pause(seconds, Deadline.after(seconds))
-    machine.boot.lifeline.expect_end()
+    machine.boot.liveness.pause(seconds, Deadline.after(seconds))
+    machine.boot.liveness.expect_end()
     with contextlib.suppress(LaunchError):
         machine.boot.execute("quit")
     if not machine.boot.wait_until_off(Deadline.after(_ENDING)):
@@ -181,7 +180,7 @@ def _facts(factory: MachineFactory, operation: Operation, prepared: PreparedDisk
     )  # fmt: skip
 
 
-def check(log: WriteLog, base: Source, final: Qcow2) -> None:
+def check(log: WriteLog, base: ByteSource, final: Qcow2) -> None:
     """Checks that the whole log, replayed on the base, gives the disk at the end, byte for byte.
 
     Raises:

@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lifsea_testbed.disk.ext4 import Ext4, Unreplayed, is_ext4
+from lifsea_testbed.disk.ext4 import Ext4, UnreplayedExt4, is_ext4
 from lifsea_testbed.disk.filesystem import Tree, root_of
 from lifsea_testbed.disk.partitions import partitions
-from lifsea_testbed.disk.source import Source
+from lifsea_testbed.disk.source import ByteSource
 from lifsea_testbed.errors import DiskDamaged, NotJudged
 from lifsea_testbed.powercut import timeline_svg
 from lifsea_testbed.powercut.crash_states import CrashState
@@ -133,24 +133,24 @@ def _states(timeline: Timeline, planned: SweepPlan, results: CrashResults) -> It
             yield from ((state, judged_as(result, state, timeline.facts)) for state in states)
 
 
-def listing(disk: Source) -> str:
+def listing(disk: ByteSource) -> str:
     """Returns a listing of ostree's boot directories on each ext4 partition, without and with its journal."""
     return "\n".join(printable(line) for line in _lines(disk))
 
 
-def _lines(disk: Source) -> Iterator[str]:
+def _lines(disk: ByteSource) -> Iterator[str]:
     try:
         found = [partition for partition in partitions(disk) if is_ext4(partition.content)]
     except (DiskDamaged, NotJudged) as error:
         yield _unread(error)
         return
     for partition in found:
-        for view, kind in (("without its journal", Unreplayed), ("with its journal", Ext4)):
+        for view, kind in (("without its journal", UnreplayedExt4), ("with its journal", Ext4)):
             yield f"partition {partition.number} {view}:"
             yield from (f"  {line}" for line in _tree_lines(partition.content, kind))
 
 
-def _tree_lines(content: Source, kind: type[Ext4]) -> Iterator[str]:
+def _tree_lines(content: ByteSource, kind: type[Ext4]) -> Iterator[str]:
     try:
         tree = Tree(root_of(kind(content)))
         yield from [line for path in _PATHS for line in _path_lines(tree, path)] or ["nothing of ostree"]

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from lifsea_testbed.disk.source import Source
+from lifsea_testbed.disk.source import ByteSource
 from lifsea_testbed.errors import TestbedError
 
 #: The unit in which the log is written and in which a disk can tear a write (bytes).
@@ -60,7 +60,7 @@ class WriteLog:
         TestbedError: it is not such a log, contradicts itself, or holds no flush.
     """
 
-    def __init__(self, source: Source, *, disk_size: int) -> None:
+    def __init__(self, source: ByteSource, *, disk_size: int) -> None:
         self._source = source
         self.disk_size = disk_size
         self.entries: Sequence[LogEntry] = tuple(_walk(source, disk_size))
@@ -77,7 +77,7 @@ class WriteLog:
         return sum(entry.end <= size for entry in self.entries)
 
 
-def _walk(source: Source, disk_size: int) -> Iterator[LogEntry]:
+def _walk(source: ByteSource, disk_size: int) -> Iterator[LogEntry]:
     """Yields all entries, also those past the header's count, which QEMU updates with flushes only."""
     promised, place = _count(source), SECTOR
     for number in range(source.size // SECTOR):
@@ -91,7 +91,7 @@ def _walk(source: Source, disk_size: int) -> Iterator[LogEntry]:
         place = entry.end
 
 
-def _count(source: Source) -> int:
+def _count(source: ByteSource) -> int:
     if source.size < SECTOR:
         raise _unsound(f"it has {source.size} bytes")
     magic, version, count, sector = _HEADER.unpack(source.read_at(0, _HEADER.size))
@@ -100,7 +100,7 @@ def _count(source: Source) -> int:
     return int(count)
 
 
-def _entry(source: Source, place: int, disk_size: int, number: int) -> LogEntry:
+def _entry(source: ByteSource, place: int, disk_size: int, number: int) -> LogEntry:
     sector, sectors, flags, extra = _ENTRY.unpack(source.read_at(place, _ENTRY.size))
     if flags >= 2 * LogFlag.METADATA or extra or (sector + sectors) * SECTOR > disk_size:
         raise _unsound(f"entry {number} is of {sectors} sectors at {sector}, flags {flags:#x}, and {extra} bytes more")
@@ -111,7 +111,7 @@ def _entry(source: Source, place: int, disk_size: int, number: int) -> LogEntry:
     return LogEntry(sector=sector, sectors=sectors, flags=LogFlag(flags), data=data, end=end)
 
 
-def _refuse_rest(source: Source, place: int) -> None:
+def _refuse_rest(source: ByteSource, place: int) -> None:
     while place < source.size:
         part = min(1 << 20, source.size - place)
         if any(source.read_at(place, part)):

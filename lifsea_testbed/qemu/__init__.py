@@ -1,1 +1,1 @@
-"""QEMU: what it is told (argv), how fast it is here (accelerator), the process itself, and its monitor (QMP)."""
+"""QEMU: its command line, the accelerator of this host, the process, its monitor (QMP), and a machine's files."""

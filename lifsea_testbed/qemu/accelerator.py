@@ -1,8 +1,8 @@
-"""Which accelerator to use, decided by running code on each: a device node that opens proves nothing.
+"""The choice of the accelerator, by measuring each one: that /dev/kvm can be opened proves nothing.
 
-A host can offer /dev/kvm, create virtual machines and run their firmware, and yet emulate every 64-bit instruction by
-hand. So a payload without firmware or kernel enters 64-bit mode, counts, and reports each `_REPORT` instructions on the
-debug port; the rate over the first reports is the speed.
+A host may offer /dev/kvm, create virtual machines and run their firmware, and yet emulate every 64-bit instruction in
+software. So a payload without firmware or kernel enters 64-bit mode, counts, and writes a byte to the debug port every
+`_REPORT` instructions; the rate of the first reports is the speed.
 """
 
 from __future__ import annotations
@@ -16,26 +16,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lifsea_testbed.errors import HostError
-from lifsea_testbed.qemu.emulator import Emulator
+from lifsea_testbed.qemu.emulator import BINARY, Emulator
 from lifsea_testbed.support.confinement import Confinement, confinement
 from lifsea_testbed.support.deadline import Deadline
+from lifsea_testbed.support.host_packages import reinstall_hint
 from lifsea_testbed.support.private_dir import PrivateDirectory
 from lifsea_testbed.support.sanitize import printable
 
-#: Instructions between two reports: 65536 turns of a loop of four (payload.S).
+#: Instructions between two reports: 65536 iterations of a loop of four (payload.S).
 _REPORT = 4 * 65536
-#: KVM on real hardware sends this many within 0.1 s, TCG within 0.4 s.
+#: The number of reports after which measuring ends: KVM on real hardware sends them within 0.1 s, TCG within 0.4 s.
 _ENOUGH = 1000
 _SECONDS = 1.5
-#: How long QEMU may take to its first report (seconds), on a host that is busy with much else; KVM may take so many
-#: times as long as TCG did.
+#: How long QEMU may take until its first report on a busy host (seconds), and how many times as long as TCG KVM may
+#: take.
 _STARTING, _NO_LONGER = 15.0, 3.0
-#: After so long (seconds) from its first report on, what is slower than it would have to be is not measured further.
+#: Measuring ends so long after the first report (seconds) if the rate is below the required one.
 _GLANCE = 0.3
-#: KVM below this multiple of TCG is a trap, not an accelerator.
+#: KVM below this multiple of TCG's speed is itself emulated, and not used.
 _WORTHWHILE = 2.0
 _KVM = Path("/dev/kvm")
-# Named below the working directory: the confined user may not be let into the directories above it.
+# Relative to the working directory: the confined user may have no access to the directories above it.
 _ROM = "payload.rom"
 #: payload.S, assembled; a test assembles it again and compares.
 _PAYLOAD = bytes.fromhex(
@@ -46,8 +47,8 @@ _PAYLOAD = bytes.fromhex(
 )
 
 
-class Kind(enum.StrEnum):
-    """The accelerators of QEMU that are considered."""
+class AcceleratorKind(enum.StrEnum):
+    """The accelerators of QEMU that are measured."""
 
     KVM = "kvm"
     TCG = "tcg"
@@ -55,32 +56,32 @@ class Kind(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """Millions of instructions a second, 0.0 if none was executed, after how many seconds, and QEMU's last line."""
+    """A measured speed: millions of instructions a second (0.0 if none ran), seconds to the first, QEMU's last line."""
 
     rate: float
-    said: str = ""
+    last_line: str = ""
     after: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Accelerator:
-    """The accelerator chosen, why, and its measured speed in millions of instructions a second."""
+    """The chosen accelerator, the reason, and its measured speed in millions of instructions a second."""
 
-    kind: Kind
+    kind: AcceleratorKind
     speed: float
     why: str
 
     @property
-    def patience(self) -> float:
-        """How much longer than on real hardware everything may take.
+    def time_scale(self) -> float:
+        """The factor by which durations on real hardware are scaled.
 
-        Ten for TCG: what other test beds of operating systems allow (tmt), and what boots were seen to need.
+        Ten for TCG: the factor of other test tools for operating systems (tmt), and enough for the boots measured.
         """
-        return 10.0 if self.kind is Kind.TCG else 1.0
+        return 10.0 if self.kind is AcceleratorKind.TCG else 1.0
 
     @property
     def confinement(self) -> Confinement:
-        """The confinement of a QEMU that uses it."""
+        """The confinement of a QEMU that uses this accelerator."""
         return confine(self.kind)
 
     def __str__(self) -> str:
@@ -88,9 +89,9 @@ class Accelerator:
         return f"{self.kind} ({self.why})"
 
 
-def confine(kind: Kind) -> Confinement:
+def confine(kind: AcceleratorKind) -> Confinement:
     """Returns the confinement of a QEMU that uses that accelerator."""
-    return confinement(_KVM if kind is Kind.KVM else None)
+    return confinement(_KVM if kind is AcceleratorKind.KVM else None)
 
 
 def payload_rom() -> bytes:
@@ -98,44 +99,45 @@ def payload_rom() -> bytes:
     return _PAYLOAD.ljust(0xFFF0, b"\xf4") + b"\xea\x00\x00\x00\xf0".ljust(16, b"\x00")
 
 
-def choose(wish: str, emulator: Emulator) -> Accelerator:
-    """Returns the accelerator for `wish` (auto, kvm or tcg) after measuring.
+def choose(requested: str, emulator: Emulator) -> Accelerator:
+    """Returns the accelerator for the option --accel (auto, kvm or tcg) after measuring.
 
     Raises:
-        HostError: `kvm` is wished for and cannot run 64-bit code at a useful speed.
+        HostError: `kvm` was requested and cannot run 64-bit code at a useful speed, or QEMU executes nothing.
     """
-    tcg = measure(Kind.TCG, emulator)
+    tcg = measure(AcceleratorKind.TCG, emulator)
     if tcg.rate == 0.0:
-        raise HostError("QEMU runs no code on this host", evidence=tcg.said, hint="reinstall qemu-system-x86")
-    if wish == Kind.TCG:
-        return decide(wish, kvm=Speed(rate=0.0), tcg=tcg)
+        raise HostError("QEMU executes no code on this host, not even with TCG", evidence=tcg.last_line,
+                        hint=reinstall_hint(BINARY))
+    if requested == AcceleratorKind.TCG:
+        return decide(requested, kvm=Speed(rate=0.0), tcg=tcg)
     if not _KVM.exists():
-        return decide(wish, kvm=Speed(rate=0.0, said="/dev/kvm does not exist"), tcg=tcg)
+        return decide(requested, kvm=Speed(rate=0.0, last_line="/dev/kvm does not exist"), tcg=tcg)
     within = max(_SECONDS, _NO_LONGER * tcg.after)
-    return decide(wish, kvm=measure(Kind.KVM, emulator, least=tcg.rate, within=within), tcg=tcg)
+    return decide(requested, kvm=measure(AcceleratorKind.KVM, emulator, least=tcg.rate, within=within), tcg=tcg)
 
 
-def decide(wish: str, *, kvm: Speed, tcg: Speed) -> Accelerator:
-    """Returns the accelerator that the measured speeds speak for.
+def decide(requested: str, *, kvm: Speed, tcg: Speed) -> Accelerator:
+    """Returns the accelerator that follows from the measured speeds.
 
     Raises:
-        HostError: `kvm` is wished for and is not worth its name.
+        HostError: `kvm` was requested and is less than twice as fast as TCG.
     """
-    if wish == Kind.TCG:
-        return Accelerator(kind=Kind.TCG, speed=tcg.rate, why="asked for")
+    if requested == AcceleratorKind.TCG:
+        return Accelerator(kind=AcceleratorKind.TCG, speed=tcg.rate, why="requested")
     compared = f"KVM runs {kvm.rate:.1f} M instructions/s, TCG {tcg.rate:.0f} M"
     if kvm.rate >= _WORTHWHILE * tcg.rate:
-        return Accelerator(kind=Kind.KVM, speed=kvm.rate, why=compared)
-    trouble = compared if kvm.rate or not kvm.said else kvm.said
-    if wish == Kind.KVM:
-        raise HostError(f"KVM is not usable on this host: {trouble}", hint="--accel auto, or run where KVM is real")
-    return Accelerator(kind=Kind.TCG, speed=tcg.rate, why=f"KVM is not usable here: {trouble}")
+        return Accelerator(kind=AcceleratorKind.KVM, speed=kvm.rate, why=compared)
+    trouble = compared if kvm.rate or not kvm.last_line else kvm.last_line
+    if requested == AcceleratorKind.KVM:
+        raise HostError(f"KVM is not usable on this host: {trouble}", hint="--accel auto, or a host with hardware KVM")
+    return Accelerator(kind=AcceleratorKind.TCG, speed=tcg.rate, why=f"KVM is not usable here: {trouble}")
 
 
-def measure(kind: Kind, emulator: Emulator, *, least: float = 0.0, within: float = _STARTING) -> Speed:
-    """Returns how fast a 64-bit guest executes that starts within so many seconds; QEMU's words beside it.
+def measure(kind: AcceleratorKind, emulator: Emulator, *, least: float = 0.0, within: float = _STARTING) -> Speed:
+    """Measures the speed of a 64-bit guest, which must send its first report within so many seconds.
 
-    What is slower than `least` (millions of instructions a second) is measured for a moment only.
+    A guest slower than `least` (millions of instructions a second) is measured for 0.3 s only.
     """
     with PrivateDirectory() as directory:
         directory.path.chmod(0o755)
@@ -149,11 +151,11 @@ def measure(kind: Kind, emulator: Emulator, *, least: float = 0.0, within: float
             rate, after = _rate(process.stdout.fileno(), least, within)
         finally:
             process.kill()
-            _, said = process.communicate()
-    return Speed(rate=rate, after=after, said=printable(said).strip().rpartition("\n")[2])
+            _, stderr = process.communicate()
+    return Speed(rate=rate, after=after, last_line=printable(stderr).strip().rpartition("\n")[2])
 
 
-def _command(kind: Kind, emulator: Emulator) -> list[str]:
+def _command(kind: AcceleratorKind, emulator: Emulator) -> list[str]:
     return [
         emulator.binary, "-nodefaults", "-no-user-config", "-machine", "pc", "-accel", kind, "-m", "16",
         "-display", "none", "-bios", _ROM, "-chardev", "stdio,id=reports",
@@ -162,9 +164,9 @@ def _command(kind: Kind, emulator: Emulator) -> list[str]:
 
 
 def _rate(descriptor: int, least: float, within: float) -> tuple[float, float]:
-    """Counts reports from the first one on, until there are enough, too few for the least, or time is up.
+    """Counts reports until there are enough, the rate is below the least, or time is up.
 
-    Returns the rate, and after how many seconds the first one came.
+    Returns the rate, and the seconds until the first report.
     """
     began, deadline = time.monotonic(), Deadline.after(within)
     first, reports, rate, after = 0, 0, 0.0, 0.0

@@ -1,8 +1,8 @@
-"""The command line of QEMU: a pure function of what the machine is to be.
+"""The command line of QEMU: a pure function of the machine's hardware and of the inherited descriptors.
 
 The machine is an ecs.g7 as seen from inside: i440FX, SeaBIOS, the DMI strings, PCI slots and transitional virtio
-devices of an ECS guest (dmidecode, lspci and dmesg of such guests). All its wires are inherited descriptors:
-nothing is opened by name but the firmware, and no socket has a name but the metadata service's.
+devices of an ECS guest (dmidecode, lspci and dmesg of such guests). Its connections are inherited descriptors: QEMU
+opens only the firmware by name, and only the sockets of the services in its working directory have names.
 """
 
 from __future__ import annotations
@@ -20,53 +20,53 @@ from lifsea_testbed.ecs.instance import (
     PRIVATE_ADDRESS,
     Instance,
 )
-from lifsea_testbed.ecs.instance_types import Ceiling
-from lifsea_testbed.qemu.accelerator import Kind
+from lifsea_testbed.ecs.instance_types import DiskLimits
+from lifsea_testbed.qemu.accelerator import AcceleratorKind
 from lifsea_testbed.qemu.emulator import MACHINE_TYPE, Emulator
 
-#: The port on the virtio console that a shell is opened on, beside Cloud Assistant's.
+#: The virtio-serial port of the command channel, beside Cloud Assistant's.
 CHANNEL_PORT = "org.lifsea.testbed.0"
-#: The channel's device, as events of the monitor name it.
+#: The device of that port, as in events of the monitor.
 CHANNEL_DEVICE = "channel-port"
-#: The system disk's device, as the monitor names it.
+#: The device of the system disk, as in the monitor.
 SYSTEM_DISK = "system"
 #: The socket of the metadata service, in QEMU's working directory.
 METADATA_SOCKET = "metadata"
-#: The socket of the repository that the cloud's mirror offers, if the test bed serves one.
+#: The socket of the repository at the address of the cloud's mirror, if the test bed serves one.
 REPOSITORY_SOCKET = "repository"
-#: The socket that leads to the API server of the machine's cluster, if it is to join one.
+#: The socket of the relay to the API server of the machine's cluster, if it joins one.
 CLUSTER_SOCKET = "cluster"
-#: The user network, as the monitor names it.
+#: The user network, as in the monitor.
 USER_NETWORK = "card"
-#: The events of QEMU's trace that tell of reads and writes by the guest (QEMU hw/block/trace-events), in their order:
-#: `… vdev ADDRESS … sector N nsectors N`; and of the state of a device, which each driver resets to 0 before it begins
+#: The trace events of QEMU for reads and writes by the guest (QEMU hw/block/trace-events), in this form:
+#: `… vdev ADDRESS … sector N nsectors N`; and for the status of a device, which each driver first resets to 0
 #: (hw/virtio/trace-events): `vdev ADDRESS val N`.
 TRACED = ("virtio_blk_handle_read", "virtio_blk_handle_write", "virtio_set_status")
-#: The group that throttles all disks together.
-CEILING = "ceiling"
-#: QEMU's user network has one queue, whatever the instance type has.
+#: The throttle group of all disks.
+THROTTLE_GROUP = "ceiling"
+#: QEMU's user network has one queue, for every instance type.
 NETWORK_QUEUES = 1
 
-#: Sets of descriptors up to this one are of the image, the overlay, the log and the data disk.
+#: Descriptor sets 1 to 4 are the image, the overlay, the write log and the data disk; the layers follow.
 _FIRST_LAYER = 4
 _MEMORY = "memory"
 _TRANSITIONAL = "disable-modern=off,disable-legacy=off"
-#: The last extended leaf of CPUID that an Ice Lake has.
+#: The last extended CPUID leaf of Ice Lake.
 _EXTENDED_LEAVES = 0x80000008
-#: How long a burst lasts (seconds). ECS counts credits that nobody has published a figure of; a machine that has just
-#: started has them all, and half an hour is longer than any machine of the test bed lives.
+#: How long a burst lasts (seconds). ECS counts credits without publishing the numbers; a machine that has just started
+#: has all of them, and half an hour is longer than the life of any machine of the test bed.
 _BURST = 1800
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wires:
+class Descriptors:
     """The descriptors that QEMU inherits: monitor, ttyS0, Cloud Assistant's port, the channel's, the two disk files.
 
-    With `virtio_console` the machine has an hvc0 as well, which an ecs.g7 has not. `layers` are disks in qcow2 between
-    the image and the overlay, the lowest first; with `write_log` each write and flush of the guest is logged there, and
-    with `reads` a line for each of its reads; with `counter`, a plugin and its memory, TCG counts. `data` is a
-    raw file, for an instance with a data disk. `memory` is a file that the memory of the machine lies in: with `copied`
-    it is left as it is, and with `incoming` QEMU waits for a state to go on from.
+    With `virtio_console` the machine also has hvc0, which an ecs.g7 lacks. `layers` are qcow2 disks between the image
+    and the overlay, the lowest first. Each write and flush of the guest is logged to `write_log`, each read to `reads`.
+    `counter` is the counting plugin and its memory (TCG only). `data` is the raw file of a data disk. `memory` is the
+    file with the machine's memory: with `copied` it is mapped privately, and with `incoming` QEMU waits for the state
+    of the devices.
     """
 
     monitor: int
@@ -86,9 +86,9 @@ class Wires:
     incoming: bool = False
 
 
-#: How every QEMU of a run is started. The user network starts one relay for each connection to the metadata service and
-#: calls setsid in it: so spawn is allowed, and elevateprivileges too, whose filter kills for setsid; setpriv has set
-#: no_new_privs before.
+#: The options of every QEMU of a run. The user network starts a process for each connection to a service and calls
+#: setsid in it: so `spawn` is allowed, and `elevateprivileges` is not denied, because that filter kills on setsid;
+#: setpriv has set no_new_privs before.
 PROCESS = (
     "-nodefaults", "-no-user-config", "-S", "-sandbox", "on,obsolete=deny,spawn=allow,resourcecontrol=deny",
     "-display", "none", "-action", "reboot=shutdown,shutdown=poweroff,panic=pause",
@@ -96,41 +96,41 @@ PROCESS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hardware:
-    """What the machine is made of; memory in MiB."""
+class HardwareSpec:
+    """The hardware of a machine; memory in MiB."""
 
     emulator: Emulator
-    accelerator: Kind
+    accelerator: AcceleratorKind
     host_is_ice_lake: bool
     instance: Instance
     memory: int
     image_format: DiskFormat
 
 
-def command(hardware: Hardware, wires: Wires) -> list[str]:
-    """Returns the command that starts the machine, stopped before its first instruction."""
+def command(hardware: HardwareSpec, descriptors: Descriptors) -> list[str]:
+    """Returns the command that starts QEMU with the machine stopped before its first instruction."""
     return [
         hardware.emulator.binary,
         *PROCESS,
         *_board(hardware),
-        *_memory(hardware, wires),
+        *_memory(hardware, descriptors),
         *_identity(hardware),
-        *_consoles(wires),
-        *_disk(hardware, wires),
-        *_data_disk(hardware.instance, wires.data),
-        *_reads(wires.reads),
+        *_consoles(descriptors),
+        *_disk(hardware, descriptors),
+        *_data_disk(hardware.instance, descriptors.data),
+        *_reads(descriptors.reads),
         *_network(hardware.instance),
-        *_counter(wires.counter),
-        *(["-incoming", "defer"] if wires.incoming else []),
+        *_counter(descriptors.counter),
+        *(["-incoming", "defer"] if descriptors.incoming else []),
     ]
 
 
-def _board(hardware: Hardware) -> list[str]:
+def _board(hardware: HardwareSpec) -> list[str]:
     threads = "multi" if hardware.emulator.threads_are_sound else "single"
-    accelerator = f"tcg,thread={threads}" if hardware.accelerator is Kind.TCG else "kvm"
+    accelerator = f"tcg,thread={threads}" if hardware.accelerator is AcceleratorKind.TCG else "kvm"
     topology = hardware.instance.type.topology
     return [
-        # The 32-bit entry point is that of SMBIOS 2.8; QEMU since 8.1 takes the one of 3.0 by itself.
+        # SMBIOS 2.8 has the 32-bit entry point; QEMU since 8.1 uses the one of SMBIOS 3.0 by default.
         "-machine", f"{MACHINE_TYPE},smbios-entry-point-type=32",
         "-accel", accelerator,
         "-cpu", processor(hardware.accelerator, host_is_ice_lake=hardware.host_is_ice_lake),
@@ -146,34 +146,34 @@ def _board(hardware: Hardware) -> list[str]:
     ]  # fmt: skip
 
 
-def _memory(hardware: Hardware, wires: Wires) -> list[str]:
-    if wires.memory is None:
+def _memory(hardware: HardwareSpec, descriptors: Descriptors) -> list[str]:
+    if descriptors.memory is None:
         return []
-    sharing = "share=off,readonly=on,rom=off" if wires.copied else "share=on"
+    sharing = "share=off,readonly=on,rom=off" if descriptors.copied else "share=on"
     return [
-        "-object", f"memory-backend-file,id={_MEMORY},size={hardware.memory}M,mem-path=/proc/self/fd/{wires.memory},"
-                   f"{sharing}",
+        "-object", f"memory-backend-file,id={_MEMORY},size={hardware.memory}M,"
+                   f"mem-path=/proc/self/fd/{descriptors.memory},{sharing}",
         "-machine", f"memory-backend={_MEMORY}",
     ]  # fmt: skip
 
 
-def processor(accelerator: Kind, *, host_is_ice_lake: bool) -> str:
-    """Returns the CPU option: the processor of an ecs.g7, as near as the host can come.
+def processor(accelerator: AcceleratorKind, *, host_is_ice_lake: bool) -> str:
+    """Returns the CPU option: the closest to the processor of an ecs.g7 that the host supports.
 
-    TCG and Icelake-Server can be any model; `host` keeps the host's family, model and stepping under another name.
+    TCG and Icelake-Server can have any model number; `host` keeps the host's family, model and stepping.
     """
     cpu = guest_hardware.PROCESSOR
     numbers = f"vendor={cpu.vendor},family={cpu.family},model={cpu.model},stepping={cpu.stepping}"
     hidden = ",".join(f"{feature}=off" for feature in sorted(guest_hardware.HIDDEN_FEATURES))
-    if accelerator is Kind.TCG:
-        # Without svm QEMU 7.2 would end the extended leaves before the name and the width of addresses, and a guest's
-        # system calls go wrong (seen: mounts that fail, no udev).
+    if accelerator is AcceleratorKind.TCG:
+        # Without svm QEMU 7.2 ends the extended leaves before the name and the address width, and system calls of the
+        # guest go wrong (observed: mounts fail, udev does not start).
         return f"max,{numbers},{hidden},min-xlevel={_EXTENDED_LEAVES:#x},model-id={cpu.name}"
     base = f"Icelake-Server,{numbers}" if host_is_ice_lake else "host"
     return f"{base},{hidden},model-id={cpu.name}"
 
 
-def _identity(hardware: Hardware) -> list[str]:
+def _identity(hardware: HardwareSpec) -> list[str]:
     dmi = guest_hardware.dmi(hardware.instance)
     return [
         "-uuid", hardware.instance.uuid,
@@ -185,45 +185,45 @@ def _identity(hardware: Hardware) -> list[str]:
     ]  # fmt: skip
 
 
-def _consoles(wires: Wires) -> list[str]:
+def _consoles(descriptors: Descriptors) -> list[str]:
     return [
-        "-chardev", f"socket,id=monitor,fd={wires.monitor}",
+        "-chardev", f"socket,id=monitor,fd={descriptors.monitor}",
         "-mon", "chardev=monitor,mode=control",
-        "-chardev", f"socket,id=console,fd={wires.console}",
+        "-chardev", f"socket,id=console,fd={descriptors.console}",
         "-device", "isa-serial,chardev=console",
         "-device", f"virtio-serial-pci,id=virtio-serial,addr=3,{_TRANSITIONAL}",
-        "-chardev", f"socket,id=assistant,fd={wires.assistant}",
+        "-chardev", f"socket,id=assistant,fd={descriptors.assistant}",
         "-device", f"virtserialport,bus=virtio-serial.0,nr=1,chardev=assistant,name={guest_hardware.ASSISTANT_PORT}",
-        "-chardev", f"socket,id=channel,fd={wires.channel}",
+        "-chardev", f"socket,id=channel,fd={descriptors.channel}",
         "-device", f"virtserialport,bus=virtio-serial.0,nr=2,chardev=channel,id={CHANNEL_DEVICE},name={CHANNEL_PORT}",
-        *_virtio_console(wires),
+        *_virtio_console(descriptors),
     ]  # fmt: skip
 
 
-def _virtio_console(wires: Wires) -> list[str]:
-    if wires.virtio_console is None:
+def _virtio_console(descriptors: Descriptors) -> list[str]:
+    if descriptors.virtio_console is None:
         return []
     return [
-        "-chardev", f"socket,id=virtio-console,fd={wires.virtio_console}",
+        "-chardev", f"socket,id=virtio-console,fd={descriptors.virtio_console}",
         "-device", "virtconsole,bus=virtio-serial.0,nr=0,chardev=virtio-console",
     ]  # fmt: skip
 
 
-def _disk(hardware: Hardware, wires: Wires) -> list[str]:
-    top = f"layer-{len(wires.layers)}" if wires.layers else "image"
-    discard = "unmap" if wires.write_log is None else "ignore"
+def _disk(hardware: HardwareSpec, descriptors: Descriptors) -> list[str]:
+    top = f"layer-{len(descriptors.layers)}" if descriptors.layers else "image"
+    discard = "unmap" if descriptors.write_log is None else "ignore"
     return [
-        "-add-fd", f"fd={wires.image},set=1",
-        "-add-fd", f"fd={wires.overlay},set=2",
+        "-add-fd", f"fd={descriptors.image},set=1",
+        "-add-fd", f"fd={descriptors.overlay},set=2",
         "-blockdev", "driver=file,node-name=image-file,filename=/dev/fdset/1,read-only=on,auto-read-only=off",
         "-blockdev", f"driver={hardware.image_format},node-name=image,file=image-file,read-only=on",
-        *_layers(wires.layers),
+        *_layers(descriptors.layers),
         "-blockdev", f"driver=file,node-name=overlay-file,filename=/dev/fdset/2,discard={discard}",
         "-blockdev", f"driver=qcow2,node-name=overlay,file=overlay-file,backing={top},discard={discard}",
-        *_write_log(wires.write_log),
+        *_write_log(descriptors.write_log),
         "-object", throttle(hardware.instance.type.disks),
-        "-blockdev", f"driver=throttle,node-name=disk,file={'overlay' if wires.write_log is None else 'logged'},"
-                     f"throttle-group={CEILING},discard=unmap",
+        "-blockdev", f"driver=throttle,node-name=disk,file={'overlay' if descriptors.write_log is None else 'logged'},"
+                     f"throttle-group={THROTTLE_GROUP},discard=unmap",
         "-device", f"virtio-blk-pci,id={SYSTEM_DISK},drive=disk,addr=4,bootindex=1,{_TRANSITIONAL},"
                    f"serial={hardware.instance.disk_serial}",
     ]  # fmt: skip
@@ -237,7 +237,7 @@ def _data_disk(instance: Instance, descriptor: int | None) -> list[str]:
         "-add-fd", f"fd={descriptor},set={_FIRST_LAYER}",
         "-blockdev", f"driver=file,node-name=data-file,filename=/dev/fdset/{_FIRST_LAYER},discard=unmap",
         "-blockdev", "driver=raw,node-name=data-raw,file=data-file,discard=unmap",
-        "-blockdev", f"driver=throttle,node-name=data,file=data-raw,throttle-group={CEILING},discard=unmap",
+        "-blockdev", f"driver=throttle,node-name=data,file=data-raw,throttle-group={THROTTLE_GROUP},discard=unmap",
         "-device", f"virtio-blk-pci,id=data,drive=data,addr={slot},{_TRANSITIONAL},serial={instance.data_serial}",
     ]  # fmt: skip
 
@@ -257,7 +257,7 @@ def _layers(descriptors: tuple[int, ...]) -> list[str]:
 
 
 def _write_log(descriptor: int | None) -> list[str]:
-    """Logs above the image format: what is discarded is on record and stays as it is, so that a replay is exact."""
+    """Logs above the image format, where discards are logged but not executed, so that a replay is exact."""
     if descriptor is None:
         return []
     return [
@@ -278,11 +278,11 @@ def _counter(counter: tuple[int, int] | None) -> list[str]:
     return [] if counter is None else ["-plugin", f"/dev/fd/{counter[0]},memory={counter[1]}"]
 
 
-def throttle(ceiling: Ceiling) -> str:
-    """Returns the object that holds all disks of a machine to its ceiling together."""
-    limits = {"iops-total": (ceiling.operations, ceiling.operations_burst),
-              "bps-total": (ceiling.bandwidth, ceiling.bandwidth_burst)}  # fmt: skip
-    options = [f"throttle-group,id={CEILING}"]
+def throttle(limit: DiskLimits) -> str:
+    """Returns the throttle group that limits all disks of a machine together."""
+    limits = {"iops-total": (limit.operations, limit.operations_burst),
+              "bps-total": (limit.bandwidth, limit.bandwidth_burst)}  # fmt: skip
+    options = [f"throttle-group,id={THROTTLE_GROUP}"]
     for name, (lasting, burst) in limits.items():
         options.append(f"x-{name}={lasting}")
         options += [f"x-{name}-max={burst},x-{name}-max-length={_BURST}"] if burst > lasting else []
@@ -290,7 +290,7 @@ def throttle(ceiling: Ceiling) -> str:
 
 
 def _network(instance: Instance) -> list[str]:
-    # restrict: the guest reaches these services and nothing else, neither the host nor any network.
+    # restrict: the guest reaches these services only, neither the host nor any network.
     services = "".join(f",guestfwd=tcp:{server}-cmd:socat - UNIX-CONNECT:{socket}" for server, socket in (
         (f"{METADATA_ADDRESS}:80", METADATA_SOCKET), (f"{MIRROR_ADDRESS}:80", REPOSITORY_SOCKET),
         (f"{CLUSTER_ADDRESS}:{CLUSTER_PORT}", CLUSTER_SOCKET)))  # fmt: skip

@@ -1,21 +1,21 @@
-/* A plugin for QEMU's TCG that counts what the guest executes, into memory that the test bed maps as well.
+/* A plugin for QEMU's TCG that counts the instructions of the guest, in memory that it shares with the test bed.
  *
- * Each translated block adds its number of instructions to a counter of the processor that runs it: one for kernel
- * space, one for user space and firmware. What of them says how fast the host is, not how much the guest has to do, is
- * counted once more: as waiting, the turns of a loop that looks at a clock, a port or another processor (it comes back
- * to the same RDTSC, IN or PAUSE at once); as interrupts, what is executed between the entry of an interrupt of the local
- * APIC, such as its timer's, and the IRET after it. A processor that halts executes nothing; the time in which all of
- * them do is added up as idle.
+ * Each translated block adds its number of instructions to a counter of the CPU that executes it: one counter for
+ * kernel space, one for user space and firmware. Instructions whose number depends on the speed of the host are counted
+ * a second time: as waiting, the iterations of a loop that polls a clock, a port or another CPU (it returns to the same
+ * RDTSC, IN or PAUSE after a few instructions); as interrupts, the instructions between the entry of an interrupt of the
+ * local APIC, such as its timer's, and the following IRET. A halted CPU executes nothing; the time during which all CPUs
+ * are halted is added up as idle.
  *
- * What is noted beside, always with the host's monotonic clock and the counters:
- *   samples    every few milliseconds
- *   marks      a byte that goes out on ttyS0; the boot sector entered at 0x7c00
- *   programs   a program that starts, known by the first instructions of its start code, with its argv[0], and
- *              argv[1] if it is a path, as that of a script is; what is
- *              executed in its address space, known by CR3, is added to it at each switch to another
+ * Also recorded, each with the time of the host's monotonic clock and the counters:
+ *   samples    about every 2 ms
+ *   marks      a byte written to ttyS0; the entry of the boot sector at 0x7c00
+ *   programs   the start of a program, recognised by the first instructions of its start code, with its argv[0], and
+ *              argv[1] if that is a path, as for a script; the instructions executed in its address space, identified
+ *              by CR3, are added to it at each switch of the address space
  *
- * QEMU's header is in no Debian package, so what is used of version 4 of the interface (QEMU 9.2; docs/devel/tcg-plugins
- * and include/qemu/qemu-plugin.h) is declared here. Of GLib two arrays are used, whose first members are public.
+ * No Debian package has QEMU's header, so the used part of version 4 of the interface (QEMU 9.2; docs/devel/tcg-plugins
+ * and include/qemu/qemu-plugin.h) is declared here. Two arrays of GLib are used, whose first members are public.
  */
 #include <pthread.h>
 #include <stdbool.h>
@@ -62,7 +62,7 @@ bool qemu_plugin_read_memory_vaddr(uint64_t, GByteArray *, size_t);
 GByteArray *g_byte_array_new(void);
 GByteArray *g_byte_array_set_size(GByteArray *, unsigned);
 
-/* The layout is also in counter.py. */
+/* The same layout is in instruction_counter.py. */
 enum { SAMPLES = 1 << 17, MARKS = 1 << 18, PROGRAMS = 1 << 13, NAME = 128 };
 enum { LONGEST_INTERRUPT = 100000, LONGEST_TURN = 256 };
 enum { EXIT_GROUP = 231, PROCESSORS = 256, SPACES = 1 << 14, SERIAL_PORT = 0x3f8, BOOT_SECTOR = 0x7c00 };
@@ -108,7 +108,7 @@ static struct counts total(void)
 	return sum;
 }
 
-/* --- registers and memory of the processor whose callback runs */
+/* --- registers and memory of the CPU whose callback runs */
 
 static void learn_registers(unsigned index)
 {
@@ -133,7 +133,7 @@ static uint64_t read_register(unsigned index, void *handle)
 	return value;
 }
 
-/* Reads a string of so many bytes at most, its end included, and returns its length. */
+/* Reads a string of at most `size` bytes, including its end, and returns its length. */
 static size_t read_text(unsigned index, uint64_t address, char *text, size_t size)
 {
 	if (qemu_plugin_read_memory_vaddr(address, cpu[index].buffer, size - 1))
@@ -150,7 +150,7 @@ static uint64_t read_word(unsigned index, uint64_t address)
 	return value;
 }
 
-/* --- processors that halt */
+/* --- halted CPUs */
 
 static uint64_t idle_at(uint64_t at)
 {
@@ -195,7 +195,7 @@ static void on_interrupt(unsigned index, void *unused)
 		cpu[index].entered = have->kernel;
 }
 
-/* An interrupt that ends by running something else has no return of its own: what is longer than any handler is none. */
+/* An interrupt that ends by a switch to other code has no IRET of its own: longer spans than any handler are discarded. */
 static void on_return(unsigned index, void *unused)
 {
 	struct counts *have = qemu_plugin_scoreboard_find(score, index);
@@ -208,7 +208,7 @@ static void on_return(unsigned index, void *unused)
 
 /* --- loops that wait */
 
-/* Called at each instruction that such a loop looks with. */
+/* Called at each instruction with which such a loop polls. */
 static void on_look(unsigned index, void *address)
 {
 	struct counts *have = qemu_plugin_scoreboard_find(score, index);
@@ -252,8 +252,8 @@ static void on_boot_sector(unsigned index, void *unused)
 
 /* --- programs */
 
-/* The page tables of one address space, without what CR3 says beside: PCID, and the bit by which page table isolation
- * tells its two halves apart. */
+/* The page tables of one address space: CR3 without the PCID, and without the bit that selects one of the two halves
+ * under page table isolation. */
 static uint64_t space_of(unsigned index)
 {
 	return read_register(index, cpu[index].cr3) & 0x000fffffffffe000ull;
@@ -270,7 +270,7 @@ static unsigned *program_in(uint64_t address)
 	return &spaces[0].program;
 }
 
-/* Adds what this processor has executed since it was here last to the program in that address space. */
+/* Adds the instructions of this CPU since its last call to the program in that address space. */
 static void settle(unsigned index, uint64_t address)
 {
 	struct counts have = *(struct counts *)qemu_plugin_scoreboard_find(score, index), *seen = &cpu[index].seen;
@@ -292,7 +292,7 @@ static void on_switch(unsigned index, void *unused)
 	pthread_mutex_unlock(&lock);
 }
 
-/* A program ends: its page tables are soon another's. */
+/* A program ends: its page tables will soon be used by another one. */
 static void on_system_call(unsigned index, void *unused)
 {
 	if (index >= PROCESSORS || !cpu[index].known || read_register(index, cpu[index].rax) != EXIT_GROUP)
@@ -304,8 +304,8 @@ static void on_system_call(unsigned index, void *unused)
 	pthread_mutex_unlock(&lock);
 }
 
-/* A program may start: then the kernel has cleared the registers, argc lies at the stack pointer, and argv[0] behind it,
- * not far above. */
+/* A program may start: then the kernel has cleared the registers, argc is at the stack pointer, followed by argv, and
+ * the string argv[0] is at most 8 MiB above. */
 static void on_start(unsigned index, void *unused)
 {
 	if (index >= PROCESSORS || !cpu[index].known)
@@ -346,8 +346,8 @@ static bool looks(const uint8_t *code, size_t size)
 		(code[0] == 0x0f && code[1] == 0x01 && code[2] == 0xf9);
 }
 
-/* Linux's entry of an interrupt without a number of its own (asm_sysvec_… in arch/x86/entry/entry_64.S): CLAC, or the NOP
- * in its place, CLD, -1 where an exception has its code, and a call. QEMU ends a block at CLAC. */
+/* Linux's entry of an interrupt of the local APIC (asm_sysvec_… in arch/x86/entry/entry_64.S): CLAC or a NOP in its
+ * place, CLD, a push of -1 in place of an exception's error code, and a call. QEMU ends a block at CLAC. */
 static bool enters_interrupt(const uint8_t *code, size_t length)
 {
 	size_t at = length > 3 && code[0] == 0x0f && (code[1] == 0x01 || code[1] == 0x1f) ? 3 : 0;
@@ -355,7 +355,7 @@ static bool enters_interrupt(const uint8_t *code, size_t length)
 	return length > at + 2 && code[at] == 0x6a && code[at + 1] == 0xff && code[at + 2] == 0xe8;
 }
 
-/* The start code of glibc's loader and of its static programs, of Go's, and of musl's. */
+/* The start code of glibc's loader, of its static programs, of Go programs, and of musl. */
 static bool starts_program(const uint8_t *code, size_t length)
 {
 	static const struct { uint8_t size, code[10]; } known[] = {
@@ -433,7 +433,7 @@ int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_t *info, int argc, 
 	shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED, atoi(argv[0] + 7), 0);
 	if (shared == MAP_FAILED)
 		return 1;
-	shared->programs = 1; /* the first: whatever has no program of its own */
+	shared->programs = 1; /* the first entry is for instructions outside any program */
 	score = qemu_plugin_scoreboard_new(sizeof(struct counts));
 	qemu_plugin_register_vcpu_init_cb(id, on_processor);
 	qemu_plugin_register_vcpu_idle_cb(id, on_idle);

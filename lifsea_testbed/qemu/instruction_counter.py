@@ -1,4 +1,4 @@
-"""Counting what a guest executes under TCG: counter.c, built where it runs, and the memory that it counts in."""
+"""Counting the instructions of a guest under TCG: the plugin counter.c, built on this host, and its shared memory."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ from pathlib import Path
 from typing import Any
 
 from lifsea_testbed.errors import NotJudged
+from lifsea_testbed.support.host_packages import install_hint
 from lifsea_testbed.support.sanitize import printable
 
 #: The layout of counter.c: four numbers, then the tables.
 _SAMPLES, _MARKS, _PROGRAMS, _NAME = 1 << 17, 1 << 18, 1 << 13, 128
 _HEAD, _MARK, _PROGRAM = struct.Struct("<4Q"), struct.Struct("<7Q"), struct.Struct(f"<5Q{_NAME}s")
 _SIZE = _HEAD.size + (_SAMPLES + _MARKS) * _MARK.size + _PROGRAMS * _PROGRAM.size
-#: The first QEMU whose plugins' interface has version 4.
+#: The first QEMU with version 4 of the plugin interface.
 _FIRST_QEMU = (9, 2)
-#: The mark of counter.c for the boot sector; every other is a byte.
+#: The mark of counter.c for the boot sector; every other mark is a byte.
 BOOT_SECTOR = 0x7C00
 
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """Instructions that the guest executed so far: in user space or firmware, and in the kernel.
+    """The instructions executed so far: in user space or firmware, and in the kernel.
 
-    `waiting` and `interrupts` are among them: the turns of loops that wait, and the ticks of the local APIC.
+    `waiting` and `interrupts` are included in them: iterations of polling loops, and interrupts of the local APIC.
     """
 
     user: int = 0
@@ -42,11 +43,11 @@ class Counts:
 
     @property
     def work(self) -> int:
-        """What the guest had to execute however long it took: neither waiting nor ticks."""
+        """The instructions whose number does not depend on the duration: without waiting and interrupts."""
         return self.user + self.kernel - self.waiting - self.interrupts
 
     def since(self, before: Counts) -> Counts:
-        """What was executed since then."""
+        """The instructions executed since then."""
         return Counts(user=self.user - before.user, kernel=self.kernel - before.kernel,
                       waiting=self.waiting - before.waiting,
                       interrupts=self.interrupts - before.interrupts)  # fmt: skip
@@ -54,9 +55,9 @@ class Counts:
 
 @dataclass(frozen=True, kw_only=True)
 class Stamp:
-    """Counts at a moment (host's monotonic clock, seconds), and the byte that went out on ttyS0, or BOOT_SECTOR.
+    """Counts at a moment (host's monotonic clock, seconds), and the byte written to ttyS0, or BOOT_SECTOR.
 
-    `idle` is for how many seconds all processors together had halted so far.
+    `idle` is the time for which all CPUs were halted so far (seconds).
     """
 
     at: float
@@ -66,10 +67,10 @@ class Stamp:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Program:
-    """One start of a program: its argv[0], when (host's monotonic clock, seconds), and what its address space executed.
+class CountedProgram:
+    """One start of a program: argv[0], time (host's monotonic clock, seconds), instructions in its address space.
 
-    The one without a name is whatever had no program of its own: firmware, the kernel's start, forked children.
+    The entry without a name has the instructions outside any program: firmware, kernel start, forked children.
     """
 
     name: str
@@ -78,24 +79,24 @@ class Program:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
-    """Everything that was counted in one boot."""
+class CounterRecord:
+    """All counts of one boot."""
 
     samples: list[Stamp] = field(default_factory=list)
     marks: list[Stamp] = field(default_factory=list)
-    programs: list[Program] = field(default_factory=list)
+    programs: list[CountedProgram] = field(default_factory=list)
 
 
 class Tally:
-    """The memory that QEMU counts in: `descriptor` is inherited by it."""
+    """The memory shared with the plugin; QEMU inherits `descriptor`."""
 
     def __init__(self) -> None:
         self.descriptor = os.memfd_create("counter")
         os.ftruncate(self.descriptor, _SIZE)
         self._map = mmap.mmap(self.descriptor, _SIZE)
 
-    def record(self) -> Record:
-        """Reads what was counted so far; QEMU may go on counting."""
+    def record(self) -> CounterRecord:
+        """Reads the counts so far; QEMU may continue to count."""
         samples, marks, programs, _ = _HEAD.unpack_from(self._map)
         place = _HEAD.size
         taken = [_stamp(*fields) for fields in self._table(_MARK, place, min(samples, _SAMPLES))]
@@ -103,10 +104,10 @@ class Tally:
         seen = [_stamp(*fields) for fields in self._table(_MARK, place, min(marks, _MARKS))]
         place += _MARKS * _MARK.size
         started = [_program(*fields) for fields in self._table(_PROGRAM, place, min(programs, _PROGRAMS))]
-        return Record(samples=taken, marks=seen, programs=started)
+        return CounterRecord(samples=taken, marks=seen, programs=started)
 
     def close(self) -> None:
-        """Gives the memory back; a second time does nothing."""
+        """Releases the memory; a second call does nothing."""
         if not self._map.closed:
             self._map.close()
             os.close(self.descriptor)
@@ -116,37 +117,37 @@ class Tally:
 
 
 class Counter:
-    """The plugin, built; `library` is inherited by each QEMU that counts."""
+    """The built plugin; each QEMU that counts inherits `library`."""
 
     def __init__(self, library: Path) -> None:
         self.library = os.open(library, os.O_RDONLY | os.O_CLOEXEC)
 
     def close(self) -> None:
-        """Forgets the library."""
+        """Closes the library."""
         os.close(self.library)
 
 
 def require(version: str) -> None:
-    """Makes sure that a QEMU of that version loads the plugin.
+    """Checks that a QEMU of that version can load the plugin.
 
     Raises:
         NotJudged: it is too old.
     """
     numbers = re.match(r"(\d+)\.(\d+)", version)
     if numbers is None or (int(numbers[1]), int(numbers[2])) < _FIRST_QEMU:
-        raise NotJudged(f"QEMU {version} cannot count instructions by version 4 of its plugins' interface (QEMU 9.2)")
+        raise NotJudged(f"QEMU {version} cannot count instructions: version 4 of the plugin interface needs QEMU 9.2")
 
 
 @contextlib.contextmanager
 def built(directory: Path) -> Iterator[Counter]:
-    """The plugin, built in that directory with the C compiler of the host.
+    """Yields the plugin, built in that directory with the C compiler of the host.
 
     Raises:
-        NotJudged: there is none, or it fails.
+        NotJudged: there is no compiler, or it failed.
     """
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
-        raise NotJudged("no C compiler to build the counter of instructions with (apt-get install gcc libc6-dev)")
+        raise NotJudged(f"no C compiler to build the counter of instructions with; {install_hint('gcc')}")
     source, library = directory / "counter.c", directory / "counter.so"
     source.write_text(importlib.resources.files("lifsea_testbed.qemu").joinpath("counter.c").read_text("utf-8"))
     command = [compiler, "-O2", "-shared", "-fPIC", "-fvisibility=hidden", "-o", str(library), str(source)]
@@ -166,6 +167,6 @@ def _stamp(at: int, user: int, kernel: int, waiting: int, interrupts: int, idle:
     return Stamp(at=at / 1e9, counts=counts, idle=idle / 1e9, value=value)
 
 
-def _program(at: int, user: int, kernel: int, waiting: int, interrupts: int, name: bytes) -> Program:
+def _program(at: int, user: int, kernel: int, waiting: int, interrupts: int, name: bytes) -> CountedProgram:
     counts = Counts(user=user, kernel=kernel, waiting=waiting, interrupts=interrupts)
-    return Program(name=printable(name.partition(b"\0")[0]), at=at / 1e9, counts=counts)
+    return CountedProgram(name=printable(name.partition(b"\0")[0]), at=at / 1e9, counts=counts)

@@ -1,6 +1,6 @@
-# The payload of accelerator.py: from the reset vector into 64-bit mode, then a loop that counts and reports.
+# The payload of accelerator.py: from the reset vector to 64-bit mode, then a loop that counts and reports.
 #   as -o payload.o payload.S && ld -o payload.elf -Ttext=0 payload.o && objcopy -O binary payload.elf payload.bin
-# It runs from ROM at F000:0000, which the memory map shows at 0xf0000 as well.
+# It runs from ROM at F000:0000, which is also mapped at 0xf0000.
 .set PML4, 0x1000
 .set PDPT, 0x2000
 .set PAGES, 0x3000              # one page of 2 MiB, mapped to itself

@@ -1,4 +1,4 @@
-"""The QEMU process: started confined, watched from its first moment, gone when its owner is gone."""
+"""The QEMU process: started confined, watched from its start, killed when its owner ends."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import concurrent.futures
 import contextlib
 import functools
 import os
+import shlex
 import signal
 import subprocess
 import threading
@@ -16,13 +17,14 @@ from lifsea_testbed.errors import EmulatorFailed, LaunchError
 from lifsea_testbed.support.confinement import Confinement
 from lifsea_testbed.support.sanitize import printable
 
+#: How much of QEMU's output an error shows (bytes).
 _STDERR_SHOWN = 4000
-#: The signals by which a program ends that finds itself in error; from elsewhere come SIGKILL and SIGTERM.
+#: The signals that a faulty program raises in itself; SIGKILL and SIGTERM come from other processes.
 _OWN_ERRORS = frozenset({signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE})
 
 
 class QemuProcess:
-    """One running QEMU in a directory of its own; `on_exit` is called, from a thread, when it has ended."""
+    """One running QEMU in a directory of its own; `on_exit` is called from a thread when it has ended."""
 
     def __init__(self, command: Sequence[str], *, directory: Path, inherit: Sequence[int], confinement: Confinement,
                  on_exit: Callable[[QemuProcess], None]) -> None:
@@ -48,36 +50,40 @@ class QemuProcess:
         return self._process.poll() is not None
 
     def state(self) -> str:
-        """What the kernel says that the process is doing (proc(5): running, sleeping, stopped, …)."""
+        """The state of the process as the kernel reports it (proc(5): running, sleeping, stopped, …)."""
         with contextlib.suppress(OSError):
             lines = Path(f"/proc/{self.pid}/status").read_text("utf-8").splitlines()
             return next((line for line in lines if line.startswith("State:")), "")
         return describe_exit(self._process.poll())
 
     def processor_time(self) -> float:
-        """How much of the host's processors it has used (seconds)."""
+        """The CPU time that it has used on the host (seconds)."""
         return processor_time(self.pid)
 
-    def said(self) -> str:
-        """The end of what it wrote on its standard streams."""
+    def stderr(self) -> str:
+        """The last 4000 bytes of its standard output and standard error, printable."""
         return printable(self._stderr.read_bytes()[-_STDERR_SHOWN:]) if self._stderr.exists() else ""
 
-    def death(self) -> LaunchError:
-        """The error that tells how it ended: exit status or signal, and what it said."""
-        status, hint = self._process.returncode, "see the command line in the evidence"
+    def exit_error(self) -> LaunchError:
+        """The error for its end: exit status or signal, with its command line and its output as evidence."""
+        status = self._process.returncode
+        happened, evidence = f"QEMU {describe_exit(status)}", f"{shlex.join(self.command)}\n{self.stderr()}"
         if -(status or 0) in _OWN_ERRORS:
-            return EmulatorFailed(f"QEMU {describe_exit(status)}", evidence=self.said(), hint=hint)
-        return LaunchError(f"QEMU {describe_exit(status)}", evidence=self.said(),
-                           hint=f"the host may be out of memory or disk; {hint}")
+            return EmulatorFailed(happened, evidence=evidence, hint="a fault of QEMU itself: try another version of it")
+        if (status or 0) < 0:
+            return LaunchError(happened, evidence=evidence,
+                               hint="another process killed it; the host may be out of memory: see its kernel log")
+        return LaunchError(happened, evidence=evidence,
+                           hint="see QEMU's message below its command line; the host may be out of memory or disk")
 
     def kill(self) -> None:
-        """Ends it at once, and returns when it is gone."""
+        """Kills it and returns when it is gone."""
         self._process.kill()
         self._process.wait()
         self._watcher.join()
 
     def wait(self, seconds: float) -> bool:
-        """Waits for its end that long at most and returns whether it came."""
+        """Waits at most that long for its end, and returns whether it ended."""
         try:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -92,16 +98,16 @@ class QemuProcess:
 
 @functools.cache
 def starter() -> concurrent.futures.ThreadPoolExecutor:
-    """Returns the one thread that starts every process of the test bed, and ends with this process alone.
+    """Returns the one thread that starts every process of the test bed; it lives as long as this process.
 
-    The kernel kills a child that asked for it when the thread that started it ends (prctl(2), PR_SET_PDEATHSIG): one
-    that a passing thread had started would be gone with that.
+    The kernel sends the signal of PR_SET_PDEATHSIG (prctl(2)) when the thread that started the child ends: a child
+    started by a short-lived thread would be killed with that thread.
     """
     return concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="qemu-start")
 
 
 def processor_time(process: int) -> float:
-    """Returns how much of the host's processors a process has used (seconds; proc(5): utime and stime)."""
+    """Returns the CPU time that a process has used (seconds; proc(5): utime and stime)."""
     fields = Path(f"/proc/{process}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

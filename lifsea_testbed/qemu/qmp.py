@@ -1,4 +1,4 @@
-"""The monitor: qemu.qmp on one background event loop, with a synchronous face and deadlines."""
+"""QEMU's monitor: the library qemu.qmp on one background event loop, behind synchronous calls with deadlines."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from lifsea_testbed.errors import LaunchError, TestbedError
 from lifsea_testbed.support.deadline import Deadline
 
 T = TypeVar("T")
-#: What the log has of one message (characters).
+#: The most of one message that is logged (characters).
 _LONGEST_LINE = 2000
 
 
 class EventName(enum.StrEnum):
-    """The events that somebody here waits for (QEMU's qapi/run-state.json, block-core.json, char.json)."""
+    """The events that the test bed handles (QEMU's qapi/run-state.json, block-core.json, char.json)."""
 
     SHUTDOWN = "SHUTDOWN"
     RESET = "RESET"
@@ -45,7 +45,7 @@ class Event:
 
 
 class Monitor:
-    """A connection to QEMU's monitor over a socket that is already connected; `log` is told all that is said."""
+    """A connection to QEMU's monitor over a socket that is already connected; `log` receives every message."""
 
     def __init__(self, connection: socket.socket, *, on_event: Callable[[Event], None],
                  log: Callable[[str], None] = lambda line: None) -> None:
@@ -56,43 +56,44 @@ class Monitor:
         self._events: concurrent.futures.Future[None] | None = None
 
     def connect(self, deadline: Deadline) -> None:
-        """Negotiates capabilities and starts to pass events on.
+        """Negotiates capabilities and starts to deliver events.
 
         Raises:
-            LaunchError: QEMU hung up or did not greet in time.
+            LaunchError: QEMU closed the connection or sent no greeting in time.
         """
         try:
             _run(self._connect(), deadline)
         except (ConnectError, TimeoutError) as error:
-            raise LaunchError(f"QEMU's monitor did not greet: {error!r}") from error
+            raise LaunchError(f"QEMU's monitor sent no greeting within {deadline.allowance:.0f} s: {error!r}",
+                              hint="QEMU exited or the host is overloaded") from error
         self._events = asyncio.run_coroutine_threadsafe(self._listen(), _loop())
 
     def execute(self, name: str, arguments: Mapping[str, object] | None = None, *, deadline: Deadline) -> Any:
-        """Executes one command and returns what it returned.
+        """Executes one command and returns its result.
 
         Raises:
             TestbedError: QEMU refused the command, did not answer in time, or is gone.
         """
         self._log(_line(">", {"execute": name, **({"arguments": dict(arguments)} if arguments else {})}))
         try:
-            answer = _run(self._client.execute(name, dict(arguments or {})), deadline)
-            self._log(_line("<", {"return": answer}))
-            return answer
+            result = _run(self._client.execute(name, dict(arguments or {})), deadline)
+            self._log(_line("<", {"return": result}))
+            return result
         except ExecuteError as error:
             self._log(_line("<", {"error": str(error)}))
             raise TestbedError(f"QEMU refused {name}: {error}") from error
         except (ExecInterruptedError, StateError, QMPError) as error:
-            raise LaunchError(f"QEMU went away during {name}") from error
+            raise LaunchError(f"QEMU closed its monitor while it executed {name}: it exited or was killed") from error
         except TimeoutError:
             raise TestbedError(f"QEMU did not answer {name} within {deadline.allowance:.0f} s") from None
 
     def add_descriptor(self, descriptor: int, *, deadline: Deadline) -> str:
-        """Passes an open file to QEMU and returns the name by which it can be opened there."""
+        """Passes an open file to QEMU (add-fd) and returns the name by which QEMU can open it."""
         _run(self._send_descriptor(descriptor), deadline)
         return f"/dev/fdset/{self.execute('add-fd', deadline=deadline)['fdset-id']}"
 
-    def hand_over(self, descriptor: int, name: str, *, deadline: Deadline) -> None:
-        """Passes an open socket to QEMU, by a name that the next command refers to; the name must not be a number."""
+    def add_socket(self, descriptor: int, name: str, *, deadline: Deadline) -> None:
+        """Passes an open socket to QEMU (getfd) under a name for the next command; the name must not be a number."""
         _run(self._send_descriptor(descriptor), deadline)
         self.execute("getfd", {"fdname": name}, deadline=deadline)
 
@@ -113,7 +114,7 @@ class Monitor:
     async def _listen(self) -> None:
         listener = EventListener()
         self._client.register_listener(listener)
-        # Events that came between the greeting and here wait in the client's own listener.
+        # Events received between the greeting and this point are queued in the client's own listener.
         for message in [*self._client.events.clear(), *listener.clear()]:
             self._pass_on(message)
         async for message in listener:
@@ -135,7 +136,7 @@ _STARTING = threading.Lock()
 
 
 def _loop() -> asyncio.AbstractEventLoop:
-    """The one event loop of this process; machines that are powered on side by side ask for it at once."""
+    """The one event loop of this process; threads that power on machines at the same time share it."""
     with _STARTING:
         return _started_loop()
 

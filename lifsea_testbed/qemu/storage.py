@@ -1,22 +1,24 @@
-"""The overlay: everything that a machine writes, in a throw-away file above the image."""
+"""The files below a machine: the overlay that takes its writes, its data disk, and the file that holds its memory."""
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from lifsea_testbed.errors import HostError
 
-#: The smallest system disk that ECS sells with a g7 (ESSD, 20 GiB): an image that is smaller has room to grow into.
+#: The smallest system disk that ECS sells with a g7 (ESSD, 20 GiB): a smaller image can grow into it.
 SYSTEM_DISK = 20 << 30
+_NO_ROOM = "free disk space, or set TMPDIR to another disk"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layers:
-    """Disks (qcow2) between the image and a machine's overlay, the lowest first; logs of its writes and reads.
+    """The disks (qcow2) between the image and a machine's overlay, the lowest first, and the logs of writes and reads.
 
-    The overlay is made anew; where a path is given it stays when the machine is gone.
+    The overlay is always created anew. A path given here outlives the machine.
     """
 
     below: tuple[Path, ...] = ()
@@ -25,26 +27,68 @@ class Layers:
     reads: Path | None = None
 
 
-def create(path: Path, *, image_size: int) -> None:
-    """Makes an empty overlay as large as the instance's system disk, or as the image if that is larger.
+@dataclass(frozen=True, kw_only=True)
+class MemoryFile:
+    """The file that holds a machine's memory, and the saved state of its devices unless it starts from firmware.
 
-    It names no backing file: QEMU is told which image lies below, so nothing that the overlay says is followed.
+    With the capability `x-ignore-shared` QEMU leaves memory that it shares with a file out of a migration stream: the
+    stream then holds the state of the devices only, a few MiB, so that a machine is saved in a moment. A restored
+    machine maps the file privately (`copied`): pages are read as the guest touches them, those that it writes are
+    copied, and the file stays unchanged for all other machines restored from it. Without `copied` the machine writes to
+    the file, and can be saved.
+    """
+
+    path: Path
+    copied: bool = False
+    state: Path | None = None
+
+
+def create_overlay(path: Path, *, image_size: int) -> None:
+    """Creates an empty overlay with the size of the instance's system disk, or of the image if that is larger.
+
+    It names no backing file: QEMU's command line says which image lies below, so no path in an overlay is ever
+    followed.
 
     Raises:
         HostError: the disk is full, or qemu-img failed for another reason.
     """
     size = max(image_size, SYSTEM_DISK)
-    made = subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(path), str(size)],
-                          capture_output=True, text=True, check=False)
-    if made.returncode:
-        raise HostError(f"no overlay could be made in {path.parent}", evidence=made.stderr,
-                        hint="free disk space, or set TMPDIR to another disk")
+    command = ["qemu-img", "create", "-q", "-f", "qcow2", str(path), str(size)]
+    created = subprocess.run(command, capture_output=True, text=True, check=False)
+    if created.returncode:
+        raise _failed(f"qemu-img could not create the overlay {path}", command, created)
 
 
 def create_data_disk(path: Path, *, size: int) -> Path | None:
-    """Makes an empty data disk of so many GiB, which takes no room until it is written; none of a size of 0."""
+    """Creates an empty data disk of `size` GiB, a sparse file, and returns its path; None for a size of 0."""
     if not size:
         return None
     with path.open("wb") as file:
         file.truncate(size << 30)
     return path
+
+
+def create_memory_file(path: Path, *, size: int) -> None:
+    """Creates a sparse file for `size` MiB of memory; it takes room on disk as the guest touches its pages."""
+    with path.open("xb") as file:
+        file.truncate(size << 20)
+
+
+def copy_sparse(source: Path, target: Path) -> None:
+    """Copies a file with its holes, by reference (reflink) where the file system supports it.
+
+    Raises:
+        HostError: the disk is full, or cp failed for another reason.
+    """
+    command = ["cp", "--sparse=always", "--reflink=auto", "--no-preserve=mode", str(source), str(target)]
+    copied = subprocess.run(command, capture_output=True, text=True, check=False)
+    if copied.returncode:
+        raise _failed(f"cp could not write {target}", command, copied)
+
+
+def _failed(happened: str, command: list[str], ended: subprocess.CompletedProcess[str]) -> HostError:
+    """The error for a tool that failed: the first line of its stderr, and a hint only if the disk may be full."""
+    first = (ended.stderr.strip().splitlines() or [f"exited with status {ended.returncode}"])[0]
+    full = "No space left" in ended.stderr or "quota" in ended.stderr.lower()
+    return HostError(f"{happened}: {first}", evidence=f"{shlex.join(command)}\n{ended.stderr}",
+                     hint=_NO_ROOM if full else "check that the directory exists and is writable")

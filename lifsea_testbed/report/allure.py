@@ -20,7 +20,7 @@ from lifsea_testbed.profiles.claims import Claim, catalogue
 from lifsea_testbed.profiles.explanation import explain
 from lifsea_testbed.report.document import Document
 from lifsea_testbed.report.outcome import Status
-from lifsea_testbed.support.redact import masked
+from lifsea_testbed.support.redact import redact
 from lifsea_testbed.support.sanitize import printable
 
 _LONGEST_TITLE = 200
@@ -77,7 +77,7 @@ class Steps:
 
     def __call__(self, title: str) -> AbstractContextManager[object]:
         """Opens a step with that title."""
-        title = masked(printable(title))[:_LONGEST_TITLE]
+        title = redact(printable(title))[:_LONGEST_TITLE]
         if title == self._last:
             return contextlib.nullcontext()
         self._last = title

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lifsea_testbed.machine.machine import Machine
-from lifsea_testbed.support.redact import masked
+from lifsea_testbed.support.redact import redact
 from lifsea_testbed.support.sanitize import slug
 
 _TAIL = 30
@@ -51,7 +51,7 @@ class Bundle:
 
     def write(self, name: str, text: str) -> None:
         """Adds a text with its secrets redacted; a text that is too long loses its middle."""
-        data = _shortened(masked(text).encode("utf-8", "replace"))
+        data = _shortened(redact(text).encode("utf-8", "replace"))
         if len(data) <= self._left:
             self._left -= len(data)
             (self.folder / name).write_bytes(data)

@@ -1,1 +1,1 @@
-"""What every package stands on: deadlines, protocols, sanitising, redaction, confinement, host capacity."""
+"""Used by every package: deadlines, liveness, protocols, sanitising, redaction, confinement, host capacity."""

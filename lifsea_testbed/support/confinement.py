@@ -1,4 +1,4 @@
-"""Confinement: QEMU runs untrusted images, so it gets no privilege that it does not need and dies with its parent."""
+"""Confinement: QEMU runs untrusted images, so it gets no unneeded privilege and is killed when its parent ends."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _NOBODY = 65534
-#: A parent that died before the kernel was told to watch it is noticed here, by a parent that is another by now.
+#: Detects a parent that ended before PR_SET_PDEATHSIG was set: then the process has another parent.
 _WITH_PARENT = 'test "$PPID" = "$0" && exec "$@"; echo "started by process $0, which is gone" >&2; exit 1'
 
 
 @dataclass(frozen=True, kw_only=True)
 class Confinement:
-    """The user and group that QEMU runs as, and the supplementary groups it keeps (the owner of a device)."""
+    """The user and group that QEMU runs as, and its supplementary groups (the group of a device)."""
 
     uid: int
     gid: int
     groups: tuple[int, ...] = ()
 
     def admit(self, path: Path) -> None:
-        """Hands a file or directory to the confined user."""
+        """Makes the confined user the owner of a file or directory."""
         if os.geteuid() == 0:
             os.chown(path, self.uid, self.gid)
 
     def wrap(self, command: list[str]) -> list[str]:
-        """Returns the command, run without new privileges, killed when the thread that started it ends."""
+        """Returns the command, run without new privileges and killed when the thread that starts it ends."""
         prefix = ["setpriv", "--pdeathsig", "KILL", "--no-new-privs"]
         if os.geteuid() == 0:
             groups = ["--groups", ",".join(map(str, self.groups))] if self.groups else ["--clear-groups"]
@@ -36,8 +36,8 @@ class Confinement:
 def confinement(device: Path | None = None) -> Confinement:
     """Returns the confinement for a QEMU that has to open that device node.
 
-    A process of root runs as `nobody`, with the device's group where that suffices; where only root may open the
-    device, it stays root but without a single capability. Any other user keeps to itself.
+    Started by root, QEMU runs as `nobody`, with the device's group where that suffices; where only the owner may open
+    the device, it runs as the owner, without any capability. Started by another user, it runs as that user.
     """
     if os.geteuid() != 0:
         return Confinement(uid=os.geteuid(), gid=os.getegid())

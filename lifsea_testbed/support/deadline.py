@@ -1,4 +1,4 @@
-"""Deadlines: one moment on the host's clock, handed down through every wait that belongs to it."""
+"""Deadlines: moments on the host's clock, passed down through all waits of one operation."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 @dataclass(frozen=True, kw_only=True)
 class Deadline:
-    """A moment on the host's monotonic clock (seconds), and the allowance that led to it."""
+    """A moment on the host's monotonic clock (seconds), and the allowance from which it was computed (seconds)."""
 
     at: float
     allowance: float
 
     @classmethod
     def after(cls, seconds: float) -> Deadline:
-        """Returns the deadline that lies `seconds` from now."""
+        """Returns the deadline `seconds` from now."""
         return cls(at=time.monotonic() + seconds, allowance=seconds)
 
     @property
     def remaining(self) -> float:
-        """Seconds that are left, never below zero."""
+        """The seconds left, never below zero."""
         return max(0.0, self.at - time.monotonic())
 
     @property
@@ -35,13 +35,13 @@ class Deadline:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
-    """How much longer than on real hardware everything may take; scaled once, here, for emulation."""
+class TimeScale:
+    """The factor by which durations on real hardware are scaled under emulation; the only place that scales them."""
 
     factor: float = 1.0
 
     def deadline(self, seconds: float) -> Deadline:
-        """Returns the deadline for something that takes at most `seconds` on real hardware."""
+        """Returns the deadline for an operation that takes at most `seconds` on real hardware."""
         return Deadline.after(seconds * self.factor)
 
 

@@ -1,4 +1,4 @@
-"""Digests by which both ends of a channel compare what went over it, with whichever tool the guest has."""
+"""Digests with which host and guest compare data after a transfer, by whichever tool the guest has."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import hashlib
 import io
 from typing import IO
 
-#: What a guest's shell is asked, of its standard input: a digest in hexadecimal first, or nothing that tells.
+#: The guest's command that prints the digest of its standard input, in hexadecimal first, or `none` without a tool.
 TOOLS = "sha256sum 2>/dev/null || md5sum 2>/dev/null || echo none"
 _PIECE = 1 << 20
 _BY_LENGTH = {64: "sha256", 32: "md5"}
 
 
-def same(data: bytes | IO[bytes], said: str) -> bool:
-    """Tells whether the data have the digest that a guest said; a guest without such a tool has to be believed."""
-    digest = (said.split() or [""])[0]
+def same(data: bytes | IO[bytes], printed: str) -> bool:
+    """Returns whether the data have the digest that the guest printed; True where the guest has no tool for it."""
+    digest = (printed.split() or [""])[0]
     name = _BY_LENGTH.get(len(digest))
     return name is None or _digest(io.BytesIO(data) if isinstance(data, bytes) else data, name) == digest
 

@@ -1,12 +1,12 @@
-"""The paths in a guest that the test bed itself writes to, and the one that tells a machine from others."""
+"""The paths in a guest that the test bed itself writes to, and that of the machine's identity."""
 
 from __future__ import annotations
 
 #: Where user-data puts the guest's end of the command channel: /etc is writable by every profile.
 DIRECTORY = "/etc/lifsea-testbed"
-#: Each run of the user-data script appends its user identifier here, on a line.
+#: Each run of the user-data script appends a line with its user identifier here.
 USER_DATA_RUNS = f"{DIRECTORY}/runs"
-#: Files that scenarios write before a reboot or an upgrade: they belong to the machine, not to the image.
+#: Files that scenarios write before a reboot or an upgrade and expect afterwards.
 KEPT_IN_ETC, KEPT_IN_VAR = "/etc/lifsea-testbed-kept", "/var/lifsea-testbed-kept"
 KEPT_IN_HOME = "/root/lifsea-testbed-kept"
 #: machine-id(5).

@@ -1,6 +1,6 @@
-"""What the host can still give: memory and processors, limits of control groups included, and the workers they bear.
+"""Host capacity: the memory and CPUs available to this process, and the number of xdist workers they suffice for.
 
-A limit may stand anywhere between a process's own group and the root: each group above it counts (cgroups(7)).
+Control groups may limit both at any level between a process's own group and the root: each one is read (cgroups(7)).
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from pathlib import Path
 
 import psutil
 
-#: QEMU's own memory beside the guest's, and what the rest of the host must keep (MiB).
+#: Memory for QEMU itself beside the guest's, and for the rest of the host (MiB).
 OVERHEAD = 512
-#: So many virtual processors share one of the host's: a guest under test waits more than it computes.
-SHARED = 2
+#: Virtual CPUs for each CPU of the host: guests under test are mostly idle.
+VCPUS_PER_CPU = 2
 _ROOT = Path("/")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Version:
-    """The files of one version's control groups: what memory they allow, use, and could give back."""
+    """The files of one version of control groups: memory limit, memory usage, and the name of reclaimable memory."""
 
     limit: str
     usage: str
@@ -37,7 +37,7 @@ _VERSIONS = {
 
 
 def processor_name() -> str:
-    """Returns the name of the host's processor, or of its architecture if the kernel does not tell."""
+    """Returns the model name of the host's CPU, or the architecture if the kernel reports none."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
             if line.startswith("model name"):
@@ -46,22 +46,22 @@ def processor_name() -> str:
 
 
 def available_memory(root: Path = _ROOT) -> int:
-    """Returns the memory that this process can still get (MiB): the host's, or what its control groups leave of it."""
+    """Returns the memory available to this process (MiB), limited by the host and by its control groups."""
     return min(psutil.virtual_memory().available, *_memory_left(root)) >> 20
 
 
 def processors(root: Path = _ROOT) -> int:
-    """Returns how many of the host's processors this process can keep busy; at least one."""
+    """Returns the number of CPUs available to this process, limited by affinity and control groups; at least one."""
     return max(1, int(min(len(os.sched_getaffinity(0)), *_quotas(root))))
 
 
 def workers(*, processors: int, memory: int, guest_processors: int, guest_memory: int) -> int:
-    """Returns how many workers a host with that many processors and MiB bears, each with one guest of that size."""
-    return max(1, min(processors * SHARED // guest_processors, memory // (guest_memory + OVERHEAD)))
+    """Returns for how many workers that many CPUs and MiB suffice, each with one guest of that size; at least one."""
+    return max(1, min(processors * VCPUS_PER_CPU // guest_processors, memory // (guest_memory + OVERHEAD)))
 
 
 def _memory_left(root: Path) -> Iterator[int]:
-    """The bytes that each group above this process leaves it; caches that the kernel would give up count as left."""
+    """Yields the free bytes in each group above this process; reclaimable caches count as free."""
     yield psutil.virtual_memory().total
     for kind, group in _groups("memory", root):
         files = _VERSIONS[kind]
@@ -77,18 +77,18 @@ def _reclaimable(group: Path, name: str) -> int:
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """The processors' time for each second that each group above this process may use."""
+    """Yields the CPUs that the quota of each group above this process allows (CPU seconds per second)."""
     yield float("inf")
     for kind, group in _groups("cpu", root):
         with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
             quota, period = _text(group / "cpu.max").split() if kind == "cgroup2" else (
                 _text(group / "cpu.cfs_quota_us"), _text(group / "cpu.cfs_period_us"))  # fmt: skip
-            if int(quota) > 0:  # "max" is no number, and -1 no limit
+            if int(quota) > 0:  # no limit is "max", which is not a number, or -1
                 yield int(quota) / int(period)
 
 
 def _groups(controller: str, root: Path) -> Iterator[tuple[str, Path]]:
-    """The directories of this process's groups of that controller, with their kind, from its own one upward."""
+    """Yields version and directory of this process's groups of that controller, from its own one upward."""
     with contextlib.suppress(OSError, ValueError):
         own = _own_groups(_text(root / "proc/self/cgroup"))
         for line in _text(root / "proc/self/mountinfo").splitlines():
@@ -102,7 +102,7 @@ def _groups(controller: str, root: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _own_groups(table: str) -> dict[str, str]:
-    """Controller → path of its group, from /proc/self/cgroup; that of version 2 has no name."""
+    """Controller → path of its group, from /proc/self/cgroup; version 2 has one group and an empty name."""
     found: dict[str, str] = {}
     for line in table.splitlines():
         _, controllers, path = line.split(":", 2)
@@ -111,7 +111,7 @@ def _own_groups(table: str) -> dict[str, str]:
 
 
 def _upward(mount: Path, path: str, top: str) -> Iterator[Path]:
-    """From a group up to the mount point, which shows the groups from `top` on; a group elsewhere is not to be seen."""
+    """Yields the directories from a group up to the mount point, which shows the groups below `top` only."""
     below = path[len(top):] if path.startswith(top) else ""
     directory = mount / below.strip("/")
     if ".." in directory.parts or not directory.is_dir():

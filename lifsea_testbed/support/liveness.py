@@ -1,4 +1,4 @@
-"""The lifeline of one power-on: when the machine dies, every wait on it ends at once and learns why."""
+"""The liveness of one power-on: the first reason why the machine ended, which ends every wait at once."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from lifsea_testbed.errors import Explained
 from lifsea_testbed.support.deadline import Deadline
 
 
-class Lifeline:
-    """Holds the first reason for which a power-on ended, and wakes everyone who waits.
+class Liveness:
+    """Holds the first reason why a power-on ended, and wakes every waiter.
 
-    A wait selects on `fileno()` beside its own descriptor: it turns readable, and stays so, when the end is known.
+    A wait selects on `fileno()` beside its own descriptor: it becomes readable, and stays so, when the end is known.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class Lifeline:
         self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     def fileno(self) -> int:
-        """The descriptor that turns readable at the end."""
+        """The descriptor that becomes readable at the end."""
         return self._event
 
     @property
@@ -35,7 +35,7 @@ class Lifeline:
 
     @property
     def end_is_expected(self) -> bool:
-        """Whether somebody announced that the machine is about to go down."""
+        """Whether `expect_end` announced that the machine is about to go down."""
         return self._expected
 
     def expect_end(self) -> None:
@@ -43,7 +43,7 @@ class Lifeline:
         self._expected = True
 
     def end(self, reason: Callable[[], Explained]) -> None:
-        """Records why the machine is gone; only the first reason counts. `reason` is called when it is needed."""
+        """Records why the machine ended; only the first reason counts. `reason` is called when an error is raised."""
         with self._lock:
             if self._reason is not None:
                 return
@@ -55,7 +55,7 @@ class Lifeline:
             wake()
 
     def on_end(self, wake: Callable[[], None]) -> None:
-        """Has `wake` called once at the end, or now if the end has come."""
+        """Calls `wake` once at the end, or immediately if the machine has ended."""
         with self._lock:
             if self._reason is None:
                 self._watchers.append(wake)
@@ -63,17 +63,17 @@ class Lifeline:
         wake()
 
     def reason(self) -> Explained:
-        """Returns why the machine is gone; it must be."""
+        """Returns why the machine ended; call it only after the end."""
         assert self._reason is not None
         return self._reason()
 
     def check(self) -> None:
-        """Raises the reason if the machine is gone."""
+        """Raises the reason if the machine has ended."""
         if self._reason is not None:
             raise self._reason()
 
     def pause(self, seconds: float, deadline: Deadline) -> None:
-        """Waits that long, or until the deadline; raises the reason as soon as the machine is gone."""
+        """Waits that long, or until the deadline; raises the reason as soon as the machine ends."""
         self.check()
         select.select([self._event], [], [], min(seconds, deadline.remaining))
         self.check()
@@ -83,7 +83,7 @@ class Lifeline:
         return self.ended or bool(select.select([self._event], [], [], deadline.remaining)[0])
 
     def close(self) -> None:
-        """Gives the descriptor back, once the end is known; a second time does nothing."""
+        """Closes the descriptor, after the end; a second call does nothing."""
         with self._lock:
             event, self._event = self._event, -1
         if event >= 0:

@@ -1,6 +1,7 @@
-"""Leftovers: private directories that carry their owner's lock, and what runs that were killed left of them.
+"""Private directories with their owner's lock, and the leftovers of runs that were killed.
 
-A lock (flock(2)) goes with the process that holds it, however that ends. So a directory that can be locked is nobody's.
+The kernel releases a lock (flock(2)) when its process ends, even if that was killed. So a directory that can be locked
+has no owner any more.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ _PREFIX = "lifsea-run-"
 IN_MEMORY = Path("/dev/shm")
 #: prctl(2), PR_SET_PDEATHSIG.
 _SIGNAL_AT_PARENTS_DEATH = 1
-#: How long a process that was killed may take to be gone (seconds).
+#: How long a killed process may take to end (seconds).
 _DYING = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Leftover:
-    """A directory whose owner is dead: its size in bytes, and the processes that still work in it."""
+    """A directory whose owner has ended: its size in bytes, and the processes whose working directory it still is."""
 
     path: Path
     size: int
@@ -41,7 +42,7 @@ class Leftover:
 
 
 class PrivateDirectory:
-    """A new directory in a place for temporary files, locked for as long as this process has it.
+    """A new directory for temporary files, locked until it is closed or this process ends.
 
     Its name is short: a socket's address has 108 bytes (unix(7)).
     """
@@ -50,15 +51,14 @@ class PrivateDirectory:
         self.path, self._lock = _make(place)
 
     def __enter__(self) -> PrivateDirectory:
-        """Nothing is left to be done."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Removes it."""
+        """Removes the directory."""
         self.close()
 
     def close(self) -> None:
-        """Removes it with everything in it; a second time does nothing."""
+        """Removes the directory and its content; a second call does nothing."""
         shutil.rmtree(self.path, ignore_errors=True)
         lock, self._lock = self._lock, -1
         if lock >= 0:
@@ -66,7 +66,7 @@ class PrivateDirectory:
 
 
 def find() -> list[Leftover]:
-    """Returns the directories, of this user and in the places for temporary files, whose owners are dead."""
+    """Returns this user's private directories whose owners have ended."""
     found = []
     for path in [path for place in places() for path in sorted(place.glob(f"{_PREFIX}*"))]:
         with _locked(path) as is_ours:
@@ -77,13 +77,13 @@ def find() -> list[Leftover]:
 
 
 def places() -> list[Path]:
-    """Returns where private directories are made: on disk, and in memory unless the user named the place (TMPDIR)."""
+    """Returns where private directories are created: on disk, and in memory unless TMPDIR is set."""
     on_disk = Path(tempfile.gettempdir())
     return [on_disk] if os.environ.get("TMPDIR") or not IN_MEMORY.is_dir() else [on_disk, IN_MEMORY]
 
 
 def remove(leftover: Leftover) -> None:
-    """Removes a directory whose owner is dead, after the processes that work in it."""
+    """Kills the processes that work in a leftover directory, then removes it."""
     with _locked(leftover.path) as is_ours:
         if is_ours:
             processes = _at_work_in(leftover.path)
@@ -95,7 +95,7 @@ def remove(leftover: Leftover) -> None:
 
 
 def clean() -> list[Leftover]:
-    """Removes everything that dead runs left, and returns what that was."""
+    """Removes all leftovers and returns them."""
     found = find()
     for leftover in found:
         remove(leftover)
@@ -103,9 +103,9 @@ def clean() -> list[Leftover]:
 
 
 def allocated(directory: Path) -> int:
-    """Returns what a directory takes up (bytes); files with holes take up less than they are long.
+    """Returns the disk space that a directory uses (bytes); holes in files do not count.
 
-    What goes away meanwhile does not count.
+    Files removed in the meantime do not count.
     """
     total = 0
     for folder, _, names in os.walk(directory):
@@ -116,9 +116,9 @@ def allocated(directory: Path) -> int:
 
 
 def die_with_parent(parent: int) -> None:
-    """Has the kernel kill this process when its parent ends; does nothing if another process is its parent.
+    """Makes the kernel kill this process when its parent ends; does nothing if another process is its parent.
 
-    Without it a worker of xdist whose controller was killed goes on for as long as execnet waits for it.
+    Without it an xdist worker whose controller was killed runs on until execnet gives up.
     """
     if os.getppid() == parent:
         ctypes.CDLL(None, use_errno=True).prctl(_SIGNAL_AT_PARENTS_DEATH, signal.SIGKILL)
@@ -132,17 +132,17 @@ def _make(place: Path | None) -> tuple[Path, int]:
         try:
             return path, _lock(path)
         except FileNotFoundError:
-            continue  # somebody took it for a leftover before it was locked, and removed it
+            continue  # another process removed it as a leftover before it was locked
         except BlockingIOError:
             with contextlib.suppress(OSError):
                 path.rmdir()
         except OSError:
-            return path, -1  # a file system without locks: there nobody takes it for a leftover, either
+            return path, -1  # a file system without locks: there it cannot be taken for a leftover either
 
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[bool]:
-    """Tells whether the directory is this user's and nobody has it; nobody gets it as long as the context lasts."""
+    """Yields whether the directory is this user's and has no owner; it is locked within the context."""
     try:
         lock = _lock(path)
     except OSError:
@@ -158,9 +158,9 @@ def _lock(path: Path) -> int:
     """The descriptor that holds the lock.
 
     Raises:
-        BlockingIOError: another has it.
-        FileNotFoundError: the directory is gone.
-        OSError: no directory, or one that cannot be locked.
+        BlockingIOError: another process holds it.
+        FileNotFoundError: the directory was removed.
+        OSError: not a directory, or one that cannot be locked.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -174,7 +174,7 @@ def _lock(path: Path) -> int:
 
 
 def _at_work_in(directory: Path) -> list[psutil.Process]:
-    """The processes whose working directory lies there: QEMU, and what it starts, work in a machine's directory."""
+    """The processes whose working directory lies there: QEMU and its children work in a machine's directory."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):

@@ -1,13 +1,22 @@
-"""What a machine is, to whatever works with one: a shell that runs scripts, and how each of them ended."""
+"""A machine as its users see it: three small protocols, the seam for access methods, guest questions and other tools.
+
+`Shell` runs commands, `Console` is a serial console that can be typed on and waited for, `Power` switches the machine.
+`machine.Machine` is a Shell and a Power, each of its consoles (`console.Transcript`) is a Console. Code that needs a
+machine takes the smallest of them, so that it works with another machine, or with a fake in its tests, as well: a
+question to a guest takes a Shell, an access method takes a Console.
+"""
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-#: How long a question may take on real hardware (seconds).
+from lifsea_testbed.support.deadline import Deadline
+
+#: How long a question to a guest may take on real hardware (seconds).
 QUESTION = 20.0
 #: A shell adds this to the number of the signal that ended a command (POSIX.1-2017, 2.8.2).
 _BY_SIGNAL = 128
@@ -15,7 +24,7 @@ _BY_SIGNAL = 128
 
 @dataclass(frozen=True, kw_only=True)
 class CommandResult:
-    """How a command in the guest ended: its status (128 + n after signal n), its output and errors, seconds taken."""
+    """The result of a command in the guest: status (128 + n after signal n), output and errors, duration in seconds."""
 
     script: str
     exit_status: int
@@ -30,7 +39,7 @@ class CommandResult:
 
     @property
     def signal(self) -> signal.Signals | None:
-        """The signal that ended the command, as far as a shell can tell it from a status above 128."""
+        """The signal that ended the command, derived from a status above 128, or None."""
         try:
             return signal.Signals(self.exit_status - _BY_SIGNAL)
         except ValueError:
@@ -43,19 +52,119 @@ class CommandResult:
 
     @property
     def stderr(self) -> str:
-        """The errors as text."""
+        """The errors as text; bytes that are not UTF-8 are replaced."""
         return self.errors.decode("utf-8", "replace")
 
     @property
     def lines(self) -> list[str]:
-        """The output's lines that are not empty."""
+        """The lines of the output that are not empty."""
         return [line for line in self.stdout.splitlines() if line]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ConsoleLine:
+    """A printable line of a console and when its first byte arrived, in seconds after power-on."""
+
+    at: float
+    text: str
+
+    def __str__(self) -> str:
+        """The line as reports show it."""
+        return f"[{self.at:9.3f}] {self.text}"
+
+
 class Shell(Protocol):
-    """Something that runs scripts as root in a guest."""
+    """Runs scripts as root in a guest."""
 
     def run(self, command: str | Sequence[str], *, check: bool = True, within: float = QUESTION,
             input: bytes = b"") -> CommandResult:
-        """Runs a script, or the words of a command; with `check` a status other than 0 raises CommandFailed."""
+        """Runs a script, or the words of one command, and returns its result.
+
+        `within` is in seconds on real hardware; `input` becomes its standard input.
+
+        Raises:
+            CommandFailed: the status was not 0, and `check` is set.
+            WaitTimedOut: it took longer than `within`.
+        """
+        ...
+
+
+class Console(Protocol):
+    """A serial console: sends keys, and waits for lines and prompts."""
+
+    @property
+    def position(self) -> int:
+        """The number of lines received so far."""
+        ...
+
+    def send(self, data: bytes) -> None:
+        """Sends those bytes as if they were typed."""
+        ...
+
+    def wait_for(self, pattern: str, deadline: Deadline) -> ConsoleLine:
+        """Returns the first complete line that matches the pattern.
+
+        Raises:
+            WaitTimedOut: no line matched in time.
+            GuestCrashed, LaunchError: the machine ended first.
+        """
+        ...
+
+    def wait_for_prompt(self, prompt: re.Pattern[str], position: int, deadline: Deadline) -> bool:
+        """Waits for a line after that position, finished or not, that contains the prompt; returns whether one came.
+
+        Raises:
+            GuestCrashed, LaunchError: the machine ended first.
+        """
+        ...
+
+    def tail(self, lines: int = 30) -> str:
+        """Returns the last lines as text: evidence for an error."""
+        ...
+
+
+class Power(Protocol):
+    """Switches a machine on and off; each method returns when its root shell is open, or when it is off."""
+
+    def power_on(self) -> None:
+        """Powers on.
+
+        Raises:
+            BootFailed, GuestCrashed: no root shell opened.
+            LaunchError: QEMU did not start.
+        """
+        ...
+
+    def power_off(self) -> None:
+        """Shuts the guest down.
+
+        Raises:
+            WaitTimedOut: the guest did not go down.
+        """
+        ...
+
+    def reboot(self) -> None:
+        """Has the guest reboot.
+
+        Raises:
+            WaitTimedOut: the guest did not go down.
+            BootFailed, GuestCrashed: no root shell opened.
+        """
+        ...
+
+    def power_cut(self) -> None:
+        """Cuts the power without a shutdown, and powers on again.
+
+        Raises:
+            BootFailed, GuestCrashed: no root shell opened.
+        """
+        ...
+
+    def crash(self) -> None:
+        """Has the guest's kernel panic, and powers on again.
+
+        Raises:
+            GuestFailure: the kernel did not panic.
+            BootFailed, GuestCrashed: no root shell opened.
+        """
         ...

@@ -1,4 +1,4 @@
-"""What is secret, taken out of every text that is kept or shown."""
+"""Redaction: secrets are replaced in every text that is stored or shown."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 MASK = "[masked]"
 _NAMES = (r"client-key-data|(?:id-|refresh-|access-|bearer-)?token|token[_-]?secret|password|passwd|passphrase|secret"
           r"|(?:access[_-]?)?key[_-]?secret|security[_-]?token|api[_-]?key|private[_-]?key")  # fmt: skip
-#: Words of which one is, in lower case, in every line that the pattern after them fits: most lines have none. What
-#: comes before a secret is group 1, where it tells what was there.
+#: Words and a pattern: each line that matches the pattern contains one of the words (in lower case), and most lines
+#: contain none. Group 1 is the text before the secret, which is kept.
 _SECRETS = tuple((words.split(), re.compile(pattern, re.IGNORECASE)) for words, pattern in (
     ("metadata-token", r"(x-aliyun-ecs-metadata-token[\"']?\s*[:=]\s*[\"']?)[^\s\"']+"),
     ("authorization", r"(authorization[\"']?\s*[:=]\s*[\"']?(?:bearer|basic)\s+)[^\s\"']+"),
@@ -22,21 +22,21 @@ _SECRETS = tuple((words.split(), re.compile(pattern, re.IGNORECASE)) for words, 
     ("eyj", r"()\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"),
     (".", r"()\b[a-z0-9]{6}\.[a-z0-9]{16}\b"),
     ("ltai", r"()\bLTAI[A-Za-z0-9]{12,}\b"),
-    # The base64 of a PEM file that is no certificate.
+    # The base64 of a PEM file other than a certificate.
     ("ls0tls1crudjti", r"()LS0tLS1CRUdJTi(?!BDRVJUSUZJ)[A-Za-z0-9+/=]{16,}"),
 ))  # fmt: skip
 _KEY_BEGINS = re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----")
 _KEY_ENDS = re.compile(r"-----END [A-Z0-9 ]*PRIVATE KEY-----")
-#: The longest private key: 16384 bits of RSA are 200 lines. A guest that never ends one hides no more than this.
+#: The longest private key: 16384 bits of RSA are 200 lines. A key without an end hides no more lines than this.
 _KEY_LINES = 256
-#: Shorter secrets would be found everywhere.
+#: Shorter secrets would match ordinary text.
 _SHORTEST = 8
 
 
-class Mask:
-    """Masks a text line by line, and remembers whether a private key is under way.
+class Redactor:
+    """Redacts a text line by line; it keeps track of private keys, which span several lines.
 
-    `secrets` gives what is known to be secret: tokens that were handed out, lines of user-data.
+    `secrets` returns known secrets: tokens issued by the metadata service, lines of user-data.
     """
 
     def __init__(self, secrets: Callable[[], Iterable[str]] = lambda: ()) -> None:
@@ -44,7 +44,7 @@ class Mask:
         self._left = 0
 
     def line(self, line: str) -> str:
-        """Returns the line, or the whole text of one line's length, without what is secret in it."""
+        """Returns the next line without its secrets."""
         if self._left:
             end = _KEY_ENDS.search(line)
             self._left = 0 if end else self._left - 1
@@ -58,17 +58,17 @@ class Mask:
         return f"{self._plain(line[:begin.start()])}{MASK}{rest}"
 
     def unfinished(self, line: str) -> str:
-        """Returns the beginning of the next line without what is secret in it; it is still to come as a whole."""
+        """Returns the beginning of the next line without its secrets; `line` will receive the complete line later."""
         return MASK if self._left and line else self.text(line)
 
     def text(self, text: str) -> str:
-        """Returns a whole text without what is secret in it; what a stream of lines had under way stays as it is."""
-        other = Mask(self._secrets)
+        """Returns a complete text without its secrets; the state of the stream of lines is not changed."""
+        other = Redactor(self._secrets)
         return "\n".join(map(other.line, text.split("\n")))
 
-    def stream(self) -> Mask:
-        """Returns a mask of the same secrets for another stream of lines."""
-        return Mask(self._secrets)
+    def stream(self) -> Redactor:
+        """Returns a redactor of the same secrets for another stream of lines."""
+        return Redactor(self._secrets)
 
     def _plain(self, line: str) -> str:
         for secret in self._secrets():
@@ -81,6 +81,6 @@ class Mask:
         return line
 
 
-def masked(text: str) -> str:
+def redact(text: str) -> str:
     """Returns the text without keys, tokens and password hashes."""
-    return Mask().text(text)
+    return Redactor().text(text)

@@ -25,19 +25,19 @@ def printable(data: bytes | str) -> str:
 
 
 def harmless(data: bytes) -> bytes:
-    """Returns a terminal's bytes without the strings that drive more than its screen: titles, clipboard, replies.
+    """Returns a terminal's bytes without the strings that affect more than its screen: titles, clipboard, replies.
 
-    Those are OSC, DCS, SOS, PM and APC (ECMA-48), and the requests that a terminal answers as if keys were typed.
+    Those are OSC, DCS, SOS, PM and APC (ECMA-48), and the requests to which a terminal replies with input.
     """
     return _STRINGS.sub(b"", data)
 
 
 def first_line(script: str) -> str:
-    """Returns the first line of a script, and of a longer one how many there are."""
+    """Returns the first line of a script, followed by the number of lines if there are more."""
     lines = script.strip().splitlines() or [""]
     return lines[0] if len(lines) == 1 else f"{lines[0]} … ({len(lines)} lines)"
 
 
 def slug(name: str, *, limit: int = 100) -> str:
-    """Returns the name with everything but letters, digits, dots and dashes made a dash: safe as a file name."""
+    """Returns a safe file name: all characters but letters, digits and dots become dashes."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")[-limit:] or "unnamed"

@@ -1,4 +1,4 @@
-"""Shards: equal parts of one run, on hosts that know nothing of each other."""
+"""Shards: equal parts of one run, on hosts that do not communicate."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from lifsea_testbed.errors import CallerError
 
 @dataclass(frozen=True, kw_only=True)
 class ShardIndex:
-    """Which shard of how many: `number` (from 1) of `count`."""
+    """One shard: `number` (from 1) of `count`."""
 
     number: int = 1
     count: int = 1
 
     @classmethod
     def parse(cls, text: str) -> ShardIndex:
-        """Reads `K/N`, the K-th of N parts.
+        """Parses `K/N`, the K-th of N parts.
 
         Raises:
             CallerError: the text is something else.
@@ -28,7 +28,7 @@ class ShardIndex:
         raise CallerError(f"--shard {text}: not K/N", hint="1/3, 2/3 and 3/3 are the three parts of one run")
 
     def holds(self, digest: str) -> bool:
-        """Whether what has that hexadecimal digest belongs to this part."""
+        """Returns whether the test with that hexadecimal digest belongs to this part."""
         return int(digest, 16) % self.count == self.number - 1
 
     def __str__(self) -> str:

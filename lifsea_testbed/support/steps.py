@@ -1,4 +1,4 @@
-"""Steps: what a machine is made to do, told to whoever listens while it happens."""
+"""Steps: named operations on a machine, reported to a listener while they run."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _listener: ContextVar[Listener] = ContextVar("listener", default=contextlib.null
 
 
 def listen(listener: Listener = contextlib.nullcontext) -> None:
-    """Has each step from now on lie within what the listener returns for its title; without a listener, nobody's."""
+    """Runs each step from now on within the context that the listener returns for its title; by default within none."""
     _listener.set(listener)
 
 
 @contextlib.contextmanager
 def step(title: str) -> Iterator[None]:
-    """Tells of one step; also a decorator of what is one step each time it is called."""
+    """Reports one step; also a decorator for a function of which each call is one step."""
     with _listener.get()(title):
         yield

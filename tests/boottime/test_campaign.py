@@ -26,12 +26,12 @@ from lifsea_testbed.boottime.attribution import GrowthKind
 from lifsea_testbed.boottime.marks import BootMark
 from lifsea_testbed.boottime.observation import BootNumber, Exchange, align
 from lifsea_testbed.cli.main import main
-from lifsea_testbed.console.transcript import Line
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.guest.boot import UnitTimes, parse_units
 from lifsea_testbed.perf.metric import Measure
 from lifsea_testbed.profiles.profile import BootSection
 from lifsea_testbed.qemu.instruction_counter import BOOT_SECTOR, Counts, Stamp
+from lifsea_testbed.support.protocols import ConsoleLine
 from tests.support.boots import TIMES, boot, unit
 
 CONSOLE = (
@@ -78,7 +78,7 @@ def test_a_mark_that_was_not_seen_leaves_no_gap(missing: BootMark) -> None:
 
 
 def test_marks_are_found_on_the_console() -> None:
-    lines = [Line(at=at, text=text) for at, text in CONSOLE]
+    lines = [ConsoleLine(at=at, text=text) for at, text in CONSOLE]
     assert marks.from_console(lines) == {BootMark.FIRST_BYTE: 0.5, BootMark.KERNEL: 1.0, BootMark.INIT: 1.5,
                                          BootMark.SYSTEMD: 1.75}  # fmt: skip
     assert marks.from_console([]) == {}

@@ -13,16 +13,16 @@ from lifsea_testbed.cli import doctor
 from lifsea_testbed.cli.doctor import Facts, State
 from lifsea_testbed.cli.main import main
 from lifsea_testbed.errors import HostError
-from lifsea_testbed.qemu.accelerator import Accelerator, Kind
+from lifsea_testbed.qemu.accelerator import Accelerator, AcceleratorKind
 from lifsea_testbed.qemu.emulator import Emulator
 
 GOOD = Facts(
     emulator=Emulator(binary="/usr/bin/qemu-system-x86_64", version="10.0.2"), lacking=(), sandbox_trouble="",
-    accelerator=Accelerator(kind=Kind.KVM, speed=3000.0, why="KVM runs 3000.0 M instructions/s, TCG 1000 M"),
+    accelerator=Accelerator(kind=AcceleratorKind.KVM, speed=3000.0, why="KVM runs 3000.0 M instructions/s, TCG 1000 M"),
     kvm_exists=True, kvm_opens=True, memory=30_000, directory=Path("/tmp"), disk=50 << 30,
     huge_pages="always [madvise] never", compilers=("gcc", "as", "ld"),
 )  # fmt: skip
-SLOW = Accelerator(kind=Kind.TCG, speed=1000.0, why="KVM is not usable here")
+SLOW = Accelerator(kind=AcceleratorKind.TCG, speed=1000.0, why="KVM is not usable here")
 NO_QEMU = HostError("qemu-system-x86_64 not found on PATH", hint="apt-get install qemu-system-x86")
 
 

@@ -28,7 +28,7 @@ from lifsea_testbed.cluster.cluster import Cluster, Member, node_name
 from lifsea_testbed.cluster.control_plane import ControlPlane, KubeletTunnel
 from lifsea_testbed.ecs import instance_types
 from lifsea_testbed.ecs.instance import CLUSTER_PORT, Instance
-from lifsea_testbed.ecs.relay import Relay, leading_to
+from lifsea_testbed.ecs.relay import Relay, connect_to
 from lifsea_testbed.errors import LaunchError, NotJudged
 from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.support import private_dir
@@ -74,7 +74,7 @@ def echoed(connection: socket.socket, data: bytes) -> bytes:
 
 
 def test_a_relay_carries_both_ways_until_it_is_cut(tmp_path: Path) -> None:
-    with echo() as address, Relay(tmp_path / "relay", leading_to(address)) as relay:
+    with echo() as address, Relay(tmp_path / "relay", connect_to(address)) as relay:
         with connected(relay.path) as connection:
             assert echoed(connection, b"hello") == b"hello"
             relay.cut()
@@ -89,7 +89,7 @@ def test_a_relay_carries_both_ways_until_it_is_cut(tmp_path: Path) -> None:
 
 def test_a_relay_passes_the_end_of_a_stream(tmp_path: Path) -> None:
     path = tmp_path / "relay"
-    with echo() as address, Relay(path, leading_to(address)), connected(path) as connection:
+    with echo() as address, Relay(path, connect_to(address)), connected(path) as connection:
         connection.sendall(b"all")
         connection.shutdown(socket.SHUT_WR)
         assert b"".join(iter(lambda: connection.recv(4096), b"")) == b"all"
@@ -98,7 +98,7 @@ def test_a_relay_passes_the_end_of_a_stream(tmp_path: Path) -> None:
 def test_a_relay_to_nowhere_hangs_up(tmp_path: Path) -> None:
     with socket.create_server((HERE, 0)) as server:
         nowhere = server.getsockname()
-    with Relay(tmp_path / "relay", leading_to(nowhere)) as relay, connected(relay.path) as connection:
+    with Relay(tmp_path / "relay", connect_to(nowhere)) as relay, connected(relay.path) as connection:
         assert connection.recv(1) == b""
 
 

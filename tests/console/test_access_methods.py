@@ -1,4 +1,4 @@
-"""The roads to a root shell, on the reference image: each line, each road, across reboots, cuts and crashes."""
+"""The access methods on the reference image: each method on each device, across reboots, power cuts and crashes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from lifsea_testbed.profiles.profile import AccessMethod, ChannelDevice
 from tests.support.real import bench, change_access, machine, pool
 
 pytestmark = [pytest.mark.nightly, pytest.mark.boots]
-#: What the road by user-data left behind goes: its unit, and its hold on the console.
+#: Removes what the method `user-data` installed: its unit, and its replacement of the console's getty.
 CLOSE = "rm -rf /etc/systemd/system/basic.target.wants /etc/systemd/system/*getty@*; systemctl daemon-reload"
-#: In place of the getty's own command line: root is let in without asking.
+#: Replaces the getty's command line, so that root is logged in without a password.
 AUTOLOGIN = r"""mkdir -p /etc/systemd/system/serial-getty@ttyS0.service.d
 printf '[Service]\nExecStart=\nExecStart=-/sbin/agetty --autologin root --keep-baud 115200 %%I vt220\n' \
     >/etc/systemd/system/serial-getty@ttyS0.service.d/autologin.conf"""
@@ -45,8 +45,8 @@ def test_a_login_with_a_password_opens_a_shell(tmp_path: Path, line: ChannelDevi
 
 
 @pytest.mark.parametrize("line", list(ChannelDevice))
-def test_a_restored_machine_is_told_the_time_on_any_line(tmp_path: Path, line: ChannelDevice) -> None:
-    """A program waits for that on a line that carries every byte; on the others it is started."""
+def test_the_clock_of_a_restored_machine_is_set_on_any_device(tmp_path: Path, line: ChannelDevice) -> None:
+    """On the port a program waits for the time; on serial lines it is started for that."""
     with pool(tmp_path, line=line) as lender, lender.restored("machine") as own:
         assert abs(float(own.run("date +%s.%N").stdout) - time.time()) < 1.0
         template = lender.snapshot()
@@ -63,7 +63,7 @@ def test_a_prompt_that_is_there_already_is_used(tmp_path: Path) -> None:
         assert own.run("id -u").stdout == "0\n"
 
 
-def test_without_a_shell_the_console_tells_that_the_system_is_up(tmp_path: Path) -> None:
+def test_without_a_shell_a_console_line_shows_that_the_system_is_up(tmp_path: Path) -> None:
     with bench(tmp_path, methods=[AccessMethod.NONE]) as made:
         boot = made.profile.boot.model_copy(update={"ready_line": "login: ?$"})
         made.profile = made.profile.model_copy(update={"boot": boot})

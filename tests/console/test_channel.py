@@ -1,4 +1,4 @@
-"""The command channel: the guest's real end, channel.sh, on this host, and ends that break the protocol."""
+"""The command channel: channel.sh on this host, and fake shells that break the protocol."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from lifsea_testbed.console import port_frames
+from lifsea_testbed.console import port_frames, socket_io
 from lifsea_testbed.console.channel import PortChannel
 from lifsea_testbed.errors import ChannelError, GuestCrashed, WaitTimedOut
 from lifsea_testbed.support.deadline import Deadline
-from lifsea_testbed.support.liveness import Lifeline
+from lifsea_testbed.support.liveness import Liveness
 
 SOON = 30.0
 
@@ -48,14 +48,14 @@ def channel(tmp_path: Path, agent: Path) -> Iterator[PortChannel]:
     guest.close()
     appears(port)
     shell = subprocess.Popen(["sh", str(agent), str(port), str(tmp_path / "work")])
-    lifeline = Lifeline()
-    connected = PortChannel(host, lifeline=lifeline)
+    liveness = Liveness()
+    connected = PortChannel(host, liveness=liveness)
     yield connected
     connected.close()
     for process in (shell, carrier):
         process.kill()
         process.wait()
-    lifeline.close()
+    liveness.close()
 
 
 def test_a_greeting_brings_the_boot_id(channel: PortChannel) -> None:
@@ -77,9 +77,9 @@ def test_every_byte_comes_back(channel: PortChannel, size: int) -> None:
 _NONCE = "0123456789abcdef"
 _PROGRAM = """#!/bin/sh
 echo "channel {nonce} result {status} 0 0"
-read -r told
-echo "channel {nonce} result 0 ${{#told}} 0"
-printf '%s' "$told"
+read -r sent
+echo "channel {nonce} result 0 ${{#sent}} 0"
+printf '%s' "$sent"
 """
 
 
@@ -94,9 +94,9 @@ def test_a_program_that_was_lent_the_turn_reads_and_answers_itself_until_it_ends
     channel: PortChannel, tmp_path: Path
 ) -> None:
     channel.greet(Deadline.after(SOON))
-    for told in (b"kill everything", b"hello"):
+    for sent in (b"kill everything", b"hello"):
         assert channel.lend(program(tmp_path), _NONCE, Deadline.after(SOON)).status == 0
-        assert channel.give(told + b"\n", _NONCE, Deadline.after(SOON))[1] == told
+        assert channel.give(sent + b"\n", _NONCE, Deadline.after(SOON))[1] == sent
     assert channel.run("echo on", deadline=Deadline.after(SOON)).stdout == "on\n"
 
 
@@ -132,10 +132,10 @@ def test_a_command_killed_by_a_signal_says_so(channel: PortChannel) -> None:
 
 
 @contextlib.contextmanager
-def talk(*replies: bytes) -> Iterator[tuple[PortChannel, Lifeline]]:
+def talk(*replies: bytes) -> Iterator[tuple[PortChannel, Liveness]]:
     """A channel to an end that sends these bytes for each thing it receives, NONCE replaced by the real one."""
     guest, host = socket.socketpair()
-    lifeline = Lifeline()
+    liveness = Liveness()
 
     def serve() -> None:
         for reply in replies:
@@ -145,12 +145,12 @@ def talk(*replies: bytes) -> Iterator[tuple[PortChannel, Lifeline]]:
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
-    channel = PortChannel(host, lifeline=lifeline)
-    yield channel, lifeline
+    channel = PortChannel(host, liveness=liveness)
+    yield channel, liveness
     channel.close()
     thread.join()
     guest.close()
-    lifeline.close()
+    liveness.close()
 
 
 @pytest.mark.parametrize("reply", [
@@ -159,16 +159,22 @@ def talk(*replies: bytes) -> Iterator[tuple[PortChannel, Lifeline]]:
 ])  # fmt: skip
 def test_an_end_that_breaks_the_protocol_is_the_harness_fault_and_greeted_anew(reply: bytes) -> None:
     with talk(reply, b"more garbage\nchannel NONCE hello boot\n", b"channel NONCE result 5 0 0\n") as (channel, _):
-        with pytest.raises(ChannelError):
+        with pytest.raises(ChannelError, match="while running 'true'"):
             channel.run("true", deadline=Deadline.after(2.0))
         assert channel.run("exit 5", deadline=Deadline.after(SOON)).exit_status == 5
+
+
+def test_a_guest_that_does_not_read_its_input_is_reported_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket_io, "_STALLED", 0.2)
+    with talk() as (channel, _), pytest.raises(ChannelError, match=r"running 'cat': the guest did not read its input"):
+        channel.run("cat", input=bytes(1 << 24), deadline=Deadline.after(2.0))
 
 
 def test_a_shell_that_goes_away_ends_the_wait_and_is_greeted_anew() -> None:
     with talk(b"", b"channel NONCE hello boot\n", b"channel NONCE result 0 0 0\n") as (channel, _):
         threading.Timer(0.1, channel.port_closed).start()
         started = time.monotonic()
-        with pytest.raises(ChannelError, match="went away"):
+        with pytest.raises(ChannelError, match=r"in the guest exited .* while running 'sleep 1000'"):
             channel.run("sleep 1000", deadline=Deadline.after(60.0))
         assert time.monotonic() - started < 10.0
         assert channel.run("true", deadline=Deadline.after(SOON)).ok
@@ -181,9 +187,9 @@ def test_a_shell_that_ends_before_it_reads_a_script_is_not_taken_for_the_one_bef
     for _ in range(8):
         assert channel.run("true", deadline=Deadline.after(SOON)).ok
     agent.write_bytes(b"")
-    channel._wire.send(port_frames.run("last", "echo once", b""))
+    channel._stream.send(port_frames.run("last", "echo once", b""))
     appears(tmp_path / "work/over")
-    received = channel._wire.receive(Deadline.after(0.3)) + channel._wire.receive(Deadline.after(0.3))
+    received = channel._stream.receive(Deadline.after(0.3)) + channel._stream.receive(Deadline.after(0.3))
     assert received in (b"", b"channel last result 0 5 0\nonce\n")
 
 
@@ -217,7 +223,7 @@ def test_a_signal_is_told_by_its_name(channel: PortChannel, status: int, by: sig
 
 
 def test_what_commands_printed_does_not_pile_up_in_the_guest(channel: PortChannel, tmp_path: Path) -> None:
-    """Four shells wait, each with two files; of empty ones up to a hundred rounds are borne with."""
+    """Four shells wait, each with two files; empty files are removed every hundred rounds."""
     for script in [*["echo printed"] * 5, *["true"] * 450]:
         assert channel.run(script, deadline=Deadline.after(SOON)).ok
     time.sleep(0.5)  # the last shells start anew
@@ -227,7 +233,7 @@ def test_what_commands_printed_does_not_pile_up_in_the_guest(channel: PortChanne
 
 
 def test_a_command_has_a_shell_of_its_own(channel: PortChannel) -> None:
-    """What one sets, ignores or leaves running does not reach the next."""
+    """Settings, traps and background processes of one do not affect the next."""
     channel.run("cd /tmp; left=1; export left; trap 'exit 9' EXIT; umask 0; sleep 60 &", deadline=Deadline.after(SOON))
     for _ in range(8):
         seen = channel.run("echo ${left-none}; pwd; umask", deadline=Deadline.after(SOON))
@@ -235,8 +241,8 @@ def test_a_command_has_a_shell_of_its_own(channel: PortChannel) -> None:
 
 
 def test_a_guest_that_dies_ends_the_wait_at_once() -> None:
-    with talk() as (channel, lifeline):
-        threading.Timer(0.1, lifeline.end, [lambda: GuestCrashed("panic")]).start()
+    with talk() as (channel, liveness):
+        threading.Timer(0.1, liveness.end, [lambda: GuestCrashed("panic")]).start()
         started = time.monotonic()
         with pytest.raises(GuestCrashed):
             channel.run("sleep 1000", deadline=Deadline.after(60.0))

@@ -15,11 +15,11 @@ from lifsea_testbed.machine.preflight import run_context
 from tests.support import ROOT
 from tests.support.real import built
 
-#: What cannot be told of a machine under emulation, or without an image to upgrade to.
+#: Claims that cannot be judged under emulation, or without an image to upgrade to.
 NOT_JUDGED = {"boot-two-seconds", "etc-var-writable-and-kept", "instance-features", "instance-queues"}
-#: What the disk and the console tell of a machine without a shell.
-TOLD_WITHOUT_SHELL = {"packages-about-200", "image-small", "no-python", "no-interpreters", "shell-absent", "few-units",
-                      "setuid-known"}  # fmt: skip
+#: Claims that are judged from the disk and the console of a machine without a shell.
+JUDGED_WITHOUT_SHELL = {"packages-about-200", "image-small", "no-python", "no-interpreters", "shell-absent",
+                        "few-units", "setuid-known"}  # fmt: skip
 
 
 def judged(line: str, reports: Path) -> dict[str, set[str]]:
@@ -47,7 +47,7 @@ def test_the_line_with_a_data_disk_keeps_its_promises(tmp_path: Path) -> None:
 def test_the_line_without_a_shell_keeps_its_promises_as_far_as_they_can_be_told(tmp_path: Path) -> None:
     claims = judged("3.5", tmp_path)
     assert claims.keys() == {"passed", "not judged"}
-    assert claims["passed"] >= TOLD_WITHOUT_SHELL
+    assert claims["passed"] >= JUDGED_WITHOUT_SHELL
 
 
 @pytest.mark.nightly

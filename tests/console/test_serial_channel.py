@@ -1,4 +1,4 @@
-"""The command channel on a terminal: its real end, terminal.sh, on a terminal of this host that others use as well."""
+"""The command channel on a serial line: terminal.sh on a terminal of this host, to which others write as well."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lifsea_testbed.console.serial_channel import End, TerminalChannel, pieces
+from lifsea_testbed.console.serial_channel import CommandEnd, SerialChannel, pieces
 from lifsea_testbed.console.serial_frames import Frame, Splitter, octal
 from lifsea_testbed.console.transcript import Transcript
 from lifsea_testbed.errors import ChannelError, GuestCrashed, WaitTimedOut
 from lifsea_testbed.support.deadline import Deadline
-from lifsea_testbed.support.liveness import Lifeline
+from lifsea_testbed.support.liveness import Liveness
 
 SOON = 30.0
 NONCE = "0123456789abcdef"
@@ -34,15 +34,15 @@ _TOOLS = ("sh", "cat", "head", "tail", "wc", "rm", "mv", "mkdir", "setsid", "bas
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    channel: TerminalChannel
+    channel: SerialChannel
     transcript: Transcript
-    lifeline: Lifeline
+    liveness: Liveness
     port: Path
 
 
 @pytest.fixture(params=["", "base64"], ids=["all-tools", "without-base64"])
 def place(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Place]:
-    """A channel to terminal.sh on a terminal that echoes and edits lines until it is told not to."""
+    """A channel to terminal.sh on a terminal that echoes and edits lines until terminal.sh switches that off."""
     guest, host = socket.socketpair()
     port = tmp_path / "ttyS0"
     carrier = subprocess.Popen(["socat", f"FD:{guest.fileno()}", f"PTY,link={port}"], pass_fds=[guest.fileno()])
@@ -53,18 +53,18 @@ def place(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Place]:
     script = importlib.resources.files("lifsea_testbed.console").joinpath("terminal.sh")
     shell = subprocess.Popen(["sh", str(script), str(port), str(tmp_path / "work")], start_new_session=True,
                              env={**os.environ, "PATH": tools_without(request.param, tmp_path / "bin")})  # fmt: skip
-    lifeline = Lifeline()
-    transcript = Transcript(host, lifeline=lifeline, file=tmp_path / "transcript.txt")
-    channel = TerminalChannel(transcript, lifeline=lifeline)
-    transcript.give_frames_to(channel.offer)
+    liveness = Liveness()
+    transcript = Transcript(host, liveness=liveness, file=tmp_path / "transcript.txt")
+    channel = SerialChannel(transcript, liveness=liveness)
+    transcript.set_frame_handler(channel.on_frame)
     transcript.start(time.monotonic())
-    yield Place(channel=channel, transcript=transcript, lifeline=lifeline, port=port)
+    yield Place(channel=channel, transcript=transcript, liveness=liveness, port=port)
     os.killpg(shell.pid, signal.SIGKILL)
     carrier.kill()
     shell.wait()
     carrier.wait()
     transcript.close()
-    lifeline.close()
+    liveness.close()
 
 
 def tools_without(missing: str, directory: Path) -> str:
@@ -79,7 +79,7 @@ def tools_without(missing: str, directory: Path) -> str:
 
 @contextlib.contextmanager
 def noise(port: Path, make: Callable[[random.Random], bytes], pause: float = 0.002) -> Iterator[None]:
-    """Somebody else who writes to the terminal all the time."""
+    """Another process that writes to the terminal all the time."""
     stop = threading.Event()
 
     def write() -> None:
@@ -159,7 +159,7 @@ def test_an_overrun_is_killed_and_the_channel_goes_on(place: Place) -> None:
 
 def test_a_guest_that_dies_ends_the_wait_at_once(place: Place) -> None:
     place.channel.greet(Deadline.after(SOON))
-    threading.Timer(0.2, place.lifeline.end, [lambda: GuestCrashed("panic")]).start()
+    threading.Timer(0.2, place.liveness.end, [lambda: GuestCrashed("panic")]).start()
     started = time.monotonic()
     with pytest.raises(GuestCrashed):
         run(place, "sleep 5", within=60.0)
@@ -171,7 +171,7 @@ def test_nobody_at_the_other_end_is_noticed() -> None:
         def send(self, data: bytes) -> None:
             pass
 
-    channel = TerminalChannel(Nobody(), lifeline=Lifeline())
+    channel = SerialChannel(Nobody(), liveness=Liveness())
     with pytest.raises(WaitTimedOut, match="no shell"):
         channel.greet(Deadline.after(0.2))
 
@@ -179,7 +179,7 @@ def test_nobody_at_the_other_end_is_noticed() -> None:
 @pytest.mark.parametrize("payload", [b"", b"1:2:3", b"x:1:1:a:b", b"0:99999999999:0:a:b", b"0:2000000000:0:a:b"])
 def test_an_end_that_breaks_the_protocol_is_refused(payload: bytes) -> None:
     with pytest.raises(ChannelError):
-        End.parse(payload)
+        CommandEnd.parse(payload)
 
 
 # The frames

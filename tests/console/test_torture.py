@@ -31,7 +31,7 @@ done
 
 
 def one(machine: Machine, dice: random.Random, number: int) -> bool:
-    """Runs a command whose status, output and errors are known beforehand, and tells whether all were right."""
+    """Runs a command with known status, output and errors, and returns whether all three are right."""
     status, size = dice.randrange(100), dice.choice([0, 0, 1, 100, 1000, 20_000])
     sent = dice.randbytes(size)
     result = machine.run(f"cat; echo {number} >&2; exit {status}", input=sent, check=False, within=60.0)

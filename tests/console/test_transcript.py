@@ -1,4 +1,4 @@
-"""ttyS0: every line with its time, and the ones that nobody survives."""
+"""ttyS0: every line with its time, and the fatal lines."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from lifsea_testbed.console.serial_frames import Splitter
 from lifsea_testbed.console.transcript import LineReader, Transcript
 from lifsea_testbed.errors import ChannelError, GuestCrashed, TimerStarved, WaitTimedOut
 from lifsea_testbed.support.deadline import Deadline
-from lifsea_testbed.support.liveness import Lifeline
+from lifsea_testbed.support.liveness import Liveness
 
 
 @dataclass(frozen=True, kw_only=True)
 class Console:
     guest: socket.socket
     transcript: Transcript
-    lifeline: Lifeline
+    liveness: Liveness
     file: Path
 
 
 @pytest.fixture
 def console(tmp_path: Path) -> Iterator[Console]:
     guest, host = socket.socketpair()
-    lifeline = Lifeline()
-    transcript = Transcript(host, lifeline=lifeline, file=tmp_path / "transcript.txt")
+    liveness = Liveness()
+    transcript = Transcript(host, liveness=liveness, file=tmp_path / "transcript.txt")
     transcript.start(time.monotonic())
-    yield Console(guest=guest, transcript=transcript, lifeline=lifeline, file=tmp_path / "transcript.txt")
+    yield Console(guest=guest, transcript=transcript, liveness=liveness, file=tmp_path / "transcript.txt")
     guest.close()
     transcript.close()
-    lifeline.close()
+    liveness.close()
 
 
 FATAL = [

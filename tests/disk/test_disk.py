@@ -1,4 +1,4 @@
-"""Disks are read offline as the system that boots from them would see them, and hostile ones do no harm."""
+"""Disks are read offline as the system that boots from them sees them; hostile disks do no harm."""
 
 from __future__ import annotations
 
@@ -229,21 +229,21 @@ def test_only_what_was_committed_counts() -> None:
     disk, places = log((1, 7, tag(50, 0) + tag(51, 2 | 8)), (0, 0, b"a"), (0, 0, b"b"), (2, 7, b""),
                        (1, 8, tag(50, 8 | 1)), (0, 0, b"c"), (5, 8, struct.pack(">IQ", 24, 51)), (2, 8, b""),
                        (1, 9, tag(52, 8)), (0, 0, b"d"))  # fmt: skip
-    assert journal.newer_blocks(disk.__getitem__, places) == {50: journal.Place(block=106, escaped=True)}
+    assert journal.newer_blocks(disk.__getitem__, places) == {50: journal.JournalBlock(block=106, escaped=True)}
 
 
 def test_a_recovery_goes_by_headers_and_by_what_was_committed() -> None:
-    """And by the block at which it stops: the content of what was never committed is stepped over."""
+    """And by the block at which it stops; the content of transactions without a commit is skipped."""
     disk, places = log((1, 7, tag(50, 0) + tag(51, 2 | 8)), (0, 0, b"a"), (0, 0, b"b"), (2, 7, b""), (1, 8, tag(50, 8)),
                        (0, 0, b"c"), (0, 0, b"no header"), (2, 8, b""))  # fmt: skip
-    assert journal.looked_at(disk.__getitem__, places) == {*range(100, 106), 107}
+    assert journal.read_by_recovery(disk.__getitem__, places) == {*range(100, 106), 107}
 
 
 def test_checksums_over_whole_transactions_have_all_looked_at() -> None:
     disk, places = log((1, 7, tag(50, 8)), (0, 0, b"a"))
     disk[100] = disk[100][:36] + struct.pack(">I", 1) + disk[100][40:]
     with pytest.raises(NotJudged, match="never committed"):
-        journal.looked_at(disk.__getitem__, places)
+        journal.read_by_recovery(disk.__getitem__, places)
 
 
 def test_a_journal_that_ends_too_early_is_damage() -> None:
@@ -252,7 +252,7 @@ def test_a_journal_that_ends_too_early_is_damage() -> None:
         journal.newer_blocks(disk.__getitem__, {0: 100, 1: 101})
 
 
-# What a hostile disk may try
+# Hostile disks
 
 
 def test_no_link_leads_out_of_the_tree_or_on_for_ever(tmp_path: Path) -> None:
@@ -289,7 +289,7 @@ def test_a_file_of_absurd_size_is_not_read(tmp_path: Path) -> None:
 
 
 def test_a_damaged_disk_is_said_to_be_one(plain: Path, tmp_path: Path) -> None:
-    """Whatever is changed in the tables of a file system, the answer is what is there, damage, or not judged."""
+    """After any change of a file system's tables the result is content, damage, or not judged."""
     sound, dice = disks.root_partition(plain), random.Random(7)
     path, verdicts = tmp_path / "fs", set[str]()
     for _ in range(150):

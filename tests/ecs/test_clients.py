@@ -14,7 +14,7 @@ import pytest
 from lifsea_testbed.ecs import instance_types
 from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.ecs.metadata import Metadata
-from tests.support.clients import ask, cloud_init, ignition
+from tests.support.clients import cloud_init, ignition, run_client
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes a network of its own")
 
@@ -26,7 +26,7 @@ SCRIPT = b"#!/bin/sh\nprintf '\\377'\n\xff"
 
 
 def requests(metadata: Metadata) -> list[tuple[str, str, int]]:
-    return [(seen.method, seen.path, seen.status) for seen in metadata.seen]
+    return [(seen.method, seen.path, seen.status) for seen in metadata.requests]
 
 
 def script(*, token_required: bool = False) -> Metadata:
@@ -35,7 +35,7 @@ def script(*, token_required: bool = False) -> Metadata:
 
 @pytest.mark.parametrize("suite", ["bookworm", "trixie"])
 def test_cloud_init_learns_all_of_an_instance(suite: str, tmp_path: Path) -> None:
-    """22.4 (bookworm) walks the tree without a token, 25.1 (trixie) gets a token and asks for everything at once."""
+    """22.4 (bookworm) walks the tree without a token, 25.1 (trixie) gets a token and requests everything at once."""
     found = cloud_init(suite, script(), tmp_path)
     assert found is not None
     assert (found.id, found.host_name, found.keys) == (INSTANCE.id, INSTANCE.host_name, KEYS)
@@ -57,7 +57,7 @@ def test_cloud_init_asks_a_hardened_instance_with_a_token(tmp_path: Path) -> Non
         ("PUT", "/latest/api/token", 200), ("GET", "/2016-01-01/user-data", 200),
         ("GET", "/2016-01-01/vendor-data", 404), ("GET", "/2016-01-01/meta-data/all", 200),
     ]  # fmt: skip
-    assert [seen.with_token for seen in metadata.seen] == [False, True, True, True]
+    assert [seen.with_token for seen in metadata.requests] == [False, True, True, True]
 
 
 def test_cloud_init_without_tokens_learns_nothing_of_a_hardened_instance(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_cloud_init_without_tokens_learns_nothing_of_a_hardened_instance(tmp_pat
 def test_ignition_fetches_its_configuration(tmp_path: Path) -> None:
     metadata = Metadata(INSTANCE, user_data=json.dumps(CONFIG).encode())
     fetched = ignition(metadata, tmp_path)
-    assert fetched.status == 0, fetched.said
+    assert fetched.status == 0, fetched.output
     assert [file["path"] for file in fetched.config["storage"]["files"]] == ["/etc/x"]
     assert requests(metadata) == [("GET", "/latest/user-data", 200)]
 
@@ -77,19 +77,19 @@ def test_ignition_fetches_its_configuration(tmp_path: Path) -> None:
 def test_ignition_is_content_with_no_user_data(tmp_path: Path) -> None:
     metadata = Metadata(INSTANCE, user_data=b"")
     fetched = ignition(metadata, tmp_path)
-    assert fetched.status == 0, fetched.said
+    assert fetched.status == 0, fetched.output
     assert requests(metadata) == [("GET", "/latest/user-data", 404)]
 
 
 def test_ignition_knows_no_tokens(tmp_path: Path) -> None:
     metadata = Metadata(INSTANCE, user_data=json.dumps(CONFIG).encode(), token_required=True)
     fetched = ignition(metadata, tmp_path)
-    assert fetched.status != 0 and "Forbidden" in fetched.said
+    assert fetched.status != 0 and "Forbidden" in fetched.output
     assert requests(metadata) == [("GET", "/latest/user-data", 403)]
 
 
 def test_the_network_is_gone_with_a_client_that_failed(tmp_path: Path) -> None:
-    failed = ask(script(), ["sh", "-c", "readlink /proc/self/ns/net; sleep 60 & exit 3"], tmp_path)
+    failed = run_client(script(), ["sh", "-c", "readlink /proc/self/ns/net; sleep 60 & exit 3"], tmp_path)
     assert failed.returncode == 3
     own = str(Path("/proc/self/ns/net").readlink())
     left = {link for path in Path("/proc").glob("[0-9]*/ns/net") if (link := _target(path)) is not None}

@@ -21,9 +21,9 @@ from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.ecs.metadata import TOKEN_HEADER, TTL_HEADER, Metadata, Request
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.profiles import profile as profiles
-from lifsea_testbed.qemu.accelerator import Kind
+from lifsea_testbed.qemu.accelerator import AcceleratorKind
 from lifsea_testbed.support.confinement import confinement
-from lifsea_testbed.support.deadline import Patience
+from lifsea_testbed.support.deadline import TimeScale
 
 INSTANCE = Instance(type=instance_types.find("ecs.g7.large"))
 FURNISHED = dataclasses.replace(INSTANCE, public_address="203.0.113.7", role="node", ends_at="2026-01-01T00:00:00Z",
@@ -123,9 +123,10 @@ def test_without_its_token_a_hardened_instance_learns_nothing() -> None:
 
 def test_a_machine_of_a_profile_that_requires_tokens_requires_them(tmp_path: Path) -> None:
     profile = profiles.load("reference").model_copy(update={"metadata": profiles.MetadataSection(token="required")})
-    hardware: Any = SimpleNamespace(instance=INSTANCE, accelerator=Kind.TCG, host_is_ice_lake=False, memory=8192)
+    hardware: Any = SimpleNamespace(instance=INSTANCE, accelerator=AcceleratorKind.TCG, host_is_ice_lake=False,
+                                    memory=8192)
     image: Any = SimpleNamespace(virtual_size=1 << 20)
-    machine = Machine(hardware=hardware, image=image, profile=lambda: profile, time_scale=Patience(factor=1.0),
+    machine = Machine(hardware=hardware, image=image, profile=lambda: profile, time_scale=TimeScale(factor=1.0),
                       directory=tmp_path, records=tmp_path, confinement=confinement())  # fmt: skip
     with contextlib.closing(machine):
         assert fetch(tmp_path / "metadata", "GET", "/latest/user-data")[0] == 403
@@ -199,7 +200,7 @@ def test_no_user_data_is_not_found() -> None:
 def test_what_is_asked_is_on_record(metadata: Metadata) -> None:
     get(metadata, "/latest/user-data")
     metadata.answer(Request(method="DELETE", path="/latest/user-data"))
-    assert [(seen.method, seen.path, seen.status) for seen in metadata.seen] == [
+    assert [(seen.method, seen.path, seen.status) for seen in metadata.requests] == [
         ("GET", "/latest/user-data", 200), ("DELETE", "/latest/user-data", 405),
     ]  # fmt: skip
 

@@ -17,7 +17,7 @@ import pytest
 from lifsea_testbed.console.transcript import Transcript
 from lifsea_testbed.errors import ChannelError, Explained, GuestCrashed, HostError, LaunchError, WaitTimedOut
 from lifsea_testbed.machine.machine import Machine
-from lifsea_testbed.support.liveness import Lifeline
+from lifsea_testbed.support.liveness import Liveness
 from tests.support.real import machine
 
 pytestmark = [pytest.mark.nightly, pytest.mark.boots]
@@ -72,7 +72,7 @@ def test_a_guest_that_hangs(own: Machine) -> None:
 @pytest.mark.parametrize("how", [f"kill -KILL $({_MAIN})", "systemctl kill --signal=KILL lifsea-testbed-shell.service"])
 def test_a_shell_that_is_killed(own: Machine, how: str) -> None:
     own.run(f"systemd-run --no-block sh -c 'sleep 1; {how}'")
-    assert "went away" in ends(own, ChannelError, after=3.0).happened
+    assert "shell in the guest exited" in ends(own, ChannelError, after=3.0).happened
     assert own.run("echo back").stdout == "back\n"
 
 
@@ -130,7 +130,7 @@ def test_a_host_whose_disk_is_full(small_disk: Path, tmp_path: Path) -> None:
 def test_a_console_that_floods(tmp_path: Path) -> None:
     """A gigabyte on the console costs time, and no memory."""
     guest, host = socket.socketpair()
-    transcript = Transcript(host, lifeline=Lifeline(), file=tmp_path / "transcript.txt")
+    transcript = Transcript(host, liveness=Liveness(), file=tmp_path / "transcript.txt")
     transcript.start(time.monotonic())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     block = b"".join(b"%07d a line of a guest that never stops to print, whoever reads it or not\r\n" % number

@@ -12,7 +12,7 @@ from lifsea_testbed.disk.image import digest, examine
 from lifsea_testbed.ecs import instance_types
 from lifsea_testbed.errors import ImageRefused
 from lifsea_testbed.machine.context import RunContext
-from lifsea_testbed.qemu.accelerator import Accelerator, Kind
+from lifsea_testbed.qemu.accelerator import Accelerator, AcceleratorKind
 from lifsea_testbed.qemu.emulator import Emulator
 from lifsea_testbed.support.private_dir import Leftover
 from lifsea_testbed.support.shard import ShardIndex
@@ -24,7 +24,7 @@ def context(path: Path) -> RunContext:
     return RunContext(
         image=examine(path), next_image=examine(qcow2(path.with_name("next.qcow2"))), profile="reference",
         instance_type=instance_types.find("ecs.g7.large"), accelerator_option="auto",
-        accelerator=Accelerator(kind=Kind.TCG, speed=1800.0, why="measured"),
+        accelerator=Accelerator(kind=AcceleratorKind.TCG, speed=1800.0, why="measured"),
         emulator=Emulator(binary="/usr/bin/qemu", version="10.0"), memory=8192, scratch=path.parent,
         reports=path.parent / "reports", claims=("no-sshd",), shard=ShardIndex(number=2, count=3),
         known_issues=(path.parent / "known.toml",), data_disk=20,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lifsea_testbed.ecs.instance import Card
+from lifsea_testbed.ecs.instance import NetworkInterface
 from lifsea_testbed.machine.factory import MachineFactory, MachineSpec
 from lifsea_testbed.machine.fleet import Fleet, FleetMaker, fleet
 from lifsea_testbed.machine.machine import Machine
@@ -87,7 +87,7 @@ def test_a_card_that_is_attached_takes_frames(tmp_path: Path) -> None:
     bench = MachineFactory(context)
     try:
         with near, bench.create(MachineSpec(name="machine")) as machine:
-            machine.network.attach_nic(Card(plug=lambda: far))
+            machine.network.attach_nic(NetworkInterface(plug=lambda: far))
             near.sendall(struct.pack(">I", 60) + b"\xff" * 60)
             deadline = Deadline.after(10.0)
             while unread(near) and not deadline.expired:

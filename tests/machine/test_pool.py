@@ -21,7 +21,7 @@ import pytest
 from lifsea_testbed.console import login
 from lifsea_testbed.ecs import instance_types
 from lifsea_testbed.ecs.instance import Instance
-from lifsea_testbed.ecs.metadata import TOKEN_HEADER, TTL_HEADER, Metadata, Request, Seen
+from lifsea_testbed.ecs.metadata import TOKEN_HEADER, TTL_HEADER, Metadata, MetadataRequest, Request
 from lifsea_testbed.errors import BootFailed, TestbedError
 from lifsea_testbed.machine import clock_reseed, snapshot_cache
 from lifsea_testbed.machine import snapshot as snapshots
@@ -42,7 +42,7 @@ FACTS = SnapshotFacts(
     key=KEY, image="out.qcow2", profile="reference", accelerator="tcg", instance=INSTANCE, memory=8192, disks=1,
     access_method=AccessMethod.USER_DATA, access=AccessSection(), boot_id="b", shell_after=9.0, clock=0,
     tokens={"t": 60.0},
-    seen=[Seen(at=1.0, method="GET", path="/latest/user-data", status=200)], made="", took=1.0, quiet=0.5,
+    seen=[MetadataRequest(at=1.0, method="GET", path="/latest/user-data", status=200)], made="", took=1.0, quiet=0.5,
 )  # fmt: skip
 
 
@@ -65,10 +65,10 @@ def test_the_tokens_and_the_record_of_the_metadata_service_go_on() -> None:
     first = Metadata(INSTANCE, user_data=b"", clock=lambda: 100.0, token_required=True)
     token = first.answer(Request(method="PUT", path="/latest/api/token", headers={TTL_HEADER: "60"})).body.decode()
     later = Metadata(INSTANCE, user_data=b"", clock=lambda: 5000.0, token_required=True)
-    later.recall(first.tokens, first.seen)
+    later.restore(first.tokens, first.requests)
     request = Request(method="GET", path="/latest/meta-data/mac", headers={TOKEN_HEADER: token})
     assert later.answer(request).body.decode() == INSTANCE.mac
-    assert [seen.method for seen in later.seen] == ["PUT", "GET"]
+    assert [seen.method for seen in later.requests] == ["PUT", "GET"]
 
 
 @pytest.mark.parametrize(("version", "can"), [("7.2.22", False), ("8.1.5", False), ("8.2.0", True), ("10.0.2", True)])
@@ -270,7 +270,7 @@ def assert_a_step_starts_nothing(machine: Machine) -> None:
     """A guest that lost a month runs the services that it ran before, and is as quiet."""
     before, ahead = machine.run(_INVOCATIONS).stdout, time.time() + _MONTH / 1e6
     assert abs(clock_reseed.renew(machine, step=_MONTH) / 1e6 - ahead) < 5
-    machine.boot.lifeline.pause(2.0, Deadline.after(2.0))
+    machine.boot.liveness.pause(2.0, Deadline.after(2.0))
     assert machine.run(_INVOCATIONS).stdout == before
 
 

@@ -83,7 +83,7 @@ class FakePool:
         pool = self
 
         class Boot:
-            lifeline = SimpleNamespace(ended=False)
+            liveness = SimpleNamespace(ended=False)
 
             @property
             def written(self) -> int:

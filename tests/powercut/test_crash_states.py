@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lifsea_testbed.disk.qcow2 import Qcow2
-from lifsea_testbed.disk.source import RawFile, Source
+from lifsea_testbed.disk.source import ByteSource, RawFile
 from lifsea_testbed.errors import CallerError, TestbedError
 from lifsea_testbed.powercut import qcow2_writer
 from lifsea_testbed.powercut.crash_states import CrashKind, CrashState, CrashStates, smallest
@@ -199,7 +199,7 @@ def test_a_state_holds_the_writes_after_its_milestone(tmp_path: Path) -> None:
     with qcow2_writer.Milestones(contents, states, tmp_path) as milestones:
         for name in ("epoch 0", "epoch 31, after write 1", "epoch 32", "epoch 70", "epoch 99, without write 1"):
             state = states.find(name) if "99" not in name else states.lacking(states.find("epoch 99"), [1])
-            disk: Source = base
+            disk: ByteSource = base
             layers = milestones.write(tmp_path / "state.qcow2", state)
             with contextlib.ExitStack() as stack:
                 for layer in layers:

@@ -13,14 +13,14 @@ import pytest
 from lifsea_testbed.boottime import kernel_only, observe
 from lifsea_testbed.boottime.marks import BootMark, from_record
 from lifsea_testbed.boottime.observation import BootNumber
-from lifsea_testbed.console.transcript import Line
 from lifsea_testbed.disk.image import examine
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.machine.factory import InitialState, MachineFactory, MachineSpec
 from lifsea_testbed.machine.preflight import run_context
 from lifsea_testbed.qemu import emulator, instruction_counter
-from lifsea_testbed.qemu.instruction_counter import Record
+from lifsea_testbed.qemu.instruction_counter import CounterRecord
 from lifsea_testbed.support.deadline import Deadline
+from lifsea_testbed.support.protocols import ConsoleLine
 from tests.support import real
 from tests.support.boot_sector import slow_image
 
@@ -31,7 +31,7 @@ MOST, BOOTS = 0.001, 5
 TURNS = 8 * 65536
 
 
-def boot(tmp_path: Path, *, waits: bool) -> tuple[list[Line], Record, float]:
+def boot(tmp_path: Path, *, waits: bool) -> tuple[list[ConsoleLine], CounterRecord, float]:
     """What a boot sector prints slowly: lines, and what was counted, and when it was powered on."""
     image = slow_image(tmp_path / "slow.raw", "t\n" * LINES, waits=waits)
     context = run_context(image=str(image), profile="reference", instance_type="ecs.g7.large",
@@ -42,7 +42,7 @@ def boot(tmp_path: Path, *, waits: bool) -> tuple[list[Line], Record, float]:
         spec = MachineSpec(name="slow", state=InitialState.STARTED, user_data=b"", counter=counting)
         machine = stack.enter_context(bench.create(spec))
         while machine.boot.transcript.position < LINES:
-            machine.boot.lifeline.pause(0.05, Deadline.after(30.0))
+            machine.boot.liveness.pause(0.05, Deadline.after(30.0))
         assert machine.boot.counts is not None
         record, start = machine.boot.counts.record(), machine.boot.power_on
         lines = machine.boot.transcript.since()

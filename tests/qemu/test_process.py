@@ -47,18 +47,18 @@ def test_its_end_is_noticed_and_explained(tmp_path: Path) -> None:
     ended = threading.Event()
     process = start(tmp_path, "sh", "-c", "echo no such option >&2; exit 3", ended=ended)
     assert ended.wait(10.0)
-    death = process.death()
-    assert "exited with status 3" in death.happened
-    assert "no such option" in death.evidence
+    error = process.exit_error()
+    assert "exited with status 3" in error.happened
+    assert error.evidence == "sh -c 'echo no such option >&2; exit 3'\nno such option\n"
 
 
 @pytest.mark.parametrize(("signal", "error"), [("ABRT", EmulatorFailed), ("SEGV", EmulatorFailed),
                                                ("KILL", LaunchError), ("TERM", LaunchError)])  # fmt: skip
-def test_an_error_of_its_own_is_told_from_a_kill(tmp_path: Path, signal: str, error: type[LaunchError]) -> None:
+def test_a_fault_of_its_own_is_distinguished_from_a_kill(tmp_path: Path, signal: str, error: type[LaunchError]) -> None:
     ended = threading.Event()
     process = start(tmp_path, "sh", "-c", f"ulimit -c 0; kill -{signal} $$", ended=ended)
     assert ended.wait(10.0)
-    assert type(process.death()) is error and signal in process.death().happened
+    assert type(process.exit_error()) is error and signal in process.exit_error().happened
 
 
 def test_it_is_gone_after_a_kill(tmp_path: Path) -> None:
@@ -104,8 +104,8 @@ def test_an_end_in_words(status: int | None, words: str) -> None:
     assert describe_exit(status) == words
 
 
-def test_it_outlives_the_thread_that_asked_for_it(tmp_path: Path) -> None:
-    """The kernel's signal at a parent's death comes when a thread of it ends, if that thread had the child."""
+def test_it_outlives_the_thread_that_requested_it(tmp_path: Path) -> None:
+    """The kernel's signal at a parent's error comes when a thread of it ends, if that thread had the child."""
     made: list[QemuProcess] = []
     thread = threading.Thread(target=lambda: made.append(start(tmp_path, "sleep", "60")))
     thread.start()

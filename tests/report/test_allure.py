@@ -119,7 +119,7 @@ def test_the_report_of_allure_shows_both_runs(tmp_path: Path) -> None:
     report = tmp_path / "reports/allure-report/index.html"
     with browser() as page:
         page.look(width=1400)
-        page.ask("Page.navigate", url=report.as_uri())
+        page.call("Page.navigate", url=report.as_uri())
         page.wait_for("document.body?.innerText.includes('test_initramfs')")
         shown = page.run("document.body.innerText")
         page.screenshot(tmp_path / "overview.png")

@@ -1,4 +1,4 @@
-"""What tests of several packages share: places, fakes, machines, images."""
+"""Helpers for tests of several packages: paths, fakes, machines, images."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 SUITES = ROOT / "suites"
-#: What Jenkins accepts as JUnit.
+#: The JUnit XML that Jenkins accepts.
 JUNIT_SCHEMA = Path(__file__).with_name("junit-10.xsd")

@@ -1,4 +1,4 @@
-"""Disks of one boot sector: it prints a text on ttyS0 and halts. The smallest images that boot, and never get far."""
+"""Disks of one boot sector that prints a text on ttyS0 and halts: the smallest images that boot."""
 
 from __future__ import annotations
 

@@ -20,11 +20,11 @@ _FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-default-apps",
     "--hide-scrollbars", "--remote-debugging-pipe",
 )  # fmt: skip
-_PATIENCE = 30.0
+_TIMEOUT = 30.0
 
 
 class Browser:
-    """One page; what went wrong on it is in `complaints`, what it asked for in `requests`."""
+    """One page; its errors are in `complaints`, the URLs that it requested in `requests`."""
 
     def __init__(self, to: int, back: int) -> None:
         self._to = to
@@ -33,14 +33,14 @@ class Browser:
         self._numbers = itertools.count(1)
         self.complaints: list[str] = []
         self.requests: list[str] = []
-        target = self.ask("Target.createTarget", url="about:blank", session=None)["targetId"]
-        self._session = self.ask("Target.attachToTarget", targetId=target, flatten=True, session=None)["sessionId"]
+        target = self.call("Target.createTarget", url="about:blank", session=None)["targetId"]
+        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True, session=None)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
-            self.ask(f"{domain}.enable")
+            self.call(f"{domain}.enable")
 
     _session: str | None = None
 
-    def ask(self, method: str, *, session: str | None = "", **parameters: Any) -> dict[str, Any]:
+    def call(self, method: str, *, session: str | None = "", **parameters: Any) -> dict[str, Any]:
         """Sends one command and returns its result."""
         number = next(self._numbers)
         message = {"id": number, "method": method, "params": parameters}
@@ -57,47 +57,47 @@ class Browser:
 
     def look(self, *, width: int, height: int = 900, dark: bool = False) -> None:
         """Makes the window so large (CSS pixels), in that colour scheme."""
-        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.ask("Emulation.setEmulatedMedia", features=[scheme])
+        self.call("Emulation.setEmulatedMedia", features=[scheme])
 
     def open(self, address: str) -> float:
         """Opens a view of the dashboard, and returns the seconds until it was drawn."""
-        self.ask("Page.navigate", url="about:blank")
+        self.call("Page.navigate", url="about:blank")
         started = time.monotonic()
-        self.ask("Page.navigate", url=address)
+        self.call("Page.navigate", url=address)
         shown = "#" + address.partition("#")[2] if "#" in address else "#/"
         self.wait_for(f"document.documentElement?.dataset.shown === {json.dumps(shown)}")
         return time.monotonic() - started
 
     def wait_for(self, condition: str) -> None:
         """Waits until the expression is true on the page."""
-        end = time.monotonic() + _PATIENCE
+        end = time.monotonic() + _TIMEOUT
         while not self.run(condition):
             assert time.monotonic() < end, (f"never: {condition}", self.complaints)
             time.sleep(0.01)
 
     def run(self, expression: str) -> Any:
         """Returns the value of an expression on the page."""
-        answer = self.ask("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
     def press(self, key: str) -> None:
         """Presses a key, by its name in the DOM."""
         text = {"Enter": {"text": "\r"}}.get(key, {})
-        self.ask("Input.dispatchKeyEvent", type="keyDown", key=key, code=key, **text,
-                 windowsVirtualKeyCode={"Enter": 13, "Tab": 9, "ArrowLeft": 37, "Home": 36}[key])
-        self.ask("Input.dispatchKeyEvent", type="keyUp", key=key, code=key)
+        self.call("Input.dispatchKeyEvent", type="keyDown", key=key, code=key, **text,
+                  windowsVirtualKeyCode={"Enter": 13, "Tab": 9, "ArrowLeft": 37, "Home": 36}[key])
+        self.call("Input.dispatchKeyEvent", type="keyUp", key=key, code=key)
 
     def screenshot(self, path: Path) -> None:
         """Takes a picture of the whole page."""
-        picture = self.ask("Page.captureScreenshot", captureBeyondViewport=True)["data"]
+        picture = self.call("Page.captureScreenshot", captureBeyondViewport=True)["data"]
         path.write_bytes(base64.b64decode(picture))
 
     def _receive(self) -> dict[str, Any]:
         while b"\0" not in self._buffer:
-            ready, _, _ = select.select([self._back], [], [], _PATIENCE)
+            ready, _, _ = select.select([self._back], [], [], _TIMEOUT)
             assert ready, "the browser is silent"
             self._buffer += (chunk := os.read(self._back, 1 << 20))
             assert chunk, "the browser is gone"
@@ -132,5 +132,5 @@ def browser() -> Iterator[Browser]:
         finally:
             os.close(to)
             process.terminate()
-            process.wait(_PATIENCE)
+            process.wait(_TIMEOUT)
             os.close(back)

@@ -16,7 +16,7 @@ from lifsea_testbed.ecs.http_server import MetadataService
 from lifsea_testbed.ecs.instance import METADATA_ADDRESS
 from lifsea_testbed.ecs.metadata import Metadata
 
-#: The packages of each suite. What cloud-init imports comes from the suite whose Python runs it.
+#: The packages of each suite. The modules that cloud-init imports come from the suite whose Python runs it.
 _PACKAGES = {
     "bookworm": [
         "ignition", "cloud-init", "python3-attr", "python3-certifi", "python3-chardet", "python3-configobj",
@@ -28,7 +28,7 @@ _PACKAGES = {
 }  # fmt: skip
 _MODULES = "usr/lib/python3/dist-packages"
 _IGNITION = "usr/lib/dracut/modules.d/30ignition/ignition"
-_PATIENCE = 60.0
+_TIMEOUT = 60.0
 # The namespaces and all that runs in them end with the shell, and the shell with this process.
 _ISOLATED = ("setpriv", "--pdeathsig", "KILL", "unshare", "--net", "--pid", "--fork", "--kill-child", "sh", "-c")
 _NETWORK = f"""set -eu
@@ -38,7 +38,7 @@ socat TCP-LISTEN:80,bind={METADATA_ADDRESS},fork,reuseaddr UNIX-CONNECT:metadata
 until grep -q ':0050 00000000:0000 0A' /proc/net/tcp; do sleep 0.02; done
 "$@"
 """
-# The host's firmware is not the instance's, so the data source is told the product name that a guest reads in its DMI.
+# The host's firmware is not the instance's, so the data source gets the product name that a guest reads in its DMI.
 _CRAWL = """
 import json, sys
 from cloudinit import dmi, helpers
@@ -56,7 +56,7 @@ print(json.dumps({"id": source.get_instance_id(), "host_name": source.get_hostna
 
 @dataclass(frozen=True, kw_only=True)
 class Crawl:
-    """What cloud-init made of the metadata."""
+    """The metadata as cloud-init parsed it."""
 
     id: str
     host_name: str
@@ -67,10 +67,10 @@ class Crawl:
 
 @dataclass(frozen=True, kw_only=True)
 class Fetch:
-    """How Ignition's fetch stage ended, what it said, and the configuration that it kept."""
+    """The exit status, the output and the stored configuration of Ignition's fetch stage."""
 
     status: int
-    said: str
+    output: str
     config: dict[str, Any]
 
 
@@ -84,22 +84,22 @@ def unpacked(suite: str) -> Path:
     return Store().artefact(f"clients-{suite}", [" ".join(_PACKAGES[suite])], make)
 
 
-def ask(metadata: Metadata, command: Sequence[str | Path], directory: Path) -> subprocess.CompletedProcess[str]:
+def run_client(metadata: Metadata, command: Sequence[str | Path], directory: Path) -> subprocess.CompletedProcess[str]:
     """Runs a program where the metadata service has its own address, in a network that is gone with the program."""
     with MetadataService(metadata, directory / "metadata"):
         return subprocess.run([*_ISOLATED, _NETWORK, "sh", *command], cwd=directory, capture_output=True, text=True,
-                              check=False, timeout=_PATIENCE)  # fmt: skip
+                              check=False, timeout=_TIMEOUT)  # fmt: skip
 
 
 def cloud_init(suite: str, metadata: Metadata, directory: Path) -> Crawl | None:
     """Lets cloud-init's AliYun data source of that suite crawl the metadata; nothing if it found none."""
     modules = ":".join(str(unpacked(name) / _MODULES) for name in dict.fromkeys((suite, "bookworm")))
     command: list[str | Path] = ["env", f"PYTHONPATH={modules}", "/usr/bin/python3", "-c", _CRAWL, directory]
-    asked = ask(metadata, command, directory)
-    if asked.returncode and "nothing was found" in asked.stderr:
+    ended = run_client(metadata, command, directory)
+    if ended.returncode and "nothing was found" in ended.stderr:
         return None
-    assert asked.returncode == 0, asked.stderr
-    return Crawl(**json.loads(asked.stdout.splitlines()[-1]))
+    assert ended.returncode == 0, ended.stderr
+    return Crawl(**json.loads(ended.stdout.splitlines()[-1]))
 
 
 def ignition(metadata: Metadata, directory: Path) -> Fetch:
@@ -110,6 +110,6 @@ def ignition(metadata: Metadata, directory: Path) -> Fetch:
         "--root", directory, "--config-cache", config, "--neednet", directory / "neednet",
         "--state-file", directory / "state",
     ]  # fmt: skip
-    asked = ask(metadata, command, directory)
+    ended = run_client(metadata, command, directory)
     kept = json.loads(config.read_text()) if config.exists() else {}
-    return Fetch(status=asked.returncode, said=asked.stdout, config=kept)
+    return Fetch(status=ended.returncode, output=ended.stdout, config=kept)

@@ -18,7 +18,7 @@ def run(*command: str | Path, given: str = "") -> str:
 
 
 def fill(directory: Path, files: Mapping[str, str | bytes]) -> Path:
-    """Makes the files; what starts with `-> ` is a link, a name that ends in `*` is executable, in `!` setuid."""
+    """Creates the files; content `-> TARGET` is a link, a name that ends in `*` is executable, in `!` setuid."""
     for name, content in files.items():
         path = directory / name.rstrip("*!")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ def qcow2(raw: Path, *options: str) -> Path:
 
 
 def overlay_with(path: Path, difference: Path, above: Path) -> Path:
-    """Makes an overlay that turns the one raw disk into the other and names no backing file."""
+    """Creates an overlay without a backing file that turns the raw disk `above` into `difference`."""
     size, block = above.stat().st_size, 65536
     run("qemu-img", "create", "-q", "-f", "qcow2", path, str(size + _MIB))
     old, new = above.read_bytes(), difference.read_bytes()

@@ -1,4 +1,4 @@
-"""Fakes at the two wires: a guest that answers scripts, and a QEMU that speaks QMP."""
+"""Fakes at the two interfaces: a guest that answers scripts, and a QEMU that speaks QMP."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-_PATIENCE = 30.0
+_TIMEOUT = 30.0
 
 
 @contextlib.contextmanager
@@ -37,13 +37,13 @@ def server() -> Iterator[str]:
             yield f"postgresql://{user}@/postgres?host={directory}"
         finally:
             process.terminate()
-            process.wait(_PATIENCE)
+            process.wait(_TIMEOUT)
 
 
 def _wait(directory: str, user: str) -> None:
-    end = time.monotonic() + _PATIENCE
-    ask = [_program("pg_isready"), "-q", "-h", directory, "-U", user]
-    while subprocess.run(ask, check=False).returncode != 0:
+    end = time.monotonic() + _TIMEOUT
+    probe = [_program("pg_isready"), "-q", "-h", directory, "-U", user]
+    while subprocess.run(probe, check=False).returncode != 0:
         assert time.monotonic() < end, "the server does not start"
         time.sleep(0.05)
 

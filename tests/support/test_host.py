@@ -1,4 +1,4 @@
-"""What the host can give: memory and processors under limits of either version of control groups, anywhere above."""
+"""Host capacity: memory and CPUs under the limits of control groups, of either version and at any level."""
 
 from __future__ import annotations
 

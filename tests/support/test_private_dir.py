@@ -1,4 +1,4 @@
-"""What a killed process leaves is found by its lock and removed, and what a living one has is not."""
+"""Leftovers of killed processes are found by their locks and removed; directories in use are not."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def dead() -> Path:
     """A directory whose owner was killed."""
     owner = started(OWNER)
-    path = Path(told(owner))
+    path = Path(first_line_of(owner))
     (path / "overlay.qcow2").write_bytes(b"x" * (3 << 20))
     kill(owner)
     return path
@@ -63,7 +63,7 @@ def dead() -> Path:
 def alive() -> Iterator[Path]:
     """A directory whose owner lives."""
     owner = started(OWNER)
-    yield Path(told(owner))
+    yield Path(first_line_of(owner))
     kill(owner)
 
 
@@ -71,7 +71,7 @@ def started(script: str, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE, text=True)
 
 
-def told(process: subprocess.Popen[str]) -> str:
+def first_line_of(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     return process.stdout.readline().strip()
 
@@ -116,7 +116,7 @@ def test_links_and_files_are_not_followed(temporary: Path, tmp_path_factory: pyt
 
 
 def test_owners_and_janitors_do_not_meet() -> None:
-    """While one thread makes directories, another removes what nobody has: no owner loses its own."""
+    """While one thread creates directories, another removes leftovers: no owner loses its directory."""
     def owns(_: int) -> bool:
         with PrivateDirectory() as own:
             return (own.path / "file").write_text("mine") == 4 and own.path.is_dir()
@@ -130,7 +130,7 @@ def test_owners_and_janitors_do_not_meet() -> None:
 
 def test_a_worker_dies_with_the_process_that_started_it() -> None:
     parent = started(PARENT, CHILD)
-    child = psutil.Process(int(told(parent)))
+    child = psutil.Process(int(first_line_of(parent)))
     kill(parent)
     deadline = Deadline.after(10.0)
     while child.is_running() and child.status() != psutil.STATUS_ZOMBIE and not deadline.expired:

@@ -14,7 +14,7 @@ from lifsea_testbed.ecs.instance_types import DEFAULT, find
 from lifsea_testbed.ecs.metadata import Metadata, Request
 from lifsea_testbed.errors import CommandFailed, ProfileRefused
 from lifsea_testbed.machine.postmortem import Records
-from lifsea_testbed.support.redact import MASK, Mask, masked
+from lifsea_testbed.support.redact import MASK, Redactor, redact
 
 SECRET = "c2VjcmV0LXZhbHVlLTEyMzQ1Njc4OTA"
 PEM = f"-----BEGIN RSA PRIVATE KEY-----\n{SECRET}\n{SECRET}\n-----END RSA PRIVATE KEY-----"
@@ -41,9 +41,9 @@ PEM = f"-----BEGIN RSA PRIVATE KEY-----\n{SECRET}\n{SECRET}\n-----END RSA PRIVAT
     PEM.replace("\n", " "),
 ])  # fmt: skip
 def test_secrets_are_masked(text: str) -> None:
-    assert SECRET not in masked(text)
-    assert MASK in masked(text)
-    assert masked(masked(text)) == masked(text)
+    assert SECRET not in redact(text)
+    assert MASK in redact(text)
+    assert redact(redact(text)) == redact(text)
 
 
 @pytest.mark.parametrize("text", [
@@ -53,21 +53,21 @@ def test_secrets_are_masked(text: str) -> None:
     "root:*:19000:0:99999:7:::", "costs $5 and $6", "sysctl kernel.random.boot_id", "tokens=3",
 ])  # fmt: skip
 def test_the_rest_stays(text: str) -> None:
-    assert masked(text) == text
+    assert redact(text) == text
 
 
 def test_what_stands_around_a_secret_tells_what_it_was() -> None:
-    assert masked(f"a token: {SECRET}, b") == f"a token: {MASK}, b"
-    assert masked(f"before\n{PEM}\nafter") == f"before\n{MASK}\n{MASK}\n{MASK}\n{MASK}\nafter"
+    assert redact(f"a token: {SECRET}, b") == f"a token: {MASK}, b"
+    assert redact(f"before\n{PEM}\nafter") == f"before\n{MASK}\n{MASK}\n{MASK}\n{MASK}\nafter"
 
 
 def test_a_key_that_never_ends_hides_no_more_than_a_key() -> None:
-    lines = masked("\n".join(["-----BEGIN PRIVATE KEY-----", *["x"] * 300])).splitlines()
+    lines = redact("\n".join(["-----BEGIN PRIVATE KEY-----", *["x"] * 300])).splitlines()
     assert (lines.count(MASK), lines.count("x")) == (257, 44)
 
 
 def test_a_key_is_masked_that_comes_line_by_line_over_the_console() -> None:
-    reader = LineReader(Mask())
+    reader = LineReader(Redactor())
     seen: list[str] = []
     for byte in PEM.replace("\n", "\r\n").encode():
         seen += [*(line.text for line in reader.feed(bytes([byte]), 0.0)), reader.unfinished]
@@ -78,7 +78,7 @@ def test_tokens_and_user_data_are_known_by_what_they_are(tmp_path: Path) -> None
     metadata = Metadata(Instance(type=find(DEFAULT)), user_data=b"")
     header = {"x-aliyun-ecs-metadata-token-ttl-seconds": "60"}
     token = metadata.answer(Request(method="PUT", path="/latest/api/token", headers=header)).body.decode()
-    records = Records(tmp_path, Mask(lambda: [*metadata.tokens, "echo the secret of the house"]))
+    records = Records(tmp_path, Redactor(lambda: [*metadata.tokens, "echo the secret of the house"]))
     records.append("transcript.txt", f"+ {token}\n")
     records.write("journal.txt", "runs: echo the secret of the house\n\x1b[31m")
     assert (tmp_path / "transcript.txt").read_text() == f"+ {MASK}\n"
@@ -92,7 +92,7 @@ def test_an_error_carries_no_secret_but_what_the_user_typed() -> None:
 
 
 def test_a_record_is_bounded_and_says_what_is_missing(tmp_path: Path) -> None:
-    records = Records(tmp_path, Mask())
+    records = Records(tmp_path, Redactor())
     for _ in range(6):
         records.append("qmp.txt", "x" * (1 << 20))
     assert (tmp_path / "qmp.txt").stat().st_size == 4 << 20
@@ -107,4 +107,4 @@ def test_a_record_is_bounded_and_says_what_is_missing(tmp_path: Path) -> None:
 
 @given(st.text())
 def test_masking_keeps_the_number_of_lines(text: str) -> None:
-    assert masked(text).count("\n") == text.count("\n")
+    assert redact(text).count("\n") == text.count("\n")

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from lifsea_testbed.errors import GuestCrashed
-from lifsea_testbed.support.deadline import Deadline, Patience
-from lifsea_testbed.support.liveness import Lifeline
+from lifsea_testbed.support.deadline import Deadline, TimeScale
+from lifsea_testbed.support.liveness import Liveness
 from lifsea_testbed.support.sanitize import printable, slug
 
 
@@ -39,33 +39,33 @@ def test_a_deadline_passes() -> None:
 
 
 def test_time_scale_scales_every_deadline() -> None:
-    assert Patience(factor=10.0).deadline(3.0).allowance == 30.0
+    assert TimeScale(factor=10.0).deadline(3.0).allowance == 30.0
 
 
 def test_the_first_reason_counts() -> None:
-    lifeline = Lifeline()
-    lifeline.end(lambda: GuestCrashed("panic"))
-    lifeline.end(lambda: GuestCrashed("QEMU is gone"))
+    liveness = Liveness()
+    liveness.end(lambda: GuestCrashed("panic"))
+    liveness.end(lambda: GuestCrashed("QEMU is gone"))
     with pytest.raises(GuestCrashed, match="panic"):
-        lifeline.check()
-    lifeline.close()
+        liveness.check()
+    liveness.close()
 
 
 def test_a_pause_ends_with_the_machine() -> None:
-    lifeline = Lifeline()
-    threading.Timer(0.05, lifeline.end, [lambda: GuestCrashed("panic")]).start()
+    liveness = Liveness()
+    threading.Timer(0.05, liveness.end, [lambda: GuestCrashed("panic")]).start()
     started = time.monotonic()
     with pytest.raises(GuestCrashed):
-        lifeline.pause(30.0, Deadline.after(60.0))
+        liveness.pause(30.0, Deadline.after(60.0))
     assert time.monotonic() - started < 10.0
-    lifeline.close()
+    liveness.close()
 
 
 def test_who_comes_late_is_woken_at_once() -> None:
-    lifeline = Lifeline()
+    liveness = Liveness()
     woken: list[str] = []
-    lifeline.on_end(lambda: woken.append("early"))
-    lifeline.end(lambda: GuestCrashed("panic"))
-    lifeline.on_end(lambda: woken.append("late"))
+    liveness.on_end(lambda: woken.append("early"))
+    liveness.end(lambda: GuestCrashed("panic"))
+    liveness.on_end(lambda: woken.append("late"))
     assert woken == ["early", "late"]
-    lifeline.close()
+    liveness.close()

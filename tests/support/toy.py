@@ -9,7 +9,7 @@ from pathlib import Path
 from lifsea_testbed.disk.ext4 import Ext4, is_ext4
 from lifsea_testbed.disk.filesystem import Tree, root_of
 from lifsea_testbed.disk.partitions import partitions
-from lifsea_testbed.disk.source import Source
+from lifsea_testbed.disk.source import ByteSource
 from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.errors import DiskDamaged
 from lifsea_testbed.machine.factory import InitialState, MachineFactory, MachineSpec
@@ -85,7 +85,7 @@ class Toy:
         return OperationResult(old="", new="", started=0, announced=None)
 
 
-def judge(disk: Source, number: int) -> CrashVerdict:
+def judge(disk: ByteSource, number: int) -> CrashVerdict:
     """Returns which image the swap of that number left, from the disk alone."""
     try:
         return _judge(Tree(root_of(_largest(disk))), f"{ON_DISK}/{number}")
@@ -93,7 +93,7 @@ def judge(disk: Source, number: int) -> CrashVerdict:
         return CrashVerdict.BROKEN
 
 
-def _largest(disk: Source) -> Ext4:
+def _largest(disk: ByteSource) -> Ext4:
     found = [partition.content for partition in partitions(disk) if is_ext4(partition.content)]
     return Ext4(max(found, key=lambda content: content.size))
 
