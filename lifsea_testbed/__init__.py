@@ -86,6 +86,9 @@ if TYPE_CHECKING:
     from lifsea_testbed.support.guest_paths import KEPT_IN_VAR as KEPT_IN_VAR
     from lifsea_testbed.support.guest_paths import MACHINE_ID as MACHINE_ID
     from lifsea_testbed.support.protocols import CommandResult as CommandResult
+    from lifsea_testbed.support.protocols import Console as Console
+    from lifsea_testbed.support.protocols import ConsoleLine as ConsoleLine
+    from lifsea_testbed.support.protocols import Power as Power
     from lifsea_testbed.support.protocols import Shell as Shell
     from lifsea_testbed.upgrade.offer import Offer as Offer
     from lifsea_testbed.upgrade.tools import UpgradeTool as UpgradeTool
@@ -95,40 +98,41 @@ _MODULES = {
     "AccessMethod": "profiles.profile", "AccessSection": "profiles.profile", "Accounts": "guest.accounts",
     "Blame": "errors", "BootFailed": "errors", "BootTimes": "guest.boot", "CallerError": "errors",
     "ChannelError": "errors", "Clock": "guest.system", "Cluster": "cluster.cluster", "ColdBoots": "boottime.campaign",
-    "CommandFailed": "errors", "CommandResult": "support.protocols", "ConsoleAccess": "machine.access",
-    "ContainerRuntime": "guest.cri", "Deadline": "support.deadline", "Deployments": "guest.ostree",
-    "DiskDamaged": "errors", "Disks": "guest.disks", "Document": "report.document", "EmulatorFailed": "errors",
-    "Explained": "errors", "FaultInjection": "scenarios.upgrade_paths", "Files": "guest.files",
-    "Fleet": "machine.fleet", "FleetMaker": "machine.fleet", "Guest": "guest.guest", "GuestCrashed": "errors",
-    "GuestFailure": "errors", "GuestNetwork": "guest.network", "HostError": "errors", "Image": "disk.image",
-    "ImageRefused": "errors", "InitialState": "machine.factory", "Instance": "ecs.instance",
-    "InterruptedNode": "cluster.objects", "JoinedNode": "cluster.objects", "KEPT_IN_ETC": "support.guest_paths",
-    "KEPT_IN_HOME": "support.guest_paths", "KEPT_IN_VAR": "support.guest_paths", "Kernel": "guest.kernel",
-    "Kubelet": "guest.kubelet", "LaunchError": "errors", "MACHINE_ID": "support.guest_paths",
-    "Machine": "machine.machine", "MachineFactory": "machine.factory", "MachinePool": "machine.pool",
-    "MachineSpec": "machine.factory", "Measure": "perf.metric", "NotJudged": "errors", "NotReady": "guest.readiness",
-    "Offer": "upgrade.offer", "OperationsContainer": "guest.operations", "Packages": "guest.packages",
-    "PodRun": "cluster.objects", "PowerCuts": "powercut.campaign", "Profile": "profiles.profile",
-    "ProfileRefused": "errors", "ReadinessLevel": "guest.readiness", "Rebooted": "scenarios.basics",
-    "RolledBack": "scenarios.basics", "Services": "guest.services", "Shell": "support.protocols",
-    "StaticPod": "scenarios.static_pod", "System": "guest.system", "TestbedError": "errors", "TimerStarved": "errors",
-    "Twins": "scenarios.basics", "Units": "guest.units", "UpgradeChain": "scenarios.upgrade_paths",
-    "UpgradeTool": "upgrade.tools", "Upgraded": "scenarios.basics", "UpgradesSection": "profiles.profile",
-    "VisibleHardware": "guest.hardware", "WaitTimedOut": "errors", "await_level": "guest.readiness",
-    "claim": "plugin.items", "guest_hardware": "ecs.guest_hardware", "require": "profiles.profile",
+    "CommandFailed": "errors", "CommandResult": "support.protocols", "Console": "support.protocols",
+    "ConsoleAccess": "machine.access", "ConsoleLine": "support.protocols", "ContainerRuntime": "guest.cri",
+    "Deadline": "support.deadline", "Deployments": "guest.ostree", "DiskDamaged": "errors", "Disks": "guest.disks",
+    "Document": "report.document", "EmulatorFailed": "errors", "Explained": "errors",
+    "FaultInjection": "scenarios.upgrade_paths", "Files": "guest.files", "Fleet": "machine.fleet",
+    "FleetMaker": "machine.fleet", "Guest": "guest.guest", "GuestCrashed": "errors", "GuestFailure": "errors",
+    "GuestNetwork": "guest.network", "HostError": "errors", "Image": "disk.image", "ImageRefused": "errors",
+    "InitialState": "machine.factory", "Instance": "ecs.instance", "InterruptedNode": "cluster.objects",
+    "JoinedNode": "cluster.objects", "KEPT_IN_ETC": "support.guest_paths", "KEPT_IN_HOME": "support.guest_paths",
+    "KEPT_IN_VAR": "support.guest_paths", "Kernel": "guest.kernel", "Kubelet": "guest.kubelet", "LaunchError": "errors",
+    "MACHINE_ID": "support.guest_paths", "Machine": "machine.machine", "MachineFactory": "machine.factory",
+    "MachinePool": "machine.pool", "MachineSpec": "machine.factory", "Measure": "perf.metric", "NotJudged": "errors",
+    "NotReady": "guest.readiness", "Offer": "upgrade.offer", "OperationsContainer": "guest.operations",
+    "Packages": "guest.packages", "PodRun": "cluster.objects", "Power": "support.protocols",
+    "PowerCuts": "powercut.campaign", "Profile": "profiles.profile", "ProfileRefused": "errors",
+    "ReadinessLevel": "guest.readiness", "Rebooted": "scenarios.basics", "RolledBack": "scenarios.basics",
+    "Services": "guest.services", "Shell": "support.protocols", "StaticPod": "scenarios.static_pod",
+    "System": "guest.system", "TestbedError": "errors", "TimerStarved": "errors", "Twins": "scenarios.basics",
+    "Units": "guest.units", "UpgradeChain": "scenarios.upgrade_paths", "UpgradeTool": "upgrade.tools",
+    "Upgraded": "scenarios.basics", "UpgradesSection": "profiles.profile", "VisibleHardware": "guest.hardware",
+    "WaitTimedOut": "errors", "await_level": "guest.readiness", "claim": "plugin.items",
+    "guest_hardware": "ecs.guest_hardware", "require": "profiles.profile",
 }  # fmt: skip
 __all__ = [
     "AccessMethod", "AccessSection", "Accounts", "Blame", "BootFailed", "BootTimes", "CallerError", "ChannelError",
-    "Clock", "Cluster", "ColdBoots", "CommandFailed", "CommandResult", "ConsoleAccess", "ContainerRuntime",
-    "Deadline", "Deployments", "DiskDamaged", "Disks", "Document", "EmulatorFailed", "Explained", "FaultInjection",
-    "Files", "Fleet", "FleetMaker", "Guest", "GuestCrashed", "GuestFailure", "GuestNetwork", "HostError", "Image",
-    "ImageRefused", "InitialState", "Instance", "InterruptedNode", "JoinedNode", "KEPT_IN_ETC", "KEPT_IN_HOME",
-    "KEPT_IN_VAR", "Kernel", "Kubelet", "LaunchError", "MACHINE_ID", "Machine", "MachineFactory", "MachinePool",
-    "MachineSpec", "Measure", "NotJudged", "NotReady", "Offer", "OperationsContainer", "Packages", "PodRun",
-    "PowerCuts", "Profile", "ProfileRefused", "ReadinessLevel", "Rebooted", "RolledBack", "Services", "Shell",
-    "StaticPod", "System", "TestbedError", "TimerStarved", "Twins", "Units", "UpgradeChain", "UpgradeTool",
-    "Upgraded", "UpgradesSection", "VisibleHardware", "WaitTimedOut", "await_level", "claim", "guest_hardware",
-    "require",
+    "Clock", "Cluster", "ColdBoots", "CommandFailed", "CommandResult", "Console", "ConsoleAccess", "ConsoleLine",
+    "ContainerRuntime", "Deadline", "Deployments", "DiskDamaged", "Disks", "Document", "EmulatorFailed",
+    "Explained", "FaultInjection", "Files", "Fleet", "FleetMaker", "Guest", "GuestCrashed", "GuestFailure",
+    "GuestNetwork", "HostError", "Image", "ImageRefused", "InitialState", "Instance", "InterruptedNode",
+    "JoinedNode", "KEPT_IN_ETC", "KEPT_IN_HOME", "KEPT_IN_VAR", "Kernel", "Kubelet", "LaunchError", "MACHINE_ID",
+    "Machine", "MachineFactory", "MachinePool", "MachineSpec", "Measure", "NotJudged", "NotReady", "Offer",
+    "OperationsContainer", "Packages", "PodRun", "Power", "PowerCuts", "Profile", "ProfileRefused",
+    "ReadinessLevel", "Rebooted", "RolledBack", "Services", "Shell", "StaticPod", "System", "TestbedError",
+    "TimerStarved", "Twins", "Units", "UpgradeChain", "UpgradeTool", "Upgraded", "UpgradesSection",
+    "VisibleHardware", "WaitTimedOut", "await_level", "claim", "guest_hardware", "require",
 ]  # fmt: skip
 
 

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from lifsea_testbed.console.login import log_in
-from lifsea_testbed.console.transcript import Transcript
 from lifsea_testbed.errors import ProfileRefused
 from lifsea_testbed.profiles.profile import AccessMethod, AccessSection
 from lifsea_testbed.support.deadline import Deadline
+from lifsea_testbed.support.protocols import Console
 
 
 class ConsoleAccess(Protocol):
     """A way to the prompt of a root shell on a console."""
 
-    def __call__(self, console: Transcript, access: AccessSection, deadline: Deadline) -> object:
+    def __call__(self, console: Console, access: AccessSection, deadline: Deadline) -> object:
         """Brings the console to the prompt; called again, until the deadline, when no shell answers there.
 
         Raises:
@@ -24,7 +24,7 @@ class ConsoleAccess(Protocol):
         ...
 
 
-def _at_prompt(console: Transcript, access: AccessSection, deadline: Deadline) -> None:
+def _at_prompt(console: Console, access: AccessSection, deadline: Deadline) -> None:
     """A getty that logs root in by itself, or an image whose console is a shell."""
 
 
@@ -40,5 +40,16 @@ def console_access(name: str, further: Mapping[str, ConsoleAccess]) -> ConsoleAc
     known = {**_BUILT_IN, **further}
     if name not in known:
         names = ", ".join([AccessMethod.USER_DATA, AccessMethod.NONE, *known])
-        raise ProfileRefused(f"access method {name!r} is unknown", hint=f"one of {names}")
+        raise ProfileRefused(f"access.methods: unknown access method {name!r}", hint=f"one of {names}")
     return known[name]
+
+
+def require_methods(access: AccessSection, further: Mapping[str, ConsoleAccess]) -> None:
+    """Makes sure that each access method of a profile exists.
+
+    Raises:
+        ProfileRefused: one does not.
+    """
+    for method in access.methods:
+        if method not in (AccessMethod.USER_DATA, AccessMethod.NONE):
+            console_access(method, further)

@@ -11,6 +11,7 @@ import pytest
 
 from lifsea_testbed.errors import CallerError, HostError
 from lifsea_testbed.machine import preflight, snapshot_cache
+from lifsea_testbed.machine.access import require_methods
 from lifsea_testbed.machine.context import RunContext
 from lifsea_testbed.machine.factory import MachineFactory
 from lifsea_testbed.machine.pool import MachinePool
@@ -30,6 +31,7 @@ from lifsea_testbed.report.terminal import Spinner
 from lifsea_testbed.support import private_dir, steps
 from lifsea_testbed.support.deadline import seconds
 from lifsea_testbed.support.sanitize import printable
+from lifsea_testbed.upgrade.tools import require_tool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,10 +95,24 @@ class Session:
             config.option.allure_report_dir = str(inputs.context.reports / "allure")
             config.option.clean_alluredir = True
         session = cls(config, inputs)
+        try:
+            session.require_extensions()
+        except CallerError as error:
+            session.factory.close()
+            raise pytest.UsageError(printable(error.one_line)) from None
         for part in (session, session.results, session.controller, session.shard, session.figures):
             if part is not None:
                 config.pluginmanager.register(part)
         return session
+
+    def require_extensions(self) -> None:
+        """Makes sure that everything exists which the profile names.
+
+        Raises:
+            ProfileRefused: an access method or the upgrade tool does not; no plugin registered it.
+        """
+        require_methods(self.factory.profile.access, self.extensions.access_methods)
+        require_tool(self.factory.profile.upgrades, self.extensions.upgrade_tools)
 
     def close(self) -> None:
         """Removes what the machines left and prints the verdict as the last line."""

@@ -260,11 +260,20 @@ def upgrade_tool(shell: Shell, section: UpgradesSection,
     Raises:
         ProfileRefused: there is no tool of that name.
     """
+    require_tool(section, extra)
+    return {**_BUILT_IN, **extra}[section.tool](shell, section)
+
+
+def require_tool(section: UpgradesSection, extra: Mapping[str, MakeUpgradeTool] = NO_EXTRA_TOOLS) -> None:
+    """Makes sure that the tool which `upgrades.tool` of a profile names exists.
+
+    Raises:
+        ProfileRefused: it does not.
+    """
     known = {**_BUILT_IN, **extra}
     if section.tool not in known:
         raise ProfileRefused(f"upgrades.tool = {section.tool!r}: unknown upgrade tool",
                              hint=f"one of {', '.join(sorted(known))}")  # fmt: skip
-    return known[section.tool](shell, section)
 
 
 def _add_remote(shell: Shell, offer: Offer) -> None:

@@ -17,6 +17,7 @@ from lifsea_testbed.ecs import guest_hardware, instance_types
 from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.guest.hardware import NetworkCard
+from lifsea_testbed.machine.fidelity import HardwareFidelity
 from lifsea_testbed.perf.metric import Measure
 from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.scenarios import basics
@@ -183,11 +184,11 @@ class FakeMachine:
         self.guest = FakeGuest(traits, profile)
         self.instance = SimpleNamespace(
             id="i-test", host_name="iZtestZ", type=INSTANCE.type, mac=INSTANCE.mac, uuid=INSTANCE.uuid,
-            disk_serials=INSTANCE.disk_serials, data_disk=0,
+            disk_serials=INSTANCE.disk_serials, data_disk=0, time_servers=("t1", "t2"),
         )  # fmt: skip
-        self.memory, self.network_queues = traits["memory_given"], traits["queues_shown"]
-        self.has_every_feature = self.has_its_model_number = not emulated
-        self.time_servers = ("t1", "t2")
+        self.fidelity = HardwareFidelity(
+            hardware_speed=not emulated, all_features=not emulated, exact_model=not emulated,
+            memory=traits["memory_given"], network_queues=traits["queues_shown"])  # fmt: skip
         self.requests: list[Any] = []
         self.boot = SimpleNamespace(written=0)
         self._asks = [SimpleNamespace(path=path) for path in traits["asks_again"]]

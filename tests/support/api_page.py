@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
+import textwrap
 from collections.abc import Iterator
 
 import lifsea_testbed
@@ -92,7 +94,7 @@ def _signature(node: _Function) -> str:
 
 def _doc(node: ast.ClassDef | _Function) -> str:
     """The docstring; what it raises becomes a list."""
-    doc = ast.get_docstring(node) or ""
+    doc = _example(ast.get_docstring(node) or "")
     before, _, raises = doc.partition("\nRaises:\n")
     lines = "\n".join(f"- raises {line}" for line in _joined(inspect.cleandoc(raises)))
     return f"{before.rstrip()}\n\n{lines}" if raises else doc
@@ -135,14 +137,9 @@ def _hooks() -> Iterator[str]:
 
 def _example(doc: str) -> str:
     """The docstring with its literal blocks as code."""
-    lines, code = [], False
-    for line in doc.splitlines():
-        if line.endswith("::"):
-            lines += [line.removesuffix("::") + ":", "", "```python"]
-            code = True
-        elif code and line and not line.startswith(" "):
-            lines += ["```", "", line]
-            code = False
-        elif not (code and not line and lines[-1] == "```python"):
-            lines.append(line.removeprefix("    ") if code else line)
-    return "\n".join([*lines, "```"] if code else lines).replace("\n\n```", "\n```")
+    blocks = re.split(r"::\n\n((?:(?:    .*)?\n)+?)(?=\S|\Z)", f"{doc}\n")
+    parts = [blocks[0]]
+    for code, prose in zip(blocks[1::2], blocks[2::2], strict=True):
+        text = textwrap.dedent(code).strip("\n")
+        parts += [f":\n\n```{'toml' if text.startswith('[') else 'python'}\n{text}\n```\n\n", prose]
+    return "".join(parts).rstrip()
