@@ -18,6 +18,7 @@ CONFTEST = """
 import os
 import pathlib
 import pytest
+from lifsea_testbed import MachineSpec
 
 def note(text):
     with open("story.txt", "a") as file:
