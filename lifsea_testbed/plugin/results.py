@@ -238,7 +238,7 @@ def relative(path: Path) -> str:
 
 
 def _reruns(config: pytest.Config) -> int:
-    """How often pytest-rerunfailures runs a test again, by the option or the configuration file."""
+    """The number of reruns that pytest-rerunfailures allows a test, by the option or the configuration file."""
     option = getattr(config.option, "reruns", None)
     if option is not None or not config.pluginmanager.has_plugin("rerunfailures"):
         return option or 0
