@@ -42,7 +42,8 @@ FACTS = SnapshotFacts(
     key=KEY, image="out.qcow2", profile="reference", accelerator="tcg", instance=INSTANCE, memory=8192, disks=1,
     access_method=AccessMethod.USER_DATA, access=AccessSection(), boot_id="b", shell_after=9.0, clock=0,
     tokens={"t": 60.0},
-    seen=[MetadataRequest(at=1.0, method="GET", path="/latest/user-data", status=200)], made="", took=1.0, quiet=0.5,
+    requests=[MetadataRequest(at=1.0, method="GET", path="/latest/user-data", status=200)], made_at="", seconds=1.0,
+    quiet_seconds=0.5,
 )  # fmt: skip
 
 
@@ -269,7 +270,7 @@ _INVOCATIONS = "systemctl show -p Id -p InvocationID '*.service'"
 def assert_a_step_starts_nothing(machine: Machine) -> None:
     """A guest that lost a month runs the services that it ran before, and is as quiet."""
     before, ahead = machine.run(_INVOCATIONS).stdout, time.time() + _MONTH / 1e6
-    assert abs(clock_reseed.renew(machine, step=_MONTH) / 1e6 - ahead) < 5
+    assert abs(clock_reseed.step_and_reseed(machine, step=_MONTH) / 1e6 - ahead) < 5
     machine.boot.liveness.pause(2.0, Deadline.after(2.0))
     assert machine.run(_INVOCATIONS).stdout == before
 
@@ -287,7 +288,7 @@ def test_restored_machines_are_clean_and_not_each_other(tmp_path: Path) -> None:
                 asked = machine.run("curl -s http://100.100.100.200/latest/meta-data/instance-id").stdout
                 assert asked == machine.instance.id
                 assert machine.requests and machine.shell_after > 0 and (machine.restored_in or 0) > 0
-                assert restorer.snapshot().facts.renewal  # type: ignore[union-attr]
+                assert restorer.snapshot().facts.reseed_nonce  # type: ignore[union-attr]
                 assert "Linux version" in (machine.records / "template-journal.txt").read_text()
                 assert abs(machine.guest.hardware.clock_offset()) <= 2
                 seen.append({"uuid": machine.run("cat /proc/sys/kernel/random/uuid").stdout,
