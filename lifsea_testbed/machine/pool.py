@@ -291,9 +291,9 @@ class SharedMachine:
         """Returns the state of the machine, and the number of bytes that it wrote to its disk."""
         if machine.access_method == AccessMethod.NONE:
             nothing = SystemState(changed=(), processes=frozenset(), mounted=frozenset())
-            return nothing, machine.boot.written
+            return nothing, machine.boot.bytes_written
         writable = {*self._pool.factory.profile.paths.writable} - _UNWATCHED
-        return changes.observe(machine, sorted(writable)), machine.boot.written
+        return changes.observe(machine, sorted(writable)), machine.boot.bytes_written
 
 
 def _why_cold(factory: MachineFactory, cold: bool) -> str:

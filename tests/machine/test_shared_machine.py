@@ -85,7 +85,7 @@ class FakePool:
             liveness = SimpleNamespace(ended=False)
 
             @property
-            def written(self) -> int:
+            def bytes_written(self) -> int:
                 return next(pool._written)
 
         yield SimpleNamespace(access_method=AccessMethod.USER_DATA, boot=Boot(),
