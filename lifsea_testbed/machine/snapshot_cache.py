@@ -34,6 +34,8 @@ LIMIT = 10 << 30
 #: How long to wait for a snapshot that another process makes (seconds): a first boot under emulation, and the queue.
 _MAKING = 1800.0
 _DIGITS = 16
+#: The locks that processes hold on files (proc_locks(5)).
+_LOCKS = Path("/proc/locks")
 _PART, _GONE, _LOCK = ".part", ".gone", ".lock"
 #: The key depends on the command line without the numbers of its file descriptors.
 _PLACEHOLDERS = command_line.Descriptors(monitor=0, console=0, assistant=0, channel=0, image=0, overlay=0)
@@ -113,8 +115,7 @@ class SnapshotCache:
                 on_wait()
                 lock.acquire(timeout=_MAKING)
         except Timeout:
-            raise HostError(f"another process did not finish making the snapshot within {_MAKING:.0f} s",
-                            hint="stop that process, or use --cold") from None
+            raise _made_too_slowly(_holder(Path(lock.lock_file))) from None
         except OSError as error:
             raise HostError(f"{self._path} cannot be used for snapshots: {error.strerror}",
                             hint="set XDG_CACHE_HOME, or use --cold") from None
@@ -159,6 +160,31 @@ class SnapshotCache:
             if _is_unused(path):
                 _remove(path)
                 size -= before
+
+
+def lock_holder(locks: str, inode: int) -> int | None:
+    """Returns the process that holds the lock of flock(2) on that inode by the text of /proc/locks (proc_locks(5)).
+
+    None if the table does not name it: a process of another PID namespace is listed as 0 or less, or not at all.
+    """
+    for line in locks.splitlines():
+        # "2: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF"; a process that waits has "->" as its second word.
+        match line.split():
+            case [_, "FLOCK", _, _, pid, file, *_] if file.rpartition(":")[2] == str(inode) and int(pid) > 0:
+                return int(pid)
+    return None
+
+
+def _holder(lock_file: Path) -> int | None:
+    with contextlib.suppress(OSError):
+        return lock_holder(_LOCKS.read_text("ascii"), lock_file.stat().st_ino)
+    return None
+
+
+def _made_too_slowly(holder: int | None) -> HostError:
+    who, process = ("another process", "that process") if holder is None else (f"process {holder}",) * 2
+    return HostError(f"{who} did not finish making the snapshot within {_MAKING:.0f} s",
+                     hint=f"stop {process}, or use --cold")  # fmt: skip
 
 
 def _digest(data: bytes) -> str:

@@ -22,7 +22,7 @@ from lifsea_testbed.console import login
 from lifsea_testbed.ecs import instance_types
 from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.ecs.metadata import TOKEN_HEADER, TTL_HEADER, Metadata, MetadataRequest, Request
-from lifsea_testbed.errors import BootFailed, TestbedError
+from lifsea_testbed.errors import BootFailed, HostError, TestbedError
 from lifsea_testbed.machine import clock_reseed, snapshot_cache
 from lifsea_testbed.machine import snapshot as snapshots
 from lifsea_testbed.machine.factory import MachineSpec
@@ -171,7 +171,42 @@ def test_what_somebody_uses_is_not_dropped(tmp_path: Path) -> None:
     assert not first.directory.exists() and not second.directory.exists()
 
 
-# The restorer
+#: The table of proc_locks(5); the second line is a process that waits for the first one's lock.
+_LOCKS = """\
+1: FLOCK  ADVISORY  WRITE 1234 00:1b:5678 0 EOF
+1: -> FLOCK  ADVISORY  WRITE 99 00:1b:5678 0 EOF
+2: POSIX  ADVISORY  READ  77 08:01:5679 128 128
+3: FLOCK  ADVISORY  WRITE 0 08:01:5680 0 EOF
+4: FLOCK  ADVISORY  WRITE -1 08:01:5681 0 EOF
+5: LEASE  ACTIVE    READ
+"""
+
+
+@pytest.mark.parametrize(("inode", "pid"), [(5678, 1234), (5679, None), (5680, None), (5681, None), (678, None)])
+def test_the_holder_of_a_lock_is_read_from_the_table_of_the_kernel(inode: int, pid: int | None) -> None:
+    assert snapshot_cache.lock_holder(_LOCKS, inode) == pid
+
+
+@pytest.mark.parametrize("locks", ["/proc/locks", "/dev/null", "/nowhere"])
+def test_a_process_that_does_not_finish_is_named_by_its_pid(
+    cache: SnapshotCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locks: str
+) -> None:
+    monkeypatch.setattr(snapshot_cache, "_MAKING", 0.0)
+    monkeypatch.setattr(snapshot_cache, "_LOCKS", Path(locks))
+    waiting = SnapshotCache(tmp_path / "templates")
+
+    def make_while_another_waits(directory: Path) -> None:
+        with pytest.raises(HostError) as caught:
+            waiting.get(KEY, make)
+        name, hint = (f"process {os.getpid()}",) * 2 if locks == "/proc/locks" else ("another process", "that process")
+        assert caught.value.happened == f"{name} did not finish making the snapshot within 0 s"
+        assert caught.value.hint == f"stop {hint}, or use --cold"
+        make(directory)
+
+    cache.get(KEY, make_while_another_waits)
+
+
+# The pool
 
 
 class FakeFactory:
