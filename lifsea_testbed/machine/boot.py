@@ -97,11 +97,11 @@ class Boot:
             ours, theirs = _socket_pairs(inherited, names)
             counting = (counter.library, self.counts.descriptor) if counter and self.counts else None
             descriptors = command_line.Descriptors(**theirs, image=_opened(inherited, image.path, os.O_RDONLY),
-                                             overlay=_opened(inherited, overlay, os.O_RDWR),
-                                             data=_opened(inherited, data, os.O_RDWR) if data else None,
-                                             counter=counting,
-                                             **_layer_descriptors(inherited, layers or Layers()),
-                                             **_memory_descriptors(inherited, memory))
+                                                   overlay=_opened(inherited, overlay, os.O_RDWR),
+                                                   data=_opened(inherited, data, os.O_RDWR) if data else None,
+                                                   counter=counting,
+                                                   **_layer_descriptors(inherited, layers or Layers()),
+                                                   **_memory_descriptors(inherited, memory))
             self.command = command_line.command(hardware, descriptors)
             self.transcript = Transcript(ours["console"], liveness=self.liveness, file=transcript,
                                          redactor=redactor.stream())
@@ -145,7 +145,7 @@ class Boot:
         return self._modified_at() == self._disk_mtimes
 
     def save(self, state: Path) -> int:
-        """Stops the machine for good and saves the state of its devices; its memory and disk are in their files already.
+        """Stops the machine for good and saves the state of its devices; memory and disk are in their files already.
 
         Returns the time of the stop on the host (microseconds since the epoch).
 
@@ -267,7 +267,7 @@ class Boot:
                              evidence=self.process.state(), hint="it was stopped, or the host is overloaded")
         if not status.get("running"):
             return HostError(f"the machine does not run: its state in QEMU is {status.get('status')}",
-                             expected="a machine that runs until the test bed stops it", evidence=self.transcript.tail())
+                             expected="it runs until the test bed stops it", evidence=self.transcript.tail())
         return None
 
     def wait_until_off(self, deadline: Deadline) -> bool:
@@ -289,7 +289,7 @@ class Boot:
         self.liveness.close()
 
     def _timed(self, command: str) -> int:
-        """Executes a command and returns its time: halfway between request and answer (microseconds since the epoch)."""
+        """Executes a command and returns its time, halfway to the answer (microseconds since the epoch)."""
         before = time.time_ns()
         self.monitor.execute(command, deadline=Deadline.after(_GREETING))
         return (before + time.time_ns()) // 2000
@@ -314,7 +314,7 @@ class Boot:
         execute(command, {"uri": f"file:{self.monitor.add_descriptor(descriptor, deadline=deadline)}"})
         while (status := execute("query-migrate").get("status")) != "completed":
             if status in ("failed", "cancelled") or deadline.expired:
-                raise LaunchError(f"QEMU did not finish {command}: its status is {status}", evidence=self.process.stderr(),
+                raise LaunchError(f"QEMU did not finish {command}: status {status}", evidence=self.process.stderr(),
                                   expected=f"completed within {deadline.allowance:.0f} s")  # fmt: skip
             self.process.wait(_POLLING)
 
@@ -353,7 +353,8 @@ class Boot:
         self.liveness.end(reason)
 
 
-def _socket_pairs(inherited: contextlib.ExitStack, names: Iterable[str]) -> tuple[dict[str, socket.socket], dict[str, int]]:
+def _socket_pairs(inherited: contextlib.ExitStack,
+                  names: Iterable[str]) -> tuple[dict[str, socket.socket], dict[str, int]]:
     """Returns socket pairs: our ends, and the numbers of QEMU's ends, which are closed here once QEMU has them."""
     ours: dict[str, socket.socket] = {}
     theirs: dict[str, int] = {}

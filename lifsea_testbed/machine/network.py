@@ -54,7 +54,7 @@ class MachineNetwork:
         self._boot.attach_nic(nic)
 
     def relay_api_server(self, connect: Connect) -> Relay:
-        """Relays the address of the cluster's API server to the connections that `connect` opens; the relay can be cut."""
+        """Relays connections to the cluster's API server to those that `connect` opens; the relay can be cut."""
         relay = Relay(self._directory / command_line.CLUSTER_SOCKET, connect)
         self._admit(relay)
         return relay
