@@ -17,7 +17,7 @@ _READING = 5
 def test_the_processor_is_of_the_model_sold(machine: Machine) -> None:
     """Name, vendor, family, model and stepping are those of a Xeon Platinum 8369B."""
     if not machine.fidelity.exact_model:
-        raise NotJudged(f"the guest sees the host's own processor: {machine.guest.hardware.processor()}")
+        raise NotJudged(f"the host's own processor shows through: {machine.guest.hardware.processor()}")
     assert machine.guest.hardware.processor() == guest_hardware.PROCESSOR
 
 
