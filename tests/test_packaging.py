@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 
 from tests.support import ROOT
 from tests.support.boot_sector import raw_image
+from tests.support.quick import lay_out
 from tests.test_docs import SHELL
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
@@ -96,6 +98,43 @@ def test_it_judges_an_image_where_there_is_no_checkout(built: Path, tmp_path: Pa
     assert judged.returncode == 1, judged.stdout + judged.stderr
     gate = json.loads((tmp_path / "reports/gate.json").read_text())
     assert gate["verdict"] == "fail" and all(claim["tests"] for claim in gate["claims"])
+
+
+USERS_SUITE = """
+import lifsea_testbed
+from lifsea_testbed import Machine, Profile, claim
+
+@claim("boots-to-ready")
+def test_boots(machine: Machine, profile: Profile) -> None:
+    machine.wait_until_ready()
+    assert "site" in lifsea_testbed.__file__
+    assert machine.guest.subject("ours") == profile.name
+
+def test_each_public_name_is_there() -> None:
+    assert [name for name in lifsea_testbed.__all__ if not hasattr(lifsea_testbed, name)] == []
+"""
+USERS_PLUGIN = """
+def pytest_lifsea_guest_subjects():
+    return {"ours": lambda shell, profile: profile.name}
+"""
+
+
+@pytest.mark.boots
+def test_a_users_suite_needs_the_wheel_and_the_public_api_alone(
+    built: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A suite and a plugin of a user's own, in a directory that knows of no checkout."""
+    (wheel,) = built.glob("*.whl")
+    site = tmp_path_factory.mktemp("installed") / "site"
+    install = ["pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)]
+    subprocess.run([sys.executable, "-m", *install], check=True)
+    options = lay_out(tmp_path, USERS_SUITE, conftest=USERS_PLUGIN)
+    environment = {**os.environ, "PYTHONPATH": str(site), "TMPDIR": str(tmp_path / "tmp")}
+    judged = subprocess.run([sys.executable, "-m", "pytest", *options], cwd=tmp_path, env=environment, text=True,
+                            capture_output=True, check=False)  # fmt: skip
+    assert "2 passed" in judged.stdout, judged.stdout + judged.stderr
+    gate = json.loads((tmp_path / "reports/gate.json").read_text())
+    assert {claim["id"]: claim["status"] for claim in gate["claims"]}["boots-to-ready"] == "passed"
 
 
 @pytest.mark.nightly

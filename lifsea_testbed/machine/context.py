@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -15,7 +16,7 @@ from lifsea_testbed.qemu.emulator import Emulator
 from lifsea_testbed.support.private_dir import Leftover
 from lifsea_testbed.support.shard import ShardIndex
 
-#: Stands for the profile that matches the image's os-release.
+#: The name that stands for the profile which matches the os-release of the image.
 AUTO = "auto"
 
 
@@ -24,8 +25,8 @@ class RunContext:
     """The configuration of one run, the same in all its processes.
 
     `profile` is a name, a file, or AUTO; `accelerator_option` is the option as given, `accelerator` the one chosen.
-    `memory` (MiB) is the memory of each guest, `scratch` the directory of the overlays, `removed` the leftovers of dead
-    runs that were removed from it.
+    `durations` (seconds) are those of the tests in an earlier run. `memory` (MiB) is the memory of each guest,
+    `scratch` the directory of overlays, `removed` the leftovers of killed runs that preflight removed.
     """
 
     image: Image
@@ -40,6 +41,7 @@ class RunContext:
     reports: Path
     claims: tuple[str, ...] = ()
     shard: ShardIndex | None = None
+    durations: Mapping[str, float] = field(default_factory=dict)
     known_issues: tuple[Path, ...] = ()
     dump_memory: bool = False
     data_disk: int | None = None

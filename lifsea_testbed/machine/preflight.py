@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lifsea_testbed.disk.image import examine
@@ -28,7 +28,8 @@ LEAST_DISK = 3 << 30
 def run_context(*, image: str, reports: Path, next_image: str | None = None, profile: str = AUTO,
                 instance_type: str = instance_types.DEFAULT, accelerator: str = "auto", claims: Sequence[str] = (),
                 shard: ShardIndex | None = None, known_issues: Sequence[Path] = (), dump_memory: bool = False,
-                workers: int = 1, data_disk: int | None = None) -> RunContext:
+                workers: int = 1, data_disk: int | None = None,
+                durations: Mapping[str, float] | None = None) -> RunContext:
     """Checks the options against images, profiles, catalogue and host, and returns the context of the run.
 
     Removes the leftovers of killed runs from the host.
@@ -52,7 +53,7 @@ def run_context(*, image: str, reports: Path, next_image: str | None = None, pro
         image=examined, next_image=other, profile=profile, instance_type=size, accelerator_option=accelerator,
         accelerator=accelerators.choose(accelerator, emulator), emulator=emulator, memory=memory, scratch=scratch,
         reports=reports, claims=tuple(claims), shard=shard, known_issues=tuple(known_issues), dump_memory=dump_memory,
-        data_disk=data_disk, removed=removed,
+        data_disk=data_disk, durations=durations or {}, removed=removed,
     )  # fmt: skip
     require_disk(scratch)
     _require_directory(reports)

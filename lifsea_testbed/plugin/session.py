@@ -20,7 +20,7 @@ from lifsea_testbed.plugin import xdist
 from lifsea_testbed.plugin.figures import Figures
 from lifsea_testbed.plugin.hooks import Extensions
 from lifsea_testbed.plugin.results import Results, relative
-from lifsea_testbed.plugin.shards import ShardSelection
+from lifsea_testbed.plugin.shards import PLAN, ShardSelection, read_durations
 from lifsea_testbed.qemu.accelerator import AcceleratorKind
 from lifsea_testbed.report import allure, github, known_issues, terminal
 from lifsea_testbed.report.collector import Collector
@@ -78,7 +78,8 @@ class Session:
             flaky_fails=bool(getattr(config.option, "fail_on_flaky", False)))  # fmt: skip
         self.controller = xdist.Controller(config, self.context)
         self.figures = Figures.start(config, self.factory)
-        self.shard = ShardSelection.start(config) if config.option.shard else None
+        shard, durations = self.context.shard, self.context.durations
+        self.shard = ShardSelection(shard, durations) if shard else None
         self.results = Results(config, self.pool, inputs.known, self._collector, self._spinner)
         self._signer = inputs.signer
         self._document: Document | None = None
@@ -182,8 +183,13 @@ class Session:
         judged = self.figures.finish(self._collector.flakes)
         return self._collector.finish(
             [*stopped, *self.controller.troubles, *judged.troubles], judged.failures,
-            plan=self.shard.plan if self.shard else "", findings=judged.findings,
+            plan=self._plan, findings=judged.findings,
         )  # fmt: skip
+
+    @property
+    def _plan(self) -> str:
+        """The digest of the assignment to shards; with workers, they alone collect the tests."""
+        return (self.shard.plan or self.controller.results.get(PLAN, "")) if self.shard else ""
 
     def _announce(self, line: str) -> None:
         if self._spinner and self._config.option.verbose >= 0:
@@ -205,6 +211,7 @@ def _context(config: pytest.Config) -> RunContext:
         accelerator=option.accel, reports=Path(option.reports).resolve(), claims=option.claim, shard=option.shard,
         known_issues=_known_issues(config), dump_memory=option.dump_memory,
         workers=getattr(option, "numprocesses", None) or 1, data_disk=option.data_disk,
+        durations=read_durations(map(Path, option.shard_durations)) if option.shard else {},
     )  # fmt: skip
 
 

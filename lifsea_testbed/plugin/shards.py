@@ -7,64 +7,37 @@ import json
 import statistics
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lifsea_testbed.errors import CallerError
-from lifsea_testbed.plugin import ordering
+from lifsea_testbed.plugin import ordering, xdist
 from lifsea_testbed.plugin.items import fixtures_of
-from lifsea_testbed.plugin.xdist import received
-from lifsea_testbed.support.sanitize import printable
 from lifsea_testbed.support.shard import ShardIndex
 
-_DURATIONS, _PLAN = "lifsea_durations", "lifsea_plan"
+#: The result of a worker: the digest of the assignment of tests to shards.
+PLAN = "lifsea_plan"
 
 
 class ShardSelection:
-    """Deselects the tests of the other shards; `plan` is known once the tests are."""
+    """Deselects the tests of the other shards, in each process of the run alike."""
 
-    def __init__(self, shard: ShardIndex, durations: dict[str, float]) -> None:
+    def __init__(self, shard: ShardIndex, durations: Mapping[str, float]) -> None:
         self.plan = ""
-        self._index, self._count = shard.number, shard.count
+        self._shard = shard
         self._durations = durations
-
-    @classmethod
-    def start(cls, config: pytest.Config) -> ShardSelection:
-        """Reads the durations, in the main process; its workers are told.
-
-        Raises:
-            pytest.UsageError: a file has none.
-        """
-        sent = received(config, _DURATIONS)
-        try:
-            read = read_durations(map(Path, config.option.shard_durations)) if sent is None else sent
-        except CallerError as error:
-            raise pytest.UsageError(printable(error.one_line)) from None
-        return cls(config.option.shard, read)
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_configure_node(self, node: Any) -> None:
-        """Tells a worker of xdist what tests took."""
-        node.workerinput[_DURATIONS] = self._durations
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        """Leaves the tests of this shard, of those that the other options select."""
+        """Keeps the tests of this shard, of those that the other options select."""
         names = [ordering.without_group(item.nodeid) for item in items]
         tests = {name: ordering.scenario_of(fixtures_of(item)) for name, item in zip(names, items, strict=True)}
-        places = shards(tests, self._count, self._durations)
-        others = [item for item, name in zip(items, names, strict=True) if places[name] != self._index]
-        items[:] = [item for item, name in zip(items, names, strict=True) if places[name] == self._index]
+        places = assign(tests, self._shard.count, self._durations)
+        others = [item for item, name in zip(items, names, strict=True) if places[name] != self._shard.number]
+        items[:] = [item for item, name in zip(items, names, strict=True) if places[name] == self._shard.number]
         config.hook.pytest_deselected(items=others)
         self.plan = plan_digest(places)
-        if hasattr(config, "workeroutput"):
-            config.workeroutput[_PLAN] = self.plan
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_testnodedown(self, node: Any) -> None:
-        """Learns the plan from a worker: the main process collects no tests itself."""
-        self.plan = getattr(node, "workeroutput", {}).get(_PLAN, self.plan)
+        xdist.send_result(config, PLAN, self.plan)
 
 
 def read_durations(files: Iterable[Path]) -> dict[str, float]:
@@ -79,12 +52,12 @@ def read_durations(files: Iterable[Path]) -> dict[str, float]:
             tests = json.loads(path.read_text("utf-8"))["tests"]
             found |= {str(test): max(float(seconds), found.get(test, 0.0)) for test, seconds in tests.items()}
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise CallerError(f"{path}: no durations of tests in it: {error!r}", hint="a run writes them to run.json "
-                              "among its reports") from None
+            raise CallerError(f"--shard-durations {path}: holds no durations of tests: {error!r}",
+                              hint="a run writes them to run.json among its reports") from None
     return found
 
 
-def shards(tests: Mapping[str, str | None], count: int, durations: Mapping[str, float]) -> dict[str, int]:
+def assign(tests: Mapping[str, str | None], count: int, durations: Mapping[str, float]) -> dict[str, int]:
     """Returns the shard (1 to `count`) of each test, given with its scenario; the order of the tests says nothing.
 
     Without durations the name of a test, or of its scenario, alone decides: another test changes nothing for it. With
@@ -103,7 +76,7 @@ def shards(tests: Mapping[str, str | None], count: int, durations: Mapping[str, 
 
 
 def plan_digest(places: Mapping[str, int]) -> str:
-    """Returns a digest by which shards can tell whether they were cut from one cloth: the same tests, cut alike."""
+    """Returns a digest that shards of one run have in common: the same tests, assigned alike."""
     lines = "".join(f"{place} {test}\n" for test, place in sorted(places.items()))
     return hashlib.sha256(lines.encode()).hexdigest()[:16]
 

@@ -33,7 +33,7 @@ def is_worker(config: pytest.Config) -> bool:
     return hasattr(config, "workerinput")
 
 
-def received(config: pytest.Config, key: str) -> Any:
+def _received(config: pytest.Config, key: str) -> Any:
     """Returns a value that the controller sent to this worker; None in any other process."""
     return getattr(config, "workerinput", {}).get(key)
 
@@ -44,18 +44,24 @@ def receive_context(config: pytest.Config) -> RunContext | None:
     Raises:
         ImageRefused: an image was changed since the controller examined it.
     """
-    text = received(config, _CONTEXT)
+    text = _received(config, _CONTEXT)
     if text is None:
         return None
-    private_dir.die_with_parent(received(config, _CONTROLLER))
+    private_dir.die_with_parent(_received(config, _CONTROLLER))
     # A worker knows no more than the command line.
-    config.option.loadgroup = received(config, _GROUPS)
+    config.option.loadgroup = _received(config, _GROUPS)
     return RunContext.from_json(text)
+
+
+def send_result(config: pytest.Config, key: str, value: str) -> None:
+    """Sends a value to the controller, which has it when this worker ends; does nothing in any other process."""
+    if is_worker(config):
+        config.workeroutput[key] = value  # type: ignore[attr-defined]
 
 
 def evidence_folder(config: pytest.Config) -> str:
     """Returns the name of the folder of this worker's evidence; empty where no other worker runs the same test."""
-    return received(config, _WORKER) or ""
+    return _received(config, _WORKER) or ""
 
 
 def auto_workers(config: pytest.Config) -> int | None:
@@ -130,10 +136,14 @@ _MENDED = {"loadgroup": ByGroup, "loadscope": ByScope, "loadfile": ByFile}
 
 
 class Controller:
-    """The hooks of the process that starts workers; `troubles` lists the workers that died."""
+    """The hooks of the process that starts workers.
+
+    `troubles` lists the workers that died, `results` has what the others sent, the last one's where keys are equal.
+    """
 
     def __init__(self, config: pytest.Config, context: RunContext) -> None:
         self.troubles: list[str] = []
+        self.results: dict[str, Any] = {}
         self._config = config
         self._context = context
 
@@ -155,6 +165,11 @@ class Controller:
     def pytest_handlecrashitem(self, crashitem: str) -> None:
         """Records a test whose worker died: nothing is known of what it judges."""
         self.troubles.append(f"a worker died in {ordering.without_group(crashitem)}")
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Takes the results of a worker that ended."""
+        self.results |= getattr(node, "workeroutput", {})
 
     def end_workers(self) -> None:
         """Ends the workers of a run that did not start, which pytest leaves running."""

@@ -27,6 +27,7 @@ def context(path: Path) -> RunContext:
         accelerator=Accelerator(kind=AcceleratorKind.TCG, speed=1800.0, why="measured"),
         emulator=Emulator(binary="/usr/bin/qemu", version="10.0"), memory=8192, scratch=path.parent,
         reports=path.parent / "reports", claims=("no-sshd",), shard=ShardIndex(number=2, count=3),
+        durations={"test_a": 1.5},
         known_issues=(path.parent / "known.toml",), data_disk=20,
         removed=(Leftover(path=path.parent, size=3, processes=(1, 2)),),
     )  # fmt: skip

@@ -23,7 +23,7 @@ DURATIONS = st.dictionaries(NAMES, st.floats(0, 1000), max_size=40)
 def test_every_test_is_in_one_shard_and_a_scenario_is_whole(
     tests: dict[str, str | None], count: int, durations: dict[str, float]
 ) -> None:
-    places = shards.shards(tests, count, durations)
+    places = shards.assign(tests, count, durations)
     assert places.keys() == tests.keys()
     assert all(1 <= place <= count for place in places.values())
     for scenario in ("upgraded", "twins"):
@@ -36,15 +36,15 @@ def test_the_order_of_collection_says_nothing(
 ) -> None:
     items = list(tests.items())
     random.shuffle(items)  # type: ignore[attr-defined]
-    before = shards.shards(tests, count, durations)
-    after = shards.shards(dict(items), count, durations)
+    before = shards.assign(tests, count, durations)
+    after = shards.assign(dict(items), count, durations)
     assert after == before and shards.plan_digest(after) == shards.plan_digest(before)
 
 
 @given(TESTS, NAMES, COUNTS)
 def test_without_durations_another_test_moves_none(tests: dict[str, str | None], another: str, count: int) -> None:
-    before = shards.shards(tests, count, {})
-    after = shards.shards({another: None, **tests}, count, {})
+    before = shards.assign(tests, count, {})
+    after = shards.assign({another: None, **tests}, count, {})
     assert {test: after[test] for test in tests} == before
 
 
@@ -53,21 +53,21 @@ def test_no_shard_takes_longer_than_the_fairest_by_more_than_one_test(
     durations: dict[str, float], count: int
 ) -> None:
     """The longest first, each to the emptiest: at most the mean and one test more (Graham 1969)."""
-    places = shards.shards(dict.fromkeys(durations), count, durations)
+    places = shards.assign(dict.fromkeys(durations), count, durations)
     loads = [sum(durations[test] for test in durations if places[test] == shard) for shard in range(1, count + 1)]
     assert max(loads) <= sum(loads) / count + max(durations.values()) + 1e-6
 
 
 def test_a_test_of_unknown_duration_counts_like_most() -> None:
     durations = {"a": 10.0, "b": 10.0, "c": 10.0}
-    places = shards.shards(dict.fromkeys("abcd"), 2, durations)
+    places = shards.assign(dict.fromkeys("abcd"), 2, durations)
     assert sorted(places.values()) == [1, 1, 2, 2]
 
 
 def test_plans_differ_where_tests_or_durations_do() -> None:
     tests = dict.fromkeys("abcd")
-    cuts = [shards.shards(tests, 2, {}), shards.shards(tests, 2, {"a": 9.0, "b": 1.0}),
-            shards.shards({**tests, "e": None}, 2, {}), shards.shards(tests, 3, {})]
+    cuts = [shards.assign(tests, 2, {}), shards.assign(tests, 2, {"a": 9.0, "b": 1.0}),
+            shards.assign({**tests, "e": None}, 2, {}), shards.assign(tests, 3, {})]
     plans = [shards.plan_digest(places) for places in cuts]
     assert len(set(plans)) == 4
 
@@ -92,9 +92,9 @@ def test_durations_come_from_the_records_of_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"tests": 1}', '{"tests": {"a": "b"}}', '{"tests": {"a": null}}'])
 def test_a_file_without_durations_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text)
-    with pytest.raises(CallerError, match="no durations"):
+    with pytest.raises(CallerError, match="holds no durations"):
         shards.read_durations([tmp_path / "run.json"])
-    with pytest.raises(CallerError, match="no durations"):
+    with pytest.raises(CallerError, match="holds no durations"):
         shards.read_durations([tmp_path / "none"])
 
 

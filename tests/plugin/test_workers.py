@@ -18,6 +18,7 @@ CONFTEST = """
 import os
 import pathlib
 import pytest
+from lifsea_testbed import MachineSpec
 
 def note(text):
     with open("story.txt", "a") as file:
@@ -205,7 +206,7 @@ def test_shards_run_each_test_once(start: Start, pytester: pytest.Pytester) -> N
 
 def test_a_shard_may_be_empty(start: Start, pytester: pytest.Pytester) -> None:
     suite = "from lifsea_testbed import claim\n@claim('no-sshd')\ndef test_one(): pass\n"
-    (occupied,) = shards.shards({"test_suite.py::test_one": None}, 2, {}).values()
+    (occupied,) = shards.assign({"test_suite.py::test_one": None}, 2, {}).values()
     result = start(suite, "--shard", f"{3 - occupied}/2")
     result.assert_outcomes(deselected=1)
     assert result.ret == 7 and judged(gate(pytester.path)) == []
@@ -213,7 +214,8 @@ def test_a_shard_may_be_empty(start: Start, pytester: pytest.Pytester) -> None:
 
 @pytest.mark.parametrize(("options", "complaint"), [
     (["--shard", "3/2"], "--shard 3/2: not K/N (hint: *"),
-    (["--shard", "1/2", "--shard-durations", "none.json"], "none.json: no durations of tests in it*(hint: *"),
+    (["--shard", "1/2", "--shard-durations", "none.json"],
+     "--shard-durations none.json: holds no durations of tests*(hint: *"),
 ])  # fmt: skip
 def test_what_is_no_shard_is_refused(start: Start, options: list[str], complaint: str) -> None:
     result = start("def test_nothing(): pass", *options)

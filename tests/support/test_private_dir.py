@@ -144,7 +144,7 @@ def test_a_process_of_another_parent_stays() -> None:
 
 def test_the_doctor_says_what_is_left_and_cleans_it(dead: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["doctor"]) == 0
-    assert f"left by a dead run: {dead} (3 MiB, 0 processes)\n" in capsys.readouterr().out
+    assert f"left by a killed run: {dead} (3 MiB, 0 processes)\n" in capsys.readouterr().out
     assert main.main(["doctor", "--clean"]) == 0
     assert f"removed: {dead} (3 MiB, 0 processes)\n" in capsys.readouterr().out
     assert main.main(["doctor"]) == 0
