@@ -1,8 +1,8 @@
-"""Machines: what a restored machine costs beside a booted one; alone, a hundred times, on two workers, and in memory.
+"""Machines: the cost of a restored machine and of a booted one; alone, a hundred times, on two workers, in memory.
 
     python -m benchmarks.machines [--image FILE] [--tests N]
 
-Everything is measured in the same run, on a template that is made for it. The last line has the figures.
+Everything is measured in the same run, on a snapshot that is made for it. The last line has the figures.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ def test_change(machine, number):
 '''
 
 
-def cold(bench: MachineFactory) -> tuple[float, float]:
-    """Returns how long a cold boot takes to its first answered command, and until every unit is up (seconds)."""
+def cold(factory: MachineFactory) -> tuple[float, float]:
+    """Returns the seconds from a cold start to the first answered command, and until every unit is up."""
     shell, ready = [], []
     for number in range(_COLD):
         started = time.monotonic()
-        with bench.create(MachineSpec(name=f"cold-{number}")) as machine:
+        with factory.create(MachineSpec(name=f"cold-{number}")) as machine:
             machine.run(_FIRST)
             shell.append(time.monotonic() - started)
             machine.wait_until_ready()
@@ -55,35 +55,35 @@ def cold(bench: MachineFactory) -> tuple[float, float]:
     return statistics.median(shell), statistics.median(ready)
 
 
-def make(restorer: MachinePool, ready: float) -> None:
-    """Makes the template, and prints what it cost beside a cold boot to the same mark."""
+def make(pool: MachinePool, ready: float) -> None:
+    """Makes the snapshot, and prints its cost, also relative to a cold boot until ready."""
     started = time.monotonic()
-    template = restorer.snapshot()
-    if template is None:
-        sys.exit(f"machines cannot be restored here: {restorer.why_cold}")
-    took = time.monotonic() - started
-    quiet, size = template.facts.quiet, allocated(template.directory) >> 20
-    print(f"template: {took:.2f} s, of which {quiet:.2f} s for the guest to come to rest; without that "
-          f"{took - quiet - ready:+.2f} s beside a cold boot until ready; {size} MiB on disk")
+    snapshot = pool.snapshot()
+    if snapshot is None:
+        sys.exit(f"machines cannot be restored here: {pool.why_cold}")
+    seconds = time.monotonic() - started
+    quiet, size = snapshot.facts.quiet_seconds, allocated(snapshot.directory) >> 20
+    print(f"snapshot: {seconds:.2f} s, of which {quiet:.2f} s until the guest was quiet; without that "
+          f"{seconds - quiet - ready:+.2f} s relative to a cold boot until ready; {size} MiB on disk")
 
 
-def restored(restorer: MachinePool) -> float:
-    """Returns the median of how long a restored machine takes to its first answered command (seconds)."""
-    taken = []
+def restored(pool: MachinePool) -> float:
+    """Returns the median time that a restored machine takes until its first answered command (seconds)."""
+    durations = []
     for number in range(_RESTORED):
         started = time.monotonic()
-        with restorer.restored(f"restored-{number}") as machine:
+        with pool.restored(f"restored-{number}") as machine:
             machine.run(_FIRST)
-            taken.append(time.monotonic() - started)
-    median = statistics.median(taken)
-    print(f"restored: first answer after {median:.3f} s (from {min(taken):.3f} to {max(taken):.3f} s)")
+            durations.append(time.monotonic() - started)
+    median = statistics.median(durations)
+    print(f"restored: first answer after {median:.3f} s (from {min(durations):.3f} to {max(durations):.3f} s)")
     return median
 
 
-def memory(restorer: MachinePool) -> None:
-    """Prints what machines that were restored from one template take in memory together."""
+def memory(pool: MachinePool) -> None:
+    """Prints the memory that machines restored from one snapshot take together."""
     with contextlib.ExitStack() as stack:
-        machines = [stack.enter_context(restorer.restored(f"memory-{number}")) for number in range(_AT_ONCE)]
+        machines = [stack.enter_context(pool.restored(f"memory-{number}")) for number in range(_AT_ONCE)]
         for machine in machines:
             machine.run(_FIRST)
         used = [_used(machine) for machine in machines]
@@ -99,7 +99,7 @@ def _used(machine: Machine) -> tuple[int, int]:
 
 
 def suite(image: str, cache: Path, tests: int, *options: str) -> float:
-    """Returns how long pytest takes for so many tests that each change their machine (seconds)."""
+    """Returns the time that pytest takes for so many tests that each change their machine (seconds)."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "test_changes.py").write_text(_SUITE.format(tests=tests))
         without = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
@@ -108,26 +108,26 @@ def suite(image: str, cache: Path, tests: int, *options: str) -> float:
         started = time.monotonic()
         ran = subprocess.run(command, cwd=folder, env={**os.environ, "XDG_CACHE_HOME": str(cache)},
                              capture_output=True, text=True, check=False)  # fmt: skip
-        taken = time.monotonic() - started
+        seconds = time.monotonic() - started
     if not re.search(rf"\b{tests} passed", ran.stdout):
         sys.exit(f"the suite did not pass:\n{ran.stdout[-4000:]}{ran.stderr[-2000:]}")
-    print(f"{tests} tests {' '.join(options)}: {taken:.1f} s")
-    return taken
+    print(f"{tests} tests {' '.join(options)}: {seconds:.1f} s")
+    return seconds
 
 
 @contextlib.contextmanager
-def _bench(image: str, cache: Path) -> Iterator[tuple[MachineFactory, MachinePool]]:
+def _machines(image: str, cache: Path) -> Iterator[tuple[MachineFactory, MachinePool]]:
     with tempfile.TemporaryDirectory() as reports:
         context = run_context(image=image, profile="reference", instance_type="ecs.g7.large",
                               accelerator="auto", reports=Path(reports))  # fmt: skip
-        bench = MachineFactory(context)
-        print(f"accelerator: {bench.accelerator}")
-        restorer = MachinePool(bench, SnapshotCache(cache / "lifsea-testbed" / "templates"))
+        factory = MachineFactory(context)
+        print(f"accelerator: {factory.accelerator}")
+        pool = MachinePool(factory, SnapshotCache(cache / "lifsea-testbed" / "templates"))
         try:
-            yield bench, restorer
+            yield factory, pool
         finally:
-            restorer.close()
-            bench.close()
+            pool.close()
+            factory.close()
 
 
 def main() -> None:
@@ -139,11 +139,11 @@ def main() -> None:
     image = str(Path(options.image).resolve())
     with PrivateDirectory() as private:
         cache = private.path
-        with _bench(image, cache) as (bench, restorer):
-            boot, ready = cold(bench)
-            make(restorer, ready)
-            restore = restored(restorer)
-            memory(restorer)
+        with _machines(image, cache) as (factory, pool):
+            boot, ready = cold(factory)
+            make(pool, ready)
+            restore = restored(pool)
+            memory(pool)
         rounds = [(suite(image, cache, options.tests), suite(image, cache, options.tests, "-n", "2"))
                   for _ in range(_ROUNDS)]  # fmt: skip
     one, gain = statistics.median(one for one, _ in rounds), statistics.median(one / two for one, two in rounds)

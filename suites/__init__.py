@@ -1,1 +1,1 @@
-"""What is asserted of an image: one file a promise, run by users against their image."""
+"""The suites: tests of an image's claims, which users run against their image."""

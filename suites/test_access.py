@@ -1,4 +1,4 @@
-"""Who can get in: nobody, over the network or at the console."""
+"""Access: nobody can log in, over the network or at the console."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def test_there_is_no_ssh_server(machine: Machine, profile: Profile) -> None:
 
 @claim("no-sshd")
 def test_nothing_speaks_ssh(watched: Machine) -> None:
-    """Whatever listens a while after the boot, on any port, does not greet as an ssh server does."""
+    """No program that listens a while after the boot, on any port, greets as an ssh server does."""
     assert watched.guest.network.ssh_listeners() == []
 
 
 @claim("no-sshd")
 def test_no_program_is_an_ssh_server_under_another_name(machine: Machine, profile: Profile) -> None:
-    """No executable holds a text by which an ssh server is known, whatever its name."""
+    """No executable, of any name, contains a text that identifies an ssh server."""
     assert machine.guest.files.executables_holding(profile.absent.ssh_marks) == []
 
 
@@ -37,7 +37,7 @@ def test_there_is_no_host_key(machine: Machine, profile: Profile) -> None:
 
 @claim("no-surprise-listeners")
 def test_only_known_programs_take_what_comes(watched: Machine, profile: Profile) -> None:
-    """Each open TCP or UDP port is on the profile's list, with the program that has it."""
+    """Each open TCP or UDP port is on the profile's list, with the program that opened it."""
     allowed = require(profile.security.listeners, "security.listeners")
     assert watched.guest.network.unlisted_ports(allowed) == []
 
@@ -58,12 +58,12 @@ def test_the_kernel_is_set_as_promised(watched: Machine, profile: Profile) -> No
 
 @claim("no-default-password")
 def test_no_account_has_a_password(machine: Machine) -> None:
-    """Every password field keeps everybody out."""
+    """Every password field is one with which nobody can log in."""
     assert machine.guest.accounts.with_password() == []
 
 
 @claim("no-default-password")
 def test_nobody_is_logged_in_without_asking(machine: Machine) -> None:
-    """No getty logs an account in by itself."""
+    """No getty logs an account in automatically."""
     machine.wait_until_ready()
     assert machine.guest.accounts.automatic_logins() == []

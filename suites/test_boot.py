@@ -1,4 +1,4 @@
-"""The image boots, quickly, without an initramfs, and without a complaint."""
+"""The image boots quickly, without an initramfs and without errors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lifsea_testbed import ColdBoots, Machine, Measure, Profile, claim, require
 
 @claim("boots-to-ready")
 def test_every_unit_is_up(booted: Machine, measure: Measure) -> None:
-    """The boot comes to its end, and no unit has failed."""
+    """systemd finishes the boot, and no unit has failed."""
     booted.wait_until_ready()
     measure("memory-after-boot", booted.guest.kernel.memory_used(), unit="B", better="lower")
     assert booted.guest.units.failed() == []
@@ -17,7 +17,7 @@ def test_every_unit_is_up(booted: Machine, measure: Measure) -> None:
 
 @claim("boot-two-seconds")
 def test_first_boot_is_as_quick_as_promised(cold_boots: ColdBoots, profile: Profile, measure: Measure) -> None:
-    """From power-on until user-data runs, the first boot is as quick as advertised; emulated, by what it executes."""
+    """From power-on until user-data runs, the first boot is as quick as promised; emulated, by its instructions."""
     cold_boots.report(measure)
     checked = cold_boots.held_to(profile.boot)
     assert checked.kept, str(checked)
@@ -32,21 +32,21 @@ def test_nothing_loads_an_initramfs(booted: Machine) -> None:
 @claim("drivers-built-in")
 @pytest.mark.shares_machine
 def test_no_virtio_or_ext4_module_is_loaded(machine: Machine) -> None:
-    """What an ECS instance needs to boot is part of the kernel."""
+    """The drivers that an ECS instance needs to boot are built into the kernel."""
     drivers = ("virtio", "net_failover", "ext4", "jbd2")
     assert [module for module in machine.guest.kernel.loaded_modules() if module.startswith(drivers)] == []
 
 
 @claim("console-clean")
 def test_the_kernel_reports_no_error(booted: Machine) -> None:
-    """No kernel message of priority error or graver, but those that the profile allows."""
+    """The kernel reported no error or worse, except messages that the profile allows."""
     booted.wait_until_ready()
     assert booted.guest.kernel.errors() == []
 
 
 @claim("console-clean")
 def test_nothing_fails_after_the_boot(watched: Machine) -> None:
-    """A while later no unit has failed, none had to be started again, no program crashed or was denied something."""
+    """A while later no unit has failed or was restarted, and no program crashed or was denied an access."""
     assert watched.guest.units.failed() == []
     assert watched.guest.units.restarted() == []
     assert watched.guest.kernel.crashes_and_denials() == []
@@ -55,7 +55,7 @@ def test_nothing_fails_after_the_boot(watched: Machine) -> None:
 @claim("few-units")
 @pytest.mark.shares_machine
 def test_there_are_few_units(machine: Machine, profile: Profile, measure: Measure) -> None:
-    """systemd knows no more unit files than the profile's budget."""
+    """There are no more unit files than the profile's budget."""
     count = len(machine.guest.units.named(r".*"))
     measure("units", count, unit="units", better="lower", exact=True)
     assert count <= require(profile.budget.units, "budget.units")

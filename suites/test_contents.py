@@ -1,4 +1,4 @@
-"""What the image holds, and what it must not hold."""
+"""The content of the image: what it must and must not contain."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MEBIBYTE = 1 << 20
 
 @claim("packages-about-200")
 def test_there_are_about_200_packages(machine: Machine, profile: Profile, measure: Measure) -> None:
-    """The package database counts neither too many packages nor suspiciously few."""
+    """The package database has neither too many packages nor suspiciously few."""
     count = len(machine.guest.packages.installed())
     measure("packages", count, unit="packages", better="lower", exact=True)
     assert profile.packages.least <= count <= profile.packages.most
@@ -50,7 +50,7 @@ def test_there_is_no_package_manager(machine: Machine, profile: Profile) -> None
 
 @claim("no-package-manager")
 def test_a_single_package_cannot_be_installed(machine: Machine) -> None:
-    """No package database takes a write, so nothing could be installed and be known as installed."""
+    """No package database can be written, so no package could be recorded as installed."""
     assert machine.guest.packages.writable_databases() == []
 
 
@@ -62,13 +62,13 @@ def test_a_posix_shell_is_kept(machine: Machine) -> None:
 
 @claim("shell-absent")
 def test_there_is_no_posix_shell(machine: Machine) -> None:
-    """/bin/sh is not there."""
+    """There is no /bin/sh."""
     assert not machine.guest.system.has_posix_shell()
 
 
 @claim("no-logind")
 def test_there_is_no_logind(machine: Machine) -> None:
-    """Neither the unit nor the program is there, and nothing stands in for it on the system bus."""
+    """Neither the unit nor the program exists, and no other program has its name on the system bus."""
     assert machine.guest.units.named(r"systemd-logind\.service") == []
     assert machine.guest.files.executables_named(["systemd-logind"]) == []
     assert "org.freedesktop.login1" not in machine.guest.units.bus_names()
@@ -76,7 +76,7 @@ def test_there_is_no_logind(machine: Machine) -> None:
 
 @claim("no-resolved")
 def test_there_is_no_resolved(machine: Machine) -> None:
-    """Neither the unit nor the program is there, and nothing stands in for it on the system bus."""
+    """Neither the unit nor the program exists, and no other program has its name on the system bus."""
     assert machine.guest.units.named(r"systemd-resolved\.service") == []
     assert machine.guest.files.executables_named(["systemd-resolved"]) == []
     assert "org.freedesktop.resolve1" not in machine.guest.units.bus_names()

@@ -1,4 +1,4 @@
-"""The first boot's work: disk, host name, time servers, user-data, from the metadata service and nothing else."""
+"""The first boot: disk, host name, time servers and user-data, configured from the metadata service alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _ALIGNMENT = 2 << 20
 
 @claim("disk-grown")
 def test_the_root_file_system_fills_the_disk(booted: Machine) -> None:
-    """Nothing is left behind the root partition, and its file system spans it."""
+    """The root partition extends to the end of the disk, and its file system fills it."""
     booted.wait_until_ready()
     disk = booted.guest.disks.root()
     assert disk.unused <= _ALIGNMENT
@@ -20,7 +20,7 @@ def test_the_root_file_system_fills_the_disk(booted: Machine) -> None:
 
 @claim("hostname-set")
 def test_the_host_name_is_the_instances(booted: Machine) -> None:
-    """The kernel's host name is what the metadata service said."""
+    """The kernel's host name is the one that the metadata service returned."""
     booted.wait_until_ready()
     assert booted.guest.system.host_name() == booted.instance.host_name
 
@@ -40,6 +40,6 @@ def test_user_data_runs_once_as_root(rebooted: Rebooted) -> None:
 
 @claim("user-data-ran-once")
 def test_the_second_boot_asks_for_no_user_data(rebooted: Rebooted) -> None:
-    """The metadata service is not asked for the script again, and the machine is who it was."""
+    """The script is not requested from the metadata service again, and the machine keeps its machine-id."""
     assert [path for path in rebooted.requested_again if path.endswith("/user-data")] == []
     assert rebooted.identities[0].get(MACHINE_ID) == rebooted.identities[1].get(MACHINE_ID)

@@ -8,7 +8,7 @@ from lifsea_testbed import Machine, NotJudged, claim, guest_hardware
 
 pytestmark = pytest.mark.shares_machine
 
-#: Firmware keeps less than this of the memory for its tables (MiB), and a clock's two readings lie closer (seconds).
+#: Firmware reserves less memory than this for its tables (MiB); two readings of a clock differ by less than this (s).
 _FIRMWARE = 3
 _READING = 5
 
@@ -30,7 +30,7 @@ def test_the_processors_are_arranged_as_sold(machine: Machine) -> None:
 
 @claim("instance-as-sold")
 def test_the_processor_knows_that_it_is_virtual(machine: Machine) -> None:
-    """It says that there is a hypervisor, and offers none of its own."""
+    """Its features include the hypervisor bit, and no virtualisation of its own."""
     features = machine.guest.hardware.features()
     assert "hypervisor" in features
     assert features.isdisjoint(guest_hardware.HIDDEN_FEATURES)
@@ -38,7 +38,7 @@ def test_the_processor_knows_that_it_is_virtual(machine: Machine) -> None:
 
 @claim("instance-features")
 def test_the_processor_does_what_an_ice_lake_does(machine: Machine) -> None:
-    """It has AVX-512 and what else came with Ice Lake."""
+    """It has AVX-512 and the other features that came with Ice Lake."""
     missing = guest_hardware.ICE_LAKE_FEATURES - machine.guest.hardware.features()
     if missing and not machine.fidelity.all_features:
         raise NotJudged(f"neither emulation nor an older host has {', '.join(sorted(missing))}")
@@ -47,7 +47,7 @@ def test_the_processor_does_what_an_ice_lake_does(machine: Machine) -> None:
 
 @claim("instance-memory")
 def test_the_memory_is_as_sold(machine: Machine) -> None:
-    """Firmware hands the kernel all that the type has, but for its own tables."""
+    """Firmware gives the kernel all the memory of the type, except for its own tables."""
     sold, given = machine.instance.type.memory, machine.fidelity.memory
     if given < sold:
         raise NotJudged(f"the host has {given} MiB to give, {machine.instance.type.name} has {sold} MiB")
@@ -66,20 +66,20 @@ def test_the_firmware_says_who_made_it(machine: Machine) -> None:
 
 @claim("instance-as-sold")
 def test_every_device_sits_in_its_slot(machine: Machine) -> None:
-    """The PCI bus holds an instance's devices and no other, virtio devices by their transitional numbers."""
+    """The PCI bus has an instance's devices and no others; virtio devices have transitional device IDs."""
     assert machine.guest.hardware.pci_devices() == guest_hardware.pci(machine.instance)
     assert machine.guest.hardware.virtio_devices() == guest_hardware.virtio(machine.instance)
 
 
 @claim("instance-as-sold")
 def test_the_disks_have_the_serial_numbers_of_the_instances(machine: Machine) -> None:
-    """Each disk is known by its identifier without `d-`, the system disk first."""
+    """Each disk's serial number is its identifier without `d-`; the system disk is first."""
     assert list(machine.guest.disks.by_serial()) == machine.instance.disk_serials
 
 
 @claim("instance-as-sold")
 def test_the_network_card_is_the_instances(machine: Machine) -> None:
-    """There is one, in its slot, with the MAC address that the metadata service tells."""
+    """There is one, in its slot, with the MAC address that the metadata service returns."""
     cards = machine.guest.hardware.network_cards()
     assert [(card.slot, card.mac, card.mtu) for card in cards] == [
         (guest_hardware.CARD_SLOT, machine.instance.mac, guest_hardware.MTU)
@@ -104,5 +104,5 @@ def test_the_consoles_are_where_the_cloud_has_them(machine: Machine) -> None:
 
 @claim("instance-as-sold")
 def test_the_hardware_clock_is_in_utc(machine: Machine) -> None:
-    """Read as UTC, it says what the system's clock says."""
+    """Read as UTC, it shows the same time as the system's clock."""
     assert abs(machine.guest.hardware.clock_offset()) < _READING

@@ -1,4 +1,4 @@
-"""Upgrades one after the other, back and forth again, and in trouble; one image is enough for that."""
+"""Chains of upgrades and rollbacks, and upgrades with injected faults; they need no second image."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from lifsea_testbed import KEPT_IN_ETC, KEPT_IN_VAR, FaultInjection, UpgradeChai
 
 @claim("upgrade-chain")
 def test_each_step_boots_what_it_should(travelled: UpgradeChain) -> None:
-    """Two upgrades, a rollback, an upgrade that is taken back before the reboot, and an upgrade again."""
+    """Two upgrades, a rollback, an upgrade that is undone before the reboot, and an upgrade again."""
     assert [stop.how for stop in travelled.stops if stop.running != stop.wanted] == []
     assert [stop.how for stop in travelled.stops if stop.boots_next != stop.running] == []
 
 
 @claim("upgrade-chain")
 def test_etc_and_var_go_along(travelled: UpgradeChain) -> None:
-    """What root wrote there before the first step is there after each."""
+    """Files that root wrote there before the first step are there after each step."""
     written = {KEPT_IN_ETC: KEPT_IN_ETC, KEPT_IN_VAR: KEPT_IN_VAR}
     assert [stop.how for stop in travelled.stops if stop.kept != written] == []
 
 
 @claim("etc-merged")
 def test_the_machines_changes_win_over_the_images(travelled: UpgradeChain) -> None:
-    """What it edited stays edited, what it removed stays away, and what it left alone is the next image's."""
+    """Files it edited stay edited, files it removed stay removed, and files it left alone are the next image's."""
     assert travelled.merged == travelled.wanted
 
 
@@ -40,5 +40,5 @@ def test_an_upgrade_in_trouble_changes_nothing(troubled: FaultInjection) -> None
 
 @claim("upgrade-refused-whole")
 def test_the_upgrade_after_the_trouble_succeeds(troubled: FaultInjection) -> None:
-    """Nothing that a failed one left behind stands in its way."""
+    """Nothing that a failed upgrade left behind prevents it."""
     assert troubled.in_the_end == troubled.wanted != troubled.before

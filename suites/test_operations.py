@@ -1,4 +1,4 @@
-"""The operations container: off by default, on when asked for, every call on record."""
+"""The operations container: off by default, started on demand, with every call in the audit log."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from lifsea_testbed import Machine, claim
 
 @claim("ops-container-off")
 def test_the_operations_container_is_off(booted: Machine) -> None:
-    """Nobody started it, so it does not run."""
+    """It does not run, since nobody started it."""
     booted.wait_until_ready()
     assert not booted.guest.operations.is_running
 
@@ -25,7 +25,7 @@ def test_the_operations_container_starts_and_stops(machine: Machine) -> None:
 
 @claim("operations-audited")
 def test_each_call_is_written_down(machine: Machine) -> None:
-    """A call adds to the audit log, and takes nothing away from it."""
+    """A call appends to the audit log, and removes nothing from it."""
     machine.wait_until_ready()
     operations = machine.guest.operations
     assert operations.is_running in (True, False)

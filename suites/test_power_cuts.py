@@ -1,4 +1,4 @@
-"""An upgrade is atomic: the power is cut wherever the disk may lose or tear a write of it."""
+"""An upgrade is atomic: the power is cut at every moment at which the disk may lose or tear one of its writes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from lifsea_testbed import PowerCuts, claim
 
 @claim("atomic-upgrade")
 def test_every_power_cut_boots_old_or_new(power_cuts: PowerCuts) -> None:
-    """Each disk boots the old image or the new one, whole; the new one if the upgrade had said that it was done."""
+    """Each disk boots the old image or the new one, whole; the new one if the upgrade had reported success."""
     assert power_cuts.broken == []
     power_cuts.require_all()

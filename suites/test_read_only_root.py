@@ -1,4 +1,4 @@
-"""The root file system takes no writes; what must be written lies where it was promised."""
+"""The root file system is read-only; exactly the promised paths are writable."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_privileged_container_cannot_write_to_the_image(machine: Machine, prof
 @claim("paths-as-promised")
 @pytest.mark.shares_machine
 def test_the_changing_paths_lead_into_var(machine: Machine, profile: Profile) -> None:
-    """Each of them is a link, or leads, to a directory below /var."""
+    """Each of them resolves to a directory below /var."""
     targets = {path: machine.guest.files.link_target(path) for path in profile.paths.into_var}
     assert {path: target for path, target in targets.items() if not target.startswith("/var/")} == {}
 
@@ -44,5 +44,5 @@ def test_the_passing_paths_lie_in_memory(machine: Machine, profile: Profile) -> 
 
 @claim("etc-var-writable-and-kept")
 def test_etc_and_var_are_kept_across_a_reboot(rebooted: Rebooted) -> None:
-    """What root writes there is there after a reboot."""
+    """Files that root writes there are there after a reboot."""
     assert rebooted.kept == rebooted.written

@@ -1,4 +1,4 @@
-"""The whole image is upgraded and rolled back; what belongs to the machine is kept."""
+"""The image is upgraded and rolled back as a whole; the machine's own files are kept."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_usr_is_the_commits_byte_for_byte(machine: Machine) -> None:
 @claim("image-whole")
 @pytest.mark.shares_machine
 def test_the_whole_image_has_one_version(machine: Machine) -> None:
-    """What os-release says is the version of the booted commit."""
+    """The version in os-release is that of the booted commit."""
     version = machine.guest.deployments.booted().version
     assert version and version in machine.guest.system.os_release().values()
 
@@ -44,7 +44,7 @@ def test_two_machines_can_be_told_apart(twins: Twins) -> None:
 
 @claim("upgrade")
 def test_the_next_image_boots_with_etc_merged_and_var_kept(upgraded: Upgraded, measure: Measure) -> None:
-    """The next image runs as a whole, with its own new defaults; what was written before is there."""
+    """The next image runs as a whole, with its new defaults in /etc; files that were written before are there."""
     measure("upgrade", upgraded.seconds, unit="s", better="lower",
             definition="From the start of the deployment until a shell of the next image answers; it lies on a disk.")
     measure("upgrade-written", upgraded.bytes_written, unit="B", better="lower",
@@ -63,6 +63,6 @@ def test_the_old_image_boots_again(upgraded: Upgraded, rolled_back: RolledBack) 
 
 @claim("etc-var-writable-and-kept")
 def test_etc_and_var_are_kept_across_upgrade_and_rollback(upgraded: Upgraded, rolled_back: RolledBack) -> None:
-    """What root wrote there is there in the next image, and in the old one when it is back."""
+    """Files that root wrote there are there in the next image, and in the old one after the rollback."""
     assert upgraded.kept == {KEPT_IN_ETC: KEPT_IN_ETC, KEPT_IN_VAR: KEPT_IN_VAR}
     assert (rolled_back.etc, rolled_back.kept) == (KEPT_IN_ETC, rolled_back.written)

@@ -1,8 +1,9 @@
-"""The changes on a machine between two looks: files, processes, mounts and modules.
+"""The changes on a machine between two observations: files, processes, mounts and modules.
 
-A changed file is recognised by the time at which its inode changed, which no ordinary tool sets back: a look leaves a
-mark, and the next one lists the newer files. A new mark is written once more: its directory may have changed a tick of
-the clock after it. Kernel threads, and the processes below the test bed's own shell, do not count.
+A changed file is recognised by the time at which its inode changed (ctime), which no ordinary tool sets back: an
+observation leaves a mark file, and the next one lists the files that changed after it. A new mark is written twice,
+because its directory may have changed a clock tick after the first write. Kernel threads, and the processes below the
+test bed's own shell, do not count.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _KERNEL = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Process:
-    """A process: no two of one boot have both the identifier and the start (clock ticks since the boot) in common."""
+    """A process, identified within one boot by its `pid` and `start` (clock ticks since the boot) together."""
 
     pid: int
     parent: int
@@ -40,15 +41,15 @@ class Process:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
-    """The result of one look: the files that changed since the last one, processes, mounts and modules."""
+class SystemState:
+    """One observation: the files that changed since the last one, the processes, the mounts and modules."""
 
     changed: tuple[str, ...]
     processes: frozenset[tuple[int, int, str]]
     mounted: frozenset[str]
 
 
-def look(shell: Shell, paths: Sequence[str]) -> Look:
+def observe(shell: Shell, paths: Sequence[str]) -> SystemState:
     """Returns the changed files below those paths, the processes, the mounts, and the modules.
 
     Raises:
@@ -56,26 +57,28 @@ def look(shell: Shell, paths: Sequence[str]) -> Look:
     """
     result = shell.run(_SCRIPT.format(paths=" ".join(paths)), check=False)
     if not result.ok:
-        raise ChannelError("the changes on this machine cannot be listed", expected="the guest has find",
+        raise ChannelError("the changes on this machine cannot be listed", expected="a guest with find(1)",
                            evidence=result.stderr)  # fmt: skip
     return parse(result.stdout)
 
 
-def parse(output: str) -> Look:
-    """Reads the output of the script: three parts with an empty line between them."""
+def parse(output: str) -> SystemState:
+    """Parses the output of the script: three parts with an empty line between them."""
     changed, processes, mounted = ([*map(str.strip, part.splitlines())] for part in f"\n{output}".split("\n\n", 2))
     own, *rows = processes
-    return Look(changed=tuple(filter(None, changed)), mounted=frozenset(_module_or_mount(line) for line in mounted),
-                processes=_others([_process(row) for row in rows], int(own)))  # fmt: skip
+    return SystemState(changed=tuple(filter(None, changed)),
+                       mounted=frozenset(_module_or_mount(line) for line in mounted),
+                       processes=_user_processes([_process(row) for row in rows], int(own)))  # fmt: skip
 
 
-def differences(before: Look, after: Look, *, files: Iterable[str], processes: Iterable[str]) -> list[str]:
-    """Returns the changes, a line each, without the files and the names of processes that match one of the patterns."""
-    may_change, may_come = _any(files), _any(processes)
-    lines = [f"changed: {path}" for path in after.changed if not may_change.fullmatch(path)]
-    for verb, some in (("ended", before.processes - after.processes), ("started", after.processes - before.processes)):
-        lines += [f"process {verb}: {name}" for _, _, name in sorted(some) if not may_come.fullmatch(name)]
-    lines += [f"no longer there: {line}" for line in sorted(before.mounted - after.mounted)]
+def differences(before: SystemState, after: SystemState, *, files: Iterable[str],
+                processes: Iterable[str]) -> list[str]:
+    """Returns the changes, a line each, except files and names of processes that match one of the patterns."""
+    allowed_files, allowed_processes = _any(files), _any(processes)
+    lines = [f"changed: {path}" for path in after.changed if not allowed_files.fullmatch(path)]
+    for verb, found in (("ended", before.processes - after.processes), ("started", after.processes - before.processes)):
+        lines += [f"process {verb}: {name}" for _, _, name in sorted(found) if not allowed_processes.fullmatch(name)]
+    lines += [f"gone: {line}" for line in sorted(before.mounted - after.mounted)]
     return lines + [f"new: {line}" for line in sorted(after.mounted - before.mounted)]
 
 
@@ -86,7 +89,7 @@ def _process(row: str) -> Process:
     return Process(pid=int(found["pid"]), parent=int(found["parent"]), name=found["name"], start=int(found["start"]))
 
 
-def _others(processes: list[Process], own: int) -> frozenset[tuple[int, int, str]]:
+def _user_processes(processes: list[Process], own: int) -> frozenset[tuple[int, int, str]]:
     """The processes of user space that do not descend from the test bed's shell."""
     parents = {process.pid: process.parent for process in processes}
     root = own
@@ -94,16 +97,16 @@ def _others(processes: list[Process], own: int) -> frozenset[tuple[int, int, str
         root = parents[root]
     return frozenset((process.pid, process.start, process.name) for process in processes
                      if _KERNEL not in (process.pid, process.parent)
-                     and (process.pid == root or root not in _line(process.pid, parents)))  # fmt: skip
+                     and (process.pid == root or root not in _ancestry(process.pid, parents)))  # fmt: skip
 
 
-def _line(pid: int, parents: dict[int, int]) -> set[int]:
+def _ancestry(pid: int, parents: dict[int, int]) -> set[int]:
     """The process and its ancestors."""
-    line: set[int] = set()
-    while pid > 1 and pid not in line:
-        line.add(pid)
+    ancestry: set[int] = set()
+    while pid > 1 and pid not in ancestry:
+        ancestry.add(pid)
         pid = parents.get(pid, 0)
-    return line
+    return ancestry
 
 
 def _module_or_mount(line: str) -> str:

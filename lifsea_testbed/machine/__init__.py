@@ -1,1 +1,1 @@
-"""A machine: made from a run's context, powered on, saved and restored; several of them on a network of their own."""
+"""A machine: made from a run's context, powered on, saved and restored; and fleets of machines on a private network."""

@@ -13,29 +13,29 @@ from lifsea_testbed.support.protocols import Console
 
 
 class ConsoleAccess(Protocol):
-    """A way to the prompt of a root shell on a console."""
+    """Brings a console to the prompt of a root shell."""
 
     def __call__(self, console: Console, access: AccessSection, deadline: Deadline) -> object:
-        """Brings the console to the prompt; called again, until the deadline, when no shell answers there.
+        """Brings the console to the prompt; it is called again, until the deadline, if no shell answers there.
 
         Raises:
-            WaitTimedOut: the console did not get there.
+            WaitTimedOut: the console did not reach the prompt.
         """
         ...
 
 
 def _at_prompt(console: Console, access: AccessSection, deadline: Deadline) -> None:
-    """A getty that logs root in by itself, or an image whose console is a shell."""
+    """Does nothing: a getty logs root in by itself, or the console is a shell."""
 
 
 _BUILT_IN: dict[str, ConsoleAccess] = {AccessMethod.LOGIN: log_in, AccessMethod.PROMPT: _at_prompt}
 
 
 def console_access(name: str, further: Mapping[str, ConsoleAccess]) -> ConsoleAccess:
-    """Returns the access method of that name, built in or among the further ones.
+    """Returns the access method of that name, built in or one of the further ones.
 
     Raises:
-        ProfileRefused: there is none.
+        ProfileRefused: the name is unknown.
     """
     known = {**_BUILT_IN, **further}
     if name not in known:
@@ -48,7 +48,7 @@ def require_methods(access: AccessSection, further: Mapping[str, ConsoleAccess])
     """Makes sure that each access method of a profile exists.
 
     Raises:
-        ProfileRefused: one does not.
+        ProfileRefused: one is unknown.
     """
     for method in access.methods:
         if method not in (AccessMethod.USER_DATA, AccessMethod.NONE):

@@ -39,17 +39,17 @@ from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.liveness import Liveness
 from lifsea_testbed.support.redact import Redactor
 
-#: How long QEMU may take from its start to its greeting (seconds; it depends on the host alone).
+#: How long QEMU may take from its start to its greeting, and for a command (seconds; the host alone determines it).
 _GREETING = 30.0
-#: What does not answer for so long (seconds) is no shell at its prompt, and the road is taken from its start.
+#: A console on which no shell answers for so long (seconds) is brought to the prompt again, by the same access method.
 _SHELL_ANSWERS = 30.0
-#: How long it may take to answer that it is there (seconds).
-_SIGN_OF_LIFE = 2.0
-#: How long the state of the devices, some MiB, may take to be read or written, and how often one looks (seconds).
+#: How long QEMU may take to return its status (seconds).
+_STATUS = 2.0
+#: How long reading or writing the state of the devices, some MiB, may take, and the polling interval (seconds).
 _MIGRATING = 60.0
-_GLANCE = 0.003
-#: After an event that says that the guest is down, its last console lines are let in for this long (seconds).
-_LAST_WORDS = 0.3
+_POLLING = 0.003
+#: After an event that reports the end of the guest, its last console lines are awaited for this long (seconds).
+_LAST_LINES = 0.3
 
 
 class _LayerDescriptors(TypedDict):
@@ -67,7 +67,7 @@ class _MemoryDescriptors(TypedDict):
 class Boot:
     """A machine that is powered on: the process, its monitor, its transcript, the channel to its shell.
 
-    Every wait on any of them ends at once when the machine does. Leave the context, or call `close`, and all is gone.
+    Every wait on any of them ends at once when the machine does. `close` ends all of them.
     """
 
     def __init__(self, hardware: command_line.HardwareSpec, *, image: Image, overlay: Path, directory: Path,
@@ -79,46 +79,46 @@ class Boot:
         self.liveness = Liveness()
         self.events: list[Event] = []
         self._reactions: dict[str, Callable[[Event], None]] = {
-            EventName.GUEST_PANICKED: lambda event: self._end("the guest's kernel panicked"),
-            EventName.WATCHDOG: lambda event: self._end("the guest's watchdog ran out"),
+            EventName.GUEST_PANICKED: lambda event: self._guest_ended("the guest's kernel panicked"),
+            EventName.WATCHDOG: lambda event: self._guest_ended("the guest's watchdog expired"),
             EventName.SHUTDOWN: self._on_shutdown,
             EventName.BLOCK_IO_ERROR: self._on_disk_error,
             EventName.VSERPORT_CHANGE: self._on_port,
         }
         self.power_on = time.monotonic()
         self.started_at = 0
-        self._state = memory.state if memory else None
+        self._saved_state = memory.state if memory else None
         self._disks, self._disk_mtimes = [overlay, *([data] if data else [])], list[int]()
         redactor = redactor or Redactor()
         self.counts = Tally() if counter else None
         self._access_methods = access_methods or {}
         with contextlib.ExitStack() as inherited:
             names = ["monitor", "console", "assistant", "channel", *(["virtio_console"] if with_virtio_console else [])]
-            ours, theirs = _pairs(inherited, names)
+            ours, theirs = _socket_pairs(inherited, names)
             counting = (counter.library, self.counts.descriptor) if counter and self.counts else None
-            wires = command_line.Descriptors(**theirs, image=_opened(inherited, image.path, os.O_RDONLY),
-                                             overlay=_opened(inherited, overlay, os.O_RDWR),
-                                             data=_opened(inherited, data, os.O_RDWR) if data else None,
-                                             counter=counting,
-                                             **_layer_descriptors(inherited, layers or Layers()),
-                                             **_memory_descriptors(inherited, memory))
-            self.command = command_line.command(hardware, wires)
+            descriptors = command_line.Descriptors(**theirs, image=_opened(inherited, image.path, os.O_RDONLY),
+                                                   overlay=_opened(inherited, overlay, os.O_RDWR),
+                                                   data=_opened(inherited, data, os.O_RDWR) if data else None,
+                                                   counter=counting,
+                                                   **_layer_descriptors(inherited, layers or Layers()),
+                                                   **_memory_descriptors(inherited, memory))
+            self.command = command_line.command(hardware, descriptors)
             self.transcript = Transcript(ours["console"], liveness=self.liveness, file=transcript,
                                          redactor=redactor.stream())
             self.consoles = {ChannelDevice.SERIAL: self.transcript}
             if with_virtio_console:
-                beside = transcript.with_name(f"hvc0-{transcript.name}")
+                hvc0 = transcript.with_name(f"hvc0-{transcript.name}")
                 self.consoles[ChannelDevice.VIRTIO] = Transcript(
-                    ours["virtio_console"], liveness=self.liveness, file=beside, redactor=redactor.stream())
+                    ours["virtio_console"], liveness=self.liveness, file=hvc0, redactor=redactor.stream())
             self.assistant = CloudAssistant(ours["assistant"], liveness=self.liveness)
             self._port = PortChannel(ours["channel"], liveness=self.liveness)
             self.channel: Channel = self._port
             self.monitor = Monitor(ours["monitor"], on_event=self._on_event, log=log)
-            self.process = QemuProcess(self.command, directory=directory, inherit=_numbers(wires),
+            self.process = QemuProcess(self.command, directory=directory, inherit=_descriptor_numbers(descriptors),
                                        confinement=confinement, on_exit=self._on_exit)
 
-    def start(self, cards: Iterable[NetworkInterface] = ()) -> None:
-        """Lets the machine execute its first instruction, or go on from its state, with those further cards.
+    def start(self, nics: Iterable[NetworkInterface] = ()) -> None:
+        """Runs the machine from its first instruction, or from its saved state, with those further NICs.
 
         Raises:
             LaunchError: QEMU refused its arguments or the state, or died.
@@ -129,46 +129,46 @@ class Boot:
             if self.process.wait(1.0):
                 raise self.process.exit_error() from None
             raise
-        for card in cards:
-            self.attach(card)
+        for nic in nics:
+            self.attach_nic(nic)
         self.power_on = time.monotonic()
         for console in self.consoles.values():
             console.start(self.power_on)
-        if self._state is not None:
-            self._load(self._state)
+        if self._saved_state is not None:
+            self._load(self._saved_state)
         self._disk_mtimes = self._modified_at()
-        self.started_at = self._at("cont")
+        self.started_at = self._timed("cont")
 
     @property
     def disk_is_untouched(self) -> bool:
-        """Whether the machine's disks are what they were when this boot began."""
+        """Whether nothing was written to the machine's disks since this boot began."""
         return self._modified_at() == self._disk_mtimes
 
     def save(self, state: Path) -> int:
-        """Stops the machine for good and saves the state of its devices; memory and disk are complete in their files.
+        """Stops the machine for good and saves the state of its devices; memory and disk are in their files already.
 
-        Returns when it stopped, in microseconds since the epoch on the host.
+        Returns the time of the stop on the host (microseconds since the epoch).
 
         Raises:
-            TestbedError: QEMU could not; the machine stands still.
+            TestbedError: QEMU could not save the state; the machine stays stopped.
         """
-        stopped_at = self._at("stop")
+        stopped_at = self._timed("stop")
         with state.open("wb") as file:
             self._migrate("migrate", file.fileno())
         return stopped_at
 
-    def attach(self, card: NetworkInterface) -> None:
-        """Attaches a network card, whether the machine runs yet or not."""
-        name = f"card-{card.mac.replace(':', '')}"
-        with card.plug() as wire:
-            self.monitor.add_socket(wire.fileno(), name, deadline=Deadline.after(_GREETING))
-        # Of the type `stream` it would look for the name on a thread that knows no monitor, and fail without a word.
+    def attach_nic(self, nic: NetworkInterface) -> None:
+        """Attaches a NIC, before the machine runs or while it does."""
+        name = f"nic-{nic.mac.replace(':', '')}"
+        with nic.plug() as connection:
+            self.monitor.add_socket(connection.fileno(), name, deadline=Deadline.after(_GREETING))
+        # A netdev of type `stream` looks the name up on a thread without a monitor, and fails without an error.
         self.execute("netdev_add", {"type": "socket", "id": name, "fd": name})
-        self.execute("device_add", {"driver": "virtio-net-pci", "id": f"{name}-device", "netdev": name, "mac": card.mac,
+        self.execute("device_add", {"driver": "virtio-net-pci", "id": f"{name}-device", "netdev": name, "mac": nic.mac,
                                     "romfile": "", "disable-modern": False, "disable-legacy": "off"})  # fmt: skip
 
     def open_shell(self, method: str, access: AccessSection, deadline: Deadline) -> str:
-        """Gets a root shell by that access method, makes it the channel, and returns the boot id.
+        """Opens a root shell by that access method, makes it the channel, and returns the boot id.
 
         Raises:
             WaitTimedOut: no shell opened in time.
@@ -178,17 +178,17 @@ class Boot:
         if method == AccessMethod.USER_DATA:
             return self.attach_channel(method, access, deadline)
         bring_to_prompt = console_access(method, self._access_methods)
-        console, terminal = self._take_console(access)
+        console, channel = self._use_console(access)
         at_prompt = False
         while True:
             try:
                 if not at_prompt:
                     bring_to_prompt(console, access, deadline)
                 at_prompt = False
-                terminal.wait_for_shell(Deadline.after(min(_SHELL_ANSWERS, deadline.remaining)))
+                channel.wait_for_shell(Deadline.after(min(_SHELL_ANSWERS, deadline.remaining)))
                 at_prompt = True
                 type_agent(console, access)
-                return terminal.greet(Deadline.after(min(_SHELL_ANSWERS, deadline.remaining)))
+                return channel.greet(Deadline.after(min(_SHELL_ANSWERS, deadline.remaining)))
             except WaitTimedOut:
                 if deadline.expired:
                     raise
@@ -196,7 +196,7 @@ class Boot:
 
     def attach_channel(self, method: str, access: AccessSection, deadline: Deadline,
                        first: Callable[[Channel], object] = lambda channel: None) -> str:
-        """Makes the shell that opens by itself, or is open already, the channel, and returns the boot id.
+        """Makes a shell that opens by itself, or is open already, the channel, and returns the boot id.
 
         `first` is called with the channel before the shell is greeted.
 
@@ -207,27 +207,27 @@ class Boot:
         if method == AccessMethod.USER_DATA and access.line is ChannelDevice.PORT:
             self.channel = self._port
         else:
-            self._take_console(access)
+            self._use_console(access)
         first(self.channel)
         return self.channel.greet(deadline)
 
-    def _take_console(self, access: AccessSection) -> tuple[Transcript, SerialChannel]:
+    def _use_console(self, access: AccessSection) -> tuple[Transcript, SerialChannel]:
         console = self.consoles[access.console]
-        self.channel = terminal = SerialChannel(console, liveness=self.liveness)
-        console.set_frame_handler(terminal.on_frame)
-        return console, terminal
+        self.channel = channel = SerialChannel(console, liveness=self.liveness)
+        console.set_frame_handler(channel.on_frame)
+        return console, channel
 
-    def do_without_shell(self) -> None:
-        """Makes every question to the guest *not judged*."""
+    def disable_shell(self) -> None:
+        """Makes every command to the guest raise *not judged*."""
         self.channel = NoChannel()
 
     def execute(self, name: str, arguments: dict[str, object] | None = None) -> Any:
-        """Executes a monitor command and returns what it returned."""
+        """Executes a monitor command and returns its result."""
         self.liveness.check()
         return self.monitor.execute(name, arguments, deadline=Deadline.after(_GREETING))
 
     def attach_disk(self, image: Image) -> str:
-        """Attaches an image as a read-only data disk, and returns the serial number that the guest knows it by."""
+        """Attaches an image as a read-only data disk, and returns its serial number, as the guest sees it."""
         node, serial = f"data-{os.urandom(4).hex()}", os.urandom(10).hex()
         with image.path.open("rb") as file:
             name = self.monitor.add_descriptor(file.fileno(), deadline=Deadline.after(_GREETING))
@@ -243,39 +243,39 @@ class Boot:
         return serial
 
     @property
-    def written(self) -> int:
-        """How much the guest has written to its system disk since it was powered on, or went on (bytes)."""
+    def bytes_written(self) -> int:
+        """The bytes that the guest has written to its system disk since it was powered on or restored."""
         devices = self.execute("query-blockstats")
         return sum(int(device["stats"]["wr_bytes"]) for device in devices
                    if command_line.SYSTEM_DISK in device.get("qdev", ""))  # fmt: skip
 
-    def no_shell(self, methods: str, requests: str) -> BootFailed:
+    def no_shell_error(self, methods: str, requests: str) -> BootFailed:
         """Returns the error of a boot in which no access method opened a root shell."""
         return BootFailed(
             f"no root shell within {time.monotonic() - self.power_on:.0f} s of power-on",
             expected=f"a root shell by {methods}",
             evidence=f"requests to the metadata service: {requests}\n{self.transcript.tail()}",
-            hint="read the transcript; an image without a shell needs a profile that says so",
+            hint="read the transcript; an image without a shell needs a profile with access.methods = ['none']",
         )  # fmt: skip
 
     def diagnose_silence(self) -> HostError | None:
-        """Returns the host's part in a guest that does not answer: QEMU does not answer either, or does not run it."""
+        """Returns the host's fault if the guest does not answer because QEMU does not, or because QEMU paused it."""
         try:
-            status = self.monitor.execute("query-status", deadline=Deadline.after(_SIGN_OF_LIFE))
+            status = self.monitor.execute("query-status", deadline=Deadline.after(_STATUS))
         except TestbedError:
-            return HostError("QEMU itself does not answer", expected="its monitor answers",
+            return HostError("QEMU itself does not answer", expected="an answer of its monitor",
                              evidence=self.process.state(), hint="it was stopped, or the host is overloaded")
         if not status.get("running"):
-            return HostError(f"the machine does not run: QEMU says {status.get('status')}",
-                             expected="it runs until it is stopped on purpose", evidence=self.transcript.tail())
+            return HostError(f"the machine does not run: its state in QEMU is {status.get('status')}",
+                             expected="it runs until the test bed stops it", evidence=self.transcript.tail())
         return None
 
     def wait_until_off(self, deadline: Deadline) -> bool:
-        """Waits for a machine that was told to go down, and returns whether it did."""
+        """Waits for a machine that is shutting down, and returns whether it is off."""
         return self.process.wait(deadline.remaining)
 
     def close(self) -> None:
-        """Cuts the power and gives everything back; a second time does nothing."""
+        """Cuts the power and releases every resource; a second call does nothing."""
         self.liveness.expect_end()
         self.process.kill()
         for console in self.consoles.values():
@@ -288,8 +288,8 @@ class Boot:
         self.liveness.end(lambda: LaunchError("the machine is off"))
         self.liveness.close()
 
-    def _at(self, command: str) -> int:
-        """Executes a command and returns when (microseconds since the epoch)."""
+    def _timed(self, command: str) -> int:
+        """Executes a command and returns its time, halfway to the answer (microseconds since the epoch)."""
         before = time.time_ns()
         self.monitor.execute(command, deadline=Deadline.after(_GREETING))
         return (before + time.time_ns()) // 2000
@@ -307,16 +307,16 @@ class Boot:
             raise
 
     def _migrate(self, command: str, descriptor: int) -> None:
-        """Has the state go to an open file or come from it, without the memory, and waits for the end of that."""
+        """Writes the state to an open file or reads it from there, without the memory, and waits for completion."""
         deadline = Deadline.after(_MIGRATING)
         execute = functools.partial(self.monitor.execute, deadline=deadline)
         execute("migrate-set-capabilities", {"capabilities": [{"capability": "x-ignore-shared", "state": True}]})
         execute(command, {"uri": f"file:{self.monitor.add_descriptor(descriptor, deadline=deadline)}"})
         while (status := execute("query-migrate").get("status")) != "completed":
             if status in ("failed", "cancelled") or deadline.expired:
-                raise LaunchError(f"QEMU did not finish {command}: {status}", evidence=self.process.stderr(),
+                raise LaunchError(f"QEMU did not finish {command}: status {status}", evidence=self.process.stderr(),
                                   expected=f"completed within {deadline.allowance:.0f} s")  # fmt: skip
-            self.process.wait(_GLANCE)
+            self.process.wait(_POLLING)
 
     def _on_exit(self, process: QemuProcess) -> None:
         if self.liveness.end_is_expected:
@@ -331,7 +331,7 @@ class Boot:
 
     def _on_shutdown(self, event: Event) -> None:
         if event.data.get("guest") and not self.liveness.end_is_expected:
-            self._end(f"the guest went down by itself ({event.data.get('reason')})")
+            self._guest_ended(f"the guest went down by itself ({event.data.get('reason')})")
 
     def _on_disk_error(self, event: Event) -> None:
         reason = "the host's disk is full" if event.data.get("nospace") else str(event.data.get("reason"))
@@ -343,18 +343,19 @@ class Boot:
         if event.data.get("id") == command_line.CHANNEL_DEVICE and not event.data.get("open"):
             self._port.port_closed()
 
-    def _end(self, happened: str) -> None:
+    def _guest_ended(self, happened: str) -> None:
         seen = time.monotonic()
 
         def reason() -> Explained:
-            time.sleep(max(0.0, seen + _LAST_WORDS - time.monotonic()))
+            time.sleep(max(0.0, seen + _LAST_LINES - time.monotonic()))
             return GuestCrashed(happened, evidence=self.transcript.tail())
 
         self.liveness.end(reason)
 
 
-def _pairs(inherited: contextlib.ExitStack, names: Iterable[str]) -> tuple[dict[str, socket.socket], dict[str, int]]:
-    """Socket pairs: our ends, and the numbers of QEMU's ends, which are closed here once QEMU has them."""
+def _socket_pairs(inherited: contextlib.ExitStack,
+                  names: Iterable[str]) -> tuple[dict[str, socket.socket], dict[str, int]]:
+    """Returns socket pairs: our ends, and the numbers of QEMU's ends, which are closed here once QEMU has them."""
     ours: dict[str, socket.socket] = {}
     theirs: dict[str, int] = {}
     for name in names:
@@ -371,23 +372,23 @@ def _opened(inherited: contextlib.ExitStack, path: Path, mode: int) -> int:
 
 
 def _layer_descriptors(inherited: contextlib.ExitStack, layers: Layers) -> _LayerDescriptors:
-    """The descriptors of what lies between image and overlay, and of the logs of writes and reads."""
+    """Returns the descriptors of the layers between image and overlay, and of the logs of writes and reads."""
     log = None if layers.write_log is None else _opened(inherited, layers.write_log, os.O_RDWR | os.O_CREAT)
     reads = None if layers.reads is None else _opened(inherited, layers.reads, os.O_WRONLY | os.O_CREAT)
     if reads is not None:
-        os.fchmod(reads, 0o666)  # QEMU opens it once more, by /dev/fd, as the user that it is confined to
+        os.fchmod(reads, 0o666)  # QEMU opens it again, by /dev/fd, as the user that it is confined to
     return {"layers": tuple(_opened(inherited, path, os.O_RDONLY) for path in layers.below), "write_log": log,
             "reads": reads}  # fmt: skip
 
 
 def _memory_descriptors(inherited: contextlib.ExitStack, memory: MemoryFile | None) -> _MemoryDescriptors:
-    """The descriptor of the memory's file, which QEMU opens once more, by /proc, as the user that it is confined to."""
+    """Returns the descriptor of the memory's file; QEMU opens it again, by /proc, as the user it is confined to."""
     if memory is None:
         return {"memory": None, "copied": False, "incoming": False}
     descriptor = _opened(inherited, memory.path, os.O_RDONLY if memory.copied else os.O_RDWR)
     return {"memory": descriptor, "copied": memory.copied, "incoming": memory.state is not None}
 
 
-def _numbers(wires: command_line.Descriptors) -> tuple[int, ...]:
-    single = (number for number in vars(wires).values() if type(number) is int)
-    return (*single, *wires.layers, *(wires.counter or ()))
+def _descriptor_numbers(descriptors: command_line.Descriptors) -> tuple[int, ...]:
+    single = (number for number in vars(descriptors).values() if type(number) is int)
+    return (*single, *descriptors.layers, *(descriptors.counter or ()))

@@ -1,4 +1,4 @@
-"""The context of one run: what was requested on the command line, and what was found out about images and host."""
+"""The context of one run: the options of the command line, and the facts about images and host."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lifsea_testbed.qemu.emulator import Emulator
 from lifsea_testbed.support.private_dir import Leftover
 from lifsea_testbed.support.shard import ShardIndex
 
-#: The name that stands for the profile which fits the os-release of the image.
+#: The name that stands for the profile which matches the os-release of the image.
 AUTO = "auto"
 
 
@@ -25,8 +25,8 @@ class RunContext:
     """The configuration of one run, the same in all its processes.
 
     `profile` is a name, a file, or AUTO; `accelerator_option` is the option as given, `accelerator` the one chosen.
-    `durations` (seconds) are those of the tests in an earlier run. `memory` (MiB) is what each guest gets, `scratch`
-    the directory of overlays, `removed` the leftovers of killed runs that preflight removed.
+    `durations` (seconds) are those of the tests in an earlier run. `memory` (MiB) is the memory of each guest,
+    `scratch` the directory of overlays, `removed` the leftovers of killed runs that preflight removed.
     """
 
     image: Image
@@ -49,7 +49,7 @@ class RunContext:
 
     @property
     def memory_is_short(self) -> bool:
-        """Whether the host lacks the memory that the instance type has."""
+        """Whether guests have less memory than the instance type."""
         return self.memory < self.instance_type.memory
 
     def to_json(self) -> str:
@@ -59,10 +59,10 @@ class RunContext:
 
     @classmethod
     def from_json(cls, text: str) -> RunContext:
-        """Returns the context that another process sent; no image is read again.
+        """Returns the context that another process sent; images are not read again.
 
         Raises:
-            ImageRefused: an image was changed since.
+            ImageRefused: an image has changed since.
         """
         fields = json.loads(text)
         context = _ADAPTER.validate_python(fields["context"])

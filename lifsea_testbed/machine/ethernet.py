@@ -1,7 +1,7 @@
-"""The hub: carries Ethernet frames between machines, over links that can be cut, delayed and made lossy.
+"""A switch that carries Ethernet frames between machines, over links that can be cut, delayed and made lossy.
 
-Nothing listens and no privilege is needed: each port is a socket pair, and QEMU is handed its far end. On it every
-frame follows its length, 4 bytes, big-endian (QEMU net/socket.c, net_socket_receive).
+Nothing listens and no privilege is needed: each port is a socket pair, whose far end QEMU inherits. On it every frame
+follows its length, 4 bytes, big-endian (QEMU net/socket.c, net_socket_receive).
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 _LENGTH = struct.Struct(">I")
-#: QEMU's own bound (net/net.h, NET_BUFSIZE); whoever announces more is no QEMU.
+#: The largest frame of QEMU (bytes; net/net.h, NET_BUFSIZE); a peer that announces more is unplugged.
 _LARGEST = 4096 + 65536
-#: Two addresses and a type: what is shorter is no frame (IEEE 802.3).
+#: Two addresses and a type: a frame is at least that long (bytes; IEEE 802.3).
 _SMALLEST = 14
-#: What a guest does not take, and what is under way, is held up to so many frames; the rest is lost, as in a switch.
-_HELD = 4096
+#: The number of frames queued for one port, and in flight on all links; further ones are lost, as in a real switch.
+_QUEUE = 4096
 _CHUNK = 1 << 18
-#: A guest that makes up more senders than this has them forgotten.
-_SENDERS = 4096
+#: The size of the address table, which is cleared when a guest invents more senders.
+_ADDRESSES = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
-class Count:
-    """How many frames a link carried, and how many it did not: cut, lost by chance, or more than it can hold."""
+class FrameCount:
+    """The frames that a link carried, and those it did not: cut off, lost by chance, or more than the queues hold."""
 
     carried: int = 0
     cut: int = 0
@@ -44,42 +44,42 @@ class Count:
 
 
 class Link:
-    """What lies between two ports, whole at first; a change counts for the frames that come after it, both ways."""
+    """The link between two ports, intact at first; a change affects later frames, in both directions."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._count = Count()
+        self._count = FrameCount()
         self._is_cut, self._delay, self._share = False, 0.0, 0.0
         self._chances: dict[bool, random.Random] = {}
 
     @property
-    def count(self) -> Count:
+    def count(self) -> FrameCount:
         """The frames so far."""
         return self._count
 
     def cut(self) -> None:
-        """Carries nothing any more; what is under way is lost, too."""
+        """Carries no frame from now on; frames in flight are lost as well."""
         with self._lock:
             self._is_cut = True
 
     def restore(self) -> None:
-        """Makes it whole again: neither cut, nor slow, nor lossy."""
+        """Makes the link intact again: neither cut, nor delayed, nor lossy."""
         with self._lock:
             self._is_cut, self._delay, self._share = False, 0.0, 0.0
 
     def delay(self, seconds: float) -> None:
-        """Has each frame arrive that much later: a round trip takes twice as long."""
+        """Delays each frame by so many seconds in each direction."""
         with self._lock:
             self._delay = seconds
 
     def lose(self, share: float, *, seed: int) -> None:
-        """Loses that share of the frames (0 to 1); the seed alone says which of each direction, by their order."""
+        """Loses that share of the frames (0 to 1); the seed determines which, by their order in each direction."""
         with self._lock:
             self._share = share
             self._chances = {upward: random.Random(f"{seed} {upward}") for upward in (False, True)}
 
     def admit(self, *, upward: bool) -> float | None:
-        """Returns the seconds that the next frame of that direction is under way, or nothing if it will not arrive."""
+        """Returns the delay of the next frame in that direction (seconds), or None if it is lost."""
         with self._lock:
             if self._is_cut:
                 self._count = replace(self._count, cut=self._count.cut + 1)
@@ -90,44 +90,44 @@ class Link:
             return None
 
     def arrive(self) -> bool:
-        """Counts a frame that has been under way, and returns whether it arrives."""
+        """Counts a frame at the end of its delay, and returns whether it arrives."""
         with self._lock:
             name = "cut" if self._is_cut else "carried"
             self._count = replace(self._count, **{name: getattr(self._count, name) + 1})
             return not self._is_cut
 
     def overrun(self) -> None:
-        """Counts a frame that found no room."""
+        """Counts a frame that found the queue full."""
         with self._lock:
             self._count = replace(self._count, overrun=self._count.overrun + 1)
 
 
-class Hub:
-    """Carries frames between its ports for as long as the context lasts; it learns who is where as a switch does."""
+class Switch:
+    """Carries frames between its ports until the context is left; it learns the addresses behind each port."""
 
     def __init__(self, ports: int) -> None:
         self._links = {pair: Link() for pair in itertools.combinations(range(ports), 2)}
-        self._wires: dict[int, _Wire] = {}
-        self._whereabouts: dict[bytes, int] = {}
-        self._under_way: list[tuple[float, int, int, int, bytes]] = []
+        self._streams: dict[int, _FrameStream] = {}
+        self._ports: dict[bytes, int] = {}
+        self._in_flight: list[tuple[float, int, int, int, bytes]] = []
         self._order = itertools.count()
         self._plugged: queue.SimpleQueue[tuple[int, socket.socket] | None] = queue.SimpleQueue()
         self._selector = selectors.DefaultSelector()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._selector.register(self._wake, selectors.EVENT_READ)
-        self._thread = threading.Thread(target=self._serve, name="hub", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="switch", daemon=True)
 
-    def __enter__(self) -> Hub:
-        """Starts to carry."""
+    def __enter__(self) -> Switch:
+        """Starts the switch's thread."""
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Unplugs everybody."""
-        self._tell(None)
+        """Stops the thread and closes every port."""
+        self._post(None)
         self._thread.join()
-        for wire in self._wires.values():
-            wire.connection.close()
+        for stream in self._streams.values():
+            stream.connection.close()
         self._selector.close()
         os.close(self._wake)
 
@@ -136,63 +136,63 @@ class Hub:
         return self._links[min(one, other), max(one, other)]
 
     def plug(self, port: int) -> socket.socket:
-        """Returns the far end of a new wire to that port; what was plugged in there before is not any more."""
+        """Returns the far end of a new connection to that port; the connection before it is closed."""
         near, far = socket.socketpair()
         near.setblocking(False)
-        self._tell((port, near))
+        self._post((port, near))
         return far
 
-    def _tell(self, message: tuple[int, socket.socket] | None) -> None:
+    def _post(self, message: tuple[int, socket.socket] | None) -> None:
         self._plugged.put(message)
         os.eventfd_write(self._wake, 1)
 
-    # From here on: the hub's own thread
+    # The methods below run on the switch's own thread.
 
     def _serve(self) -> None:
         while True:
             ready = self._selector.select(self._until_next())
-            # What was plugged in before a frame was sent is plugged in when that is carried.
+            # Connections first: a port that was plugged in before a frame was sent must receive it.
             if not self._take_messages():
                 return
             for key, _ in ready:
                 if key.fd == self._wake:
                     os.eventfd_read(self._wake)
-                elif (wire := self._wires.get(key.data)) is not None:
-                    self._attend(key.data, wire)
+                elif (stream := self._streams.get(key.data)) is not None:
+                    self._serve_port(key.data, stream)
             self._deliver()
 
     def _take_messages(self) -> bool:
-        """Connects what was plugged in; returns whether the hub goes on."""
+        """Registers new connections; returns False if the switch is to stop."""
         with contextlib.suppress(queue.Empty):
             while (message := self._plugged.get_nowait()) is not None:
                 port, connection = message
                 self._unplug(port)
-                self._wires[port] = _Wire(connection)
+                self._streams[port] = _FrameStream(connection)
                 self._selector.register(connection, selectors.EVENT_READ, port)
             return False
         return True
 
     def _unplug(self, port: int) -> None:
-        if wire := self._wires.pop(port, None):
-            self._selector.unregister(wire.connection)
-            wire.connection.close()
+        if stream := self._streams.pop(port, None):
+            self._selector.unregister(stream.connection)
+            stream.connection.close()
 
-    def _attend(self, port: int, wire: _Wire) -> None:
+    def _serve_port(self, port: int, stream: _FrameStream) -> None:
         try:
-            for frame in wire.receive():
+            for frame in stream.receive():
                 self._forward(port, frame)
-            self._write(port, wire)
+            self._write(port, stream)
         except (OSError, EOFError):
             self._unplug(port)
 
     def _forward(self, port: int, frame: bytes) -> None:
-        """Sends a frame where its destination was seen, or everywhere else if that was nowhere."""
+        """Sends a frame to the port of its destination, or to every other port if that is unknown or a group."""
         destination, source = frame[:6], frame[6:12]
-        if len(self._whereabouts) > _SENDERS:
-            self._whereabouts.clear()
-        self._whereabouts[source] = port
-        known = None if destination[0] & 1 else self._whereabouts.get(destination)
-        for other in [known] if known is not None else list(self._wires):
+        if len(self._ports) > _ADDRESSES:
+            self._ports.clear()
+        self._ports[source] = port
+        known = None if destination[0] & 1 else self._ports.get(destination)
+        for other in [known] if known is not None else list(self._streams):
             if other != port:
                 self._send(port, other, frame)
 
@@ -201,39 +201,39 @@ class Hub:
         delay = link.admit(upward=port < other)
         if delay is None:
             return
-        if len(self._under_way) >= _HELD:
+        if len(self._in_flight) >= _QUEUE:
             link.overrun()
             return
-        heapq.heappush(self._under_way, (time.monotonic() + delay, next(self._order), port, other, frame))
+        heapq.heappush(self._in_flight, (time.monotonic() + delay, next(self._order), port, other, frame))
 
     def _until_next(self) -> float | None:
-        return max(0.0, self._under_way[0][0] - time.monotonic()) if self._under_way else None
+        return max(0.0, self._in_flight[0][0] - time.monotonic()) if self._in_flight else None
 
     def _deliver(self) -> None:
-        while self._under_way and self._under_way[0][0] <= time.monotonic():
-            _, _, port, other, frame = heapq.heappop(self._under_way)
-            link, wire = self.link(port, other), self._wires.get(other)
-            if wire is None:
+        while self._in_flight and self._in_flight[0][0] <= time.monotonic():
+            _, _, port, other, frame = heapq.heappop(self._in_flight)
+            link, stream = self.link(port, other), self._streams.get(other)
+            if stream is None:
                 continue
-            if not wire.has_room:
+            if not stream.has_room:
                 link.overrun()
             elif link.arrive():
-                wire.send(frame)
-                self._write(other, wire)
+                stream.send(frame)
+                self._write(other, stream)
 
-    def _write(self, port: int, wire: _Wire) -> None:
-        """Writes what the wire takes, and waits for it to take more only where something is left."""
+    def _write(self, port: int, stream: _FrameStream) -> None:
+        """Writes as much as the peer accepts, and selects the port for writing only while something is left."""
         try:
-            wire.flush()
+            stream.flush()
         except OSError:
             self._unplug(port)
             return
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if wire.is_waiting else 0)
-        if self._selector.get_key(wire.connection).events != events:
-            self._selector.modify(wire.connection, events, port)
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if stream.is_waiting else 0)
+        if self._selector.get_key(stream.connection).events != events:
+            self._selector.modify(stream.connection, events, port)
 
 
-class _Wire:
+class _FrameStream:
     """Frames to and from one socket, which never blocks."""
 
     def __init__(self, connection: socket.socket) -> None:
@@ -243,19 +243,19 @@ class _Wire:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether something is still to be sent."""
+        """Whether bytes are still to be sent."""
         return bool(self._unsent)
 
     @property
     def has_room(self) -> bool:
-        """Whether one more frame is held."""
-        return len(self._unsent) < _HELD
+        """Whether the queue has room for one more frame."""
+        return len(self._unsent) < _QUEUE
 
     def receive(self) -> Iterator[bytes]:
-        """The frames that have come.
+        """Yields the frames that have arrived.
 
         Raises:
-            EOFError: the far end hung up, or what it says are no frames.
+            EOFError: the peer closed the connection, or sent something that is no frame.
         """
         with contextlib.suppress(BlockingIOError):
             data = self.connection.recv(_CHUNK)
@@ -274,11 +274,11 @@ class _Wire:
             yield frame
 
     def send(self, frame: bytes) -> None:
-        """Takes a frame; `flush` sends it."""
+        """Queues a frame; `flush` sends it."""
         self._unsent.append(memoryview(_LENGTH.pack(len(frame)) + frame))
 
     def flush(self) -> None:
-        """Sends as much as the far end takes."""
+        """Sends as much as the peer accepts."""
         with contextlib.suppress(BlockingIOError):
             while self._unsent:
                 sent = self.connection.send(self._unsent[0])

@@ -17,7 +17,7 @@ from pathlib import Path
 from lifsea_testbed.disk.image import Image
 from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.ecs.instance_types import InstanceType
-from lifsea_testbed.errors import DiskDamaged, Explained, NotJudged
+from lifsea_testbed.errors import BootFailed, DiskDamaged, Explained, NotJudged
 from lifsea_testbed.guest import offline
 from lifsea_testbed.guest.guest import SubjectFactory
 from lifsea_testbed.machine.access import ConsoleAccess
@@ -36,12 +36,16 @@ from lifsea_testbed.support.host import available_memory, processors, workers
 from lifsea_testbed.support.private_dir import PrivateDirectory
 from lifsea_testbed.support.sanitize import slug
 
-#: The profile that an image is held to when none is named and its os-release fits none.
+#: The profile that applies when none is named and the image's os-release matches none.
 FALLBACK = "lifsea-3.3"
+#: The reasons for the profile of a run, as the hint of a failed boot states them.
+_BY_OPTION = "(named by --profile)"
+_BY_OS_RELEASE = "(chosen by the image's os-release)"
+_BY_DEFAULT = "(the image's os-release could not be read or fits none); --profile names another"
 
 
 class InitialState(enum.Enum):
-    """The state in which a machine is handed over: off, powered on and not waited for, or with its root shell open."""
+    """The state in which a machine is returned: off, powered on without waiting, or with its root shell open."""
 
     OFF = "off"
     STARTED = "started"
@@ -50,11 +54,11 @@ class InitialState(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class MachineSpec:
-    """What a machine is made of; the defaults make one that boots from a clean disk, with an identity of its own.
+    """The specification of a machine; by default it boots from a clean disk, with an identity of its own.
 
     `name` names its records. `guest_memory` is in MiB, `memory` a file for its content. `prepare` is called with the
-    machine while it is still off. `counter` counts instructions from the first one on. `user_data` takes the place of
-    the script that opens the root shell.
+    machine while it is still off. `counter` counts instructions from the first one on. `user_data` replaces the
+    script that opens the root shell.
     """
 
     name: str
@@ -82,8 +86,7 @@ class MachineFactory:
         self._access_methods, self._guest_subjects = access_methods or {}, guest_subjects or {}
         self.records = context.reports / "machines"
         self.time_scale = TimeScale(factor=context.accelerator.time_scale)
-        self.profile = recognised(context.image) or profiles.load(FALLBACK) if context.profile == AUTO \
-            else profiles.load(context.profile)  # fmt: skip
+        self.profile, self._profile_origin = _first_profile(context)
         self.image_version = ""
         self._announce = announce
         self._announcing = threading.Lock()
@@ -106,17 +109,17 @@ class MachineFactory:
 
     @property
     def instance_type(self) -> InstanceType:
-        """The instance type that machines look like."""
+        """The instance type of the machines."""
         return self.context.instance_type
 
     @property
     def accelerator(self) -> Accelerator:
-        """The accelerator that machines run under."""
+        """The accelerator of the machines."""
         return self.context.accelerator
 
     @property
     def emulator(self) -> Emulator:
-        """The QEMU that runs machines."""
+        """The QEMU that runs the machines."""
         return self.context.emulator
 
     @property
@@ -126,15 +129,15 @@ class MachineFactory:
 
     @property
     def data_disk(self) -> int:
-        """The size of the data disk beside the system disk (GiB); 0 for none."""
+        """The size of the data disk (GiB); 0 if there is none."""
         return self.profile.disks.data if self.context.data_disk is None else self.context.data_disk
 
     @contextlib.contextmanager
     def create(self, spec: MachineSpec) -> Iterator[Machine]:
-        """A new machine as specified; gone when the context is left.
+        """A new machine as specified; it is removed when the context is left.
 
         Raises:
-            Explained: the image did not come up. If it never did before, later calls raise the same at once.
+            Explained: the image did not come up. If it has never come up, later calls raise the same error at once.
         """
         if spec.state is InitialState.SHELL and self._first_boot_error is not None:
             raise copy.copy(self._first_boot_error)
@@ -147,10 +150,11 @@ class MachineFactory:
             yield machine
 
     def identify(self, machine: Machine) -> None:
-        """Reads the image's version from a machine that is up, and chooses the profile by it unless one was named."""
+        """Reads the image's version from a machine that is up; unless a profile was named, os-release chooses it."""
         if not self._identified:
             release = machine.guest.system.os_release()
-            self.profile = profiles.matching(release) or self.profile
+            if fitting := profiles.matching(release):
+                self.profile, self._profile_origin = fitting, _BY_OS_RELEASE
             self.image_version = release.get("VERSION_ID", "")
             self._identified = True
         elif not self.image_version:
@@ -158,23 +162,23 @@ class MachineFactory:
                 self.image_version = machine.guest.system.os_release().get("VERSION_ID", "")
 
     def announce(self, line: str) -> None:
-        """Reports a line about progress; machines that are powered on at the same time take turns."""
+        """Reports a line about progress; safe to call from several threads."""
         with self._announcing:
             self._announce(line)
 
     def scratch_path(self, name: str) -> Path:
-        """Returns a new path in the private directory for a file of that name, which QEMU may open."""
+        """Returns a new path in the private directory for a file of that name."""
         return self._directory.path / f"{next(self._numbers)}-{name}"
 
     def clear_first_boot_error(self) -> None:
-        """Lets an image that never came up be tried again."""
+        """Forgets the error of the first boot: the next machine is booted although the image never came up."""
         self._first_boot_error = None
 
     def memory_for(self, machines: int) -> int:
-        """Returns the memory (MiB) that each of so many machines gets: as much as one alone, or an equal part.
+        """Returns the memory (MiB) of each of so many machines: that of a single one, or an equal part of what is left.
 
         Raises:
-            HostError: the host has too little for so many.
+            HostError: the host has too little memory for so many.
         """
         return fit_memory(self.context.memory, available_memory() // machines)
 
@@ -184,7 +188,7 @@ class MachineFactory:
                        guest_memory=self.context.memory)  # fmt: skip
 
     def hardware(self, instance: Instance | None = None, guest_memory: int | None = None) -> command_line.HardwareSpec:
-        """Returns the hardware of a machine: of that instance or of a new one, with so many MiB or the run's."""
+        """Returns the hardware of a machine: that instance or a new one, with so many MiB or the memory of the run."""
         return command_line.HardwareSpec(
             emulator=self.emulator,
             accelerator=self.accelerator.kind,
@@ -195,12 +199,12 @@ class MachineFactory:
         )
 
     def close(self) -> None:
-        """Removes everything that the machines left."""
+        """Removes the private directory with the machines' files."""
         self._directory.close()
 
     @contextlib.contextmanager
     def _off(self, spec: MachineSpec) -> Iterator[Machine]:
-        """A machine that is still off; when it fails, everything about it that can be collected is."""
+        """A machine that is still off; if it fails, its post-mortem records are collected."""
         with self._directories(spec.name) as (directory, records):
             machine = Machine(
                 hardware=self.hardware(spec.instance, spec.guest_memory), image=self.image,
@@ -221,7 +225,7 @@ class MachineFactory:
 
     @contextlib.contextmanager
     def _directories(self, name: str) -> Iterator[tuple[Path, Path]]:
-        """A private directory that is removed at the end, and one for the records, which stays."""
+        """Creates a private directory, which is removed at the end, and one for the records, which stays."""
         directory = self._directory.path / str(next(self._numbers))
         directory.mkdir(mode=0o700)
         records = self.records / slug(name) / os.environ.get("PYTEST_XDIST_WORKER", "")
@@ -234,10 +238,13 @@ class MachineFactory:
 
     def _power_on(self, machine: Machine) -> None:
         limit = self.profile.boot.shell_within * self.time_scale.factor
-        self.announce(f"powering on {machine.instance.id}: a shell may take {limit:.0f} s")
+        self.announce(f"powering on {machine.instance.id}: waiting up to {limit:.0f} s for a shell")
         try:
             machine.power_on()
         except Explained as error:
+            if isinstance(error, BootFailed):
+                held_to = f"held to profile {self.profile.name} {self._profile_origin}"
+                error.hint = f"{error.hint}; {held_to}" if error.hint else held_to
             self._first_boot_error = None if self._booted else error
             raise
         self._booted = True
@@ -247,15 +254,23 @@ class MachineFactory:
 
 
 def recognised(image: Image) -> Profile | None:
-    """Returns the profile that fits the os-release on the disk of the image, if one does and it can be read."""
+    """Returns the profile that matches the os-release on the image's disk; None if none does or it cannot be read."""
     with contextlib.suppress(DiskDamaged, NotJudged):
         return profiles.matching(offline.read(image).os_release())
     return None
 
 
+def _first_profile(context: RunContext) -> tuple[Profile, str]:
+    """The profile of a run before a machine is up, and why it was chosen."""
+    if context.profile != AUTO:
+        return profiles.load(context.profile), _BY_OPTION
+    fitting = recognised(context.image)
+    return (fitting, _BY_OS_RELEASE) if fitting else (profiles.load(FALLBACK), _BY_DEFAULT)
+
+
 @functools.cache
 def host_is_ice_lake() -> bool:
-    """Tells whether the host's processor has what QEMU's Icelake-Server model needs (AVX512-VBMI2 came with it)."""
+    """Returns whether the host's processor supports QEMU's Icelake-Server model (AVX512-VBMI2 came with Ice Lake)."""
     with contextlib.suppress(OSError):
         return " avx512_vbmi2 " in Path("/proc/cpuinfo").read_text("ascii", "replace")
     return False

@@ -1,4 +1,4 @@
-"""Hardware fidelity: how far the hardware of a machine is that of the instance sold, on this host."""
+"""Hardware fidelity: the differences between a machine on this host and the instance that the cloud sells."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from lifsea_testbed.qemu.accelerator import AcceleratorKind
 class HardwareFidelity:
     """The limits that the host puts on a machine.
 
-    `hardware_speed`: a wall clock measures the guest (under KVM; under emulation it does not). `all_features`: the
-    processor has every feature of an Ice Lake (not under emulation, nor on an older host). `exact_model`: its family,
-    model and stepping are an Ice Lake's, not an older host's. `memory` (MiB) is the instance type's, or what the host
-    had left. `network_queues` is how many queues a network card shows.
+    `hardware_speed`: the guest runs at the speed of hardware, so that wall-clock times mean something (under KVM, not
+    under emulation). `all_features`: the processor has every feature of an Ice Lake (not under emulation, nor on an
+    older host). `exact_model`: its family, model and stepping are an Ice Lake's, not an older host's. `memory` (MiB) is
+    the instance type's, or less if the host has not enough. `network_queues` is the number of queues of a NIC.
     """
 
     hardware_speed: bool

@@ -1,4 +1,4 @@
-"""The machine: the one handle that a test holds."""
+"""The machine: the one object through which a test uses an instance."""
 
 from __future__ import annotations
 
@@ -44,23 +44,23 @@ from lifsea_testbed.support.sanitize import first_line, printable
 from lifsea_testbed.support.steps import step
 
 T = TypeVar("T")
-#: How long a machine may take to go down once it was told to (seconds on real hardware).
-_GOING_DOWN = 30.0
+#: How long a machine may take to shut down, and an attached disk to appear in it (seconds on real hardware).
+_SHUTTING_DOWN = 30.0
 _ATTACHING = 10.0
-#: How long the shell of a machine that goes on may take to answer (seconds on the host); it waited at its prompt.
+#: How long the shell of a resumed machine, which is at its prompt, may take to answer (seconds on the host).
 _RESUMING = 30.0
-#: How often a machine is powered on before a host that does not let it come up is given up.
+#: The number of attempts to power on a machine on a host that is too busy for it.
 _POWER_ONS = 3
 
 
 class Machine:
-    """An instance with a disk of its own above the image; it can be powered on, rebooted, asked and changed.
+    """An instance with a disk of its own above the image; it can be powered on, rebooted, queried and changed.
 
-    `guest` has the questions, `network` the connections, `fidelity` the limits of its hardware. `directory` holds
-    files that end with the machine, `records` those that stay: the transcript of each boot, the journal, the commands
-    that were run, QEMU's command line and monitor log, the requests to the metadata service, and after a failure the
-    screen; secrets are redacted in all of them. `restored_in` is the time from a snapshot on disk to a machine that
-    answers (seconds), or None if it was booted.
+    `guest` answers questions about the operating system, `network` has the connections, `fidelity` the limits of the
+    hardware. `directory` holds files that are removed with the machine, `records` those that stay: the transcript of
+    each boot, the journal, the commands that were run, QEMU's command line and monitor log, the requests to the
+    metadata service, and after a failure the screen; secrets are redacted in all of them. `restored_in` is the time
+    from a snapshot on disk to a machine that answers (seconds), or None if it was booted.
     """
 
     def __init__(self, *, hardware: command_line.HardwareSpec, image: Image, profile: Callable[[], Profile],
@@ -89,13 +89,13 @@ class Machine:
         self._counter = counter
         self._memory, self._resumed = memory, False
         self._overlay = self._layers.overlay or directory / "overlay.qcow2"
-        given = [line for line in printable(user_data or b"").splitlines() if not line.startswith("#")]
+        secrets = [line for line in printable(user_data or b"").splitlines() if not line.startswith("#")]
         if user_data is None:
             has_none, port = self.access.has_no_shell, command_line.CHANNEL_PORT
             user_data = b"" if has_none else login.user_data(port, self.access.line)
         self.metadata = Metadata(self.instance, user_data=user_data,
                                  token_required=profile().metadata.token == "required")
-        self._redactor = Redactor(lambda: [*given, profile().access.password, *self.metadata.tokens])
+        self._redactor = Redactor(lambda: [*secrets, profile().access.password, *self.metadata.tokens])
         self._records = Records(records, self._redactor)
         self._postmortem = Postmortem(records=self._records, image=image, directory=directory, confinement=confinement,
                                       overlay=None if self._layers.below else self._overlay, dump_memory=dump_memory)
@@ -111,7 +111,7 @@ class Machine:
 
     @property
     def access(self) -> AccessSection:
-        """The section of the profile that says how to get its root shell."""
+        """The section of the profile with the ways to its root shell."""
         return self._profile().access
 
     @property
@@ -121,7 +121,7 @@ class Machine:
 
     @property
     def memory_file(self) -> Path | None:
-        """The file of its own that its memory lies in, if it has one."""
+        """The file that holds its memory, if it has one of its own."""
         is_own = self._memory is not None and not self._memory.copied and len(self.boots) == 1
         return self._memory.path if self._memory and is_own else None
 
@@ -134,13 +134,14 @@ class Machine:
     def power_on(self) -> None:
         """Powers on and returns when the root shell is open.
 
-        Does so again if the guest's timer did not tick, or QEMU failed, before the guest wrote anything.
+        Powers on again if the guest's timer did not tick, or QEMU failed, before the guest wrote to its disk.
 
         Raises:
             BootFailed: no shell opened in time.
-            GuestCrashed: the console, or QEMU, said that the guest will never come up.
+            GuestCrashed: a line of the console, or an event of QEMU, shows that the guest will never come up.
             LaunchError: QEMU did not start.
-            TimerStarved, EmulatorFailed: the host was too busy each time; QEMU failed.
+            TimerStarved: the host was too busy at each attempt.
+            EmulatorFailed: QEMU failed.
         """
         for attempt in range(1, _POWER_ONS + 1):
             self.start()
@@ -153,7 +154,7 @@ class Machine:
                 self.boots.pop().close()
 
     def start(self) -> None:
-        """Powers on, and returns while the firmware starts.
+        """Powers on and returns at once, while the firmware starts.
 
         Raises:
             LaunchError: QEMU did not start.
@@ -174,10 +175,11 @@ class Machine:
 
     def resume(self, access: AccessSection, *, access_method: str, shell_after: float,
                first: Callable[[Channel], object] = lambda channel: None) -> None:
-        """Resumes from the state that came with its memory, calls `first` with the channel, and waits for the shell.
+        """Resumes from the saved state beside its memory, calls `first` with the channel, and waits for the shell.
 
         Raises:
-            LaunchError, WaitTimedOut: QEMU did not start, or did not take the state; the shell does not answer.
+            LaunchError: QEMU did not start, or refused the state.
+            WaitTimedOut: the shell does not answer.
         """
         self._resumed = True
         self.start()
@@ -188,13 +190,13 @@ class Machine:
             input: bytes = b"") -> CommandResult:
         """Runs a script of the POSIX shell, or the words of one command, as root.
 
-        `within` is in seconds on real hardware; `input` is what the command reads, and may hold any byte.
+        `within` is in seconds on real hardware; `input` is the command's standard input, of any bytes.
 
         Raises:
-            CommandFailed: its status was not 0, and `check` asked for that.
-            WaitTimedOut: it took too long and was killed; the next command finds the shell as ever.
+            CommandFailed: its exit status was not 0, and `check` is set.
+            WaitTimedOut: it exceeded `within` and was killed; the shell stays usable.
             GuestCrashed, LaunchError: the machine ended meanwhile.
-            HostError: the guest does not answer because the host does not run it.
+            HostError: the guest does not answer because QEMU does not run it.
         """
         script = command if isinstance(command, str) else shlex.join(command)
         started = time.monotonic() - self.boot.power_on
@@ -212,10 +214,12 @@ class Machine:
         return result
 
     def wait_until(self, question: Callable[[], T], what: str, *, within: float, every: float = 0.2) -> T:
-        """Asks until the answer is true and returns it.
+        """Calls `question` until its result is true, and returns the result; `what` names the wait in errors.
+
+        `within` and `every`, the interval, are in seconds; `within` is scaled to the accelerator.
 
         Raises:
-            WaitTimedOut: it never was; the last answer and the console's end are the evidence.
+            WaitTimedOut: it did not become true; the evidence is the last result and the end of the console.
         """
         deadline = self._time_scale.deadline(within)
         while not (answer := question()):
@@ -229,7 +233,7 @@ class Machine:
         """Waits until every unit is up.
 
         Raises:
-            BootFailed: some unit failed or is still waited for.
+            BootFailed: systemd did not finish the boot in time.
         """
         if self.access_method == AccessMethod.NONE:
             return
@@ -242,41 +246,40 @@ class Machine:
 
     @step("reboot")
     def reboot(self) -> None:
-        """Reboots in the guest's own way and returns when the shell is open again.
+        """Reboots by the guest's own command and returns when the shell is open again.
 
-        The guest's reset ends QEMU, and the same disk is powered on by a new one: what firmware and kernel find is
-        what a cold boot finds.
+        The guest's reset ends QEMU, and a new QEMU powers on the same disk: to firmware and kernel it is a cold boot.
 
         Raises:
-            WaitTimedOut: the guest did not go down.
+            WaitTimedOut: the guest did not shut down.
             BootFailed, GuestCrashed: it did not come up.
         """
-        self._go_down("reboot")
-        self._come_back()
+        self._shut_down("reboot")
+        self._power_cycle()
 
     @step("power cut")
     def power_cut(self) -> None:
-        """Takes the power away between two instructions, gives it back, and returns when the shell is open again.
+        """Cuts the power between two instructions, restores it, and returns when the shell is open again.
 
-        The disk keeps each write that the machine saw completed, flushed or not: what a cache loses is for powercut.
+        The disk keeps each write that the guest saw completed, flushed or not; powercut covers the losses of a cache.
 
         Raises:
             BootFailed, GuestCrashed: it did not come up.
         """
-        self._come_back()
+        self._power_cycle()
 
     @step("power off")
     def power_off(self) -> None:
-        """Powers off in the guest's own way, and returns when the machine is off.
+        """Powers off by the guest's own command, and returns when the machine is off.
 
         Raises:
-            WaitTimedOut: the guest did not go down.
+            WaitTimedOut: the guest did not shut down.
         """
-        self._go_down("poweroff")
+        self._shut_down("poweroff")
 
     @step("crash")
     def crash(self) -> None:
-        """Has the guest's kernel panic, and returns when the shell is open again after a cold boot.
+        """Makes the guest's kernel panic, and returns when the shell is open again after a cold boot.
 
         Raises:
             GuestFailure: the kernel did not panic.
@@ -285,13 +288,13 @@ class Machine:
         try:
             self.run("sync; echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger", check=False)
         except GuestCrashed:
-            self._come_back()
+            self._power_cycle()
         else:
-            raise GuestFailure("the kernel did not panic when it was asked to", expected="sysrq c panics",
+            raise GuestFailure("the kernel did not panic", expected="a panic after `echo c >/proc/sysrq-trigger`",
                                evidence=self.boot.transcript.tail())  # fmt: skip
 
     def append_user_data(self, script: bytes) -> None:
-        """Appends a script to the user-data; it runs after the test bed's own."""
+        """Appends a script to the user-data; it runs after the test bed's own script."""
         self.metadata.append_user_data(script)
 
     def attach_disk(self, image: Image) -> str:
@@ -301,18 +304,18 @@ class Machine:
                                within=_ATTACHING)  # fmt: skip
 
     def save_records(self, *, journal: bool = True) -> None:
-        """Records the journal and the requests to the metadata service, as far as they can still be read."""
+        """Records the journal, if it can still be read, and the requests to the metadata service."""
         if journal:
             self._save_journal()
         start = self.boots[0].power_on if self.boots else 0.0
-        requests = "".join(f"[{seen.at - start:9.3f}] {seen.method} {seen.path} {seen.status}"
-                           f"{' token' if seen.with_token else ''}\n" for seen in self.requests)  # fmt: skip
+        requests = "".join(f"[{request.at - start:9.3f}] {request.method} {request.path} {request.status}"
+                           f"{' token' if request.with_token else ''}\n" for request in self.requests)  # fmt: skip
         self._records.write("metadata-requests.txt", requests)
 
     def collect_postmortem(self) -> None:
-        """Records everything that can still be collected of a machine that failed; a dead one is powered off for that.
+        """Records everything that can still be collected of a machine that failed; a dead one is powered off first.
 
-        missing.txt lists what could not be collected, and why.
+        missing.txt lists the records that could not be collected, with the reasons.
         """
         if not self.boots:
             return
@@ -328,28 +331,29 @@ class Machine:
         self._postmortem.finish(len(self.boots))
         self.network.close()
 
-    def _go_down(self, how: str) -> None:
+    def _shut_down(self, command: str) -> None:
         self._save_journal()
         self.boot.liveness.expect_end()
-        self.run(f"systemctl --no-block {how} || {how}")
-        deadline = self._time_scale.deadline(_GOING_DOWN)
+        self.run(f"systemctl --no-block {command} || {command}")
+        deadline = self._time_scale.deadline(_SHUTTING_DOWN)
         if not self.boot.wait_until_off(deadline):
-            raise WaitTimedOut(f"the guest did not go down within {deadline.allowance:.0f} s",
+            raise WaitTimedOut(f"the guest did not shut down within {deadline.allowance:.0f} s",
                                evidence=self.boot.transcript.tail())  # fmt: skip
 
-    def _come_back(self) -> None:
+    def _power_cycle(self) -> None:
         before = self.boot_id
         self.boot.close()
         self.power_on()
         if before and self.boot_id == before:
-            raise GuestFailure("the boot id is the same after a boot", evidence=before)
+            raise GuestFailure("the boot id is the same after a boot", expected="a new random boot_id",
+                               evidence=before)  # fmt: skip
 
     def _await_shell(self) -> None:
         access = self._profile().access
         for method in access.methods:
             self.access_method = method
             if method == AccessMethod.NONE:
-                self._await_sign_of_readiness()
+                self._await_ready_sign()
                 return
             deadline = self._time_scale.deadline(self._profile().boot.shell_within)
             try:
@@ -358,24 +362,24 @@ class Machine:
                 continue
             self.shell_after = time.monotonic() - self.boot.power_on
             return
-        raise self._no_shell()
+        raise self._no_shell_error()
 
-    def _no_shell(self) -> BootFailed:
+    def _no_shell_error(self) -> BootFailed:
         methods = ", ".join(self._profile().access.methods)
-        requests = ", ".join(dict.fromkeys(printable(seen.path) for seen in self.requests)) or "none"
-        return self.boot.no_shell(methods, requests)
+        requests = ", ".join(dict.fromkeys(printable(request.path) for request in self.requests)) or "none"
+        return self.boot.no_shell_error(methods, requests)
 
-    def _await_sign_of_readiness(self) -> None:
-        """Waits, without a shell, for the console line of the profile, or for an answer of Cloud Assistant."""
-        self.boot.do_without_shell()
+    def _await_ready_sign(self) -> None:
+        """Waits for the console line of the profile, or for an answer of Cloud Assistant where there is none."""
+        self.boot.disable_shell()
         self.guest = self.guest.without_shell(functools.cache(lambda: offline.read(self.image)))
         wanted, deadline = self._profile().boot.ready_line, self._time_scale.deadline(self._profile().boot.shell_within)
-        # A prompt is a line without an end, and a sign as good as any.
+        # The line may be a prompt, which has no end of line.
         is_up = self.boot.transcript.wait_for_prompt(re.compile(wanted), 0, deadline) if wanted \
             else self.boot.assistant.answers(deadline)  # fmt: skip
         if not is_up:
             missing = f"no console line matched {wanted!r}" if wanted else "Cloud Assistant did not answer on its port"
-            raise BootFailed(f"{missing} within {deadline.allowance:.0f} s", expected="a sign that the OS is up",
+            raise BootFailed(f"{missing} within {deadline.allowance:.0f} s", expected="a sign that the system is up",
                              evidence=self.boot.transcript.tail())  # fmt: skip
         self.shell_after = time.monotonic() - self.boot.power_on
 

@@ -1,4 +1,4 @@
-"""The network of a machine: the servers that it reaches, the NICs that are added, the ports that lead to it."""
+"""The network of a machine: the servers that it reaches, further NICs, and the ports that are forwarded to it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from lifsea_testbed.support.confinement import Confinement
 
 
 class MachineNetwork:
-    """What a machine is connected to, whether it runs yet or not; `close` ends all of it.
+    """The servers, NICs and port forwards of a machine, set up before it runs or while it does; `close` ends them.
 
-    Servers and port forwards outlive a power cycle: `connect` restores them at each power-on.
+    Servers and port forwards outlive a power cycle: `connect` restores the forwards at each power-on.
     """
 
     def __init__(self, metadata: Metadata, directory: Path, confinement: Confinement) -> None:
@@ -32,13 +32,13 @@ class MachineNetwork:
         self._admit(MetadataService(metadata, directory / command_line.METADATA_SOCKET))
 
     def connect(self, boot: Boot) -> None:
-        """Restores the port forwards on a machine that was just powered on."""
+        """Restores the port forwards of a machine that was just powered on."""
         self._boot = boot
         for address, port in self._forwards:
             self._forward(boot, address, port)
 
     def serve_mirror(self, repository: Responder) -> str:
-        """Makes the mirror of the cloud answer from that repository from now on; returns its URL."""
+        """Serves that repository at the address of the cloud's mirror from now on; returns its URL."""
         self._admit(HttpService(repository, self._directory / command_line.REPOSITORY_SOCKET))
         return f"http://{MIRROR_ADDRESS}/"
 
@@ -49,18 +49,18 @@ class MachineNetwork:
             LaunchError: the machine does not run.
         """
         if self._boot is None:
-            raise LaunchError("a NIC is attached to a machine that runs", expected="a machine that was powered on")
+            raise LaunchError("the NIC cannot be attached: the machine is off", expected="a machine that runs")
         self.nics.append(nic)
-        self._boot.attach(nic)
+        self._boot.attach_nic(nic)
 
     def relay_api_server(self, connect: Connect) -> Relay:
-        """Relays the API server address of the machine's cluster to what `connect` opens; the relay can be cut."""
+        """Relays connections to the cluster's API server to those that `connect` opens; the relay can be cut."""
         relay = Relay(self._directory / command_line.CLUSTER_SOCKET, connect)
         self._admit(relay)
         return relay
 
     def forward_port(self, port: int) -> tuple[str, int]:
-        """Forwards a TCP port of the guest from now on; returns its address, on this host's loopback alone.
+        """Forwards a TCP port of the guest from now on; returns its address on this host's loopback interface.
 
         Raises:
             LaunchError: QEMU cannot listen there.
@@ -72,7 +72,7 @@ class MachineNetwork:
         return address, port
 
     def close(self) -> None:
-        """Ends every server."""
+        """Stops every server."""
         self._services.close()
 
     def _admit(self, service: SocketService) -> None:

@@ -1,7 +1,7 @@
 """The machine pool: machines for tests, shared, restored from a snapshot, or booted cold.
 
-The snapshot is made when the first machine is requested, and kept in the user's cache for later runs. Where machines
-cannot be restored, they are booted, and `why_cold` says why.
+The snapshot is made when the first machine is requested, and stored in the user's cache for later runs. Where machines
+cannot be restored, they are booted, and `why_cold` is the reason.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lifsea_testbed.errors import BootFailed, ChannelError, HostError, LaunchError, TestbedError
 from lifsea_testbed.guest import changes
-from lifsea_testbed.guest.changes import Look
+from lifsea_testbed.guest.changes import SystemState
 from lifsea_testbed.machine import snapshot as snapshots
 from lifsea_testbed.machine import snapshot_cache
 from lifsea_testbed.machine.context import AUTO
@@ -25,12 +25,12 @@ from lifsea_testbed.profiles.profile import AccessMethod
 from lifsea_testbed.qemu.storage import Layers, MemoryFile, copy_sparse, create_memory_file
 from lifsea_testbed.support.deadline import Deadline
 
-#: A machine is quiet when QEMU uses no more than this share of one processor in so many looks that follow each other,
-#: so far apart (seconds); one that never is gets saved after so long (seconds).
-_QUIET, _LOOKS, _BETWEEN, _RESTLESS = 0.25, 3, 0.25, 30.0
-#: Directories that are not compared on the shared machine: devices come and go, and hold nothing.
+#: A machine is quiet when QEMU uses at most this share of one processor in so many consecutive intervals of that length
+#: (seconds). A machine that does not become quiet is saved after the time limit (seconds).
+_QUIET_SHARE, _QUIET_INTERVALS, _INTERVAL, _QUIET_LIMIT = 0.25, 3, 0.25, 30.0
+#: Directories that are not compared on the shared machine: device nodes appear and vanish, and hold no data.
 _UNWATCHED = {"/dev"}
-#: How many changes of the shared machine an error lists.
+#: The number of changes of the shared machine that an error lists.
 _SHOWN = 20
 
 
@@ -43,7 +43,7 @@ class SharedMachineModified(TestbedError):
 
 
 class MachinePool:
-    """Lends the machines of one factory; with `keeps`, each that is not shared can be saved at any time."""
+    """Provides machines from one factory; with `keeps`, each that is not shared can be saved at any time."""
 
     def __init__(self, factory: MachineFactory, cache: SnapshotCache, *, cold: bool = False,
                  keeps: bool = False) -> None:
@@ -57,13 +57,13 @@ class MachinePool:
 
     @contextlib.contextmanager
     def shared(self) -> Iterator[Machine]:
-        """The machine that tests share which change nothing on it; for one test at a time.
+        """The machine that tests share if they do not change it; for one test at a time.
 
         Raises:
             Explained: the image did not come up.
             SharedMachineModified: the test changed it; the next test gets a new one.
         """
-        with self._shared.lent() as machine:
+        with self._shared.use() as machine:
             yield machine
 
     @contextlib.contextmanager
@@ -71,7 +71,7 @@ class MachinePool:
         """A clean machine in the state of the snapshot, its shell open; booted where it cannot be restored.
 
         Raises:
-            TestbedError: the snapshot does not restore, and neither does the one that was made in its place.
+            TestbedError: the snapshot does not restore, nor does the one that was made to replace it.
             Explained: the image did not come up.
         """
         with contextlib.ExitStack() as stack:
@@ -80,17 +80,17 @@ class MachinePool:
 
     @contextlib.contextmanager
     def cold(self, name: str) -> Iterator[Machine]:
-        """A machine that was booted cold.
+        """A machine that is booted cold.
 
         Raises:
             Explained: the image did not come up.
         """
         with contextlib.ExitStack() as stack:
-            memory = self._own_memory(stack) if self._keeps else None
+            memory = self._create_memory(stack) if self._keeps else None
             yield stack.enter_context(self.factory.create(MachineSpec(name=name, memory=memory)))
 
     def identify(self) -> None:
-        """Makes the factory's profile final, if need be by powering on the shared machine.
+        """Makes the factory's profile final; powers on the shared machine if that is necessary.
 
         Raises:
             Explained: the image did not come up.
@@ -99,7 +99,7 @@ class MachinePool:
             self._shared.machine()
 
     def keep(self, machine: Machine, directory: Path) -> None:
-        """Stops a machine for good and saves it as it stands.
+        """Stops a machine for good and saves it in that directory.
 
         Raises:
             TestbedError: its memory is not in a file of its own, or QEMU is gone.
@@ -109,13 +109,13 @@ class MachinePool:
         snapshots.keep(machine, directory, key=self.key(), profile=profile)
 
     def snapshot(self) -> Snapshot | None:
-        """Returns the snapshot, made if need be, or nothing if machines have to be booted.
+        """Returns the snapshot, which is made if there is none, or None where machines are booted instead.
 
         Raises:
             Explained: the image did not come up.
         """
         if self._snapshot is None and self.factory.data_disk:
-            self.why_cold = self.why_cold or "the data disk would have to be saved as well"
+            self.why_cold = self.why_cold or "a snapshot does not include the data disk"
         if self.why_cold:
             return None
         if self._snapshot is None:
@@ -127,21 +127,21 @@ class MachinePool:
         return self._snapshot
 
     def key(self) -> dict[str, str]:
-        """Returns what tells the machines of this factory from others, as it was at the first call."""
+        """Returns the facts that distinguish machines of this factory from others, as of the first call."""
         self._key = self._key or snapshot_cache.key(self.factory)
         return self._key
 
     def close_shared(self) -> None:
-        """Ends the shared machine, if there is one."""
+        """Powers off and removes the shared machine, if there is one."""
         self._shared.close()
 
     def close(self) -> None:
-        """Ends the shared machine and lets other processes remove the snapshot."""
+        """Removes the shared machine, and allows other processes to remove the snapshot."""
         self.close_shared()
         self._cache.__exit__()
 
     def _restored(self, stack: contextlib.ExitStack, name: str) -> Machine | None:
-        """Tries twice: a snapshot that does not restore is discarded and made anew, once."""
+        """Restores a machine; a snapshot that does not restore is discarded and made again, once."""
         failures: list[Exception] = []
         while len(failures) < 2:
             snapshot = self.snapshot()
@@ -151,30 +151,31 @@ class MachinePool:
                 return self._resume(stack, snapshot, name)
             except (TestbedError, OSError) as error:
                 if isinstance(error, HostError) and not isinstance(error, LaunchError):
-                    raise  # the host has no room for it, whatever is in the snapshot
+                    raise  # the host is at fault (a full disk, say), not the snapshot
                 failures.append(error)
                 self.factory.announce(f"snapshot {snapshot.directory.name} does not restore and is discarded: {error}")
                 self._cache.discard(snapshot)
                 self._snapshot = None
         raise TestbedError("a snapshot that was just made does not restore", evidence="\n".join(map(str, failures)),
-                           expected="a machine resumes where it was saved", hint="use --cold")  # fmt: skip
+                           expected="a machine resumes where it was saved",
+                           hint="use --cold to boot machines instead")  # fmt: skip
 
     def _resume(self, stack: contextlib.ExitStack, snapshot: Snapshot, name: str) -> Machine:
         with contextlib.ExitStack() as inner:
-            began = time.monotonic()
-            memory = self._own_memory(inner, snapshot) if self._keeps else snapshot.memory
+            started = time.monotonic()
+            memory = self._create_memory(inner, snapshot) if self._keeps else snapshot.memory
             layers = Layers(below=snapshot.layers.below, overlay=self._scratch_file(inner, "overlay.qcow2"))
             spec = MachineSpec(name=name, state=InitialState.OFF, layers=layers, instance=snapshot.facts.instance,
                                memory=memory)  # fmt: skip
             machine = inner.enter_context(self.factory.create(spec))
             snapshots.resume(snapshot, machine)
-            machine.restored_in = time.monotonic() - began
+            machine.restored_in = time.monotonic() - started
             self.factory.identify(machine)
             stack.enter_context(inner.pop_all())
         return machine
 
-    def _own_memory(self, stack: contextlib.ExitStack, snapshot: Snapshot | None = None) -> MemoryFile:
-        """A file of the machine's own for its memory, so that it can be saved."""
+    def _create_memory(self, stack: contextlib.ExitStack, snapshot: Snapshot | None = None) -> MemoryFile:
+        """Creates a file for the memory of one machine, so that the machine can be saved."""
         path = self._scratch_file(stack, "memory")
         if snapshot is None:
             create_memory_file(path, size=self.factory.context.memory)
@@ -189,59 +190,60 @@ class MachinePool:
         return path
 
     def _make(self, directory: Path) -> None:
-        """Boots a machine, waits until it is up and quiet, and saves it."""
-        factory, began = self.factory, time.monotonic()
-        factory.announce("making a snapshot, which later machines are restored from")
+        """Boots a machine, waits until it is up and quiet, and saves it in that directory."""
+        factory, started = self.factory, time.monotonic()
+        factory.announce("making a snapshot, from which later machines are restored")
         with contextlib.ExitStack() as stack:
-            spec = MachineSpec(name="template-machine", memory=self._own_memory(stack))
+            spec = MachineSpec(name="template-machine", memory=self._create_memory(stack))
             machine = stack.enter_context(factory.create(spec))
             if machine.access_method == AccessMethod.NONE:
-                raise CannotRestore("the image offers no shell to set a restored machine's clock by")
-            comes_up(machine)  # a test that needs it to be ready finds out if it is not
+                raise CannotRestore("the image has no shell, so the clock of a restored machine could not be set")
+            wait_until_up(machine)  # if it fails, the tests that need a ready machine report that
             ready = time.monotonic()
             machine.run("sync")
-            await_quiet(machine)
-            quiet = time.monotonic() - ready
+            wait_until_quiet(machine)
+            quiet_seconds = time.monotonic() - ready
             machine.save_records()
             try:
-                ahead, waiting = snapshots.clock_ahead(machine), snapshots.wait(machine)
+                clock_offset, nonce = snapshots.measure_clock_offset(machine), snapshots.prepare_reseed(machine)
             except ChannelError as error:
                 raise CannotRestore(error.happened, evidence=error.evidence) from error
-            snapshots.save(machine, directory, key=self.key(), profile=factory.profile.name, ahead=ahead,
-                           took=time.monotonic() - began, quiet=quiet, waiting=waiting)  # fmt: skip
-        factory.announce(f"snapshot made in {time.monotonic() - began:.1f} s")
+            snapshots.save(machine, directory, key=self.key(), profile=factory.profile.name,
+                           clock_offset=clock_offset, seconds=time.monotonic() - started, quiet_seconds=quiet_seconds,
+                           reseed_nonce=nonce)  # fmt: skip
+        factory.announce(f"snapshot made in {time.monotonic() - started:.1f} s")
 
     def _announce_wait(self) -> None:
-        self.factory.announce("another process makes the snapshot; waiting for it")
+        self.factory.announce("waiting for another process to make the snapshot")
 
 
 class SharedMachine:
-    """One machine, lent to one test after the other; a test that changed it costs the next one a new machine."""
+    """One machine, used by one test after the other; after a test that changed it, the next one gets a new machine."""
 
     def __init__(self, pool: MachinePool) -> None:
         self._pool = pool
         self._stack = contextlib.ExitStack()
         self._machine: Machine | None = None
-        self._seen: tuple[Look, int] | None = None
+        self._baseline: tuple[SystemState, int] | None = None
         self._is_up = False
 
     @contextlib.contextmanager
-    def lent(self) -> Iterator[Machine]:
-        """The machine, for one test, and compared with what it was when the test is over.
+    def use(self) -> Iterator[Machine]:
+        """The machine, for one test; after the test it is compared with the state before.
 
         Raises:
             Explained: the image did not come up.
             SharedMachineModified: the test changed it.
         """
         machine = self.machine()
-        if self._seen is None:
-            self._is_up = self._settle(machine)
-            self._seen = self._look(machine)
+        if self._baseline is None:
+            self._is_up = self._wait_until_quiet(machine)
+            self._baseline = self._observe(machine)
         yield machine
         self._check()
 
     def machine(self) -> Machine:
-        """Returns the machine; the first one, and one after a change, is a new one.
+        """Returns the machine; a new one at first and after a change.
 
         Raises:
             Explained: the image did not come up.
@@ -252,60 +254,60 @@ class SharedMachine:
         return self._machine
 
     def close(self) -> None:
-        """Ends the machine."""
-        self._machine = self._seen = None
+        """Powers off and removes the machine."""
+        self._machine = self._baseline = None
         self._stack.close()
 
-    def _settle(self, machine: Machine) -> bool:
-        """Returns whether the machine came up, once it is quiet: a restored one is already."""
-        is_up = comes_up(machine)
+    def _wait_until_quiet(self, machine: Machine) -> bool:
+        """Waits until the machine is quiet, as a restored one already is, and returns whether every unit came up."""
+        is_up = wait_until_up(machine)
         if self._pool.why_cold:
-            await_quiet(machine)
+            wait_until_quiet(machine)
         return is_up
 
     def _check(self) -> None:
-        """Makes sure that the machine is still what it was at the last look.
+        """Makes sure that the machine has not changed since the last observation.
 
-        A boot that does not come to its end changes the machine as well, and no test is to blame for that.
+        A boot that does not finish changes the machine as well; the test is not at fault for that.
         """
-        if self._machine is None or self._seen is None or self._machine.boot.liveness.ended:
+        if self._machine is None or self._baseline is None or self._machine.boot.liveness.ended:
             return
-        (before, written), (after, now) = self._seen, self._look(self._machine)
+        (before, written_before), (after, written) = self._baseline, self._observe(self._machine)
         allowed = self._pool.factory.profile.sharing
         found = changes.differences(before, after, files=allowed.files, processes=allowed.processes)
-        if (mebibytes := (now - written) / (1 << 20)) > allowed.disk:
+        if (mebibytes := (written - written_before) / (1 << 20)) > allowed.disk:
             found.append(f"{mebibytes:.0f} MiB were written to the disk")
-        self._seen = (after, now)
+        self._baseline = (after, written)
         if found:
             self.close()
         if found and self._is_up:
             raise SharedMachineModified(
                 "this test changed the machine that it shares with others", evidence="\n".join(found[:_SHOWN]),
-                expected="nothing but what [sharing] of the profile allows",
-                hint="without @pytest.mark.shares_machine the test gets a machine of its own",
+                expected="no change but those that [sharing] of the profile allows",
+                hint="remove @pytest.mark.shares_machine: the test then gets a machine of its own",
             )  # fmt: skip
 
-    def _look(self, machine: Machine) -> tuple[Look, int]:
-        """The state of the machine, and the bytes that were written to its disk."""
+    def _observe(self, machine: Machine) -> tuple[SystemState, int]:
+        """Returns the state of the machine, and the number of bytes that it wrote to its disk."""
         if machine.access_method == AccessMethod.NONE:
-            nothing = Look(changed=(), processes=frozenset(), mounted=frozenset())
-            return nothing, machine.boot.written
+            nothing = SystemState(changed=(), processes=frozenset(), mounted=frozenset())
+            return nothing, machine.boot.bytes_written
         writable = {*self._pool.factory.profile.paths.writable} - _UNWATCHED
-        return changes.look(machine, sorted(writable)), machine.boot.written
+        return changes.observe(machine, sorted(writable)), machine.boot.bytes_written
 
 
 def _why_cold(factory: MachineFactory, cold: bool) -> str:
     if cold:
         return "--cold was given"
     if not factory.emulator.can_restore:
-        return f"QEMU {factory.emulator.version} cannot; 8.2 and later can"
+        return f"QEMU {factory.emulator.version} cannot restore machines; 8.2 and later can"
     if factory.profile.access.has_no_shell:
-        return "the profile offers no shell to set a restored machine's clock by"
+        return "the profile has no shell, so the clock of a restored machine could not be set"
     return ""
 
 
-def comes_up(machine: Machine) -> bool:
-    """Waits until every unit is up, and returns whether the boot came to its end."""
+def wait_until_up(machine: Machine) -> bool:
+    """Waits until the boot has finished, and returns whether every unit came up."""
     try:
         machine.wait_until_ready()
     except BootFailed:
@@ -313,10 +315,10 @@ def comes_up(machine: Machine) -> bool:
     return True
 
 
-def await_quiet(machine: Machine) -> None:
-    """Returns when nothing much goes on in the machine any more, or when that takes too long."""
-    deadline, use, quiet = Deadline.after(_RESTLESS), machine.boot.process.processor_time, 0
-    while quiet < _LOOKS and not deadline.expired:
-        before, since = use(), time.monotonic()
-        machine.boot.liveness.pause(_BETWEEN, deadline)
-        quiet = quiet + 1 if use() - before <= _QUIET * (time.monotonic() - since) else 0
+def wait_until_quiet(machine: Machine) -> None:
+    """Waits until the machine uses hardly any processor time, or the time limit has passed."""
+    deadline, processor_time, quiet = Deadline.after(_QUIET_LIMIT), machine.boot.process.processor_time, 0
+    while quiet < _QUIET_INTERVALS and not deadline.expired:
+        before, since = processor_time(), time.monotonic()
+        machine.boot.liveness.pause(_INTERVAL, deadline)
+        quiet = quiet + 1 if processor_time() - before <= _QUIET_SHARE * (time.monotonic() - since) else 0

@@ -1,4 +1,4 @@
-"""The records of a machine, and those that are still collected of one that failed: screen, memory, journal on disk."""
+"""The records of a machine, and the post-mortem records of one that failed: screen, memory, journal on disk."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _LARGEST_RECORD = 4 << 20
 MISSING = "missing.txt"
 #: How long QEMU may take for a picture of the screen, and for a dump of the memory (seconds on the host).
 _PICTURE, _DUMP = 10.0, 600.0
-#: The largest file of a journal that is read off a disk (bytes; journald's own limit is 128 MiB), and how many.
+#: The largest journal file that is read from a disk (bytes; journald's own limit is 128 MiB), and the number of files.
 _LARGEST, _MOST = 128 << 20, 8
 _READING = 60.0
 
 
 class Records:
-    """Writes files into a directory that stays when the machine is gone: printable, redacted, bounded."""
+    """Writes files into a directory that outlives the machine: printable, redacted, bounded."""
 
     def __init__(self, directory: Path, redactor: Redactor) -> None:
         self._directory = directory
@@ -37,33 +37,33 @@ class Records:
         self._attempted: set[str] = set()
 
     def write(self, name: str, text: str) -> None:
-        """Replaces a file."""
+        """Writes a file, or replaces it."""
         (self._directory / name).write_text(self._redactor.text(printable(text)), "utf-8")
 
     def append(self, name: str, text: str) -> None:
-        """Appends to a file, until that is as large as a record may become."""
+        """Appends to a file, unless it has reached the largest size of a record."""
         path = self._directory / name
         if not path.exists() or path.stat().st_size < _LARGEST_RECORD:
             with path.open("a", encoding="utf-8") as file:
                 file.write(self._redactor.text(printable(text)))
 
     def attempt(self, name: str, make: Callable[[Path], None]) -> None:
-        """Calls `make` with the path of a file; if that fails, missing.txt says why, once."""
+        """Calls `make` with the path of a file; if that fails, missing.txt gets the reason, once."""
         first = not self.was_attempted(name)
         self._attempted.add(name)
         try:
             make(self._directory / name)
         except Exception as error:
-            why = (str(error) or type(error).__name__).splitlines()[0]
+            reason = (str(error) or type(error).__name__).splitlines()[0]
             if first:
-                self.append(MISSING, f"{name}: {why}\n")
+                self.append(MISSING, f"{name}: {reason}\n")
 
     def was_attempted(self, name: str) -> bool:
-        """Tells whether `attempt` was called for that file."""
+        """Returns whether `attempt` was called for that file."""
         return name in self._attempted
 
     def has(self, name: str) -> bool:
-        """Tells whether that file exists."""
+        """Returns whether that file exists."""
         return (self._directory / name).exists()
 
 
@@ -71,8 +71,8 @@ class Records:
 class Postmortem:
     """Collects records of a machine whose guest does not answer any more.
 
-    `overlay` is the only layer above the image, or None where there are more: their journal is not read. `directory` is
-    for files in between.
+    `overlay` is the only layer above the image, or None where there are more: then the journal is not read from the
+    disk. `directory` is for temporary files.
     """
 
     records: Records
@@ -83,7 +83,7 @@ class Postmortem:
     dump_memory: bool
 
     def collect(self, boot: Boot, number: int) -> None:
-        """Records screen and memory of that boot; one that has ended is closed, and its journal read off the disk."""
+        """Records screen and memory of that boot; if it has ended, closes it and reads the journal from the disk."""
         name, dump = f"screen-{number}.png", f"memory-{number}.kdump"
         if not (boot.liveness.ended and self.records.was_attempted(name)):
             self.records.attempt(name, lambda path: screen(boot, path))
@@ -99,7 +99,7 @@ class Postmortem:
             self.collect_journal(number)
 
     def collect_journal(self, number: int) -> None:
-        """Records the journal on the disk, unless the guest's shell gave it before."""
+        """Records the journal on the disk, unless it was read through the guest's shell before."""
         name, overlay = f"journal-{number}.txt", self.overlay
         if overlay is not None and not self.records.has(name) and not self.records.was_attempted(name):
             self.records.attempt(name, lambda path: self.records.write(path.name, journal(
@@ -107,43 +107,43 @@ class Postmortem:
 
 
 def screen(boot: Boot, path: Path) -> None:
-    """Writes what the machine's screen shows as a PNG.
+    """Writes a picture of the machine's screen (PNG).
 
     Raises:
-        TestbedError: QEMU is gone, does not answer, or cannot.
+        TestbedError: QEMU is gone, does not answer, or refuses.
     """
-    _have_written(boot, path, "screendump", {"format": "png"}, "filename", "{}", Deadline.after(_PICTURE))
+    _write_by_qemu(boot, path, "screendump", {"format": "png"}, "filename", "{}", Deadline.after(_PICTURE))
 
 
 def memory(boot: Boot, path: Path) -> None:
-    """Writes the guest's memory as a compressed kdump, which crash(8) and drgn read; nothing in it is masked.
+    """Writes the guest's memory as a compressed kdump, which crash(8) and drgn read; secrets in it are not redacted.
 
     Raises:
-        TestbedError: QEMU is gone, does not answer, or cannot.
+        TestbedError: QEMU is gone, does not answer, or refuses.
     """
-    _have_written(boot, path, "dump-guest-memory", {"paging": False, "format": "kdump-zlib"}, "protocol", "file:{}",
-                  Deadline.after(_DUMP))
+    _write_by_qemu(boot, path, "dump-guest-memory", {"paging": False, "format": "kdump-zlib"}, "protocol", "file:{}",
+                   Deadline.after(_DUMP))
 
 
 def journal(image: Image, overlay: Path, directory: Path, confinement: Confinement) -> str:
-    """Returns the last boot's journal from the disk of a machine that is off; `directory` is for what lies between.
+    """Returns the last boot's journal from the disk of a machine that is off; `directory` is for temporary files.
 
     Raises:
         NotJudged: there is none on the disk, or it cannot be read offline.
         DiskDamaged: the disk contradicts itself.
         OSError: journalctl cannot be run.
-        subprocess.TimeoutExpired: it did not end.
+        subprocess.TimeoutExpired: journalctl did not end.
     """
-    place = directory / "journal"
-    place.mkdir(mode=0o700)
-    confinement.admit(place)
+    files = directory / "journal"
+    files.mkdir(mode=0o700)
+    confinement.admit(files)
     for number, content in enumerate(_files(image, overlay)):
-        path = place / f"{number}.journal"
+        path = files / f"{number}.journal"
         path.write_bytes(content)
         confinement.admit(path)
-    if not any(place.iterdir()):
+    if not any(files.iterdir()):
         raise NotJudged("the disk has no journal (/var/log/journal)")
-    command = ["journalctl", "--directory", str(place), "--boot", "--no-pager", "--quiet", "--output=short-monotonic"]
+    command = ["journalctl", "--directory", str(files), "--boot", "--no-pager", "--quiet", "--output=short-monotonic"]
     read = subprocess.run(confinement.wrap(command), capture_output=True, check=False, timeout=_READING)
     if not read.stdout:
         raise NotJudged(f"journalctl cannot read the journal on the disk: {printable(read.stderr).strip()[-200:]}")
@@ -159,9 +159,9 @@ def _files(image: Image, overlay: Path) -> Iterator[bytes]:
                 yield content
 
 
-def _have_written(boot: Boot, path: Path, command: str, arguments: dict[str, object], target: str, form: str,
-                  deadline: Deadline) -> None:
-    """Has QEMU write a file that is opened here: it opens nothing by name."""
+def _write_by_qemu(boot: Boot, path: Path, command: str, arguments: dict[str, object], target: str, form: str,
+                   deadline: Deadline) -> None:
+    """Makes QEMU write to a file that is opened here, because it may open no file by name."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:
         name = boot.monitor.add_descriptor(descriptor, deadline=deadline)

@@ -1,4 +1,4 @@
-"""Preflight: everything that can be refused is refused here, in one line, before anything boots."""
+"""Preflight: checks options, images and host before anything boots, and refuses bad ones in one line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lifsea_testbed.support import host, private_dir
 from lifsea_testbed.support.host import OVERHEAD
 from lifsea_testbed.support.shard import ShardIndex
 
-#: Below this (MiB) no profile's image boots to its kubelet.
+#: The least memory (MiB) with which the image of any profile boots to its kubelet.
 _LEAST_MEMORY = 1024
 #: The disk space that a machine's overlay may need (bytes): a deployed second image and its containers.
 LEAST_DISK = 3 << 30
@@ -32,11 +32,11 @@ def run_context(*, image: str, reports: Path, next_image: str | None = None, pro
                 durations: Mapping[str, float] | None = None) -> RunContext:
     """Checks the options against images, profiles, catalogue and host, and returns the context of the run.
 
-    Removes from the host what killed runs left there.
+    Removes the leftovers of killed runs from the host.
 
     Raises:
-        CallerError: an option is bad.
-        HostError: this host cannot do it.
+        CallerError: an option is invalid.
+        HostError: this host lacks something that the run needs.
     """
     size = instance_types.find(instance_type)
     if unknown := [claim for claim in claims if claim not in catalogue()]:
@@ -61,10 +61,10 @@ def run_context(*, image: str, reports: Path, next_image: str | None = None, pro
 
 
 def fit_memory(wanted: int, available: int) -> int:
-    """Returns the memory (MiB) for a guest that wants so many MiB on a host that has so many left.
+    """Returns the memory (MiB) of a guest that wants so many MiB on a host with so many MiB available.
 
     Raises:
-        HostError: less is left than any image needs.
+        HostError: less is available than any image needs.
     """
     memory = min(wanted, available - OVERHEAD)
     if memory < _LEAST_MEMORY:
@@ -74,10 +74,10 @@ def fit_memory(wanted: int, available: int) -> int:
 
 
 def choose_scratch(places: Sequence[Path], *, machines: int, memory: int, available: int) -> Path:
-    """Returns the last of the places, which is in memory, if it has room for the overlays of so many machines.
+    """Returns the last of the places, a file system in memory, if the overlays of so many machines fit into it.
 
-    Their guests (`memory` MiB each) need their own part of the available memory (MiB) beside it. Otherwise returns the
-    first place, on disk.
+    The guests (`memory` MiB each) must fit into the available memory (MiB) as well. Otherwise returns the first place,
+    which is on disk.
     """
     needed, left = machines * LEAST_DISK, available - machines * (memory + OVERHEAD)
     fits = left >= needed >> 20 and shutil.disk_usage(places[-1]).free >= needed
@@ -85,10 +85,10 @@ def choose_scratch(places: Sequence[Path], *, machines: int, memory: int, availa
 
 
 def require_disk(directory: Path) -> None:
-    """Makes sure that a machine's overlay finds room.
+    """Makes sure that the directory has room for a machine's overlay.
 
     Raises:
-        HostError: it does not.
+        HostError: it has not.
     """
     free = shutil.disk_usage(directory).free
     if free < LEAST_DISK:
@@ -97,7 +97,7 @@ def require_disk(directory: Path) -> None:
 
 
 def workers(instance_type: str) -> int:
-    """Returns how many workers with a machine of that type this host can run.
+    """Returns the number of workers, each with a machine of that type, that this host can run.
 
     Raises:
         CallerError: there is no such type.

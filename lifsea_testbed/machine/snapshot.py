@@ -1,7 +1,7 @@
 """A snapshot: a machine that was saved while it ran, as files that any number of machines are restored from.
 
-`template.json` says whose memory it is; beside it lie the memory, the state of the devices, the layers of the disk
-above the image, and the records of the machine: its first boot is that of every machine that is restored.
+`template.json` holds the facts about the machine; beside it lie the memory, the state of the devices, the layers of the
+disk above the image, and the machine's records: its first boot is the first boot of every machine that is restored.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from lifsea_testbed.profiles.profile import AccessSection
 from lifsea_testbed.qemu.storage import Layers, MemoryFile, copy_sparse
 from lifsea_testbed.support.deadline import Deadline
 
-#: Of the files and of what is in them; one of another format is made anew.
+#: The format of the files and their content; a snapshot of another format is made again.
 FORMAT = 3
 FACTS, MEMORY, STATE, RECORDS = "template.json", "memory", "state", "records"
-#: How far a restored guest's clock may be off, beside the time that its answer took (microseconds).
-_CLOCK_IS_RIGHT = 250_000
-#: One for each shell that waits in the guest.
+#: How far a restored guest's clock may be off, in addition to half the time that its answer took (microseconds).
+_CLOCK_TOLERANCE = 250_000
+#: Readings of the clock before a save: one for each shell that waits in the guest.
 _READINGS = 4
-#: How long the program that tells a guest the time may take (seconds on the host).
-_RENEWAL = 30.0
+#: How long the program that steps the guest's clock may take (seconds on the host).
+_RESEEDING = 30.0
 
 
 class SnapshotFacts(BaseModel):
-    """The identity of the machine whose memory it is, and the facts that are needed to talk to it.
+    """The identity of the saved machine, and the facts that are needed to resume it and open its channel.
 
-    `image` is the path that the image had, `clock` is the guest's at the moment that it was stopped (microseconds since
-    the epoch), `tokens` are those of the metadata service with the seconds that they are good for, `shell_after`,
-    `took` (all that it cost) and `quiet` (the part of it that the guest took to come to rest) are seconds. `renewal` is
-    the nonce by which the program answers that waits in the guest to tell it the time; without, none waits.
+    `image` is the path that the image had, `clock` the guest's when it was stopped (microseconds since the epoch),
+    `tokens` are the metadata service's with the seconds that they stay valid, `requests` the requests to it. `seconds`
+    is the time that making the snapshot took, `quiet_seconds` the part of it in which the guest became quiet.
+    `reseed_nonce` marks the answers of the program that waits in the guest to step its clock; empty if none waits.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -62,28 +62,28 @@ class SnapshotFacts(BaseModel):
     shell_after: float
     clock: int
     tokens: dict[str, float]
-    seen: list[MetadataRequest]
-    made: str
-    took: float
-    quiet: float
-    renewal: str = ""
+    requests: list[MetadataRequest]
+    made_at: str
+    seconds: float
+    quiet_seconds: float
+    reseed_nonce: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """A directory with a saved machine; none of its files is written any more."""
+    """A directory with a saved machine; its files are never written again."""
 
     directory: Path
     facts: SnapshotFacts
 
     @property
     def memory(self) -> MemoryFile:
-        """What a machine has to be given to go on from here; its writes are its own."""
+        """The memory of a machine that resumes from this snapshot; its writes stay private to it."""
         return MemoryFile(path=self.directory / MEMORY, copied=True, state=self.directory / STATE)
 
     @property
     def layers(self) -> Layers:
-        """What has to lie between the image and the disk of a machine that goes on from here."""
+        """The layers between the image and the overlay of a machine that resumes from this snapshot."""
         return Layers(below=tuple(disk(self.directory, number) for number in range(1, self.facts.disks + 1)))
 
 
@@ -107,20 +107,20 @@ def load(directory: Path) -> Snapshot:
     return Snapshot(directory=directory, facts=facts)
 
 
-def save(machine: Machine, directory: Path, *, key: dict[str, str], profile: str, ahead: int = 0,
-         took: float = 0.0, quiet: float = 0.0, waiting: str = "") -> Snapshot:
+def save(machine: Machine, directory: Path, *, key: dict[str, str], profile: str, clock_offset: int = 0,
+         seconds: float = 0.0, quiet_seconds: float = 0.0, reseed_nonce: str = "") -> Snapshot:
     """Stops a machine for good and saves it; its memory must lie in a file of its own.
 
-    `ahead` is how far its clock is ahead of the host's (microseconds), `waiting` what `wait` returned. The
-    files that lie in the directory already stay there, the others are copied.
+    `clock_offset` is how far its clock is ahead of the host's (microseconds), `reseed_nonce` the result of
+    `prepare_reseed`. Files that are in the directory already stay there, the others are copied.
 
     Raises:
-        TestbedError: QEMU could not save it.
-        HostError: there is no room.
+        TestbedError: QEMU could not save it, or its memory is not in a file of its own.
+        HostError: the disk is full.
     """
     memory = machine.memory_file
     if memory is None:
-        raise TestbedError("the memory of this machine cannot be saved", expected="a machine that did not boot again",
+        raise TestbedError("the memory of this machine cannot be saved", expected="a machine that was not rebooted",
                            hint="a machine that was rebooted by its test is not kept")  # fmt: skip
     tokens = machine.metadata.tokens
     stopped_at = machine.boot.save(directory / STATE)
@@ -131,9 +131,9 @@ def save(machine: Machine, directory: Path, *, key: dict[str, str], profile: str
         key=key, image=str(machine.image.path), profile=profile, accelerator=key["accelerator"],
         instance=machine.instance, memory=machine.fidelity.memory, disks=len(machine.disks),
         access_method=machine.access_method, access=machine.access, boot_id=machine.boot_id,
-        shell_after=machine.shell_after, clock=stopped_at + ahead,
-        tokens=tokens, seen=machine.requests, made=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), took=took,
-        quiet=quiet, renewal=waiting,
+        shell_after=machine.shell_after, clock=stopped_at + clock_offset,
+        tokens=tokens, requests=machine.requests, made_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        seconds=seconds, quiet_seconds=quiet_seconds, reseed_nonce=reseed_nonce,
     )  # fmt: skip
     shutil.copytree(machine.records, directory / RECORDS, dirs_exist_ok=True)
     (directory / FACTS).write_text(facts.model_dump_json(indent=1) + "\n", "utf-8")
@@ -144,31 +144,32 @@ def save(machine: Machine, directory: Path, *, key: dict[str, str], profile: str
 
 
 def keep(machine: Machine, directory: Path, *, key: dict[str, str], profile: str) -> Snapshot:
-    """Saves a machine as it stands, in a directory of its own, which is emptied before.
+    """Stops a machine for good and saves it in that directory, which is emptied first.
 
     Raises:
         TestbedError: its memory is not in a file of its own, or QEMU is gone.
-        HostError: there is no room.
+        HostError: the disk is full.
     """
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     return save(machine, directory, key=key, profile=profile)
 
 
-def clock_ahead(machine: Machine) -> int:
-    """Returns how far the guest's clock is ahead of the host's (microseconds), by the quickest of some answers.
+def measure_clock_offset(machine: Machine) -> int:
+    """Returns how far the guest's clock is ahead of the host's (microseconds), from the quickest of several readings.
 
     Raises:
-        ChannelError: the guest cannot be told the time, so nothing can go on from it.
+        ChannelError: the guest's clock cannot be stepped, so no machine can be restored from it.
     """
-    return min((_reading(lambda: clock_reseed.renew(machine, step=0)) for _ in range(_READINGS)),
+    return min((_measure_offset(lambda: clock_reseed.step_and_reseed(machine, step=0)) for _ in range(_READINGS)),
                key=lambda reading: reading[1])[0]
 
 
-def wait(machine: Machine) -> str:
-    """Has a program wait in the guest that will tell it the time, and returns the nonce by which it will answer.
+def prepare_reseed(machine: Machine) -> str:
+    """Starts the program in the guest that will step its clock after a restore, and returns the nonce of its answers.
 
-    The machine takes no command any more. On a line that does not carry every byte none waits, and nothing is returned.
+    The machine takes no command after that. On a serial line, which does not carry every byte, no program is started,
+    and the nonce is empty.
 
     Raises:
         ChannelError, WaitTimedOut: the program does not start.
@@ -176,49 +177,51 @@ def wait(machine: Machine) -> str:
     channel = machine.boot.channel
     if not isinstance(channel, PortChannel):
         return ""
-    nonce = clock_reseed.put(machine)
-    clock_reseed.wait(channel, nonce, Deadline.after(_RENEWAL))
+    nonce = clock_reseed.install_waiting_program(machine)
+    clock_reseed.start_waiting_program(channel, nonce, Deadline.after(_RESEEDING))
     return nonce
 
 
 def resume(snapshot: Snapshot, machine: Machine) -> None:
-    """Resumes a machine that was made from the snapshot, with the time of now and random numbers of its own.
+    """Resumes a machine that was made from the snapshot, with the current time and random numbers of its own.
 
     Raises:
-        TestbedError: it does not go on, or not as it should.
+        TestbedError: it does not resume, has another boot id, or its clock is wrong.
     """
     facts = snapshot.facts
-    machine.metadata.restore(facts.tokens, facts.seen)
+    machine.metadata.restore(facts.tokens, facts.requests)
     for name in ("transcript", "journal"):
         with contextlib.suppress(FileNotFoundError):
             shutil.copy(snapshot.directory / RECORDS / f"{name}-1.txt", machine.records / f"template-{name}.txt")
     readings: list[tuple[int, int]] = []
 
-    def wake(channel: Channel) -> None:
-        if facts.renewal and isinstance(channel, PortChannel):
-            readings.append(_reading(lambda: clock_reseed.wake(
-                channel, facts.renewal, deadline=Deadline.after(_RENEWAL),
+    def reseed(channel: Channel) -> None:
+        if facts.reseed_nonce and isinstance(channel, PortChannel):
+            readings.append(_measure_offset(lambda: clock_reseed.step_and_reseed_waiting(
+                channel, facts.reseed_nonce, deadline=Deadline.after(_RESEEDING),
                 step=machine.boot.started_at - facts.clock)))  # fmt: skip
 
     try:
-        machine.resume(facts.access, access_method=facts.access_method, shell_after=facts.shell_after, first=wake)
-        off, within = readings[0] if readings else \
-            _reading(lambda: clock_reseed.renew(machine, step=machine.boot.started_at - facts.clock))
+        machine.resume(facts.access, access_method=facts.access_method, shell_after=facts.shell_after, first=reseed)
+        offset, error_bound = readings[0] if readings else \
+            _measure_offset(lambda: clock_reseed.step_and_reseed(machine, step=machine.boot.started_at - facts.clock))
     except GuestFailure as error:
-        raise TestbedError(f"a restored machine does not go on: {error.happened}", evidence=error.evidence) from error
+        raise TestbedError(f"a restored machine does not answer: {error.happened}", evidence=error.evidence) from error
     if machine.boot_id != facts.boot_id:
-        raise TestbedError("a restored machine has another boot id than its snapshot", evidence=machine.boot_id)
-    if abs(off) > within + _CLOCK_IS_RIGHT:
-        raise TestbedError(f"the clock of a restored machine is wrong by {off / 1e6:.3f} s",
-                           expected=f"at most {(within + _CLOCK_IS_RIGHT) / 1e6:.3f} s", hint="--cold boots machines")
+        raise TestbedError("a restored machine has another boot id than its snapshot", evidence=machine.boot_id,
+                           expected=facts.boot_id)  # fmt: skip
+    if abs(offset) > error_bound + _CLOCK_TOLERANCE:
+        raise TestbedError(f"the clock of a restored machine is wrong by {offset / 1e6:.3f} s",
+                           expected=f"at most {(error_bound + _CLOCK_TOLERANCE) / 1e6:.3f} s",
+                           hint="use --cold to boot machines instead")  # fmt: skip
 
 
-def _reading(renew: Callable[[], int]) -> tuple[int, int]:
-    """Steps the guest's clock; how far it is ahead then, and how far at most that is wrong (microseconds)."""
+def _measure_offset(step_clock: Callable[[], int]) -> tuple[int, int]:
+    """Steps the guest's clock; returns how far it is ahead after that, and the largest error (microseconds)."""
     before = time.time_ns() // 1000
-    read = renew()
+    clock = step_clock()
     after = time.time_ns() // 1000
-    return read - (before + after) // 2, (after - before) // 2
+    return clock - (before + after) // 2, (after - before) // 2
 
 
 def _disks(machine: Machine, directory: Path) -> list[tuple[Path, Path]]:

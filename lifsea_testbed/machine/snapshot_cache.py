@@ -1,6 +1,6 @@
 """The cache of snapshots: each is made once, by one process at a time, and appears whole or not at all.
 
-The cache is bounded in size; what was not used for longest goes first, and never what a running process uses.
+The cache is bounded in size: the least recently used snapshots are removed first, never one that a process uses.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ from lifsea_testbed.qemu.accelerator import AcceleratorKind
 from lifsea_testbed.support.host import processor_name
 from lifsea_testbed.support.private_dir import allocated
 
-#: What all snapshots together may take on disk (bytes): about twenty of them.
+#: The disk space that all snapshots together may take (bytes): about twenty of them.
 LIMIT = 10 << 30
-#: How long a snapshot that another process makes is waited for (seconds): a first boot under emulation, and the queue.
+#: How long to wait for a snapshot that another process makes (seconds): a first boot under emulation, and the queue.
 _MAKING = 1800.0
 _DIGITS = 16
+#: The locks that processes hold on files (proc_locks(5)).
+_LOCKS = Path("/proc/locks")
 _PART, _GONE, _LOCK = ".part", ".gone", ".lock"
-#: Only the rest of the command line counts for the key.
+#: The key depends on the command line without the numbers of its file descriptors.
 _PLACEHOLDERS = command_line.Descriptors(monitor=0, console=0, assistant=0, channel=0, image=0, overlay=0)
 
 
@@ -46,9 +48,9 @@ def directory() -> Path:
 
 
 def key(factory: MachineFactory) -> dict[str, str]:
-    """Returns what two runs have in common whose machines are alike up to their identity."""
-    anybody = Instance(type=factory.instance_type, id="i-", uuid="", disk_serial="", mac="")
-    command = command_line.command(factory.hardware(anybody), _PLACEHOLDERS)
+    """Returns the facts that are equal in two runs whose machines differ in nothing but their identity."""
+    placeholder = Instance(type=factory.instance_type, id="i-", uuid="", disk_serial="", mac="")
+    command = command_line.command(factory.hardware(placeholder), _PLACEHOLDERS)
     access = factory.profile.access
     sent = login.user_data(command_line.CHANNEL_PORT, access.line) + login.typed(access)
     processor = "any" if factory.accelerator.kind is AcceleratorKind.TCG else processor_name()
@@ -60,7 +62,7 @@ def key(factory: MachineFactory) -> dict[str, str]:
 
 
 class SnapshotCache:
-    """The snapshots in one directory; none that is in use is removed until the context is left."""
+    """The snapshots in one directory; those that `get` returned are not removed until the context is left."""
 
     def __init__(self, path: Path, *, limit: int = LIMIT) -> None:
         self._path = path
@@ -71,19 +73,21 @@ class SnapshotCache:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Lets other processes remove the snapshots that were used here."""
+        """Allows other processes to remove the snapshots that were used here."""
         self._used.close()
 
     def get(self, key: Mapping[str, str], make: Callable[[Path], object],
             on_wait: Callable[[], object] = lambda: None) -> Snapshot:
-        """Returns the snapshot of that key, made by `make(directory)` if there is none; `on_wait` if another makes it.
+        """Returns the snapshot of that key, made by `make(directory)` if there is none.
+
+        `on_wait` is called if another process is making it.
 
         Raises:
-            HostError: the cache cannot be written, or another process does not come to an end with it.
-            Explained: what `make` raised.
+            HostError: the cache cannot be written, or another process does not finish making it in time.
+            Explained: raised by `make`.
         """
         with self._locked(key, on_wait):
-            final = self._place(key)
+            final = self._path_of(key)
             with contextlib.suppress(TestbedError):
                 return self._use(final)
             self._make(final, make)
@@ -92,11 +96,11 @@ class SnapshotCache:
         return snapshot
 
     def discard(self, snapshot: Snapshot) -> None:
-        """Removes a snapshot that is of no use; others that use it keep what they have open."""
+        """Removes a snapshot that does not restore; processes that use it keep the files that they have open."""
         with self._locked(snapshot.facts.key):
             _remove(snapshot.directory)
 
-    def _place(self, key: Mapping[str, str]) -> Path:
+    def _path_of(self, key: Mapping[str, str]) -> Path:
         digest = hashlib.sha256(json.dumps(dict(key), sort_keys=True).encode()).hexdigest()
         return self._path / digest[:_DIGITS]
 
@@ -104,15 +108,14 @@ class SnapshotCache:
     def _locked(self, key: Mapping[str, str], on_wait: Callable[[], object] = lambda: None) -> Iterator[None]:
         try:
             self._path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self._place(key).with_suffix(_LOCK))
+            lock = FileLock(self._path_of(key).with_suffix(_LOCK))
             try:
                 lock.acquire(timeout=0)
             except Timeout:
                 on_wait()
                 lock.acquire(timeout=_MAKING)
         except Timeout:
-            raise HostError(f"another process has not made its snapshot within {_MAKING:.0f} s",
-                            hint="stop it, or use --cold") from None
+            raise _made_too_slowly(_holder(Path(lock.lock_file))) from None
         except OSError as error:
             raise HostError(f"{self._path} cannot be used for snapshots: {error.strerror}",
                             hint="set XDG_CACHE_HOME, or use --cold") from None
@@ -130,7 +133,7 @@ class SnapshotCache:
         return snapshot
 
     def _make(self, final: Path, make: Callable[[Path], object]) -> None:
-        """Makes it beside its place and puts it there in one step; what a crash left there before is removed."""
+        """Makes the snapshot under another name and renames it when it is whole; removes what a crash left before."""
         part = final.with_suffix(_PART)
         _remove(part)
         _remove(final)
@@ -142,12 +145,12 @@ class SnapshotCache:
             _remove(part)
 
     def _evict(self) -> None:
-        """Removes what crashes left, and then the snapshots that were not used for longest, until the rest fits."""
+        """Removes what crashes left, and then the least recently used snapshots, until the rest fits."""
         for part in self._path.glob(f"*{_PART}"):
             with contextlib.suppress(Timeout), FileLock(part.with_suffix(_LOCK)).acquire(timeout=0):
                 _remove(part)
-        for gone in self._path.glob(f"*{_GONE}"):
-            shutil.rmtree(gone, ignore_errors=True)
+        for remnant in self._path.glob(f"*{_GONE}"):
+            shutil.rmtree(remnant, ignore_errors=True)
         snapshots = sorted((path.stat().st_mtime, path) for path in self._path.iterdir() if (path / FACTS).exists())
         size = sum(allocated(path) for _, path in snapshots)
         for _, path in snapshots:
@@ -159,13 +162,38 @@ class SnapshotCache:
                 size -= before
 
 
+def lock_holder(locks: str, inode: int) -> int | None:
+    """Returns the process that holds the lock of flock(2) on that inode by the text of /proc/locks (proc_locks(5)).
+
+    None if the table does not name it: a process of another PID namespace is listed as 0 or less, or not at all.
+    """
+    for line in locks.splitlines():
+        # "2: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF"; a process that waits has "->" as its second word.
+        match line.split():
+            case [_, "FLOCK", _, _, pid, file, *_] if file.rpartition(":")[2] == str(inode) and int(pid) > 0:
+                return int(pid)
+    return None
+
+
+def _holder(lock_file: Path) -> int | None:
+    with contextlib.suppress(OSError):
+        return lock_holder(_LOCKS.read_text("ascii"), lock_file.stat().st_ino)
+    return None
+
+
+def _made_too_slowly(holder: int | None) -> HostError:
+    who, process = ("another process", "that process") if holder is None else (f"process {holder}",) * 2
+    return HostError(f"{who} did not finish making the snapshot within {_MAKING:.0f} s",
+                     hint=f"stop {process}, or use --cold")  # fmt: skip
+
+
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
 @functools.cache
 def _cloud() -> str:
-    """A digest of the code that answers the guest in the cloud's stead: its answers are in the guest's memory."""
+    """A digest of the code of the metadata service: its answers are in the memory of a saved guest."""
     files = (entry for entry in importlib.resources.files("lifsea_testbed.ecs").iterdir() if entry.is_file())
     return _digest(b"\0".join(entry.read_bytes() for entry in sorted(files, key=lambda entry: entry.name)))
 
@@ -178,9 +206,9 @@ def _is_unused(path: Path) -> bool:
 
 
 def _remove(path: Path) -> None:
-    """Removes a directory by another name first: nobody ever sees a half of it."""
+    """Renames a directory before it removes it, so that no process sees a part of it."""
     if not path.exists():
         return
-    doomed = path.with_name(f"{path.name}-{uuid.uuid4().hex}{_GONE}")
-    path.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
+    renamed = path.with_name(f"{path.name}-{uuid.uuid4().hex}{_GONE}")
+    path.rename(renamed)
+    shutil.rmtree(renamed, ignore_errors=True)

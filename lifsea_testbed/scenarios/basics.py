@@ -104,9 +104,9 @@ def upgrade(machine: Machine, next_image: Image) -> Upgraded:
     written = write(machine, (KEPT_IN_ETC, KEPT_IN_VAR))
     before = machine.guest.deployments.booted()
     source = machine.attach_disk(next_image)
-    started, written_before = time.monotonic(), machine.boot.written
+    started, written_before = time.monotonic(), machine.boot.bytes_written
     commit = machine.guest.deployments.deploy_from_disk(source)
-    bytes_written = machine.boot.written - written_before
+    bytes_written = machine.boot.bytes_written - written_before
     machine.reboot()
     seconds = time.monotonic() - started
     return Upgraded(

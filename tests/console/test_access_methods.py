@@ -50,7 +50,7 @@ def test_the_clock_of_a_restored_machine_is_set_on_any_device(tmp_path: Path, li
     with pool(tmp_path, line=line) as lender, lender.restored("machine") as own:
         assert abs(float(own.run("date +%s.%N").stdout) - time.time()) < 1.0
         template = lender.snapshot()
-        assert template and bool(template.facts.renewal) is (line is ChannelDevice.PORT)
+        assert template and bool(template.facts.reseed_nonce) is (line is ChannelDevice.PORT)
 
 
 def test_a_prompt_that_is_there_already_is_used(tmp_path: Path) -> None:

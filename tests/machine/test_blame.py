@@ -1,4 +1,4 @@
-"""Whose fault it is: what goes wrong on a real machine ends every wait at once, with the right error and evidence."""
+"""Blame: a failure on a real machine ends every wait at once, with the right error and evidence."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lifsea_testbed.support.liveness import Liveness
 from tests.support.real import machine
 
 pytestmark = [pytest.mark.nightly, pytest.mark.boots]
-#: What can be known is told within this time (seconds).
+#: A failure that can be detected is raised within this time (seconds).
 AT_ONCE = 1.0
 _MAIN = "systemctl show --property=MainPID --value lifsea-testbed-shell.service"
 
@@ -35,7 +35,7 @@ def own(tmp_path: Path) -> Iterator[Machine]:
 
 def ends(machine: Machine, kind: type[Explained], script: str = "sleep 600", *, within: float = 60.0,
          after: float = 0.0) -> Explained:
-    """The error that a command ends with; it has to come at once, `after` seconds from now."""
+    """The error that a command ends with; it has to be raised at once, `after` seconds from now."""
     started = time.monotonic()
     with pytest.raises(kind) as caught:
         machine.run(script, within=within)
@@ -108,13 +108,13 @@ def test_a_disk_that_fails(own: Machine) -> None:
 @pytest.fixture
 def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A directory for temporary files that can be filled up."""
-    place = tmp_path / "small"
-    place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3500m", "tmpfs", place], check=True)
-    monkeypatch.setenv("TMPDIR", str(place))
+    directory = tmp_path / "small"
+    directory.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3500m", "tmpfs", directory], check=True)
+    monkeypatch.setenv("TMPDIR", str(directory))
     monkeypatch.setattr("tempfile.tempdir", None)
-    yield place
-    subprocess.run(["umount", place], check=True)
+    yield directory
+    subprocess.run(["umount", directory], check=True)
 
 
 def test_a_host_whose_disk_is_full(small_disk: Path, tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_a_console_that_floods(tmp_path: Path) -> None:
     transcript = Transcript(host, liveness=Liveness(), file=tmp_path / "transcript.txt")
     transcript.start(time.monotonic())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    block = b"".join(b"%07d a line of a guest that never stops to print, whoever reads it or not\r\n" % number
+    block = b"".join(b"%07d a line of a guest that never stops printing, if anybody reads it or not\r\n" % number
                      for number in range(13_000))  # fmt: skip
     for _ in range((1 << 30) // len(block)):
         guest.sendall(block)

@@ -1,4 +1,4 @@
-"""A guest whose timer does not tick, or whose QEMU failed at once, is powered on again; nothing else is tried twice."""
+"""A guest whose timer does not tick, or whose QEMU failed early, is powered on again; no other failure is retried."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lifsea_testbed.machine.machine import Machine
 
 
 class Starving(Machine):
-    """A machine of which each power-on but the last ends so."""
+    """A machine whose power-ons end with these errors, until none is left."""
 
     def __init__(self, *ends: type[Explained], writes: bool = False) -> None:
         self.boots, self.closed, self._ends, self._writes = [], 0, list(ends), writes
@@ -36,7 +36,7 @@ def test_a_starved_timer_is_tried_again() -> None:
     assert (len(machine.boots), machine.closed) == (1, 2)
 
 
-def test_a_host_that_never_has_time_is_given_up() -> None:
+def test_a_host_that_is_always_too_busy_is_an_error() -> None:
     machine = Starving(*[TimerStarved] * 3)
     with pytest.raises(TimerStarved):
         machine.power_on()
@@ -45,7 +45,7 @@ def test_a_host_that_never_has_time_is_given_up() -> None:
 
 @pytest.mark.parametrize("end", [EmulatorFailed, TimerStarved])
 @pytest.mark.parametrize("writes", [False, True])
-def test_what_the_host_did_is_tried_again_unless_the_guest_had_written(end: type[Explained], writes: bool) -> None:
+def test_a_failure_of_the_host_is_tried_again_unless_the_guest_had_written(end: type[Explained], writes: bool) -> None:
     machine = Starving(end, writes=writes)
     with pytest.raises(end) if writes else contextlib.nullcontext():
         machine.power_on()
@@ -53,7 +53,7 @@ def test_what_the_host_did_is_tried_again_unless_the_guest_had_written(end: type
 
 
 @pytest.mark.parametrize("end", [GuestCrashed, LaunchError])
-def test_any_other_end_is_the_end(end: type[Explained]) -> None:
+def test_any_other_end_is_final(end: type[Explained]) -> None:
     machine = Starving(end)
     with pytest.raises(end):
         machine.power_on()

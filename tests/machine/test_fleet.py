@@ -1,4 +1,4 @@
-"""Machines on a private network: they reach each other, and links do to them what they were told."""
+"""Machines on a private network: they reach each other, as far as the links between them let frames pass."""
 
 from __future__ import annotations
 
@@ -33,34 +33,34 @@ def test_fleet(machines):
 
 
 class FakeMachine:
-    """Comes up unless it is told not to, and says when it is gone."""
+    """Comes up unless it has an error to raise, and records its start and its end."""
 
-    def __init__(self, name: str, story: list[str], trouble: Exception | None = None) -> None:
-        self.name, self.story, self.trouble = name, story, trouble
+    def __init__(self, name: str, events: list[str], error: Exception | None = None) -> None:
+        self.name, self.events, self.error = name, events, error
 
     def __enter__(self) -> FakeMachine:
-        if self.trouble:
-            raise self.trouble
-        self.story.append(f"{self.name} up")
+        if self.error:
+            raise self.error
+        self.events.append(f"{self.name} up")
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.story.append(f"{self.name} gone")
+        self.events.append(f"{self.name} gone")
 
 
 def test_where_one_does_not_come_up_none_is_left() -> None:
-    story: list[str] = []
-    contexts = [FakeMachine("one", story), FakeMachine("two", story, OSError("no")), FakeMachine("three", story)]
+    events: list[str] = []
+    contexts = [FakeMachine("one", events), FakeMachine("two", events, OSError("no")), FakeMachine("three", events)]
     with pytest.raises(OSError, match="no"), fleet(contexts):  # type: ignore[arg-type]
         pass
-    assert sorted(story) == ["one gone", "one up", "three gone", "three up"]
+    assert sorted(events) == ["one gone", "one up", "three gone", "three up"]
 
 
 @pytest.mark.boots
 def test_a_fleet_of_machines_without_a_shell_is_not_judged(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The network card is there, but nobody can be asked to give it an address."""
+    """The NIC is attached, but without a shell its address cannot be configured."""
     monkeypatch.setenv("TMPDIR", str(pytester.path / "tmp"))
     options = lay_out(pytester.path, SUITE)
     result = pytester.runpytest_subprocess(*options, "-rs")
@@ -72,21 +72,21 @@ def test_a_fleet_of_machines_without_a_shell_is_not_judged(
     assert list((pytester.path / "tmp").iterdir()) == []
 
 
-def unread(wire: socket.socket) -> int:
-    """How many bytes the far end has not read yet."""
-    return int(struct.unpack("i", fcntl.ioctl(wire, termios.TIOCOUTQ, bytes(4)))[0])
+def unread(connection: socket.socket) -> int:
+    """The number of bytes that the far end has not read yet."""
+    return int(struct.unpack("i", fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)))[0])
 
 
 @pytest.mark.boots
-def test_a_card_that_is_attached_takes_frames(tmp_path: Path) -> None:
-    """QEMU reads the first frame whatever the guest does; a wire that it lost is never read."""
+def test_an_attached_nic_receives_frames(tmp_path: Path) -> None:
+    """QEMU reads the first frame even if the guest ignores it; a connection that QEMU lost is never read."""
     lay_out(tmp_path, "")
     context = run_context(image=str(tmp_path / "disk.raw"), profile=str(tmp_path / "quick.toml"),
                           instance_type="ecs.g7.large", accelerator="tcg", reports=tmp_path)  # fmt: skip
     near, far = socket.socketpair()
-    bench = MachineFactory(context)
+    factory = MachineFactory(context)
     try:
-        with near, bench.create(MachineSpec(name="machine")) as machine:
+        with near, factory.create(MachineSpec(name="machine")) as machine:
             machine.network.attach_nic(NetworkInterface(plug=lambda: far))
             near.sendall(struct.pack(">I", 60) + b"\xff" * 60)
             deadline = Deadline.after(10.0)
@@ -94,7 +94,7 @@ def test_a_card_that_is_attached_takes_frames(tmp_path: Path) -> None:
                 time.sleep(0.02)
             assert unread(near) == 0
     finally:
-        bench.close()
+        factory.close()
 
 
 def reaches(one: Machine, address: str) -> bool:
@@ -109,8 +109,8 @@ def round_trip(one: Machine, address: str) -> float:
 
 @contextmanager
 def two(reports: Path) -> Iterator[Fleet]:
-    with real.bench(reports) as bench, \
-            FleetMaker("two", bench) as machines:  # fmt: skip
+    with real.bench(reports) as factory, \
+            FleetMaker("two", factory) as machines:  # fmt: skip
         yield machines(2)
 
 
@@ -119,21 +119,21 @@ def two(reports: Path) -> Iterator[Fleet]:
 def test_two_machines_on_a_network_of_their_own(tmp_path: Path) -> None:
     with two(tmp_path) as made:
         one, other = made
-        there, link = made.network.address(other), made.network.link(one, other)
+        address, link = made.network.address(other), made.network.link(one, other)
         assert one.instance.id != other.instance.id and one.guest.system.identity() != other.guest.system.identity()
-        assert reaches(one, there) and reaches(other, made.network.address(one))
-        whole = round_trip(one, there)
+        assert reaches(one, address) and reaches(other, made.network.address(one))
+        undelayed = round_trip(one, address)
         link.delay(0.4)
-        assert 0.8 <= round_trip(one, there) < 0.8 + whole + 0.5
+        assert 0.8 <= round_trip(one, address) < 0.8 + undelayed + 0.5
         link.restore()
         link.cut()
-        assert not reaches(one, there)
+        assert not reaches(one, address)
         link.restore()
-        assert reaches(one, there)
+        assert reaches(one, address)
         link.lose(0.5, seed=1)
-        one.run(["ping", "-c", "40", "-i", "0.05", "-W", "1", there], check=False, within=30.0)
+        one.run(["ping", "-c", "40", "-i", "0.05", "-W", "1", address], check=False, within=30.0)
         assert 10 <= link.count.lost <= 60
         link.restore()
         other.reboot()
         made.network.configure(other)
-        assert reaches(one, there)
+        assert reaches(one, address)

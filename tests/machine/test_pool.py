@@ -1,4 +1,4 @@
-"""Templates: what is saved, how it is kept, and what becomes of one that does not restore."""
+"""Snapshots: their content, their cache, and the discarding of one that does not restore."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lifsea_testbed.console import login
 from lifsea_testbed.ecs import instance_types
 from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.ecs.metadata import TOKEN_HEADER, TTL_HEADER, Metadata, MetadataRequest, Request
-from lifsea_testbed.errors import BootFailed, TestbedError
+from lifsea_testbed.errors import BootFailed, HostError, TestbedError
 from lifsea_testbed.machine import clock_reseed, snapshot_cache
 from lifsea_testbed.machine import snapshot as snapshots
 from lifsea_testbed.machine.factory import MachineSpec
@@ -42,12 +42,13 @@ FACTS = SnapshotFacts(
     key=KEY, image="out.qcow2", profile="reference", accelerator="tcg", instance=INSTANCE, memory=8192, disks=1,
     access_method=AccessMethod.USER_DATA, access=AccessSection(), boot_id="b", shell_after=9.0, clock=0,
     tokens={"t": 60.0},
-    seen=[MetadataRequest(at=1.0, method="GET", path="/latest/user-data", status=200)], made="", took=1.0, quiet=0.5,
+    requests=[MetadataRequest(at=1.0, method="GET", path="/latest/user-data", status=200)], made_at="", seconds=1.0,
+    quiet_seconds=0.5,
 )  # fmt: skip
 
 
 def make(directory: Path, *, key: dict[str, str] | None = None, size: int = 1) -> None:
-    """Makes what stands for a template in the cache, with a memory of so many KiB."""
+    """Writes the files that the cache takes for a snapshot, with a memory of so many KiB."""
     (directory / snapshots.MEMORY).write_bytes(b"x" * size * 1024)
     (directory / snapshots.FACTS).write_text(FACTS.model_copy(update={"key": key or KEY}).model_dump_json())
 
@@ -58,10 +59,10 @@ def cache(tmp_path: Path) -> Iterator[SnapshotCache]:
         yield cache
 
 
-# What goes on with it
+# The state that survives a restore
 
 
-def test_the_tokens_and_the_record_of_the_metadata_service_go_on() -> None:
+def test_the_tokens_and_the_requests_of_the_metadata_service_are_restored() -> None:
     first = Metadata(INSTANCE, user_data=b"", clock=lambda: 100.0, token_required=True)
     token = first.answer(Request(method="PUT", path="/latest/api/token", headers={TTL_HEADER: "60"})).body.decode()
     later = Metadata(INSTANCE, user_data=b"", clock=lambda: 5000.0, token_required=True)
@@ -79,17 +80,17 @@ def test_an_older_qemu_restores_nothing(version: str, can: bool) -> None:
 # The cache
 
 
-def test_what_is_saved_is_loaded(cache: SnapshotCache) -> None:
+def test_a_saved_snapshot_is_loaded(cache: SnapshotCache) -> None:
     assert cache.get(KEY, make).facts == FACTS
 
 
-def test_a_template_is_made_once(cache: SnapshotCache, tmp_path: Path) -> None:
+def test_a_snapshot_is_made_once(cache: SnapshotCache, tmp_path: Path) -> None:
     made = cache.get(KEY, make)
     assert cache.get(KEY, lambda _: pytest.fail("made again")).directory == made.directory
     assert cache.get({**KEY, "image": "2"}, make).directory != made.directory
 
 
-def test_one_that_is_being_made_when_the_power_fails_is_not_there(cache: SnapshotCache, tmp_path: Path) -> None:
+def test_a_snapshot_whose_making_fails_is_not_there(cache: SnapshotCache, tmp_path: Path) -> None:
     def fail(directory: Path) -> None:
         make(directory)
         raise BootFailed("no shell")
@@ -107,7 +108,7 @@ def _make_and_die(path: Path) -> None:
     SnapshotCache(path).get(KEY, die)
 
 
-def test_a_process_that_dies_leaves_no_half_template(cache: SnapshotCache, tmp_path: Path) -> None:
+def test_a_process_that_dies_leaves_no_half_snapshot(cache: SnapshotCache, tmp_path: Path) -> None:
     child = multiprocessing.get_context("fork").Process(target=_make_and_die, args=(tmp_path / "templates",))
     child.start()
     child.join(30)
@@ -128,8 +129,8 @@ def _make_slowly(path: Path, made: Path) -> None:
 
 def test_of_many_processes_one_makes_it(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
-    places = (tmp_path / "templates", tmp_path / "made")
-    children = [context.Process(target=_make_slowly, args=places) for _ in range(6)]
+    paths = (tmp_path / "templates", tmp_path / "made")
+    children = [context.Process(target=_make_slowly, args=paths) for _ in range(6)]
     for child in children:
         child.start()
     for child in children:
@@ -139,12 +140,12 @@ def test_of_many_processes_one_makes_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["{", "{}", FACTS.model_copy(update={"format": 0}).model_dump_json()])
-def test_one_that_cannot_be_read_is_made_anew(cache: SnapshotCache, damage: str) -> None:
+def test_a_snapshot_that_cannot_be_read_is_made_again(cache: SnapshotCache, damage: str) -> None:
     (cache.get(KEY, make).directory / snapshots.FACTS).write_text(damage)
     assert cache.get(KEY, make).facts == FACTS
 
 
-def test_the_cache_keeps_to_its_bound_and_drops_what_was_used_longest_ago(tmp_path: Path) -> None:
+def test_the_cache_keeps_to_its_limit_and_removes_the_least_recently_used(tmp_path: Path) -> None:
     path = tmp_path / "templates"
     keys = [{**KEY, "image": str(number)} for number in range(4)]
     kept: list[Path] = []
@@ -158,7 +159,7 @@ def test_the_cache_keeps_to_its_bound_and_drops_what_was_used_longest_ago(tmp_pa
     assert allocated(path) <= 250 * 1024
 
 
-def test_what_somebody_uses_is_not_dropped(tmp_path: Path) -> None:
+def test_a_snapshot_in_use_is_not_removed(tmp_path: Path) -> None:
     path = tmp_path / "templates"
     with SnapshotCache(path) as used:
         first = used.get(KEY, make)
@@ -170,11 +171,46 @@ def test_what_somebody_uses_is_not_dropped(tmp_path: Path) -> None:
     assert not first.directory.exists() and not second.directory.exists()
 
 
-# The restorer
+#: The table of proc_locks(5); the second line is a process that waits for the first one's lock.
+_LOCKS = """\
+1: FLOCK  ADVISORY  WRITE 1234 00:1b:5678 0 EOF
+1: -> FLOCK  ADVISORY  WRITE 99 00:1b:5678 0 EOF
+2: POSIX  ADVISORY  READ  77 08:01:5679 128 128
+3: FLOCK  ADVISORY  WRITE 0 08:01:5680 0 EOF
+4: FLOCK  ADVISORY  WRITE -1 08:01:5681 0 EOF
+5: LEASE  ACTIVE    READ
+"""
+
+
+@pytest.mark.parametrize(("inode", "pid"), [(5678, 1234), (5679, None), (5680, None), (5681, None), (678, None)])
+def test_the_holder_of_a_lock_is_read_from_the_table_of_the_kernel(inode: int, pid: int | None) -> None:
+    assert snapshot_cache.lock_holder(_LOCKS, inode) == pid
+
+
+@pytest.mark.parametrize("locks", ["/proc/locks", "/dev/null", "/nowhere"])
+def test_a_process_that_does_not_finish_is_named_by_its_pid(
+    cache: SnapshotCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locks: str
+) -> None:
+    monkeypatch.setattr(snapshot_cache, "_MAKING", 0.0)
+    monkeypatch.setattr(snapshot_cache, "_LOCKS", Path(locks))
+    waiting = SnapshotCache(tmp_path / "templates")
+
+    def make_while_another_waits(directory: Path) -> None:
+        with pytest.raises(HostError) as caught:
+            waiting.get(KEY, make)
+        name, hint = (f"process {os.getpid()}",) * 2 if locks == "/proc/locks" else ("another process", "that process")
+        assert caught.value.happened == f"{name} did not finish making the snapshot within 0 s"
+        assert caught.value.hint == f"stop {hint}, or use --cold"
+        make(directory)
+
+    cache.get(KEY, make_while_another_waits)
+
+
+# The pool
 
 
 class FakeFactory:
-    """The part of a machine factory that the pool uses, where the making of a snapshot takes no boot."""
+    """The part of a machine factory that the pool uses."""
 
     def __init__(self) -> None:
         self.announced: list[str] = []
@@ -190,7 +226,7 @@ class FakeFactory:
 
 
 class FragilePool(MachinePool):
-    """Restores what is not broken."""
+    """Restores snapshots, except the first ones, which are broken."""
 
     def __init__(self, factory: Any, cache: SnapshotCache, broken: int) -> None:
         super().__init__(factory, cache)
@@ -206,29 +242,29 @@ class FragilePool(MachinePool):
     def _resume(self, stack: contextlib.ExitStack, snapshot: Snapshot, name: str) -> Any:
         self.broken -= 1
         if self.broken >= 0:
-            raise TestbedError("QEMU did not take it")
+            raise TestbedError("QEMU refused it")
         return f"restored {name}"
 
 
 @pytest.mark.parametrize(("broken", "made"), [(0, 1), (1, 2)])
-def test_a_template_that_does_not_restore_is_named_and_made_anew_once(
+def test_a_snapshot_that_does_not_restore_is_named_and_made_again_once(
     cache: SnapshotCache, broken: int, made: int
 ) -> None:
     factory = FakeFactory()
-    restorer = FragilePool(factory, cache, broken)
+    pool = FragilePool(factory, cache, broken)
     for _ in range(3):
-        with restorer.restored("m") as machine:
+        with pool.restored("m") as machine:
             assert str(machine) == "restored m"
-    assert restorer.made == made
-    refusal = "does not restore and is discarded: QEMU did not"
+    assert pool.made == made
+    refusal = "does not restore and is discarded: QEMU refused"
     assert len([line for line in factory.announced if refusal in line]) == broken
 
 
 def test_one_that_does_not_restore_twice_is_the_harnesss_fault(cache: SnapshotCache) -> None:
-    restorer = FragilePool(FakeFactory(), cache, 2)
-    with pytest.raises(TestbedError, match="that was just made does not restore") as caught, restorer.restored("m"):
+    pool = FragilePool(FakeFactory(), cache, 2)
+    with pytest.raises(TestbedError, match="that was just made does not restore") as caught, pool.restored("m"):
         pass
-    assert caught.value.blame == "harness" and restorer.made == 2
+    assert caught.value.blame == "harness" and pool.made == 2
 
 
 def test_where_nothing_can_be_restored_machines_are_booted_and_the_reason_is_known(cache: SnapshotCache) -> None:
@@ -238,27 +274,27 @@ def test_where_nothing_can_be_restored_machines_are_booted_and_the_reason_is_kno
     able = FakeFactory()
     cases = ((old, False, "QEMU 7.2.22 cannot"), (mute, False, "no shell"), (able, True, "--cold"))
     for factory, cold, reason in cases:
-        restorer = MachinePool(factory, cache, cold=cold)  # type: ignore[arg-type]
-        assert reason in restorer.why_cold
-        with restorer.restored("m") as machine:
+        pool = MachinePool(factory, cache, cold=cold)  # type: ignore[arg-type]
+        assert reason in pool.why_cold
+        with pool.restored("m") as machine:
             assert str(machine) == "booted m"
 
 
-# The real thing
+# Real machines
 
 
 @pytest.mark.boots
 @pytest.mark.parametrize("script", ["channel.sh", "terminal.sh"])
-def test_what_another_test_bed_put_into_the_guest_is_not_gone_on_from(
+def test_a_snapshot_with_the_channel_of_another_test_bed_is_not_restored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
 ) -> None:
-    """The channel of road user-data and the one that is typed at a login both live on in a guest's memory."""
+    """The agent of access method user-data, and the one typed at a login, are both in the memory of a saved guest."""
     agent = login._agent
-    with real.bench(tmp_path) as bench:
-        before = snapshot_cache.key(bench)
-        assert snapshot_cache.key(bench) == before
+    with real.bench(tmp_path) as factory:
+        before = snapshot_cache.key(factory)
+        assert snapshot_cache.key(factory) == before
         monkeypatch.setattr(login, "_agent", lambda name: agent(name) + ("# later\n" if name == script else ""))
-        after = snapshot_cache.key(bench)
+        after = snapshot_cache.key(factory)
     assert {name for name in before if before[name] != after[name]} == {"user-data"}
 
 
@@ -267,9 +303,9 @@ _INVOCATIONS = "systemctl show -p Id -p InvocationID '*.service'"
 
 
 def assert_a_step_starts_nothing(machine: Machine) -> None:
-    """A guest that lost a month runs the services that it ran before, and is as quiet."""
+    """A guest whose clock is stepped by a month runs the same services as before, and starts none."""
     before, ahead = machine.run(_INVOCATIONS).stdout, time.time() + _MONTH / 1e6
-    assert abs(clock_reseed.renew(machine, step=_MONTH) / 1e6 - ahead) < 5
+    assert abs(clock_reseed.step_and_reseed(machine, step=_MONTH) / 1e6 - ahead) < 5
     machine.boot.liveness.pause(2.0, Deadline.after(2.0))
     assert machine.run(_INVOCATIONS).stdout == before
 
@@ -277,17 +313,17 @@ def assert_a_step_starts_nothing(machine: Machine) -> None:
 @pytest.mark.boots
 def test_restored_machines_are_clean_and_not_each_other(tmp_path: Path) -> None:
     seen: list[dict[str, str]] = []
-    with real.pool(tmp_path) as restorer:
+    with real.pool(tmp_path) as pool:
         for number in range(2):
-            with restorer.restored(f"restored-{number}") as machine:
+            with pool.restored(f"restored-{number}") as machine:
                 assert abs(float(machine.run("date +%s.%N").stdout) - time.time()) < 1.0
                 assert machine.run("test -e /etc/changed || test -e /var/changed", check=False).exit_status == 1
                 machine.run("echo x | tee /etc/changed >/var/changed; sync")
                 assert not machine.boot.disk_is_untouched
-                asked = machine.run("curl -s http://100.100.100.200/latest/meta-data/instance-id").stdout
-                assert asked == machine.instance.id
+                instance_id = machine.run("curl -s http://100.100.100.200/latest/meta-data/instance-id").stdout
+                assert instance_id == machine.instance.id
                 assert machine.requests and machine.shell_after > 0 and (machine.restored_in or 0) > 0
-                assert restorer.snapshot().facts.renewal  # type: ignore[union-attr]
+                assert pool.snapshot().facts.reseed_nonce  # type: ignore[union-attr]
                 assert "Linux version" in (machine.records / "template-journal.txt").read_text()
                 assert abs(machine.guest.hardware.clock_offset()) <= 2
                 seen.append({"uuid": machine.run("cat /proc/sys/kernel/random/uuid").stdout,
@@ -300,7 +336,7 @@ def test_restored_machines_are_clean_and_not_each_other(tmp_path: Path) -> None:
     assert one["uuid"] != other["uuid"] and one["random"] != other["random"]
 
 
-#: Where templates lie; pytester has a home of its own.
+#: The directory of the snapshots; pytester has a home directory of its own.
 CACHE = snapshot_cache.directory().parent.parent
 FAILS = """
 def test_fails(machine):
@@ -310,7 +346,7 @@ def test_fails(machine):
 
 
 @pytest.mark.boots
-def test_the_machine_of_a_failed_test_is_kept_and_opens_where_it_stood(
+def test_the_machine_of_a_failed_test_is_kept_and_resumes_in_its_state(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(CACHE))
@@ -354,9 +390,9 @@ CHUNKS, RESTORES = 10, 100
 def test_of_a_thousand_restored_machines_none_sees_the_change_of_another(tmp_path: Path, chunk: int) -> None:
     draw = random.Random(chunk)
     seen: set[str] = set()
-    with real.pool(tmp_path) as restorer:
+    with real.pool(tmp_path) as pool:
         for number in range(RESTORES):
-            with restorer.restored("restored") as machine:
+            with pool.restored("restored") as machine:
                 changes.look_for_any(machine)
                 seen.add(machine.run("cat /proc/sys/kernel/random/uuid").stdout)
                 change = draw.choice(changes.CHANGES)

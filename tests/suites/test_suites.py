@@ -190,7 +190,7 @@ class FakeMachine:
             hardware_speed=not emulated, all_features=not emulated, exact_model=not emulated,
             memory=traits["memory_given"], network_queues=traits["queues_shown"])  # fmt: skip
         self.requests: list[Any] = []
-        self.boot = SimpleNamespace(written=0)
+        self.boot = SimpleNamespace(bytes_written=0)
         self._asks = [SimpleNamespace(path=path) for path in traits["asks_again"]]
 
     def wait_until_ready(self) -> None:

@@ -1,14 +1,14 @@
-# The program of renewal.py: a whole ELF file that steps the guest's clock, reseeds its random numbers, and writes what
-# the kernel said of the clock then, a struct timex (x86-64, Linux).
-#   as -o renew.o renew.S && ld --oformat binary -Ttext=0x400000 -o renew.elf renew.o
-# renewal.py fills in what is at `ready` and after. Either the step and the seed are among that, or the program says
-# first that it is ready, and reads them. Exit status: 0, or the number of what failed:
-#   1 to step the clock  2 to take entropy  3 to reseed  4 to write  5 to read
+# The program of clock_reseed.py: a whole ELF file (x86-64, Linux) that steps the guest's clock, reseeds the kernel's
+# random number generators, and writes the clock after the step, as the kernel's struct timex.
+#   as -o clock_reseed.o clock_reseed.S && ld --oformat binary -Ttext=0x400000 -o clock_reseed.elf clock_reseed.o
+# clock_reseed.py fills in everything from `greeting_size` on. Either that includes the step and the seed, or the
+# program first writes a greeting and then reads them from its standard input. Exit status: 0, or what failed:
+#   1 stepping the clock  2 adding entropy  3 reseeding  4 writing  5 reading
 .set BASE, 0x400000
 .set SEED, 64
 .set TIMEX, 208
-.set HEADER, 40                         # of a frame (frames.py), before the answer
-.set GIVEN, TIMEX + 8 + SEED
+.set HEADER, 40                         # of a frame of the channel (port_frames.py), before the answer
+.set INPUT, TIMEX + 8 + SEED
 .set SYS_READ, 0
 .set SYS_WRITE, 1
 .set SYS_OPEN, 2
@@ -40,7 +40,7 @@ program:
         .quad   0x1000
 segment:
 
-_start: subq    $end - frame, %rsp      # the kernel writes its answer there
+_start: subq    $end - frame, %rsp      # a copy that adjtimex(2) may write to
         movq    %rsp, %rdi
         movl    $frame, %esi
         movl    $end - frame, %ecx
@@ -59,16 +59,16 @@ _start: subq    $end - frame, %rsp      # the kernel writes its answer there
         movl    $SYS_WRITE, %eax
         movl    $STDOUT, %edi
         movl    $greeting, %esi
-        movl    ready, %edx
+        movl    greeting_size, %edx
         syscall
-        cmpl    ready, %eax
+        cmpl    greeting_size, %eax
         jne     failed
 
         movl    $5, %r12d
         leaq    HEADER(%rsp), %r14
-        movl    given, %r15d
+        movl    input_size, %r15d
 more:   testl   %r15d, %r15d
-        jz      told
+        jz      apply
         movl    $SYS_READ, %eax
         movl    $STDIN, %edi
         movq    %r14, %rsi
@@ -80,7 +80,7 @@ more:   testl   %r15d, %r15d
         subl    %eax, %r15d
         jmp     more
 
-told:   movl    $1, %r12d
+apply:  movl    $1, %r12d
         leaq    HEADER(%rsp), %rdi
         movl    $SYS_ADJTIMEX, %eax
         syscall
@@ -108,11 +108,11 @@ told:   movl    $1, %r12d
         movl    $4, %r12d
         movl    $SYS_WRITE, %eax
         movl    $STDOUT, %edi
-        movl    answer, %esi
+        movl    answer_start, %esi
         addq    %rsp, %rsi
-        movl    answered, %edx
+        movl    answer_size, %edx
         syscall
-        cmpl    answered, %eax
+        cmpl    answer_size, %eax
         jne     failed
         xorl    %r12d, %r12d
 
@@ -122,10 +122,13 @@ failed: movl    %r12d, %edi
 
 device: .asciz  "/dev/urandom"
         .balign 8
-ready:  .quad   0                       # how much of the greeting is written
-given:  .quad   0                       # how much is read in place of what is at `timex` and after: nothing, or GIVEN
-answer: .quad   HEADER                  # from where in the frame the answer is written: 0, or without the header
-answered:
+greeting_size:                          # the bytes of the greeting; 0: no greeting is written
+        .quad   0
+input_size:                             # the bytes that are read over `timex` and what follows: 0 or INPUT
+        .quad   0
+answer_start:                           # the offset in the frame from which the answer is written; HEADER: without it
+        .quad   HEADER
+answer_size:
         .quad   TIMEX
 greeting:
         .fill   HEADER, 1, 0
