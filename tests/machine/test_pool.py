@@ -41,9 +41,8 @@ KEY = {"image": "1", "accelerator": "tcg"}
 FACTS = SnapshotFacts(
     key=KEY, image="out.qcow2", profile="reference", accelerator="tcg", instance=INSTANCE, memory=8192, disks=1,
     access_method=AccessMethod.USER_DATA, access=AccessSection(), boot_id="b", shell_after=9.0, clock=0,
-    tokens={"t": 60.0},
-    requests=[MetadataRequest(at=1.0, method="GET", path="/latest/user-data", status=200)], made_at="", seconds=1.0,
-    quiet_seconds=0.5,
+    tokens={"t": 60.0}, made_at="", seconds=1.0, quiet_seconds=0.5,
+    requests=[MetadataRequest(at=1.0, method="GET", path="/latest/user-data", status=200)],
 )  # fmt: skip
 
 
