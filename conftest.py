@@ -1,1 +1,1 @@
-"""Makes `pytest` find the suites from the root of the checkout; the plugin itself is installed."""
+"""Puts the root of the checkout on the path of pytest, so that tests and suites are found; the plugin is installed."""

@@ -1,8 +1,8 @@
 """Every command in the documentation is run, and every example is read.
 
-A block of shell says in its first line who runs it: `sh`, this file, in a copy of the checkout; `sh nightly`, the same
-with real images; `sh wheel`, tests/test_packaging.py. One that wants a person, or hours, is `sh parsed`: the programs
-that it names read its words, and PARSED says why it is not run.
+The first line of a block of shell states who runs it: `sh`, this file, in a copy of the checkout; `sh nightly`, this
+file with real images; `sh wheel`, tests/test_packaging.py. One that needs a user or hours is `sh parsed`: the parsers
+of the programs that it names read it, and PARSED has the reason why it is not run.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.support.perf_cases import build, samples
 from tests.support.real import built
 
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
-TERMINAL, GATE, TEST = "it wants a person at a terminal", ".ci/run runs ci/gate", ".ci/run runs ci/test"
+TERMINAL, GATE, TEST = "it needs a user at a terminal", ".ci/run runs ci/gate", ".ci/run runs ci/test"
 COMPARE = "it boots two images many times; benchmarks/perf.py does so"
 KEPT = "a test has to fail for it; tests/machine/test_snapshot.py has one fail, and opens what was kept"
 PARSED = {
@@ -46,13 +46,13 @@ PARSED = {
     "kubelet.md:python": "tests/cluster/test_joins.py builds it", "kubelet.md:pytest": GATE,
     "powercut.md:lifsea-testbed powercut": "the state is one of a whole sweep, which takes hours",
 }  # fmt: skip
-#: What a line of shell may start that is no program of this project.
+#: The programs that a line of shell may start beside those of this project.
 OTHERS = {"python", "python3", "pip", "venv/bin/pip", "mkdir", "sed", "cat", ".", "test", "ci/publish", "minisign"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """A block of code: its page, line, language and mark, and what it holds."""
+    """A block of code: its page, line, language, mark and text."""
 
     page: Path
     line: int
@@ -65,7 +65,7 @@ class Block:
 
     @property
     def commands(self) -> list[list[str]]:
-        """The words of each command, without what is given to them as input."""
+        """The words of each command, without here-documents."""
         text = re.sub(r"<<'(\w+)'\n.*?\n\1\n", "\n", f"{self.text}\n", flags=re.DOTALL)
         parts = [part for line in text.splitlines() for part in re.split(r" \|\| | && ", line)]
         return [words for part in parts if (words := shlex.split(re.sub(r" >\S+", "", part), comments=True))]
@@ -89,7 +89,7 @@ def test_every_block_says_what_it_is() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_nothing_is_code_that_is_not_in_a_block(page: Path) -> None:
+def test_all_code_is_in_blocks(page: Path) -> None:
     bare = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
     assert re.findall(r"(?<=\n\n) {4,}\S.*", bare) == []
 
@@ -102,8 +102,8 @@ def test_what_is_not_run_has_a_reason() -> None:
 
 @cache
 def options_of_pytest() -> set[str]:
-    ask = [sys.executable, "-m", "pytest", "--help"]
-    shown = subprocess.run(ask, cwd=ROOT, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-m", "pytest", "--help"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", shown.stdout))
 
 
@@ -140,7 +140,7 @@ def test_every_page_is_in_the_index() -> None:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A checkout of links, with a history and the figures of a run; what is written is written here."""
+    """A checkout of links, with a history and the figures of a run; all output is written into it."""
     for entry in ROOT.iterdir():
         if entry.name not in (".git", "build", "reports", "history", "dist") and not entry.name.endswith(".egg-info"):
             (tmp_path / entry.name).symlink_to(entry)
@@ -172,7 +172,7 @@ def test_a_command_does_what_it_says(block: Block, checkout: Path) -> None:
 @pytest.mark.boots
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_commands_of_a_page_do_what_they_say_to_a_real_image(page: Path, checkout: Path) -> None:
-    """In the order of the page: what one block writes, the next may use."""
+    """In the order of the page: a block may use the files that an earlier one wrote."""
     named = [block for block in SHELL if block.page == page and block.mark == "nightly"]
     (checkout / "out.qcow2").symlink_to(built("reference"))
     (checkout / "next.qcow2").symlink_to(built("next"))

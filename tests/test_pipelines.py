@@ -1,7 +1,7 @@
-"""The pipelines in ci/: each is valid, and runs ci/gate and nothing else; ci/gate and its helpers do what they say.
+"""The pipelines in ci/: each is valid, and runs ci/gate and nothing else; ci/gate and its helpers work as documented.
 
-No CI server and no container engine runs here: that a runner takes them is not tried. The Jenkinsfile is looked at line
-by line only, since what knows its grammar is Jenkins.
+No CI server and no container engine runs here, so no pipeline is run by a real runner. The Jenkinsfile is checked line
+by line only, since nothing but Jenkins can parse it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def read(name: str) -> Any:
 
 
 def accepted(command: Sequence[str | Path], where: Path = ROOT) -> str:
-    """What a checker said that was content."""
+    """Returns the output of a checker, which must succeed."""
     checked = subprocess.run(command, cwd=where, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     return checked.stdout + checked.stderr
@@ -53,7 +53,7 @@ def test_a_pipeline_is_valid_by_its_schema(schema: str, name: str, tmp_path: Pat
 
 
 @pytest.mark.nightly
-def test_actionlint_is_content(tmp_path: Path) -> None:
+def test_actionlint_accepts_the_workflow(tmp_path: Path) -> None:
     workflows = tmp_path / ".github/workflows"
     workflows.mkdir(parents=True)
     shutil.copy(CI / "github-actions.yml", workflows)
@@ -65,12 +65,12 @@ def test_actionlint_is_content(tmp_path: Path) -> None:
 
 
 def test_the_jobs_are_valid_by_the_schema_of_kubernetes() -> None:
-    told = accepted([TOOLS / "kubernetes-validate", "--strict", CI / "powercut-job.yaml"])
-    assert "job/powercut-record" in told and "job/powercut against" in told
+    output = accepted([TOOLS / "kubernetes-validate", "--strict", CI / "powercut-job.yaml"])
+    assert "job/powercut-record" in output and "job/powercut against" in output
 
 
-def test_the_task_is_what_tekton_takes() -> None:
-    """By hand: Tekton's schema comes with its controller only."""
+def test_the_task_has_the_keys_of_tekton() -> None:
+    """Without a schema: Tekton's comes with its controller only."""
     task = read("tekton-task.yaml")
     assert (task["apiVersion"], task["kind"]) == ("tekton.dev/v1", "Task")
     spec = task["spec"]
@@ -83,7 +83,7 @@ def test_the_task_is_what_tekton_takes() -> None:
 
 
 def scripts() -> dict[str, list[str]]:
-    """The words that each pipeline has its runner start."""
+    """The commands that each pipeline makes its runner start."""
     (step,) = read("tekton-task.yaml")["spec"]["steps"]
     words = {"$(workspaces.history.path)": "history", "$(params.options[*])": ""}
     jenkins = re.findall(r"\bsh\b\s*\(?\s*(?:script:)?\s*['\"]+(.*?)['\"]", (CI / "Jenkinsfile").read_text("utf-8"))
@@ -134,7 +134,7 @@ def test_the_container_is_set_up_by_the_same_script(tmp_path: Path) -> None:
     assert [instruction for instruction, _ in steps] == ["FROM", "COPY", "WORKDIR", "RUN", "ENV", "ENTRYPOINT", "CMD"]
 
 
-def test_shellcheck_is_content() -> None:
+def test_shellcheck_accepts_the_scripts() -> None:
     """With every script of ci/, and every line of shell in the pipelines; -nt is known to every sh of Debian."""
     check: list[str | Path] = ["shellcheck", "--severity=warning", "--exclude=SC3013", "--shell=sh"]
     accepted([*check, *(path for path in CI.iterdir() if path.is_file() and not path.suffix
@@ -144,8 +144,8 @@ def test_shellcheck_is_content() -> None:
     containers = [each for pod in pods for each in (*pod["containers"], *pod.get("initContainers", ()))]
     lines = [line for each in containers for line in each["args"]]
     for line in (*lines, *(line for lines in scripts().values() for line in lines)):
-        told = subprocess.run([*check, "-"], input=f"{line}\n", text=True, capture_output=True, check=False)
-        assert told.returncode == 0, told.stdout
+        checked = subprocess.run([*check, "-"], input=f"{line}\n", text=True, capture_output=True, check=False)
+        assert checked.returncode == 0, checked.stdout
 
 
 FAKE = """\
@@ -159,7 +159,7 @@ exit "$STATUS"
 
 @pytest.mark.parametrize("status", [0, 1, 4])
 def test_each_pod_sweeps_its_own_part(tmp_path: Path, status: int) -> None:
-    """The command of the job is run as each pod runs it, with what it starts replaced; its status is the sweep's."""
+    """The command of the job is run as each pod runs it, with its programs replaced; its status is the sweep's."""
     (tmp_path / "lifsea-testbed").write_text(FAKE)
     (tmp_path / "lifsea-testbed").chmod(0o755)
     text = (CI / "powercut-job.yaml").read_text("utf-8").replace("/work/", f"{tmp_path}/")
@@ -201,7 +201,7 @@ def test_the_parts_of_a_sweep_are_summed_in_postgresql(tmp_path: Path) -> None:
     assert found == {f"power-cuts-{name}": sum(values) for name, values in numbers.items()}
 
 
-def test_what_is_no_sweep_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_no_sweep_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "powercut.json").write_text("{}")
     place = ["--history", str(tmp_path / "figures.db")]
     assert main(["history", "import-sweep", *place, str(tmp_path / "powercut.json")]) == 4
@@ -210,7 +210,7 @@ def test_what_is_no_sweep_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A checkout in which nothing is real but ci/gate; what is started is written down."""
+    """A checkout in which only ci/gate is real; the commands that it starts are recorded."""
     (tmp_path / "ci").mkdir()
     (tmp_path / ".venv/bin").mkdir(parents=True)
     shutil.copy(CI / "gate", tmp_path / "ci")

@@ -1,4 +1,4 @@
-"""One run with every kind of outcome, and what each output says of it: all tell the same story."""
+"""One run with every kind of outcome: all its outputs report the same."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support import JUNIT_SCHEMA
 from tests.support.boot_sector import raw_image
 
 HERE = Path(__file__).parent
-#: Nothing boots: the profile is given, and no test asks for a machine.
+#: Nothing boots: the profile is given, and no test uses a machine.
 SUITE = '''
 import pytest
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_package_manager():
 
 @claim("nodes-identical")
 def test_identity():
-    """It is its own."""
+    """Each machine has its own identity."""
     seen = Path("seen")
     if not seen.exists():
         seen.touch()
@@ -67,7 +67,7 @@ def test_boot_time(measure):
 @claim("no-initramfs")
 def test_initramfs():
     """There is none."""
-    raise ChannelError("the channel said nonsense")
+    raise ChannelError("the channel sent garbage")
 
 @claim("no-default-password")
 def test_keys():
@@ -89,7 +89,7 @@ def issue(claim: str, signature: str, *, since: int, expires: int) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Story:
-    """What a run left: the lines on the terminal, the exit status, and the reports."""
+    """The output of a run: the lines on the terminal, the exit status, and the reports."""
 
     lines: list[str]
     status: int
@@ -132,9 +132,9 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
 def in_terminal(story: Story) -> dict[str, str]:
     start = next(number for number, line in enumerate(story.lines) if re.fullmatch("[= ]*claims[= ]*", line))
     rows = [re.match(r" *([a-z ]+?)  ([a-z-]+)(  |$)", line) for line in story.lines[start + 1 :]]
-    told = {row[2]: row[1] for row in rows if row and row[2] in CLAIMS and row[1] in WORDS}
+    words = {row[2]: row[1] for row in rows if row and row[2] in CLAIMS and row[1] in WORDS}
     assert "    passed  1 claims" in story.lines
-    return {"no-default-password": "passed", **told}
+    return {"no-default-password": "passed", **words}
 
 
 def in_gate(story: Story) -> dict[str, str]:
@@ -145,27 +145,27 @@ def in_gate(story: Story) -> dict[str, str]:
 def in_junit(story: Story) -> dict[str, str]:
     kinds = {"failure": ("failed", "expired"), "error": ("broken",), "skipped": ("known", "not judged"),
              "flakyError": ("flaky",), "flakyFailure": ("flaky",)}  # fmt: skip
-    told = {}
+    words = {}
     for case in ElementTree.parse(story.reports / "junit.xml").iter("testcase"):
         element = next((child for child in case if child.tag in kinds), None)
         word = element.attrib["message"].partition(":")[0] if element is not None else "passed"
         assert element is None or word in kinds[element.tag]
-        told[case.attrib["classname"]] = word
-    return told
+        words[case.attrib["classname"]] = word
+    return words
 
 
 def in_allure(story: Story) -> dict[str, str]:
     kinds = {"failed": ("failed", "expired"), "broken": ("broken",), "skipped": ("known", "not judged"),
              "passed": ("passed", "flaky")}  # fmt: skip
-    told = {}
+    words = {}
     results = [json.loads(path.read_text()) for path in (story.reports / "allure").glob("*-result.json")]
     for each in sorted(results, key=lambda each: each["start"]):
         labels = {label["name"]: label["value"] for label in each["labels"]}
         word = labels["verdict"]
         assert word in kinds[each["status"]]
         assert word == "passed" or each["statusDetails"]["message"].startswith(f"{word}: ")
-        told[labels["claim"]] = word
-    return told
+        words[labels["claim"]] = word
+    return words
 
 
 def in_markdown(story: Story) -> dict[str, str]:
@@ -173,8 +173,8 @@ def in_markdown(story: Story) -> dict[str, str]:
     assert (story.reports.parent / "step.md").read_text() == f"{text}\n"
     rows = re.findall(r"^\| ([a-z-]+) \| ([a-z ]+) \| [a-z]* \| .* \|$", text, re.MULTILINE)
     kept = re.search(r"<summary>passed</summary>\n\n(.*)\n", text)
-    told = {claim: word for claim, word in rows if claim in CLAIMS}
-    return {**told, **(dict.fromkeys(kept[1].split(", "), "passed") if kept else {})}
+    words = {claim: word for claim, word in rows if claim in CLAIMS}
+    return {**words, **(dict.fromkeys(kept[1].split(", "), "passed") if kept else {})}
 
 
 def in_annotations(story: Story) -> dict[str, str]:
@@ -189,9 +189,9 @@ READERS = {"terminal": in_terminal, "gate.json": in_gate, "JUnit": in_junit, "Al
            "Markdown": in_markdown, "annotations": in_annotations}  # fmt: skip
 
 
-def test_every_output_tells_the_same_story(story: Story) -> None:
+def test_every_output_has_the_same_statuses(story: Story) -> None:
     expected = dict(zip(CLAIMS, WORDS, strict=True))
-    assert {output: told(story) for output, told in READERS.items()} == dict.fromkeys(READERS, expected)
+    assert {output: read(story) for output, read in READERS.items()} == dict.fromkeys(READERS, expected)
     assert story.status == 1
 
 
@@ -252,7 +252,7 @@ def test_every_failure_leaves_evidence(story: Story) -> None:
 
 
 def test_the_same_results_give_the_same_file(story: Story, tmp_path: Path) -> None:
-    """Whatever order the tests run in, and in however many processes."""
+    """In any order of the tests, and in any number of processes."""
     head, *tests = SUITE.split("@claim")
     other = judge(tmp_path, "-n", "2", suite="@claim".join([head, *tests[::-1]]))
     assert (other.reports / "gate.json").read_bytes() == (story.reports / "gate.json").read_bytes()
@@ -265,6 +265,6 @@ def test_a_flake_can_fail_the_gate_and_colours_are_for_terminals(tmp_path: Path)
     assert any(line.startswith("\x1b[33m     flaky  nodes-identical") for line in story.lines)
 
 
-def test_the_product_is_tried_again_only_if_one_asks(story: Story, tmp_path: Path) -> None:
-    asked = judge(tmp_path, "--claim", "no-sshd", "--rerun-product").gate["claims"][0]
-    assert (asked["status"], len(asked["tests"][0]["attempts"])) == ("failed", 2)
+def test_a_failure_of_the_product_is_run_again_only_on_request(story: Story, tmp_path: Path) -> None:
+    failed = judge(tmp_path, "--claim", "no-sshd", "--rerun-product").gate["claims"][0]
+    assert (failed["status"], len(failed["tests"][0]["attempts"])) == ("failed", 2)

@@ -1,4 +1,4 @@
-"""Completion of the command line in a shell: claims, profiles and instance types by name, and files where they go."""
+"""Completion of the command line in a shell: claims, profiles and instance types by name, files and directories."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _FILES = ("FILE", "FILE|URL", "OTHER")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Prints the script."""
+    """Prints the completion script of a shell."""
     from lifsea_testbed.cli.main import parser
 
     print(script(parser(), options.shell))
 
 
 def script(parser: argparse.ArgumentParser, shell: str) -> str:
-    """Returns the script that has that shell complete the parser's command; its words are those of this version."""
+    """Returns the script that makes a shell complete the parser's command, with the names known to this version."""
     words = {"claim": list(claims.catalogue()), "profile": profiles.names(),
              "instance_type": list(instance_types.CATALOGUE)}  # fmt: skip
     for action in _actions(parser):

@@ -8,5 +8,5 @@ from lifsea_testbed.profiles import explanation
 
 
 def run(options: argparse.Namespace) -> None:
-    """Prints the explanation of one claim, or the list of all."""
+    """Prints the explanation of one claim, or the list of all claims."""
     print(explanation.explain(options.claim) if options.claim else explanation.overview())

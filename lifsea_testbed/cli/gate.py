@@ -1,4 +1,4 @@
-"""`python -m lifsea_testbed gate`: what is done with a gate.json after the run."""
+"""`lifsea-testbed gate`: merges the gate.json of shards, verifies a signed one, and prints the schema."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from lifsea_testbed.report import document, junit, markdown, merge, signature, t
 
 def join(options: argparse.Namespace) -> int:
     """Merges the gate.json of each shard into a directory of reports, and returns the exit status of the verdict."""
-    signer = signature.Signer(options.sign_with, os.environ.get(signature.PASSWORD, "")) if options.sign_with else None
-    joined = merge.merge([(str(path), _seen_from(options.output, path)) for path in options.files])
+    signer = _signer(options.sign_with) if options.sign_with else None
+    joined = merge.merge([(str(path), _moved_below(options.output, path)) for path in options.files])
     path = options.output / "gate.json"
     try:
         options.output.mkdir(parents=True, exist_ok=True)
@@ -25,13 +25,14 @@ def join(options: argparse.Namespace) -> int:
         if signer:
             signer.sign(path, joined)
     except OSError as error:
-        raise CallerError(f"{options.output}: cannot be written: {error.strerror}", hint="choose another -o") from None
+        raise CallerError(f"--output {options.output}: cannot be written: {error.strerror}",
+                          hint="choose another directory") from None
     print(terminal.verdict(joined, str(path)))
     return joined.exit_status
 
 
 def verify(options: argparse.Namespace) -> int:
-    """Checks the signature of a gate.json, says its verdict, and returns the exit status of that."""
+    """Checks the signature of a gate.json, prints its verdict, and returns the exit status of the verdict."""
     comment = signature.verify(options.file, options.public_key)
     signed = document.read(options.file)
     if options.image:
@@ -53,18 +54,26 @@ def _require_same(path: Path, signed: document.Document) -> None:
     try:
         found = digest(path)
     except OSError as error:
-        raise CallerError(f"{path}: cannot be read: {error.strerror}", hint="check the path") from None
+        raise CallerError(f"--image {path}: cannot be read: {error.strerror}", hint="check the path") from None
     if found != signed.image.sha256:
-        raise CallerError(f"{path}: not the image that was judged: its digest is {found}",
+        raise CallerError(f"--image {path}: not the image that was judged: its digest is {found}",
                           hint=f"the verdict is on {signed.image.name}, {signed.image.sha256}")  # fmt: skip
 
 
-def _seen_from(output: Path, path: Path) -> document.Document:
+def _signer(path: Path) -> signature.Signer:
+    try:
+        return signature.Signer(path, os.environ.get(signature.PASSWORD, ""))
+    except CallerError as error:
+        option = "--sign-with " if error.happened.startswith(f"{path}: ") else ""
+        raise CallerError(f"{option}{error.happened}", hint=error.hint) from None
+
+
+def _moved_below(output: Path, path: Path) -> document.Document:
     return merge.moved(document.read(path), os.path.relpath(path.parent.resolve(), output.resolve()))
 
 
 def _durations(paths: list[Path]) -> dict[str, float]:
-    """The time that each test took, from the run.json beside each file, where there is one."""
+    """The duration of each test (seconds), from the run.json beside each file, where there is one."""
     durations: dict[str, float] = {}
     for path in paths:
         try:

@@ -1,4 +1,4 @@
-"""`lifsea-testbed history` and `dashboard`: histories of figures carried from place to place, and shown."""
+"""`lifsea-testbed history` and `dashboard`: import, export, merge and show histories of figures."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def add_sweep(options: argparse.Namespace) -> None:
 
 
 def export(options: argparse.Namespace) -> None:
-    """Writes the samples of a history, or the newest for other programs."""
+    """Writes all samples of a history, or the newest ones in the format of another program."""
     with _existing(options.history) as history, _writing(options.output):
         if options.output is None:
             FORMATS[options.format](history, sys.stdout)
@@ -54,13 +54,13 @@ def export(options: argparse.Namespace) -> None:
 
 
 def merge(options: argparse.Namespace) -> None:
-    """Adds every sample of another history."""
+    """Adds every sample of another history to a history."""
     with _existing(options.other) as other, History(options.history) as history:
         print(f"{options.other}: {history.add(other.samples())} samples are new")
 
 
 def _existing(place: str) -> History:
-    """The history at that place; unlike elsewhere, a file that is not there is an error."""
+    """Opens the history at that path or URL; a file that does not exist is an error and is not created."""
     if "://" not in place and not Path(place).is_file():
         raise CallerError(f"{place}: no such history", hint="check the path")
     return History(place)
@@ -71,7 +71,8 @@ def _writing(path: Path | None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise CallerError(f"{path}: cannot be written: {error.strerror}", hint="choose another -o") from None
+        where = f"--output {path}" if path else "standard output"
+        raise CallerError(f"{where}: cannot be written: {error.strerror}", hint="choose another path") from None
 
 
 def _write_lines(history: History, file: TextIO) -> None:

@@ -24,7 +24,7 @@ def shell(options: argparse.Namespace) -> None:
     """Boots an image, or resumes a kept machine, and connects its console to the terminal."""
     if not options.kept:
         if not options.image:
-            raise CallerError("neither an image nor a kept machine was given", hint="--image FILE, or --kept DIR")
+            raise CallerError("neither --image nor --kept was given", hint="--image FILE, or --kept DIR")
         with _factory(_context(options)) as factory:
             console.boot(factory)
         return
@@ -58,9 +58,9 @@ def powercut(options: argparse.Namespace) -> None:
 
 
 def boot_time(options: argparse.Namespace) -> None:
-    """Boots one image, or two in turns, and prints how long that takes and why."""
+    """Boots one image, or two in turns, and prints the times that the boots take, with their causes."""
     if options.boots < 1:
-        raise CallerError(f"--boots {options.boots}: nothing to see", hint="ten show more than one")
+        raise CallerError(f"--boots {options.boots}: at least one boot is needed", hint="without the option, 10 boots")
     campaign = boot_times.BootTimeOptions(
         boots=options.boots, floor=options.floor / 100, until=BootMark(options.until), initcalls=options.initcalls,
         which=tuple(BootNumber) if options.later else (BootNumber.FIRST,),
@@ -80,13 +80,14 @@ def _context(options: argparse.Namespace, image: str = "") -> RunContext:
 
 
 def _with_memory(context: RunContext, memory: int) -> RunContext:
-    """The context of machines with so much memory (MiB), as much as one had that was saved on another host.
+    """Returns the context with that much memory for each machine (MiB): as much as the saved machine has.
 
     Raises:
-        HostError: the host has less.
+        HostError: the host has less memory free.
     """
-    if memory + OVERHEAD > available_memory():
-        raise HostError(f"the machine has {memory} MiB of memory", expected="as much is free on this host")
+    if memory + OVERHEAD > (available := available_memory()):
+        raise HostError(f"the saved machine has {memory} MiB of memory; {available} MiB are free on this host",
+                        expected=f"{memory + OVERHEAD} MiB free", hint="stop other programs, or run on a larger host")
     return replace(context, memory=memory)
 
 

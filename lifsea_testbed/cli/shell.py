@@ -1,4 +1,4 @@
-"""The console of a machine on the terminal: keys go to ttyS0, its output comes back, one key opens the monitor."""
+"""The console of a machine on the user's terminal: keys go to ttyS0, its output is shown, one key opens the monitor."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HELP = "Ctrl-] leaves and cuts the power, Ctrl-T gives one command to QEMU's mon
 
 
 def boot(factory: MachineFactory) -> None:
-    """Boots the image with a root shell on ttyS0 and connects its console to the terminal, until either one ends.
+    """Boots the image with a root shell on ttyS0 and connects its console to the terminal until either ends.
 
     Raises:
         CallerError: stdin is not a terminal.
@@ -39,17 +39,17 @@ def boot(factory: MachineFactory) -> None:
 def resume(factory: MachineFactory, kept: Snapshot) -> None:
     """Resumes a saved machine, with a root shell on ttyS0, and connects its console to the terminal.
 
-    The files are not changed: the machine can be resumed again. Where the guest gives no shell any more, its console
-    and the monitor still answer.
+    The saved files are not changed: the machine can be resumed again. If the guest opens no shell any more, its console
+    and the monitor are connected all the same.
 
     Raises:
-        CallerError: stdin is not a terminal, or the image is another one by now.
-        LaunchError: QEMU does not take the state.
+        CallerError: stdin is not a terminal, or the image has changed since.
+        LaunchError: QEMU refuses the saved state.
     """
     require_terminal()
     if factory.image.sha256 != kept.facts.key["image"]:
-        raise CallerError(f"{factory.image.path} is not the image that the machine was saved above",
-                          hint="put that image back in its place")
+        raise CallerError(f"--kept: the image {factory.image.path} has changed since the machine was saved",
+                          hint="restore the image that the machine was booted from")
     spec = MachineSpec(name="kept-machine", state=InitialState.OFF, layers=kept.layers, instance=kept.facts.instance,
                        memory=kept.memory)  # fmt: skip
     with factory.create(spec) as machine:
@@ -69,23 +69,23 @@ def require_terminal() -> None:
 
 
 def attach(machine: Machine) -> None:
-    """Connects the console of a machine that was started to the terminal, until either one ends."""
+    """Connects the console of a started machine to the terminal until either ends."""
     print(f"{machine.instance.id} powers on; {HELP}\r")
     with _raw(sys.stdin.fileno()) as modes:
         machine.boot.transcript.mirror_to(lambda data: _show(harmless(data)))
-        Keys(machine.boot, modes).pass_on()
+        Keyboard(machine.boot, modes).forward()
     print(f"\r\nthe transcript is in {machine.records}")
 
 
-class Keys:
-    """Passes keys to a console; `modes` are those of the person's terminal before every key was passed on."""
+class Keyboard:
+    """Sends the user's keys to a console; `modes` are those of the terminal before it was set to raw."""
 
     def __init__(self, boot: Boot, modes: list[object]) -> None:
         self._boot = boot
         self._modes = modes
 
-    def pass_on(self) -> None:
-        """Returns when the person leaves; raises the reason when the machine ends first."""
+    def forward(self) -> None:
+        """Sends keys until the user leaves; raises the reason if the machine ends first."""
         keyboard = sys.stdin.fileno()
         while True:
             select.select([keyboard, self._boot.liveness], [], [])
@@ -95,18 +95,18 @@ class Keys:
                 return
 
     def type(self, keys: bytes) -> bool:
-        """Types these keys; returns whether the person stays."""
+        """Sends these keys; returns False if the user leaves."""
         for part in split_keys(keys):
             if part == bytes([LEAVE]):
                 return False
             if part == bytes([MONITOR]):
-                self._ask_monitor()
+                self._run_monitor_command()
             else:
                 self._boot.transcript.send(part)
         return True
 
-    def _ask_monitor(self) -> None:
-        """Reads one line and shows what QEMU's human monitor answers to it."""
+    def _run_monitor_command(self) -> None:
+        """Reads one line, sends it to QEMU's human monitor, and shows the answer."""
         with _lines(sys.stdin.fileno(), self._modes):
             line = input("\n(qemu) ")
         try:
@@ -117,7 +117,7 @@ class Keys:
 
 
 def split_keys(keys: bytes) -> Iterator[bytes]:
-    """Yields the keys in order, those that are for us alone, those for the guest together."""
+    """Yields the keys in order: each special key by itself, and the guest's keys between them together."""
     typed = bytearray()
     for key in keys:
         if key not in (LEAVE, MONITOR):
@@ -138,7 +138,7 @@ def _show(data: bytes) -> None:
 
 @contextlib.contextmanager
 def _raw(terminal: int) -> Iterator[list[object]]:
-    """Has the terminal pass every key; gives the modes it had, and puts them back."""
+    """Sets the terminal to raw; yields the modes that it had, and restores them."""
     before = termios.tcgetattr(terminal)
     try:
         tty.setraw(terminal)
@@ -149,7 +149,7 @@ def _raw(terminal: int) -> Iterator[list[object]]:
 
 @contextlib.contextmanager
 def _lines(terminal: int, modes: list[object]) -> Iterator[None]:
-    """Has the terminal edit and echo lines for a while."""
+    """Restores line editing and echo for the duration of the block."""
     termios.tcsetattr(terminal, termios.TCSADRAIN, modes)  # type: ignore[arg-type]
     try:
         yield

@@ -14,58 +14,64 @@ if TYPE_CHECKING:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds the options of the test bed."""
+    """Adds the command line options."""
     group = parser.getgroup("lifsea", "container OS images (lifsea_testbed)")
     group.addoption("--image", metavar="FILE", help="boot this qcow2 or raw image; it is never written")
-    group.addoption("--next-image", metavar="FILE", help="the image one version on, to upgrade to")
+    group.addoption("--next-image", metavar="FILE", help="the image to upgrade to: the same, one version on")
     group.addoption("--control-plane", metavar="DIR",
-                    help="where kube-apiserver and kube-controller-manager are, to join nodes to (default: PATH)")
+                    help="the directory of kube-apiserver and kube-controller-manager, for a cluster that nodes join "
+                         "(default: they are searched on PATH)")
     group.addoption("--profile", default="auto", metavar="NAME",
-                    help="what the OS promises: a name, a .toml file, or auto, by os-release (default: %(default)s)")
+                    help="the profile, with the promises of the OS: a name, a .toml file, or auto, which chooses by "
+                         "os-release (default: %(default)s)")
     group.addoption("--claim", action="append", default=[], metavar="ID",
                     help="judge this claim only; repeatable; such a run is never a pass")
     group.addoption("--instance-type", default="ecs.g7.large", metavar="TYPE",
-                    help="the instance to look like (default: %(default)s)")
+                    help="the instance type that machines look like (default: %(default)s)")
     group.addoption("--data-disk", type=int, metavar="GIB",
-                    help="the size of an empty data disk, 0 for none (default: as the profile says)")
+                    help="the size of an empty data disk, 0 for none (default: the profile's)")
     group.addoption("--accel", default="auto", choices=("auto", "kvm", "tcg"),
-                    help="auto measures what KVM is worth here (default: %(default)s)")
+                    help="auto measures both, and takes KVM if it is really faster (default: %(default)s)")
     group.addoption("--reports", default="reports", metavar="DIR",
-                    help="where gate.json, junit.xml, allure/ and evidence/ go (default: %(default)s)")
+                    help="the directory for gate.json, junit.xml, allure/ and evidence/ (default: %(default)s)")
     group.addoption("--cold", action="store_true",
-                    help="boot every machine, instead of restoring it from a template of one that was booted")
+                    help="boot every machine, instead of restoring it from a snapshot")
     group.addoption("--keep", choices=("on-failure",),
-                    help="on-failure: save the machines of a failed test, so that a shell can be opened there later")
+                    help="on-failure: save the machines of a failed test; lifsea-testbed shell --kept opens them later")
     group.addoption("--known-issues", action="append", default=[], metavar="FILE",
-                    help="a TOML file of failures that are known for now; repeatable (see docs/verdict.md)")
+                    help="a TOML file of failures that are accepted until a date; repeatable (see docs/verdict.md)")
     group.addoption("--rerun-product", action="store_true",
-                    help="with --reruns: run again also what failed by the fault of the image")
-    group.addoption("--dump-memory", action="store_true", help="keep the guest's memory among the evidence")
-    group.addoption("--sign-with", metavar="KEY", help="sign gate.json with this key file of minisign")
+                    help="with --reruns: run again also the tests that failed by the fault of the image")
+    group.addoption("--dump-memory", action="store_true",
+                    help="keep the memory of a guest that failed among the evidence")
+    group.addoption("--sign-with", metavar="KEY", help="sign gate.json with this secret key file of minisign")
     group.addoption("--shard", type=_shard, metavar="K/N",
-                    help="run the K-th of N parts of the tests; the verdicts of all parts are to be joined")
+                    help="run the K-th of N parts of the tests; lifsea-testbed gate merge joins the verdicts")
     group.addoption("--shard-durations", action="append", default=[], metavar="FILE",
-                    help="cut parts that take equally long, by an earlier run.json, the same for all; repeatable")
+                    help="with --shard: make parts that take equally long, by the run.json of an earlier run; give "
+                         "every shard the same files; repeatable")
     group.addoption("--power-cuts", metavar="TIME",
-                    help="cut the power in an upgrade, for so long: 30m; without it that is not judged")
+                    help="cut the power in an upgrade, again and again for this time, such as 30m; without it that is "
+                         "not judged")
     group = parser.getgroup("lifsea-perf", "figures of container OS images (lifsea_testbed)")
     group.addoption("--boots", type=int, default=10, metavar="N",
-                    help="cold boots by which boot time is judged (default: %(default)s)")
+                    help="the number of cold boots to judge boot time by (default: %(default)s)")
     group.addoption("--history", metavar="FILE|URL",
-                    help="keep what is measured in this SQLite file or PostgreSQL database, and judge it by it")
+                    help="store the figures in this SQLite file or PostgreSQL database, and judge them by earlier ones")
     group.addoption("--perf-gate", action="store_true",
-                    help="fail if a metric regressed since the last release, or is over its budget")
+                    help="fail the run if a metric regressed since the last release, or is over its budget")
     group.addoption("--perf-release", action="store_true",
-                    help="this image is a release: later ones are compared with it")
+                    help="this image is a release: later images are compared with it")
     group.addoption("--perf-floor", type=float, default=1.0, metavar="PERCENT",
-                    help="the smallest change that counts (default: %(default)s)")
+                    help="the smallest change that counts as one (default: %(default)s)")
     group.addoption("--image-version", default="", metavar="TEXT",
-                    help="overrides VERSION_ID of the image's os-release")
+                    help="the image's version (default: VERSION_ID of its os-release)")
     group.addoption("--revision", default="", metavar="TEXT",
-                    help="what the image was built from (default: the git revision of the working directory)")
+                    help="the source revision of the image (default: the git revision of the working directory)")
     group.addoption("--host-class", default="", metavar="TEXT",
-                    help="hosts of one class are comparable (default: processor and number of cores)")
-    group.addoption("--reports-url", default="", metavar="URL", help="where --reports will be published")
+                    help="the class of this host; figures of one class are compared (default: processor and cores)")
+    group.addoption("--reports-url", default="", metavar="URL",
+                    help="the URL at which the directory of --reports will be published")
 
 
 def _shard(text: str) -> ShardIndex:
@@ -106,7 +112,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Refuses bad input in one line; otherwise starts the session."""
-    config.addinivalue_line("markers", "claim(id): the promise that the test judges (see claims.toml)")
+    config.addinivalue_line("markers", "claim(id): the claim that the test judges (see claims.toml)")
     config.addinivalue_line("markers", "shares_machine: the test changes nothing on its machine, which is checked")
     config.pluginmanager.register(fixtures)
     if not config.option.image or config.option.help or config.option.collectonly:
@@ -121,7 +127,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> Generator[None, Any, Any]:
-    """Brings a run to a verdict, too, whose worker died while xdist started it."""
+    """Settles the verdict of a run that ends because a worker died while xdist started it."""
     try:
         return (yield)
     except (EOFError, OSError) as error:
@@ -133,7 +139,7 @@ def pytest_sessionstart(session: pytest.Session) -> Generator[None, Any, Any]:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Removes what the machines left, and prints the verdict as the last line."""
+    """Removes the machines' temporary files, and prints the verdict as the last line."""
     session = fixtures.bound(config)
     if session is not None:
         config.pluginmanager.unregister(session)
@@ -145,7 +151,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Refuses to run suites without an image; puts the tests that share a machine before those that do not."""
     judges = [item for item in items if item.get_closest_marker("claim")]
     if judges and not config.option.image and not config.option.collectonly:
-        raise pytest.UsageError(f"{judges[0].nodeid}: nothing to judge (hint: --image out.qcow2)")
+        raise pytest.UsageError(f"{judges[0].nodeid}: judges an image, and none was given (hint: --image out.qcow2)")
     if config.option.claim:
         _select(config, items)
     if config.option.image:
@@ -159,7 +165,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_finish(session: pytest.Session) -> Generator[None, None, None]:
-    """Tells xdist the group of each test."""
+    """Passes the group of each test to xdist."""
     if not session.config.option.image:
         yield
         return
@@ -170,7 +176,7 @@ def pytest_collection_finish(session: pytest.Session) -> Generator[None, None, N
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skips a test of a claim that the profile does not make, before anything is set up for it."""
+    """Skips a test of a claim that the profile does not make, before its fixtures are set up."""
     marker = item.get_closest_marker("claim")
     if marker is None:
         return
@@ -180,7 +186,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def _select(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves the tests of the claims that the user named."""
+    """Deselects every test but those of the claims named by --claim."""
     markers = {item: item.get_closest_marker("claim") for item in items}
     chosen = [item for item, marker in markers.items() if marker and marker.args[0] in config.option.claim]
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])

@@ -1,4 +1,4 @@
-"""The figures of one run of pytest: stamped on reports, gathered in the main process, kept and judged at the end."""
+"""The figures of one run: attached to test reports, collected in the main process, stored and judged at the end."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ MEASURED = pytest.StashKey[Measure]()
 #: One sample for each test that passed only at a later attempt: the history counts them.
 ATTEMPTS = Metric(name="attempts-until-passed", unit="attempts", better=Better.LOWER,
                   definition="At which attempt a flaky test passed; tests that passed at first have no sample.")
-#: Longer versions and names are no versions and names.
+#: The greatest length of a version or name in the history; the rest is cut off (characters).
 _LONGEST = 200
 
 
 @dataclass(frozen=True, kw_only=True)
 class FigureVerdict:
-    """What the figures add to the verdict: failures, troubles of the test bed, and a sentence for each metric."""
+    """The figures' part of the verdict: failures, troubles of the test bed, and a sentence for each metric."""
 
     failures: list[str] = field(default_factory=list)
     troubles: list[str] = field(default_factory=list)
@@ -44,7 +44,7 @@ class FigureVerdict:
 
 
 class Figures:
-    """Collects the figures of one run, of all its processes; the main one keeps and judges them."""
+    """Collects the figures of all processes of one run; the main process stores and judges them."""
 
     def __init__(self, config: pytest.Config, factory: MachineFactory, history: History | None) -> None:
         self._config = config
@@ -59,25 +59,25 @@ class Figures:
 
     @classmethod
     def start(cls, config: pytest.Config, factory: MachineFactory) -> Figures:
-        """Opens the history, if one was named, in the main process.
+        """Opens the history of --history, in the main process.
 
         Raises:
             pytest.UsageError: the history cannot be used.
         """
         option = config.option
         if option.perf_gate and not option.history:
-            raise pytest.UsageError("--perf-gate compares with a history (hint: --history FILE)")
+            raise pytest.UsageError("--perf-gate: needs a history to compare with (hint: --history FILE)")
         try:
             history = _open(option.history) if option.history and not xdist.is_worker(config) else None
         except (CallerError, HostError) as error:
-            raise pytest.UsageError(printable(error.one_line)) from None
+            raise pytest.UsageError(printable(f"--history {error.one_line}")) from None
         return cls(config, factory, history)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[Any]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Stamps the figures on the report, of tests that fail as well: it is those that show why."""
+        """Attaches the figures to the report, also of a test that fails: its figures show why."""
         report = yield
         measure = item.stash.get(MEASURED, None)
         if call.when == "call" and measure is not None and measure.taken:
@@ -86,16 +86,16 @@ class Figures:
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Gathers the figures, in the main process, from whichever process they come."""
+        """Collects the figures of every process, in the main one."""
         self._image = tuple(getattr(report, "lifsea_image", self._image))
         for fields in getattr(report, "lifsea_figures", ()):
             self._taken.append((report.nodeid, Measurement.from_fields(fields)))
             self._image = tuple(report.lifsea_figured_image)
 
     def finish(self, flakes: Mapping[str, int]) -> FigureVerdict:
-        """Writes metrics.jsonl, adds the figures to the history, and returns what they add to the verdict.
+        """Writes metrics.jsonl, adds the figures to the history, and returns their part of the verdict.
 
-        `flakes` has the tests that passed only at a later attempt, and at which.
+        `flakes` maps each test that passed only at a later attempt to the number of that attempt.
         """
         path = self._context.reports / "metrics.jsonl"
         path.unlink(missing_ok=True)
@@ -111,7 +111,7 @@ class Figures:
             return FigureVerdict(troubles=[printable(error.one_line)], findings=self._lines)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Shows what became of each metric."""
+        """Prints a line for each metric."""
         if self._findings is None:
             return
         terminalreporter.section("figures")
@@ -164,13 +164,13 @@ class Figures:
 
 
 def measure_restore(item: pytest.Item, seconds: float) -> None:
-    """Measures how long the machine of a test took to restore."""
+    """Records the time in which the machine of a test was restored (seconds)."""
     measure_of(item)("restore", seconds, unit="s", better="lower",
                      definition="From a template on disk to a machine that answers, its clock stepped to now.")
 
 
 def measure_of(item: pytest.Item) -> Measure:
-    """Returns what takes the figures of that test."""
+    """Returns the object that records the figures of that test."""
     return item.stash.setdefault(MEASURED, Measure())
 
 
@@ -179,7 +179,7 @@ def _open(place: str) -> History:
         from lifsea_testbed.perf.history import History
     except ImportError as error:
         hint = "pip install 'lifsea-testbed[perf]'"
-        raise CallerError(f"a history needs more packages: {error}", hint=hint) from None
+        raise CallerError(f"needs more packages: {error}", hint=hint) from None
     return History(place)
 
 
@@ -188,7 +188,7 @@ def _host_class(host: Host) -> str:
 
 
 def _revision() -> str:
-    """The git revision of the working directory, marked if it was changed; empty where there is none."""
+    """The git revision of the working directory, with the suffix -dirty if it was changed; empty outside git."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=10).stdout.strip()

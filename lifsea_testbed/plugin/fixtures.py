@@ -1,4 +1,4 @@
-"""The fixtures: machines, what scenarios made of them, the profile, and what measures."""
+"""The fixtures: machines, the results of scenarios, the profile, and the recorder of figures."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def bound(config: pytest.Config) -> Session | None:
 
 
 def profile_of(config: pytest.Config) -> Profile:
-    """Returns the profile of the run; with --profile auto a machine is powered on first, if none was."""
+    """Returns the profile of the run; with --profile auto, powers on a machine first if none was."""
     session = _session(config)
     session.pool.identify()
     return session.factory.profile
@@ -49,7 +49,7 @@ def profile_of(config: pytest.Config) -> Profile:
 def _session(config: pytest.Config) -> Session:
     session = bound(config)
     if session is None:
-        raise pytest.UsageError("no machine can be made without an image (hint: --image out.qcow2)")
+        raise pytest.UsageError("the fixtures of lifsea_testbed need an image (hint: --image out.qcow2)")
     return session
 
 
@@ -76,7 +76,7 @@ def restorer(pytestconfig: pytest.Config) -> MachinePool:
 
 @pytest.fixture
 def profile(pytestconfig: pytest.Config) -> Profile:
-    """The profile: what the OS under test promises."""
+    """The profile: the promises of the OS under test."""
     return profile_of(pytestconfig)
 
 
@@ -103,9 +103,9 @@ def measure(request: pytest.FixtureRequest) -> Measure:
 
 @pytest.fixture
 def machine(bench: MachineFactory, request: pytest.FixtureRequest) -> Iterator[Machine]:
-    """A clean machine, up and ready: the test's own, to be changed at will, restored from a snapshot.
+    """A clean machine, up and ready, restored from a snapshot; the test may change it as it likes.
 
-    With `@pytest.mark.shares_machine` it is one that all tests with that mark share, and that they leave as it is.
+    With `@pytest.mark.shares_machine` it is one that all tests with that mark share, and that none of them changes.
     """
     from lifsea_testbed.plugin import figures
 
@@ -119,14 +119,14 @@ def machine(bench: MachineFactory, request: pytest.FixtureRequest) -> Iterator[M
 
 @pytest.fixture
 def own_machine(bench: MachineFactory, request: pytest.FixtureRequest) -> Iterator[Machine]:
-    """A machine of the test's own, booted cold: for tests that judge its first boot."""
+    """A machine of the test's own, booted cold, for tests that judge its first boot."""
     with _session(request.config).pool.cold(request.node.nodeid) as machine:
         yield machine
 
 
 @pytest.fixture
 def machines(bench: MachineFactory, request: pytest.FixtureRequest) -> Iterator[Callable[[int], Fleet]]:
-    """Makes fleets: `machines(3)` is three machines, up and on a private network of their own; gone after the test."""
+    """Makes fleets: `machines(3)` returns three machines, up and on a private network; they end with the test."""
     from lifsea_testbed.machine import fleet
 
     with fleet.FleetMaker(request.node.nodeid, bench) as make:
@@ -142,7 +142,7 @@ def booted(bench: MachineFactory, pytestconfig: pytest.Config) -> Iterator[Machi
 
 @pytest.fixture(scope="session")
 def watched(booted: Machine, bench: MachineFactory) -> Machine:
-    """The booted machine, once it has been up for as long as the profile watches it."""
+    """The booted machine, after the time for which the profile has it watched."""
     from lifsea_testbed.scenarios import basics
 
     return basics.watch(booted, bench.profile.boot.watched)
@@ -153,7 +153,7 @@ def watched(booted: Machine, bench: MachineFactory) -> Machine:
 
 @pytest.fixture(scope="session")
 def twins(booted: Machine, bench: MachineFactory) -> Iterator[Twins]:
-    """What the booted machine and another one of the same image have in common, and what they do not."""
+    """The booted machine compared with another one of the same image: their contents and their identifiers."""
     from lifsea_testbed.scenarios import basics
 
     with _cold(bench, "twin-machine") as other:
@@ -188,7 +188,7 @@ def upgraded(bench: MachineFactory, next_image: Image) -> Iterator[Upgraded]:
 
 @pytest.fixture(scope="session")
 def rolled_back(upgraded: Upgraded) -> RolledBack:
-    """The upgraded machine, rolled back to the old image; `upgraded` still has what was seen before."""
+    """The upgraded machine, rolled back to the old image; `upgraded` still has the observations made before."""
     from lifsea_testbed.scenarios import basics
 
     return basics.roll_back(upgraded)
@@ -197,7 +197,7 @@ def rolled_back(upgraded: Upgraded) -> RolledBack:
 @pytest.fixture(scope="session")
 def travelled(bench: MachineFactory, pytestconfig: pytest.Config,
               tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpgradeChain]:
-    """A machine that went from image to image and back, by commits that are made up from its own."""
+    """A machine that was upgraded from image to image and back; the images are made from its own commit."""
     from lifsea_testbed.scenarios import upgrade_paths
 
     with _cold(bench, "travelled-machine") as machine:
@@ -208,7 +208,7 @@ def travelled(bench: MachineFactory, pytestconfig: pytest.Config,
 @pytest.fixture(scope="session")
 def troubled(bench: MachineFactory, pytestconfig: pytest.Config,
              tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultInjection]:
-    """A machine whose upgrade met one fault after the other, and none in the end."""
+    """A machine whose upgrade met one injected fault after the other, and at last none."""
     from lifsea_testbed.scenarios import upgrade_paths
 
     with _cold(bench, "troubled-machine") as machine:
@@ -226,7 +226,7 @@ def power_cuts(bench: MachineFactory, pytestconfig: pytest.Config) -> PowerCuts:
 
 @pytest.fixture(scope="session")
 def static_pod(bench: MachineFactory, restorer: MachinePool) -> StaticPod:
-    """The life of a static pod: run, killed, its runtime and kubelet restarted; its machine is off again."""
+    """The observations of a static pod: run, killed, its runtime and kubelet restarted; its machine is off again."""
     from lifsea_testbed.scenarios import static_pod
 
     with restorer.restored("static-pod-machine") as machine:
@@ -239,7 +239,7 @@ def static_pod(bench: MachineFactory, restorer: MachinePool) -> StaticPod:
 
 @pytest.fixture(scope="session")
 def cluster(bench: MachineFactory, pytestconfig: pytest.Config) -> Iterator[Cluster]:
-    """A control plane of its own: a machine that is off joins it at its first boot after `cluster.expect(machine)`."""
+    """A control plane; a machine that is off joins it at its first boot after `cluster.expect(machine)`."""
     from lifsea_testbed.errors import NotJudged
 
     try:
@@ -255,7 +255,7 @@ def cluster(bench: MachineFactory, pytestconfig: pytest.Config) -> Iterator[Clus
 
 @pytest.fixture(scope="session")
 def cluster_member(bench: MachineFactory, cluster: Cluster) -> Iterator[tuple[Member, JoinedNode]]:
-    """A new machine that its user-data made a Ready node of the cluster, and what was seen of it."""
+    """A new machine that its user-data made a Ready node of the cluster, and the observations of it."""
     from lifsea_testbed.cluster import lifecycle
 
     with lifecycle.joined_node(cluster, bench.profile, bench.create) as member:
@@ -264,13 +264,13 @@ def cluster_member(bench: MachineFactory, cluster: Cluster) -> Iterator[tuple[Me
 
 @pytest.fixture(scope="session")
 def joined(cluster_member: tuple[Member, JoinedNode]) -> JoinedNode:
-    """What was seen of a new machine that its user-data made a Ready node of the cluster."""
+    """The observations of a new machine that its user-data made a Ready node of the cluster."""
     return cluster_member[1]
 
 
 @pytest.fixture(scope="session")
 def ran(bench: MachineFactory, cluster: Cluster, cluster_member: tuple[Member, JoinedNode]) -> PodRun:
-    """What was seen of a pod on that node; it is being deleted."""
+    """The observations of a pod on that node; the pod is being deleted."""
     from lifsea_testbed.cluster import lifecycle
 
     return lifecycle.run_pod(cluster, cluster_member[0], bench.profile)
@@ -279,7 +279,7 @@ def ran(bench: MachineFactory, cluster: Cluster, cluster_member: tuple[Member, J
 @pytest.fixture(scope="session")
 def interrupted(bench: MachineFactory, cluster: Cluster, cluster_member: tuple[Member, JoinedNode],
                 ran: PodRun) -> InterruptedNode:  # fmt: skip
-    """What was seen of that node when it lost the API server, and when its kubelet stopped."""
+    """The observations of that node while the API server was unreachable, and after its kubelet stopped."""
     from lifsea_testbed.cluster import lifecycle
 
     return lifecycle.interrupt(cluster, cluster_member[0], bench.profile)

@@ -1,4 +1,4 @@
-"""The marks of a test, and what pytest knows of one: its claim, its machines, its fixtures, its attempt."""
+"""The facts of a test that pytest stores: its claim, its machines, its fixtures, the number of its attempt."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def claim(name: str) -> pytest.MarkDecorator:
 
 
 def machines_of(item: pytest.Item) -> dict[str, Machine]:
-    """Returns the machines that the test was given, by the names of their fixtures."""
+    """Returns the machines among the test's fixtures, by the names of the fixtures."""
     from lifsea_testbed.machine.machine import Machine
 
     values = getattr(item, "funcargs", {})
@@ -33,7 +33,7 @@ def machines_of(item: pytest.Item) -> dict[str, Machine]:
 
 
 def fixtures_of(item: pytest.Item) -> tuple[str, ...]:
-    """Returns the names of the fixtures that the test uses, directly or by way of others."""
+    """Returns the names of the fixtures that the test uses, directly or through others."""
     return tuple(getattr(item, "fixturenames", ()))
 
 

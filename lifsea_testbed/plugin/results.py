@@ -26,17 +26,17 @@ from lifsea_testbed.support import steps
 from lifsea_testbed.support.redact import redact
 from lifsea_testbed.support.sanitize import printable, slug
 
-#: The fixtures whose machine no later test needs: with --keep it is saved as it stands.
+#: The fixtures whose machine no later test needs: --keep saves it in its present state.
 _KEPT = frozenset({"machine", "own_machine"})
-#: A reason is a line; the evidence has the rest (characters).
+#: The greatest length of a reason, which is one line; the evidence has the rest (characters).
 _LONGEST_WHY = 500
 _MARKS = pytest.StashKey[dict[str, evidence.EvidenceMark]]()
 
 
 class Results:
-    """Judges tests and keeps evidence in each process; collects the outcomes of all of them in the main one.
+    """Judges tests and keeps evidence in each process; collects the outcomes of all processes in the main one.
 
-    `lines` has the line in its file of each test that ended.
+    `lines` maps each test that ended to its line in its file.
     """
 
     def __init__(self, config: pytest.Config, pool: MachinePool, known: KnownIssueList, collector: Collector | None,
@@ -54,7 +54,7 @@ class Results:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, Any, Any]:
-        """Names the claim in Allure, also for a test whose machine does not come up."""
+        """Writes the claim into Allure's result, also for a test whose machine does not come up."""
         steps.listen(allure.Steps())
         if claim := claim_of(item):
             allure.name(catalogue()[claim], page=self._claims_page)
@@ -62,7 +62,7 @@ class Results:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
-        """Marks in each machine's records where the test begins."""
+        """Marks the place in each machine's records where the test begins."""
         machines = machines_of(item)
         item.stash[_MARKS] = {name: evidence.mark(machine) for name, machine in machines.items() if machine.boots}
         if claim := claim_of(item):
@@ -73,7 +73,7 @@ class Results:
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[Any]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Judges the test by the exception that ended it, keeps evidence, and stamps the report."""
+        """Judges the test by the exception that ended it, keeps evidence, and attaches the outcome to the report."""
         error = call.excinfo.value if call.excinfo else None
         if isinstance(error, AssertionError):
             error.args = tuple(redact(each) if isinstance(each, str) else each for each in error.args)
@@ -94,7 +94,7 @@ class Results:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Collects the outcomes, in the main process, from whichever process they come."""
+        """Collects the outcomes of every process, in the main one."""
         if self._spinner:
             self._spinner.stop()
         if str(report.outcome) == "rerun":
@@ -119,12 +119,12 @@ class Results:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Makes pytest-rerunfailures run again what failed by no fault of the product, or as the options allow."""
+        """Marks tests to run again after a failure of test bed or host; with --rerun-product, of the image too."""
         for item in items if self._reruns else ():
             item.add_marker(pytest.mark.flaky(reruns=self._reruns, condition=self._may_rerun), append=False)
 
     def _judge(self, item: pytest.Item, report: pytest.TestReport, error: BaseException | None) -> Judgement:
-        """The judgement on the test, known issues considered; the report is made to agree with it."""
+        """Returns the judgement on the test, known issues considered, and makes the report agree with it."""
         judgement = judge(error)
         text = str(error) if isinstance(error, Explained) else report.longreprtext
         judgement = known_issues.excuse(judgement, self._known, claim=claim_of(item) or "", text=text,
@@ -171,13 +171,13 @@ class Results:
         }  # fmt: skip
 
     def _keep_machines(self, item: pytest.Item) -> Iterator[str]:
-        """Saves the machines of a failed test as they stand; yields the command that opens each, or why one is lost."""
+        """Saves the machines of a failed test; yields the command that opens each, or why one cannot be saved."""
         for name in _KEPT & machines_of(item).keys():
             directory = self._context.reports / "kept" / slug(f"{item.nodeid}-{name}")
             try:
                 self._pool.keep(machines_of(item)[name], directory)
             except (Explained, OSError) as error:
-                yield f"{name} could not be kept: {error}"
+                yield f"--keep on-failure: {name} cannot be saved: {error}"
             else:
                 yield f"{name}: python -m lifsea_testbed shell --kept {shlex.quote(relative(directory))}"
 
@@ -238,7 +238,7 @@ def relative(path: Path) -> str:
 
 
 def _reruns(config: pytest.Config) -> int:
-    """How often pytest-rerunfailures runs a test again, by option or in the configuration."""
+    """The number of reruns that pytest-rerunfailures allows a test, by the option or the configuration file."""
     option = getattr(config.option, "reruns", None)
     if option is not None or not config.pluginmanager.has_plugin("rerunfailures"):
         return option or 0

@@ -1,4 +1,4 @@
-"""One run of pytest against an image: how it starts, what its header says, and how it comes to its verdict."""
+"""One run of pytest against an image: its start, its header, and its verdict."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from lifsea_testbed.upgrade.tools import require_tool
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What a run starts from, checked: its context, the known issues, and the key that signs, in the main process."""
+    """The checked inputs of a run: its context, the known issues, and in the main process the signer."""
 
     context: RunContext
     known: KnownIssueList
@@ -57,11 +57,11 @@ class Inputs:
             context = xdist.receive_context(config) or _context(config)
             return cls(context=context, known=known, signer=signer)
         except (CallerError, HostError) as error:
-            raise pytest.UsageError(printable(error.one_line)) from None
+            raise pytest.UsageError(_refusal(config, error)) from None
 
 
 class Session:
-    """One process of the run; the main one also collects all outcomes and settles the verdict."""
+    """The part of a run in one process; the main process also collects all outcomes and settles the verdict."""
 
     def __init__(self, config: pytest.Config, inputs: Inputs) -> None:
         self._config = config
@@ -86,7 +86,7 @@ class Session:
 
     @classmethod
     def start(cls, config: pytest.Config) -> Session:
-        """Checks the command line and returns the session, all of whose parts are plugins of pytest from now on.
+        """Checks the command line, starts the session, and registers its parts as plugins of pytest.
 
         Raises:
             pytest.UsageError: an option is bad, or the host cannot do it; nothing was started.
@@ -107,16 +107,16 @@ class Session:
         return session
 
     def require_extensions(self) -> None:
-        """Makes sure that everything exists which the profile names.
+        """Makes sure that the access methods and the upgrade tool named by the profile exist.
 
         Raises:
-            ProfileRefused: an access method or the upgrade tool does not; no plugin registered it.
+            ProfileRefused: one is neither built in nor registered by a plugin.
         """
         require_methods(self.factory.profile.access, self.extensions.access_methods)
         require_tool(self.factory.profile.upgrades, self.extensions.upgrade_tools)
 
     def close(self) -> None:
-        """Removes what the machines left and prints the verdict as the last line."""
+        """Removes the machines' temporary files and prints the verdict as the last line."""
         self.pool.close()
         self.factory.close()
         steps.listen()
@@ -124,14 +124,14 @@ class Session:
             self._spinner.close()
         if self._collector:
             self.controller.end_workers()
-            private_dir.clean()  # a worker that died has left its machines' directory
+            private_dir.clean()  # a worker that died did not remove its machines' directory
         if self._document and self._collector:
             for line in github.commands(self._document, self.results.lines, os.environ):
                 print(line)
             print(terminal.verdict(self._document, relative(self._collector.path)), flush=True)
 
     def pytest_report_header(self) -> list[str]:
-        """Says what is judged, on what, and how."""
+        """Returns the lines on the image, the hardware, and how machines are made."""
         context = self.context
         lines = [
             f"image: {context.image.path} ({context.image.format}, {context.image.file_size >> 20} MiB), "
@@ -166,7 +166,7 @@ class Session:
         self._document = document
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Shows the status of each claim."""
+        """Prints the status of each claim."""
         if self._document is None:
             return
         terminalreporter.section("claims")
@@ -174,7 +174,7 @@ class Session:
             terminalreporter.write_line(printable(line), **{colour: True})
 
     def _settle(self, exitstatus: int) -> Document:
-        """The document of the finished run; what pytest or a worker did not finish is a trouble of the test bed."""
+        """Returns the document of the finished run; an early end of pytest or a worker is a trouble of the test bed."""
         assert self._collector is not None
         # A shard may have no test at all.
         usual = (0, 1, 5) if self.shard else (0, 1)
@@ -220,8 +220,16 @@ def _known_issues(config: pytest.Config) -> list[Path]:
 
 
 def _signer(config: pytest.Config) -> Signer | None:
-    """What signs the verdict, in the main process, if it is to be signed."""
+    """Returns the signer of the verdict, in the main process, if --sign-with was given."""
     path = config.option.sign_with
     if path is None or xdist.is_worker(config):
         return None
     return Signer(Path(path), os.environ.get(PASSWORD, ""))
+
+
+def _refusal(config: pytest.Config, error: CallerError | HostError) -> str:
+    """The error in one line, with the option in front that named the file which it is about."""
+    signs = [("--sign-with", Path(config.option.sign_with))] if config.option.sign_with else []
+    named = [*signs, *(("--known-issues", path) for path in _known_issues(config))]
+    option = next((f"{option} " for option, path in named if error.happened.startswith(f"{path}: ")), "")
+    return printable(f"{option}{error.one_line}")

@@ -1,4 +1,4 @@
-"""What a person at a terminal does: the console of an image, and a failed test's machine under the debugger."""
+"""Interactive use at a terminal: the console of an image, and a failed test's machine under the debugger."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FAILS = """def test_fails(own_machine):
 
 @pytest.fixture
 def typed() -> Iterator[list[pexpect.spawn[str]]]:
-    """Programs on terminals, gone at the end."""
+    """Programs on terminals, ended after the test."""
     programs: list[pexpect.spawn[str]] = []
     yield programs
     for program in programs:

@@ -1,4 +1,4 @@
-"""The doctor: every shortcoming of a host is found, and comes with a remedy."""
+"""The doctor: every shortcoming of a host is found and named with a remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The interactive console: which keys are ours, and what a guest may do to a person's terminal."""
+"""The interactive console: its special keys, and the control sequences that a guest may send to the terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lifsea_testbed.support.sanitize import harmless
     (b"", []), (b"ls\r", [b"ls\r"]), (b"\x1d", [b"\x1d"]), (b"a\x14b\x1dc", [b"a", b"\x14", b"b", b"\x1d", b"c"]),
     (b"\x03\x1b[A", [b"\x03\x1b[A"]),
 ])  # fmt: skip
-def test_our_keys_are_told_from_the_guests(keys: bytes, parts: list[bytes]) -> None:
+def test_special_keys_are_separated_from_the_guests(keys: bytes, parts: list[bytes]) -> None:
     assert list(split_keys(keys)) == parts
 
 
@@ -36,15 +36,15 @@ def test_bad_input_gets_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no such image" in capsys.readouterr().err
 
 
-def test_what_else_goes_wrong_is_told_with_its_evidence(
+def test_any_other_error_is_shown_with_its_evidence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run_context(**options: object) -> NoReturn:
-        error = ChannelError("the shell went away", expected="it stays", evidence="\x1b[31mlast words")
+        error = ChannelError("the shell ended", expected="it stays open", evidence="\x1b[31mlast words")
         error.records = Path("reports/machines/x")
         raise error
 
     monkeypatch.setattr(preflight, "run_context", run_context)
     assert main.main(["powercut", "--image", "out.qcow2"]) == 6
-    assert capsys.readouterr().err == ("ERROR: the shell went away\nexpected: it stays\nevidence:\nlast words\n"
+    assert capsys.readouterr().err == ("ERROR: the shell ended\nexpected: it stays open\nevidence:\nlast words\n"
                                        "records: reports/machines/x\n")  # fmt: skip

@@ -1,4 +1,4 @@
-"""What tests have in common ends with the last one that asks for it: no sooner, and but once."""
+"""A session fixture is finished once, after the last test that uses it, and not earlier."""
 
 from __future__ import annotations
 
@@ -81,13 +81,13 @@ def without_shared(lines: list[str]) -> list[str]:
     return [line for line in lines if line != "shared ends"]
 
 
-def test_a_fixture_ends_with_the_last_test_that_asks_for_it(pytester: pytest.Pytester) -> None:
+def test_a_fixture_ends_with_the_last_test_that_uses_it(pytester: pytest.Pytester) -> None:
     lines = events(pytester)
     assert without_shared(lines) == IN_ORDER
     assert lines.index("test_two") < lines.index("shared ends") < lines.index("test_three")
 
 
-def test_tests_that_run_twice_have_it_until_the_second_time(pytester: pytest.Pytester) -> None:
+def test_a_fixture_of_tests_that_run_twice_ends_after_the_second_time(pytester: pytest.Pytester) -> None:
     lines = without_shared(events(pytester, conftest=AGAIN))
     assert (lines.count("booted begins"), lines.count("booted ends"), lines.count("test_three")) == (1, 1, 2)
     assert lines[-3:] == ["booted ends", "test_four", "theirs ends"]
@@ -99,10 +99,10 @@ def test_a_test_that_is_run_again_gets_a_new_one(pytester: pytest.Pytester) -> N
     assert lines[-7:] == [*once, "booted begins", *once, "test_four", "theirs ends"]
 
 
-def test_a_worker_that_runs_all_tests_lets_go_as_well(pytester: pytest.Pytester) -> None:
+def test_a_worker_that_runs_all_tests_finishes_fixtures_early_as_well(pytester: pytest.Pytester) -> None:
     assert without_shared(events(pytester, "-n", "1")) == IN_ORDER
 
 
-def test_one_of_two_workers_ends_all_the_same_what_it_began(pytester: pytest.Pytester) -> None:
+def test_each_of_two_workers_finishes_the_fixtures_that_it_set_up(pytester: pytest.Pytester) -> None:
     lines = events(pytester, "-n", "2", "--dist", "load")
     assert lines.count("booted begins") == lines.count("booted ends") > 0

@@ -58,7 +58,7 @@ def test_a_subject_and_a_report_of_a_plugin_are_used(pytester: pytest.Pytester) 
 
 @pytest.mark.boots
 def test_an_access_method_of_a_plugin_is_used(pytester: pytest.Pytester) -> None:
-    """Nobody answers at the prompt of a boot sector: the error names the method that the profile named."""
+    """A boot sector has no prompt: the error names the access method of the profile."""
     method = examples("pytest_lifsea_access_methods").replace('console.send(b"s\\n")', 'open("called", "w").close()')
     options = lay_out(pytester.path, SUITE, conftest=method)
     profile = PROFILE.replace('methods = ["none"]', 'methods = ["menu"]\nline = "ttyS0"')

@@ -48,16 +48,16 @@ claims = ["boots-to-ready", "no-sshd"]
 """
 MARK = "LIFSEA_TESTBED_ROUND"
 GREEN, BROKEN = 0, 6
-#: What a run ends with whose first question to QEMU, before anything boots, has no answer.
+#: The exit status of a run whose first call of QEMU, before anything boots, fails.
 REFUSED = 4
-#: What the kernel kills with its parent is gone at once; on a busy host it takes until it is scheduled (seconds).
+#: The time within which a process that the kernel kills with its parent is gone on a busy host (seconds).
 DYING = 20.0
-#: How often a kill is tried that comes when its run is over already.
+#: The number of attempts at a kill that comes after its run is over.
 TRIES = 5
 
 
 class Victim(enum.Enum):
-    """Who is killed."""
+    """The process that is killed."""
 
     PYTEST = "pytest"
     WORKER = "a worker"
@@ -75,11 +75,11 @@ class Place:
     left: list[int] = field(default_factory=list)
 
     def start(self, *options: str) -> subprocess.Popen[bytes]:
-        """A run, whose processes all carry a mark of its own."""
+        """Starts a run; its processes have a mark of their own in the environment."""
         self.processes = uuid.uuid4().hex
         environment = {**os.environ, "TMPDIR": str(self.path / "tmp"), MARK: self.processes,
                        "PYTHONPATH": str(ROOT)}  # fmt: skip
-        # What pytest itself keeps of the last runs, it makes for every run of several workers; that is not judged here.
+        # Runs of several workers make pytest's own directories of the last runs; those are not judged here.
         command = [sys.executable, "-m", "pytest", "-q", "--basetemp", str(self.path / "kept-by-pytest"),
                    *self.options, *options]  # fmt: skip
         with (self.path / "output").open("wb") as output:
@@ -87,7 +87,7 @@ class Place:
                                     stdin=subprocess.DEVNULL)
 
     def alive(self) -> list[psutil.Process]:
-        """The processes of the last run that execute anything still."""
+        """The processes of the last run that still exist, without zombies."""
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
@@ -96,23 +96,23 @@ class Place:
         return found
 
     def files(self) -> list[Path]:
-        """What lies in the directory for temporary files, sockets among it."""
+        """The contents of the directory for temporary files, sockets included."""
         return sorted((self.path / "tmp").rglob("*"))
 
-    def said(self) -> str:
-        """The end of what the run said."""
+    def output(self) -> str:
+        """The end of the run's output."""
         return (self.path / "output").read_text("utf-8", "replace")[-3000:]
 
     def assert_green(self, *options: str) -> None:
-        """A whole run passes and leaves nothing."""
+        """Asserts that a whole run passes and leaves nothing."""
         started = time.monotonic()
-        assert self.start(*options).wait() == GREEN, self.said()
+        assert self.start(*options).wait() == GREEN, self.output()
         self.whole = time.monotonic() - started
         assert self.files() == []
         self.assert_no_process()
 
     def assert_no_process(self) -> None:
-        """Every process of the last run is gone, or will be once it is scheduled."""
+        """Asserts that every process of the last run is gone, or ends when it is scheduled."""
         deadline = Deadline.after(DYING)
         while (alive := self.alive()) and not deadline.expired:
             time.sleep(0.02)
@@ -120,7 +120,7 @@ class Place:
 
 
 def kill_one(place: Place, victim: Victim, moment: float) -> bool:
-    """Starts a run and kills one of its processes so many seconds later; returns whether there was one to kill."""
+    """Starts a run and kills one of its processes so many seconds later; returns whether the run was killed in time."""
     run = place.start(*([] if victim is Victim.QEMU else ["-n", "2"]))
     time.sleep(moment)
     while run.poll() is None:
@@ -132,29 +132,29 @@ def kill_one(place: Place, victim: Victim, moment: float) -> bool:
     status = run.wait()
     place.assert_no_process()
     if victim is Victim.PYTEST:
-        assert status in (-signal.SIGKILL, GREEN), place.said()
+        assert status in (-signal.SIGKILL, GREEN), place.output()
         place.left.append(len(list((place.path / "tmp").iterdir())))
     else:
-        assert status in (BROKEN, GREEN, *([REFUSED] if victim is Victim.QEMU else [])), place.said()
+        assert status in (BROKEN, GREEN, *([REFUSED] if victim is Victim.QEMU else [])), place.output()
         assert place.files() == []
     return status != GREEN
 
 
 def candidates(run: subprocess.Popen[bytes], victim: Victim) -> list[psutil.Process]:
-    """The processes of the run that are what is to be killed."""
+    """The processes of the run of which one is killed."""
     with contextlib.suppress(psutil.NoSuchProcess):
         main = psutil.Process(run.pid)
         if victim is Victim.PYTEST:
             return [main]
         below = main.children(recursive=victim is Victim.QEMU)
         name = "qemu-system" if victim is Victim.QEMU else "python"
-        # What the main process has just forked, to run a program, is no worker: it still is called as that is.
+        # A child that the main process has just forked to run a program is no worker, but has its command line still.
         return [process for process in below if process.name().startswith(name) and process.cmdline() != main.cmdline()]
     return []
 
 
 def kill_again_and_again(place: Place, victims: list[Victim], seed: int) -> Counter[Victim]:
-    """Kills one after the other, with a green run after each; one that came too late is tried again, and sooner."""
+    """Kills one after the other, with a green run after each; a kill that came too late is tried again, earlier."""
     chance, hit, late = random.Random(seed), Counter[Victim](), 0
     place.assert_green()
     for victim in victims:

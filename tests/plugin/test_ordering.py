@@ -1,4 +1,4 @@
-"""How tests are cut into shards and put into groups: every test in one place, whatever the order and the durations."""
+"""The division of tests into shards and groups: every test is in one shard, for any order and any durations."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_every_test_is_in_one_shard_and_a_scenario_is_whole(
 
 
 @given(TESTS, COUNTS, DURATIONS, st.randoms())
-def test_the_order_of_collection_says_nothing(
+def test_the_order_of_collection_does_not_matter(
     tests: dict[str, str | None], count: int, durations: dict[str, float], random: object
 ) -> None:
     items = list(tests.items())
@@ -78,7 +78,7 @@ def test_a_shard_is_read(text: str, number: int, count: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "1", "0/3", "4/3", "-1/3", "1/0", "a/b", "1/2/3", "1 / 2", "1/99999"])
-def test_what_is_no_shard_is_refused(text: str) -> None:
+def test_a_malformed_shard_is_refused(text: str) -> None:
     with pytest.raises(CallerError, match="K/N"):
         ShardIndex.parse(text)
 

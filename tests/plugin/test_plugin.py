@@ -1,4 +1,4 @@
-"""The plugin as its users meet it: command lines, verdicts, what is left behind; on disks of one boot sector."""
+"""The plugin as its users see it: command lines, verdicts, leftovers; on disks of one boot sector."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def assert_nothing_is_left(place: pytest.Pytester) -> None:
     assert [child for child in psutil.Process().children(recursive=True) if child.name().startswith("qemu")] == []
 
 
-def test_without_an_image_the_plugin_stays_out_of_the_way(pytester: pytest.Pytester) -> None:
+def test_without_an_image_the_plugin_does_nothing(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test_one(): pass")
     pytester.runpytest_subprocess().assert_outcomes(passed=1)
 
@@ -78,7 +78,7 @@ def test_one():
 """
 
 
-def test_a_run_that_does_not_use_it_pays_for_nothing(pytester: pytest.Pytester) -> None:
+def test_a_run_that_does_not_use_it_imports_nothing_heavy(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(UNUSED)
     pytester.runpytest_subprocess("-p", "no:hypothesispytest").assert_outcomes(passed=1)
 
@@ -111,8 +111,8 @@ BACKED = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", "disk.raw", "-F", "ra
     (["--image", "disk.raw", "--power-cuts", "soon"], "--power-cuts soon: not a duration (hint: *"),
     (["--image", "disk.raw", "--instance-type", "ecs.g7.tiny"], "unknown instance type*(hint: *"),
     (["--image", "disk.raw", "--reports", "quick.toml"], "--reports *quick.toml: cannot be used: *(hint: *"),
-    (["--image", "disk.raw", "--known-issues", "none.toml"], "*none.toml: cannot be read: *(hint: *"),
-    (["--image", "disk.raw", "--sign-with", "quick.toml"], "quick.toml: not a file of minisign: *(hint: *"),
+    (["--image", "disk.raw", "--known-issues", "none.toml"], "--known-issues *none.toml: cannot be read: *(hint: *"),
+    (["--image", "disk.raw", "--sign-with", "quick.toml"], "--sign-with quick.toml: not a file of minisign: *(hint: *"),
 ])  # fmt: skip
 def test_bad_input_gets_one_line_before_anything_boots(
     place: pytest.Pytester, options: list[str], complaint: str
@@ -131,7 +131,7 @@ def test_bad_input_gets_one_line_before_anything_boots(
     assert_nothing_is_left(place)
 
 
-def test_a_host_without_qemu_is_told_what_to_install(
+def test_a_host_without_qemu_gets_the_command_that_installs_it(
     place: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
@@ -162,13 +162,13 @@ def test_nothing_is_set_up_for_a_claim_that_the_profile_does_not_make(place: pyt
 
 
 @pytest.mark.boots
-@pytest.mark.parametrize(("options", "said"), [
+@pytest.mark.parametrize(("options", "line"), [
     ([], "machines: restored from a snapshot in *"), (["--cold"], "machines: booted, not restored: --cold was given"),
 ])  # fmt: skip
-def test_the_header_says_how_machines_come_about(place: pytest.Pytester, options: list[str], said: str) -> None:
+def test_the_header_says_how_machines_come_about(place: pytest.Pytester, options: list[str], line: str) -> None:
     result = judge(place, raw_image(place.path / "disk.raw", "Kernel panic - not syncing\n"), *options)
     assert result.ret == 1
-    result.stdout.fnmatch_lines([said])
+    result.stdout.fnmatch_lines([line])
     assert not list((place.path / "cache").glob("lifsea-testbed/templates/*/memory"))
 
 

@@ -1,4 +1,4 @@
-"""What is run again, and what a person sees meanwhile."""
+"""Reruns of tests, and the progress shown to the user."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_reruns_may_stand_in_the_configuration_and_stay_bounded_by_blame(pyteste
 SPINNER = """
 import time
 from lifsea_testbed.report.terminal import Spinner
-spinner = Spinner(lambda line: print("said:", line, flush=True))
+spinner = Spinner(lambda line: print("line:", line, flush=True))
 spinner.show("powering on")
 time.sleep(0.5)
 spinner.close()
@@ -82,10 +82,10 @@ def test_progress_is_a_line_on_a_terminal_that_goes_away() -> None:
     os.close(theirs)
     shown = os.read(ours, 1 << 16).decode()
     os.close(ours)
-    assert "powering on" in shown and "said:" not in shown and "0:00:00" in shown
+    assert "powering on" in shown and "line:" not in shown and "0:00:00" in shown
     assert "\x1b[2K" in shown.rpartition("powering on")[2]
 
 
 def test_progress_is_plain_lines_in_a_pipe() -> None:
     piped = subprocess.run([sys.executable, "-c", SPINNER], capture_output=True, text=True, check=True)
-    assert piped.stdout == "said: powering on\nafter\n"
+    assert piped.stdout == "line: powering on\nafter\n"

@@ -1,4 +1,4 @@
-"""xdist hands out every test once, whoever dies; with fake workers, which wait for the next test as real ones do."""
+"""xdist runs every test once, even if workers die; with fake workers, which wait for the next test as real ones do."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def new_worker(scheduler: Any, number: int, tests: list[str]) -> Worker:
 
 
 def play(mode: str, tests: list[str], deadly: set[str], workers: int) -> tuple[list[str], list[str]]:
-    """What ran and where workers died, until none has anything to do that it could do."""
+    """Returns the tests that ran and those in which workers died, when no worker can run any more."""
     values = {"dist": mode, "numprocesses": workers, "tx": ["popen"] * workers, "px": []}
     config: Any = SimpleNamespace(getoption=values.get, getvalue=values.get,
                                   option=SimpleNamespace(loadscopereorder=True))  # fmt: skip
@@ -68,7 +68,7 @@ def play(mode: str, tests: list[str], deadly: set[str], workers: int) -> tuple[l
 
 @pytest.mark.parametrize("mode", ["loadgroup", "loadscope", "loadfile"])
 @given(UNITS, st.data(), st.integers(1, 4))
-def test_every_test_runs_once_whoever_dies(mode: str, sizes: list[int], data: st.DataObject, workers: int) -> None:
+def test_every_test_runs_once_if_workers_die(mode: str, sizes: list[int], data: st.DataObject, workers: int) -> None:
     tests = [f"test_{unit}.py::test_{number}@group_{unit}" for unit, size in enumerate(sizes) for number in range(size)]
     deadly = data.draw(st.sets(st.sampled_from(tests)))
     ran, died = play(mode, tests, deadly, workers)
