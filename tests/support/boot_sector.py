@@ -29,6 +29,6 @@ def raw_image(path: Path, text: str = "") -> Path:
 
 
 def slow_image(path: Path, text: str, *, waits: bool = False) -> Path:
-    """Writes a raw disk whose boot sector takes its time before each character, at work or waiting."""
+    """Writes a raw disk whose boot sector delays each character by a loop, with PAUSE in it if `waits`."""
     path.write_bytes(boot_sector(text, _WAITING_CODE if waits else _SLOW_CODE).ljust(1 << 20, b"\0"))
     return path

@@ -1,10 +1,10 @@
-"""Changes that a test may make to a machine, each with a trace that a later look finds, and commands that make none."""
+"""Changes that a test may make to a machine, each with a trace that `require_none` finds, and commands without any."""
 
 from __future__ import annotations
 
 from lifsea_testbed.machine.machine import Machine
 
-#: Each leaves `testbed-change` where `_LOOK` looks: on disk, in memory, among processes, mounts and kernel settings.
+#: Each leaves `testbed-change` where `_CHECK` looks: on disk, in memory, among processes, mounts and kernel settings.
 CHANGES = (
     "echo {number} >/etc/testbed-change",
     "echo {number} >/var/testbed-change; sync",
@@ -24,7 +24,7 @@ COMMANDS = (
     "head -c 200000 /dev/urandom | od", "find /usr -type f | wc -l", "ip address", "sha256sum /bin/sh",
     "date; uptime; id",
 )
-_LOOK = """ls -d /etc/testbed-change /var/testbed-change /run/testbed-change /tmp/testbed-change 2>/dev/null
+_CHECK = """ls -d /etc/testbed-change /var/testbed-change /run/testbed-change /tmp/testbed-change 2>/dev/null
 grep testbed-change /etc/hosts /proc/sys/kernel/hostname /proc/self/mounts
 ls -d /sys/class/net/testbed-change /sys/fs/cgroup/system.slice/testbed-change.service 2>/dev/null
 dmesg | grep testbed-change
@@ -32,6 +32,6 @@ true
 """
 
 
-def look_for_any(machine: Machine) -> None:
+def require_none(machine: Machine) -> None:
     """Makes sure that a machine has none of the changes."""
-    assert machine.run(_LOOK).stdout == ""
+    assert machine.run(_CHECK).stdout == ""

@@ -97,7 +97,7 @@ class FakePackages(FakeSubject):
 
 
 class FakeDisks(FakeSubject):
-    """A system disk that is filled as the traits have it."""
+    """A system disk with the space of the traits."""
 
     def root(self) -> SimpleNamespace:
         return SimpleNamespace(unused=self.traits["unused"], filled=self.traits["filled"])

@@ -62,7 +62,7 @@ def offered(traits: dict[str, Any]) -> dict[str, Any]:
 
 
 def _failures(traits: dict[str, Any]) -> list[FailedUpgrade]:
-    """One failed upgrade a fault; a defect gives all of them the same output, or none because the tool did not fail."""
+    """One failed upgrade for each fault; a defect gives all the same output, or none because the tool did not fail."""
     output = traits["failures_print"]
     return [FailedUpgrade(fault=fault, output=sound if output is None else output or None,
                           boots_next=traits["refused_boots_next"])

@@ -19,7 +19,7 @@ shell_within = 6
 
 
 def lay_out(place: Path, suite: str, **files: str) -> list[str]:
-    """Writes image, profile and suite, and returns the options of a run on them, which keeps to its directory."""
+    """Writes image, profile and suite, and returns the options of a run on them; it writes to that directory alone."""
     raw_image(place / "disk.raw", "up and running\n")
     (place / "quick.toml").write_text(PROFILE)
     (place / "test_suite.py").write_text(suite)

@@ -57,9 +57,9 @@ def pool(reports: Path, *, keeps: bool = False, **access: Any) -> Iterator[Machi
             pool.close()
 
 
-def change_access(bench: MachineFactory, **access: Any) -> None:
+def change_access(factory: MachineFactory, **access: Any) -> None:
     """Replaces the access section of the profile, from the next boot on."""
-    bench.profile = bench.profile.model_copy(update={"access": AccessSection(**access)})
+    factory.profile = factory.profile.model_copy(update={"access": AccessSection(**access)})
 
 
 @contextlib.contextmanager

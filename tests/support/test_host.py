@@ -50,7 +50,7 @@ def test_every_group_above_a_process_counts(tmp_path: Path) -> None:
     assert hosts.processors(root) == 3
 
 
-def test_caches_that_the_kernel_gives_up_are_no_use(tmp_path: Path) -> None:
+def test_reclaimable_caches_do_not_count_as_used(tmp_path: Path) -> None:
     root = system(tmp_path, own="0::/", mounts=[V2.format(top="/")], files={
         "memory.max": 8 * GIBIBYTE, "memory.current": 7 * GIBIBYTE,
         "memory.stat": f"anon 1\ninactive_file {3 * GIBIBYTE}\nactive_file 5",
@@ -85,7 +85,7 @@ def test_less_than_a_processor_is_one_and_a_group_over_its_limit_has_nothing(tmp
     assert hosts.available_memory(root) == 0
 
 
-def test_what_cannot_be_read_limits_nothing(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_sets_no_limit(tmp_path: Path) -> None:
     root = system(tmp_path, own="nonsense", mounts=["more nonsense"], files={})
     assert hosts.available_memory(root) == 24 * 1024
     assert hosts.processors(root) == 8

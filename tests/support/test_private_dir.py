@@ -43,7 +43,7 @@ time.sleep(60)
 
 @pytest.fixture(autouse=True)
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Temporary files of this process and its children go here."""
+    """The directory for temporary files of this process and its children."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     return tmp_path
@@ -97,7 +97,7 @@ def test_a_process_that_still_works_in_it_is_ended(dead: Path) -> None:
     assert not dead.exists()
 
 
-def test_what_came_to_life_again_is_left_alone(dead: Path, temporary: Path) -> None:
+def test_a_directory_in_use_again_is_left_alone(dead: Path, temporary: Path) -> None:
     (found,) = private_dir.find()
     with PrivateDirectory() as own:
         private_dir.remove(private_dir.Leftover(path=own.path, size=0, processes=()))

@@ -1,4 +1,4 @@
-"""What is secret leaves no trace in what is kept or shown."""
+"""Secrets appear in no record and in no output."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_rest_stays(text: str) -> None:
     assert redact(text) == text
 
 
-def test_what_stands_around_a_secret_tells_what_it_was() -> None:
+def test_the_text_around_a_secret_stays() -> None:
     assert redact(f"a token: {SECRET}, b") == f"a token: {MASK}, b"
     assert redact(f"before\n{PEM}\nafter") == f"before\n{MASK}\n{MASK}\n{MASK}\n{MASK}\nafter"
 
@@ -74,7 +74,7 @@ def test_a_key_is_masked_that_comes_line_by_line_over_the_console() -> None:
     assert MASK in seen and not any(SECRET[:9] in text for text in [*seen, *(line.text for line in reader.flush())])
 
 
-def test_tokens_and_user_data_are_known_by_what_they_are(tmp_path: Path) -> None:
+def test_tokens_and_user_data_are_redacted_by_value(tmp_path: Path) -> None:
     metadata = Metadata(Instance(type=find(DEFAULT)), user_data=b"")
     header = {"x-aliyun-ecs-metadata-token-ttl-seconds": "60"}
     token = metadata.answer(Request(method="PUT", path="/latest/api/token", headers=header)).body.decode()

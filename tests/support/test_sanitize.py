@@ -1,4 +1,4 @@
-"""What a guest prints is made safe, and waits end when they must."""
+"""The output of a guest is made printable; waits end at their deadline or with the machine."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_pause_ends_with_the_machine() -> None:
     liveness.close()
 
 
-def test_who_comes_late_is_woken_at_once() -> None:
+def test_a_late_listener_is_called_at_once() -> None:
     liveness = Liveness()
     woken: list[str] = []
     liveness.on_end(lambda: woken.append("early"))

@@ -23,7 +23,7 @@ IMAGES = tuple(random.Random(number).randbytes(1 << 16) for number in range(3))
 #: Where the toy lies in the guest, and on the root file system.
 PLACE, ON_DISK = "/var/toy", "/ostree/deploy/lifsea/var/toy"
 _CHOOSE = '[ "$(readlink current)" = a ] && next=b || next=a\n'
-# Made anew: a file that was truncated would be written out when it is closed (ext4's auto_da_alloc).
+# A new file: ext4 writes a truncated one to the disk when it is closed (auto_da_alloc).
 _WRITE = "rm -f $next/image && cp ../next $next/image\n"
 _FILE, _DIRECTORY, _END = "sync $next/image\n", "sync $next\n", "sync .\n"
 _SWAP = "ln -sfn $next current.new && mv -T current.new current\n"
