@@ -97,7 +97,7 @@ def report_groups(session: pytest.Session) -> Generator[None, None, None]:
         _rename(item, ordering.without_group(item.nodeid))
 
 
-class _Mended(LoadScopeScheduling):  # type: ignore[misc]
+class _CrashSafeScheduling(LoadScopeScheduling):  # type: ignore[misc]
     def remove_node(self, node: Any) -> str | None:
         """Hands out what a dead worker has not run, but for the test in which it died, which is returned."""
         workload = self.assigned_work[node]
@@ -120,19 +120,19 @@ class _Mended(LoadScopeScheduling):  # type: ignore[misc]
             super()._reschedule(node)
 
 
-class ByGroup(_Mended, LoadGroupScheduling):  # type: ignore[misc]
+class ByGroup(_CrashSafeScheduling, LoadGroupScheduling):  # type: ignore[misc]
     """Keeps the tests of a group together."""
 
 
-class ByScope(_Mended):
+class ByScope(_CrashSafeScheduling):
     """Keeps the tests of a module or class together."""
 
 
-class ByFile(_Mended, LoadFileScheduling):  # type: ignore[misc]
+class ByFile(_CrashSafeScheduling, LoadFileScheduling):  # type: ignore[misc]
     """Keeps the tests of a file together."""
 
 
-_MENDED = {"loadgroup": ByGroup, "loadscope": ByScope, "loadfile": ByFile}
+_SCHEDULERS = {"loadgroup": ByGroup, "loadscope": ByScope, "loadfile": ByFile}
 
 
 class Controller:
@@ -158,8 +158,8 @@ class Controller:
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> object:
         """Returns a scheduler that goes on after a worker died, or nothing for a mode that needs no mending."""
-        mended = _MENDED.get(config.getoption("dist"))
-        return mended(config, log) if mended else None
+        scheduling = _SCHEDULERS.get(config.getoption("dist"))
+        return scheduling(config, log) if scheduling else None
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_handlecrashitem(self, crashitem: str) -> None:

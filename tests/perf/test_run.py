@@ -108,9 +108,9 @@ def test_the_gate_compares_with_the_last_release(place: pytest.Pytester) -> None
 
 
 @pytest.mark.parametrize(("options", "complaint"), [
-    (["--perf-gate"], "ERROR: --perf-gate *(hint: --history FILE)"),
-    (["--history", "/nonexistent/history.db"], "ERROR: /nonexistent/history.db: *(hint: *"),
-    (["--history", "3.1.raw"], "ERROR: 3.1.raw: *not a database*(hint: *"),
+    (["--perf-gate"], "ERROR: --perf-gate: needs a history*(hint: --history FILE)"),
+    (["--history", "/nonexistent/history.db"], "ERROR: --history /nonexistent/history.db: *(hint: *"),
+    (["--history", "3.1.raw"], "ERROR: --history 3.1.raw: *not a database*(hint: *"),
 ])  # fmt: skip
 def test_a_history_that_cannot_be_used_is_reported_before_anything_runs(
     place: pytest.Pytester, options: list[str], complaint: str

@@ -46,7 +46,7 @@ def play(mode: str, tests: list[str], deadly: set[str], workers: int) -> tuple[l
     values = {"dist": mode, "numprocesses": workers, "tx": ["popen"] * workers, "px": []}
     config: Any = SimpleNamespace(getoption=values.get, getvalue=values.get,
                                   option=SimpleNamespace(loadscopereorder=True))  # fmt: skip
-    scheduler: Any = xdist._MENDED[mode](config, None)
+    scheduler: Any = xdist._SCHEDULERS[mode](config, None)
     living = [new_worker(scheduler, number, tests) for number in range(workers)]
     scheduler.schedule()
     ran: list[str] = []
