@@ -7,10 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from typing import TYPE_CHECKING, Self
 
 from lifsea_testbed.errors import CallerError, GuestFailure, NotJudged, TestbedError
 from lifsea_testbed.machine.factory import MachineFactory
@@ -34,6 +31,10 @@ from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.support.deadline import Deadline, seconds
 from lifsea_testbed.support.sanitize import printable, slug
 from lifsea_testbed.support.shard import ShardIndex
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
 
 #: The least interval between two lines of progress in a log (seconds).
 _LINE_EVERY = 60.0
@@ -271,6 +272,8 @@ def machine(factory: MachineFactory, options: SweepOptions, name: str) -> Iterat
 def _follow(going: Iterator[CrashResult], timeline: Timeline, results: CrashResults, digests: Sequence[str],
             console: Console | None) -> None:
     """Shows how many disks are done and left, and prints each broken state."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
     columns = (TextColumn("power cuts"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[broken]} broken"),
                TimeElapsedColumn())  # fmt: skip
     done = [results.of[digest] for digest in digests if digest in results.of]
