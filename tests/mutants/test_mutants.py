@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -104,6 +106,25 @@ def test_there_are_enough_mutants_and_each_is_complete() -> None:
     assert [name for name, mutant in MUTANTS.items() if not set(mutant.also) <= set(catalogue())] == []
     assert [name for name, mutant in MUTANTS.items() if mutant.also and name not in SAMPLE] == []
     assert [name for name, mutant in MUTANTS.items() if not (mutant.change + mutant.why).endswith(".")] == []
+
+
+def edits() -> Iterator[tuple[str, str, Path]]:
+    """The mutants that edit a file of the reference image by sed, with the expression and the file."""
+    files = ROOT / "images/reference/files"
+    for name, mutant in MUTANTS.items():
+        script = (mutant.tree + mutant.sysroot).replace("$UNITS", "usr/lib/systemd/system")
+        if named := re.search(r"file=\$\(deployment\)/(\S+)", script):
+            script = script.replace("$file", named[1])
+        for expression, path in re.findall(r"\bsed (?:-i )?'([^']*)' (\S+)", script):
+            if (files / path).is_file():
+                yield name, expression, files / path
+
+
+@pytest.mark.parametrize(("name", "expression", "path"), list(edits()))
+def test_a_mutant_changes_the_file_that_it_edits(name: str, expression: str, path: Path) -> None:
+    """An expression that matches nothing would make an image that breaks no promise."""
+    edited = subprocess.run(["sed", expression, path], capture_output=True, check=True).stdout
+    assert edited != path.read_bytes()
 
 
 def test_the_document_is_in_step_with_the_mutants() -> None:
