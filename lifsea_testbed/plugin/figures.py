@@ -57,22 +57,6 @@ class Figures:
         self._started = time.time()
         self._findings: MetricFindings | None = None
 
-    @classmethod
-    def start(cls, config: pytest.Config, factory: MachineFactory) -> Figures:
-        """Opens the history of --history, in the main process.
-
-        Raises:
-            pytest.UsageError: the history cannot be used.
-        """
-        option = config.option
-        if option.perf_gate and not option.history:
-            raise pytest.UsageError("--perf-gate: needs a history to compare with (hint: --history FILE)")
-        try:
-            history = _open(option.history) if option.history and not xdist.is_worker(config) else None
-        except (CallerError, HostError) as error:
-            raise pytest.UsageError(printable(f"--history {error.one_line}")) from None
-        return cls(config, factory, history)
-
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[Any]
@@ -172,6 +156,21 @@ def measure_restore(item: pytest.Item, seconds: float) -> None:
 def measure_of(item: pytest.Item) -> Measure:
     """Returns the object that records the figures of that test."""
     return item.stash.setdefault(MEASURED, Measure())
+
+
+def open_history(config: pytest.Config) -> History | None:
+    """Opens the history of --history, in the main process, if there is to be one.
+
+    Raises:
+        pytest.UsageError: the history cannot be used.
+    """
+    option = config.option
+    if option.perf_gate and not option.history:
+        raise pytest.UsageError("--perf-gate: needs a history to compare with (hint: --history FILE)")
+    try:
+        return _open(option.history) if option.history and not xdist.is_worker(config) else None
+    except (CallerError, HostError) as error:
+        raise pytest.UsageError(printable(f"--history {error.one_line}")) from None
 
 
 def _open(place: str) -> History:

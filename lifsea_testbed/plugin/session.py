@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,7 +17,7 @@ from lifsea_testbed.machine.factory import MachineFactory
 from lifsea_testbed.machine.pool import MachinePool
 from lifsea_testbed.machine.snapshot_cache import SnapshotCache
 from lifsea_testbed.plugin import xdist
-from lifsea_testbed.plugin.figures import Figures
+from lifsea_testbed.plugin.figures import Figures, open_history
 from lifsea_testbed.plugin.hooks import Extensions
 from lifsea_testbed.plugin.results import Results, relative
 from lifsea_testbed.plugin.shards import PLAN, ShardSelection, read_durations
@@ -33,14 +33,18 @@ from lifsea_testbed.support.deadline import seconds
 from lifsea_testbed.support.sanitize import printable
 from lifsea_testbed.upgrade.tools import require_tool
 
+if TYPE_CHECKING:
+    from lifsea_testbed.perf.history import History
+
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """The checked inputs of a run: its context, the known issues, and in the main process the signer."""
+    """The checked inputs of a run: its context, the known issues, and in the main process signer and history."""
 
     context: RunContext
     known: KnownIssueList
     signer: Signer | None
+    history: History | None
 
     @classmethod
     def check(cls, config: pytest.Config) -> Inputs:
@@ -55,7 +59,7 @@ class Inputs:
             files = known_issues.files(_known_issues(config), config.option.profile)
             known = known_issues.load(files, on=known_issues.today())
             context = xdist.receive_context(config) or _context(config)
-            return cls(context=context, known=known, signer=signer)
+            return cls(context=context, known=known, signer=signer, history=open_history(config))
         except (CallerError, HostError) as error:
             raise pytest.UsageError(_refusal(config, error)) from None
 
@@ -77,7 +81,7 @@ class Session:
             self.context, inputs.known, version=printable(config.option.image_version),
             flaky_fails=bool(getattr(config.option, "fail_on_flaky", False)))  # fmt: skip
         self.controller = xdist.Controller(config, self.context)
-        self.figures = Figures.start(config, self.factory)
+        self.figures = Figures(config, self.factory, inputs.history)
         shard, durations = self.context.shard, self.context.durations
         self.shard = ShardSelection(shard, durations) if shard else None
         self.results = Results(config, self.pool, inputs.known, self._collector, self._spinner)

@@ -113,12 +113,15 @@ def test_the_gate_compares_with_the_last_release(place: pytest.Pytester) -> None
     (["--history", "3.1.raw"], "ERROR: --history 3.1.raw: *not a database*(hint: *"),
 ])  # fmt: skip
 def test_a_history_that_cannot_be_used_is_reported_before_anything_runs(
-    place: pytest.Pytester, options: list[str], complaint: str
+    place: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, options: list[str], complaint: str
 ) -> None:
+    (place.path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(place.path / "tmp"))
     result = judge(place, "3.1", 1.0, *options)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([complaint])
     assert [line for line in result.outlines if line] == []
+    assert list((place.path / "tmp").iterdir()) == []
 
 
 def test_a_suite_without_figures_leaves_no_file(place: pytest.Pytester) -> None:
