@@ -14,10 +14,11 @@
         ├── BootFailed        never became ready
         ├── GuestCrashed      panic, oops, emergency mode, unexpected power-off or reset
         ├── CommandFailed     a command that had to succeed did not
+        ├── AnswerUnreadable  the guest answered a question with something that cannot be parsed
         ├── DiskDamaged       the data structures on its disk are inconsistent
         └── WaitTimedOut      a condition did not become true before its deadline
 
-    NotJudged                 this host or this image offers no way to judge → not judged
+    NotJudged                 host, image, profile or command line offers no way to judge → not judged
 """
 
 from __future__ import annotations
@@ -128,6 +129,10 @@ class CommandFailed(GuestFailure):
     """A command in the guest ended with a status that it must not have."""
 
 
+class AnswerUnreadable(GuestFailure):
+    """The guest answered a question with what cannot be parsed; the evidence is the command and its output."""
+
+
 class DiskDamaged(GuestFailure):
     """A data structure on the image's disk is inconsistent, or refers to something that does not exist."""
 
@@ -136,5 +141,27 @@ class WaitTimedOut(GuestFailure):
     """A condition in the guest did not become true before its deadline."""
 
 
+class Reason(enum.StrEnum):
+    """What keeps a claim from being judged."""
+
+    #: This host, or the emulation on it, cannot show it.
+    HOST = "host"
+    #: The image offers no way to see it.
+    IMAGE = "image"
+    #: The profile lacks a value that the judgement needs.
+    PROFILE = "profile"
+    #: The command line gave no input for it.
+    OPTION = "option"
+
+
 class NotJudged(Exception):
-    """This cannot be judged here; the message is the reason, and may include a measured value."""
+    """This cannot be judged in this run.
+
+    Args:
+        why: one line; may include a measured value.
+        reason: what keeps it from being judged; the verdict counts those by it.
+    """
+
+    def __init__(self, why: str, reason: Reason) -> None:
+        super().__init__(why)
+        self.reason = reason

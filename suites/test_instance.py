@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lifsea_testbed import Machine, NotJudged, claim, guest_hardware
+from lifsea_testbed import Machine, NotJudged, Reason, claim, guest_hardware
 
 pytestmark = pytest.mark.shares_machine
 
@@ -17,7 +17,7 @@ _READING = 5
 def test_the_processor_is_of_the_model_sold(machine: Machine) -> None:
     """Name, vendor, family, model and stepping are those of a Xeon Platinum 8369B."""
     if not machine.fidelity.exact_model:
-        raise NotJudged(f"the host's own processor shows through: {machine.guest.hardware.processor()}")
+        raise NotJudged(f"the host's own processor shows through: {machine.guest.hardware.processor()}", Reason.HOST)
     assert machine.guest.hardware.processor() == guest_hardware.PROCESSOR
 
 
@@ -41,7 +41,7 @@ def test_the_processor_does_what_an_ice_lake_does(machine: Machine) -> None:
     """It has AVX-512 and the other features that came with Ice Lake."""
     missing = guest_hardware.ICE_LAKE_FEATURES - machine.guest.hardware.features()
     if missing and not machine.fidelity.all_features:
-        raise NotJudged(f"neither emulation nor an older host has {', '.join(sorted(missing))}")
+        raise NotJudged(f"neither emulation nor an older host has {', '.join(sorted(missing))}", Reason.HOST)
     assert missing == set()
 
 
@@ -50,7 +50,7 @@ def test_the_memory_is_as_sold(machine: Machine) -> None:
     """Firmware gives the kernel all the memory of the type, except for its own tables."""
     sold, given = machine.instance.type.memory, machine.fidelity.memory
     if given < sold:
-        raise NotJudged(f"the host has {given} MiB to give, {machine.instance.type.name} has {sold} MiB")
+        raise NotJudged(f"the host has {given} MiB to give, {machine.instance.type.name} has {sold} MiB", Reason.HOST)
     assert 0 <= sold - machine.guest.hardware.memory() < _FIRMWARE
 
 
@@ -91,7 +91,7 @@ def test_the_network_card_has_its_queues(machine: Machine) -> None:
     """There are as many as the type has."""
     shown, sold = machine.fidelity.network_queues, machine.instance.type.queues
     if shown < sold:
-        raise NotJudged(f"QEMU's user network has {shown} queue, {machine.instance.type.name} has {sold}")
+        raise NotJudged(f"QEMU's user network has {shown} queue, {machine.instance.type.name} has {sold}", Reason.HOST)
     assert [card.queues for card in machine.guest.hardware.network_cards()] == [sold]
 
 

@@ -29,7 +29,7 @@ SUITE = '''
 import pytest
 from pathlib import Path
 from lifsea_testbed import claim
-from lifsea_testbed.errors import ChannelError, CommandFailed, HostError, NotJudged
+from lifsea_testbed.errors import ChannelError, CommandFailed, HostError, NotJudged, Reason
 
 @pytest.fixture
 def profile(bench):
@@ -62,7 +62,7 @@ def test_identity():
 def test_boot_time(measure):
     """It is short."""
     measure("boot", 2.5, unit="s", better="lower")
-    raise NotJudged("a wall clock says nothing under emulation")
+    raise NotJudged("a wall clock says nothing under emulation", Reason.HOST)
 
 @claim("no-initramfs")
 def test_initramfs():

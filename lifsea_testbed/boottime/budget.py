@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from lifsea_testbed.boottime.marks import END
 from lifsea_testbed.boottime.observation import Observation
-from lifsea_testbed.errors import NotJudged
+from lifsea_testbed.errors import NotJudged, Reason
 from lifsea_testbed.perf.metric import Better, Metric
 from lifsea_testbed.profiles.profile import BootSection, require
 
@@ -45,17 +45,19 @@ def judge(seen: Sequence[Observation], promised: BootSection, *, at_hardware_spe
     try:
         from lifsea_testbed.perf import compare as judges
     except ImportError:
-        raise NotJudged("the median's interval needs more packages (pip install 'lifsea-testbed[perf]')") from None
+        raise NotJudged("the median's interval needs more packages (pip install 'lifsea-testbed[perf]')",
+                        Reason.HOST) from None
     if at_hardware_speed:
         return judges.check(BOOT, times(seen), promised.promised)
     budget = require(promised.instructions, "boot.instructions")
     counted = instructions(seen)
     if not counted:
-        raise NotJudged("emulated, and instructions were not counted")
+        raise NotJudged("emulated, and instructions were not counted", Reason.HOST)
     check = judges.check(INSTRUCTIONS, counted, budget)
     idle = min(one.progress[END].idle for one in seen if one.is_counted)
     worst = check.median.high / budget * promised.promised + idle
     if check.kept and worst > promised.promised:
         raise NotJudged(f"emulated: {check}; but all processors had halted for {idle:.2f} s, which makes up to "
-                        f"{worst:.2f} s with them, and this host cannot tell its delays from the image's")  # fmt: skip
+                        f"{worst:.2f} s with them, and this host cannot tell its delays from the image's",
+                        Reason.HOST)  # fmt: skip
     return check

@@ -16,7 +16,7 @@ from lifsea_testbed.boottime.attribution import Growth, GrowthKind, apart
 from lifsea_testbed.disk.filesystem import Tree
 from lifsea_testbed.disk.image import Image
 from lifsea_testbed.disk.os_root import BootEntry, parse_entry
-from lifsea_testbed.errors import HostError, NotJudged
+from lifsea_testbed.errors import HostError, NotJudged, Reason
 from lifsea_testbed.guest.offline import OfflineTree
 from lifsea_testbed.qemu import command_line
 from lifsea_testbed.qemu.accelerator import AcceleratorKind, confine
@@ -63,13 +63,14 @@ def find(image: Image) -> Bootable:
         entries = [(parse_entry(path.name, _text(tree, str(path))), _text(tree, str(path)))
                    for path in tree.glob("/boot/loader/entries/*.conf")]  # fmt: skip
         if not entries:
-            raise NotJudged("the image has no boot entry below /boot/loader/entries to take a kernel from")
+            raise NotJudged("the image has no boot entry below /boot/loader/entries to take a kernel from",
+                            Reason.IMAGE)
         text = max(entries, key=lambda entry: BootEntry.rank(entry[0]))[1]
         fields = {words[0]: words[1:] for line in text.splitlines() if (words := line.split())}
         path = "".join(fields.get("linux", []))
         kernel = tree.read(f"/boot/{path.lstrip('/').removeprefix('boot/')}", _LARGEST_KERNEL) if path else None
     if kernel is None:
-        raise NotJudged(f"the boot entry names the kernel {path!r}, which is not there")
+        raise NotJudged(f"the boot entry names the kernel {path!r}, which is not there", Reason.IMAGE)
     return Bootable(kernel=kernel, options=tuple(fields.get("options", [])))
 
 
@@ -117,7 +118,7 @@ def parse(console: str) -> KernelPhase:
     for name, microseconds in _RETURNED.findall(console):
         taken[name] += int(microseconds)
     if not taken:
-        raise NotJudged("the kernel printed no initcall, although it ran with initcall_debug")
+        raise NotJudged("the kernel printed no initcall, although it ran with initcall_debug", Reason.IMAGE)
     last = 0.0
     for line in console.splitlines():
         if stamp := _STAMP.search(line):

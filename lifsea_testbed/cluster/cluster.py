@@ -14,7 +14,7 @@ from lifsea_testbed.cluster.control_plane import ControlPlane
 from lifsea_testbed.cluster.objects import Node
 from lifsea_testbed.ecs.instance import CLUSTER_ADDRESS, CLUSTER_PORT, PRIVATE_ADDRESS, Instance
 from lifsea_testbed.ecs.relay import Relay, connect_to
-from lifsea_testbed.errors import NotJudged
+from lifsea_testbed.errors import NotJudged, Reason
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.profiles.profile import Profile
 from lifsea_testbed.support.confinement import Confinement
@@ -56,7 +56,8 @@ class Cluster:
 
     def __init__(self, profile: Profile, programs: Path | None, confinement: Confinement, *, records: Path) -> None:
         if not profile.cluster.join:
-            raise NotJudged("the profile has no script by which a machine joins a cluster (cluster.join)")
+            raise NotJudged("the profile has no script by which a machine joins a cluster (cluster.join)",
+                            Reason.PROFILE)
         self.members: list[Member] = []
         self._profile = profile
         self.plane = ControlPlane(control_plane.find(programs), confinement, records=records)

@@ -27,7 +27,7 @@ from typing import Self
 from lifsea_testbed.cluster.authority import Authority, ClientIdentity, private_key
 from lifsea_testbed.ecs.instance import CLUSTER_ADDRESS, CLUSTER_PORT
 from lifsea_testbed.ecs.relay import Relay, connect_to
-from lifsea_testbed.errors import HostError, LaunchError, NotJudged
+from lifsea_testbed.errors import HostError, LaunchError, NotJudged, Reason
 from lifsea_testbed.qemu.process import describe_exit, processor_time, starter
 from lifsea_testbed.support.confinement import Confinement
 from lifsea_testbed.support.deadline import Deadline
@@ -72,7 +72,7 @@ def find(directory: Path | None) -> ControlPlanePaths:
         if found is None:
             raise NotJudged(f"no {name} {f'in {within}' if within else 'on PATH'}: there is no cluster to join "
                             "(hint: install etcd (Debian: etcd-server); build the other two by `python -m images "
-                            "control-plane`, and name their directory with --control-plane)")
+                            "control-plane`, and name their directory with --control-plane)", Reason.HOST)
         return Path(found)
 
     return ControlPlanePaths(etcd=path("etcd", within=None), api_server=path("kube-apiserver", within=directory),

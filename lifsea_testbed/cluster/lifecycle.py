@@ -16,7 +16,7 @@ from lifsea_testbed.cluster.cluster import Cluster, Member
 from lifsea_testbed.cluster.control_plane import GRACE
 from lifsea_testbed.cluster.objects import InterruptedNode, JoinedNode, Node, Pod, PodRun
 from lifsea_testbed.ecs.instance import METADATA_ADDRESS
-from lifsea_testbed.errors import GuestFailure, NotJudged
+from lifsea_testbed.errors import GuestFailure, NotJudged, Reason
 from lifsea_testbed.guest.cri import ContainerState
 from lifsea_testbed.guest.kubelet import KUBELET
 from lifsea_testbed.guest.readiness import NotReady, ReadinessLevel, await_condition, journals, not_ready
@@ -93,7 +93,7 @@ def prepare_image(member: Member, profile: Profile) -> None:
         NotJudged: the profile names none.
     """
     if not profile.cluster.workload:
-        raise NotJudged("the profile names no image for pods (cluster.workload)")
+        raise NotJudged("the profile names no image for pods (cluster.workload)", Reason.PROFILE)
     runtime = member.machine.guest.runtime
     if profile.cluster.workload not in runtime.images():
         runtime.prepare_workload()

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from lifsea_testbed.console import port_frames
 from lifsea_testbed.console.socket_io import SocketStream, StreamClosed
-from lifsea_testbed.errors import ChannelError, Explained, NotJudged, WaitTimedOut
+from lifsea_testbed.errors import ChannelError, Explained, NotJudged, Reason, WaitTimedOut
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.liveness import Liveness
 from lifsea_testbed.support.protocols import CommandResult
@@ -58,11 +58,11 @@ class NoChannel:
 
     def greet(self, deadline: Deadline) -> str:
         """Raises NotJudged."""
-        raise NotJudged(_NO_SHELL)
+        raise NotJudged(_NO_SHELL, Reason.IMAGE)
 
     def run(self, script: str, *, input: bytes = b"", deadline: Deadline) -> CommandResult:
         """Raises NotJudged."""
-        raise NotJudged(_NO_SHELL)
+        raise NotJudged(_NO_SHELL, Reason.IMAGE)
 
     def close(self) -> None:
         """Does nothing."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from lifsea_testbed.disk import journal
 from lifsea_testbed.disk.source import ByteSource
-from lifsea_testbed.errors import DiskDamaged, NotJudged
+from lifsea_testbed.errors import DiskDamaged, NotJudged, Reason
 
 ROOT = 2
 _MAGIC, _EXTENT_MAGIC = 0xEF53, 0xF30A
@@ -99,9 +99,10 @@ class Ext4:
             NotJudged: it is larger than `limit` bytes, encrypted, or stored within its inode.
         """
         if inode.size > limit:
-            raise NotJudged(f"a file of {inode.size} bytes is not read offline; the limit is {limit}")
+            raise NotJudged(f"a file of {inode.size} bytes is not read offline; the limit is {limit}", Reason.IMAGE)
         if inode.flags & (_IN_INODE | _ENCRYPTED):
-            raise NotJudged("the file system keeps files encrypted or within their inodes; that is not read offline")
+            raise NotJudged("the file system keeps files encrypted or within their inodes; that is not read offline",
+                            Reason.IMAGE)
         size = self.layout.block_size
         content = bytearray(-(-inode.size // size) * size)
         for first, place, count in self._runs(inode, len(content) // size):
@@ -120,7 +121,7 @@ class Ext4:
             raise _damaged(f"refers to inode {directory.number} as a directory, which it is not")
         self._listed_bytes += directory.size
         if self._listed_bytes > _MOST_LISTED:
-            raise NotJudged(f"the directories hold more than {_MOST_LISTED} bytes: the rest is not read")
+            raise NotJudged(f"the directories hold more than {_MOST_LISTED} bytes: the rest is not read", Reason.IMAGE)
         content, size = self.read(directory, LARGEST_DIRECTORY), self.layout.block_size
         for start in range(0, len(content), size):
             yield from _entries(content[start:start + size])
@@ -210,10 +211,10 @@ class Ext4:
     def _journal(self) -> dict[int, int]:
         """Returns the block of the file system for each block of its journal."""
         if not self.layout.journal:
-            raise NotJudged("the file system's journal lies on another device")
+            raise NotJudged("the file system's journal lies on another device", Reason.IMAGE)
         inode = self.inode(self.layout.journal)
         if inode.size > _LARGEST_JOURNAL:
-            raise NotJudged(f"a journal of {inode.size} bytes is not read offline")
+            raise NotJudged(f"a journal of {inode.size} bytes is not read offline", Reason.IMAGE)
         runs = self._runs(inode, inode.size // self.layout.block_size)
         return {first + index: place + index for first, place, count in runs for index in range(count)}
 
@@ -259,7 +260,8 @@ def parse_superblock(raw: bytes) -> Layout:
     incompatible, journal_inode, high = (int(_at("<I", raw, at)[0]) for at in (0x60, 0xE0, 0x150))
     wide = bool(incompatible & _WIDE)
     if incompatible & ~_KNOWN or not incompatible & 0x2:
-        raise NotJudged(f"the file system has features that are not read offline (incompat {incompatible:#x})")
+        raise NotJudged(f"the file system has features that are not read offline (incompat {incompatible:#x})",
+                        Reason.IMAGE)
     size = descriptor if wide else 32
     if magic != _MAGIC or log > 6 or not per_group or inode_size not in (128, 256, 512, 1024, 2048, 4096) \
             or size not in (32, 64, 128, 256, 512, 1024):  # fmt: skip

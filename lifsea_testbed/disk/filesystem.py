@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from lifsea_testbed.disk.ext4 import LARGEST_FILE, ROOT, Ext4, Inode
-from lifsea_testbed.errors import NotJudged
+from lifsea_testbed.errors import NotJudged, Reason
 
 _MOST_LINKS, _MOST_MATCHES = 40, 1000
 #: The bounds of a walk, so that it ends on a hostile disk: an OS of 200 packages has some 20,000 entries.
@@ -84,7 +84,7 @@ class Tree:
         for part in PurePosixPath(pattern).parts[1:]:
             found = [directory / name for directory in found for name in self._matching(directory, part)]
             if len(found) > _MOST_MATCHES:
-                raise NotJudged(f"more than {_MOST_MATCHES} paths match {pattern}: they are not read")
+                raise NotJudged(f"more than {_MOST_MATCHES} paths match {pattern}: they are not read", Reason.IMAGE)
         return found
 
     def walk(self, without: Collection[PurePosixPath] = ()) -> Iterator[tuple[PurePosixPath, TreeEntry]]:
@@ -98,10 +98,12 @@ class Tree:
         while waiting:
             directory, place = waiting.pop()
             if len(directory.parts) > DEEPEST:
-                raise NotJudged(f"directories are nested deeper than {DEEPEST} levels: the rest is not read")
+                raise NotJudged(f"directories are nested deeper than {DEEPEST} levels: the rest is not read",
+                                Reason.IMAGE)
             for path, below in self._below(directory, place, without):
                 if (seen := seen + 1) > MOST_ENTRIES:
-                    raise NotJudged(f"the disk has more than {MOST_ENTRIES} entries: the rest is not read")
+                    raise NotJudged(f"the disk has more than {MOST_ENTRIES} entries: the rest is not read",
+                                    Reason.IMAGE)
                 yield path, below
                 if below.is_directory:
                     waiting.append((path, below))

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from lifsea_testbed.errors import DiskDamaged, NotJudged
+from lifsea_testbed.errors import DiskDamaged, NotJudged, Reason
 
 MAGIC = b"\xc0\x3b\x39\x98"
 _DESCRIPTOR, _COMMIT, _REVOKE = 1, 2, 5
@@ -99,7 +99,7 @@ def read_by_recovery(read: Callable[[int], bytes], places: Mapping[int, int]) ->
 
     try:
         if parse_head(note(0)).compatible & _CHECKSUM_1:
-            raise NotJudged("a recovery of this journal reads what was never committed")
+            raise NotJudged("a recovery of this journal reads what was never committed", Reason.IMAGE)
         for transaction in transactions(note):
             seen.update(number for number, _ in transaction.written)
         return {places[number] for number in seen}
@@ -119,7 +119,8 @@ def parse_head(raw: bytes) -> Head:
     if raw[:4] != MAGIC or kind not in (3, 4) or not 0 < first < length or start >= length:
         raise _damaged("has no superblock")
     if incompatible & ~_KNOWN:
-        raise NotJudged(f"the journal has features that are not read offline (incompat {incompatible:#x})")
+        raise NotJudged(f"the journal has features that are not read offline (incompat {incompatible:#x})",
+                        Reason.IMAGE)
     return Head(first=first, length=length, sequence=sequence, start=start,
                 compatible=compatible, incompatible=incompatible)  # fmt: skip
 

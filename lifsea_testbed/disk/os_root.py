@@ -11,7 +11,7 @@ from lifsea_testbed.disk.ext4 import Ext4, is_ext4
 from lifsea_testbed.disk.filesystem import Tree, root_of
 from lifsea_testbed.disk.partitions import NO_SYSTEM, ROOT_X86_64, Partition, partitions
 from lifsea_testbed.disk.source import ByteSource
-from lifsea_testbed.errors import DiskDamaged, NotJudged
+from lifsea_testbed.errors import DiskDamaged, NotJudged, Reason
 
 _OTHERS = {0: {b"XFSB": "XFS", b"hsqs": "squashfs", b"LUKS\xba\xbe": "LUKS"}, 512: {b"LABELONE": "LVM"},
            1024: {b"\xe2\xe1\xf5\xe0": "EROFS"}, 65600: {b"_BHRfS_M": "btrfs"}}  # fmt: skip
@@ -104,7 +104,7 @@ def _deployed(volumes: list[Volume], boot: Volume, path: str, unread: list[str])
     else:
         missing = f"a boot entry names the deployment {path}, which no partition holds"
         if unread:
-            raise NotJudged("; ".join([f"{missing} that is read offline", *unread]))
+            raise NotJudged("; ".join([f"{missing} that is read offline", *unread]), Reason.IMAGE)
         raise DiskDamaged(missing, hint="run ostree admin status in a system that boots")
     real = volume.tree.real_path(path)
     stateroot = _STATEROOT.match(str(real))
@@ -118,7 +118,8 @@ def _plain(volumes: list[Volume], unread: list[str]) -> Tree:
     roots = [volume for volume in volumes if any(map(volume.tree.find, _RELEASE_FILES))]
     roots.sort(key=lambda volume: volume.partition.kind != ROOT_X86_64)
     if not roots:
-        raise NotJudged("; ".join(["no partition that is read offline holds a root file system", *unread]))
+        raise NotJudged("; ".join(["no partition that is read offline holds a root file system", *unread]),
+                        Reason.IMAGE)
     root = roots[0]
     mounts = dict(_mounts(_text(root.tree, "/etc/fstab") or "", volumes))
     return root.tree.mounted({path: root_of(volume.file_system) for path, volume in mounts.items()

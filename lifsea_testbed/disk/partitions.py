@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from lifsea_testbed.disk.image import SECTOR
 from lifsea_testbed.disk.source import ByteSource, Window
-from lifsea_testbed.errors import DiskDamaged, NotJudged
+from lifsea_testbed.errors import DiskDamaged, NotJudged, Reason
 
 #: "Root Partition" for x86-64 (Discoverable Partitions Specification).
 ROOT_X86_64 = "4f68bce3-e8cd-4db1-96e7-fbcaf984b709"
@@ -52,7 +52,7 @@ def _gpt(disk: ByteSource, header: bytes) -> list[Partition]:
     rows = ((number, table[number * size:(number + 1) * size]) for number in range(count))
     used = [(number, row) for number, row in rows if any(row[:16])]
     if len(used) > _MOST:
-        raise NotJudged(f"the disk has {len(used)} partitions; more than {_MOST} are not read")
+        raise NotJudged(f"the disk has {len(used)} partitions; more than {_MOST} are not read", Reason.IMAGE)
     return [_gpt_entry(disk, number + 1, row) for number, row in used]
 
 

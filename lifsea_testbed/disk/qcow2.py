@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lifsea_testbed.disk.image import LARGEST, DiskFormat, Image, parse_qcow2_header
 from lifsea_testbed.disk.source import ByteSource, RawFile
-from lifsea_testbed.errors import DiskDamaged, NotJudged
+from lifsea_testbed.errors import DiskDamaged, NotJudged, Reason
 
 _HEADER = 104
 _CORRUPT, _EXTERNAL_DATA, _COMPRESSION, _EXTENDED_TABLES = 2, 4, 8, 16
@@ -133,10 +133,11 @@ def _refuse(incompatible: int, *, encrypted: bool) -> None:
     if incompatible & _CORRUPT:
         raise DiskDamaged("a qcow2 disk that is marked corrupt", hint="qemu-img check -r all")
     if encrypted or incompatible & _EXTERNAL_DATA:
-        raise NotJudged("a qcow2 disk that is encrypted or keeps its data in another file is not read offline")
+        raise NotJudged("a qcow2 disk that is encrypted or keeps its data in another file is not read offline",
+                        Reason.IMAGE)
     if incompatible & (_COMPRESSION | _EXTENDED_TABLES) or incompatible & ~_KNOWN:
         raise NotJudged("a qcow2 disk with zstd, subclusters or unknown features is not read offline; "
-                        "qemu-img convert -O qcow2 IN OUT makes one that is")  # fmt: skip
+                        "qemu-img convert -O qcow2 IN OUT makes one that is", Reason.IMAGE)  # fmt: skip
 
 
 def _numbers(table: bytes) -> array[int]:

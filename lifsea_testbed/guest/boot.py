@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from lifsea_testbed.errors import NotJudged
+from lifsea_testbed.errors import NotJudged, Reason
 from lifsea_testbed.support.protocols import Shell
 
 #: /proc/timer_list begins with the time of the read: CLOCK_MONOTONIC in nanoseconds (kernel/time/timer_list.c).
@@ -43,7 +43,7 @@ class BootTimes:
         """
         output = self._shell.run(_CLOCK, check=False).stdout.strip()
         if not output.isdigit():
-            raise NotJudged("the guest's kernel does not show its monotonic clock (/proc/timer_list)")
+            raise NotJudged("the guest's kernel does not show its monotonic clock (/proc/timer_list)", Reason.IMAGE)
         return int(output) / 1e9
 
     def manager(self) -> dict[str, float]:

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from lifsea_testbed.errors import GuestFailure, NotJudged
+from lifsea_testbed.errors import GuestFailure, NotJudged, Reason
 from lifsea_testbed.guest import protobuf
 from lifsea_testbed.guest.protobuf import Message
 from lifsea_testbed.profiles.profile import ClusterSection
@@ -194,11 +194,13 @@ class ContainerRuntime:
         """
         paths = {f"/host{directory}".rstrip("/"): directory for directory in directories}
         if not self._escape:
-            raise NotJudged("the profile does not know how to start a privileged container (containers.escape)")
+            raise NotJudged("the profile does not know how to start a privileged container (containers.escape)",
+                            Reason.PROFILE)
         attempt = shlex.quote(_WRITE_PROBE.format(places=shlex.join(paths)))
         result = self._shell.run(f"{self._escape} {attempt}", check=False, within=_STARTING)
         if "tried" not in result.lines:
-            raise NotJudged(f"the privileged container did not start: {(result.stderr.splitlines() or [''])[-1]}")
+            raise NotJudged(f"the privileged container did not start: {(result.stderr.splitlines() or [''])[-1]}",
+                            Reason.IMAGE)
         return [paths[line] for line in result.lines if line in paths]
 
     def _call(self, method: str, request: bytes = b"") -> Message:
@@ -207,7 +209,8 @@ class ContainerRuntime:
             script = _CALL.format(socket=shlex.quote(socket), version=version, method=method)
             result = self._shell.run(script, check=False, input=framed)
             if result.exit_status in (127, *_NO_HTTP2):
-                raise NotJudged("the image has no curl that speaks HTTP/2 to call its container runtime with")
+                raise NotJudged("the image has no curl that speaks HTTP/2 to call its container runtime with",
+                                Reason.IMAGE)
             status, why = _status(result.stderr)
             if status == _UNIMPLEMENTED:
                 continue

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from lifsea_testbed.ecs.guest_hardware import PciDevice, Processor, SerialPort
 from lifsea_testbed.ecs.instance_types import Topology
-from lifsea_testbed.errors import GuestFailure, NotJudged
+from lifsea_testbed.errors import GuestFailure, NotJudged, Reason
 from lifsea_testbed.guest.kernel import Kernel
 from lifsea_testbed.support.protocols import Shell
 
@@ -86,7 +86,7 @@ class VisibleHardware:
         """
         answer = self._shell.run(_DMI, check=False)
         if answer.exit_status == 3:
-            raise NotJudged("the kernel shows no DMI strings")
+            raise NotJudged("the kernel shows no DMI strings", Reason.IMAGE)
         return dict(line.split("=", 1) for line in answer.lines if "=" in line)
 
     def smbios_version(self) -> str:
@@ -123,7 +123,7 @@ class VisibleHardware:
         """
         answer = self._shell.run(_CLOCK, check=False)
         if not answer.ok:
-            raise NotJudged("the kernel shows no hardware clock")
+            raise NotJudged("the kernel shows no hardware clock", Reason.IMAGE)
         hardware, system = map(int, answer.stdout.split())
         return hardware - system
 

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lifsea_testbed.errors import NotJudged
+from lifsea_testbed.errors import NotJudged, Reason
 from lifsea_testbed.support.protocols import Shell
 
 #: State 0A is TCP_LISTEN, and an unconnected UDP socket is in 07, TCP_CLOSE (include/net/tcp_states.h).
@@ -82,7 +82,7 @@ class GuestNetwork:
         """
         shown = self._shell.run(["ip", "-o", "address", "show", "dev", name, "up"], check=False)
         if shown.exit_status == 127:
-            raise NotJudged("the image has no ip(8) to give a network card its address with")
+            raise NotJudged("the image has no ip(8) to give a network card its address with", Reason.IMAGE)
         if f" inet {address} " in shown.stdout:
             return True
         quoted = shlex.quote(name)
@@ -101,7 +101,7 @@ class GuestNetwork:
         target = f"[{address}]" if ":" in address else address
         result = self._shell.run(_BANNER.format(address=address, target=target, port=listener.port), check=False)
         if result.exit_status == 127:
-            raise NotJudged("the image has neither bash nor curl to open a connection with")
+            raise NotJudged("the image has neither bash nor curl to open a connection with", Reason.IMAGE)
         return result.stdout
 
 

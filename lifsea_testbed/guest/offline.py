@@ -14,7 +14,7 @@ from lifsea_testbed.disk.filesystem import Tree
 from lifsea_testbed.disk.image import Image
 from lifsea_testbed.disk.os_root import boots_next
 from lifsea_testbed.disk.qcow2 import open_layers
-from lifsea_testbed.errors import NotJudged
+from lifsea_testbed.errors import NotJudged, Reason
 from lifsea_testbed.guest import accounts, kernel, packages, rpm, system, units
 from lifsea_testbed.guest.files import NOT_OF_THE_SYSTEM, Files
 from lifsea_testbed.support.protocols import Shell
@@ -75,7 +75,7 @@ class OfflineTree:
         with self.tree() as tree:
             content = tree.read(path, _TEXT)
         if content is None:
-            raise NotJudged(f"the image has no {path}")
+            raise NotJudged(f"the image has no {path}", Reason.IMAGE)
         return content.decode("utf-8", "replace")
 
 
@@ -170,7 +170,7 @@ class OfflineKernel(kernel.Kernel):
             paths = [path for pattern in kernel.BOOT_ENTRIES for path in tree.glob(f"/boot/{pattern}")]
             entries = [(path, content) for path in paths if (content := tree.read(path, _TEXT)) is not None]
         if not entries:
-            raise NotJudged("no boot entry can be read offline: there is none on an ext4 file system")
+            raise NotJudged("no boot entry can be read offline: there is none on an ext4 file system", Reason.IMAGE)
         named = ((str(path.relative_to("/boot")), content.decode("utf-8", "replace")) for path, content in entries)
         return [sign for name, text in named for sign in kernel.parse_boot_entry(name, text)]
 

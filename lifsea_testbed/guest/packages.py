@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lifsea_testbed.errors import NotJudged
+from lifsea_testbed.errors import NotJudged, Reason
 from lifsea_testbed.guest.files import Files
 from lifsea_testbed.support.protocols import Shell
 
@@ -46,7 +46,7 @@ class Packages:
         listed = self._shell.run("command -v rpm >/dev/null && rpm -qa --qf '%{NAME} %{EVR}\\n'", check=False)
         if listed.ok:
             return sorted(Package(name=name, version=version) for name, _, version in map(_split, listed.lines))
-        raise NotJudged("the image carries neither a dpkg status file nor rpm")
+        raise NotJudged("the image carries neither a dpkg status file nor rpm", Reason.IMAGE)
 
     def writable_databases(self) -> list[str]:
         """Returns the directories of package databases in which root could record an installed package."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from lifsea_testbed.disk.filesystem import Tree
-from lifsea_testbed.errors import DiskDamaged, NotJudged
+from lifsea_testbed.errors import DiskDamaged, NotJudged, Reason
 from lifsea_testbed.guest.packages import Package
 from lifsea_testbed.support.private_dir import PrivateDirectory
 
@@ -40,7 +40,7 @@ def packages(tree: Tree) -> list[Package]:
             return _sorted(berkeley_values(database))
         if database := tree.read(place / "Packages.db"):
             return _sorted(ndb_values(database))
-    raise NotJudged("the image carries neither a dpkg status file nor an rpm database")
+    raise NotJudged("the image carries neither a dpkg status file nor an rpm database", Reason.IMAGE)
 
 
 def parse_header(blob: bytes) -> Package | None:
@@ -72,7 +72,7 @@ def berkeley_values(database: bytes) -> Iterator[bytes]:
     """
     magic, _, size = struct.unpack_from("<III", database, 12) if len(database) >= 512 else (0, 0, 0)
     if magic != _HASH_MAGIC:
-        raise NotJudged("the rpm database is no hash of Berkeley DB of this byte order")
+        raise NotJudged("the rpm database is no hash of Berkeley DB of this byte order", Reason.IMAGE)
     if size not in (1 << bits for bits in range(9, 17)):
         raise _damaged(f"has pages of {size} bytes")
     left = len(database)
@@ -94,7 +94,7 @@ def ndb_values(database: bytes) -> Iterator[bytes]:
     """
     magic, version, _, pages = struct.unpack_from("<4s3I", database) if len(database) >= 2 * _SLOT else (b"", 0, 0, 0)
     if magic != b"RpmP" or version != 0:
-        raise NotJudged("the rpm database is no ndb of this version")
+        raise NotJudged("the rpm database is no ndb of this version", Reason.IMAGE)
     if pages * _SLOT_PAGE > len(database):
         raise _damaged("is cut short")
     left = len(database)

@@ -11,7 +11,7 @@ from pathlib import Path
 from lifsea_testbed.disk.image import Image
 from lifsea_testbed.disk.os_root import boots_next
 from lifsea_testbed.disk.qcow2 import open_layers
-from lifsea_testbed.errors import NotJudged
+from lifsea_testbed.errors import NotJudged, Reason
 from lifsea_testbed.machine.boot import Boot
 from lifsea_testbed.support.confinement import Confinement
 from lifsea_testbed.support.deadline import Deadline
@@ -142,11 +142,12 @@ def journal(image: Image, overlay: Path, directory: Path, confinement: Confineme
         path.write_bytes(content)
         confinement.admit(path)
     if not any(files.iterdir()):
-        raise NotJudged("the disk has no journal (/var/log/journal)")
+        raise NotJudged("the disk has no journal (/var/log/journal)", Reason.IMAGE)
     command = ["journalctl", "--directory", str(files), "--boot", "--no-pager", "--quiet", "--output=short-monotonic"]
     read = subprocess.run(confinement.wrap(command), capture_output=True, check=False, timeout=_READING)
     if not read.stdout:
-        raise NotJudged(f"journalctl cannot read the journal on the disk: {printable(read.stderr).strip()[-200:]}")
+        raise NotJudged(f"journalctl cannot read the journal on the disk: {printable(read.stderr).strip()[-200:]}",
+                        Reason.IMAGE)
     return printable(read.stdout)
 
 

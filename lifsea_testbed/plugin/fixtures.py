@@ -83,10 +83,10 @@ def profile(pytestconfig: pytest.Config) -> Profile:
 @pytest.fixture(scope="session")
 def next_image(bench: MachineFactory) -> Image:
     """The image to upgrade to; not judged without --next-image."""
-    from lifsea_testbed.errors import NotJudged
+    from lifsea_testbed.errors import NotJudged, Reason
 
     if bench.next_image is None:
-        raise NotJudged("no image to upgrade to was given (--next-image)")
+        raise NotJudged("no image to upgrade to was given (--next-image)", Reason.OPTION)
     return bench.next_image
 
 
@@ -240,12 +240,13 @@ def static_pod(bench: MachineFactory, restorer: MachinePool) -> StaticPod:
 @pytest.fixture(scope="session")
 def cluster(bench: MachineFactory, pytestconfig: pytest.Config) -> Iterator[Cluster]:
     """A control plane; a machine that is off joins it at its first boot after `cluster.expect(machine)`."""
-    from lifsea_testbed.errors import NotJudged
+    from lifsea_testbed.errors import NotJudged, Reason
 
     try:
         from lifsea_testbed.cluster.cluster import Cluster
     except ImportError as error:
-        raise NotJudged(f"a cluster needs more packages: {error} (hint: pip install 'lifsea-testbed[cluster]')") \
+        raise NotJudged(f"a cluster needs more packages: {error} (hint: pip install 'lifsea-testbed[cluster]')",
+                        Reason.HOST) \
             from None
     programs = pytestconfig.option.control_plane
     with Cluster(bench.profile, Path(programs).absolute() if programs else None, bench.accelerator.confinement,

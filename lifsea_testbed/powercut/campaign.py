@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from lifsea_testbed.errors import CallerError, GuestFailure, NotJudged, TestbedError
+from lifsea_testbed.errors import CallerError, GuestFailure, NotJudged, Reason, TestbedError
 from lifsea_testbed.machine.factory import MachineFactory
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.powercut import qcow2_writer, report
@@ -119,7 +119,8 @@ class PowerCuts:
         if found := [f"{cut}: {summary.left} of {summary.distinct} disks and {summary.unconfirmed} confirmations "
                      f"({summary.line})" for cut, summary in self.summaries.items()
                      if summary.left or summary.unconfirmed]:  # fmt: skip
-            raise NotJudged(f"--power-cuts {self.budget} left out {'; '.join(found)}: the same command continues there")
+            raise NotJudged(f"--power-cuts {self.budget} left out {'; '.join(found)}: the same command continues there",
+                            Reason.OPTION)
 
 
 def sweep_for_suite(factory: MachineFactory, reports: Path, budget: str | None) -> PowerCuts:
@@ -130,7 +131,7 @@ def sweep_for_suite(factory: MachineFactory, reports: Path, budget: str | None) 
         CallerError: the budget is not a duration.
     """
     if budget is None:
-        raise NotJudged("no time was given for power cuts (--power-cuts 30m)")
+        raise NotJudged("no time was given for power cuts (--power-cuts 30m)", Reason.OPTION)
     deadline, found = Deadline.after(seconds(budget, "--power-cuts")), dict[str, report.SweepSummary]()
     for operation, share in _OF_A_SUITE.items():
         options = SweepOptions.parse(reports=reports, operation=operation)

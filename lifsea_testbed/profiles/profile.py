@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lifsea_testbed.errors import NotJudged, ProfileRefused
+from lifsea_testbed.errors import NotJudged, ProfileRefused, Reason
 from lifsea_testbed.profiles.claims import CATALOGUE, catalogue
 
 T = TypeVar("T")
@@ -249,7 +249,8 @@ def require(value: T | None, key: str) -> T:
         NotJudged: the profile does not have the key.
     """
     if value is None:
-        raise NotJudged(f"the profile has no {key}: without it this cannot be judged (docs/profiles.md)")
+        raise NotJudged(f"the profile has no {key}: without it this cannot be judged (docs/profiles.md)",
+                        Reason.PROFILE)
     return value
 
 

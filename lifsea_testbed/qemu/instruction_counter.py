@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lifsea_testbed.errors import NotJudged
+from lifsea_testbed.errors import NotJudged, Reason
 from lifsea_testbed.support.host_packages import install_hint
 from lifsea_testbed.support.sanitize import printable
 
@@ -135,7 +135,8 @@ def require(version: str) -> None:
     """
     numbers = re.match(r"(\d+)\.(\d+)", version)
     if numbers is None or (int(numbers[1]), int(numbers[2])) < _FIRST_QEMU:
-        raise NotJudged(f"QEMU {version} cannot count instructions: version 4 of the plugin interface needs QEMU 9.2")
+        raise NotJudged(f"QEMU {version} cannot count instructions: version 4 of the plugin interface needs QEMU 9.2",
+                        Reason.HOST)
 
 
 @contextlib.contextmanager
@@ -147,14 +148,14 @@ def built(directory: Path) -> Iterator[Counter]:
     """
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
-        raise NotJudged(f"no C compiler to build the counter of instructions with; {install_hint('gcc')}")
+        raise NotJudged(f"no C compiler to build the counter of instructions with; {install_hint('gcc')}", Reason.HOST)
     source, library = directory / "counter.c", directory / "counter.so"
     source.write_text(importlib.resources.files("lifsea_testbed.qemu").joinpath("counter.c").read_text("utf-8"))
     command = [compiler, "-O2", "-shared", "-fPIC", "-fvisibility=hidden", "-o", str(library), str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     if done.returncode:
         last = printable(done.stderr).strip().rpartition("\n")[2]
-        raise NotJudged(f"the counter of instructions cannot be built: {last}")
+        raise NotJudged(f"the counter of instructions cannot be built: {last}", Reason.HOST)
     counter = Counter(library)
     try:
         yield counter

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lifsea_testbed.errors import NotJudged
+from lifsea_testbed.errors import NotJudged, Reason
 from lifsea_testbed.guest.cri import Container, ContainerState, Sandbox
 from lifsea_testbed.guest.kubelet import CONTAINERD, KUBELET
 from lifsea_testbed.guest.readiness import STATIC_POD, ReadinessLevel, await_condition, await_level
@@ -50,7 +50,7 @@ def run(machine: Machine, profile: Profile) -> StaticPod:
         NotJudged: the profile names no image for the sandbox.
     """
     if not profile.cluster.pause:
-        raise NotJudged("the profile names no image for the sandbox of pods (cluster.pause)")
+        raise NotJudged("the profile names no image for the sandbox of pods (cluster.pause)", Reason.PROFILE)
     guest = machine.guest
     guest.kubelet.put_static_pod(STATIC_POD)
     await_level(machine, profile, ReadinessLevel.STATIC_POD)

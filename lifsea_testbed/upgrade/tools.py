@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Protocol
 
-from lifsea_testbed.errors import GuestFailure, NotJudged, ProfileRefused
+from lifsea_testbed.errors import GuestFailure, NotJudged, ProfileRefused, Reason
 from lifsea_testbed.guest.ostree import Deployments
 from lifsea_testbed.guest.system import System
 from lifsea_testbed.profiles.profile import UpgradesSection
@@ -283,7 +283,7 @@ def _add_remote(shell: Shell, offer: Offer) -> None:
 
 def _required(command: str, name: str) -> str:
     if not command:
-        raise NotJudged(f"the profile names no command upgrades.{name}")
+        raise NotJudged(f"the profile names no command upgrades.{name}", Reason.PROFILE)
     return command
 
 

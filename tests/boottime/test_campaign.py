@@ -26,7 +26,7 @@ from lifsea_testbed.boottime.attribution import GrowthKind
 from lifsea_testbed.boottime.marks import BootMark
 from lifsea_testbed.boottime.observation import BootNumber, Exchange, align
 from lifsea_testbed.cli.main import main
-from lifsea_testbed.errors import NotJudged
+from lifsea_testbed.errors import NotJudged, Reason
 from lifsea_testbed.guest.boot import UnitTimes, parse_units
 from lifsea_testbed.perf.metric import Measure
 from lifsea_testbed.profiles.profile import BootSection
@@ -194,7 +194,7 @@ def factories(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     rates = {"old": 1e9, "new": 1.1e9}
 
     def refuse(image: object, emulator: object) -> None:
-        raise NotJudged("no boot entry")
+        raise NotJudged("no boot entry", Reason.HOST)
 
     monkeypatch.setattr(observe, "counting", lambda factory: contextlib.nullcontext())
     monkeypatch.setattr(observe, "boots", lambda one, *_, **__: [boot(image=one.name, rate=rates[one.name])])

@@ -18,7 +18,7 @@ from tests.support.perf_cases import BOOT, build, samples
 SUITE = '''
 import pytest
 from lifsea_testbed import claim
-from lifsea_testbed.errors import NotJudged
+from lifsea_testbed.errors import NotJudged, Reason
 
 @pytest.fixture
 def profile(bench):
@@ -32,7 +32,7 @@ def test_boot_time(measure, boot):
 
 def test_that_fails(measure):
     measure("late", 9.5, unit="s", better="lower")
-    raise NotJudged("emulated")
+    raise NotJudged("emulated", Reason.HOST)
 '''
 PROFILE = """
 extends = "reference"

@@ -15,6 +15,7 @@ from lifsea_testbed.errors import (
     HostError,
     LaunchError,
     NotJudged,
+    Reason,
     WaitTimedOut,
 )
 from lifsea_testbed.report import gate
@@ -41,7 +42,7 @@ def outcome(claim: str, status: Status, test: str = "t") -> TestOutcome:
     (ChannelError("x"), Status.BROKEN, Blame.HARNESS),
     (CallerError("x"), Status.BROKEN, Blame.CALLER),
     (KeyError("x"), Status.BROKEN, Blame.HARNESS),
-    (NotJudged("emulated"), Status.NOT_JUDGED, None),
+    (NotJudged("emulated", Reason.HOST), Status.NOT_JUDGED, None),
 ])  # fmt: skip
 def test_the_type_of_the_exception_is_the_verdict(
     error: BaseException | None, status: Status, blame: Blame | None
