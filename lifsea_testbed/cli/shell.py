@@ -16,7 +16,8 @@ from lifsea_testbed.machine.boot import Boot
 from lifsea_testbed.machine.factory import InitialState, MachineFactory, MachineSpec
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.machine.snapshot import Snapshot
-from lifsea_testbed.support.sanitize import harmless, printable
+from lifsea_testbed.support.sanitize import printable
+from lifsea_testbed.support.terminal_filter import TerminalFilter
 
 #: Ctrl-] leaves, as in telnet; Ctrl-T opens the monitor for one command.
 LEAVE, MONITOR = 0x1D, 0x14
@@ -72,7 +73,8 @@ def attach(machine: Machine) -> None:
     """Connects the console of a started machine to the terminal until either ends."""
     print(f"{machine.instance.id} powers on; {HELP}\r")
     with _raw(sys.stdin.fileno()) as modes:
-        machine.boot.transcript.mirror_to(lambda data: _show(harmless(data)))
+        screen = TerminalFilter()
+        machine.boot.transcript.mirror_to(lambda data: _show(screen.feed(data)))
         Keyboard(machine.boot, modes).forward()
     print(f"\r\nthe transcript is in {machine.records}")
 

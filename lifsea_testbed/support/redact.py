@@ -18,8 +18,9 @@ _SECRETS = tuple((words.split(), re.compile(pattern, re.IGNORECASE)) for words, 
     ("--token --password --secret", r"(--(?:token|password|secret)[= ])\S+"),
     # Password hashes, as in shadow(5) and crypt(5).
     ("$", r"()\$(?:1|2[abxy]?|5|6|7|y|gy|sha1|md5|argon2\w*)\$[^\s:\"']{8,}"),
-    # A JSON Web Token; a bootstrap token of kubeadm; the identifier of an Alibaba Cloud access key.
-    ("eyj", r"()\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"),
+    # A JSON Web Token; a bootstrap token of kubeadm; the identifier of an Alibaba Cloud access key. Of the first, what
+    # stands before a dot is read once only, wherever in it the token begins.
+    ("eyj", r"(?<![\w-])((?:(?!(?<!\w)eyJ)[\w-])*+)eyJ[\w-]{8,}+\.[\w-]{8,}+\.[\w-]*+"),
     (".", r"()\b[a-z0-9]{6}\.[a-z0-9]{16}\b"),
     ("ltai", r"()\bLTAI[A-Za-z0-9]{12,}\b"),
     # The base64 of a PEM file other than a certificate.
@@ -45,17 +46,21 @@ class Redactor:
 
     def line(self, line: str) -> str:
         """Returns the next line without its secrets."""
+        shown, position = [], 0
         if self._left:
             end = _KEY_ENDS.search(line)
             self._left = 0 if end else self._left - 1
-            return f"{MASK}{self._plain(line[end.end():])}" if end else MASK
-        begin = _KEY_BEGINS.search(line) if "-----BEGIN" in line else None
-        if begin is None:
-            return self._plain(line)
-        end = _KEY_ENDS.search(line, begin.end())
-        self._left = 0 if end else _KEY_LINES
-        rest = self.line(line[end.end():]) if end else ""
-        return f"{self._plain(line[:begin.start()])}{MASK}{rest}"
+            if end is None:
+                return MASK
+            shown, position = [MASK], end.end()
+        while begin := _KEY_BEGINS.search(line, position):
+            shown += [self._plain(line[position:begin.start()]), MASK]
+            end = _KEY_ENDS.search(line, begin.end())
+            if end is None:
+                self._left = _KEY_LINES
+                return "".join(shown)
+            position = end.end()
+        return "".join([*shown, self._plain(line[position:])])
 
     def unfinished(self, line: str) -> str:
         """Returns the beginning of the next line without its secrets; `line` will receive the complete line later."""

@@ -4,32 +4,47 @@ from __future__ import annotations
 
 import re
 
-# ECMA-48: CSI sequences, OSC strings ended by BEL or ST, and the two-byte escapes.
-_ESCAPES = re.compile(
-    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|[ -/]*[0-~])"
-)
-_STRINGS = re.compile(
-    rb"\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b\[[0-9;?>=]*[cn]|\x1b\[[0-9;]*t|\x05"
-)
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+#: Escape sequences: control sequences, strings, and the short ones (ECMA-48, 5.4 to 5.6). A string without its end
+#: goes no further than its line; the Linux console sets its palette by two that have none (console_codes(4)).
+SEQUENCE = (r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\](?:R|P[0-9a-fA-F]{7}|[^\x07\x1b\n]*(?:\x07|\x1b\\)?)"
+            r"|[PX^_][^\x1b\n]*(?:\x1b\\)?|[ -/]*[0-~])")  # fmt: skip
+_SEQUENCES = re.compile(SEQUENCE)
+#: Control characters (C0, C1), line separators, marks that change the direction of text, and halves of a surrogate
+#: pair, which no file takes.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+#: What the log readers of CI systems take for a command wherever it stands in a line (GitHub Actions and Azure
+#: Pipelines: `##[`, `##vso[`; TeamCity: `##teamcity[`).
+_LOG_COMMANDS = re.compile(r"#(?=#(?:\[|\w+\[))")
 
 
 def printable(data: bytes | str) -> str:
-    """Returns the text without escape sequences; other control bytes are shown as `\\xNN`, newline and tab stay.
+    """Returns the text without escape sequences; other control characters are shown as `\\xNN` or `\\uNNNN`.
 
-    Bytes that are not UTF-8 are shown as the replacement character. Carriage returns before a newline are dropped.
+    Newline and tab stay. Bytes that are not UTF-8 are shown as the replacement character. Carriage returns before a
+    newline are dropped.
     """
     text = data.decode("utf-8", "replace") if isinstance(data, bytes) else data
-    text = _ESCAPES.sub("", text).replace("\r\n", "\n").rstrip("\r")
-    return _CONTROLS.sub(lambda control: f"\\x{ord(control.group()):02x}", text)
+    text = _SEQUENCES.sub("", text).replace("\r\n", "\n").rstrip("\r")
+    return _CONTROLS.sub(lambda control: _escaped(control.group()), text)
 
 
-def harmless(data: bytes) -> bytes:
-    """Returns a terminal's bytes without the strings that affect more than its screen: titles, clipboard, replies.
+def log_text(text: str) -> str:
+    """Returns a guest's text for the log of a CI system, which takes no line of it for a command.
 
-    Those are OSC, DCS, SOS, PM and APC (ECMA-48), and the requests to which a terminal replies with input.
+    A command begins a line, after blanks (`::error`, GitHub Actions; `--- `, Buildkite; `section_start:`, GitLab): each
+    line begins with a bar. Or it has a marker anywhere in a line: the marker is broken up.
     """
-    return _STRINGS.sub(b"", data)
+    return "\n".join(f"| {line}" for line in log_line(text).split("\n"))
+
+
+def log_line(text: str) -> str:
+    """Returns a guest's text that stands behind other words of one line of a CI log, without markers of commands."""
+    return _LOG_COMMANDS.sub(r"\\x23", printable(text))
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 def first_line(script: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 
@@ -10,7 +11,8 @@ import pytest
 from lifsea_testbed.errors import GuestCrashed
 from lifsea_testbed.support.deadline import Deadline, TimeScale
 from lifsea_testbed.support.liveness import Liveness
-from lifsea_testbed.support.sanitize import printable, slug
+from lifsea_testbed.support.redact import redact
+from lifsea_testbed.support.sanitize import log_text, printable, slug
 
 
 @pytest.mark.parametrize(("raw", "shown"), [
@@ -22,9 +24,47 @@ from lifsea_testbed.support.sanitize import printable, slug
     (b"\xff", "\ufffd"),
     (b"a\x00b", "a\\x00b"),
     ("\x9b31mred", "\\x9b31mred"),
+    (b"first \x1b]R\nsecond line\n", "first \nsecond line\n"),
+    (b"a\x1b]P0ff00ffb\nc", "ab\nc"),
+    (b"a\x1b]0;no end\nb\x1bPno end\nc", "a\nb\nc"),
+    (b"\x1b\x1b[31m[31m", "\\x1b[31m"),
+    ("a\u202eb\u2066c\u2028d", "a\\u202eb\\u2066c\\u2028d"),
+    ("bad\udcff", "bad\\udcff"),
 ])  # fmt: skip
 def test_untrusted_text_cannot_drive_a_terminal(raw: bytes | str, shown: str) -> None:
     assert printable(raw) == shown
+
+
+@pytest.mark.parametrize("text", [
+    "::error file=x::y", "  ::stop-commands::z", "\t::add-mask::a", "ok\n::set-output name=a::b", "--- fold",
+    "+++ fold", "section_start:1:x\r\x1b[0K", "x ##[error]y", "##vso[task.complete]", "##teamcity[x]", "###[command]",
+    "\x1b[0m::error::x",
+])  # fmt: skip
+def test_a_guest_gives_no_command_to_a_ci_system(text: str) -> None:
+    for line in log_text(text).split("\n"):
+        assert line.startswith("| ")
+        assert re.search(r"##\w*\[", line) is None
+
+
+#: What has nested or repeated matches of the patterns, as a hostile guest would print it.
+REPEATED = [
+    "eyJ-", "eyJaaaaaaaaa.", "-eyJaaaaaaaa", "-----BEGIN PRIVATE KEY----------END PRIVATE KEY-----",
+    "-----BEGIN PRIVATE KEY-----", "-----BEGIN A ", "token: ", "token-", "password      ", "$argon2",
+    "authorization: bearer ", "LTAIA", "LS0tLS1CRUdJTi", "LS0tLS1CRUdJTiBDRVJUSUZJ", "abcdef.", "\x1b", "\x1b]",
+    "\x1b[1", "\x1b[;", "#", "\r", "\x00",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", REPEATED)
+def test_a_text_twice_as_long_takes_twice_the_time(text: str) -> None:
+    def seconds(length: int) -> float:
+        whole, started = text * (length // len(text)), time.process_time()
+        redact(log_text(whole))
+        redact(whole)
+        return time.process_time() - started
+
+    # A quadratic one takes 16 times as long.
+    assert seconds(1 << 20) < 8 * max(min(seconds(1 << 18) for _ in range(3)), 0.02)
 
 
 def test_a_slug_is_a_file_name() -> None:
