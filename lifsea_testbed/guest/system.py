@@ -9,9 +9,12 @@ from collections.abc import Sequence
 from lifsea_testbed.support.guest_paths import USER_DATA_RUNS
 from lifsea_testbed.support.protocols import Shell
 
-#: udev(7), "Rules Files": the directories of rules.
-_UDEV_RULES = """
-for directory in /etc/udev/rules.d /run/udev/rules.d /usr/local/lib/udev/rules.d /usr/lib/udev/rules.d; do
+#: os-release(5): the second is read where there is no first.
+OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")
+#: udev(7), "Rules Files": the directories of rules on a disk; a running system has those in /run as well.
+UDEV_RULES = ("/etc/udev/rules.d", "/usr/local/lib/udev/rules.d", "/usr/lib/udev/rules.d")
+_UDEV_RULES = f"""
+for directory in /run/udev/rules.d {" ".join(UDEV_RULES)}; do
     cat "$directory"/*.rules 2>/dev/null
 done
 exit 0
@@ -27,7 +30,7 @@ class System:
 
     def os_release(self) -> dict[str, str]:
         """Returns the fields of os-release(5), unquoted."""
-        return parse_os_release(self._shell.run("cat /etc/os-release").stdout)
+        return parse_os_release(self._shell.run(f"cat {' 2>/dev/null || cat '.join(OS_RELEASE)}").stdout)
 
     def host_name(self) -> str:
         """Returns the kernel's host name."""
