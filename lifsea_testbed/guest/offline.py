@@ -16,9 +16,10 @@ from lifsea_testbed.disk.os_root import OsRoot, os_root
 from lifsea_testbed.disk.qcow2 import open_layers
 from lifsea_testbed.errors import NotJudged, Reason
 from lifsea_testbed.guest import accounts, kernel, packages, rpm, system, units
+from lifsea_testbed.guest.answers import readable
 from lifsea_testbed.guest.files import NOT_OF_THE_SYSTEM, Files
 from lifsea_testbed.profiles.recognition import ReleaseFacts
-from lifsea_testbed.support.protocols import Shell
+from lifsea_testbed.support.protocols import CommandResult, Shell
 
 #: Where a running system has file systems of the kernel, or memory, mounted.
 _HIDDEN = ("/proc", "/sys", "/dev", "/run")
@@ -167,7 +168,8 @@ class OfflinePackages(packages.Packages):
         with self._offline().tree() as tree:
             for path in (*self._databases, *packages.DPKG_DATABASES):
                 if status := tree.read(path, _TEXT):
-                    return packages.parse_dpkg_status(status.decode("utf-8", "replace"))
+                    with readable(_file(path, status), expected="paragraphs with Package and Version (deb822(5))"):
+                        return packages.parse_dpkg_status(status.decode("utf-8", "replace"))
             return rpm.packages(tree)
 
 
@@ -242,3 +244,8 @@ class OfflineAccounts(accounts.Accounts):
     def with_password(self) -> list[str]:
         """Returns the accounts whose password field is empty or holds a hash."""
         return accounts.parse_shadow(self._offline().text("/etc/shadow"))
+
+
+def _file(path: str, content: bytes) -> CommandResult:
+    """A file of the disk as `cat` would print it in the guest."""
+    return CommandResult(script=f"cat {path}", exit_status=0, output=content, errors=b"", duration=0.0)
