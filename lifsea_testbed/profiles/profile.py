@@ -209,6 +209,13 @@ class MetadataSection(_Section):
     token: Literal["optional", "required"] = "optional"
 
 
+class ClockSection(_Section):
+    """How right the clock is kept (seconds), once the time servers answer."""
+
+    offset: float = Field(default=0.1, gt=0, description="the most that the clock may be off")
+    corrected_within: float = Field(default=60.0, gt=0, description="from the shell until a wrong clock is right")
+
+
 class IdentitySection(_Section):
     """How an image is recognised: ID in os-release, and the release line that VERSION_ID starts with."""
 
@@ -239,6 +246,7 @@ class Profile(_Section):
     upgrades: UpgradesSection = UpgradesSection()
     cluster: ClusterSection = ClusterSection()
     metadata: MetadataSection = MetadataSection()
+    clock: ClockSection = ClockSection()
     budgets: dict[str, float] = Field(default={}, description="metric → the limit for its median")
 
 
@@ -307,8 +315,10 @@ def _read(name: str, *above: str) -> dict[str, Any]:
         fields = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ProfileRefused(f"profile {name}: not TOML: {error}", hint="see docs/profiles.md") from None
-    base = fields.pop("extends", None)
-    return _merged(_read(str(base), name, *above), fields) if base else fields
+    base, added, dropped = (fields.pop(key, None) for key in ("extends", "adds", "drops"))
+    fields = _merged(_read(str(base), name, *above), fields) if base else fields
+    kept = [claim for claim in fields.get("claims", []) if claim not in (dropped or ())]
+    return {**fields, "claims": [*kept, *(added or ())]}
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
