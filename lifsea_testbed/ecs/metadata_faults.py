@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lifsea_testbed.ecs.metadata import Metadata, MetadataRequest, Request, Response
+from lifsea_testbed.ecs.metadata import Metadata, Request, Response
 
 #: The status on record of a request whose connection was closed without an answer.
 NO_ANSWER = 0
@@ -51,11 +51,11 @@ class FaultyMetadata:
             ConnectionAbortedError: the service does not answer yet; the connection is to be closed.
         """
         if self._is_silent():
-            self._record(request, NO_ANSWER)
+            self._metadata.record(request, NO_ANSWER)
             raise ConnectionAbortedError
         self._pause(self._faults.delay)
         if self._fails(request.path):
-            self._record(request, 503)
+            self._metadata.record(request, 503)
             return Response(status=503)
         return self._metadata.answer(request)
 
@@ -68,7 +68,3 @@ class FaultyMetadata:
         with self._lock:
             number = self._failed[path] = self._failed.get(path, 0) + 1
         return number <= self._faults.errors
-
-    def _record(self, request: Request, status: int) -> None:
-        self._metadata.requests.append(MetadataRequest(at=self._clock(), method=request.method, path=request.path,
-                                                       status=status))  # fmt: skip
