@@ -227,7 +227,8 @@ def test_a_profile_inherits_table_by_table() -> None:
     ('[packages]\nmots = 200', "packages.mots: Extra inputs are not permitted"),
     ('claims = ["flies"]', "unknown claims flies"),
     ('adds = ["flies"]', "unknown claims flies"),
-    ('adds = "no-sshd"', "adds a list of claims"),
+    ('adds = "no-sshd"', "adds and drops are lists of claims"),
+    ('drops = "no-sshd"', "adds and drops are lists of claims"),
     ('claims = "no-sshd"', "claims: "),
     ('[identity]\nversions = "3.4"', "identity.versions: '3.4' is not a range of versions"),
     ('[boot]\nready_line = "up("', r"boot.ready_line: 'up\(' is not a regular expression: missing \)"),
@@ -296,6 +297,7 @@ def test_an_unknown_profile_lists_the_known_ones() -> None:
 
 def test_a_profile_adds_claims_to_those_that_it_extends_and_drops_others(tmp_path: Path) -> None:
     path = tmp_path / "own.toml"
-    path.write_text('extends = "bottlerocket"\nname = "own"\nadds = ["shell-kept"]\ndrops = ["shell-absent", "no-sshd"]\n')
+    path.write_text('extends = "bottlerocket"\nname = "own"\n'
+                    'adds = ["shell-kept"]\ndrops = ["shell-absent", "no-sshd"]\n')  # fmt: skip
     extended = [claim for claim in profiles.load("bottlerocket").claims if claim not in ("shell-absent", "no-sshd")]
     assert profiles.load(str(path)).claims == [*extended, "shell-kept"]
