@@ -10,11 +10,10 @@ from itertools import groupby
 from pathlib import Path
 
 from lifsea_testbed.errors import CallerError
-from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.profiles.profile import Profile
+from lifsea_testbed.profiles.profile_files import SUFFIX, names
 from lifsea_testbed.support.sanitize import printable
 
-_SUFFIX = ".toml"
 _WIDTH = 120
 
 
@@ -48,7 +47,7 @@ class Baseline:
 
     def profile(self, path: Path) -> str:
         """Returns the text of a profile that extends the one by which the image was read, for a file at that path."""
-        base = os.path.relpath(self.extends, path.parent) if self.extends.endswith(_SUFFIX) else self.extends
+        base = os.path.relpath(self.extends, path.parent) if self.extends.endswith(SUFFIX) else self.extends
         head = [
             "# What a released image has, for people to review: what should not be in it is in this list as well.",
             *_comment(f"Read by lifsea-testbed baseline from {self.source}."),
@@ -70,9 +69,9 @@ def require_new(path: Path) -> None:
         CallerError: it is no .toml file, bears the name of a built-in profile, exists already, or has no directory.
     """
     trouble = ""
-    if path.suffix != _SUFFIX:
+    if path.suffix != SUFFIX:
         trouble = "a profile is a .toml file"
-    elif path.stem in profiles.names():
+    elif path.stem in names():
         trouble = "is the name of a built-in profile"
     elif os.path.lexists(path):
         trouble = "exists already, and is never replaced"
