@@ -278,7 +278,7 @@ def test_input_that_was_sent_in_part_is_completed_before_the_next() -> None:
         assert bytes(received) == whole + b"next"
 
 
-def test_an_answer_that_arrived_before_the_machine_ended_counts() -> None:
+def test_an_answer_that_arrived_before_the_machine_ended_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fast guest answers the command that shuts it down and is gone before the answer is read."""
     with connected() as (guest, channel, liveness):
         def serve() -> None:
@@ -286,16 +286,16 @@ def test_an_answer_that_arrived_before_the_machine_ended_counts() -> None:
             guest.sendall(b"channel %s result 0 0 0\n" % nonce)
             liveness.end(lambda: LaunchError("the machine is off"))
             guest.close()
+            served.set()
 
-        receive = channel._stream.receive
-        served = threading.Event()
+        receive, served = channel._stream.receive, threading.Event()
 
         def receive_late(*arguments: Any) -> bytes:
             served.wait(SOON)
             return receive(*arguments)
 
-        channel._stream.receive = receive_late  # type: ignore[method-assign]
-        with serving(lambda: (serve(), served.set())):
+        monkeypatch.setattr(channel._stream, "receive", receive_late)
+        with serving(serve):
             assert channel.run("systemctl poweroff", deadline=Deadline.after(SOON)).ok
 
 
