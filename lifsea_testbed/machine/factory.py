@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import enum
-import functools
 import itertools
 import os
 import shutil
@@ -191,8 +190,7 @@ class MachineFactory:
         """Returns the hardware of a machine: that instance or a new one, with so many MiB or the memory of the run."""
         return command_line.HardwareSpec(
             emulator=self.emulator,
-            accelerator=self.accelerator.kind,
-            host_is_ice_lake=host_is_ice_lake(),
+            accelerator=self.accelerator,
             instance=instance or Instance(type=self.instance_type, data_disk=self.data_disk),
             memory=guest_memory or self.context.memory,
             image_format=self.image.format,
@@ -266,11 +264,3 @@ def _first_profile(context: RunContext) -> tuple[Profile, str]:
         return profiles.load(context.profile), _BY_OPTION
     fitting = recognised(context.image)
     return (fitting, _BY_OS_RELEASE) if fitting else (profiles.load(FALLBACK), _BY_DEFAULT)
-
-
-@functools.cache
-def host_is_ice_lake() -> bool:
-    """Returns whether the host's processor supports QEMU's Icelake-Server model (AVX512-VBMI2 came with Ice Lake)."""
-    with contextlib.suppress(OSError):
-        return " avx512_vbmi2 " in Path("/proc/cpuinfo").read_text("ascii", "replace")
-    return False

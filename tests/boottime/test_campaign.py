@@ -32,7 +32,7 @@ from lifsea_testbed.perf.metric import Measure
 from lifsea_testbed.profiles.profile import BootSection
 from lifsea_testbed.qemu.instruction_counter import BOOT_SECTOR, Counts, Stamp
 from lifsea_testbed.support.protocols import ConsoleLine
-from tests.support.boots import TIMES, boot, unit
+from tests.support.boots import KVM, TCG, TIMES, boot, unit
 
 CONSOLE = (
     (0.5, "Welcome to GRUB![    0.000000] Linux version 6.1"), (1.0, "[    0.000000] Command line: ro"),
@@ -125,13 +125,13 @@ def test_an_observation_comes_back_from_its_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("promised", "kept"), [(4.0, True), (3.9, False)])
 def test_real_hardware_is_judged_by_the_clock(promised: float, kept: bool) -> None:
-    assert budget.judge([boot()] * 3, BootSection(promised=promised), at_hardware_speed=True).kept is kept
+    assert budget.judge([boot()] * 3, BootSection(promised=promised), KVM).kept is kept
 
 
 @pytest.mark.parametrize(("instructions", "idle", "kept"), [(10e9, 0.5, True), (3.9e9, 0.0, False), (3.9e9, 9, False)])
 def test_emulation_is_judged_by_what_is_executed(instructions: float, idle: float, kept: bool) -> None:
     promised = BootSection(promised=2.0, instructions=instructions)
-    assert budget.judge([boot(idle=idle)] * 3, promised, at_hardware_speed=False).kept is kept
+    assert budget.judge([boot(idle=idle)] * 3, promised, TCG).kept is kept
 
 
 @pytest.mark.parametrize(("promised", "seen", "why"), [
@@ -142,7 +142,7 @@ def test_emulation_is_judged_by_what_is_executed(instructions: float, idle: floa
 def test_what_emulation_cannot_judge_is_not_judged(promised: BootSection, seen: observation.Observation,
                                                    why: str) -> None:
     with pytest.raises(NotJudged, match=why):
-        budget.judge([seen] * 3, promised, at_hardware_speed=False)
+        budget.judge([seen] * 3, promised, TCG)
 
 
 def test_what_grew_is_named() -> None:
@@ -170,7 +170,7 @@ def test_each_metric_is_compared() -> None:
 
 def test_figures_have_a_place_in_the_history() -> None:
     measure = Measure()
-    campaign.ColdBoots(seen=[boot()], at_hardware_speed=True).report(measure)
+    campaign.ColdBoots(seen=[boot()], accelerator=KVM).report(measure)
     taken = {figure.metric.name: figure.value for figure in measure.taken}
     assert taken["boot"] == 4.0 and taken["boot-instructions"] == 4e9 and taken["boot-to-finished"] == 5.0
     for whole in ("boot", "boot-instructions"):

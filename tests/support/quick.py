@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+import pytest
 
 from tests.support.boot_sector import raw_image
 
+#: For tests of what only KVM does: guests of some instructions run even where KVM is emulated in software.
+needs_kvm = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="/dev/kvm cannot be opened")
 PROFILE = """
 extends = "reference"
 name = "quick"
