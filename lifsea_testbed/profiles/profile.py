@@ -114,22 +114,35 @@ class PathsSection(_Section):
 
 
 class AbsentSection(_Section):
-    """Names of executables that must not exist, as regular expressions over the whole file name.
+    """Names of programs that must not exist, as regular expressions over the whole file name.
 
-    Marks are texts in such a program by which it is recognised under any name; host keys are shell patterns.
+    Marks are texts in such a program, or in a library or archive of it, by which it is recognised under any name; they
+    include messages, which a program keeps when it is linked statically and stripped. Files are shell patterns of what
+    comes with such a program and nothing else: its libraries, its standard library, its keys.
     """
 
-    ssh: list[str] = [r"sshd(?:-.*)?", "dropbear.*", "tinysshd.*", "sftp-server"]
-    python: list[str] = [r"python(?:[\d.]*)?", r"pypy[\d.]*", "micropython"]
-    interpreters: list[str] = [r"perl(?:[\d.]*)?", r"ruby(?:[\d.]*)?"]
+    ssh: list[str] = [r"sshd(?:-.*)?", "dropbear.*", "tinysshd.*", "sftp-server", "lshd", "wolfsshd"]
+    python: list[str] = [r"python(?:[\d.]*)?", r"pypy[\d.]*", "micropython", "rustpython", "graalpy"]
+    interpreters: list[str] = [r"(?:mini)?perl(?:[\d.]*)?", r"[jm]?ruby(?:[\d.]*)?", "m?irb", "truffleruby"]
     package_managers: list[str] = [
-        "yum", r"dnf[-\d]*", "microdnf", "rpm-ostree", "zypper", "apt", "apt-get", "dpkg", "apk", "pacman",
+        "yum", r"dnf[-\d]*", "microdnf", "tdnf", "rpm-ostree", "zypper", "apt", "apt-get", "aptitude", "dpkg",
+        r"apk(?:\.static)?", "pacman", "opkg", "xbps-install", "emerge", "swupd", "urpmi", "nix-env", "guix", "pkcon",
     ]  # fmt: skip
-    ssh_marks: list[str] = ["no hostkeys available", "Dropbear server v", "tinysshd"]
-    python_marks: list[str] = ["Py_BytesMain", "MicroPython v"]
-    interpreter_marks: list[str] = ["perl_parse", "ruby_run_node"]
-    package_manager_marks: list[str] = ["libapt-pkg.so", "libdnf.so"]
+    ssh_marks: list[str] = ["no hostkeys available", "Dropbear server v", "tinysshd", "SSH-2.0-wolfSSH",
+                            "github.com/gliderlabs/ssh", "github.com/charmbracelet/ssh", "tailscale.com/ssh/",
+                            "SSH-2.0-russh"]  # fmt: skip
+    python_marks: list[str] = ["Py_BytesMain", "Fatal Python error: ", "MicroPython v", "RPython traceback",
+                               "RustPython ", "_MEIPASS"]  # fmt: skip
+    interpreter_marks: list[str] = ["perl_parse", "This is perl 5, version", "ruby_run_node", "ruby - Copyright (",
+                                    "mrb_load_nstring"]  # fmt: skip
+    package_manager_marks: list[str] = [
+        "libapt-pkg.so", "libdnf.so", "libdnf5.so", "libzypp.so", "libalpm.so", "apk-tools ", "libtdnf.so", "opkg_conf",
+        "package architecture (%s) does not match system (%s)",
+    ]  # fmt: skip
+    python_files: list[str] = ["libpython*", "_collections_abc.*", "_abcoll.*", "python[23]*.zip", "base_library.zip"]
+    interpreter_files: list[str] = ["libperl.so*", "strict.pm", "perl5db.pl", "libruby*", "rubygems.rb", "libmruby*"]
     host_keys: list[str] = ["ssh_host_*_key*", "dropbear_*_host_key", "ed25519.sk"]
+    key_lines: list[str] = ["-----BEGIN OPENSSH PRIVATE KEY-----"]
 
 
 class OperationsSection(_Section):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import PurePosixPath
 
 import pytest
 
 from lifsea_testbed.errors import CommandFailed, GuestFailure, NotJudged
-from lifsea_testbed.guest import accounts, disks, files, kernel, network, ostree, packages
+from lifsea_testbed.guest import accounts, disks, kernel, network, ostree, packages
 from lifsea_testbed.guest.cri import ContainerRuntime
 from lifsea_testbed.guest.disks import Disks
 from lifsea_testbed.guest.files import Files
@@ -169,11 +168,6 @@ def test_the_operations_tool_has_to_exist() -> None:
 def test_the_operations_container_runs_if_its_tool_prints_so(printed: str, running: bool) -> None:
     shell = FakeShell({"command -v": "/usr/bin/lifseacli", "status": printed})
     assert OperationsContainer(shell, OperationsSection()).is_running is running
-
-
-def test_executables_are_matched_by_their_whole_name() -> None:
-    found = [PurePosixPath(path) for path in ("/usr/bin/python3.11", "/usr/bin/ipython-config", "/opt/x/python")]
-    assert files.named(found, [r"python(?:[\d.]*)?"]) == ["/usr/bin/python3.11", "/opt/x/python"]
 
 
 def test_a_directory_that_is_mounted_twice_is_named_once() -> None:
