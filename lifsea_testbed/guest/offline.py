@@ -16,7 +16,7 @@ from lifsea_testbed.disk.image import Image
 from lifsea_testbed.disk.os_root import boots_next
 from lifsea_testbed.disk.qcow2 import open_layers
 from lifsea_testbed.errors import NotJudged, Reason
-from lifsea_testbed.guest import accounts, capabilities, formats, kernel, packages, rpm, system, units
+from lifsea_testbed.guest import accounts, capabilities, formats, initramfs, kernel, packages, rpm, system, units
 from lifsea_testbed.guest.files import NOT_OF_THE_SYSTEM, SMALL, Files
 from lifsea_testbed.support.protocols import Shell
 
@@ -205,25 +205,27 @@ class OfflineUnits(units.Units):
 
 
 class OfflineKernel(kernel.Kernel):
-    """Boot entries read from the disk; the running kernel needs a shell."""
+    """Boot entries and kernel images read from the disk; the running kernel needs a shell."""
 
     def __init__(self, shell: Shell, allowed_errors: Sequence[str], offline: Callable[[], OfflineTree]) -> None:
         super().__init__(shell, allowed_errors)
         self._offline = offline
 
     def initramfs_signs(self) -> list[str]:
-        """Returns the boot entries that load an initramfs; the kernel's messages are not on the disk.
+        """Returns the boot entries and unified kernel images that load an initramfs; the log is not on the disk.
 
         Raises:
             NotJudged: there is no boot entry that can be read.
         """
         with self._offline().tree() as tree:
-            paths = [path for pattern in kernel.BOOT_ENTRIES for path in tree.glob(f"/boot/{pattern}")]
-            entries = [(path, content) for path in paths if (content := tree.read(path, _TEXT)) is not None]
-        if not entries:
+            read = {file.path: tree.read(file.path, _TEXT) or b"" for file in self._offline().files
+                    if _is_of_boot_loader(file.path)}  # fmt: skip
+        unified = [path for path, content in read.items() if initramfs.holds_initramfs(content[:initramfs.HEAD])]
+        if not unified and not any(map(initramfs.is_entry, read)):
             raise NotJudged("no boot entry can be read offline: there is none on an ext4 file system", Reason.IMAGE)
-        named = ((str(path.relative_to("/boot")), content.decode("utf-8", "replace")) for path, content in entries)
-        return [sign for name, text in named for sign in kernel.parse_boot_entry(name, text)]
+        texts = {path: content.decode("utf-8", "replace") for path, content in read.items() if b"\0" not in content}
+        return [sign for path, text in texts.items() for sign in initramfs.parse_entry(str(path), text)] \
+            + [f"{path}: a unified kernel image with an initramfs" for path in unified]
 
 
 class OfflineSystem(system.System):
@@ -264,3 +266,9 @@ class OfflineAccounts(accounts.Accounts):
         with self._offline().tree() as tree:
             found = {str(path): tree.read(path, _TEXT) for pattern in patterns for path in tree.glob(pattern)}
         return {path: text.decode("utf-8", "replace") for path, text in found.items() if text is not None}
+
+
+def _is_of_boot_loader(path: PurePosixPath) -> bool:
+    """Whether a file is where boot loaders read, or on a partition that nothing mounts and has the name of an entry."""
+    return str(path).startswith(tuple(f"{place}/" for place in initramfs.PLACES)) \
+        or (path.parts[1].startswith("partition-") and initramfs.is_entry(path))

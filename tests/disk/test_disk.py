@@ -69,7 +69,7 @@ def test_an_ordinary_system_is_read(plain: Path) -> None:
     assert guest.files.executables_holding(["(", "#!"]) == ["/usr/bin/dash"]
     assert guest.files.setuid() == ["/usr/bin/su"]
     assert guest.units.named(r".*\.service") == ["sshd@.service"]
-    assert guest.kernel.initramfs_signs() == ["grub2/grub.cfg:\tinitrd /initrd.img"]
+    assert guest.kernel.initramfs_signs() == ["/boot/grub2/grub.cfg:\tinitrd /initrd.img"]
     assert guest.accounts.with_password() == ["admin"]
     assert guest.system.has_posix_shell() and guest.files.link_target("/home/x") == "/var/home/x"
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pytest
 
 from lifsea_testbed.errors import CommandFailed, GuestFailure, NotJudged
-from lifsea_testbed.guest import accounts, disks, kernel, network, ostree, packages
+from lifsea_testbed.guest import accounts, disks, network, ostree, packages
 from lifsea_testbed.guest.cri import ContainerRuntime
 from lifsea_testbed.guest.disks import Disks
 from lifsea_testbed.guest.files import Files
@@ -51,18 +51,6 @@ def test_rpm_is_run_where_there_is_no_dpkg() -> None:
 def test_an_image_without_a_database_is_not_judged() -> None:
     with pytest.raises(NotJudged):
         Packages(FakeShell({})).installed()
-
-
-def test_kernel_messages_have_their_priority() -> None:
-    lines = ["<6>[    0.0] Linux version 6.1", "<3>[    1.0] EXT4-fs error", " continued", "<11>[  2.0] init: failed"]
-    assert [message.priority for message in kernel.parse_messages(lines)] == [6, 3, 3]
-    assert Kernel(FakeShell({"dmesg": "\n".join(lines)}), ["^.*EXT4-fs error$"]).errors() == ["[  2.0] init: failed"]
-
-
-def test_an_initramfs_leaves_signs() -> None:
-    shell = FakeShell({"cd /boot": "grub/grub.cfg:initrd /initrd.img\n",
-                       "dmesg": "<6>Unpacking initramfs...\n<6>other\n"})  # fmt: skip
-    assert Kernel(shell).initramfs_signs() == ["grub/grub.cfg:initrd /initrd.img", "Unpacking initramfs..."]
 
 
 def test_modules_are_named() -> None:

@@ -69,7 +69,7 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Guest:
     (lambda guest: guest.files.holding(["Package: a"]), ["/usr/share/packages"]),
     (lambda guest: guest.files.link_target("/home"), "/var/home"),
     (lambda guest: guest.units.named(r"a.*\.service"), ["a.service"]),
-    (lambda guest: guest.kernel.initramfs_signs(), ["grub/grub.cfg:initrd /i"]),
+    (lambda guest: guest.kernel.initramfs_signs(), ["/boot/grub/grub.cfg:initrd /i"]),
     (lambda guest: guest.accounts.with_password(), ["root", "toor (user identifier 0)"]),
     (lambda guest: guest.accounts.without_password(), ["su (pam_permit)"]),
     (lambda guest: guest.accounts.automatic_logins(), ["/etc/systemd/system/getty@.service.d/a.conf",

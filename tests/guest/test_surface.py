@@ -83,13 +83,6 @@ def test_settings_are_numbers_or_absent() -> None:
     assert Kernel(FakeShell({":": ""})).sysctls([]) == {}
 
 
-def test_crashes_and_denials_are_found_in_both_logs_and_named_once() -> None:
-    shell = FakeShell({"dmesg": "<6>a[7]: segfault at 0\n<6>eth0: link up\n",
-                       "journalctl": "a[7]: segfault at 0\nx.service: Main process exited, status=11/SEGV\n"
-                       "audit: avc:  denied  { read }\nStarted x.\n"})  # fmt: skip
-    assert len(Kernel(shell).crashes_and_denials()) == 3
-
-
 def test_the_uptime_is_in_seconds() -> None:
     assert Kernel(FakeShell({"uptime": "85.61 32.85\n"})).uptime() == 85.61
 
