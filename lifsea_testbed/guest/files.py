@@ -163,9 +163,14 @@ class Files:
         return self._find(script)
 
     def accepted_writes_outside(self, directories: Iterable[str]) -> list[str]:
-        """Creates a file in every directory of every mount outside of those, as root, and returns where that worked."""
-        outside = [argument for path in directories for argument in ("-o", "-path", path)]
-        search = f"find / {_prune([*_kernel_interfaces(), *outside])} -type d -print0"
+        """Creates a file in every directory of every mount outside of those, as root, and returns where that worked.
+
+        A directory that is one of them under another name is not outside of them.
+        """
+        given = list(directories)
+        there = set(given) - set(self.missing(given))
+        inside = [argument for path in sorted(there) for argument in ("-o", "-samefile", path)]
+        search = f"find / {_prune([*_kernel_interfaces(), *inside])} -type d -print0"
         return sorted(self._find(f"{search} | xargs -0 -r sh -c {shlex.quote(_WRITE_PROBE)} sh"))
 
     def missing(self, paths: Iterable[str]) -> list[str]:

@@ -186,10 +186,12 @@ class SharingSection(_Section):
 
     files: list[str] = Field(default=[
         r"/run/lifsea-testbed.*", r"/(run|var)/log/journal.*", r"/run/systemd/(journal|units)/?.*", r"/run/udev.*",
-        r"/run/systemd/transient(/kubepods.*)?", r"/var/lib/chrony/.*",
-        r"/var/lib/kubelet(/(cpu|memory)_manager_state|/device-plugins.*)?",
+        r"/run/systemd(/transient(/(kubepods.*|run-r[0-9a-f]+\.scope))?)?", r"/var/lib/chrony/.*",
+        # What a kubelet makes when it starts, which takes half a minute on a busy host.
+        r"/var/lib/kubelet(/(cpu|memory)_manager_state|/(device-plugins|pki|plugins|pod-resources|pods|volumeplugins).*)?",
+        r"/var/log(/(containers|pods))?", r"/var/lib/containerd(/io\.containerd\.grpc\.v1\.introspection.*)?",
     ], description="files that may be written, below the writable paths")  # fmt: skip
-    processes: list[str] = Field(default=[r"\(sd-.*", "systemd-tmpfile", "iptables", "ip6tables", "mount"],
+    processes: list[str] = Field(default=[r"\(sd-.*", "systemd-tmpfile", "systemd-run", "ip6?tables", "mount"],
                                  description="processes that may start and end, by name")  # fmt: skip
     # A file system that was grown at the first boot has its tables written in the background for minutes.
     disk: float = Field(default=256.0, ge=0, description="MiB that may be written to the disk during one test")

@@ -93,7 +93,9 @@ def test_a_directory_takes_a_file_refuses_it_or_is_not_there(root: Path) -> None
 
 def test_every_directory_outside_of_the_promised_ones_is_tried(root: Path) -> None:
     (root / "deep/er").mkdir(parents=True)
-    found = Files(LocalShell(root)).accepted_writes_outside([f"{root}/bin", f"{root}/lib", f"{root}/doc"])
+    (root / "doc").rename(root / "docs")
+    (root / "doc").symlink_to("docs")
+    found = Files(LocalShell(root)).accepted_writes_outside([f"{root}/{name}" for name in ("bin", "lib", "docs", "x")])
     assert found == [str(root), *below(root, "deep", "deep/er")]
 
 
