@@ -15,7 +15,8 @@ from typing import IO
 
 from lifsea_testbed.errors import ChannelError, CommandFailed, NotJudged, Reason
 from lifsea_testbed.guest import capabilities, formats
-from lifsea_testbed.support.digest import TOOLS, same
+from lifsea_testbed.guest.answers import readable, unreadable
+from lifsea_testbed.support.digest import TOOLS, parse_digest, same
 from lifsea_testbed.support.protocols import Shell
 
 #: The kernel's own interfaces: no files of the system, regardless of their permission bits.
@@ -124,18 +125,19 @@ class Files:
         """Copies the contents of a directory of the guest into one of the host; nothing lands outside of it.
 
         Raises:
-            ChannelError: the archive is damaged, or holds device nodes or paths out of the directory (tarfile's filter
-                `data` refuses them).
+            ChannelError: the digests of the two ends differ.
+            AnswerUnreadable: the archive that the guest made is damaged, or holds device nodes or paths out of the
+                directory (tarfile's filter `data` refuses them).
         """
         with tempfile.TemporaryFile() as file, self._temporary() as remote:
-            self._shell.run(f"tar -C {shlex.quote(path)} -cf {remote} .", within=_A_PIECE)
+            packed = self._shell.run(f"tar -C {shlex.quote(path)} -cf {remote} .", within=_A_PIECE)
             self._fetch(remote, file)
             into.mkdir(parents=True, exist_ok=True)
             try:
                 with tarfile.open(fileobj=file) as archive:
                     archive.extractall(into, filter="data")
             except tarfile.TarError as error:
-                raise ChannelError(f"the archive of {path} cannot be unpacked: {error}") from error
+                raise unreadable(packed, why=f"the archive of {path} cannot be unpacked: {error}") from error
 
     # All files
 
@@ -183,7 +185,7 @@ class Files:
         """Every regular file of the running system with its mode (stat(2)); searched once."""
         found = self._find(f"find / {_prune(_not_of_the_system())} -type f -printf '%m %p\\0'")
         pairs = (row.partition(" ") for row in found)
-        return {PurePosixPath(path): int(mode, 8) for mode, _, path in pairs}
+        return {PurePosixPath(path): formats.octal(mode) for mode, _, path in pairs}
 
     def executables_named(self, patterns: Iterable[str]) -> list[str]:
         """Returns the programs whose whole file name matches one of the patterns (regular expressions), sorted.
@@ -279,11 +281,13 @@ class Files:
         self._compare(path, file)
 
     def _compare(self, path: str, file: IO[bytes]) -> None:
-        digest = self._shell.run(f"exec <{shlex.quote(path)}; {TOOLS}", within=_A_PIECE).stdout
+        digest = self._shell.run(f"exec <{shlex.quote(path)}; {TOOLS}", within=_A_PIECE)
         file.seek(0)
-        if not same(file, digest):
+        with readable(digest, expected="a digest in hexadecimal, or `none`"):
+            arrived = same(file, parse_digest(digest.stdout))
+        if not arrived:
             raise ChannelError(f"{path}: the digest of the guest's file is not that of the host's",
-                               expected="a transfer that keeps every byte", evidence=digest)  # fmt: skip
+                               expected="a transfer that keeps every byte", evidence=digest.stdout)  # fmt: skip
         file.seek(0)
 
     @contextlib.contextmanager

@@ -34,7 +34,7 @@ class Head:
     @classmethod
     def parse(cls, mode: str, pieces: Sequence[str]) -> Self:
         """Reads what the guest printed: the mode in octal digits, the pieces in hexadecimal ones."""
-        return cls(mode=_octal(mode), pieces=tuple(map(_bytes, pieces)))
+        return cls(mode=octal(mode), pieces=tuple(map(_bytes, pieces)))
 
 
 def is_program(head: Head) -> bool:
@@ -47,7 +47,8 @@ def holds_programs(head: Head) -> bool:
     return is_program(head) or head.pieces[0].startswith(_ARCHIVES) or head.pieces[1] == _TAR or head.pieces[2] == _EXT4
 
 
-def _octal(text: str) -> int:
+def octal(text: str) -> int:
+    """Returns a mode in octal digits as a number; 0 for anything else."""
     return int(text, 8) if text and set(text) <= set("01234567") else 0
 
 

@@ -17,8 +17,9 @@ from lifsea_testbed.disk.os_root import boots_next
 from lifsea_testbed.disk.qcow2 import open_layers
 from lifsea_testbed.errors import NotJudged, Reason
 from lifsea_testbed.guest import accounts, capabilities, formats, initramfs, kernel, packages, rpm, system, units
+from lifsea_testbed.guest.answers import readable
 from lifsea_testbed.guest.files import NOT_OF_THE_SYSTEM, SMALL, Files
-from lifsea_testbed.support.protocols import Shell
+from lifsea_testbed.support.protocols import CommandResult, Shell
 
 #: Where a running system has file systems of the kernel, or memory, mounted.
 _HIDDEN = ("/proc", "/sys", "/dev", "/run")
@@ -57,7 +58,9 @@ class OfflineTree:
 
     def os_release(self) -> dict[str, str]:
         """Returns the fields of os-release(5), unquoted."""
-        return system.parse_os_release(self.text("/etc/os-release"))
+        with self.tree() as tree:
+            found = next((path for path in system.OS_RELEASE if tree.find(path) is not None), system.OS_RELEASE[0])
+        return system.parse_os_release(self.text(found))
 
     @functools.cached_property
     def files(self) -> list[OfflineFile]:
@@ -186,7 +189,8 @@ class OfflinePackages(packages.Packages):
         with self._offline().tree() as tree:
             for path in (*self._databases, *packages.DPKG_DATABASES):
                 if status := tree.read(path, _TEXT):
-                    return packages.parse_dpkg_status(status.decode("utf-8", "replace"))
+                    with readable(_file(path, status), expected="paragraphs with Package and Version (deb822(5))"):
+                        return packages.parse_dpkg_status(status.decode("utf-8", "replace"))
             return rpm.packages(tree)
 
 
@@ -272,3 +276,8 @@ def _is_of_boot_loader(path: PurePosixPath) -> bool:
     """Whether a file is where boot loaders read, or on a partition that nothing mounts and has the name of an entry."""
     return str(path).startswith(tuple(f"{place}/" for place in initramfs.PLACES)) \
         or (path.parts[1].startswith("partition-") and initramfs.is_entry(path))
+
+
+def _file(path: str, content: bytes) -> CommandResult:
+    """A file of the disk as `cat` would print it in the guest."""
+    return CommandResult(script=f"cat {path}", exit_status=0, output=content, errors=b"", duration=0.0)
