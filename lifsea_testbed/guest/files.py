@@ -300,11 +300,11 @@ class Files:
             self._shell.run(f"rm -f {remote}", check=False)
 
 
-def _described(found: str, test: Callable[[formats.Head], bool]) -> list[str]:
+def _described(found: str, test: Callable[[formats.FileHead], bool]) -> list[str]:
     """The files of which the description passes the test, sorted."""
     rows = (row.split(" ", 1 + len(formats.PIECES)) for row in found.split("\0") if row)
     return sorted(row[-1] for row in rows if len(row) == 2 + len(formats.PIECES)
-                  and test(formats.Head.parse(row[0], row[1:-1])))
+                  and test(formats.FileHead.parse(row[0], row[1:-1])))
 
 
 def _kernel_interfaces() -> list[str]:

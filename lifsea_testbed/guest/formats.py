@@ -20,7 +20,7 @@ _TAR, _EXT4 = b"ustar", b"\x53\xef"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Head:
+class FileHead:
     """A file's mode (stat(2)) and the bytes at the places of PIECES; short where the file ends earlier."""
 
     mode: int
@@ -37,12 +37,12 @@ class Head:
         return cls(mode=octal(mode), pieces=tuple(map(_bytes, pieces)))
 
 
-def is_program(head: Head) -> bool:
+def is_program(head: FileHead) -> bool:
     """Returns whether a file can be run: by its mode, or by a loader or interpreter whatever its mode."""
     return bool(head.mode & EXECUTABLE) or head.pieces[0].startswith((_ELF, _SCRIPT))
 
 
-def holds_programs(head: Head) -> bool:
+def holds_programs(head: FileHead) -> bool:
     """Returns whether a file is a program or library, or an uncompressed archive or disk image that may hold some."""
     return is_program(head) or head.pieces[0].startswith(_ARCHIVES) or head.pieces[1] == _TAR or head.pieces[2] == _EXT4
 

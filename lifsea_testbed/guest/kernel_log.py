@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lifsea_testbed.errors import NotJudged, Reason
+from lifsea_testbed.guest.answers import readable
 from lifsea_testbed.support.protocols import Shell
 
 # Each read(2) of /dev/kmsg returns one record, cleared by dmesg(1) or not (Documentation/ABI/testing/dev-kmsg).
@@ -47,7 +48,13 @@ class KernelLog:
 
 def read(shell: Shell) -> KernelLog:
     """Returns the kernel's log: of the ring buffer, or of the journal where the buffer lacks the start of the boot."""
-    ring = parse_records(shell.run(_RING, check=False).stdout) or parse_dmesg(shell.run("dmesg --raw").lines)
+    answer = shell.run(_RING, check=False)
+    with readable(answer, expected="records of /dev/kmsg"):
+        ring = parse_records(answer.stdout)
+    if ring is None:
+        answer = shell.run("dmesg --raw")
+        with readable(answer, expected="<N>text on each line"):
+            ring = parse_dmesg(answer.lines)
     if ring.is_complete:
         return ring
     journal = parse_journal(shell.run(_JOURNAL, check=False).lines)
@@ -90,7 +97,7 @@ def _entry(line: str) -> KernelMessage | None:
         content = fields["MESSAGE"]
         text = content if isinstance(content, str) else bytes(content).decode("utf-8", "replace")
         return KernelMessage(priority=int(fields.get("PRIORITY", 6)) % 8, text=text)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -132,7 +132,7 @@ class OfflineFiles(Files):
         """Returns the programs, libraries, archives and disk images that hold one of the marks, sorted."""
         sought = re.compile(b"|".join(re.escape(mark.encode()) for mark in marks))
         return self._found(lambda mode, content: sought.search(content) is not None
-                           and formats.holds_programs(formats.Head.of(mode, content)))  # fmt: skip
+                           and formats.holds_programs(formats.FileHead.of(mode, content)))  # fmt: skip
 
     def holding(self, lines: Iterable[str]) -> list[str]:
         """Returns the small files, of at most 32 KiB, that have one of these as a whole line, sorted."""
@@ -159,7 +159,7 @@ class OfflineFiles(Files):
     def _programs(self, paths: Sequence[PurePosixPath]) -> list[str]:
         with self._offline().tree() as tree:
             return self._complete(str(path) for path in paths if self.listed[path] & formats.EXECUTABLE
-                                  or formats.is_program(formats.Head.of(0, tree.read(path) or b"")))  # fmt: skip
+                                  or formats.is_program(formats.FileHead.of(0, tree.read(path) or b"")))  # fmt: skip
 
     def _found(self, test: Callable[[int, bytes], bool]) -> list[str]:
         """The files of which mode and content pass the test."""

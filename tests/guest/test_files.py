@@ -13,7 +13,7 @@ import pytest
 from lifsea_testbed.errors import NotJudged, Reason
 from lifsea_testbed.guest import capabilities, formats
 from lifsea_testbed.guest.files import Files
-from lifsea_testbed.guest.formats import Head
+from lifsea_testbed.guest.formats import FileHead
 from lifsea_testbed.support.protocols import CommandResult
 from tests.support.fakes import FakeShell
 
@@ -146,10 +146,10 @@ def test_the_guests_tar_finds_a_capability(root: Path, tmp_path: Path) -> None:
     (0o644, bytes(1080) + b"\x53\xef", False, True), (0o644, b"", False, False),
 ])  # fmt: skip
 def test_a_file_is_known_by_its_first_bytes(mode: int, content: bytes, program: bool, holds: bool) -> None:
-    head = Head.of(mode, content)
+    head = FileHead.of(mode, content)
     assert (formats.is_program(head), formats.holds_programs(head)) == (program, holds)
-    assert Head.parse(f"{mode:o}", [piece.hex() for piece in head.pieces]) == head
+    assert FileHead.parse(f"{mode:o}", [piece.hex() for piece in head.pieces]) == head
 
 
 def test_what_cannot_be_read_is_no_program() -> None:
-    assert not formats.holds_programs(Head.parse("?", ["zz", "", "1"]))
+    assert not formats.holds_programs(FileHead.parse("?", ["zz", "", "1"]))
