@@ -17,9 +17,21 @@ _OTHERS = {0: {b"XFSB": "XFS", b"hsqs": "squashfs", b"LUKS\xba\xbe": "LUKS"}, 51
            1024: {b"\xe2\xe1\xf5\xe0": "EROFS"}, 65600: {b"_BHRfS_M": "btrfs"}}  # fmt: skip
 _ARGUMENT = "ostree="
 _STATEROOT = re.compile(r"^/ostree/deploy/([^/]+)/deploy/[^/]+$")
-_RELEASE_FILES = ("/etc/os-release", "/usr/lib/os-release")
+_RELEASE_FILES = ("/etc/os-release", "/usr/lib/os-release", "/etc/system-release")
 #: The bytes at the start of a partition that tell whether it holds anything.
 _LOOKED_AT = 128 << 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class OsRoot:
+    """The root file system that boots next: its files, the number of its partition, and those of others with a system.
+
+    Where no boot entry names one, as on a disk with two slots, it is the first that holds an os-release.
+    """
+
+    tree: Tree
+    partition: int
+    others: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +48,11 @@ class BootEntry:
 
 
 def boots_next(disk: ByteSource) -> Tree:
+    """Returns the files of the root file system that boots next; raises what `os_root` raises."""
+    return os_root(disk).tree
+
+
+def os_root(disk: ByteSource) -> OsRoot:
     """Returns the root file system that boots next, as the running system sees it.
 
     On an ostree system it is the deployment of the first boot entry, with its /var, /boot and /sysroot; on other
@@ -89,7 +106,7 @@ def parse_entry(name: str, text: str) -> BootEntry:
                      deployment=deployments[0] if deployments else "")  # fmt: skip
 
 
-def _deployed(volumes: list[Volume], boot: Volume, path: str, unread: list[str]) -> Tree:
+def _deployed(volumes: list[Volume], boot: Volume, path: str, unread: list[str]) -> OsRoot:
     for volume in volumes:
         deployment = volume.tree.find(path)
         if deployment and deployment.is_directory:
@@ -105,16 +122,26 @@ def _deployed(volumes: list[Volume], boot: Volume, path: str, unread: list[str])
     boots = boot.tree.find("/boot" if boot is volume else "/")
     places = {"/sysroot": root_of(volume.file_system), "/boot": boots, "/var": var}
     system = Tree(deployment, {PurePosixPath(at): place for at, place in places.items() if place})
-    return _with_others(system, [volume, boot], volumes, unread)
+    return _root(_with_others(system, [volume, boot], volumes, unread), volume, _with_system(volumes))
 
 
-def _plain(volumes: list[Volume], unread: list[str]) -> Tree:
-    roots = [volume for volume in volumes if any(map(volume.tree.find, _RELEASE_FILES))]
+def _with_system(volumes: list[Volume]) -> list[Volume]:
+    return [volume for volume in volumes if any(map(volume.tree.find, _RELEASE_FILES))]
+
+
+def _root(tree: Tree, volume: Volume, roots: list[Volume]) -> OsRoot:
+    return OsRoot(tree=tree, partition=volume.partition.number,
+                  others=tuple(other.partition.number for other in roots if other is not volume))  # fmt: skip
+
+
+def _plain(volumes: list[Volume], unread: list[str]) -> OsRoot:
+    roots = _with_system(volumes)
     roots.sort(key=lambda volume: volume.partition.kind != ROOT_X86_64)
     if not roots:
         raise NotJudged("; ".join(["no partition that is read offline holds a root file system", *unread]),
                         Reason.IMAGE)
-    return _with_others(roots[0].tree, [roots[0]], volumes, unread)
+    root = roots[0]
+    return _root(_with_others(root.tree, [root], volumes, unread), root, roots)
 
 
 def _with_others(system: Tree, shown: list[Volume], volumes: list[Volume], unread: list[str]) -> Tree:

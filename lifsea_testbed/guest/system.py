@@ -10,11 +10,12 @@ from lifsea_testbed.guest.answers import number, readable
 from lifsea_testbed.support.guest_paths import USER_DATA_RUNS
 from lifsea_testbed.support.protocols import Shell
 
-#: os-release(5): the file in /etc goes before the one in /usr.
+#: os-release(5): the second is read where there is no first.
 OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")
-#: udev(7), "Rules Files": the directories of rules.
-_UDEV_RULES = """
-for directory in /etc/udev/rules.d /run/udev/rules.d /usr/local/lib/udev/rules.d /usr/lib/udev/rules.d; do
+#: udev(7), "Rules Files": the directories of rules on a disk; a running system has those in /run as well.
+UDEV_RULES = ("/etc/udev/rules.d", "/usr/local/lib/udev/rules.d", "/usr/lib/udev/rules.d")
+_UDEV_RULES = f"""
+for directory in /run/udev/rules.d {" ".join(UDEV_RULES)}; do
     cat "$directory"/*.rules 2>/dev/null
 done
 exit 0
