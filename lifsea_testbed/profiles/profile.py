@@ -138,29 +138,23 @@ class PathsSection(_Section):
 class AbsentSection(_Section):
     """Names of programs that must not exist, as regular expressions over the whole file name.
 
-    Marks are texts in such a program, or in a library or archive of it, by which it is recognised under any name; they
-    include messages, which a program keeps when it is linked statically and stripped. Files are shell patterns of what
-    comes with such a program and nothing else: its libraries, its standard library, its keys.
+    Marks are texts in such a program or its libraries, messages among them, which a stripped program keeps; files are
+    shell patterns of what comes with it and nothing else; key lines make a small file a host key.
     """
 
     ssh: list[Regex] = [r"sshd(?:-.*)?", "dropbear.*", "tinysshd.*", "sftp-server", "lshd", "wolfsshd"]
     python: list[Regex] = [r"python(?:[\d.]*)?", r"pypy[\d.]*", "micropython", "rustpython", "graalpy"]
     interpreters: list[Regex] = [r"(?:mini)?perl(?:[\d.]*)?", r"[jm]?ruby(?:[\d.]*)?", "m?irb", "truffleruby"]
     package_managers: list[Regex] = [
-        "yum", r"dnf[-\d]*", "microdnf", "tdnf", "rpm-ostree", "zypper", "apt", "apt-get", "aptitude", "dpkg",
-        r"apk(?:\.static)?", "pacman", "opkg", "xbps-install", "emerge", "swupd", "urpmi", "nix-env", "guix", "pkcon",
-    ]  # fmt: skip
-    ssh_marks: list[str] = ["no hostkeys available", "Dropbear server v", "tinysshd", "SSH-2.0-wolfSSH",
-                            "github.com/gliderlabs/ssh", "github.com/charmbracelet/ssh", "tailscale.com/ssh/",
-                            "SSH-2.0-russh"]  # fmt: skip
-    python_marks: list[str] = ["Py_BytesMain", "Fatal Python error: ", "MicroPython v", "RPython traceback",
-                               "RustPython ", "_MEIPASS"]  # fmt: skip
-    interpreter_marks: list[str] = ["perl_parse", "This is perl 5, version", "ruby_run_node", "ruby - Copyright (",
-                                    "mrb_load_nstring"]  # fmt: skip
+        "yum", r"dnf[-\d]*", "microdnf", "tdnf", "rpm-ostree", "zypper", "apt", "apt-get", "aptitude", "dpkg", "pkcon",
+        r"apk(?:\.static)?", "pacman", "opkg", "xbps-install", "emerge", "swupd", "urpmi", "nix-env", "guix"]
+    ssh_marks: list[str] = ["no hostkeys available", "Dropbear server v", "tinysshd", "SSH-2.0-wolfSSH", "SSH-2.0-russh",
+                            "github.com/gliderlabs/ssh", "github.com/charmbracelet/ssh", "tailscale.com/ssh/"]
+    python_marks: list[str] = ["Py_BytesMain", "Fatal Python error: ", "MicroPython v", "RPython traceback", "_MEIPASS"]
+    interpreter_marks: list[str] = ["perl_parse", "This is perl 5, version", "ruby_run_node", "ruby - Copyright ("]
     package_manager_marks: list[str] = [
         "libapt-pkg.so", "libdnf.so", "libdnf5.so", "libzypp.so", "libalpm.so", "apk-tools ", "libtdnf.so", "opkg_conf",
-        "package architecture (%s) does not match system (%s)",
-    ]  # fmt: skip
+        "package architecture (%s) does not match system (%s)"]
     python_files: list[str] = ["libpython*", "_collections_abc.*", "_abcoll.*", "python[23]*.zip", "base_library.zip"]
     interpreter_files: list[str] = ["libperl.so*", "strict.pm", "perl5db.pl", "libruby*", "rubygems.rb", "libmruby*"]
     host_keys: list[str] = ["ssh_host_*_key*", "dropbear_*_host_key", "ed25519.sk"]
