@@ -22,7 +22,7 @@ from lifsea_testbed.perf.metric import Measure
 from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.scenarios import basics
 from tests.support import SUITES, first_boots, journeys, pods
-from tests.support.boots import boot
+from tests.support.boots import KVM, TCG, boot
 from tests.support.guests import FakeGuest
 
 TESTS: dict[str, Callable[..., None]] = {
@@ -32,8 +32,10 @@ TESTS: dict[str, Callable[..., None]] = {
     if name.startswith("test_")
 }
 INSTANCE = Instance(type=instance_types.find("ecs.g7.large"))
+LARGEST = instance_types.find("ecs.g7.32xlarge")
 CARD = NetworkCard(slot="05.0", name="eth0", mac=INSTANCE.mac, queues=2, mtu=1500)
 SOUND: dict[str, Any] = {
+    "type": INSTANCE.type,
     "accounts.automatic_logins": [], "accounts.with_password": [], "accounts.without_password": [],
     "clock.time_sources": ["t1", "t2"],
     "deployments.changed_files": [], "deployments.repository_damage": [],
@@ -48,6 +50,7 @@ SOUND: dict[str, Any] = {
     "hardware.processor": guest_hardware.PROCESSOR, "hardware.processors": 2, "hardware.smbios_version": "2.8",
     "hardware.topology": INSTANCE.type.topology, "hardware.virtio_devices": guest_hardware.VIRTIO,
     "hardware.virtio_ports": [guest_hardware.ASSISTANT_PORT],
+    "hardware.vulnerabilities": {"meltdown": "Not affected", "mds": "Not affected", "spectre_v2": "Mitigation: IBRS"},
     "kernel.crashes_and_denials": [], "kernel.errors": [], "kernel.initramfs_signs": [], "kernel.loaded_modules": [],
     "kernel.memory_used": 200 << 20, "kernel.uptime": 60.0,
     "kubelet.health": "ok",
@@ -156,12 +159,19 @@ DEFECTS: dict[str, list[dict[str, Any]]] = {
         {"hardware.processor": dataclasses.replace(guest_hardware.PROCESSOR, model=85)},
     ],
     "test_the_processors_are_arranged_as_sold": [
-        {"hardware.processors": 1}, {"hardware.topology": instance_types.Topology(sockets=2, cores=1, threads=1)},
+        {"hardware.processors": 1}, {"hardware.topology": instance_types.Topology(sockets=1, cores=2, threads=1)},
+        {"hardware.topology": instance_types.Topology(sockets=2, cores=1, threads=2)},
     ],
     "test_the_processor_knows_that_it_is_virtual": [
         {"hardware.features": set()}, {"hardware.features": {"hypervisor", "vmx"}},
     ],
-    "test_the_processor_does_what_an_ice_lake_does": [{"hardware.features": {"avx512f"}}],
+    "test_the_processor_does_what_an_ice_lake_does": [
+        {"hardware.features": {"avx512f"}}, {"hardware.features": {*guest_hardware.ICE_LAKE_FEATURES, "rtm"}},
+    ],
+    "test_the_processor_is_affected_by_no_more_than_the_hosts": [
+        {"hardware.vulnerabilities": {"meltdown": "Mitigation: PTI", "mds": "Not affected"}},
+        {"hardware.vulnerabilities": {"mds": "Not affected"}},
+    ],
     "test_the_memory_is_as_sold": [{"hardware.memory": 8180}, {"hardware.memory": 8193}],
     "test_the_firmware_says_who_made_it": [
         {"hardware.dmi": {}}, {"hardware.dmi": {**guest_hardware.dmi(INSTANCE), "board_vendor": "Intel"}},
@@ -190,12 +200,13 @@ class FakeMachine:
         traits = {**SOUND, **defect}
         self.guest = FakeGuest(traits, profile)
         self.instance = SimpleNamespace(
-            id="i-test", host_name="iZtestZ", type=INSTANCE.type, mac=INSTANCE.mac, uuid=INSTANCE.uuid,
+            id="i-test", host_name="iZtestZ", type=traits["type"], mac=INSTANCE.mac, uuid=INSTANCE.uuid,
             disk_serials=INSTANCE.disk_serials, data_disk=0, time_servers=("t1", "t2"),
         )  # fmt: skip
         self.fidelity = HardwareFidelity(
             hardware_speed=not emulated, all_features=not emulated, exact_model=not emulated,
-            memory=traits["memory_given"], network_queues=traits["queues_shown"])  # fmt: skip
+            not_affected=frozenset({"meltdown", "mds"}), memory=traits["memory_given"],
+            network_queues=traits["queues_shown"])  # fmt: skip
         self.requests: list[Any] = []
         self.boot = SimpleNamespace(bytes_written=0)
         self._asks = [SimpleNamespace(path=path) for path in traits["asks_again"]]
@@ -225,7 +236,7 @@ def run(name: str, defect: dict[str, Any], *, emulated: bool = False) -> None:
     offered |= first_boots.offered({**SOUND, **defect}, machine)
     offered |= pods.offered({**SOUND, **defect}, machine, profile.paths.writable)
     seen = [boot(took={**SOUND, **defect}["boot"], counted=False)] * 3
-    offered["cold_boots"] = ColdBoots(seen=seen, at_hardware_speed=not emulated)
+    offered["cold_boots"] = ColdBoots(seen=seen, accelerator=TCG if emulated else KVM)
     wanted = inspect.signature(TESTS[name]).parameters
     anything: Any = machine
     if "twins" in wanted:
@@ -271,6 +282,8 @@ def test_a_defect_is_found(name: str, defect: dict[str, Any]) -> None:
     ("test_first_boot_is_as_quick_as_promised", {}, "emulated"),
     ("test_the_processor_is_of_the_model_sold", {}, "the host's own processor"),
     ("test_the_processor_does_what_an_ice_lake_does", {"hardware.features": {"avx512f"}}, "gfni"),
+    ("test_the_processor_is_affected_by_no_more_than_the_hosts", {}, "only an Ice Lake's own model"),
+    ("test_the_processors_are_arranged_as_sold", {"type": LARGEST, "hardware.processors": 128}, "sockets of an .*, 2"),
     ("test_the_memory_is_as_sold", {"memory_given": 4096}, "4096 MiB to give, ecs.g7.large has 8192"),
     ("test_the_network_card_has_its_queues", {"queues_shown": 1}, "1 queue, ecs.g7.large has 2"),
     ("test_every_power_cut_boots_old_or_new", {"disks_left": 7}, "left out upgrade: 7 of 20 disks"),
