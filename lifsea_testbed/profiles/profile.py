@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import enum
-import importlib.resources
-import os
 import re
-import tomllib
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from lifsea_testbed.errors import NotJudged, ProfileRefused, Reason
-from lifsea_testbed.profiles.claims import CATALOGUE, Need, catalogue
+from lifsea_testbed.profiles import profile_files
+from lifsea_testbed.profiles.claims import Need, catalogue
+from lifsea_testbed.profiles.profile_files import DOCUMENTED
+from lifsea_testbed.profiles.profile_files import names as names
 from lifsea_testbed.profiles.versions import VersionRange
 
 T = TypeVar("T")
-_SUFFIX = ".toml"
-_DOCUMENTED = "see docs/profiles.md"
 _BASELINE = "add the keys, drop the claims, or let lifsea-testbed baseline read what a released image has"
 
 
@@ -302,25 +299,19 @@ def require(value: T | None, key: str) -> T:
     return value
 
 
-def names() -> list[str]:
-    """Returns the names of the built-in profiles."""
-    files = {entry.name for entry in importlib.resources.files("lifsea_testbed.profiles").iterdir()} - {CATALOGUE}
-    return sorted(name.removesuffix(_SUFFIX) for name in files if name.endswith(_SUFFIX))
-
-
 def load(name: str) -> Profile:
     """Returns the built-in profile of that name, or the profile in the TOML file at that path.
 
     Raises:
         ProfileRefused: it does not exist, is not valid, or makes a claim without the data to judge it.
     """
-    fields = _read(name)
+    fields = profile_files.read(name)
     try:
         profile = Profile.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
         place, message = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
-        raise ProfileRefused(f"profile {name}: {place}: {message}", hint=_DOCUMENTED) from None
+        raise ProfileRefused(f"profile {name}: {place}: {message}", hint=DOCUMENTED) from None
     if unknown := [claim for claim in profile.claims if claim not in catalogue()]:
         raise ProfileRefused(f"profile {name}: unknown claims {', '.join(unknown)}",
                              hint="lifsea-testbed explain lists the claims")
@@ -351,49 +342,3 @@ def _lacks(profile: Profile, need: Need) -> bool:
     optional = type(getattr(profile, section)).model_fields[name].default is None
     value = value_of(profile, need.key)
     return value is None if optional else value in ("", [], {})
-
-
-def _read(name: str, *above: str) -> dict[str, Any]:
-    """Returns the fields of a profile, laid over those of the one that it extends."""
-    if name in above:
-        raise ProfileRefused(f"profile {name} extends itself", hint=_DOCUMENTED)
-    try:
-        fields = tomllib.loads(_text(name))
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ProfileRefused(f"profile {name}: not TOML: {error}", hint=_DOCUMENTED) from None
-    base, added, dropped = fields.pop("extends", None), fields.pop("adds", []), fields.pop("drops", [])
-    if not isinstance(base, str | None) or not isinstance(added, list) or not isinstance(dropped, list):
-        raise ProfileRefused(f"profile {name}: extends is the name of a profile, adds and drops are lists of claims",
-                             hint=_DOCUMENTED)
-    if base:
-        fields = _merged(_read(_beside(name, base), name, *above), fields)
-    if (added or dropped) and isinstance(claims := fields.get("claims", []), list):
-        fields["claims"] = [*(claim for claim in claims if claim not in dropped), *added]
-    return fields
-
-
-def _text(name: str) -> str:
-    if not name.endswith(_SUFFIX):
-        if name not in names():
-            raise ProfileRefused(f"unknown profile {name!r}", hint=f"one of {', '.join(names())}, or a path to a .toml")
-        return importlib.resources.files("lifsea_testbed").joinpath("profiles", name + _SUFFIX).read_text("utf-8")
-    if not Path(name).is_file():
-        raise ProfileRefused(f"{name}: no such profile file", hint=f"one of {', '.join(names())}")
-    try:
-        return Path(name).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ProfileRefused(f"profile {name}: cannot be read: {error}", hint="a file of TOML in UTF-8") from None
-
-
-def _beside(name: str, base: str) -> str:
-    """The base of a profile: a built-in one, or a file, whose path is relative to the file that extends it."""
-    return os.path.normpath(Path(name).parent / base) if base.endswith(_SUFFIX) else base
-
-
-def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Returns the base overlaid with a profile: tables are merged key by key, other values are replaced."""
-    merged = dict(base)
-    for key, value in over.items():
-        below = merged.get(key)
-        merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    return merged
