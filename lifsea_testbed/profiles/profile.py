@@ -145,8 +145,9 @@ class AbsentSection(_Section):
     package_managers: list[Regex] = [
         "yum", r"dnf[-\d]*", "microdnf", "tdnf", "rpm-ostree", "zypper", "apt", "apt-get", "aptitude", "dpkg", "pkcon",
         r"apk(?:\.static)?", "pacman", "opkg", "xbps-install", "emerge", "swupd", "urpmi", "nix-env", "guix"]
-    ssh_marks: list[str] = ["no hostkeys available", "Dropbear server v", "tinysshd", "SSH-2.0-wolfSSH",
-                            "github.com/gliderlabs/ssh", "github.com/charmbracelet/ssh", "tailscale.com/ssh/", "SSH-2.0-russh"]
+    ssh_marks: list[str] = [
+        "no hostkeys available", "Dropbear server v", "tinysshd", "SSH-2.0-wolfSSH", "SSH-2.0-russh",
+        "github.com/gliderlabs/ssh", "github.com/charmbracelet/ssh", "tailscale.com/ssh/"]
     python_marks: list[str] = ["Py_BytesMain", "Fatal Python error: ", "MicroPython v", "RPython traceback", "_MEIPASS"]
     interpreter_marks: list[str] = ["perl_parse", "This is perl 5, version", "ruby_run_node", "ruby - Copyright ("]
     package_manager_marks: list[str] = [
