@@ -23,6 +23,8 @@ _KEPT = 300.0
 _PAUSE = 5.0
 #: A thread that ran for more than this part of a time was not paused in it.
 _RUNNING = 0.1
+#: A thread that was on a processor for less than this part of a time executed nothing of a guest.
+_IDLE = 0.001
 #: States of a thread that would run if the host let it: it waits for a processor or for the host's disk (proc(5)).
 _WILLING = "RD"
 _STOPPED = "Tt"
@@ -77,11 +79,13 @@ def withheld(samples: Sequence[ProcessorSample], within: float) -> WithheldTime:
 
 
 def idle_for(samples: Sequence[ProcessorSample], threads: Collection[int]) -> float:
-    """Returns for how many seconds before the last sample none of those threads was on a processor; 0 if unknown."""
+    """Returns for how many seconds before the last sample none of those threads did any work; 0 if unknown.
+
+    A thread of a virtual CPU that has halted wakes up now and then and finds nothing to execute: 1 ms a second is none.
+    """
     idle = 0.0
     for before, after in zip(reversed(samples[:-1]), reversed(samples[1:]), strict=True):
-        known = all(thread in sample.threads for sample in (before, after) for thread in threads)
-        if not known or not threads or any(_ran(before, after, thread) > 0 for thread in threads):
+        if not threads or any(_worked(before, after, thread) for thread in threads):
             break
         idle += after.at - before.at
     return idle
@@ -158,3 +162,9 @@ def _paused(before: ProcessorSample, after: ProcessorSample, threads: Collection
     length = after.at - before.at
     ran = any(_ran(before, after, thread) > _RUNNING * length for thread in threads)
     return length - EVERY if length > _PAUSE and not ran else 0.0
+
+
+def _worked(before: ProcessorSample, after: ProcessorSample, thread: int) -> bool:
+    """Whether a thread did any work, as far as is known."""
+    known = thread in before.threads and thread in after.threads
+    return not known or _ran(before, after, thread) > _IDLE * (after.at - before.at)
