@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from lifsea_testbed.disk.image import Image
 from lifsea_testbed.guest.ostree import Deployment
 from lifsea_testbed.machine.machine import Machine
-from lifsea_testbed.profiles.profile import BootSection
+from lifsea_testbed.profiles.profile import AccessMethod, BootSection
 from lifsea_testbed.support.guest_paths import KEPT_IN_ETC, KEPT_IN_HOME, KEPT_IN_VAR
 
 #: How long what was planned for later has for its work once it is started (seconds of the guest's clock).
@@ -96,8 +96,13 @@ def compare(one: Machine, other: Machine) -> Twins:
 
 
 def watch(machine: Machine, seconds: float) -> Machine:
-    """Returns the machine once so many seconds of its own clock have passed since its boot finished."""
+    """Returns the machine once so many seconds of its own clock have passed since its boot finished.
+
+    One without a shell is returned at once: what its disk holds does not change.
+    """
     machine.wait_until_ready()
+    if machine.access_method == AccessMethod.NONE:
+        return machine
     finished = machine.guest.boot_times.manager().get("finished", machine.guest.kernel.uptime())
     _wait_for_uptime(machine, finished + seconds)
     return machine
@@ -106,9 +111,11 @@ def watch(machine: Machine, seconds: float) -> Machine:
 def bring_forward(machine: Machine, boot: BootSection) -> Machine:
     """Returns the machine after a long uptime, and after the start of everything that it has planned for later.
 
-    What was started then has had some seconds to do its work.
+    What was started then has had some seconds to do its work. One without a shell is returned at once.
     """
     machine.wait_until_ready()
+    if machine.access_method == AccessMethod.NONE:
+        return machine
     _wait_for_uptime(machine, boot.late)
     started = machine.guest.pending.start(boot.not_started)
     if started:
