@@ -17,7 +17,7 @@ _OTHERS = {0: {b"XFSB": "XFS", b"hsqs": "squashfs", b"LUKS\xba\xbe": "LUKS"}, 51
            1024: {b"\xe2\xe1\xf5\xe0": "EROFS"}, 65600: {b"_BHRfS_M": "btrfs"}}  # fmt: skip
 _ARGUMENT = "ostree="
 _STATEROOT = re.compile(r"^/ostree/deploy/([^/]+)/deploy/[^/]+$")
-_RELEASE_FILES = ("/etc/os-release", "/usr/lib/os-release")
+_RELEASE_FILES = ("/etc/os-release", "/usr/lib/os-release", "/etc/system-release")
 _SMALL = 1 << 20
 
 
@@ -28,6 +28,18 @@ class Volume:
     partition: Partition
     file_system: Ext4
     tree: Tree
+
+
+@dataclass(frozen=True, kw_only=True)
+class OsRoot:
+    """The root file system that boots next: its files, the number of its partition, and those of others with a system.
+
+    Where no boot entry names one, as on a disk with two slots, it is the first that holds an os-release.
+    """
+
+    tree: Tree
+    partition: int
+    others: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +56,11 @@ class BootEntry:
 
 
 def boots_next(disk: ByteSource) -> Tree:
+    """Returns the files of the root file system that boots next; raises what `os_root` raises."""
+    return os_root(disk).tree
+
+
+def os_root(disk: ByteSource) -> OsRoot:
     """Returns the root file system that boots next, as the running system sees it.
 
     On an ostree system it is the deployment of the first boot entry, with its /var, /boot and /sysroot; on other
@@ -96,7 +113,7 @@ def parse_entry(name: str, text: str) -> BootEntry:
                      deployment=deployments[0] if deployments else "")  # fmt: skip
 
 
-def _deployed(volumes: list[Volume], boot: Volume, path: str, unread: list[str]) -> Tree:
+def _deployed(volumes: list[Volume], boot: Volume, path: str, unread: list[str]) -> OsRoot:
     for volume in volumes:
         deployment = volume.tree.find(path)
         if deployment and deployment.is_directory:
@@ -111,19 +128,30 @@ def _deployed(volumes: list[Volume], boot: Volume, path: str, unread: list[str])
     var = volume.tree.find(f"/ostree/deploy/{stateroot[1]}/var") if stateroot else None
     boots = boot.tree.find("/boot" if boot is volume else "/")
     places = {"/sysroot": root_of(volume.file_system), "/boot": boots, "/var": var}
-    return Tree(deployment, {PurePosixPath(at): place for at, place in places.items() if place})
+    tree = Tree(deployment, {PurePosixPath(at): place for at, place in places.items() if place})
+    return _root(tree, volume, _with_system(volumes))
 
 
-def _plain(volumes: list[Volume], unread: list[str]) -> Tree:
-    roots = [volume for volume in volumes if any(map(volume.tree.find, _RELEASE_FILES))]
+def _with_system(volumes: list[Volume]) -> list[Volume]:
+    return [volume for volume in volumes if any(map(volume.tree.find, _RELEASE_FILES))]
+
+
+def _root(tree: Tree, volume: Volume, roots: list[Volume]) -> OsRoot:
+    return OsRoot(tree=tree, partition=volume.partition.number,
+                  others=tuple(other.partition.number for other in roots if other is not volume))  # fmt: skip
+
+
+def _plain(volumes: list[Volume], unread: list[str]) -> OsRoot:
+    roots = _with_system(volumes)
     roots.sort(key=lambda volume: volume.partition.kind != ROOT_X86_64)
     if not roots:
         raise NotJudged("; ".join(["no partition that is read offline holds a root file system", *unread]),
                         Reason.IMAGE)
     root = roots[0]
     mounts = dict(_mounts(_text(root.tree, "/etc/fstab") or "", volumes))
-    return root.tree.mounted({path: root_of(volume.file_system) for path, volume in mounts.items()
+    tree = root.tree.mounted({path: root_of(volume.file_system) for path, volume in mounts.items()
                               if volume is not root and len(path.parts) > 1})  # fmt: skip
+    return _root(tree, root, roots)
 
 
 def _mounts(fstab: str, volumes: list[Volume]) -> Iterable[tuple[PurePosixPath, Volume]]:

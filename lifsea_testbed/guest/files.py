@@ -14,7 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from lifsea_testbed.errors import ChannelError
-from lifsea_testbed.support.digest import TOOLS, same
+from lifsea_testbed.guest.answers import readable, unreadable
+from lifsea_testbed.support.digest import TOOLS, parse_digest, same
 from lifsea_testbed.support.protocols import Shell
 
 #: The kernel's own interfaces: no files of the system, regardless of their permission bits.
@@ -102,18 +103,19 @@ class Files:
         """Copies the contents of a directory of the guest into one of the host; nothing lands outside of it.
 
         Raises:
-            ChannelError: the archive is damaged, or holds device nodes or paths out of the directory (tarfile's filter
-                `data` refuses them).
+            ChannelError: the digests of the two ends differ.
+            AnswerUnreadable: the archive that the guest made is damaged, or holds device nodes or paths out of the
+                directory (tarfile's filter `data` refuses them).
         """
         with tempfile.TemporaryFile() as file, self._temporary() as remote:
-            self._shell.run(f"tar -C {shlex.quote(path)} -cf {remote} .", within=_A_PIECE)
+            packed = self._shell.run(f"tar -C {shlex.quote(path)} -cf {remote} .", within=_A_PIECE)
             self._fetch(remote, file)
             into.mkdir(parents=True, exist_ok=True)
             try:
                 with tarfile.open(fileobj=file) as archive:
                     archive.extractall(into, filter="data")
             except tarfile.TarError as error:
-                raise ChannelError(f"the archive of {path} cannot be unpacked: {error}") from error
+                raise unreadable(packed, why=f"the archive of {path} cannot be unpacked: {error}") from error
 
     # All files
 
@@ -195,11 +197,13 @@ class Files:
         self._compare(path, file)
 
     def _compare(self, path: str, file: IO[bytes]) -> None:
-        digest = self._shell.run(f"exec <{shlex.quote(path)}; {TOOLS}", within=_A_PIECE).stdout
+        digest = self._shell.run(f"exec <{shlex.quote(path)}; {TOOLS}", within=_A_PIECE)
         file.seek(0)
-        if not same(file, digest):
+        with readable(digest, expected="a digest in hexadecimal, or `none`"):
+            arrived = same(file, parse_digest(digest.stdout))
+        if not arrived:
             raise ChannelError(f"{path}: the digest of the guest's file is not that of the host's",
-                               expected="a transfer that keeps every byte", evidence=digest)  # fmt: skip
+                               expected="a transfer that keeps every byte", evidence=digest.stdout)  # fmt: skip
         file.seek(0)
 
     @contextlib.contextmanager

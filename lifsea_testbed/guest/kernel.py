@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from lifsea_testbed.guest.answers import first_words, number, readable
 from lifsea_testbed.support.protocols import Shell
 
 #: From this syslog priority on (lower is graver) a message is an error.
@@ -50,25 +51,29 @@ class Kernel:
 
     def loaded_modules(self) -> list[str]:
         """Returns the names of the loaded modules; a kernel without modules has none."""
-        return [line.split()[0] for line in self._shell.run("cat /proc/modules 2>/dev/null || :").lines]
+        return first_words(self._shell.run("cat /proc/modules 2>/dev/null || :"))
 
     def uptime(self) -> float:
         """Returns the seconds since the kernel started."""
-        return float(self._shell.run("cat /proc/uptime").stdout.split()[0])
+        answer = self._shell.run("cat /proc/uptime")
+        with readable(answer, expected="seconds"):
+            return number(answer.stdout.split()[0])
 
     def memory_used(self) -> int:
         """Returns the bytes of memory that are in use and not available for anything else (proc(5), meminfo)."""
-        lines = (line.split() for line in self._shell.run("cat /proc/meminfo").lines)
-        sizes = {words[0]: int(words[1]) << 10 for words in lines if len(words) > 1}
-        return sizes["MemTotal:"] - sizes["MemAvailable:"]
+        answer = self._shell.run("cat /proc/meminfo")
+        with readable(answer, expected="MemTotal and MemAvailable, in KiB"):
+            sizes = {words[0]: int(words[1]) << 10 for words in map(str.split, answer.lines) if len(words) > 1}
+            return sizes["MemTotal:"] - sizes["MemAvailable:"]
 
     def sysctls(self, names: Iterable[str]) -> dict[str, int | str]:
         """Returns the value of each kernel setting (sysctl(8)); "absent" for one that the kernel does not have."""
         paths = {name: f"/proc/sys/{name.replace('.', '/')}" for name in names}
         script = "; ".join(f"cat {path} 2>/dev/null || echo absent" for path in paths.values())
-        values = self._shell.run(script or ":").stdout.split()
-        return {name: int(value) if value.lstrip("-").isdigit() else value
-                for name, value in zip(paths, values, strict=True)}  # fmt: skip
+        answer = self._shell.run(script or ":")
+        with readable(answer, expected=f"a line for each of {', '.join(paths)}"):
+            return {name: int(value) if re.fullmatch(r"-?[0-9]+", value) else value
+                    for name, value in zip(paths, answer.stdout.splitlines(), strict=True)}  # fmt: skip
 
     def cgroup_version(self) -> int:
         """Returns the version of the kernel's control groups (cgroups(7))."""
@@ -82,7 +87,9 @@ class Kernel:
 
     def messages(self) -> list[KernelMessage]:
         """Returns the messages that the kernel's buffer still holds."""
-        return parse_messages(self._shell.run("dmesg --raw").lines)
+        answer = self._shell.run("dmesg --raw")
+        with readable(answer, expected="<N>text on each line"):
+            return parse_messages(answer.lines)
 
     def errors(self) -> list[str]:
         """Returns the messages of priority error or graver that match none of the allowed regular expressions."""

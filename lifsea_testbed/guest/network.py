@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lifsea_testbed.errors import NotJudged, Reason
+from lifsea_testbed.guest.answers import readable
 from lifsea_testbed.support.protocols import Shell
 
 #: State 0A is TCP_LISTEN, and an unconnected UDP socket is in 07, TCP_CLOSE (include/net/tcp_states.h).
@@ -46,7 +47,9 @@ class GuestNetwork:
 
     def listeners(self) -> list[Listener]:
         """Returns every listening TCP socket of the guest's own network namespace, sorted."""
-        return parse_sockets(self._shell.run("cat /proc/net/tcp /proc/net/tcp6 2>/dev/null || :").stdout)
+        answer = self._shell.run("cat /proc/net/tcp /proc/net/tcp6 2>/dev/null || :")
+        with readable(answer):
+            return parse_sockets(answer.stdout)
 
     def ssh_listeners(self) -> list[Listener]:
         """Returns the listeners that greet a client as an ssh server does.
@@ -58,8 +61,9 @@ class GuestNetwork:
 
     def open_ports(self) -> list[str]:
         """Returns every listening or unconnected socket with its program, as `tcp 127.0.0.1:53 named`."""
-        tables, owners = self._shell.run(_TABLES).stdout, self._shell.run(_OWNERS).stdout
-        return parse_open_ports(tables, owners, self._shell.run(_PROGRAMS).stdout)
+        tables, owners, programs = (self._shell.run(script) for script in (_TABLES, _OWNERS, _PROGRAMS))
+        with readable(tables, owners, programs, expected="/proc/net's tables, links of sockets, names of processes"):
+            return parse_open_ports(tables.stdout, owners.stdout, programs.stdout)
 
     def unlisted_ports(self, allowed: Iterable[str]) -> list[str]:
         """Returns the open ports that none of the regular expressions matches as a whole."""
@@ -67,11 +71,10 @@ class GuestNetwork:
 
     def card(self, mac: str) -> str:
         """Returns the name of the network card with that MAC address, or nothing if there is none (yet)."""
-        for line in self._shell.run(_CARDS, check=False).stdout.splitlines():
-            path, _, address = line.partition(":")
-            if address.strip().lower() == mac:
-                return path.split("/")[-2]
-        return ""
+        answer = self._shell.run(_CARDS, check=False)
+        with readable(answer, expected="/sys/class/net/NAME/address:MAC on each line"):
+            rows = (line.partition(":") for line in answer.lines)
+            return next((path.split("/")[-2] for path, _, address in rows if address.strip().lower() == mac), "")
 
     def ensure_address(self, name: str, address: str) -> bool:
         """Returns whether a network card is up with that address (with its prefix); if not, assigns it.

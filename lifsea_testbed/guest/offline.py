@@ -12,12 +12,14 @@ from pathlib import Path, PurePosixPath
 
 from lifsea_testbed.disk.filesystem import Tree
 from lifsea_testbed.disk.image import Image
-from lifsea_testbed.disk.os_root import boots_next
+from lifsea_testbed.disk.os_root import OsRoot, os_root
 from lifsea_testbed.disk.qcow2 import open_layers
 from lifsea_testbed.errors import NotJudged, Reason
 from lifsea_testbed.guest import accounts, kernel, packages, rpm, system, units
+from lifsea_testbed.guest.answers import readable
 from lifsea_testbed.guest.files import NOT_OF_THE_SYSTEM, Files
-from lifsea_testbed.support.protocols import Shell
+from lifsea_testbed.profiles.recognition import ReleaseFacts
+from lifsea_testbed.support.protocols import CommandResult, Shell
 
 #: Where a running system has file systems of the kernel, or memory, mounted.
 _HIDDEN = ("/proc", "/sys", "/dev", "/run")
@@ -26,6 +28,7 @@ _UNIT_PATHS = ("/etc/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib
                "/lib/systemd/system")  # fmt: skip
 _UNIT_KINDS = (".service", ".socket", ".device", ".mount", ".automount", ".swap", ".target", ".path", ".timer",
                ".slice", ".scope")  # fmt: skip
+_SYSTEM_RELEASE = "/etc/system-release"
 _TEXT = 64 << 20
 
 
@@ -50,12 +53,32 @@ class OfflineTree:
     @contextlib.contextmanager
     def tree(self) -> Iterator[Tree]:
         """Yields the tree of files."""
-        with open_layers(self._image, *([self._overlay] if self._overlay else [])) as disk:
-            yield boots_next(disk)
+        with self._root() as root:
+            yield root.tree
 
     def os_release(self) -> dict[str, str]:
-        """Returns the fields of os-release(5), unquoted."""
-        return system.parse_os_release(self.text("/etc/os-release"))
+        """Returns the fields of os-release(5), unquoted.
+
+        Raises:
+            NotJudged: the image has no such file.
+        """
+        return system.parse_os_release(self.text(*system.OS_RELEASE))
+
+    def release(self, markers: Iterable[str]) -> ReleaseFacts:
+        """Returns what tells which OS this is, and which of those files exist.
+
+        Raises:
+            NotJudged: the image has neither an os-release nor a system-release.
+        """
+        with self._root() as root:
+            fields = system.parse_os_release(_first_text(root.tree, system.OS_RELEASE) or "")
+            line = _first_text(root.tree, (_SYSTEM_RELEASE,)) or ""
+            files = frozenset(path for path in markers if root.tree.find(path))
+        if not fields and not line.strip():
+            raise NotJudged(f"the image has no {', '.join((*system.OS_RELEASE, _SYSTEM_RELEASE))}", Reason.IMAGE)
+        others = f" (partition {', '.join(map(str, root.others))} holds a system as well)" if root.others else ""
+        return ReleaseFacts(os_release=fields, system_release=line, files=files,
+                            place=f"partition {root.partition}{others}")  # fmt: skip
 
     @functools.cached_property
     def files(self) -> list[OfflineFile]:
@@ -66,17 +89,27 @@ class OfflineTree:
                      if place.is_regular]  # fmt: skip
         return sorted(found, key=lambda file: file.path)
 
-    def text(self, path: str) -> str:
-        """Returns the text of a file.
+    def text(self, *paths: str) -> str:
+        """Returns the text of the first of those files that exists.
 
         Raises:
-            NotJudged: the image has no such file.
+            NotJudged: the image has none of them.
         """
         with self.tree() as tree:
-            content = tree.read(path, _TEXT)
-        if content is None:
-            raise NotJudged(f"the image has no {path}", Reason.IMAGE)
-        return content.decode("utf-8", "replace")
+            text = _first_text(tree, paths)
+        if text is None:
+            raise NotJudged(f"the image has no {', no '.join(paths)}", Reason.IMAGE)
+        return text
+
+    @contextlib.contextmanager
+    def _root(self) -> Iterator[OsRoot]:
+        with open_layers(self._image, *([self._overlay] if self._overlay else [])) as disk:
+            yield os_root(disk)
+
+
+def _first_text(tree: Tree, paths: Iterable[str]) -> str | None:
+    contents = (tree.read(path, _TEXT) for path in paths)
+    return next((content.decode("utf-8", "replace") for content in contents if content is not None), None)
 
 
 def read(image: Image, overlay: Path | None = None) -> OfflineTree:
@@ -135,7 +168,8 @@ class OfflinePackages(packages.Packages):
         with self._offline().tree() as tree:
             for path in (*self._databases, *packages.DPKG_DATABASES):
                 if status := tree.read(path, _TEXT):
-                    return packages.parse_dpkg_status(status.decode("utf-8", "replace"))
+                    with readable(_file(path, status), expected="paragraphs with Package and Version (deb822(5))"):
+                        return packages.parse_dpkg_status(status.decode("utf-8", "replace"))
             return rpm.packages(tree)
 
 
@@ -186,6 +220,13 @@ class OfflineSystem(system.System):
         """Returns the fields of os-release(5), unquoted."""
         return self._offline().os_release()
 
+    def udev_rules(self) -> list[str]:
+        """Returns the rules of all udev files on the disk; none of those that a boot makes in /run."""
+        with self._offline().tree() as tree:
+            paths = [path for directory in system.UDEV_RULES for path in tree.glob(f"{directory}/*.rules")]
+            texts = [(tree.read(path, _TEXT) or b"").decode("utf-8", "replace") for path in paths]
+        return [rule for text in texts for rule in system.parse_udev_rules(text)]
+
     def has_posix_shell(self) -> bool:
         """Returns whether /bin/sh leads to an executable file; it is not run."""
         with self._offline().tree() as tree:
@@ -203,3 +244,8 @@ class OfflineAccounts(accounts.Accounts):
     def with_password(self) -> list[str]:
         """Returns the accounts whose password field is empty or holds a hash."""
         return accounts.parse_shadow(self._offline().text("/etc/shadow"))
+
+
+def _file(path: str, content: bytes) -> CommandResult:
+    """A file of the disk as `cat` would print it in the guest."""
+    return CommandResult(script=f"cat {path}", exit_status=0, output=content, errors=b"", duration=0.0)

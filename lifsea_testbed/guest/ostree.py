@@ -7,6 +7,7 @@ import shlex
 from dataclasses import dataclass
 
 from lifsea_testbed.errors import GuestFailure
+from lifsea_testbed.guest.answers import readable
 from lifsea_testbed.support.protocols import CommandResult, Shell
 
 #: The repository of a running system.
@@ -65,8 +66,14 @@ class Deployments:
         self._shell = shell
 
     def all(self) -> list[Deployment]:
-        """Returns the deployments in boot order, the one that boots next first."""
-        return parse_status(self._shell.run("ostree admin status").stdout)
+        """Returns the deployments in boot order, at least one, the one that boots next first.
+
+        Raises:
+            AnswerUnreadable: ostree shows none.
+        """
+        answer = self._shell.run("ostree admin status")
+        with readable(answer, expected="a line `* OS COMMIT.SERIAL` for each deployment"):
+            return parse_status(answer.stdout)
 
     def booted(self) -> Deployment:
         """Returns the deployment that runs.
@@ -105,7 +112,9 @@ class Deployments:
     def pull_from_disk(self, device: str, repository: str = REPOSITORY) -> str:
         """Pulls the image that is deployed on another disk into a repository; returns its commit."""
         script = _PULL.format(device=device, repository=repository)
-        return self._shell.run(script, within=_WHOLE_IMAGE).stdout.strip()
+        answer = self._shell.run(script, within=_WHOLE_IMAGE)
+        with readable(answer, expected="a commit: 64 hexadecimal digits"):
+            return parse_commit(answer.stdout)
 
     def deploy_from_disk(self, device: str) -> str:
         """Pulls and deploys the image that is deployed on another disk; returns its commit."""
@@ -129,7 +138,7 @@ class Deployments:
 
 
 def parse_status(text: str) -> list[Deployment]:
-    """Reads the output of `ostree admin status`."""
+    """Reads the output of `ostree admin status`; raises ValueError where it shows no deployment."""
     found: list[Deployment] = []
     for line in text.splitlines():
         if heading := _HEADING.match(line):
@@ -138,7 +147,16 @@ def parse_status(text: str) -> list[Deployment]:
         elif found and (detail := re.match(r"\s+(Version|origin refspec): (.*)", line)):
             field = "version" if detail[1] == "Version" else "origin"
             found[-1] = Deployment(**{**found[-1].__dict__, field: detail[2]})
+    if not found:
+        raise ValueError("no deployment")
     return found
+
+
+def parse_commit(text: str) -> str:
+    """Reads a commit on a line of its own; raises ValueError where there is none."""
+    if re.fullmatch(r"[0-9a-f]{64}\n?", text) is None:
+        raise ValueError("no commit")
+    return text.strip()
 
 
 def parse_changes(text: str) -> list[str]:

@@ -6,6 +6,7 @@ import re
 import shlex
 from dataclasses import dataclass
 
+from lifsea_testbed.guest.answers import readable
 from lifsea_testbed.support.protocols import Shell
 
 #: Lines of a journal that are searched for the last error, and that become evidence.
@@ -44,11 +45,12 @@ class Services:
     def state(self, unit: str) -> ServiceState:
         """Returns the state of a service; one that is not installed is inactive (dead)."""
         properties = "ActiveState,SubState,MainPID,NRestarts"
-        output = self._shell.run(["systemctl", "show", f"--property={properties}", unit]).stdout
-        shown = dict(line.partition("=")[::2] for line in output.splitlines())
-        return ServiceState(name=unit, state=f"{shown.get('ActiveState', '')} ({shown.get('SubState', '')})",
-                            process=int(shown.get("MainPID") or 0),
-                            restarts=int(shown.get("NRestarts") or 0))  # fmt: skip
+        answer = self._shell.run(["systemctl", "show", f"--property={properties}", unit])
+        shown = dict(line.partition("=")[::2] for line in answer.stdout.splitlines())
+        with readable(answer, expected=properties):
+            return ServiceState(name=unit, state=f"{shown['ActiveState']} ({shown['SubState']})",
+                                process=int(shown.get("MainPID") or 0),
+                                restarts=int(shown.get("NRestarts") or 0))  # fmt: skip
 
     def journal(self, unit: str, lines: int = _SHOWN) -> str:
         """Returns the end of a service's journal."""

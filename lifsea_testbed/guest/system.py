@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from lifsea_testbed.guest.answers import number, readable
 from lifsea_testbed.support.guest_paths import USER_DATA_RUNS
 from lifsea_testbed.support.protocols import Shell
 
-#: udev(7), "Rules Files": the directories of rules.
-_UDEV_RULES = """
-for directory in /etc/udev/rules.d /run/udev/rules.d /usr/local/lib/udev/rules.d /usr/lib/udev/rules.d; do
+#: os-release(5): the second is read where there is no first.
+OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")
+#: udev(7), "Rules Files": the directories of rules on a disk; a running system has those in /run as well.
+UDEV_RULES = ("/etc/udev/rules.d", "/usr/local/lib/udev/rules.d", "/usr/lib/udev/rules.d")
+_UDEV_RULES = f"""
+for directory in /run/udev/rules.d {" ".join(UDEV_RULES)}; do
     cat "$directory"/*.rules 2>/dev/null
 done
 exit 0
@@ -27,7 +31,7 @@ class System:
 
     def os_release(self) -> dict[str, str]:
         """Returns the fields of os-release(5), unquoted."""
-        return parse_os_release(self._shell.run("cat /etc/os-release").stdout)
+        return parse_os_release(self._shell.run(f"cat {' 2>/dev/null || cat '.join(OS_RELEASE)}").stdout)
 
     def host_name(self) -> str:
         """Returns the kernel's host name."""
@@ -49,7 +53,9 @@ class System:
         """Returns the digest of each file that distinguishes this machine from others, by path, without empty files."""
         patterns = " ".join(self._identity_files)
         script = f"for file in {patterns}; do [ -s \"$file\" ] && sha256sum \"$file\"; done; exit 0"
-        return {path: digest for digest, path in map(str.split, self._shell.run(script).lines)}
+        answer = self._shell.run(script)
+        with readable(answer, expected="a digest and a path on each line"):
+            return parse_digests(answer.lines)
 
     def udev_rules(self) -> list[str]:
         """Returns the rules of all udev files together."""
@@ -72,14 +78,21 @@ class Clock:
     def ahead(self) -> float:
         """Returns how many seconds the guest's clock is ahead of the host's; negative if it is behind."""
         before = time.time()
-        shown = float(self._shell.run("date +%s").stdout)
-        return shown - (before + time.time()) / 2
+        answer = self._shell.run("date +%s")
+        between = (before + time.time()) / 2
+        with readable(answer, expected="seconds since the epoch"):
+            return number(answer.stdout) - between
 
 
 def parse_os_release(text: str) -> dict[str, str]:
     """Reads os-release(5)."""
     pairs = (line.partition("=") for line in text.splitlines() if "=" in line)
     return {name: _unquoted(value) for name, _, value in pairs}
+
+
+def parse_digests(lines: Iterable[str]) -> dict[str, str]:
+    """Reads the output of sha256sum: path → digest."""
+    return {path: digest for digest, path in (line.split(maxsplit=1) for line in lines)}
 
 
 def parse_udev_rules(text: str) -> list[str]:

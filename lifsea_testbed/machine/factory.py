@@ -17,15 +17,13 @@ from pathlib import Path
 from lifsea_testbed.disk.image import Image
 from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.ecs.instance_types import InstanceType
-from lifsea_testbed.errors import BootFailed, DiskDamaged, Explained, NotJudged
-from lifsea_testbed.guest import offline
+from lifsea_testbed.errors import BootFailed, Explained, NotJudged
 from lifsea_testbed.guest.guest import SubjectFactory
 from lifsea_testbed.machine.access import ConsoleAccess
-from lifsea_testbed.machine.context import AUTO, RunContext
+from lifsea_testbed.machine.context import RunContext
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.machine.preflight import fit_memory
 from lifsea_testbed.profiles import profile as profiles
-from lifsea_testbed.profiles.profile import Profile
 from lifsea_testbed.qemu import command_line
 from lifsea_testbed.qemu.accelerator import Accelerator
 from lifsea_testbed.qemu.emulator import Emulator
@@ -35,13 +33,6 @@ from lifsea_testbed.support.deadline import TimeScale
 from lifsea_testbed.support.host import available_memory, processors, workers
 from lifsea_testbed.support.private_dir import PrivateDirectory
 from lifsea_testbed.support.sanitize import slug
-
-#: The profile that applies when none is named and the image's os-release matches none.
-FALLBACK = "lifsea-3.3"
-#: The reasons for the profile of a run, as the hint of a failed boot states them.
-_BY_OPTION = "(named by --profile)"
-_BY_OS_RELEASE = "(chosen by the image's os-release)"
-_BY_DEFAULT = "(the image's os-release could not be read or fits none); --profile names another"
 
 
 class InitialState(enum.Enum):
@@ -86,11 +77,10 @@ class MachineFactory:
         self._access_methods, self._guest_subjects = access_methods or {}, guest_subjects or {}
         self.records = context.reports / "machines"
         self.time_scale = TimeScale(factor=context.accelerator.time_scale)
-        self.profile, self._profile_origin = _first_profile(context)
+        self.profile = profiles.load(context.profile)
         self.image_version = ""
         self._announce = announce
         self._announcing = threading.Lock()
-        self._identified = context.profile != AUTO
         self._first_boot_error: Explained | None = None
         self._booted = False
         self._numbers = itertools.count(1)
@@ -123,11 +113,6 @@ class MachineFactory:
         return self.context.emulator
 
     @property
-    def is_identified(self) -> bool:
-        """Whether `profile` is final: it was named, or chosen by the os-release of a machine that came up."""
-        return self._identified
-
-    @property
     def data_disk(self) -> int:
         """The size of the data disk (GiB); 0 if there is none."""
         return self.profile.disks.data if self.context.data_disk is None else self.context.data_disk
@@ -150,14 +135,8 @@ class MachineFactory:
             yield machine
 
     def identify(self, machine: Machine) -> None:
-        """Reads the image's version from a machine that is up; unless a profile was named, os-release chooses it."""
-        if not self._identified:
-            release = machine.guest.system.os_release()
-            if fitting := profiles.matching(release):
-                self.profile, self._profile_origin = fitting, _BY_OS_RELEASE
-            self.image_version = release.get("VERSION_ID", "")
-            self._identified = True
-        elif not self.image_version:
+        """Reads the image's version from a machine that is up."""
+        if not self.image_version:
             with contextlib.suppress(Explained, NotJudged):
                 self.image_version = machine.guest.system.os_release().get("VERSION_ID", "")
 
@@ -243,7 +222,7 @@ class MachineFactory:
             machine.power_on()
         except Explained as error:
             if isinstance(error, BootFailed):
-                held_to = f"held to profile {self.profile.name} {self._profile_origin}"
+                held_to = f"held to profile {self.profile.name} ({self.context.profile_reason})"
                 error.hint = f"{error.hint}; {held_to}" if error.hint else held_to
             self._first_boot_error = None if self._booted else error
             raise
@@ -251,21 +230,6 @@ class MachineFactory:
         self.identify(machine)
         self.announce(f"shell open after {machine.shell_after:.1f} s by {machine.access_method}, "
                       f"profile {self.profile.name}")  # fmt: skip
-
-
-def recognised(image: Image) -> Profile | None:
-    """Returns the profile that matches the os-release on the image's disk; None if none does or it cannot be read."""
-    with contextlib.suppress(DiskDamaged, NotJudged):
-        return profiles.matching(offline.read(image).os_release())
-    return None
-
-
-def _first_profile(context: RunContext) -> tuple[Profile, str]:
-    """The profile of a run before a machine is up, and why it was chosen."""
-    if context.profile != AUTO:
-        return profiles.load(context.profile), _BY_OPTION
-    fitting = recognised(context.image)
-    return (fitting, _BY_OS_RELEASE) if fitting else (profiles.load(FALLBACK), _BY_DEFAULT)
 
 
 @functools.cache

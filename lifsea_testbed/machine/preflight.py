@@ -7,12 +7,15 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lifsea_testbed.disk.image import examine
+from lifsea_testbed.disk.image import Image, examine
 from lifsea_testbed.ecs import instance_types
-from lifsea_testbed.errors import CallerError, HostError, Reason
+from lifsea_testbed.errors import CallerError, DiskDamaged, HostError, NotJudged, ProfileRefused, Reason
+from lifsea_testbed.guest import offline
 from lifsea_testbed.machine.context import AUTO, RunContext
 from lifsea_testbed.profiles import profile as profiles
+from lifsea_testbed.profiles import recognition
 from lifsea_testbed.profiles.claims import catalogue
+from lifsea_testbed.profiles.recognition import ProfileChoice
 from lifsea_testbed.qemu import accelerator as accelerators
 from lifsea_testbed.qemu import emulator as emulators
 from lifsea_testbed.support import host, private_dir
@@ -51,19 +54,37 @@ def run_context(*, image: str, reports: Path, next_image: str | None = None, pro
     emulator = emulators.find()
     removed = tuple(private_dir.clean())
     examined, other = examine(Path(image)), examine(Path(next_image)) if next_image else None
+    choice = choose_profile(profile, examined)
     available = host.available_memory()
     memory = fit_memory(size.memory, available // workers)
     scratch = choose_scratch(private_dir.places(), machines=workers, memory=memory, available=available)
     context = RunContext(
-        image=examined, next_image=other, profile=profile, instance_type=size, accelerator_option=accelerator,
-        accelerator=accelerators.choose(accelerator, emulator), emulator=emulator, memory=memory, scratch=scratch,
-        reports=reports, claims=tuple(claims), required=tuple(required), shard=shard,
+        image=examined, next_image=other, profile=choice.name, profile_reason=choice.why, instance_type=size,
+        accelerator_option=accelerator, accelerator=accelerators.choose(accelerator, emulator), emulator=emulator,
+        memory=memory, scratch=scratch, reports=reports, claims=tuple(claims), required=tuple(required), shard=shard,
         known_issues=tuple(known_issues), dump_memory=dump_memory, data_disk=data_disk, durations=durations or {},
         removed=removed,
     )  # fmt: skip
     require_disk(scratch)
     _require_directory(reports)
     return context
+
+
+def choose_profile(option: str, image: Image) -> ProfileChoice:
+    """Returns the profile of a run: the one that --profile names, or with `auto` the one made for the image's OS.
+
+    Raises:
+        ProfileRefused: it is not valid; with `auto`, the image's OS cannot be read from its disk, or has none.
+    """
+    if option != AUTO:
+        profiles.load(option)
+        return ProfileChoice(name=option, why="named by --profile")
+    try:
+        return recognition.choose(offline.read(image).release(recognition.marker_files()))
+    except (DiskDamaged, NotJudged) as error:
+        why = error.happened if isinstance(error, DiskDamaged) else error
+        raise ProfileRefused(f"--profile auto: {image.path.name}: the OS on its disk is not recognised: {why}",
+                             hint=recognition.hint()) from None
 
 
 def fit_memory(wanted: int, available: int) -> int:

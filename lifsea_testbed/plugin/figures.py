@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lifsea_testbed.errors import CallerError, Explained, HostError
-from lifsea_testbed.machine.context import AUTO
 from lifsea_testbed.machine.factory import MachineFactory
 from lifsea_testbed.perf import jsonlines
 from lifsea_testbed.perf.metric import Better, Build, BuildKind, Measure, Measurement, Metric, Sample
@@ -122,9 +121,7 @@ class Figures:
         return [printable(line) for line in self._findings.lines] if self._findings else []
 
     def _samples(self) -> Iterator[Sample]:
-        named = self._context.profile
-        profile = profiles.load(self._image[0] if named == AUTO else named)
-        build, budgets = self._build(), profile.budgets
+        build, budgets = self._build(), profiles.load(self._context.profile).budgets
         for number, (test, taken) in enumerate(self._taken, start=1):
             yield Sample(build=build, metric=taken.metric, value=taken.value, test=test, number=number,
                          budget=budgets.get(taken.metric.name))  # fmt: skip

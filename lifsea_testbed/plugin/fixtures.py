@@ -40,10 +40,8 @@ def bound(config: pytest.Config) -> Session | None:
 
 
 def profile_of(config: pytest.Config) -> Profile:
-    """Returns the profile of the run; with --profile auto, powers on a machine first if none was."""
-    session = _session(config)
-    session.pool.identify()
-    return session.factory.profile
+    """Returns the profile of the run."""
+    return _session(config).factory.profile
 
 
 def _session(config: pytest.Config) -> Session:

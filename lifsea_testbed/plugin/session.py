@@ -145,7 +145,7 @@ class Session:
         context = self.context
         lines = [
             f"image: {context.image.path} ({context.image.format}, {context.image.file_size >> 20} MiB), "
-            f"profile {context.profile}",
+            f"profile {context.profile} ({printable(context.profile_reason)})",
             f"instance: {context.instance_type.name}, {context.memory} MiB, accelerator {context.accelerator}",
         ]
         if context.accelerator.kind is AcceleratorKind.TCG and not context.emulator.threads_are_sound:

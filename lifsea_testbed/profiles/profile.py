@@ -4,21 +4,43 @@ from __future__ import annotations
 
 import enum
 import importlib.resources
+import os
+import re
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from lifsea_testbed.errors import NotJudged, ProfileRefused, Reason
-from lifsea_testbed.profiles.claims import CATALOGUE, catalogue
+from lifsea_testbed.profiles.claims import CATALOGUE, Need, catalogue
+from lifsea_testbed.profiles.versions import VersionRange
 
 T = TypeVar("T")
 _SUFFIX = ".toml"
+_DOCUMENTED = "see docs/profiles.md"
+_BASELINE = "add the keys, drop the claims, or let lifsea-testbed baseline read what a released image has"
+
+
+def _compilable(text: str) -> str:
+    try:
+        re.compile(text)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"{text!r} is not a regular expression: {error}") from None
+    return text
+
+
+def _range(text: str) -> str:
+    VersionRange.parse(text)
+    return text
+
+
+#: A regular expression of Python's `re`.
+Regex = Annotated[str, AfterValidator(_compilable)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class BootSection(_Section):
@@ -26,11 +48,11 @@ class BootSection(_Section):
 
     shell_within: float = Field(default=30.0, gt=0, description="from power-on until a root shell is open")
     ready_within: float = Field(default=30.0, gt=0, description="from the shell until the last ready sign")
-    ready_line: str = Field(default="", description="without a shell: a console line of an OS that is up")
+    ready_line: Regex = Field(default="", description="without a shell: a console line of an OS that is up")
     promised: float = Field(default=2.0, gt=0, description="the first boot as advertised")
     instructions: float | None = Field(default=None, gt=0, description="limit for a first boot under emulation")
     watched: float = Field(default=30.0, ge=0, description="seconds of uptime until late changes are looked for")
-    allowed_kernel_errors: list[str] = Field(default=[], description="regular expressions of harmless messages")
+    allowed_kernel_errors: list[Regex] = Field(default=[], description="regular expressions of harmless messages")
 
 
 class AccessMethod(enum.StrEnum):
@@ -119,10 +141,10 @@ class AbsentSection(_Section):
     Marks are texts in such a program by which it is recognised under any name; host keys are shell patterns.
     """
 
-    ssh: list[str] = [r"sshd(?:-.*)?", "dropbear.*", "tinysshd.*", "sftp-server"]
-    python: list[str] = [r"python(?:[\d.]*)?", r"pypy[\d.]*", "micropython"]
-    interpreters: list[str] = [r"perl(?:[\d.]*)?", r"ruby(?:[\d.]*)?"]
-    package_managers: list[str] = [
+    ssh: list[Regex] = [r"sshd(?:-.*)?", "dropbear.*", "tinysshd.*", "sftp-server"]
+    python: list[Regex] = [r"python(?:[\d.]*)?", r"pypy[\d.]*", "micropython"]
+    interpreters: list[Regex] = [r"perl(?:[\d.]*)?", r"ruby(?:[\d.]*)?"]
+    package_managers: list[Regex] = [
         "yum", r"dnf[-\d]*", "microdnf", "rpm-ostree", "zypper", "apt", "apt-get", "dpkg", "apk", "pacman",
     ]  # fmt: skip
     ssh_marks: list[str] = ["no hostkeys available", "Dropbear server v", "tinysshd"]
@@ -135,11 +157,11 @@ class AbsentSection(_Section):
 class OperationsSection(_Section):
     """The operations container: the commands that drive it (arguments for the shell) and the log of their use."""
 
-    start: str = "lifseacli container start"
-    stop: str = "lifseacli container stop"
-    status: str = "lifseacli container status"
-    running: str = Field(default="running", description="what `status` prints when it runs")
-    audit_log: str = "/var/log/lifsea/operations.log"
+    start: str = ""
+    stop: str = ""
+    status: str = ""
+    running: str = Field(default="", description="what `status` prints when it runs")
+    audit_log: str = ""
 
 
 class ContainersSection(_Section):
@@ -151,7 +173,7 @@ class ContainersSection(_Section):
 class SecuritySection(_Section):
     """The allow-lists; a list that is left out is not judged."""
 
-    listeners: list[str] | None = Field(default=None, description="regular expressions: `tcp 127.0.0.1:53 program`")
+    listeners: list[Regex] | None = Field(default=None, description="regular expressions: `tcp 127.0.0.1:53 program`")
     setuid: list[str] | None = Field(default=None, description="files that give privileges to their callers")
     sysctls: dict[str, int | Literal["absent"]] = Field(default={}, description="absent: the kernel has none")
 
@@ -171,12 +193,12 @@ class UpgradesSection(_Section):
 class SharingSection(_Section):
     """What may change by itself on a machine that tests share: regular expressions over whole paths and names."""
 
-    files: list[str] = Field(default=[
+    files: list[Regex] = Field(default=[
         r"/run/lifsea-testbed.*", r"/(run|var)/log/journal.*", r"/run/systemd/(journal|units)/?.*", r"/run/udev.*",
         r"/run/systemd/transient(/kubepods.*)?", r"/var/lib/chrony/.*",
         r"/var/lib/kubelet(/(cpu|memory)_manager_state|/device-plugins.*)?",
     ], description="files that may be written, below the writable paths")  # fmt: skip
-    processes: list[str] = Field(default=[r"\(sd-.*", "systemd-tmpfile", "iptables", "ip6tables", "mount"],
+    processes: list[Regex] = Field(default=[r"\(sd-.*", "systemd-tmpfile", "iptables", "ip6tables", "mount"],
                                  description="processes that may start and end, by name")  # fmt: skip
     # A file system that was grown at the first boot has its tables written in the background for minutes.
     disk: float = Field(default=256.0, ge=0, description="MiB that may be written to the disk during one test")
@@ -210,10 +232,19 @@ class MetadataSection(_Section):
 
 
 class IdentitySection(_Section):
-    """How an image is recognised: ID in os-release, and the release line that VERSION_ID starts with."""
+    """How an image is recognised: by os-release and /etc/system-release, and by files where those leave it open."""
 
-    os_id: str
-    version_prefix: str = ""
+    os_id: str = Field(description="ID in os-release")
+    variant_id: str = Field(default="", description="VARIANT_ID in os-release; empty: any")
+    versions: Annotated[str, AfterValidator(_range)] = Field(default="", description=">=A, <B; empty: any")
+    system_release: str = Field(default="", description="what /etc/system-release starts with, whatever the ID")
+    has: list[str] = Field(default=[], description="files of an image whose version is only known roughly")
+    lacks: list[str] = Field(default=[], description="files that such an image does not have")
+
+    @property
+    def range(self) -> VersionRange:
+        """The versions."""
+        return VersionRange.parse(self.versions)
 
 
 class Profile(_Section):
@@ -264,51 +295,82 @@ def load(name: str) -> Profile:
     """Returns the built-in profile of that name, or the profile in the TOML file at that path.
 
     Raises:
-        ProfileRefused: it does not exist or is not valid.
+        ProfileRefused: it does not exist, is not valid, or makes a claim without the data to judge it.
     """
     fields = _read(name)
     try:
         profile = Profile.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise ProfileRefused(f"profile {name}: {place}: {first['msg']}", hint="see docs/profiles.md") from None
-    unknown = [claim for claim in profile.claims if claim not in catalogue()]
-    if unknown:
+        place, message = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+        raise ProfileRefused(f"profile {name}: {place}: {message}", hint=_DOCUMENTED) from None
+    if unknown := [claim for claim in profile.claims if claim not in catalogue()]:
         raise ProfileRefused(f"profile {name}: unknown claims {', '.join(unknown)}",
                              hint="lifsea-testbed explain lists the claims")
+    if missing := missing_data(profile):
+        needs = "; ".join(f"{claim} needs {', '.join(keys)}" for claim, keys in missing.items())
+        raise ProfileRefused(f"profile {name}: makes claims without the data to judge them: {needs}", hint=_BASELINE)
     return profile
 
 
-def matching(os_release: dict[str, str]) -> Profile | None:
-    """Returns the profile whose identity matches the fields of an os-release file most closely, or None."""
-    fitting = [
-        profile
-        for profile in map(load, names())
-        if profile.identity.os_id == os_release.get("ID", "")
-        and os_release.get("VERSION_ID", "").startswith(profile.identity.version_prefix)
-    ]
-    return max(fitting, key=lambda profile: len(profile.identity.version_prefix), default=None)
+def missing_data(profile: Profile) -> dict[str, tuple[str, ...]]:
+    """Returns, for each claim of the profile that cannot be judged by it, the keys that it has no value for."""
+    found = {claim: tuple(need.key for need in catalogue()[claim].needs if _lacks(profile, need))
+             for claim in profile.claims}  # fmt: skip
+    return {claim: keys for claim, keys in found.items() if keys}
+
+
+def value_of(profile: Profile, key: str) -> Any:
+    """Returns the value of a key such as `security.listeners`."""
+    section, _, name = key.partition(".")
+    return getattr(getattr(profile, section), name)
+
+
+def _lacks(profile: Profile, need: Need) -> bool:
+    """Whether the profile has no value where it needs one; an empty list is one where leaving it out is another."""
+    if need.only_if and value_of(profile, need.only_if[0]) != need.only_if[1]:
+        return False
+    section, _, name = need.key.partition(".")
+    optional = type(getattr(profile, section)).model_fields[name].default is None
+    value = value_of(profile, need.key)
+    return value is None if optional else value in ("", [], {})
 
 
 def _read(name: str, *above: str) -> dict[str, Any]:
+    """Returns the fields of a profile, laid over those of the one that it extends."""
     if name in above:
-        raise ProfileRefused(f"profile {name} extends itself", hint="see docs/profiles.md")
-    path = Path(name)
+        raise ProfileRefused(f"profile {name} extends itself", hint=_DOCUMENTED)
+    try:
+        fields = tomllib.loads(_text(name))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ProfileRefused(f"profile {name}: not TOML: {error}", hint=_DOCUMENTED) from None
+    base, added = fields.pop("extends", None), fields.pop("adds", [])
+    if not isinstance(base, str | None) or not isinstance(added, list):
+        raise ProfileRefused(f"profile {name}: extends is the name of a profile, adds a list of claims",
+                             hint=_DOCUMENTED)
+    if base:
+        fields = _merged(_read(_beside(name, base), name, *above), fields)
+    if added and isinstance(claims := fields.get("claims", []), list):
+        fields["claims"] = [*claims, *added]
+    return fields
+
+
+def _text(name: str) -> str:
     if not name.endswith(_SUFFIX):
         if name not in names():
             raise ProfileRefused(f"unknown profile {name!r}", hint=f"one of {', '.join(names())}, or a path to a .toml")
-        text = importlib.resources.files("lifsea_testbed").joinpath("profiles", name + _SUFFIX).read_text("utf-8")
-    elif path.is_file():
-        text = path.read_text("utf-8", errors="replace")
-    else:
+        return importlib.resources.files("lifsea_testbed").joinpath("profiles", name + _SUFFIX).read_text("utf-8")
+    if not Path(name).is_file():
         raise ProfileRefused(f"{name}: no such profile file", hint=f"one of {', '.join(names())}")
     try:
-        fields = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ProfileRefused(f"profile {name}: not TOML: {error}", hint="see docs/profiles.md") from None
-    base = fields.pop("extends", None)
-    return _merged(_read(str(base), name, *above), fields) if base else fields
+        return Path(name).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ProfileRefused(f"profile {name}: cannot be read: {error}", hint="a file of TOML in UTF-8") from None
+
+
+def _beside(name: str, base: str) -> str:
+    """The base of a profile: a built-in one, or a file, whose path is relative to the file that extends it."""
+    return os.path.normpath(Path(name).parent / base) if base.endswith(_SUFFIX) else base
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

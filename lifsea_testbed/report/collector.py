@@ -12,8 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 import psutil
 
 from lifsea_testbed.disk.image import Image
-from lifsea_testbed.machine.context import AUTO, RunContext
-from lifsea_testbed.machine.factory import FALLBACK
+from lifsea_testbed.machine.context import RunContext
 from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.profiles.claims import catalogue
 from lifsea_testbed.report import gate, junit, known_issues, markdown
@@ -50,7 +49,7 @@ class Collector:
         self._plan = ""
         self._judges: Mapping[str, Collection[str]] = {}
         self._started = time.time()
-        self._profile = profiles.load(FALLBACK if context.profile == AUTO else context.profile)
+        self._profile = profiles.load(context.profile)
         self._findings: list[str] = []
         self.path = context.reports / "gate.json"
         for name in ("gate.json", "gate.json.minisig", "run.json", "junit.xml", "summary.md"):

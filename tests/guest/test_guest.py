@@ -27,6 +27,7 @@ def runtime(answers: Mapping[str, str | tuple[int, str]]) -> ContainerRuntime:
     return ContainerRuntime(FakeShell(answers), ClusterSection())
 
 
+OPERATIONS = OperationsSection(status="lifseacli container status", running="running")
 COMMIT, OTHER = "a" * 64, "b" * 64
 STATUS = f"""\
 * lifsea {COMMIT}.0
@@ -162,13 +163,13 @@ def test_units_are_matched_by_their_whole_name() -> None:
 
 def test_the_operations_tool_has_to_exist() -> None:
     with pytest.raises(CommandFailed):
-        _ = OperationsContainer(FakeShell({"command -v": (127, "")}), OperationsSection()).is_running
+        _ = OperationsContainer(FakeShell({"command -v": (127, "")}), OPERATIONS).is_running
 
 
 @pytest.mark.parametrize(("printed", "running"), [("running\n", True), ("stopped\n", False), ("not-running\n", False)])
 def test_the_operations_container_runs_if_its_tool_prints_so(printed: str, running: bool) -> None:
     shell = FakeShell({"command -v": "/usr/bin/lifseacli", "status": printed})
-    assert OperationsContainer(shell, OperationsSection()).is_running is running
+    assert OperationsContainer(shell, OPERATIONS).is_running is running
 
 
 def test_executables_are_matched_by_their_whole_name() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lifsea_testbed.errors import ChannelError, CommandFailed
+from lifsea_testbed.errors import AnswerUnreadable, ChannelError, CommandFailed
 from lifsea_testbed.guest.files import PIECE, Files
 from lifsea_testbed.support.protocols import CommandResult
 
@@ -57,7 +57,7 @@ def test_a_directory_goes_there_and_back(tmp_path: Path) -> None:
 def test_a_link_out_of_the_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "there/out").symlink_to("/etc")
-    with pytest.raises(ChannelError, match="cannot be unpacked"):
+    with pytest.raises(AnswerUnreadable, match="cannot be unpacked"):
         Files(HostShell()).get_tree(str(tmp_path / "there"), tmp_path / "back")
 
 

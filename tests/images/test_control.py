@@ -18,7 +18,7 @@ PROFILE = "lifsea-3.3"
 BROKEN = {
     "boots-to-ready", "packages-about-200", "root-read-only", "paths-as-promised", "no-sshd", "no-python",
     "no-interpreters", "no-package-manager", "no-initramfs", "drivers-built-in", "no-logind", "no-resolved", "ntp-set",
-    "ops-container-off", "ops-container-on-demand", "operations-audited", "image-whole", "sysctls", "console-clean",
+    "ops-container-off", "ops-container-on-demand", "image-whole", "sysctls", "console-clean",
     "user-data-ran-once",  # cloud-init fetches it at every boot, and runs it at the first
 }  # fmt: skip
 #: The claims that it keeps.
@@ -26,12 +26,10 @@ KEPT = {"shell-kept", "disk-grown", "hostname-set", "no-default-password", "cont
         "kubelet-ready", "nodes-identical", "instance-as-sold", "instance-memory"}  # fmt: skip
 #: The claims that are judged on machines of their own, each booted again.
 ON_OWN_MACHINES = {"user-data-ran-once", "ops-container-on-demand", "nodes-identical"}
-#: The claims that the profile has no data for, or that this host cannot judge.
+#: The claims that this host, or this command line, cannot judge.
 NOT_JUDGED = {
-    "boot-two-seconds", "upgrade", "rollback", "etc-var-writable-and-kept", "image-small", "few-units",
-    "few-udev-rules", "upgrade-chain", "etc-merged", "upgrade-refused-whole", "atomic-upgrade",
-    "escaped-container-cannot-write", "no-surprise-listeners", "setuid-known", "instance-features",
-    "instance-queues", "static-pod-runs", "node-ready", "pod-runs",
+    "boot-two-seconds", "upgrade", "rollback", "etc-var-writable-and-kept", "upgrade-chain", "etc-merged",
+    "upgrade-refused-whole", "atomic-upgrade", "instance-features", "instance-queues",
 }  # fmt: skip
 
 

@@ -110,7 +110,13 @@ BACKED = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", "disk.raw", "-F", "ra
     (["--image", "disk.raw", "--claim", "flies"], "--claim flies: unknown claim (hint: *"),
     (["--image", "disk.raw", "--power-cuts", "soon"], "--power-cuts soon: not a duration (hint: *"),
     (["--image", "disk.raw", "--instance-type", "ecs.g7.tiny"], "unknown instance type*(hint: *"),
-    (["--image", "disk.raw", "--reports", "quick.toml"], "--reports *quick.toml: cannot be used: *(hint: *"),
+    (["--image", "disk.raw"], "--profile auto: disk.raw: the OS on its disk is not recognised: *(hint: name one *"),
+    (["--image", "disk.raw", "--profile", "pattern.toml"],
+     "profile pattern.toml: security.listeners.0: 'tcp (' is not a regular expression: *(hint: *"),
+    (["--image", "disk.raw", "--profile", "figureless.toml"],
+     "profile figureless.toml: makes claims without the data to judge them: few-units needs budget.units (hint: *"),
+    (["--image", "disk.raw", "--profile", "reference", "--reports", "quick.toml"],
+     "--reports *quick.toml: cannot be used: *(hint: *"),
     (["--image", "disk.raw", "--known-issues", "none.toml"], "--known-issues *none.toml: cannot be read: *(hint: *"),
     (["--image", "disk.raw", "--sign-with", "quick.toml"], "--sign-with quick.toml: not a file of minisign: *(hint: *"),
 ])  # fmt: skip
@@ -118,6 +124,8 @@ def test_bad_input_gets_one_line_before_anything_boots(
     place: pytest.Pytester, options: list[str], complaint: str
 ) -> None:
     raw_image(place.path / "disk.raw")
+    (place.path / "pattern.toml").write_text('extends = "reference"\n[security]\nlisteners = ["tcp ("]\n')
+    (place.path / "figureless.toml").write_text('extends = "lifsea-3.3"\nadds = ["few-units"]\n')
     subprocess.run(BACKED, cwd=place.path, check=True)
     whole = ["qemu-img", "create", "-q", "-f", "qcow2", "-o", "preallocation=metadata", "truncated.qcow2", "64M"]
     subprocess.run(whole, cwd=place.path, check=True)
