@@ -290,3 +290,10 @@ def test_an_unknown_profile_lists_the_known_ones() -> None:
     with pytest.raises(ProfileRefused) as caught:
         profiles.load("lifsee")
     assert "reference" in caught.value.hint
+
+
+def test_the_hardware_s_model_is_no_promise_of_an_image() -> None:
+    """Its tests have no claim: what they find is never counted for or against an image."""
+    assert [name for name in catalogue() if name.startswith("instance-")] == []
+    suite = (SUITES / "test_instance.py").read_text("utf-8")
+    assert "pytest.mark.hardware_model" in suite and "claim(" not in suite

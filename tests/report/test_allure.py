@@ -125,7 +125,8 @@ def test_the_report_of_allure_shows_both_runs(tmp_path: Path) -> None:
         page.screenshot(tmp_path / "overview.png")
         counts = re.findall(r"^(Failed|Broken|Passed|Skipped) (\d+)$", shown, re.MULTILINE)
         assert dict(counts) == {"Failed": "3", "Broken": "2", "Passed": "2", "Skipped": "4"}
-        for fact in ("fail: disk.raw", "Flaky tests\n1", "not kept: no-sshd, no-package-manager, no-logind", "ecs.g7.large"):
+        for fact in ("fail: disk.raw", "Flaky tests\n1", "not kept: no-sshd, no-package-manager, no-logind",
+                     "ecs.g7.large"):
             assert fact in shown
         click(page, "test_sshd")
         page.wait_for("document.body.innerText.includes('Category: The image broke a promise')")
