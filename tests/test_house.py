@@ -43,11 +43,11 @@ OF_THEIR_OWN = {
     "boottime.observe": "the observer", "cli.shell": "a terminal", "console.fatal_lines": "a fatal line",
     "disk.journal": "a journal", "ecs.metadata_tree": "the tree of metadata",
     "guest.protobuf": "a wire format", "guest.rpm": "a package database", "machine.clock_reseed": "the guest's clock",
-    "machine.ethernet": "a switch", "machine.fidelity": "fidelity", "machine.network": "a machine's network",
-    "machine.postmortem": "records", "perf.change_points": "a change point", "plugin.fixture_teardown": "teardown",
-    "plugin.fixtures": "the fixtures", "plugin.judgement": "a judgement", "plugin.judges": "a judge",
-    "plugin.judges_written": "a judge in a source", "plugin.results": "the result of a test",
-    "plugin.shards": "a shard",
+    "machine.fidelity": "fidelity", "machine.network": "a machine's network", "machine.postmortem": "records",
+    "machine.time_server": "a time server", "perf.change_points": "a change point",
+    "plugin.fixture_teardown": "teardown", "plugin.fixtures": "the fixtures", "plugin.judgement": "a judgement",
+    "plugin.judges": "a judge", "plugin.judges_written": "a judge in a source",
+    "plugin.results": "the result of a test", "plugin.shards": "a shard",
     "powercut.report": "a report", "powercut.timeline_svg": "a picture",
 }  # fmt: skip
 LARGEST_MODULE = 400

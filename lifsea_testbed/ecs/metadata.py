@@ -101,11 +101,16 @@ class Metadata:
         if len(self.requests) >= _MOST_REQUESTS:
             return Response(status=429)
         response = self._put_token(request) if request.method == "PUT" else self._get(request)
-        recorded = MetadataRequest(at=self._clock(), method=request.method, path=request.path[:_LONGEST_PATH],
-                                   status=response.status, with_token=TOKEN_HEADER in request.headers)  # fmt: skip
-        with self._lock:
-            self.requests.append(recorded)
+        self.record(request, response.status)
         return response
+
+    def record(self, request: Request, status: int) -> None:
+        """Records a request with the status of its answer, up to the bound."""
+        recorded = MetadataRequest(at=self._clock(), method=request.method, path=request.path[:_LONGEST_PATH],
+                                   status=status, with_token=TOKEN_HEADER in request.headers)  # fmt: skip
+        with self._lock:
+            if len(self.requests) < _MOST_REQUESTS:
+                self.requests.append(recorded)
 
     def _put_token(self, request: Request) -> Response:
         if request.path.strip("/") != "latest/api/token":

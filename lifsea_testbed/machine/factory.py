@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
+import datetime
 import enum
 import functools
 import itertools
@@ -17,6 +19,7 @@ from pathlib import Path
 from lifsea_testbed.disk.image import Image
 from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.ecs.instance_types import InstanceType
+from lifsea_testbed.ecs.metadata_faults import NO_FAULTS, MetadataFaults
 from lifsea_testbed.errors import BootFailed, Explained, NotJudged
 from lifsea_testbed.guest.guest import SubjectFactory
 from lifsea_testbed.machine.access import ConsoleAccess
@@ -49,7 +52,8 @@ class MachineSpec:
 
     `name` names its records. `guest_memory` is in MiB, `memory` a file for its content. `prepare` is called with the
     machine while it is still off. `counter` counts instructions from the first one on. `user_data` replaces the
-    script that opens the root shell.
+    script that opens the root shell. `faults` are those of its metadata service. `clock_ahead` is the error of its
+    hardware clock (seconds); with `serves_time` the cloud's time servers answer, with the host's time.
     """
 
     name: str
@@ -60,6 +64,9 @@ class MachineSpec:
     guest_memory: int | None = None
     counter: Counter | None = None
     user_data: bytes | None = None
+    faults: MetadataFaults = NO_FAULTS
+    clock_ahead: int = 0
+    serves_time: bool = False
     prepare: Callable[[Machine], object] = lambda machine: None
 
 
@@ -186,11 +193,11 @@ class MachineFactory:
         """A machine that is still off; if it fails, its post-mortem records are collected."""
         with self._directories(spec.name) as (directory, records):
             machine = Machine(
-                hardware=self.hardware(spec.instance, spec.guest_memory), image=self.image,
+                hardware=_special(self.hardware(spec.instance, spec.guest_memory), spec), image=self.image,
                 profile=lambda: self.profile, time_scale=self.time_scale, directory=directory, records=records,
                 confinement=self.accelerator.confinement, user_data=spec.user_data, layers=spec.layers,
                 memory=spec.memory, dump_memory=self.context.dump_memory, counter=spec.counter,
-                access_methods=self._access_methods, guest_subjects=self._guest_subjects,
+                access_methods=self._access_methods, guest_subjects=self._guest_subjects, faults=spec.faults,
             )  # fmt: skip
             try:
                 yield machine
@@ -230,6 +237,13 @@ class MachineFactory:
         self.identify(machine)
         self.announce(f"shell open after {machine.shell_after:.1f} s by {machine.access_method}, "
                       f"profile {self.profile.name}")  # fmt: skip
+
+
+def _special(hardware: command_line.HardwareSpec, spec: MachineSpec) -> command_line.HardwareSpec:
+    """Returns the hardware with the clock and the time servers of that specification."""
+    ahead = datetime.timedelta(seconds=spec.clock_ahead)
+    clock = datetime.datetime.now(datetime.UTC) + ahead if ahead else None
+    return dataclasses.replace(hardware, clock=clock, has_hub=spec.serves_time)
 
 
 @functools.cache

@@ -16,6 +16,7 @@ from lifsea_testbed.console.channel import Channel
 from lifsea_testbed.disk.image import Image
 from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.ecs.metadata import Metadata, MetadataRequest
+from lifsea_testbed.ecs.metadata_faults import NO_FAULTS, MetadataFaults
 from lifsea_testbed.errors import (
     BootFailed,
     CommandFailed,
@@ -68,7 +69,8 @@ class Machine:
                  user_data: bytes | None = None, layers: Layers | None = None, memory: MemoryFile | None = None,
                  dump_memory: bool = False, counter: Counter | None = None,
                  access_methods: Mapping[str, ConsoleAccess] | None = None,
-                 guest_subjects: Mapping[str, SubjectFactory] | None = None) -> None:
+                 guest_subjects: Mapping[str, SubjectFactory] | None = None,
+                 faults: MetadataFaults = NO_FAULTS) -> None:
         self.instance: Instance = hardware.instance
         self.records = records
         self.guest = Guest(self, profile, subjects=guest_subjects or {})
@@ -94,7 +96,7 @@ class Machine:
             has_none, port = self.access.has_no_shell, command_line.CHANNEL_PORT
             user_data = b"" if has_none else login.user_data(port, self.access.line)
         self.metadata = Metadata(self.instance, user_data=user_data,
-                                 token_required=profile().metadata.token == "required")
+                                 token_required=faults.token_required or profile().metadata.token == "required")
         self._redactor = Redactor(lambda: [*secrets, profile().access.password, *self.metadata.tokens])
         self._records = Records(records, self._redactor)
         self._postmortem = Postmortem(records=self._records, image=image, directory=directory, confinement=confinement,
@@ -102,7 +104,8 @@ class Machine:
         storage.create_overlay(self._overlay, image_size=image.virtual_size)
         self._data = storage.create_data_disk(directory / "data.raw", size=hardware.instance.data_disk)
         confinement.admit(directory)
-        self.network = MachineNetwork(self.metadata, directory, confinement)
+        self.network = MachineNetwork(self.metadata, directory, confinement, faults=faults,
+                                      serves_time=hardware.has_hub)  # fmt: skip
 
     @property
     def boot(self) -> Boot:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lifsea_testbed.cluster.cluster import Cluster, Member
     from lifsea_testbed.cluster.objects import InterruptedNode, JoinedNode, PodRun
     from lifsea_testbed.disk.image import Image
+    from lifsea_testbed.ecs.metadata_faults import MetadataFaults
     from lifsea_testbed.machine.factory import MachineFactory
     from lifsea_testbed.machine.fleet import Fleet
     from lifsea_testbed.machine.machine import Machine
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from lifsea_testbed.powercut.campaign import PowerCuts
     from lifsea_testbed.profiles.profile import Profile
     from lifsea_testbed.scenarios.basics import Rebooted, RolledBack, Twins, Upgraded
+    from lifsea_testbed.scenarios.first_boot import ClockCorrection, FirstBoot
     from lifsea_testbed.scenarios.static_pod import StaticPod
     from lifsea_testbed.scenarios.upgrade_paths import FaultInjection, UpgradeChain
 
@@ -55,6 +57,14 @@ def _cold(bench: MachineFactory, name: str) -> AbstractContextManager[Machine]:
     from lifsea_testbed.machine.factory import MachineSpec
 
     return bench.create(MachineSpec(name=name))
+
+
+def _first_boot(bench: MachineFactory, name: str, faults: MetadataFaults) -> FirstBoot:
+    from lifsea_testbed.machine.factory import MachineSpec
+    from lifsea_testbed.scenarios import first_boot
+
+    with bench.create(MachineSpec(name=name, faults=faults)) as machine:
+        return first_boot.observe(machine)
 
 
 # The run
@@ -173,6 +183,33 @@ def rebooted(bench: MachineFactory) -> Rebooted:
 
     with _cold(bench, "rebooted-machine") as machine:
         return basics.reboot(machine)
+
+
+@pytest.fixture(scope="session")
+def late_metadata(bench: MachineFactory) -> FirstBoot:
+    """The first boot of a machine whose metadata service comes late, fails at first and is slow; it is off again."""
+    from lifsea_testbed.scenarios import first_boot
+
+    return _first_boot(bench, "late-metadata-machine", first_boot.LATE)
+
+
+@pytest.fixture(scope="session")
+def hardened_metadata(bench: MachineFactory) -> FirstBoot:
+    """The first boot of a machine whose metadata service requires a token of each request; it is off again."""
+    from lifsea_testbed.scenarios import first_boot
+
+    return _first_boot(bench, "hardened-metadata-machine", first_boot.HARDENED)
+
+
+@pytest.fixture(scope="session")
+def corrected_clock(bench: MachineFactory) -> ClockCorrection:
+    """A machine whose clock was an hour off at power-on, and whose time servers answer; it is off again."""
+    from lifsea_testbed.machine.factory import MachineSpec
+    from lifsea_testbed.scenarios import first_boot
+
+    spec = MachineSpec(name="wrong-clock-machine", clock_ahead=first_boot.CLOCK_ERROR, serves_time=True)
+    with bench.create(spec) as machine:
+        return first_boot.correct_clock(machine, bench.profile)
 
 
 @pytest.fixture(scope="session")

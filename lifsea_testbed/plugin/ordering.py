@@ -12,7 +12,9 @@ from collections.abc import Collection
 #: The fixtures that need a boot, a reboot or an upgrade each time that they are set up → their scenario.
 SCENARIOS = {"upgraded": "upgraded", "rolled_back": "upgraded", "rebooted": "rebooted", "twins": "twins",
              "watched": "watched", "travelled": "travelled", "troubled": "troubled",
-             "joined": "joined", "ran": "joined", "interrupted": "joined", "static_pod": "static_pod"}  # fmt: skip
+             "joined": "joined", "ran": "joined", "interrupted": "joined", "static_pod": "static_pod",
+             "late_metadata": "late_metadata", "hardened_metadata": "hardened_metadata",
+             "corrected_clock": "corrected_clock"}  # fmt: skip
 #: Further fixtures whose tests have machines of their own.
 _OWN = {"own_machine", "machines", "power_cuts", "cold_boots"}
 #: The suffix that xdist adds to the name of a test that belongs to a group.

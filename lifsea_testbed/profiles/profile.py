@@ -231,6 +231,13 @@ class MetadataSection(_Section):
     token: Literal["optional", "required"] = "optional"
 
 
+class ClockSection(_Section):
+    """How right the clock is kept (seconds), once the time servers answer."""
+
+    offset: float = Field(default=0.1, gt=0, description="the most that the clock may be off")
+    corrected_within: float = Field(default=60.0, gt=0, description="from the shell until a wrong clock is right")
+
+
 class IdentitySection(_Section):
     """How an image is recognised: by os-release and /etc/system-release, and by files where those leave it open."""
 
@@ -270,6 +277,7 @@ class Profile(_Section):
     upgrades: UpgradesSection = UpgradesSection()
     cluster: ClusterSection = ClusterSection()
     metadata: MetadataSection = MetadataSection()
+    clock: ClockSection = ClockSection()
     budgets: dict[str, float] = Field(default={}, description="metric → the limit for its median")
 
 
@@ -344,14 +352,14 @@ def _read(name: str, *above: str) -> dict[str, Any]:
         fields = tomllib.loads(_text(name))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ProfileRefused(f"profile {name}: not TOML: {error}", hint=_DOCUMENTED) from None
-    base, added = fields.pop("extends", None), fields.pop("adds", [])
-    if not isinstance(base, str | None) or not isinstance(added, list):
-        raise ProfileRefused(f"profile {name}: extends is the name of a profile, adds a list of claims",
+    base, added, dropped = fields.pop("extends", None), fields.pop("adds", []), fields.pop("drops", [])
+    if not isinstance(base, str | None) or not isinstance(added, list) or not isinstance(dropped, list):
+        raise ProfileRefused(f"profile {name}: extends is the name of a profile, adds and drops are lists of claims",
                              hint=_DOCUMENTED)
     if base:
         fields = _merged(_read(_beside(name, base), name, *above), fields)
-    if added and isinstance(claims := fields.get("claims", []), list):
-        fields["claims"] = [*claims, *added]
+    if (added or dropped) and isinstance(claims := fields.get("claims", []), list):
+        fields["claims"] = [*(claim for claim in claims if claim not in dropped), *added]
     return fields
 
 

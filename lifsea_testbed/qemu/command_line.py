@@ -7,6 +7,7 @@ opens only the firmware by name, and only the sockets of the services in its wor
 
 from __future__ import annotations
 
+import datetime
 from dataclasses import dataclass
 
 from lifsea_testbed.disk.image import DiskFormat
@@ -38,6 +39,9 @@ REPOSITORY_SOCKET = "repository"
 CLUSTER_SOCKET = "cluster"
 #: The user network, as in the monitor.
 USER_NETWORK = "card"
+#: The hub that joins the NIC, the user network and the time servers of a machine that has those, and their network.
+HUB = 0
+TIME_NETWORK = "time"
 #: The trace events of QEMU for reads and writes by the guest (QEMU hw/block/trace-events), in this form:
 #: `… vdev ADDRESS … sector N nsectors N`; and for the status of a device, which each driver first resets to 0
 #: (hw/virtio/trace-events): `vdev ADDRESS val N`.
@@ -97,7 +101,11 @@ PROCESS = (
 
 @dataclass(frozen=True, kw_only=True)
 class HardwareSpec:
-    """The hardware of a machine; memory in MiB."""
+    """The hardware of a machine; memory in MiB.
+
+    `clock` is the time (UTC) of the hardware clock at each power-on, None that of the host. With `has_hub` further
+    networks can be joined with the NIC's.
+    """
 
     emulator: Emulator
     accelerator: AcceleratorKind
@@ -105,6 +113,8 @@ class HardwareSpec:
     instance: Instance
     memory: int
     image_format: DiskFormat
+    clock: datetime.datetime | None = None
+    has_hub: bool = False
 
 
 def command(hardware: HardwareSpec, descriptors: Descriptors) -> list[str]:
@@ -119,7 +129,7 @@ def command(hardware: HardwareSpec, descriptors: Descriptors) -> list[str]:
         *_disk(hardware, descriptors),
         *_data_disk(hardware.instance, descriptors.data),
         *_reads(descriptors.reads),
-        *_network(hardware.instance),
+        *_network(hardware.instance, has_hub=hardware.has_hub),
         *_counter(descriptors.counter),
         *(["-incoming", "defer"] if descriptors.incoming else []),
     ]
@@ -137,7 +147,7 @@ def _board(hardware: HardwareSpec) -> list[str]:
         "-smp", f"{hardware.instance.type.cpus},sockets={topology.sockets},cores={topology.cores},"
                 f"threads={topology.threads}",
         "-m", str(hardware.memory),
-        "-rtc", "base=utc",
+        "-rtc", f"base={hardware.clock:%Y-%m-%dT%H:%M:%S}" if hardware.clock else "base=utc",
         "-device", "piix3-usb-uhci,id=usb,addr=1.2",
         "-device", "usb-tablet,bus=usb.0",
         "-device", "cirrus-vga,addr=2",
@@ -289,13 +299,17 @@ def throttle(limit: DiskLimits) -> str:
     return ",".join(options)
 
 
-def _network(instance: Instance) -> list[str]:
+def _network(instance: Instance, *, has_hub: bool) -> list[str]:
     # restrict: the guest reaches these services only, neither the host nor any network.
     services = "".join(f",guestfwd=tcp:{server}-cmd:socat - UNIX-CONNECT:{socket}" for server, socket in (
         (f"{METADATA_ADDRESS}:80", METADATA_SOCKET), (f"{MIRROR_ADDRESS}:80", REPOSITORY_SOCKET),
         (f"{CLUSTER_ADDRESS}:{CLUSTER_PORT}", CLUSTER_SOCKET)))  # fmt: skip
+    peer = "card-port" if has_hub else USER_NETWORK
+    hub = ["-netdev", f"hubport,id=user-port,hubid={HUB},netdev={USER_NETWORK}",
+           "-netdev", f"hubport,id={peer},hubid={HUB}"] if has_hub else []  # fmt: skip
     return [
         "-netdev", f"user,id={USER_NETWORK},restrict=on,net=100.100.0.0/16,host=100.100.0.2,"
                    f"dns={NAME_SERVERS[0]},dhcpstart={PRIVATE_ADDRESS}{services}",
-        "-device", f"virtio-net-pci,netdev={USER_NETWORK},addr=5,mac={instance.mac},romfile=,{_TRANSITIONAL}",
+        *hub,
+        "-device", f"virtio-net-pci,netdev={peer},addr=5,mac={instance.mac},romfile=,{_TRANSITIONAL}",
     ]  # fmt: skip

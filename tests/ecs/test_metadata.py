@@ -172,7 +172,7 @@ def test_without_its_token_a_hardened_instance_learns_nothing() -> None:
 def test_a_machine_of_a_profile_that_requires_tokens_requires_them(tmp_path: Path) -> None:
     profile = profiles.load("reference").model_copy(update={"metadata": profiles.MetadataSection(token="required")})
     hardware: Any = SimpleNamespace(instance=INSTANCE, accelerator=AcceleratorKind.TCG, host_is_ice_lake=False,
-                                    memory=8192)
+                                    memory=8192, has_hub=False)
     image: Any = SimpleNamespace(virtual_size=1 << 20)
     machine = Machine(hardware=hardware, image=image, profile=lambda: profile, time_scale=TimeScale(factor=1.0),
                       directory=tmp_path, records=tmp_path, confinement=confinement())  # fmt: skip

@@ -31,11 +31,13 @@ NOT_JUDGED = {
     "boot-two-seconds", "upgrade", "rollback", "etc-var-writable-and-kept", "upgrade-chain", "etc-merged",
     "upgrade-refused-whole", "atomic-upgrade",
 }  # fmt: skip
+#: The claims that take further first boots, of minutes each on this image; they are left out.
+LEFT_OUT = {"time-synchronised", "metadata-late"}
 
 
 def test_every_promise_is_on_one_list() -> None:
-    assert set(profiles.load(PROFILE).claims) == BROKEN | KEPT | NOT_JUDGED
-    assert len(BROKEN) + len(KEPT) + len(NOT_JUDGED) == len(profiles.load(PROFILE).claims)
+    assert set(profiles.load(PROFILE).claims) == BROKEN | KEPT | NOT_JUDGED | LEFT_OUT
+    assert len(BROKEN | KEPT | NOT_JUDGED | LEFT_OUT) == sum(map(len, (BROKEN, KEPT, NOT_JUDGED, LEFT_OUT)))
 
 
 @pytest.mark.nightly

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import itertools
 import subprocess
 from pathlib import Path
@@ -27,11 +28,12 @@ INSTANCE = Instance(type=instance_types.find("ecs.g7.large"))
 def command(kind: AcceleratorKind = KVM, *, ice_lake: bool = True, version: str = "10.0.2",
             size: instance_types.InstanceType = INSTANCE.type, layers: tuple[int, ...] = (),
             write_log: int | None = None, reads: int | None = None, data: int | None = None,
-            counter: tuple[int, int] | None = None) -> list[str]:
+            counter: tuple[int, int] | None = None, clock: datetime.datetime | None = None,
+            has_hub: bool = False) -> list[str]:
     hardware = command_line.HardwareSpec(emulator=emulator.Emulator(binary="qemu", version=version), accelerator=kind,
                                          host_is_ice_lake=ice_lake, memory=8192,
                                          instance=dataclasses.replace(INSTANCE, type=size),
-                                         image_format=DiskFormat.QCOW2)  # fmt: skip
+                                         image_format=DiskFormat.QCOW2, clock=clock, has_hub=has_hub)  # fmt: skip
     descriptors = command_line.Descriptors(monitor=10, console=11, assistant=15, channel=12, image=13, overlay=14,
                                            layers=layers, write_log=write_log, reads=reads, data=data, counter=counter)
     return command_line.command(hardware, descriptors)
@@ -39,6 +41,21 @@ def command(kind: AcceleratorKind = KVM, *, ice_lake: bool = True, version: str 
 
 def values(option: str, words: list[str]) -> list[str]:
     return [value for name, value in itertools.pairwise(words) if name == option]
+
+
+def test_the_hardware_clock_has_the_time_of_the_host_or_another() -> None:
+    noon = datetime.datetime(2026, 2, 28, 12, 0, 1, 999999, datetime.UTC)
+    assert values("-rtc", command()) == ["base=utc"]
+    assert values("-rtc", command(clock=noon)) == ["base=2026-02-28T12:00:01"]
+
+
+def test_a_hub_joins_the_card_with_further_networks() -> None:
+    user, *ports = values("-netdev", command(has_hub=True))
+    assert user == values("-netdev", command())[0]
+    assert ports == ["hubport,id=user-port,hubid=0,netdev=card", "hubport,id=card-port,hubid=0"]
+    cards = [next(device for device in values("-device", words) if device.startswith("virtio-net"))
+             for words in (command(), command(has_hub=True))]  # fmt: skip
+    assert cards[1] == cards[0].replace("netdev=card,", "netdev=card-port,") != cards[0]
 
 
 def test_a_counter_is_a_library_and_its_memory() -> None:

@@ -21,7 +21,7 @@ from lifsea_testbed.machine.fidelity import HardwareFidelity
 from lifsea_testbed.perf.metric import Measure
 from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.scenarios import basics
-from tests.support import SUITES, journeys, pods
+from tests.support import SUITES, first_boots, journeys, pods
 from tests.support.boots import boot
 from tests.support.guests import FakeGuest
 
@@ -64,13 +64,13 @@ SOUND: dict[str, Any] = {
     "keeps_old_etc": True, "keeps_etc": True, "keeps_var": True,
     # Traits of the machine around the guest.
     "fits": True, "boot": 1.9, "memory_given": 8192, "queues_shown": 2,
-    **journeys.SOUND, **pods.SOUND,
+    **journeys.SOUND, **pods.SOUND, **first_boots.SOUND,
 }  # fmt: skip
 #: A sound machine of another kind, for the tests that such a one has to pass.
 SOUND_FOR: dict[str, dict[str, Any]] = {"test_there_is_no_posix_shell": {"system.has_posix_shell": False}}
 #: For each test, the defects of a machine that it has to find, one at least for each of its assertions.
 DEFECTS: dict[str, list[dict[str, Any]]] = {
-    **journeys.DEFECTS, **pods.DEFECTS,
+    **journeys.DEFECTS, **pods.DEFECTS, **first_boots.DEFECTS,
     "test_there_is_no_ssh_server": [{"files.executables_named": ["/usr/sbin/sshd"]}, {"units": ["sshd.service"]}],
     "test_no_program_is_an_ssh_server_under_another_name": [{"files.executables_holding": ["/usr/bin/helper"]}],
     "test_there_is_no_host_key": [{"files.matching": ["/etc/ssh/ssh_host_rsa_key"]}],
@@ -215,6 +215,7 @@ def run(name: str, defect: dict[str, Any], *, emulated: bool = False) -> None:
         "machine": machine, "booted": machine, "watched": machine, "own_machine": machine, "profile": profile,
         "measure": Measure(), "bench": SimpleNamespace(image=image), **journeys.offered({**SOUND, **defect}),
     }  # fmt: skip
+    offered |= first_boots.offered({**SOUND, **defect}, machine)
     offered |= pods.offered({**SOUND, **defect}, machine, profile.paths.writable)
     seen = [boot(took={**SOUND, **defect}["boot"], counted=False)] * 3
     offered["cold_boots"] = ColdBoots(seen=seen, at_hardware_speed=not emulated)
