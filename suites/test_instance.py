@@ -24,9 +24,13 @@ def test_the_processor_is_of_the_model_sold(machine: Machine) -> None:
 
 
 def test_the_processors_are_arranged_as_sold(machine: Machine) -> None:
-    """There are as many as the type has: one socket, two threads a core."""
-    assert machine.guest.hardware.processors() == machine.instance.type.cpus
-    assert machine.guest.hardware.topology() == machine.instance.type.topology
+    """There are as many as the type has, with two threads a core, in sockets as known of that type."""
+    sold, seen = machine.instance.type, machine.guest.hardware.topology()
+    assert machine.guest.hardware.processors() == sold.cpus
+    assert seen.threads == sold.topology.threads
+    if sold.inferred:
+        raise NotJudged(f"no source for {sold.inferred}", Reason.PROFILE)
+    assert seen == sold.topology
 
 
 def test_the_processor_knows_that_it_is_virtual(machine: Machine) -> None:
@@ -38,10 +42,22 @@ def test_the_processor_knows_that_it_is_virtual(machine: Machine) -> None:
 
 def test_the_processor_does_what_an_ice_lake_does(machine: Machine) -> None:
     """It has AVX-512 and the other features that came with Ice Lake."""
-    missing = guest_hardware.ICE_LAKE_FEATURES - machine.guest.hardware.features()
+    features = machine.guest.hardware.features()
+    missing = guest_hardware.ICE_LAKE_FEATURES - features
     if missing and not machine.fidelity.all_features:
         raise NotJudged(f"neither emulation nor an older host has {', '.join(sorted(missing))}", Reason.HOST)
     assert missing == set()
+    assert features.isdisjoint(guest_hardware.DISABLED_FEATURES)
+
+
+@claim("instance-features")
+def test_the_processor_is_affected_by_no_more_than_the_hosts(machine: Machine) -> None:
+    """What the host is not affected by, Meltdown and MDS on an Ice Lake, the guest need not work around either."""
+    if not machine.fidelity.all_features:
+        raise NotJudged("only an Ice Lake's own model under KVM declares what it is not affected by", Reason.HOST)
+    seen = machine.guest.hardware.vulnerabilities()
+    assert {name: seen.get(name) for name in machine.fidelity.not_affected} == dict.fromkeys(
+        machine.fidelity.not_affected, "Not affected")
 
 
 def test_the_memory_is_as_sold(machine: Machine) -> None:

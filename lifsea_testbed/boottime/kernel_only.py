@@ -18,7 +18,7 @@ from lifsea_testbed.disk.image import Image
 from lifsea_testbed.disk.os_root import BootEntry, parse_entry
 from lifsea_testbed.errors import HostError, NotJudged, Reason
 from lifsea_testbed.guest.offline import OfflineTree
-from lifsea_testbed.qemu import command_line
+from lifsea_testbed.qemu import processor
 from lifsea_testbed.qemu.accelerator import AcceleratorKind, confine
 from lifsea_testbed.qemu.emulator import MACHINE_TYPE, Emulator
 from lifsea_testbed.support.private_dir import PrivateDirectory
@@ -82,7 +82,7 @@ def command(emulator: Emulator, options: tuple[str, ...]) -> list[str]:
         "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
         "-machine", MACHINE_TYPE, "-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-seed", "1",
         "-rtc", "base=2024-01-01T00:00:00,clock=vm", "-smp", "1", "-m", "1024",
-        "-cpu", command_line.processor(AcceleratorKind.TCG, host_is_ice_lake=False),
+        "-cpu", processor.option(processor.EMULATED),
         "-serial", "stdio", "-kernel", _KERNEL, "-append", " ".join([*kept, *_ADDED]),
     ]  # fmt: skip
 

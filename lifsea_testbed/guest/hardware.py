@@ -38,6 +38,7 @@ done
 """
 _PORTS = "cat /sys/class/virtio-ports/*/name 2>/dev/null || :"
 _CONSOLE = "cd /sys/class/tty/ttyS0 2>/dev/null && cat port irq type"
+_VULNERABILITIES = "cd /sys/devices/system/cpu/vulnerabilities 2>/dev/null && grep -H . *"
 _CLOCK = "cat /sys/class/rtc/rtc0/since_epoch 2>/dev/null && date -u +%s"
 _MEBIBYTE = 1 << 20
 
@@ -125,6 +126,11 @@ class VisibleHardware:
         answer = self._shell.run(_CONSOLE, check=False)
         with readable(answer, expected="port, interrupt and type"):
             return parse_console(answer.stdout) if answer.ok else None
+
+    def vulnerabilities(self) -> dict[str, str]:
+        """The known vulnerabilities of processors, by the kernel's names, and what it says of each."""
+        answer = self._shell.run(_VULNERABILITIES, check=False)
+        return dict(line.split(":", 1) for line in answer.lines if ":" in line)
 
     def clock_offset(self) -> int:
         """How many seconds the hardware clock, read as UTC, is ahead of the system's.

@@ -7,7 +7,6 @@ import copy
 import dataclasses
 import datetime
 import enum
-import functools
 import itertools
 import os
 import shutil
@@ -177,8 +176,7 @@ class MachineFactory:
         """Returns the hardware of a machine: that instance or a new one, with so many MiB or the memory of the run."""
         return command_line.HardwareSpec(
             emulator=self.emulator,
-            accelerator=self.accelerator.kind,
-            host_is_ice_lake=host_is_ice_lake(),
+            accelerator=self.accelerator,
             instance=instance or Instance(type=self.instance_type, data_disk=self.data_disk),
             memory=guest_memory or self.context.memory,
             image_format=self.image.format,
@@ -244,11 +242,3 @@ def _special(hardware: command_line.HardwareSpec, spec: MachineSpec) -> command_
     ahead = datetime.timedelta(seconds=spec.clock_ahead)
     clock = datetime.datetime.now(datetime.UTC) + ahead if ahead else None
     return dataclasses.replace(hardware, clock=clock, has_hub=spec.serves_time)
-
-
-@functools.cache
-def host_is_ice_lake() -> bool:
-    """Returns whether the host's processor supports QEMU's Icelake-Server model (AVX512-VBMI2 came with Ice Lake)."""
-    with contextlib.suppress(OSError):
-        return " avx512_vbmi2 " in Path("/proc/cpuinfo").read_text("ascii", "replace")
-    return False

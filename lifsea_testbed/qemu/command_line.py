@@ -22,7 +22,8 @@ from lifsea_testbed.ecs.instance import (
     Instance,
 )
 from lifsea_testbed.ecs.instance_types import DiskLimits
-from lifsea_testbed.qemu.accelerator import AcceleratorKind
+from lifsea_testbed.qemu import processor
+from lifsea_testbed.qemu.accelerator import Accelerator, AcceleratorKind
 from lifsea_testbed.qemu.emulator import MACHINE_TYPE, Emulator
 
 #: The virtio-serial port of the command channel, beside Cloud Assistant's.
@@ -55,8 +56,6 @@ NETWORK_QUEUES = 1
 _FIRST_LAYER = 4
 _MEMORY = "memory"
 _TRANSITIONAL = "disable-modern=off,disable-legacy=off"
-#: The last extended CPUID leaf of Ice Lake.
-_EXTENDED_LEAVES = 0x80000008
 #: How long a burst lasts (seconds). ECS counts credits without publishing the numbers; a machine that has just started
 #: has all of them, and half an hour is longer than the life of any machine of the test bed.
 _BURST = 1800
@@ -108,8 +107,7 @@ class HardwareSpec:
     """
 
     emulator: Emulator
-    accelerator: AcceleratorKind
-    host_is_ice_lake: bool
+    accelerator: Accelerator
     instance: Instance
     memory: int
     image_format: DiskFormat
@@ -137,13 +135,13 @@ def command(hardware: HardwareSpec, descriptors: Descriptors) -> list[str]:
 
 def _board(hardware: HardwareSpec) -> list[str]:
     threads = "multi" if hardware.emulator.threads_are_sound else "single"
-    accelerator = f"tcg,thread={threads}" if hardware.accelerator is AcceleratorKind.TCG else "kvm"
+    accelerator = f"tcg,thread={threads}" if hardware.accelerator.kind is AcceleratorKind.TCG else "kvm"
     topology = hardware.instance.type.topology
     return [
         # SMBIOS 2.8 has the 32-bit entry point; QEMU since 8.1 uses the one of SMBIOS 3.0 by default.
         "-machine", f"{MACHINE_TYPE},smbios-entry-point-type=32",
         "-accel", accelerator,
-        "-cpu", processor(hardware.accelerator, host_is_ice_lake=hardware.host_is_ice_lake),
+        "-cpu", processor.option(hardware.accelerator.cpu_model),
         "-smp", f"{hardware.instance.type.cpus},sockets={topology.sockets},cores={topology.cores},"
                 f"threads={topology.threads}",
         "-m", str(hardware.memory),
@@ -165,22 +163,6 @@ def _memory(hardware: HardwareSpec, descriptors: Descriptors) -> list[str]:
                    f"mem-path=/proc/self/fd/{descriptors.memory},{sharing}",
         "-machine", f"memory-backend={_MEMORY}",
     ]  # fmt: skip
-
-
-def processor(accelerator: AcceleratorKind, *, host_is_ice_lake: bool) -> str:
-    """Returns the CPU option: the closest to the processor of an ecs.g7 that the host supports.
-
-    TCG and Icelake-Server can have any model number; `host` keeps the host's family, model and stepping.
-    """
-    cpu = guest_hardware.PROCESSOR
-    numbers = f"vendor={cpu.vendor},family={cpu.family},model={cpu.model},stepping={cpu.stepping}"
-    hidden = ",".join(f"{feature}=off" for feature in sorted(guest_hardware.HIDDEN_FEATURES))
-    if accelerator is AcceleratorKind.TCG:
-        # Without svm QEMU 7.2 ends the extended leaves before the name and the address width, and system calls of the
-        # guest go wrong (observed: mounts fail, udev does not start).
-        return f"max,{numbers},{hidden},min-xlevel={_EXTENDED_LEAVES:#x},model-id={cpu.name}"
-    base = f"Icelake-Server,{numbers}" if host_is_ice_lake else "host"
-    return f"{base},{hidden},model-id={cpu.name}"
 
 
 def _identity(hardware: HardwareSpec) -> list[str]:

@@ -25,7 +25,7 @@ from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.ecs.metadata import TOKEN_HEADER, TTL_HEADER, Metadata, Request
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.profiles import profile as profiles
-from lifsea_testbed.qemu.accelerator import AcceleratorKind
+from lifsea_testbed.qemu.accelerator import Accelerator, AcceleratorKind
 from lifsea_testbed.support.confinement import confinement
 from lifsea_testbed.support.deadline import TimeScale
 
@@ -171,8 +171,8 @@ def test_without_its_token_a_hardened_instance_learns_nothing() -> None:
 
 def test_a_machine_of_a_profile_that_requires_tokens_requires_them(tmp_path: Path) -> None:
     profile = profiles.load("reference").model_copy(update={"metadata": profiles.MetadataSection(token="required")})
-    hardware: Any = SimpleNamespace(instance=INSTANCE, accelerator=AcceleratorKind.TCG, host_is_ice_lake=False,
-                                    memory=8192, has_hub=False)
+    hardware: Any = SimpleNamespace(instance=INSTANCE, memory=8192, has_hub=False,
+                                    accelerator=Accelerator(kind=AcceleratorKind.TCG, speed=1800.0, why="requested"))
     image: Any = SimpleNamespace(virtual_size=1 << 20)
     machine = Machine(hardware=hardware, image=image, profile=lambda: profile, time_scale=TimeScale(factor=1.0),
                       directory=tmp_path, records=tmp_path, confinement=confinement())  # fmt: skip
