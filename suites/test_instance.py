@@ -50,7 +50,6 @@ def test_the_processor_does_what_an_ice_lake_does(machine: Machine) -> None:
     assert features.isdisjoint(guest_hardware.DISABLED_FEATURES)
 
 
-@claim("instance-features")
 def test_the_processor_is_affected_by_no_more_than_the_hosts(machine: Machine) -> None:
     """What the host is not affected by, Meltdown and MDS on an Ice Lake, the guest need not work around either."""
     if not machine.fidelity.all_features:
