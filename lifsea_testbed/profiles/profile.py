@@ -133,22 +133,30 @@ class PathsSection(_Section):
 
 
 class AbsentSection(_Section):
-    """Names of executables that must not exist, as regular expressions over the whole file name.
+    """Names of programs that must not exist, as regular expressions over the whole file name.
 
-    Marks are texts in such a program by which it is recognised under any name; host keys are shell patterns.
+    Marks are texts in such a program or its libraries, messages among them, which a stripped program keeps; files are
+    shell patterns of what comes with it and nothing else; key lines make a small file a host key.
     """
 
-    ssh: list[Regex] = [r"sshd(?:-.*)?", "dropbear.*", "tinysshd.*", "sftp-server"]
-    python: list[Regex] = [r"python(?:[\d.]*)?", r"pypy[\d.]*", "micropython"]
-    interpreters: list[Regex] = [r"perl(?:[\d.]*)?", r"ruby(?:[\d.]*)?"]
+    ssh: list[Regex] = [r"sshd(?:-.*)?", "dropbear.*", "tinysshd.*", "sftp-server", "lshd", "wolfsshd"]
+    python: list[Regex] = [r"python(?:[\d.]*)?", r"pypy[\d.]*", "micropython", "rustpython", "graalpy"]
+    interpreters: list[Regex] = [r"(?:mini)?perl(?:[\d.]*)?", r"[jm]?ruby(?:[\d.]*)?", "m?irb", "truffleruby"]
     package_managers: list[Regex] = [
-        "yum", r"dnf[-\d]*", "microdnf", "rpm-ostree", "zypper", "apt", "apt-get", "dpkg", "apk", "pacman",
-    ]  # fmt: skip
-    ssh_marks: list[str] = ["no hostkeys available", "Dropbear server v", "tinysshd"]
-    python_marks: list[str] = ["Py_BytesMain", "MicroPython v"]
-    interpreter_marks: list[str] = ["perl_parse", "ruby_run_node"]
-    package_manager_marks: list[str] = ["libapt-pkg.so", "libdnf.so"]
+        "yum", r"dnf[-\d]*", "microdnf", "tdnf", "rpm-ostree", "zypper", "apt", "apt-get", "aptitude", "dpkg", "pkcon",
+        r"apk(?:\.static)?", "pacman", "opkg", "xbps-install", "emerge", "swupd", "urpmi", "nix-env", "guix"]
+    ssh_marks: list[str] = [
+        "no hostkeys available", "Dropbear server v", "tinysshd", "SSH-2.0-wolfSSH", "SSH-2.0-russh",
+        "github.com/gliderlabs/ssh", "github.com/charmbracelet/ssh", "tailscale.com/ssh/"]
+    python_marks: list[str] = ["Py_BytesMain", "Fatal Python error: ", "MicroPython v", "RPython traceback", "_MEIPASS"]
+    interpreter_marks: list[str] = ["perl_parse", "This is perl 5, version", "ruby_run_node", "ruby - Copyright ("]
+    package_manager_marks: list[str] = [
+        "libapt-pkg.so", "libdnf.so", "libdnf5.so", "libzypp.so", "libalpm.so", "apk-tools ", "libtdnf.so", "opkg_conf",
+        "package architecture (%s) does not match system (%s)"]
+    python_files: list[str] = ["libpython*", "_collections_abc.*", "_abcoll.*", "python[23]*.zip", "base_library.zip"]
+    interpreter_files: list[str] = ["libperl.so*", "strict.pm", "perl5db.pl", "libruby*", "rubygems.rb", "libmruby*"]
     host_keys: list[str] = ["ssh_host_*_key*", "dropbear_*_host_key", "ed25519.sk"]
+    key_lines: list[str] = ["-----BEGIN OPENSSH PRIVATE KEY-----"]
 
 
 class OperationsSection(_Section):
@@ -192,10 +200,12 @@ class SharingSection(_Section):
 
     files: list[Regex] = Field(default=[
         r"/run/lifsea-testbed.*", r"/(run|var)/log/journal.*", r"/run/systemd/(journal|units)/?.*", r"/run/udev.*",
-        r"/run/systemd/transient(/kubepods.*)?", r"/var/lib/chrony/.*",
-        r"/var/lib/kubelet(/(cpu|memory)_manager_state|/device-plugins.*)?",
+        r"/run/systemd(/transient(/(kubepods.*|run-r[0-9a-f]+\.scope))?)?", r"/var/lib/chrony/.*",
+        # What a kubelet makes when it starts, which takes half a minute on a busy host.
+        r"/var/lib/kubelet(/(cpu|memory)_manager_state|/(device-plugins|pki|plugins|pod-resources|pods|volumeplugins).*)?",
+        r"/var/log(/(containers|pods))?", r"/var/lib/containerd(/io\.containerd\.grpc\.v1\.introspection.*)?",
     ], description="files that may be written, below the writable paths")  # fmt: skip
-    processes: list[Regex] = Field(default=[r"\(sd-.*", "systemd-tmpfile", "iptables", "ip6tables", "mount"],
+    processes: list[Regex] = Field(default=[r"\(sd-.*", "systemd-tmpfile", "systemd-run", "ip6?tables", "mount"],
                                  description="processes that may start and end, by name")  # fmt: skip
     # A file system that was grown at the first boot has its tables written in the background for minutes.
     disk: float = Field(default=256.0, ge=0, description="MiB that may be written to the disk during one test")
