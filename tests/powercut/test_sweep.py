@@ -251,7 +251,7 @@ def test_the_report_holds_every_state_and_the_picture_is_xml(timeline: Timeline,
 
 @pytest.mark.parametrize("wrong", [
     {"budget": "soon"}, {"operation": "initrd"}, {"shard": "0/2"}, {"shard": "3/2"}, {"shard": "x"},
-    {"only": ["everything"]}, {"at_once": 0},
+    {"only": ["everything"]}, {"budget": "0m"},
 ])  # fmt: skip
 def test_options_that_make_no_sense_are_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(CallerError):
