@@ -175,6 +175,29 @@ def test_a_claim_alone_needs_its_own_judges_alone(start: Start, pytester: pytest
     assert missing(gate(pytester.path)) == {"no-python": [PYPY]}
 
 
+KILLED = """
+import os
+import signal
+
+def test_last():
+    os.kill(os.getpid(), signal.{signal})
+"""
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGKILL", -9), ("SIGINT", 2)])
+def test_a_shard_that_is_killed_is_broken_in_the_merged_verdict(
+    start: Start, pytester: pytest.Pytester, name: str, status: int
+) -> None:
+    """Although every judge of every claim has passed by then."""
+    result = start("--shard", "1/1", test_zzz=KILLED.format(signal=name))
+    assert result.ret == status
+    document = gate(pytester.path)
+    assert {claim["status"] for claim in document["claims"]} == {"passed"}
+    assert (document["verdict"], document["finished"]) == ("broken", name == "SIGINT") and document["troubles"]
+    merged = str(pytester.path / "merged")
+    assert main(["gate", "merge", str(pytester.path / "reports/gate.json"), "-o", merged]) == 6
+
+
 @pytest.mark.parametrize(("options", "verdict", "left_out"), [
     ([], 0, {}), (["-k", "not keys"], 7, {"no-sshd": [KEYS]}),
 ])  # fmt: skip
