@@ -162,7 +162,7 @@ class Session:
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         """Leaves pytest's own exit status to a user who ends the run; not to --stepwise, -x, or a failed collection."""
-        self._cancelled = not isinstance(excinfo.value, pytest.Session.Interrupted)
+        self._cancelled = type(excinfo.value) in (KeyboardInterrupt, pytest.exit.Exception)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
@@ -172,7 +172,7 @@ class Session:
         document = self._settle(exitstatus)
         if self._signer:
             self._signer.sign(self._collector.path, document)
-        if not self._cancelled:
+        if not (self._cancelled and exitstatus == pytest.ExitCode.INTERRUPTED):
             session.exitstatus = document.exit_status or int(exitstatus)
         github.add_summary(document, os.environ)
         allure.prepare(document, self.context.reports, Path(self._config.option.allure_report_dir))
@@ -190,14 +190,19 @@ class Session:
     def _settle(self, exitstatus: int) -> Document:
         """Returns the document of the finished run; an early end of pytest or a worker is a trouble of the test bed."""
         assert self._collector is not None
-        name = pytest.ExitCode(exitstatus).name.lower()
-        stopped = [] if exitstatus in _TO_THE_END else [f"pytest stopped early ({name})"]
         judges = self.judges.by_claim(self.controller.results.get(COLLECTED, ""))
         judged = self.figures.finish(self._collector.flakes)
         return self._collector.finish(
-            [*self.judges.troubles, *stopped, *self.controller.troubles, *judged.troubles], judged.failures,
+            [*self.judges.troubles, *self._stopped(exitstatus), *self.controller.troubles, *judged.troubles], judged.failures,
             plan=self._plan, findings=judged.findings, judges=judges,
         )  # fmt: skip
+
+    def _stopped(self, exitstatus: int) -> list[str]:
+        """The trouble that pytest did not come to the end of its tests, if it did not."""
+        if exitstatus in _TO_THE_END and not self._cancelled:
+            return []
+        names = {code.value: code.name.lower() for code in pytest.ExitCode}
+        return [f"pytest stopped early ({names.get(exitstatus, f'exit status {exitstatus}')})"]
 
     @property
     def _plan(self) -> str:
