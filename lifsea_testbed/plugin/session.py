@@ -193,8 +193,8 @@ class Session:
         judges = self.judges.by_claim(self.controller.results.get(COLLECTED, ""))
         judged = self.figures.finish(self._collector.flakes)
         return self._collector.finish(
-            [*self.judges.troubles, *self._stopped(exitstatus), *self.controller.troubles, *judged.troubles], judged.failures,
-            plan=self._plan, findings=judged.findings, judges=judges,
+            [*self.judges.troubles, *self._stopped(exitstatus), *self.controller.troubles, *judged.troubles],
+            judged.failures, plan=self._plan, findings=judged.findings, judges=judges,
         )  # fmt: skip
 
     def _stopped(self, exitstatus: int) -> list[str]:
