@@ -85,7 +85,7 @@ def test_memory():
 
 @pytest.mark.parametrize(("options", "memory", "status", "line"), [
     ([], "pass", 0, "verdict: pass, 2 claims not judged: 1 by option, 1 by image - quick: 2 passed, 2 not judged of 4 "
-     "claims; not judged: no-python (option), shell-kept (image); every other claim is kept (reports/gate.json)"),
+     "claims; not judged: no-python (option), shell-kept (image) (reports/gate.json)"),
     ([], "pytest.skip('no')", 0, "verdict: pass, 2 claims not judged: *"),
     ([], "assert 4096 == 8192", 6, "verdict: broken - quick: *; broken: test_suite.py::test_memory (*"),
     (["--require", "host,option"], "pass", 7,

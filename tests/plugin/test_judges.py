@@ -178,7 +178,7 @@ def test_a_file_that_cannot_be_collected_breaks_the_run(
 def test_a_claim_alone_needs_its_own_judges_alone(start: Start, pytester: pytest.Pytester) -> None:
     result = start("--claim", "no-python")
     assert (result.ret, missing(gate(pytester.path))) == (7, {})
-    assert gate(pytester.path)["why"] == "only no-python was judged; every other claim is open"
+    assert gate(pytester.path)["why"] == "only no-python was selected; every other claim is open"
     start("--claim", "no-python", "-k", "not pypy")
     assert missing(gate(pytester.path)) == {"no-python": [PYPY]}
 
