@@ -74,10 +74,9 @@ def choose_profile(option: str, image: Image) -> ProfileChoice:
     """Returns the profile of a run: the one that --profile names, or with `auto` the one made for the image's OS.
 
     Raises:
-        ProfileRefused: it is not valid; with `auto`, the image's OS cannot be read from its disk, or has none.
+        ProfileRefused: with `auto`, the image's OS cannot be read from its disk, or has no profile.
     """
     if option != AUTO:
-        profiles.load(option)
         return ProfileChoice(name=option, why="named by --profile")
     try:
         return recognition.choose(offline.read(image).release(recognition.marker_files()))

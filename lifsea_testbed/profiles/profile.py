@@ -21,7 +21,7 @@ _BASELINE = "add the keys, drop the claims, or let lifsea-testbed baseline read 
 
 def _compilable(text: str) -> str:
     try:
-        re.compile(text)
+        re.compile(f"(?:{text})")  # patterns are joined, so that flags for all of one, such as (?i), cannot be in it
     except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"{text!r} is not a regular expression: {error}") from None
     return text
@@ -48,7 +48,9 @@ class BootSection(_Section):
     ready_line: Regex = Field(default="", description="without a shell: a console line of an OS that is up")
     promised: float = Field(default=2.0, gt=0, description="the first boot as advertised")
     instructions: float | None = Field(default=None, gt=0, description="limit for a first boot under emulation")
-    watched: float = Field(default=30.0, ge=0, description="seconds of uptime until late changes are looked for")
+    watched: float = Field(default=30.0, ge=0, description="seconds after the boot until late changes are looked for")
+    late: float = Field(default=60.0, ge=0, description="seconds of uptime, at least, until they are looked for again")
+    not_started: list[Regex] = Field(default=[], description="units of timers, and jobs, that are not started then")
     allowed_kernel_errors: list[Regex] = Field(default=[], description="regular expressions of harmless messages")
 
 
@@ -145,6 +147,10 @@ class AbsentSection(_Section):
     package_managers: list[Regex] = [
         "yum", r"dnf[-\d]*", "microdnf", "tdnf", "rpm-ostree", "zypper", "apt", "apt-get", "aptitude", "dpkg", "pkcon",
         r"apk(?:\.static)?", "pacman", "opkg", "xbps-install", "emerge", "swupd", "urpmi", "nix-env", "guix"]
+    debug_tools: list[Regex] = [
+        "tcpdump", "dumpcap", "tshark", r"strace(?:64)?", "ltrace", r"gdb(?:server|tui)?", "lldb.*",
+        r"perf(?:_[\d.]+)?", "bpftrace", "nmap",
+        r"(?:.+-linux-gnu-)?(?:objdump|readelf|nm|objcopy|ld(?:\.bfd|\.gold)|as|strings|addr2line)"]
     ssh_marks: list[str] = [
         "no hostkeys available", "Dropbear server v", "tinysshd", "SSH-2.0-wolfSSH", "SSH-2.0-russh",
         "github.com/gliderlabs/ssh", "github.com/charmbracelet/ssh", "tailscale.com/ssh/"]
@@ -153,6 +159,12 @@ class AbsentSection(_Section):
     package_manager_marks: list[str] = [
         "libapt-pkg.so", "libdnf.so", "libdnf5.so", "libzypp.so", "libalpm.so", "apk-tools ", "libtdnf.so", "opkg_conf",
         "package architecture (%s) does not match system (%s)"]
+    debug_tool_marks: list[str] = [
+        "packet%s dropped by kernel", "PTRACE_SETOPTIONS", "This GDB was configured as follows", "perf.data.guest",
+        "BPFTRACE_STRLEN", "libbfd-", "BFD header file version ", "<option(s)> elf-file(s)"]
+    debug_packages: list[Regex] = [
+        r"tcpdump|wireshark-cli|tshark|strace|ltrace|bpftrace|nmap|perf|linux-perf(?:-.*)?|binutils(?:-.*)?",
+        r"gdb(?:-minimal|-headless|-gdbserver|server)?|lldb.*"]
     python_files: list[str] = ["libpython*", "_collections_abc.*", "_abcoll.*", "python[23]*.zip", "base_library.zip"]
     interpreter_files: list[str] = ["libperl.so*", "strict.pm", "perl5db.pl", "libruby*", "rubygems.rb", "libmruby*"]
     host_keys: list[str] = ["ssh_host_*_key*", "dropbear_*_host_key", "ed25519.sk"]
@@ -179,6 +191,7 @@ class SecuritySection(_Section):
     """The allow-lists; a list that is left out is not judged."""
 
     listeners: list[Regex] | None = Field(default=None, description="regular expressions: `tcp 127.0.0.1:53 program`")
+    selinux: Literal["enforcing", "permissive"] | None = Field(default=None, description="the mode of SELinux")
     setuid: list[str] | None = Field(default=None, description="files that give privileges to their callers")
     sysctls: dict[str, int | Literal["absent"]] = Field(default={}, description="absent: the kernel has none")
 
