@@ -214,7 +214,7 @@ def _context(config: pytest.Config) -> RunContext:
         image=option.image, next_image=option.next_image, profile=option.profile, instance_type=option.instance_type,
         accelerator=option.accel, reports=Path(option.reports).resolve(), claims=option.claim, shard=option.shard,
         known_issues=_known_issues(config), dump_memory=option.dump_memory,
-        workers=getattr(option, "numprocesses", None) or 1, data_disk=option.data_disk,
+        workers=xdist.workers(config), data_disk=option.data_disk,
         durations=read_durations(map(Path, option.shard_durations)) if option.shard else {},
     )  # fmt: skip
 
