@@ -1,4 +1,4 @@
-"""The commands that boot machines: `shell`, `boot-time`, `powercut`."""
+"""The commands that boot machines: `shell`, `boot-time`, `powercut`, `baseline`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from lifsea_testbed.boottime import campaign as boot_times
 from lifsea_testbed.boottime.marks import BootMark
@@ -16,6 +17,9 @@ from lifsea_testbed.machine import preflight, snapshot
 from lifsea_testbed.machine.context import RunContext
 from lifsea_testbed.machine.factory import MachineFactory
 from lifsea_testbed.powercut import campaign as power_cuts
+from lifsea_testbed.profiles import baseline as baselines
+from lifsea_testbed.profiles import profile as profiles
+from lifsea_testbed.scenarios.baseline import take
 from lifsea_testbed.support.host import OVERHEAD, available_memory
 from lifsea_testbed.support.sanitize import printable
 
@@ -71,6 +75,22 @@ def boot_time(options: argparse.Namespace) -> None:
         factories = [stack.enter_context(_factory(_context(options, image))) for image in images]
         for line in boot_times.run(factories, campaign):
             print(printable(line), flush=True)
+
+
+def baseline(options: argparse.Namespace) -> None:
+    """Reads what an image has, and writes it as a profile to which later images are held."""
+    output: Path = options.output.absolute()
+    baselines.require_new(output)
+    with _factory(_context(options), announce=print) as factory:
+        taken = take(factory)
+    text = taken.profile(output)
+    with output.open("x", encoding="utf-8") as file:
+        file.write(text)
+    profiles.load(str(output))
+    for key, why in taken.left.items():
+        print(printable(f"not taken: {key}: {why}"))
+    keys = ", ".join(figure.key for figure in taken.figures)
+    print(printable(f"{options.output}: {keys}; review it, then hold images to it by --profile {options.output}"))
 
 
 def _context(options: argparse.Namespace, image: str = "") -> RunContext:

@@ -68,6 +68,8 @@ def parser() -> argparse.ArgumentParser:
     _add_explain(commands.add_parser("explain", help="show a claim: its promise, its test, and what breaks it"))
     _add_shell(commands.add_parser("shell", help="boot an image and connect its console to this terminal"))
     _add_boot_time(commands.add_parser("boot-time", help="boot an image many times; show the times and their causes"))
+    _add_baseline(commands.add_parser("baseline", help="write a profile with what a released image has, to hold later "
+                                      "images to"))  # fmt: skip
     _add_powercut(commands.add_parser("powercut", help="cut the power at every write of an upgrade"))
     _add_dashboard(commands.add_parser("dashboard", help="write a history as a static site"))
     gate = commands.add_parser("gate", help="merge gate.json files, verify a signed one, print the schema")
@@ -118,6 +120,13 @@ def _add_boot_time(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--floor", type=float, default=1.0, metavar="PERCENT",
                         help="the smallest change that counts as one (default: %(default)s)")
     parser.set_defaults(command="machines:boot_time", next_image=None)
+
+
+def _add_baseline(parser: argparse.ArgumentParser) -> None:
+    _add_machine(parser)
+    parser.add_argument("-o", "--output", required=True, type=Path, metavar="FILE",
+                        help="the profile to write, a new .toml file")
+    parser.set_defaults(command="machines:baseline", next_image=None)
 
 
 def _add_powercut(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import sys
 import termios
 import tty
@@ -16,6 +15,7 @@ from lifsea_testbed.machine.boot import Boot
 from lifsea_testbed.machine.factory import InitialState, MachineFactory, MachineSpec
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.machine.snapshot import Snapshot
+from lifsea_testbed.support.polling import wait_for_ready
 from lifsea_testbed.support.sanitize import harmless, printable
 
 #: Ctrl-] leaves, as in telnet; Ctrl-T opens the monitor for one command.
@@ -88,7 +88,7 @@ class Keyboard:
         """Sends keys until the user leaves; raises the reason if the machine ends first."""
         keyboard = sys.stdin.fileno()
         while True:
-            select.select([keyboard, self._boot.liveness], [], [])
+            wait_for_ready(None, keyboard, self._boot.liveness)
             self._boot.liveness.check()
             keys = os.read(keyboard, 4096)
             if not keys or not self.type(keys):

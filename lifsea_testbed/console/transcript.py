@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import socket
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lifsea_testbed.console import fatal_lines
 from lifsea_testbed.console.serial_frames import Frame, Splitter
-from lifsea_testbed.console.socket_io import SocketStream, StreamClosed
-from lifsea_testbed.errors import ChannelError, Explained, WaitTimedOut
+from lifsea_testbed.console.socket_io import SocketStream, StreamClosed, StreamStalled
+from lifsea_testbed.errors import ChannelError, Explained, HostError, TestbedError, WaitTimedOut
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.liveness import Liveness
 from lifsea_testbed.support.protocols import ConsoleLine
@@ -28,6 +30,8 @@ _LONGEST_LINE = 16_384
 #: How long after a fatal line further lines, such as a panic's call trace, still become part of the error (seconds).
 _AFTERMATH = 0.3
 _POLL = 0.2
+#: How long input without a deadline may wait for the guest, and the end of reading for the output left (seconds).
+_TYPING, _CLOSING = 60.0, 2.0
 #: An unfinished line that does not change for so long (seconds) is a prompt, perhaps of a boot loader that stopped.
 _PROMPT = 0.6
 
@@ -100,7 +104,7 @@ class Transcript:
         self._on_frame: Callable[[Frame], bool] = lambda frame: False
         self._closed = False
         self._written = 0
-        self._thread = threading.Thread(target=self._read, name="transcript", daemon=True)
+        self._thread = threading.Thread(target=self._read_to_the_end, name="transcript", daemon=True)
         liveness.on_end(self._wake)
 
     def start(self, power_on: float) -> None:
@@ -156,15 +160,25 @@ class Transcript:
                 seen = [*self._since(position)[0], ConsoleLine(at=0.0, text=self._reader.unfinished)]
                 if any(prompt.search(line.text) for line in seen):
                     return True
-                self._liveness.check()
-                if deadline.expired:
-                    return False
-                self._changed.wait(deadline.remaining)
+                if not self._liveness.ended and not deadline.expired:
+                    self._changed.wait(deadline.remaining)
+            # Without the lock: the error waits for the console's next lines, which the reader adds under it.
+            self._liveness.check()
+            if deadline.expired:
+                return False
 
-    def send(self, data: bytes) -> None:
-        """Sends those bytes to the console as if they were typed."""
+    def send(self, data: bytes, deadline: Deadline | None = None) -> None:
+        """Sends those bytes to the console as if they were typed.
+
+        Raises:
+            WaitTimedOut: the guest did not read its input before the deadline, or within 60 s.
+            ChannelError: QEMU closed the console.
+            GuestCrashed, LaunchError: the machine ended first.
+        """
         try:
-            self._stream.send(data)
+            self._stream.send(data, deadline or Deadline.after(_TYPING), self._liveness)
+        except StreamStalled as error:
+            raise WaitTimedOut(f"{error} on the console", evidence=self.tail()) from error
         except StreamClosed as error:
             self._liveness.wait(Deadline.after(1.0))
             self._liveness.check()
@@ -181,8 +195,10 @@ class Transcript:
     def close(self) -> None:
         """Stops reading after all output that QEMU has written was read."""
         if self._thread.is_alive():
-            self._thread.join(2.0)
-        self._closed = True
+            self._thread.join(_CLOSING)
+            self._closed = True
+            self._stream.end()
+            self._thread.join(_CLOSING)
         self._stream.close()
 
     def _lines_after(self, position: int) -> tuple[list[ConsoleLine], int]:
@@ -192,6 +208,13 @@ class Transcript:
     def _since(self, position: int) -> tuple[list[ConsoleLine], int]:
         skipped = max(0, position - (self._count - len(self._lines)))
         return list(self._lines)[skipped:], self._count
+
+    def _read_to_the_end(self) -> None:
+        """Reads until the console closes; an error here ends the machine's liveness, which no one else would notice."""
+        try:
+            self._read()
+        except Exception as error:
+            self._liveness.end(functools.partial(_unreadable, error, self._file))
 
     def _read(self) -> None:
         with self._file.open("a", encoding="utf-8") as file:
@@ -251,3 +274,10 @@ class Transcript:
     def _wake(self) -> None:
         with self._changed:
             self._changed.notify_all()
+
+
+def _unreadable(error: Exception, file: Path) -> TestbedError:
+    if isinstance(error, OSError):
+        return HostError(f"the console cannot be recorded in {file}: {error.strerror or error}", hint="free disk space")
+    return TestbedError(f"the console is not read any more: {error!r}", expected=f"each line is recorded in {file}",
+                        evidence="".join(traceback.format_exception(error)))  # fmt: skip

@@ -50,14 +50,21 @@ class Image:
         return digest(self.path)
 
     def fits_into(self, size: int) -> bool:
-        """Returns whether the file, or its content compressed by deflate at level 1, has at most `size` bytes."""
-        if self.file_size <= size:
-            return True
+        """Returns whether the compressed size is at most `size` bytes; reads no more of the file than it takes."""
+        return self.file_size <= size or self._deflated(size) <= size
+
+    @functools.cached_property
+    def compressed_size(self) -> int:
+        """The bytes of the file, or of its content compressed by deflate at level 1 if those are fewer."""
+        return min(self.file_size, self._deflated(self.file_size))
+
+    def _deflated(self, most: int) -> int:
+        """The bytes of the compressed content; any number above `most` if there are more."""
         deflate, compressed = zlib.compressobj(1), 0
         with self.path.open("rb") as file:
-            while compressed <= size and (piece := file.read(_PIECE)):
+            while compressed <= most and (piece := file.read(_PIECE)):
                 compressed += len(deflate.compress(piece))
-        return compressed + len(deflate.flush()) <= size
+        return compressed + len(deflate.flush())
 
     def trust_digest(self, sha256: str) -> None:
         """Takes the digest that another process of the run computed, instead of reading the file again.

@@ -98,7 +98,8 @@ class Clock:
         answer = self._shell.run("chronyc -c tracking", check=False)
         if answer.exit_status == 127:
             raise NotJudged("the image has no chronyc to learn the clock's offset from", Reason.IMAGE)
-        return parse_tracking(answer.stdout) if answer.ok else None
+        with readable(answer, expected="a row of fields with commas between them (chronyc(1), -c)"):
+            return parse_tracking(answer.stdout) if answer.ok else None
 
     def ahead(self) -> float:
         """Returns how many seconds the guest's clock is ahead of the host's; negative if it is behind.

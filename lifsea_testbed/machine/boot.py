@@ -185,10 +185,10 @@ class Boot:
                 if not at_prompt:
                     bring_to_prompt(console, access, deadline)
                 at_prompt = False
-                channel.wait_for_shell(Deadline.after(min(_SHELL_ANSWERS, deadline.remaining)))
+                channel.wait_for_shell(deadline.at_most(_SHELL_ANSWERS))
                 at_prompt = True
                 type_agent(console, access)
-                return channel.greet(Deadline.after(min(_SHELL_ANSWERS, deadline.remaining)))
+                return channel.greet(deadline.at_most(_SHELL_ANSWERS))
             except WaitTimedOut:
                 if deadline.expired:
                     raise

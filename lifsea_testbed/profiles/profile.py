@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import enum
-import importlib.resources
-import os
 import re
-import tomllib
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from lifsea_testbed.errors import NotJudged, ProfileRefused, Reason
-from lifsea_testbed.profiles.claims import CATALOGUE, Need, catalogue
+from lifsea_testbed.profiles import profile_files
+from lifsea_testbed.profiles.claims import Need, catalogue
+from lifsea_testbed.profiles.profile_files import DOCUMENTED
+from lifsea_testbed.profiles.profile_files import names as names
 from lifsea_testbed.profiles.versions import VersionRange
 
 T = TypeVar("T")
-_SUFFIX = ".toml"
-_DOCUMENTED = "see docs/profiles.md"
 _BASELINE = "add the keys, drop the claims, or let lifsea-testbed baseline read what a released image has"
 
 
@@ -136,22 +133,30 @@ class PathsSection(_Section):
 
 
 class AbsentSection(_Section):
-    """Names of executables that must not exist, as regular expressions over the whole file name.
+    """Names of programs that must not exist, as regular expressions over the whole file name.
 
-    Marks are texts in such a program by which it is recognised under any name; host keys are shell patterns.
+    Marks are texts in such a program or its libraries, messages among them, which a stripped program keeps; files are
+    shell patterns of what comes with it and nothing else; key lines make a small file a host key.
     """
 
-    ssh: list[Regex] = [r"sshd(?:-.*)?", "dropbear.*", "tinysshd.*", "sftp-server"]
-    python: list[Regex] = [r"python(?:[\d.]*)?", r"pypy[\d.]*", "micropython"]
-    interpreters: list[Regex] = [r"perl(?:[\d.]*)?", r"ruby(?:[\d.]*)?"]
+    ssh: list[Regex] = [r"sshd(?:-.*)?", "dropbear.*", "tinysshd.*", "sftp-server", "lshd", "wolfsshd"]
+    python: list[Regex] = [r"python(?:[\d.]*)?", r"pypy[\d.]*", "micropython", "rustpython", "graalpy"]
+    interpreters: list[Regex] = [r"(?:mini)?perl(?:[\d.]*)?", r"[jm]?ruby(?:[\d.]*)?", "m?irb", "truffleruby"]
     package_managers: list[Regex] = [
-        "yum", r"dnf[-\d]*", "microdnf", "rpm-ostree", "zypper", "apt", "apt-get", "dpkg", "apk", "pacman",
-    ]  # fmt: skip
-    ssh_marks: list[str] = ["no hostkeys available", "Dropbear server v", "tinysshd"]
-    python_marks: list[str] = ["Py_BytesMain", "MicroPython v"]
-    interpreter_marks: list[str] = ["perl_parse", "ruby_run_node"]
-    package_manager_marks: list[str] = ["libapt-pkg.so", "libdnf.so"]
+        "yum", r"dnf[-\d]*", "microdnf", "tdnf", "rpm-ostree", "zypper", "apt", "apt-get", "aptitude", "dpkg", "pkcon",
+        r"apk(?:\.static)?", "pacman", "opkg", "xbps-install", "emerge", "swupd", "urpmi", "nix-env", "guix"]
+    ssh_marks: list[str] = [
+        "no hostkeys available", "Dropbear server v", "tinysshd", "SSH-2.0-wolfSSH", "SSH-2.0-russh",
+        "github.com/gliderlabs/ssh", "github.com/charmbracelet/ssh", "tailscale.com/ssh/"]
+    python_marks: list[str] = ["Py_BytesMain", "Fatal Python error: ", "MicroPython v", "RPython traceback", "_MEIPASS"]
+    interpreter_marks: list[str] = ["perl_parse", "This is perl 5, version", "ruby_run_node", "ruby - Copyright ("]
+    package_manager_marks: list[str] = [
+        "libapt-pkg.so", "libdnf.so", "libdnf5.so", "libzypp.so", "libalpm.so", "apk-tools ", "libtdnf.so", "opkg_conf",
+        "package architecture (%s) does not match system (%s)"]
+    python_files: list[str] = ["libpython*", "_collections_abc.*", "_abcoll.*", "python[23]*.zip", "base_library.zip"]
+    interpreter_files: list[str] = ["libperl.so*", "strict.pm", "perl5db.pl", "libruby*", "rubygems.rb", "libmruby*"]
     host_keys: list[str] = ["ssh_host_*_key*", "dropbear_*_host_key", "ed25519.sk"]
+    key_lines: list[str] = ["-----BEGIN OPENSSH PRIVATE KEY-----"]
 
 
 class OperationsSection(_Section):
@@ -195,10 +200,12 @@ class SharingSection(_Section):
 
     files: list[Regex] = Field(default=[
         r"/run/lifsea-testbed.*", r"/(run|var)/log/journal.*", r"/run/systemd/(journal|units)/?.*", r"/run/udev.*",
-        r"/run/systemd/transient(/kubepods.*)?", r"/var/lib/chrony/.*",
-        r"/var/lib/kubelet(/(cpu|memory)_manager_state|/device-plugins.*)?",
+        r"/run/systemd(/transient(/(kubepods.*|run-r[0-9a-f]+\.scope))?)?", r"/var/lib/chrony/.*",
+        # What a kubelet makes when it starts, which takes half a minute on a busy host.
+        r"/var/lib/kubelet(/(cpu|memory)_manager_state|/(device-plugins|pki|plugins|pod-resources|pods|volumeplugins).*)?",
+        r"/var/log(/(containers|pods))?", r"/var/lib/containerd(/io\.containerd\.grpc\.v1\.introspection.*)?",
     ], description="files that may be written, below the writable paths")  # fmt: skip
-    processes: list[Regex] = Field(default=[r"\(sd-.*", "systemd-tmpfile", "iptables", "ip6tables", "mount"],
+    processes: list[Regex] = Field(default=[r"\(sd-.*", "systemd-tmpfile", "systemd-run", "ip6?tables", "mount"],
                                  description="processes that may start and end, by name")  # fmt: skip
     # A file system that was grown at the first boot has its tables written in the background for minutes.
     disk: float = Field(default=256.0, ge=0, description="MiB that may be written to the disk during one test")
@@ -293,25 +300,19 @@ def require(value: T | None, key: str) -> T:
     return value
 
 
-def names() -> list[str]:
-    """Returns the names of the built-in profiles."""
-    files = {entry.name for entry in importlib.resources.files("lifsea_testbed.profiles").iterdir()} - {CATALOGUE}
-    return sorted(name.removesuffix(_SUFFIX) for name in files if name.endswith(_SUFFIX))
-
-
 def load(name: str) -> Profile:
     """Returns the built-in profile of that name, or the profile in the TOML file at that path.
 
     Raises:
         ProfileRefused: it does not exist, is not valid, or makes a claim without the data to judge it.
     """
-    fields = _read(name)
+    fields = profile_files.read(name)
     try:
         profile = Profile.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
         place, message = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
-        raise ProfileRefused(f"profile {name}: {place}: {message}", hint=_DOCUMENTED) from None
+        raise ProfileRefused(f"profile {name}: {place}: {message}", hint=DOCUMENTED) from None
     if unknown := [claim for claim in profile.claims if claim not in catalogue()]:
         raise ProfileRefused(f"profile {name}: unknown claims {', '.join(unknown)}",
                              hint="lifsea-testbed explain lists the claims")
@@ -342,49 +343,3 @@ def _lacks(profile: Profile, need: Need) -> bool:
     optional = type(getattr(profile, section)).model_fields[name].default is None
     value = value_of(profile, need.key)
     return value is None if optional else value in ("", [], {})
-
-
-def _read(name: str, *above: str) -> dict[str, Any]:
-    """Returns the fields of a profile, laid over those of the one that it extends."""
-    if name in above:
-        raise ProfileRefused(f"profile {name} extends itself", hint=_DOCUMENTED)
-    try:
-        fields = tomllib.loads(_text(name))
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ProfileRefused(f"profile {name}: not TOML: {error}", hint=_DOCUMENTED) from None
-    base, added, dropped = fields.pop("extends", None), fields.pop("adds", []), fields.pop("drops", [])
-    if not isinstance(base, str | None) or not isinstance(added, list) or not isinstance(dropped, list):
-        raise ProfileRefused(f"profile {name}: extends is the name of a profile, adds and drops are lists of claims",
-                             hint=_DOCUMENTED)
-    if base:
-        fields = _merged(_read(_beside(name, base), name, *above), fields)
-    if (added or dropped) and isinstance(claims := fields.get("claims", []), list):
-        fields["claims"] = [*(claim for claim in claims if claim not in dropped), *added]
-    return fields
-
-
-def _text(name: str) -> str:
-    if not name.endswith(_SUFFIX):
-        if name not in names():
-            raise ProfileRefused(f"unknown profile {name!r}", hint=f"one of {', '.join(names())}, or a path to a .toml")
-        return importlib.resources.files("lifsea_testbed").joinpath("profiles", name + _SUFFIX).read_text("utf-8")
-    if not Path(name).is_file():
-        raise ProfileRefused(f"{name}: no such profile file", hint=f"one of {', '.join(names())}")
-    try:
-        return Path(name).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ProfileRefused(f"profile {name}: cannot be read: {error}", hint="a file of TOML in UTF-8") from None
-
-
-def _beside(name: str, base: str) -> str:
-    """The base of a profile: a built-in one, or a file, whose path is relative to the file that extends it."""
-    return os.path.normpath(Path(name).parent / base) if base.endswith(_SUFFIX) else base
-
-
-def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Returns the base overlaid with a profile: tables are merged key by key, other values are replaced."""
-    merged = dict(base)
-    for key, value in over.items():
-        below = merged.get(key)
-        merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    return merged

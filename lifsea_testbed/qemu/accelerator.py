@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import enum
 import os
-import select
 import subprocess
 import time
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from lifsea_testbed.qemu.emulator import BINARY, Emulator
 from lifsea_testbed.support.confinement import Confinement, confinement
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.host_packages import reinstall_hint
+from lifsea_testbed.support.polling import wait_for_ready
 from lifsea_testbed.support.private_dir import PrivateDirectory
 from lifsea_testbed.support.sanitize import printable
 
@@ -209,7 +209,7 @@ def _rate(descriptor: int, least: float, within: float) -> tuple[float, float]:
     """
     began, deadline = time.monotonic(), Deadline.after(within)
     first, reports, rate, after = 0, 0, 0.0, 0.0
-    while reports < _ENOUGH and select.select([descriptor], [], [], deadline.remaining)[0]:
+    while reports < _ENOUGH and wait_for_ready(deadline, descriptor):
         data = os.read(descriptor, 4096)
         if not data:
             break

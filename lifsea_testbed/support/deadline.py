@@ -28,6 +28,10 @@ class Deadline:
         """The seconds left, never below zero."""
         return max(0.0, self.at - time.monotonic())
 
+    def at_most(self, seconds: float) -> Deadline:
+        """Returns the deadline `seconds` from now, or this one if it is earlier."""
+        return Deadline.after(min(seconds, self.remaining))
+
     @property
     def expired(self) -> bool:
         """Whether the moment has passed."""

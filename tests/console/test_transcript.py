@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import random
+import re
 import socket
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from lifsea_testbed.console import fatal_lines, port_frames
+from lifsea_testbed.console.channel import PortChannel
+from lifsea_testbed.console.cloud_assistant import CloudAssistant
+from lifsea_testbed.console.serial_channel import SerialChannel
 from lifsea_testbed.console.serial_frames import Splitter
 from lifsea_testbed.console.transcript import LineReader, Transcript
-from lifsea_testbed.errors import ChannelError, GuestCrashed, TimerStarved, WaitTimedOut
+from lifsea_testbed.errors import ChannelError, GuestCrashed, HostError, TestbedError, TimerStarved, WaitTimedOut
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.liveness import Liveness
 
@@ -142,6 +147,85 @@ def test_a_panic_ends_every_wait_at_once(console: Console) -> None:
         console.transcript.wait_for("login:", Deadline.after(60))
     assert time.monotonic() - started < 10.0
     assert "Call Trace" in caught.value.evidence
+
+
+@pytest.mark.parametrize("wait", ["line", "prompt", "port", "serial", "assistant", "pause"])
+def test_the_call_trace_of_a_panic_is_in_the_error_of_every_wait(console: Console, wait: str) -> None:
+    """Each access method waits in one of these ways; the trace follows the panic's line a moment later."""
+    ours, theirs = socket.socketpair()
+    deadline, live = Deadline.after(60), console.liveness
+    port, assistant = PortChannel(ours, liveness=live), CloudAssistant(ours.dup(), liveness=live)
+    waits: dict[str, Callable[[], object]] = {
+        "line": lambda: console.transcript.wait_for("login:", deadline),
+        "prompt": lambda: console.transcript.wait_for_prompt(re.compile("login:"), 0, deadline),
+        "port": lambda: port.run("true", deadline=deadline),
+        "serial": lambda: SerialChannel(console.transcript, liveness=live).run("true", deadline=deadline),
+        "assistant": lambda: assistant.answers(deadline),
+        "pause": lambda: live.pause(60.0, deadline),
+    }
+
+    def panic() -> None:
+        console.guest.sendall(b"[    1.0] Kernel panic - not syncing: gone\n")
+        time.sleep(0.1)
+        console.guest.sendall(b"[    1.0] Call Trace:\n[    1.0]  panic+0x108/0x2f0\n")
+
+    thread = threading.Timer(0.1, panic)
+    thread.start()
+    with pytest.raises(GuestCrashed, match="kernel panic") as caught:
+        waits[wait]()
+    thread.join()
+    port.close()
+    assistant.close()
+    theirs.close()
+    assert "panic+0x108/0x2f0" in caught.value.evidence
+
+
+def test_a_reader_that_fails_ends_every_wait_with_its_error(console: Console) -> None:
+    def fail(frame: object) -> bool:
+        raise RuntimeError("the handler of frames failed")
+
+    console.transcript.set_frame_handler(fail)
+    console.guest.sendall(b"\x1e0123456789abcdef end 1 0\n")
+    with pytest.raises(TestbedError, match=r"not read any more: RuntimeError\('the handler of frames") as caught:
+        console.transcript.wait_for("login:", Deadline.after(30))
+    assert not isinstance(caught.value, HostError) and "in fail" in caught.value.evidence
+
+
+def test_a_disk_that_is_full_ends_every_wait_as_the_hosts_fault(console: Console, tmp_path: Path) -> None:
+    guest, host = socket.socketpair()
+    transcript = Transcript(host, liveness=console.liveness, file=Path("/dev/full"))
+    transcript.start(time.monotonic())
+    guest.sendall(b"a line\n")
+    with pytest.raises(HostError, match="cannot be recorded in /dev/full: No space left on device"):
+        console.transcript.wait_for("login:", Deadline.after(30))
+    guest.close()
+    transcript.close()
+
+
+def test_keys_that_the_guest_does_not_read_end_at_the_deadline(console: Console) -> None:
+    with pytest.raises(WaitTimedOut, match=r"did not read its input for 0.2 s on the console"):
+        console.transcript.send(bytes(1 << 24), Deadline.after(0.2))
+
+
+def test_keys_of_one_thread_do_not_disturb_the_reader(console: Console) -> None:
+    """The guest echoes what it reads, slowly enough that the socket is full in both directions again and again."""
+    keys, echoed = b"0123456789abcde\n" * 40_000, 0
+
+    def echo() -> None:
+        nonlocal echoed
+        while echoed < len(keys):
+            data = console.guest.recv(1 << 14)
+            console.guest.sendall(data)
+            echoed += len(data)
+
+    thread = threading.Thread(target=echo, daemon=True)
+    thread.start()
+    console.transcript.send(keys, Deadline.after(60))
+    thread.join(60)
+    console.transcript.send(b"", Deadline.after(1))
+    console.guest.sendall(b"done\n")
+    console.transcript.wait_for("^done", Deadline.after(60))
+    assert {line.text for line in console.transcript.since()} == {"0123456789abcde", "done"}
 
 
 @pytest.mark.parametrize("line", [

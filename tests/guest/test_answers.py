@@ -60,7 +60,8 @@ OUTPUTS = {
 ERRORS = [b"", bytes(range(256)), b"grpc-status: 0\r\n", b"grpc-status: " + b"9" * 5000]
 PROFILE = profiles.load("reference")
 SAMPLES: dict[str, Any] = {
-    "path": "/etc/x", "text": "x", "directory": "/usr", "directories": ["/usr", "/etc"], "content": b"content",
+    "path": "/etc/x", "text": "x", "directory": "/usr", "directories": ["/usr", "/etc"],
+    "paths": ["/usr"], "lines": ["x"], "content": b"content",
     "patterns": ["x.*"], "marks": ["Py_Main"], "unit": "x.service", "pattern": ".*", "mac": "00:16:3e:00:00:01",
     "names": ["vm.swappiness", "kernel.x"], "name": "eth0", "address": "10.0.0.1/24", "url": "http://127.0.0.1/",
     "allowed": ["tcp .*"], "commit": "a" * 64, "key": "version", "device": "vdb", "os": "lifsea", "pod": "pod",

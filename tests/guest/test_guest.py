@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import PurePosixPath
 
 import pytest
 
 from lifsea_testbed.errors import CommandFailed, GuestFailure, NotJudged
-from lifsea_testbed.guest import accounts, disks, files, kernel, network, ostree, packages
+from lifsea_testbed.guest import accounts, disks, network, ostree, packages
 from lifsea_testbed.guest.cri import ContainerRuntime
 from lifsea_testbed.guest.disks import Disks
 from lifsea_testbed.guest.files import Files
@@ -53,18 +52,6 @@ def test_rpm_is_run_where_there_is_no_dpkg() -> None:
 def test_an_image_without_a_database_is_not_judged() -> None:
     with pytest.raises(NotJudged):
         Packages(FakeShell({})).installed()
-
-
-def test_kernel_messages_have_their_priority() -> None:
-    lines = ["<6>[    0.0] Linux version 6.1", "<3>[    1.0] EXT4-fs error", " continued", "<11>[  2.0] init: failed"]
-    assert [message.priority for message in kernel.parse_messages(lines)] == [6, 3, 3]
-    assert Kernel(FakeShell({"dmesg": "\n".join(lines)}), ["^.*EXT4-fs error$"]).errors() == ["[  2.0] init: failed"]
-
-
-def test_an_initramfs_leaves_signs() -> None:
-    shell = FakeShell({"cd /boot": "grub/grub.cfg:initrd /initrd.img\n",
-                       "dmesg": "<6>Unpacking initramfs...\n<6>other\n"})  # fmt: skip
-    assert Kernel(shell).initramfs_signs() == ["grub/grub.cfg:initrd /initrd.img", "Unpacking initramfs..."]
 
 
 def test_modules_are_named() -> None:
@@ -170,11 +157,6 @@ def test_the_operations_tool_has_to_exist() -> None:
 def test_the_operations_container_runs_if_its_tool_prints_so(printed: str, running: bool) -> None:
     shell = FakeShell({"command -v": "/usr/bin/lifseacli", "status": printed})
     assert OperationsContainer(shell, OPERATIONS).is_running is running
-
-
-def test_executables_are_matched_by_their_whole_name() -> None:
-    found = [PurePosixPath(path) for path in ("/usr/bin/python3.11", "/usr/bin/ipython-config", "/opt/x/python")]
-    assert files.named(found, [r"python(?:[\d.]*)?"]) == ["/usr/bin/python3.11", "/opt/x/python"]
 
 
 def test_a_directory_that_is_mounted_twice_is_named_once() -> None:

@@ -295,6 +295,13 @@ def test_an_unknown_profile_lists_the_known_ones() -> None:
     assert "reference" in caught.value.hint
 
 
+def test_the_hardware_s_model_is_no_promise_of_an_image() -> None:
+    """Its tests have no claim: what they find is never counted for or against an image."""
+    assert [name for name in catalogue() if name.startswith("instance-")] == []
+    suite = (SUITES / "test_instance.py").read_text("utf-8")
+    assert "pytest.mark.hardware_model" in suite and "claim(" not in suite
+
+
 def test_a_profile_adds_claims_to_those_that_it_extends_and_drops_others(tmp_path: Path) -> None:
     path = tmp_path / "own.toml"
     path.write_text('extends = "bottlerocket"\nname = "own"\n'

@@ -35,11 +35,13 @@ INSTANCE = Instance(type=instance_types.find("ecs.g7.large"))
 LARGEST = instance_types.find("ecs.g7.32xlarge")
 CARD = NetworkCard(slot="05.0", name="eth0", mac=INSTANCE.mac, queues=2, mtu=1500)
 SOUND: dict[str, Any] = {
-    "type": INSTANCE.type, "accounts.automatic_logins": [], "accounts.with_password": [],
+    "type": INSTANCE.type,
+    "accounts.automatic_logins": [], "accounts.with_password": [], "accounts.without_password": [],
     "clock.time_sources": ["t1", "t2"],
     "deployments.changed_files": [], "deployments.repository_damage": [],
     "disks.by_serial": {INSTANCE.disk_serial: "vda"},
-    "files.accepted_writes": [], "files.executables_holding": [], "files.executables_named": [],
+    "files.accepted_writes_outside": [], "files.executables_holding": [], "files.executables_named": [],
+    "files.holding": [], "files.missing": [],
     "files.file_system_of": "tmpfs", "files.link_target": "/var/x", "files.matching": [], "files.setuid": [],
     "hardware.clock_offset": 0, "hardware.console": guest_hardware.CONSOLE,
     "hardware.dmi": guest_hardware.dmi(INSTANCE),
@@ -75,7 +77,9 @@ DEFECTS: dict[str, list[dict[str, Any]]] = {
     **journeys.DEFECTS, **pods.DEFECTS, **first_boots.DEFECTS,
     "test_there_is_no_ssh_server": [{"files.executables_named": ["/usr/sbin/sshd"]}, {"units": ["sshd.service"]}],
     "test_no_program_is_an_ssh_server_under_another_name": [{"files.executables_holding": ["/usr/bin/helper"]}],
-    "test_there_is_no_host_key": [{"files.matching": ["/etc/ssh/ssh_host_rsa_key"]}],
+    "test_there_is_no_host_key": [
+        {"files.matching": ["/etc/ssh/ssh_host_rsa_key"]}, {"files.holding": ["/usr/share/lifsea/seed"]},
+    ],
     "test_only_known_programs_take_what_comes": [{"network.unlisted_ports": ["tcp 0.0.0.0:31337 socat"]}],
     "test_only_known_files_give_privileges": [{"files.setuid": ["/usr/bin/find"]}],
     "test_the_kernel_is_set_as_promised": [{"sysctls": {}}],
@@ -98,6 +102,7 @@ DEFECTS: dict[str, list[dict[str, Any]]] = {
     "test_etc_and_var_are_kept_across_upgrade_and_rollback": [{"keeps_etc": False}, {"keeps_old_etc": False}],
     "test_nothing_speaks_ssh": [{"network.ssh_listeners": [22]}],
     "test_no_account_has_a_password": [{"accounts.with_password": ["root"]}],
+    "test_no_account_is_opened_without_a_password": [{"accounts.without_password": ["login (pam_permit)"]}],
     "test_nobody_is_logged_in_without_asking": [{"accounts.automatic_logins": ["/proc/7/cmdline"]}],
     "test_every_unit_is_up": [{"units.failed": ["kubelet.service"]}],
     "test_first_boot_is_as_quick_as_promised": [{"boot": 2.1}],
@@ -105,13 +110,16 @@ DEFECTS: dict[str, list[dict[str, Any]]] = {
     "test_no_virtio_or_ext4_module_is_loaded": [
         {"kernel.loaded_modules": ["virtio_blk"]}, {"kernel.loaded_modules": ["ext4"]},
     ],
+    "test_no_such_module_is_on_the_disk": [{"files.matching": ["/usr/lib/modules/6.1/virtio_net.ko.xz"]}],
     "test_the_kernel_reports_no_error": [{"kernel.errors": ["EXT4-fs error"]}],
     "test_there_are_about_200_packages": [{"packages": 500}, {"packages": 20}],
     "test_there_is_no_python": [
         {"files.executables_named": ["/usr/bin/python3"]}, {"files.executables_holding": ["/usr/libexec/helper"]},
+        {"files.matching": ["/usr/lib/x/_collections_abc.pyc"]},
     ],
     "test_there_is_no_other_interpreter": [
         {"files.executables_named": ["/usr/bin/perl"]}, {"files.executables_holding": ["/usr/bin/awk2"]},
+        {"files.matching": ["/usr/lib/libperl.so.5.40"]},
     ],
     "test_there_is_no_package_manager": [
         {"files.executables_named": ["/usr/bin/yum"]}, {"files.executables_holding": ["/usr/bin/pkg"]},
@@ -137,7 +145,7 @@ DEFECTS: dict[str, list[dict[str, Any]]] = {
         {"audit": "none"}, {"audit": "overwrite"}, {"operations_at_start": None}, {"operations_at_start": None},
     ],
     "test_only_the_promised_paths_are_writable": [{"writable": ["/usr"]}],
-    "test_a_write_outside_is_refused": [{"files.accepted_writes": ["/usr"]}],
+    "test_a_write_outside_is_refused": [{"files.accepted_writes_outside": ["/usr"]}, {"files.missing": ["/usr/etc"]}],
     "test_the_changing_paths_lead_into_var": [{"files.link_target": "/home"}],
     "test_the_passing_paths_lie_in_memory": [{"files.file_system_of": "ext2/ext3"}],
     "test_etc_and_var_are_kept_across_a_reboot": [{"kept": False}],
