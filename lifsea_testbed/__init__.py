@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from lifsea_testbed.guest.operations import OperationsContainer as OperationsContainer
     from lifsea_testbed.guest.ostree import Deployments as Deployments
     from lifsea_testbed.guest.packages import Packages as Packages
+    from lifsea_testbed.guest.pending import PendingWork as PendingWork
     from lifsea_testbed.guest.readiness import NotReady as NotReady
     from lifsea_testbed.guest.readiness import ReadinessLevel as ReadinessLevel
     from lifsea_testbed.guest.readiness import await_level as await_level
@@ -118,15 +119,15 @@ _MODULES = {
     "Machine": "machine.machine", "MachineFactory": "machine.factory", "MachinePool": "machine.pool",
     "MachineSpec": "machine.factory", "Measure": "perf.metric", "NotJudged": "errors", "NotReady": "guest.readiness",
     "Offer": "upgrade.offer", "OperationsContainer": "guest.operations", "Packages": "guest.packages",
-    "PodRun": "cluster.objects", "Power": "support.protocols", "PowerCuts": "powercut.campaign",
-    "Profile": "profiles.profile", "ProfileRefused": "errors", "ReadinessLevel": "guest.readiness", "Reason": "errors",
-    "Rebooted": "scenarios.basics", "RolledBack": "scenarios.basics", "Services": "guest.services",
-    "Shell": "support.protocols", "StaticPod": "scenarios.static_pod", "System": "guest.system",
-    "TestbedError": "errors", "TimerStarved": "errors", "Twins": "scenarios.basics", "Units": "guest.units",
-    "UpgradeChain": "scenarios.upgrade_paths", "UpgradeTool": "upgrade.tools", "Upgraded": "scenarios.basics",
-    "UpgradesSection": "profiles.profile", "VisibleHardware": "guest.hardware", "WaitTimedOut": "errors",
-    "await_level": "guest.readiness", "claim": "plugin.items", "guest_hardware": "ecs.guest_hardware",
-    "require": "profiles.profile",
+    "PendingWork": "guest.pending", "PodRun": "cluster.objects", "Power": "support.protocols",
+    "PowerCuts": "powercut.campaign", "Profile": "profiles.profile", "ProfileRefused": "errors",
+    "ReadinessLevel": "guest.readiness", "Reason": "errors", "Rebooted": "scenarios.basics",
+    "RolledBack": "scenarios.basics", "Services": "guest.services", "Shell": "support.protocols",
+    "StaticPod": "scenarios.static_pod", "System": "guest.system", "TestbedError": "errors", "TimerStarved": "errors",
+    "Twins": "scenarios.basics", "Units": "guest.units", "UpgradeChain": "scenarios.upgrade_paths",
+    "UpgradeTool": "upgrade.tools", "Upgraded": "scenarios.basics", "UpgradesSection": "profiles.profile",
+    "VisibleHardware": "guest.hardware", "WaitTimedOut": "errors", "await_level": "guest.readiness",
+    "claim": "plugin.items", "guest_hardware": "ecs.guest_hardware", "require": "profiles.profile",
 }  # fmt: skip
 __all__ = [
     "AccessMethod", "AccessSection", "Accounts", "AnswerUnreadable", "Blame", "BootFailed", "BootTimes", "CallerError",
@@ -136,10 +137,10 @@ __all__ = [
     "FleetMaker", "Guest", "GuestCrashed", "GuestFailure", "GuestNetwork", "HostError", "Image", "ImageRefused",
     "InitialState", "Instance", "InterruptedNode", "JoinedNode", "KEPT_IN_ETC", "KEPT_IN_HOME", "KEPT_IN_VAR", "Kernel",
     "Kubelet", "LaunchError", "MACHINE_ID", "Machine", "MachineFactory", "MachinePool", "MachineSpec", "Measure",
-    "NotJudged", "NotReady", "Offer", "OperationsContainer", "Packages", "PodRun", "Power", "PowerCuts", "Profile",
-    "ProfileRefused", "ReadinessLevel", "Reason", "Rebooted", "RolledBack", "Services", "Shell", "StaticPod", "System",
-    "TestbedError", "TimerStarved", "Twins", "Units", "UpgradeChain", "UpgradeTool", "Upgraded", "UpgradesSection",
-    "VisibleHardware", "WaitTimedOut", "await_level", "claim", "guest_hardware", "require",
+    "NotJudged", "NotReady", "Offer", "OperationsContainer", "Packages", "PendingWork", "PodRun", "Power", "PowerCuts",
+    "Profile", "ProfileRefused", "ReadinessLevel", "Reason", "Rebooted", "RolledBack", "Services", "Shell", "StaticPod",
+    "System", "TestbedError", "TimerStarved", "Twins", "Units", "UpgradeChain", "UpgradeTool", "Upgraded",
+    "UpgradesSection", "VisibleHardware", "WaitTimedOut", "await_level", "claim", "guest_hardware", "require",
 ]  # fmt: skip
 
 

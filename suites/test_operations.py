@@ -6,10 +6,9 @@ from lifsea_testbed import Machine, claim
 
 
 @claim("ops-container-off")
-def test_the_operations_container_is_off(booted: Machine) -> None:
+def test_the_operations_container_is_off(watched: Machine) -> None:
     """It does not run, since nobody started it."""
-    booted.wait_until_ready()
-    assert not booted.guest.operations.is_running
+    assert not watched.guest.operations.is_running
 
 
 @claim("ops-container-on-demand")

@@ -161,9 +161,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         _select(config, items)
     if config.option.image:
         from lifsea_testbed.plugin import ordering, xdist
-        from lifsea_testbed.plugin.items import fixtures_of
+        from lifsea_testbed.plugin.items import fixtures_of, moment_of
 
-        items.sort(key=lambda item: ordering.sort_key(fixtures_of(item)))
+        items.sort(key=lambda item: ordering.sort_key(fixtures_of(item), moment_of(item)))
         if config.pluginmanager.has_plugin("xdist"):
             xdist.group_by_scenario(items)
 

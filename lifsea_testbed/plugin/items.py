@@ -37,6 +37,12 @@ def fixtures_of(item: pytest.Item) -> tuple[str, ...]:
     return tuple(getattr(item, "fixturenames", ()))
 
 
+def moment_of(item: pytest.Item) -> str:
+    """Returns the moment at which the test looks at the watched machine (ordering.MOMENTS), or nothing."""
+    call = getattr(item, "callspec", None)
+    return str(call.params.get("watched", "")) if call else ""
+
+
 def claim_of(item: pytest.Item) -> str | None:
     """Returns the claim that the test judges, if it judges one."""
     marker = item.get_closest_marker("claim")

@@ -9,7 +9,11 @@ from dataclasses import dataclass
 from lifsea_testbed.disk.image import Image
 from lifsea_testbed.guest.ostree import Deployment
 from lifsea_testbed.machine.machine import Machine
+from lifsea_testbed.profiles.profile import AccessMethod, BootSection
 from lifsea_testbed.support.guest_paths import KEPT_IN_ETC, KEPT_IN_HOME, KEPT_IN_VAR
+
+#: How long what was planned for later has for its work once it is started (seconds of the guest's clock).
+_SETTLING = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,12 +95,37 @@ def compare(one: Machine, other: Machine) -> Twins:
                  identities=(one.guest.system.identity(), other.guest.system.identity()))  # fmt: skip
 
 
-def watch(machine: Machine, uptime: float) -> Machine:
-    """Returns the machine once it has been up for `uptime` seconds, when the late work of a boot is done."""
+def watch(machine: Machine, seconds: float) -> Machine:
+    """Returns the machine once so many seconds of its own clock have passed since its boot finished.
+
+    One without a shell is returned at once: what its disk holds does not change.
+    """
     machine.wait_until_ready()
+    if machine.access_method == AccessMethod.NONE:
+        return machine
+    finished = machine.guest.boot_times.manager().get("finished", machine.guest.kernel.uptime())
+    _wait_for_uptime(machine, finished + seconds)
+    return machine
+
+
+def bring_forward(machine: Machine, boot: BootSection) -> Machine:
+    """Returns the machine after a long uptime, and after the start of everything that it has planned for later.
+
+    What was started then has had some seconds to do its work. One without a shell is returned at once.
+    """
+    machine.wait_until_ready()
+    if machine.access_method == AccessMethod.NONE:
+        return machine
+    _wait_for_uptime(machine, boot.late)
+    started = machine.guest.pending.start(boot.not_started)
+    if started:
+        _wait_for_uptime(machine, machine.guest.kernel.uptime() + _SETTLING)
+    return machine
+
+
+def _wait_for_uptime(machine: Machine, uptime: float) -> None:
     machine.wait_until(lambda: machine.guest.kernel.uptime() >= uptime, f"the machine has been up for {uptime:.0f} s",
                        within=uptime)  # fmt: skip
-    return machine
 
 
 def upgrade(machine: Machine, next_image: Image) -> Upgraded:

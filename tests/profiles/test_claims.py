@@ -126,7 +126,7 @@ def test_every_key_that_is_empty_by_default_is_needed_or_optional() -> None:
     optional = {
         "access.password", "access.become",  # of the access method login alone
         "boot.ready_line",  # without it, an answer of Cloud Assistant is the sign
-        "boot.allowed_kernel_errors", "packages.databases",  # none, and rpm's
+        "boot.allowed_kernel_errors", "boot.not_started", "packages.databases",  # none, none, and rpm's
         "cluster.prepare",  # the workload may be on board
         "upgrades.running", "upgrades.confirm",  # os-release; documentation
         "identity.variant_id", "identity.versions", "identity.system_release", "identity.has", "identity.lacks",
@@ -263,7 +263,7 @@ def test_a_file_that_is_no_profile_is_refused(tmp_path: Path, content: bytes, co
 def test_every_regular_expression_of_a_profile_is_checked() -> None:
     """A key whose description speaks of regular expressions, and the names of executables, are of that type."""
     patterns = {"ready_line", "allowed_kernel_errors", "ssh", "python", "interpreters", "package_managers", "listeners",
-                "files", "processes"}  # fmt: skip
+                "files", "processes", "not_started"}  # fmt: skip
     described = {key for table in profiles.Profile.model_fields.values()
                  for key, field in getattr(table.annotation, "model_fields", {}).items()
                  if "regular expression" in (field.description or "")}  # fmt: skip
