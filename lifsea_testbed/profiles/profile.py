@@ -21,7 +21,7 @@ _BASELINE = "add the keys, drop the claims, or let lifsea-testbed baseline read 
 
 def _compilable(text: str) -> str:
     try:
-        re.compile(text)
+        re.compile(f"(?:{text})")  # patterns are joined, so that flags for all of one, such as (?i), cannot be in it
     except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"{text!r} is not a regular expression: {error}") from None
     return text

@@ -237,6 +237,7 @@ def test_a_profile_inherits_table_by_table() -> None:
     ('[absent]\nssh = ["a{2,1}"]', "absent.ssh.0: .* is not a regular expression"),
     ('[security]\nlisteners = ["tcp .*", "udp ("]', "security.listeners.1: .* is not a regular expression"),
     ('[sharing]\nfiles = ["(?P<"]', "sharing.files.0: .* is not a regular expression"),
+    ('[absent]\npython = ["(?i)python"]', "absent.python.0: .* is not a regular expression: global flags"),
     ('[sharing]\nprocesses = ["+"]', "sharing.processes.0: .* is not a regular expression"),
 ])  # fmt: skip
 def test_an_invalid_profile_is_refused_in_one_line(tmp_path: Path, text: str, complaint: str) -> None:
