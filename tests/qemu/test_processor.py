@@ -97,7 +97,7 @@ def test_kvm_is_taken_or_refused_by_its_speed() -> None:
         assert chosen.cpu_model != processor.EMULATED
     else:
         assert "KVM is not usable here" in chosen.why and chosen.cpu_model == processor.EMULATED
-        with pytest.raises(HostError, match="KVM is not usable on this host: KVM runs .* M instructions/s"):
+        with pytest.raises(HostError, match=r"KVM is not usable on this host: KVM runs .* M instructions/s"):
             accelerator.choose("kvm", emulator.find())
 
 
