@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ from lifsea_testbed.report.signature import PASSWORD, Signer
 from lifsea_testbed.report.terminal import Spinner
 from lifsea_testbed.support import private_dir, steps
 from lifsea_testbed.support.deadline import seconds
+from lifsea_testbed.support.host_use import HostUse
 from lifsea_testbed.support.sanitize import printable
 from lifsea_testbed.upgrade.tools import require_tool
 
@@ -84,6 +86,7 @@ class Session:
         self._collector = None if xdist.is_worker(config) else Collector(
             self.context, inputs.known, version=printable(config.option.image_version),
             flaky_fails=bool(getattr(config.option, "fail_on_flaky", False)))  # fmt: skip
+        self.host = HostUse(applies=self.context.accelerator.kind is AcceleratorKind.KVM, announce=self._announce)
         self.controller = xdist.Controller(config, self.context)
         self.judges = JudgeRegistry(config)
         self.figures = Figures(config, self.factory, inputs.history)
@@ -125,10 +128,24 @@ class Session:
         require_methods(self.factory.profile.access, self.extensions.access_methods)
         require_tool(self.factory.profile.upgrades, self.extensions.upgrade_tools)
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self) -> None:
+        """Waits while another process has this host to itself; tests share it with those of other processes."""
+        self.host.share()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self) -> Generator[None, object, object]:
+        """Lets timed tests of other processes begin between two tests of this one."""
+        try:
+            return (yield)
+        finally:
+            self.host.leave()
+
     def close(self) -> None:
         """Removes the machines' temporary files and prints the verdict as the last line."""
         self.pool.close()
         self.factory.close()
+        self.host.close()
         steps.listen()
         if self._spinner:
             self._spinner.close()
@@ -229,7 +246,7 @@ def _context(config: pytest.Config) -> RunContext:
         accelerator=option.accel, reports=Path(option.reports).resolve(), claims=option.claim, shard=option.shard,
         required=[word.strip() for words in option.require for word in words.split(",")],
         known_issues=_known_issues(config), dump_memory=option.dump_memory,
-        workers=getattr(option, "numprocesses", None) or 1, data_disk=option.data_disk,
+        workers=xdist.workers(config), data_disk=option.data_disk,
         durations=read_durations(map(Path, option.shard_durations)) if option.shard else {},
     )  # fmt: skip
 
