@@ -59,7 +59,7 @@ def test_any_other_error_is_shown_with_its_evidence(
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """The user's end of a terminal, whose other end is standard input."""
     ours, theirs = os.openpty()
-    with open(theirs, encoding="utf-8") as stdin:
+    with os.fdopen(theirs, encoding="utf-8") as stdin:
         monkeypatch.setattr(sys, "stdin", stdin)
         yield ours
     os.close(ours)
@@ -86,7 +86,7 @@ def test_the_monitor_takes_one_command_or_none_and_the_console_goes_on(
         line = sys.stdin.readline()
         if not line:
             raise EOFError
-        return line
+        return line.rstrip("\n")
 
     boot: Any = SimpleNamespace(execute=execute, transcript=SimpleNamespace(send=sent.append))
     monkeypatch.setattr("builtins.input", read_line)
