@@ -153,6 +153,9 @@ class Results:
         folder = self._context.reports / "evidence" / evidence.name_of(item.nodeid, attempt_of(item))
         folder /= xdist.evidence_folder(self._config)
         bundle = evidence.Bundle(folder)
+        if failed:
+            bundle.write("explanation.txt", report.longreprtext)
+            bundle.about(self._facts(item, judgement))
         for name, machine in machines.items():
             prefix = f"{name}-" if len(machines) > 1 else ""
             if name in marks:
@@ -163,7 +166,6 @@ class Results:
         if failed and (records := getattr(error, "records", None)):
             bundle.records(records, prefix="machine-")
         if failed:
-            bundle.write("explanation.txt", report.longreprtext)
             bundle.about(self._facts(item, judgement))
         return folder
 
