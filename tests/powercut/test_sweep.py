@@ -359,7 +359,7 @@ def test_nothing_is_shrunk_once_the_time_is_up(timeline: Timeline, tmp_path: Pat
     sweep = Paper(timeline)
     run(sweep, timeline, CrashResults(tmp_path / "results.jsonl"))
     monkeypatch.setattr(campaign, "open_sweep", lambda factory, options: contextlib.nullcontext((sweep, timeline)))
-    options = campaign.SweepOptions.parse(reports=tmp_path, recording=tmp_path, budget="0s")
+    options = replace(campaign.SweepOptions.parse(reports=tmp_path, recording=tmp_path), budget=0.0)
     factory = cast(MachineFactory, SimpleNamespace(announce=pytest.fail))
     summary = campaign.survey(factory, options, Console(file=io.StringIO()))
     assert summary.failures and not summary.smallest
