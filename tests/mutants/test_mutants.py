@@ -34,7 +34,6 @@ cluster.ready_within = 20
 """
 #: The claims that no mutant breaks, and why; their judges fail on a fake guest (tests/suites/test_suites.py).
 UNBROKEN = {
-    "drivers-built-in": "the kernel of the reference image has no modules; the control image's has, and fails",
     "instance-as-sold": "no image changes the hardware", "instance-memory": "no image changes the hardware",
     "instance-features": "no image changes the hardware", "instance-queues": "no image changes the hardware",
 }  # fmt: skip
