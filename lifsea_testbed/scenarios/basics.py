@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import urllib.parse
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -10,6 +11,9 @@ from lifsea_testbed.disk.image import Image
 from lifsea_testbed.guest.ostree import Deployment
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.support.guest_paths import KEPT_IN_ETC, KEPT_IN_HOME, KEPT_IN_VAR
+
+#: The name of user-data in the paths of the metadata service.
+_USER_DATA = "user-data"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +30,11 @@ class Rebooted:
     user_data_runs: list[str]
     requested_again: list[str]
     identities: tuple[dict[str, str], dict[str, str]]
+
+    @property
+    def user_data_requests(self) -> list[str]:
+        """Those of `requested_again` that are for user-data, however the path is written."""
+        return [path for path in self.requested_again if is_user_data(path)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +134,12 @@ def roll_back(upgraded: Upgraded) -> RolledBack:
     return RolledBack(machine=machine, running=machine.guest.deployments.booted(), written=text,
                       kept=machine.guest.files.read(KEPT_IN_VAR),
                       etc=machine.guest.files.read(KEPT_IN_ETC))  # fmt: skip
+
+
+def is_user_data(path: str) -> bool:
+    """Returns whether a request's path leads to user-data: as the service resolves it, with a query, escapes, slashes."""
+    plain = urllib.parse.unquote(urllib.parse.urlsplit(path).path)
+    return any(part == _USER_DATA for part in plain.lower().split("/"))
 
 
 def write(machine: Machine, paths: tuple[str, ...]) -> dict[str, str | None]:
