@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from lifsea_testbed.errors import HostError as HostError
     from lifsea_testbed.errors import ImageRefused as ImageRefused
     from lifsea_testbed.errors import LaunchError as LaunchError
+    from lifsea_testbed.errors import MachineStarved as MachineStarved
     from lifsea_testbed.errors import NotJudged as NotJudged
     from lifsea_testbed.errors import ProfileRefused as ProfileRefused
     from lifsea_testbed.errors import Reason as Reason
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from lifsea_testbed.guest.operations import OperationsContainer as OperationsContainer
     from lifsea_testbed.guest.ostree import Deployments as Deployments
     from lifsea_testbed.guest.packages import Packages as Packages
+    from lifsea_testbed.guest.pending import PendingWork as PendingWork
     from lifsea_testbed.guest.readiness import NotReady as NotReady
     from lifsea_testbed.guest.readiness import ReadinessLevel as ReadinessLevel
     from lifsea_testbed.guest.readiness import await_level as await_level
@@ -116,17 +118,17 @@ _MODULES = {
     "KEPT_IN_ETC": "support.guest_paths", "KEPT_IN_HOME": "support.guest_paths", "KEPT_IN_VAR": "support.guest_paths",
     "Kernel": "guest.kernel", "Kubelet": "guest.kubelet", "LaunchError": "errors", "MACHINE_ID": "support.guest_paths",
     "Machine": "machine.machine", "MachineFactory": "machine.factory", "MachinePool": "machine.pool",
-    "MachineSpec": "machine.factory", "Measure": "perf.metric", "NotJudged": "errors", "NotReady": "guest.readiness",
-    "Offer": "upgrade.offer", "OperationsContainer": "guest.operations", "Packages": "guest.packages",
-    "PodRun": "cluster.objects", "Power": "support.protocols", "PowerCuts": "powercut.campaign",
-    "Profile": "profiles.profile", "ProfileRefused": "errors", "ReadinessLevel": "guest.readiness", "Reason": "errors",
-    "Rebooted": "scenarios.basics", "RolledBack": "scenarios.basics", "Services": "guest.services",
-    "Shell": "support.protocols", "StaticPod": "scenarios.static_pod", "System": "guest.system",
-    "TestbedError": "errors", "TimerStarved": "errors", "Twins": "scenarios.basics", "Units": "guest.units",
-    "UpgradeChain": "scenarios.upgrade_paths", "UpgradeTool": "upgrade.tools", "Upgraded": "scenarios.basics",
-    "UpgradesSection": "profiles.profile", "VisibleHardware": "guest.hardware", "WaitTimedOut": "errors",
-    "await_level": "guest.readiness", "claim": "plugin.items", "guest_hardware": "ecs.guest_hardware",
-    "require": "profiles.profile",
+    "MachineSpec": "machine.factory", "MachineStarved": "errors", "Measure": "perf.metric", "NotJudged": "errors",
+    "NotReady": "guest.readiness", "Offer": "upgrade.offer", "OperationsContainer": "guest.operations",
+    "Packages": "guest.packages", "PendingWork": "guest.pending", "PodRun": "cluster.objects",
+    "Power": "support.protocols", "PowerCuts": "powercut.campaign", "Profile": "profiles.profile",
+    "ProfileRefused": "errors", "ReadinessLevel": "guest.readiness", "Reason": "errors", "Rebooted": "scenarios.basics",
+    "RolledBack": "scenarios.basics", "Services": "guest.services", "Shell": "support.protocols",
+    "StaticPod": "scenarios.static_pod", "System": "guest.system", "TestbedError": "errors", "TimerStarved": "errors",
+    "Twins": "scenarios.basics", "Units": "guest.units", "UpgradeChain": "scenarios.upgrade_paths",
+    "UpgradeTool": "upgrade.tools", "Upgraded": "scenarios.basics", "UpgradesSection": "profiles.profile",
+    "VisibleHardware": "guest.hardware", "WaitTimedOut": "errors", "await_level": "guest.readiness",
+    "claim": "plugin.items", "guest_hardware": "ecs.guest_hardware", "require": "profiles.profile",
 }  # fmt: skip
 __all__ = [
     "AccessMethod", "AccessSection", "Accounts", "AnswerUnreadable", "Blame", "BootFailed", "BootTimes", "CallerError",
@@ -135,11 +137,11 @@ __all__ = [
     "DiskDamaged", "Disks", "Document", "EmulatorFailed", "Explained", "FaultInjection", "Files", "FirstBoot", "Fleet",
     "FleetMaker", "Guest", "GuestCrashed", "GuestFailure", "GuestNetwork", "HostError", "Image", "ImageRefused",
     "InitialState", "Instance", "InterruptedNode", "JoinedNode", "KEPT_IN_ETC", "KEPT_IN_HOME", "KEPT_IN_VAR", "Kernel",
-    "Kubelet", "LaunchError", "MACHINE_ID", "Machine", "MachineFactory", "MachinePool", "MachineSpec", "Measure",
-    "NotJudged", "NotReady", "Offer", "OperationsContainer", "Packages", "PodRun", "Power", "PowerCuts", "Profile",
-    "ProfileRefused", "ReadinessLevel", "Reason", "Rebooted", "RolledBack", "Services", "Shell", "StaticPod", "System",
-    "TestbedError", "TimerStarved", "Twins", "Units", "UpgradeChain", "UpgradeTool", "Upgraded", "UpgradesSection",
-    "VisibleHardware", "WaitTimedOut", "await_level", "claim", "guest_hardware", "require",
+    "Kubelet", "LaunchError", "MACHINE_ID", "Machine", "MachineFactory", "MachinePool", "MachineSpec", "MachineStarved",
+    "Measure", "NotJudged", "NotReady", "Offer", "OperationsContainer", "Packages", "PendingWork", "PodRun", "Power",
+    "PowerCuts", "Profile", "ProfileRefused", "ReadinessLevel", "Reason", "Rebooted", "RolledBack", "Services", "Shell",
+    "StaticPod", "System", "TestbedError", "TimerStarved", "Twins", "Units", "UpgradeChain", "UpgradeTool", "Upgraded",
+    "UpgradesSection", "VisibleHardware", "WaitTimedOut", "await_level", "claim", "guest_hardware", "require",
 ]  # fmt: skip
 
 

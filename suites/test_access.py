@@ -29,11 +29,10 @@ def test_no_program_is_an_ssh_server_under_another_name(machine: Machine, profil
 
 
 @claim("no-sshd")
-def test_there_is_no_host_key(machine: Machine, profile: Profile) -> None:
+def test_there_is_no_host_key(watched: Machine, profile: Profile) -> None:
     """No ssh host key was shipped, and none was made at boot, under its usual name or by its content."""
-    machine.wait_until_ready()
-    assert machine.guest.files.matching(profile.absent.host_keys) == []
-    assert machine.guest.files.holding(profile.absent.key_lines) == []
+    assert watched.guest.files.matching(profile.absent.host_keys) == []
+    assert watched.guest.files.holding(profile.absent.key_lines) == []
 
 
 @claim("no-surprise-listeners")
@@ -44,11 +43,10 @@ def test_only_known_programs_take_what_comes(watched: Machine, profile: Profile)
 
 
 @claim("setuid-known")
-def test_only_known_files_give_privileges(machine: Machine, profile: Profile) -> None:
+def test_only_known_files_give_privileges(watched: Machine, profile: Profile) -> None:
     """Each file that is setuid or setgid, or has capabilities, is on the profile's list."""
     allowed = require(profile.security.setuid, "security.setuid")
-    machine.wait_until_ready()
-    assert [file for file in machine.guest.files.setuid() if file not in allowed] == []
+    assert [file for file in watched.guest.files.setuid() if file not in allowed] == []
 
 
 @claim("sysctls")
@@ -59,9 +57,9 @@ def test_the_kernel_is_set_as_promised(watched: Machine, profile: Profile) -> No
 
 
 @claim("no-default-password")
-def test_no_account_has_a_password(machine: Machine) -> None:
+def test_no_account_has_a_password(watched: Machine) -> None:
     """Every password field, of accounts and groups, is one with which nobody can log in, and root has no double."""
-    assert machine.guest.accounts.with_password() == []
+    assert watched.guest.accounts.with_password() == []
 
 
 @claim("no-default-password")
@@ -71,7 +69,6 @@ def test_no_account_is_opened_without_a_password(machine: Machine) -> None:
 
 
 @claim("no-default-password")
-def test_nobody_is_logged_in_without_asking(machine: Machine) -> None:
+def test_nobody_is_logged_in_without_asking(watched: Machine) -> None:
     """No getty logs an account in automatically, and no other program reads from a console."""
-    machine.wait_until_ready()
-    assert machine.guest.accounts.automatic_logins() == []
+    assert watched.guest.accounts.automatic_logins() == []

@@ -30,11 +30,10 @@ def test_nothing_loads_an_initramfs(booted: Machine) -> None:
 
 
 @claim("drivers-built-in")
-@pytest.mark.shares_machine
-def test_no_virtio_or_ext4_module_is_loaded(machine: Machine) -> None:
+def test_no_virtio_or_ext4_module_is_loaded(watched: Machine) -> None:
     """The drivers that an ECS instance needs to boot are built into the kernel."""
     drivers = ("virtio", "net_failover", "ext4", "jbd2")
-    assert [module for module in machine.guest.kernel.loaded_modules() if module.startswith(drivers)] == []
+    assert [module for module in watched.guest.kernel.loaded_modules() if module.startswith(drivers)] == []
 
 
 @claim("drivers-built-in")
@@ -47,10 +46,9 @@ def test_no_such_module_is_on_the_disk(machine: Machine) -> None:
 
 
 @claim("console-clean")
-def test_the_kernel_reports_no_error(booted: Machine) -> None:
+def test_the_kernel_reports_no_error(watched: Machine) -> None:
     """The kernel reported no error or worse, except messages that the profile allows."""
-    booted.wait_until_ready()
-    assert booted.guest.kernel.errors() == []
+    assert watched.guest.kernel.errors() == []
 
 
 @claim("console-clean")

@@ -83,9 +83,7 @@ def baseline(options: argparse.Namespace) -> None:
     baselines.require_new(output)
     with _factory(_context(options), announce=print) as factory:
         taken = take(factory)
-    text = taken.profile(output)
-    with output.open("x", encoding="utf-8") as file:
-        file.write(text)
+    baselines.write_new(output, taken.profile(output))
     profiles.load(str(output))
     for key, why in taken.left.items():
         print(printable(f"not taken: {key}: {why}"))

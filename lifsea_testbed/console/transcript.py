@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 import socket
 import threading
@@ -10,12 +11,13 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from lifsea_testbed.console import fatal_lines
 from lifsea_testbed.console.serial_frames import Frame, Splitter
 from lifsea_testbed.console.socket_io import SocketStream, StreamClosed, StreamStalled
-from lifsea_testbed.errors import ChannelError, Explained, HostError, TestbedError, WaitTimedOut
+from lifsea_testbed.errors import ChannelError, Explained, GuestCrashed, HostError, TestbedError, WaitTimedOut
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.liveness import Liveness
 from lifsea_testbed.support.protocols import ConsoleLine
@@ -34,6 +36,11 @@ _POLL = 0.2
 _TYPING, _CLOSING = 60.0, 2.0
 #: An unfinished line that does not change for so long (seconds) is a prompt, perhaps of a boot loader that stopped.
 _PROMPT = 0.6
+#: What ends before another message begins on the same line: a carriage return, with which status lines are redrawn; a
+#: login prompt; anything before a time stamp of printk (kernel/printk/printk.c, print_time), but not a quotation mark,
+#: behind which the stamp was typed.
+_NEXT_MESSAGE = re.compile(rb"\r(?=[^\r\n])|(?:^|(?<=\r))(?:[\w.-]+ login|Password): (?=[^\r\n])"
+                           rb"|(?<=[^\r\n'\"`])(?=\[ {0,4}\d{1,9}\.\d{6}\])")
 
 
 def _weight(line: ConsoleLine) -> int:
@@ -44,52 +51,85 @@ def _weight(line: ConsoleLine) -> int:
 class LineReader:
     """Splits a stream of bytes into lines with the time of their first byte; secrets are redacted.
 
-    Carriage returns at either end of a line, of which GRUB writes several, are not part of its text.
+    A message of the kernel is a line of its own, also where it follows a prompt or another unfinished line; so is what
+    follows a carriage return. Carriage returns at either end of a line are not part of its text.
     """
 
     def __init__(self, redactor: Redactor | None = None) -> None:
         self._redactor = redactor or Redactor()
         self._rest = b""
-        self._started = 0.0
+        self._arrivals: list[tuple[int, float]] = []
 
     def feed(self, data: bytes, at: float) -> list[ConsoleLine]:
         """Adds bytes that arrived at that time and returns the lines that they complete."""
         lines: list[ConsoleLine] = []
         for piece in data.splitlines(keepends=True) if b"\n" in data or b"\r" in data else [data]:
-            self._started = self._started if self._rest else at
+            self._arrivals.append((len(self._rest), at))
             self._rest += piece
             if piece.endswith(b"\n") or len(self._rest) >= _LONGEST_LINE:
-                lines.append(self._take())
+                lines += self._take()
         return lines
 
     @property
     def unfinished(self) -> str:
         """The printable text of the unfinished line: a prompt, or a boot loader that waits."""
-        return self._redactor.unfinished(printable(self._rest.lstrip(b"\r")))
+        return self._redactor.unfinished(printable(self._last_message[1].lstrip(b"\r")))
 
     @property
     def unfinished_since(self) -> ConsoleLine:
         """The unfinished line with the time of its first byte; its text is empty if there is none."""
-        return ConsoleLine(at=self._started, text=self.unfinished)
+        return ConsoleLine(at=self._arrived(self._last_message[0]), text=self.unfinished)
 
     def flush(self) -> list[ConsoleLine]:
         """Returns the unfinished line, if there is one."""
-        return [self._take()] if self._rest else []
+        return self._take() if self._rest else []
 
-    def _take(self) -> ConsoleLine:
-        text = printable(self._rest.strip(b"\r\n")).replace("\n", " ")
-        self._rest = b""
-        return ConsoleLine(at=self._started, text=self._redactor.line(text))
+    @property
+    def _last_message(self) -> tuple[int, bytes]:
+        return _messages(self._rest)[-1]
+
+    def _take(self) -> list[ConsoleLine]:
+        lines = [ConsoleLine(at=self._arrived(start), text=self._redactor.line(_text(message)))
+                 for start, message in _messages(self._rest)]  # fmt: skip
+        self._rest, self._arrivals = b"", []
+        return lines
+
+    def _arrived(self, position: int) -> float:
+        """When the byte at that position of the unfinished line arrived."""
+        return next((at for start, at in reversed(self._arrivals) if start <= position), 0.0)
+
+
+def _messages(line: bytes) -> list[tuple[int, bytes]]:
+    """The messages on a line, at least one, each with its position."""
+    starts = [0, *(match.end() for match in _NEXT_MESSAGE.finditer(line))]
+    found = [(start, line[start:end]) for start, end in itertools.pairwise([*starts, len(line)])]
+    return [(start, message) for start, message in found if message.strip(b"\r\n")] or [(0, line)]
+
+
+def _text(message: bytes) -> str:
+    return printable(message.strip(b"\r\n")).replace("\n", " ")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Whether the host is at fault for a fatal line, what was measured of it, and a hint; by default it is not."""
+
+    host_is_at_fault: bool = False
+    text: str = ""
+    hint: str = ""
 
 
 class Transcript:
     """Reads one console from power-on until it closes; a fatal line ends the machine's liveness.
 
+    `measure` tells, for a line that a busy host can cause, whether it did.
+
     Access methods see it as a `Console` (support/protocols.py).
     """
 
-    def __init__(self, connection: socket.socket, *, liveness: Liveness, file: Path,
-                 redactor: Redactor | None = None) -> None:
+    def __init__(self, connection: socket.socket, *, liveness: Liveness, file: Path, redactor: Redactor | None = None,
+                 measure: Callable[[fatal_lines.Suspicion], Measured] = lambda suspicion: Measured()) -> None:
+        self._measure = measure
         self._stream = SocketStream(connection)
         self._liveness = liveness
         self._file = file
@@ -263,11 +303,14 @@ class Transcript:
         kind = fatal_lines.find(line.text)
         if kind is None:
             return
-        seen = time.monotonic()
+        seen, suspicion = time.monotonic(), kind.suspicion(line.text)
+        measured = self._measure(suspicion) if suspicion else Measured()
+        error = kind.starved if kind.starved and measured.host_is_at_fault else GuestCrashed
 
         def reason() -> Explained:
             time.sleep(max(0.0, seen + _AFTERMATH - time.monotonic()))
-            return kind.error(f"{kind.name}: {line.text.strip()}", evidence=self.tail())
+            return error(f"{kind.name}: {line.text.strip()}", hint=measured.hint,
+                         evidence=f"{measured.text}\n{self.tail()}".lstrip("\n"))  # fmt: skip
 
         self._liveness.end(reason)
 

@@ -28,6 +28,7 @@ from lifsea_testbed.guest.offline import (
 from lifsea_testbed.guest.operations import OperationsContainer
 from lifsea_testbed.guest.ostree import Deployments
 from lifsea_testbed.guest.packages import Packages
+from lifsea_testbed.guest.pending import PendingWork
 from lifsea_testbed.guest.services import Services
 from lifsea_testbed.guest.system import Clock, System
 from lifsea_testbed.guest.units import Units
@@ -114,6 +115,11 @@ class Guest:
     def units(self) -> Units:
         """All units of systemd."""
         return OfflineUnits(self._shell, self._offline) if self._offline else Units(self._shell)
+
+    @property
+    def pending(self) -> PendingWork:
+        """What is planned for later."""
+        return PendingWork(self._shell)
 
     @property
     def services(self) -> Services:

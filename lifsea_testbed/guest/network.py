@@ -62,12 +62,15 @@ probes=
 while read -r namespace address port number target; do
     greeting $namespace $address $port $number $target 2>/dev/null </dev/null & probes="$probes $!"
 done
-left={wait}
-while [ $left -gt 0 ]; do
+waiting() {{
     for probe in $probes; do
-        [ ! -d /proc/$probe ] || {{ sleep 1; break; }}
+        [ ! -d /proc/$probe ] || return 0
     done
-    [ -d /proc/$probe ] || break
+    return 1
+}}
+left={wait}
+while [ $left -gt 0 ] && waiting; do
+    sleep 1
     left=$((left - 1))
 done
 kill $probes 2>/dev/null

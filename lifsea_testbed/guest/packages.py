@@ -66,7 +66,7 @@ def database_directories(databases: Sequence[str]) -> list[str]:
 
 
 def is_package(name: str) -> bool:
-    """Returns whether an entry of rpm's database is a package: the public keys that signatures are checked by are not."""
+    """Returns whether an entry of rpm's database is a package: public keys, which check signatures, are not."""
     return name != _PUBLIC_KEY
 
 

@@ -13,9 +13,10 @@ from typing import Any, TypedDict
 
 from lifsea_testbed.console.channel import Channel, NoChannel, PortChannel
 from lifsea_testbed.console.cloud_assistant import CloudAssistant
+from lifsea_testbed.console.fatal_lines import Suspicion
 from lifsea_testbed.console.login import interrupt, type_agent
 from lifsea_testbed.console.serial_channel import SerialChannel
-from lifsea_testbed.console.transcript import Transcript
+from lifsea_testbed.console.transcript import Measured, Transcript
 from lifsea_testbed.disk.image import Image
 from lifsea_testbed.ecs.instance import NetworkInterface
 from lifsea_testbed.errors import (
@@ -24,9 +25,9 @@ from lifsea_testbed.errors import (
     GuestCrashed,
     HostError,
     LaunchError,
-    TestbedError,
     WaitTimedOut,
 )
+from lifsea_testbed.machine import diagnosis
 from lifsea_testbed.machine.access import ConsoleAccess, console_access
 from lifsea_testbed.profiles.profile import AccessMethod, AccessSection, ChannelDevice
 from lifsea_testbed.qemu import command_line
@@ -43,8 +44,6 @@ from lifsea_testbed.support.redact import Redactor
 _GREETING = 30.0
 #: A console on which no shell answers for so long (seconds) is brought to the prompt again, by the same access method.
 _SHELL_ANSWERS = 30.0
-#: How long QEMU may take to return its status (seconds).
-_STATUS = 2.0
 #: How long reading or writing the state of the devices, some MiB, may take, and the polling interval (seconds).
 _MIGRATING = 60.0
 _POLLING = 0.003
@@ -104,12 +103,13 @@ class Boot:
                                                    **_memory_descriptors(inherited, memory))
             self.command = command_line.command(hardware, descriptors)
             self.transcript = Transcript(ours["console"], liveness=self.liveness, file=transcript,
-                                         redactor=redactor.stream())
+                                         redactor=redactor.stream(), measure=self._measure)
             self.consoles = {ChannelDevice.SERIAL: self.transcript}
             if with_virtio_console:
                 hvc0 = transcript.with_name(f"hvc0-{transcript.name}")
                 self.consoles[ChannelDevice.VIRTIO] = Transcript(
-                    ours["virtio_console"], liveness=self.liveness, file=hvc0, redactor=redactor.stream())
+                    ours["virtio_console"], liveness=self.liveness, file=hvc0, redactor=redactor.stream(),
+                    measure=self._measure)  # fmt: skip
             self.assistant = CloudAssistant(ours["assistant"], liveness=self.liveness)
             self._port = PortChannel(ours["channel"], liveness=self.liveness)
             self.channel: Channel = self._port
@@ -259,16 +259,8 @@ class Boot:
         )  # fmt: skip
 
     def diagnose_silence(self) -> HostError | None:
-        """Returns the host's fault if the guest does not answer because QEMU does not, or because QEMU paused it."""
-        try:
-            status = self.monitor.execute("query-status", deadline=Deadline.after(_STATUS))
-        except TestbedError:
-            return HostError("QEMU itself does not answer", expected="an answer of its monitor",
-                             evidence=self.process.state(), hint="it was stopped, or the host is overloaded")
-        if not status.get("running"):
-            return HostError(f"the machine does not run: its state in QEMU is {status.get('status')}",
-                             expected="it runs until the test bed stops it", evidence=self.transcript.tail())
-        return None
+        """Returns the host's fault if the guest does not answer because QEMU does not run it."""
+        return diagnosis.silence(self.monitor, self.process, self.transcript)
 
     def wait_until_off(self, deadline: Deadline) -> bool:
         """Waits for a machine that is shutting down, and returns whether it is off."""
@@ -287,6 +279,9 @@ class Boot:
             self.counts.close()
         self.liveness.end(lambda: LaunchError("the machine is off"))
         self.liveness.close()
+
+    def _measure(self, suspicion: Suspicion) -> Measured:
+        return diagnosis.measured(self.process, suspicion)
 
     def _timed(self, command: str) -> int:
         """Executes a command and returns its time, halfway to the answer (microseconds since the epoch)."""

@@ -25,9 +25,9 @@ class RunContext:
     """The configuration of one run, the same in all its processes.
 
     `profile` is a name or a file, `profile_reason` says why it is that one; `accelerator_option` is the option as
-    given, `accelerator` the one chosen. `durations` (seconds) are those of the tests in an earlier run. `memory` (MiB)
-    is the memory of each guest, `scratch` the directory of overlays, `removed` the leftovers of killed runs that
-    preflight removed.
+    given, `accelerator` the one chosen. `required` has the claims and reasons that --require names, `durations`
+    (seconds) those of the tests in an earlier run. `memory` (MiB) is the memory of each guest, `scratch` the directory
+    of overlays, `removed` the leftovers of killed runs that preflight removed.
     """
 
     image: Image
@@ -41,6 +41,7 @@ class RunContext:
     scratch: Path
     reports: Path
     claims: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
     shard: ShardIndex | None = None
     durations: Mapping[str, float] = field(default_factory=dict)
     known_issues: tuple[Path, ...] = ()

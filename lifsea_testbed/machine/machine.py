@@ -23,7 +23,7 @@ from lifsea_testbed.errors import (
     EmulatorFailed,
     GuestCrashed,
     GuestFailure,
-    TimerStarved,
+    MachineStarved,
     WaitTimedOut,
 )
 from lifsea_testbed.guest import offline
@@ -143,7 +143,7 @@ class Machine:
             BootFailed: no shell opened in time.
             GuestCrashed: a line of the console, or an event of QEMU, shows that the guest will never come up.
             LaunchError: QEMU did not start.
-            TimerStarved: the host was too busy at each attempt.
+            MachineStarved: the host was too busy at each attempt.
             EmulatorFailed: QEMU failed.
         """
         for attempt in range(1, _POWER_ONS + 1):
@@ -151,7 +151,7 @@ class Machine:
             try:
                 self._await_shell()
                 return
-            except (TimerStarved, EmulatorFailed):
+            except (MachineStarved, EmulatorFailed):
                 if attempt == _POWER_ONS or not self.boot.disk_is_untouched:
                     raise
                 self.boots.pop().close()
@@ -365,7 +365,7 @@ class Machine:
                 continue
             self.shell_after = time.monotonic() - self.boot.power_on
             return
-        raise self._no_shell_error()
+        raise self.boot.diagnose_silence() or self._no_shell_error()
 
     def _no_shell_error(self) -> BootFailed:
         methods = ", ".join(self._profile().access.methods)
@@ -380,6 +380,8 @@ class Machine:
         # The line may be a prompt, which has no end of line.
         is_up = self.boot.transcript.wait_for_prompt(re.compile(wanted), 0, deadline) if wanted \
             else self.boot.assistant.answers(deadline)  # fmt: skip
+        if not is_up and (fault := self.boot.diagnose_silence()):
+            raise fault
         if not is_up:
             missing = f"no console line matched {wanted!r}" if wanted else "Cloud Assistant did not answer on its port"
             raise BootFailed(f"{missing} within {deadline.allowance:.0f} s", expected="a sign that the system is up",

@@ -26,6 +26,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
                          "os-release (default: %(default)s)")
     group.addoption("--claim", action="append", default=[], metavar="ID",
                     help="judge this claim only; repeatable; such a run is never a pass")
+    group.addoption("--require", action="append", default=[], metavar="WHAT",
+                    help="make the run 'not judged' (7) if a claim is not judged: all, the claims that are not for one "
+                         "reason (host, option, image), or a claim; several with commas; repeatable")
     group.addoption("--instance-type", default="ecs.g7.large", metavar="TYPE",
                     help="the instance type that machines look like (default: %(default)s)")
     group.addoption("--data-disk", type=int, metavar="GIB",
@@ -113,6 +116,8 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 def pytest_configure(config: pytest.Config) -> None:
     """Refuses bad input in one line; otherwise starts the session."""
     config.addinivalue_line("markers", "claim(id): the claim that the test judges (see claims.toml)")
+    config.addinivalue_line("markers", "hardware_model: the test judges the test bed's hardware, not the image; its "
+                                       "failure is 'broken'")
     config.addinivalue_line("markers", "shares_machine: the test changes nothing on its machine, which is checked")
     config.pluginmanager.register(fixtures)
     if not config.option.image or config.option.help or config.option.collectonly:
@@ -156,9 +161,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         _select(config, items)
     if config.option.image:
         from lifsea_testbed.plugin import ordering, xdist
-        from lifsea_testbed.plugin.items import fixtures_of
+        from lifsea_testbed.plugin.items import fixtures_of, moment_of
 
-        items.sort(key=lambda item: ordering.sort_key(fixtures_of(item)))
+        items.sort(key=lambda item: ordering.sort_key(fixtures_of(item), moment_of(item)))
         if config.pluginmanager.has_plugin("xdist"):
             xdist.group_by_scenario(items)
 

@@ -16,7 +16,6 @@ from lifsea_testbed.machine.factory import MachineFactory
 from lifsea_testbed.perf import jsonlines
 from lifsea_testbed.perf.metric import Better, Build, BuildKind, Measure, Measurement, Metric, Sample
 from lifsea_testbed.plugin import xdist
-from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.report import collector
 from lifsea_testbed.report.document import Host
 from lifsea_testbed.support.sanitize import printable
@@ -121,7 +120,7 @@ class Figures:
         return [printable(line) for line in self._findings.lines] if self._findings else []
 
     def _samples(self) -> Iterator[Sample]:
-        build, budgets = self._build(), profiles.load(self._context.profile).budgets
+        build, budgets = self._build(), self._factory.profile.budgets
         for number, (test, taken) in enumerate(self._taken, start=1):
             yield Sample(build=build, metric=taken.metric, value=taken.value, test=test, number=number,
                          budget=budgets.get(taken.metric.name))  # fmt: skip

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from lifsea_testbed.plugin.ordering import LATE, MOMENTS
+
 if TYPE_CHECKING:
     from lifsea_testbed.boottime.campaign import ColdBoots
     from lifsea_testbed.cluster.cluster import Cluster, Member
@@ -148,12 +150,18 @@ def booted(bench: MachineFactory, pytestconfig: pytest.Config) -> Iterator[Machi
         yield machine
 
 
-@pytest.fixture(scope="session")
-def watched(booted: Machine, bench: MachineFactory) -> Machine:
-    """The booted machine, after the time for which the profile has it watched."""
+@pytest.fixture(scope="session", params=MOMENTS)
+def watched(request: pytest.FixtureRequest, booted: Machine, bench: MachineFactory) -> Machine:
+    """The booted machine at two moments: a while after its boot, and late, at the end of the run.
+
+    Before the late look, everything is started that the machine has planned for later (timers, paths, cron, at).
+    """
     from lifsea_testbed.scenarios import basics
 
-    return basics.watch(booted, bench.profile.boot.watched)
+    boot = bench.profile.boot
+    if request.param == LATE:
+        return basics.bring_forward(booted, boot)
+    return basics.watch(booted, boot.watched)
 
 
 # Scenarios

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 from collections.abc import Generator, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,15 @@ import pytest
 from lifsea_testbed.errors import Blame, Explained
 from lifsea_testbed.machine.pool import MachinePool
 from lifsea_testbed.plugin import xdist
-from lifsea_testbed.plugin.items import attempt_of, claim_of, machines_of
+from lifsea_testbed.plugin.items import attempt_of, claim_of, judges_hardware, machines_of
+from lifsea_testbed.plugin.judgement import NOT_RUN, judge_test
 from lifsea_testbed.profiles.claims import catalogue
 from lifsea_testbed.report import allure, evidence, known_issues
 from lifsea_testbed.report.collector import Collector, run_record
 from lifsea_testbed.report.document import figure
 from lifsea_testbed.report.gate import TestOutcome
 from lifsea_testbed.report.known_issues import KnownIssueList
-from lifsea_testbed.report.outcome import Judgement, Status, judge
+from lifsea_testbed.report.outcome import Judgement, Status, in_words
 from lifsea_testbed.report.terminal import Spinner
 from lifsea_testbed.support import steps
 from lifsea_testbed.support.redact import redact
@@ -78,7 +79,7 @@ class Results:
         if isinstance(error, AssertionError):
             error.args = tuple(redact(each) if isinstance(each, str) else each for each in error.args)
         report = yield
-        if isinstance(error, pytest.skip.Exception) or (error is None and call.when != "call"):
+        if (error is None and call.when != "call") or (isinstance(error, NOT_RUN) and not self._counts(item, call)):
             return report
         judgement = self._judge(item, report, error)
         if isinstance(error, Explained):
@@ -113,25 +114,32 @@ class Results:
         """Sets Allure's status details to the gate's verdict, in the process that ran the test."""
         if outcome := self._ended.pop(nodeid, None):
             again = outcome.status is Status.PASSED and outcome.attempt > 1
+            why = f"passed at attempt {outcome.attempt}" if again else outcome.why
             allure.set_verdict(self._config.pluginmanager.get_plugin("allure_listener"),
                                Status.FLAKY if again else outcome.status, blame=outcome.blame, issue=outcome.issue,
-                               why=f"passed at attempt {outcome.attempt}" if again else outcome.why)  # fmt: skip
+                               reason=outcome.reason, why=why)  # fmt: skip
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Marks tests to run again after a failure of test bed or host; with --rerun-product, of the image too."""
         for item in items if self._reruns else ():
-            item.add_marker(pytest.mark.flaky(reruns=self._reruns, condition=self._may_rerun), append=False)
+            condition = functools.partial(self._may_rerun, item)
+            item.add_marker(pytest.mark.flaky(reruns=self._reruns, condition=condition), append=False)
+
+    def _counts(self, item: pytest.Item, call: pytest.CallInfo[Any]) -> bool:
+        """Whether a test that is skipped leaves a claim of the profile without a judge."""
+        return claim_of(item) in self._factory.profile.claims and call.when != "teardown"
 
     def _judge(self, item: pytest.Item, report: pytest.TestReport, error: BaseException | None) -> Judgement:
         """Returns the judgement on the test, known issues considered, and makes the report agree with it."""
-        judgement = judge(error)
+        judgement = judge_test(item, error)
         text = str(error) if isinstance(error, Explained) else report.longreprtext
         judgement = known_issues.excuse(judgement, self._known, claim=claim_of(item) or "", text=text,
                                         profile=self._factory.profile.name, version=self._version)  # fmt: skip
-        if judgement.status is Status.NOT_JUDGED:
+        if judgement.status is Status.NOT_JUDGED and not isinstance(error, NOT_RUN):
             path, line, _ = item.location
-            report.outcome, report.longrepr = "skipped", (path, line or 0, f"not judged: {error}")
+            words = f"{in_words(judgement.status, judgement.reason)}: {error}"
+            report.outcome, report.longrepr = "skipped", (path, line or 0, words)
         if judgement.status is Status.KNOWN:
             report.outcome, report.wasxfail = "skipped", printable(judgement.why)
         return judgement
@@ -145,6 +153,9 @@ class Results:
         folder = self._context.reports / "evidence" / evidence.name_of(item.nodeid, attempt_of(item))
         folder /= xdist.evidence_folder(self._config)
         bundle = evidence.Bundle(folder)
+        if failed:
+            bundle.write("explanation.txt", report.longreprtext)
+            bundle.about(self._facts(item, judgement))
         for name, machine in machines.items():
             prefix = f"{name}-" if len(machines) > 1 else ""
             if name in marks:
@@ -155,7 +166,6 @@ class Results:
         if failed and (records := getattr(error, "records", None)):
             bundle.records(records, prefix="machine-")
         if failed:
-            bundle.write("explanation.txt", report.longreprtext)
             bundle.about(self._facts(item, judgement))
         return folder
 
@@ -198,12 +208,13 @@ class Results:
         kept = str(folder.relative_to(self._context.reports)) if folder else ""
         why = printable(judgement.why).replace("\n", " ")[:_LONGEST_WHY]
         outcome = TestOutcome(claim=claim_of(item) or "", test=item.nodeid, status=judgement.status, why=why,
-                              evidence=kept, blame=str(judgement.blame or ""), issue=judgement.issue,
-                              attempt=attempt_of(item))  # fmt: skip
+                              evidence=kept, blame=str(judgement.blame or ""), reason=str(judgement.reason or ""),
+                              issue=judgement.issue, attempt=attempt_of(item),
+                              hardware=judges_hardware(item))  # fmt: skip
         earlier = self._ended.get(item.nodeid)
         if earlier is None or outcome.status.gravity < earlier.status.gravity:
             self._ended[item.nodeid] = outcome
-        report.lifsea_outcome = {**asdict(outcome), "status": str(outcome.status)}  # type: ignore[attr-defined]
+        report.lifsea_outcome = outcome.fields()  # type: ignore[attr-defined]
         report.lifsea_image = [self._factory.profile.name, self._version]  # type: ignore[attr-defined]
 
     @property
@@ -214,8 +225,8 @@ class Results:
     def _version(self) -> str:
         return printable(self._config.option.image_version or self._factory.image_version)
 
-    def _may_rerun(self, error: BaseException | None) -> bool:
-        blame = judge(error).blame
+    def _may_rerun(self, item: pytest.Item, error: BaseException | None) -> bool:
+        blame = judge_test(item, error).blame
         return blame in (Blame.HARNESS, Blame.HOST) or (blame is Blame.PRODUCT and self._config.option.rerun_product)
 
     def _command(self, item: pytest.Item) -> str:

@@ -19,6 +19,7 @@ from lifsea_testbed.machine.snapshot_cache import SnapshotCache
 from lifsea_testbed.plugin import xdist
 from lifsea_testbed.plugin.figures import Figures, open_history
 from lifsea_testbed.plugin.hooks import Extensions
+from lifsea_testbed.plugin.judges import COLLECTED, JudgeRegistry
 from lifsea_testbed.plugin.results import Results, relative
 from lifsea_testbed.plugin.shards import PLAN, ShardSelection, read_durations
 from lifsea_testbed.qemu.accelerator import AcceleratorKind
@@ -35,6 +36,9 @@ from lifsea_testbed.upgrade.tools import require_tool
 
 if TYPE_CHECKING:
     from lifsea_testbed.perf.history import History
+
+#: The exit statuses of pytest after which all is known: tests passed, tests failed, no test was selected.
+_TO_THE_END = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,12 +85,14 @@ class Session:
             self.context, inputs.known, version=printable(config.option.image_version),
             flaky_fails=bool(getattr(config.option, "fail_on_flaky", False)))  # fmt: skip
         self.controller = xdist.Controller(config, self.context)
+        self.judges = JudgeRegistry(config)
         self.figures = Figures(config, self.factory, inputs.history)
         shard, durations = self.context.shard, self.context.durations
         self.shard = ShardSelection(shard, durations) if shard else None
         self.results = Results(config, self.pool, inputs.known, self._collector, self._spinner)
         self._signer = inputs.signer
         self._document: Document | None = None
+        self._cancelled = False
 
     @classmethod
     def start(cls, config: pytest.Config) -> Session:
@@ -105,7 +111,7 @@ class Session:
         except CallerError as error:
             session.factory.close()
             raise pytest.UsageError(printable(error.one_line)) from None
-        for part in (session, session.results, session.controller, session.shard, session.figures):
+        for part in (session, session.results, session.judges, session.controller, session.shard, session.figures):
             if part is not None:
                 config.pluginmanager.register(part)
         return session
@@ -154,6 +160,10 @@ class Session:
                          "the host has no more to give")  # fmt: skip
         return lines
 
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """Leaves pytest's own exit status to a user who ends the run; not to --stepwise, -x, or a failed collection."""
+        self._cancelled = not isinstance(excinfo.value, pytest.Session.Interrupted)
+
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Settles the verdict and makes it the exit status."""
@@ -162,7 +172,7 @@ class Session:
         document = self._settle(exitstatus)
         if self._signer:
             self._signer.sign(self._collector.path, document)
-        if exitstatus != pytest.ExitCode.INTERRUPTED:
+        if not self._cancelled:
             session.exitstatus = document.exit_status or int(exitstatus)
         github.add_summary(document, os.environ)
         allure.prepare(document, self.context.reports, Path(self._config.option.allure_report_dir))
@@ -180,14 +190,13 @@ class Session:
     def _settle(self, exitstatus: int) -> Document:
         """Returns the document of the finished run; an early end of pytest or a worker is a trouble of the test bed."""
         assert self._collector is not None
-        # A shard may have no test at all.
-        usual = (0, 1, 5) if self.shard else (0, 1)
         name = pytest.ExitCode(exitstatus).name.lower()
-        stopped = [] if exitstatus in usual else [f"pytest stopped early ({name})"]
+        stopped = [] if exitstatus in _TO_THE_END else [f"pytest stopped early ({name})"]
+        judges = self.judges.by_claim(self.controller.results.get(COLLECTED, ""))
         judged = self.figures.finish(self._collector.flakes)
         return self._collector.finish(
-            [*stopped, *self.controller.troubles, *judged.troubles], judged.failures,
-            plan=self._plan, findings=judged.findings,
+            [*self.judges.troubles, *stopped, *self.controller.troubles, *judged.troubles], judged.failures,
+            plan=self._plan, findings=judged.findings, judges=judges,
         )  # fmt: skip
 
     @property
@@ -213,6 +222,7 @@ def _context(config: pytest.Config) -> RunContext:
     return preflight.run_context(
         image=option.image, next_image=option.next_image, profile=option.profile, instance_type=option.instance_type,
         accelerator=option.accel, reports=Path(option.reports).resolve(), claims=option.claim, shard=option.shard,
+        required=[word.strip() for words in option.require for word in words.split(",")],
         known_issues=_known_issues(config), dump_memory=option.dump_memory,
         workers=getattr(option, "numprocesses", None) or 1, data_disk=option.data_disk,
         durations=read_durations(map(Path, option.shard_durations)) if option.shard else {},

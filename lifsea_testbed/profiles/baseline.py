@@ -81,6 +81,19 @@ def require_new(path: Path) -> None:
         raise CallerError(f"--output {path}: {trouble}", hint="name a new file, such as -o my-os.toml")
 
 
+def write_new(path: Path, text: str) -> None:
+    """Writes the text into a new file.
+
+    Raises:
+        CallerError: there is such a file by now, or it cannot be written.
+    """
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise CallerError(f"--output {path}: cannot be written: {error.strerror}", hint="name another file") from None
+
+
 def _figure(figure: BaselineFigure) -> list[str]:
     name = figure.key.partition(".")[2]
     value = _list(name, figure.value) if isinstance(figure.value, list) else [f"{name} = {figure.value}"]

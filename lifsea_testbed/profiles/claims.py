@@ -22,6 +22,10 @@ class Need:
     key: str
     only_if: tuple[str, str] | None = None
 
+    def __str__(self) -> str:
+        """The key, with the condition, as claims.toml has them."""
+        return f"{self.key} if {' = '.join(self.only_if)}" if self.only_if else self.key
+
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:

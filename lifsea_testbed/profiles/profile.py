@@ -21,7 +21,7 @@ _BASELINE = "add the keys, drop the claims, or let lifsea-testbed baseline read 
 
 def _compilable(text: str) -> str:
     try:
-        re.compile(text)
+        re.compile(f"(?:{text})")  # patterns are joined, so that flags for all of one, such as (?i), cannot be in it
     except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"{text!r} is not a regular expression: {error}") from None
     return text
@@ -48,7 +48,9 @@ class BootSection(_Section):
     ready_line: Regex = Field(default="", description="without a shell: a console line of an OS that is up")
     promised: float = Field(default=2.0, gt=0, description="the first boot as advertised")
     instructions: float | None = Field(default=None, gt=0, description="limit for a first boot under emulation")
-    watched: float = Field(default=30.0, ge=0, description="seconds of uptime until late changes are looked for")
+    watched: float = Field(default=30.0, ge=0, description="seconds after the boot until late changes are looked for")
+    late: float = Field(default=60.0, ge=0, description="seconds of uptime, at least, until they are looked for again")
+    not_started: list[Regex] = Field(default=[], description="units of timers, and jobs, that are not started then")
     allowed_kernel_errors: list[Regex] = Field(default=[], description="regular expressions of harmless messages")
 
 
@@ -212,7 +214,7 @@ class SharingSection(_Section):
 
 
 class NodesSection(_Section):
-    """The files that must differ between two machines of one image if they exist, as patterns."""
+    """The files that must differ between two machines of one image, as patterns; one without a wildcard must exist."""
 
     differ: list[str] = ["/etc/machine-id", "/var/lib/systemd/random-seed", "/etc/ssh/ssh_host_*_key"]
 

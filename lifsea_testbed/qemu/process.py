@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lifsea_testbed.errors import EmulatorFailed, LaunchError
+from lifsea_testbed.qemu.processor_share import ProcessorShare
 from lifsea_testbed.support.confinement import Confinement
 from lifsea_testbed.support.sanitize import printable
 
@@ -35,6 +36,8 @@ class QemuProcess:
                 subprocess.Popen, confinement.wrap(list(command)), cwd=directory, pass_fds=inherit,
                 stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr,
             ).result()
+        #: The processor time that the host gives to its threads, and withholds from them.
+        self.share = ProcessorShare(self.pid)
         self._on_exit = on_exit
         self._watcher = threading.Thread(target=self._watch, name="qemu-exit", daemon=True)
         self._watcher.start()
@@ -93,6 +96,7 @@ class QemuProcess:
 
     def _watch(self) -> None:
         self._process.wait()
+        self.share.close()
         self._on_exit(self)
 
 

@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import platform
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 import psutil
 
@@ -31,7 +31,7 @@ from lifsea_testbed.report.known_issues import KnownIssueList
 from lifsea_testbed.report.outcome import Status
 from lifsea_testbed.support import host as hosts
 
-_UNFINISHED = "the run did not finish"
+_UNFINISHED = "the run did not come to its end"
 
 
 class Collector:
@@ -47,6 +47,7 @@ class Collector:
         self._figures: dict[str, list[Figure]] = {}
         self._durations: dict[str, float] = {}
         self._plan = ""
+        self._judges: Mapping[str, Collection[str]] = {}
         self._started = time.time()
         self._profile = profiles.load(context.profile)
         self._findings: list[str] = []
@@ -60,7 +61,7 @@ class Collector:
             self._profile = profiles.load(profile)
         self._version = self._version or version
         self._outcomes.append(outcome)
-        self.document(Verdict.BROKEN, _UNFINISHED).write(self.path)
+        self._unfinished().write(self.path)
 
     def add_figures(self, figures: Iterable[Figure]) -> None:
         """Adds the figures of one attempt at a test; a later attempt replaces an earlier one."""
@@ -72,20 +73,22 @@ class Collector:
         self._durations[test] = self._durations.get(test, 0.0) + seconds
 
     def finish(self, troubles: Iterable[str] = (), failures: Iterable[str] = (), *, plan: str = "",
-               findings: Iterable[str] = ()) -> Document:
+               findings: Iterable[str] = (), judges: Mapping[str, Collection[str]] | None = None) -> Document:
         """Concludes the verdict, writes every report, and returns their document.
 
-        `plan` is the digest of the shard plan, `findings` are the verdicts on the figures, a sentence each.
+        `plan` is the digest of the shard plan, `findings` are the verdicts on the figures, a sentence each, `judges`
+        the tests of each claim, whether they were run or not.
         """
-        context, self._plan, self._findings = self._context, plan, list(findings)
+        context, self._plan, self._findings, self._judges = self._context, plan, list(findings), judges or {}
         changed = [] if context.image.unchanged else [f"{context.image.path} changed during the run"]
         troubles = [*troubles, *changed]
         failures = [*failures, *(self._flaky() if self._flaky_fails else [])]
         bare = self.document(Verdict.BROKEN, _UNFINISHED)
         shard = context.shard
         parts = [f"this is shard {shard}; gate merge joins it with the others"] if shard else []
-        verdict, why = gate.conclude(bare.claims, others=bare.others, troubles=troubles, failures=failures,
-                                     selected=context.claims, parts=parts)  # fmt: skip
+        verdict, why = gate.conclude(bare.claims, others=bare.others, hardware=bare.hardware, troubles=troubles,
+                                     failures=failures, selected=context.claims, required=context.required,
+                                     parts=parts)  # fmt: skip
         document = self.document(verdict, why, troubles=troubles, failures=failures)
         document.write(self.path)
         self._write_run()
@@ -110,17 +113,24 @@ class Collector:
             why=why, image=_image(context.image, self._version),
             next_image=_image(context.next_image) if context.next_image else None,
             profile=self._profile.name, instance_type=context.instance_type.name, selected=list(context.claims),
-            shard=shard, runs=[run_record(context, shard)], claims=claims,
-            others=gate.records(outcome for outcome in self._outcomes if not outcome.claim),
+            required=list(context.required), shard=shard, runs=[run_record(context, shard)], claims=claims,
+            not_judged=gate.not_judged(claims),
+            others=gate.records(outcome for outcome in self._outcomes if not outcome.claim and not outcome.hardware),
+            hardware=gate.records(outcome for outcome in self._outcomes if outcome.hardware),
             known_issues=known_issues.record(self._known, claims, profile=self._profile.name, version=self._version),
             troubles=list(troubles), failures=list(failures),
         )  # fmt: skip
+
+    def _unfinished(self) -> Document:
+        """The document of the run so far, from which nobody makes a verdict."""
+        return self.document(Verdict.BROKEN, _UNFINISHED, troubles=[_UNFINISHED]).model_copy(update={"finished": False})
 
     def _claims(self) -> list[ClaimRecord]:
         """The result of each claim of the profile, or of each selected one."""
         wanted = self._context.claims or self._profile.claims
         promises = {claim: catalogue()[claim].promise for claim in self._profile.claims if claim in wanted}
-        return gate.settle(promises, self._outcomes, [each for taken in self._figures.values() for each in taken])
+        figures = [each for taken in self._figures.values() for each in taken]
+        return gate.settle(promises, self._outcomes, figures, self._judges)
 
     def _flaky(self) -> list[str]:
         return [f"flaky: {', '.join(self.flakes)}"] if self.flakes else []

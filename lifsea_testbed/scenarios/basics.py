@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from lifsea_testbed.disk.image import Image
 from lifsea_testbed.guest.ostree import Deployment
 from lifsea_testbed.machine.machine import Machine
+from lifsea_testbed.profiles.profile import AccessMethod, BootSection
 from lifsea_testbed.support.guest_paths import KEPT_IN_ETC, KEPT_IN_HOME, KEPT_IN_VAR
 
 #: The name of user-data in the paths of the metadata service.
 _USER_DATA = "user-data"
+#: How long what was planned for later has for its work once it is started (seconds of the guest's clock).
+_SETTLING = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +42,15 @@ class Rebooted:
 
 @dataclass(frozen=True, kw_only=True)
 class Twins:
-    """Two machines of one image: their contents (packages, and a line a file) and their identifiers."""
+    """Two machines of one image: their contents (packages, and a line a file) and their identifiers.
+
+    `lacking` are files of their identity that one of them does not have.
+    """
 
     machine: Machine
     contents: tuple[list[str], list[str]]
     identities: tuple[dict[str, str], dict[str, str]]
+    lacking: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,15 +104,41 @@ def compare(one: Machine, other: Machine) -> Twins:
     for machine in (one, other):
         machine.wait_until_ready()
     return Twins(machine=other, contents=(_content(one), _content(other)),
-                 identities=(one.guest.system.identity(), other.guest.system.identity()))  # fmt: skip
+                 identities=(one.guest.system.identity(), other.guest.system.identity()),
+                 lacking=[*one.guest.system.lacking_identity(), *other.guest.system.lacking_identity()])  # fmt: skip
 
 
-def watch(machine: Machine, uptime: float) -> Machine:
-    """Returns the machine once it has been up for `uptime` seconds, when the late work of a boot is done."""
+def watch(machine: Machine, seconds: float) -> Machine:
+    """Returns the machine once so many seconds of its own clock have passed since its boot finished.
+
+    One without a shell is returned at once: what its disk holds does not change.
+    """
     machine.wait_until_ready()
+    if machine.access_method == AccessMethod.NONE:
+        return machine
+    finished = machine.guest.boot_times.manager().get("finished", machine.guest.kernel.uptime())
+    _wait_for_uptime(machine, finished + seconds)
+    return machine
+
+
+def bring_forward(machine: Machine, boot: BootSection) -> Machine:
+    """Returns the machine after a long uptime, and after the start of everything that it has planned for later.
+
+    What was started then has had some seconds to do its work. One without a shell is returned at once.
+    """
+    machine.wait_until_ready()
+    if machine.access_method == AccessMethod.NONE:
+        return machine
+    _wait_for_uptime(machine, boot.late)
+    started = machine.guest.pending.start(boot.not_started)
+    if started:
+        _wait_for_uptime(machine, machine.guest.kernel.uptime() + _SETTLING)
+    return machine
+
+
+def _wait_for_uptime(machine: Machine, uptime: float) -> None:
     machine.wait_until(lambda: machine.guest.kernel.uptime() >= uptime, f"the machine has been up for {uptime:.0f} s",
                        within=uptime)  # fmt: skip
-    return machine
 
 
 def upgrade(machine: Machine, next_image: Image) -> Upgraded:
@@ -137,7 +170,7 @@ def roll_back(upgraded: Upgraded) -> RolledBack:
 
 
 def is_user_data(path: str) -> bool:
-    """Returns whether a request's path leads to user-data: as the service resolves it, with a query, escapes, slashes."""
+    """Returns whether a request's path leads to user-data, with or without a query, escapes and slashes."""
     plain = urllib.parse.unquote(urllib.parse.urlsplit(path).path)
     return any(part == _USER_DATA for part in plain.lower().split("/"))
 
@@ -156,4 +189,4 @@ def read(machine: Machine, paths: Iterable[str]) -> dict[str, str | None]:
 
 def _content(machine: Machine) -> list[str]:
     return [*(f"{package.name} {package.version}" for package in machine.guest.packages.installed()),
-            *machine.guest.files.digests("/usr")]  # fmt: skip
+            *machine.guest.files.digests("/usr"), *machine.guest.files.digests("/boot")]  # fmt: skip

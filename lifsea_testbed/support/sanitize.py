@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 
 # ECMA-48: CSI sequences, OSC strings ended by BEL or ST, and the two-byte escapes.
@@ -39,5 +40,11 @@ def first_line(script: str) -> str:
 
 
 def slug(name: str, *, limit: int = 100) -> str:
-    """Returns a safe file name: all characters but letters, digits and dots become dashes."""
-    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")[-limit:] or "unnamed"
+    """Returns a safe file name, another for each name: the end of `dashed`, with a digest where that is lossy."""
+    safe = dashed(name)[-limit:] or "unnamed"
+    return safe if safe == name else f"{safe}-{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
+
+
+def dashed(name: str) -> str:
+    """Returns the name with dashes in place of all characters but letters, digits and dots."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")

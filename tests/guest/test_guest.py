@@ -158,3 +158,13 @@ def test_a_name_with_a_newline_is_one_name() -> None:
 
 def test_a_file_that_is_not_there_reads_as_nothing() -> None:
     assert Files(FakeShell({"cat": (1, "")})).read("/etc/x") is None
+
+
+def test_a_process_in_a_container_has_another_root() -> None:
+    roots = "254:2 /proc/1/root/\n254:2 /proc/7/root/\n0:55 /proc/9/root/\n"
+    assert OperationsContainer(FakeShell({"stat -L": roots}), OperationsSection()).contained() == ["/proc/9/root/"]
+
+
+def test_a_file_of_the_identity_that_is_named_has_to_exist() -> None:
+    shell = FakeShell({"for file in /etc/machine-id /var/seed;": "/var/seed\n"})
+    assert System(shell, ["/etc/machine-id", "/etc/ssh/*", "/var/seed"]).lacking_identity() == ["/var/seed"]

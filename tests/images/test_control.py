@@ -23,13 +23,13 @@ BROKEN = {
 }  # fmt: skip
 #: The claims that it keeps.
 KEPT = {"shell-kept", "disk-grown", "hostname-set", "no-default-password", "containerd-ready",
-        "kubelet-ready", "nodes-identical", "instance-as-sold", "instance-memory"}  # fmt: skip
+        "kubelet-ready", "nodes-identical"}  # fmt: skip
 #: The claims that are judged on machines of their own, each booted again.
 ON_OWN_MACHINES = {"user-data-ran-once", "ops-container-on-demand", "nodes-identical"}
 #: The claims that this host, or this command line, cannot judge.
 NOT_JUDGED = {
     "boot-two-seconds", "upgrade", "rollback", "etc-var-writable-and-kept", "upgrade-chain", "etc-merged",
-    "upgrade-refused-whole", "atomic-upgrade", "instance-features", "instance-queues",
+    "upgrade-refused-whole", "atomic-upgrade",
 }  # fmt: skip
 #: The claims that take further first boots, of minutes each on this image; they are left out.
 LEFT_OUT = {"time-synchronised", "metadata-late"}

@@ -235,11 +235,11 @@ def test_workers_join_one_gate(place: pytest.Pytester) -> None:
 
 
 @pytest.mark.boots
-def test_a_claim_that_nobody_tested_breaks_the_gate(place: pytest.Pytester) -> None:
+def test_a_claim_without_a_test_is_not_judged(place: pytest.Pytester) -> None:
     place.makepyfile(test_suite="def test_nothing(): pass")
     result = judge(place, raw_image(place.path / "disk.raw"))
-    assert result.ret == 6
-    assert gate(place)["verdict"] == "broken"
+    assert (result.ret, gate(place)["verdict"]) == (7, "not judged")
+    assert gate(place)["why"] == "no test judges: boots-to-ready, no-sshd"
 
 
 @pytest.mark.boots

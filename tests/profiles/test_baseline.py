@@ -8,7 +8,7 @@ import pytest
 
 from lifsea_testbed.errors import CallerError
 from lifsea_testbed.profiles import profile as profiles
-from lifsea_testbed.profiles.baseline import Baseline, BaselineFigure, require_new
+from lifsea_testbed.profiles.baseline import Baseline, BaselineFigure, require_new, write_new
 
 UNITS = BaselineFigure(key="budget.units", value=120, claim="few-units", what="unit files")
 NAMES = ["/usr/bin/su", "/usr/bin/it's", '/opt/a "b"', "/opt/\\n", "/opt/\x7f\x01\n", "/opt/ü", "# no comment", "'''"]
@@ -67,3 +67,11 @@ def test_no_file_is_replaced(tmp_path: Path, name: str, complaint: str) -> None:
         require_new(tmp_path / name)
     assert caught.value.hint
     require_new(tmp_path / "my-os.toml")
+
+
+def test_a_file_that_came_meanwhile_is_not_replaced_either(tmp_path: Path) -> None:
+    path = tmp_path / "my-os.toml"
+    write_new(path, "first")
+    with pytest.raises(CallerError, match="cannot be written: File exists"):
+        write_new(path, "second")
+    assert path.read_text() == "first"

@@ -126,7 +126,7 @@ def test_every_key_that_is_empty_by_default_is_needed_or_optional() -> None:
     optional = {
         "access.password", "access.become",  # of the access method login alone
         "boot.ready_line",  # without it, an answer of Cloud Assistant is the sign
-        "boot.allowed_kernel_errors", "packages.databases",  # none, and rpm's
+        "boot.allowed_kernel_errors", "boot.not_started", "packages.databases",  # none, none, and rpm's
         "cluster.prepare",  # the workload may be on board
         "upgrades.running", "upgrades.confirm",  # os-release; documentation
         "identity.variant_id", "identity.versions", "identity.system_release", "identity.has", "identity.lacks",
@@ -237,6 +237,7 @@ def test_a_profile_inherits_table_by_table() -> None:
     ('[absent]\nssh = ["a{2,1}"]', "absent.ssh.0: .* is not a regular expression"),
     ('[security]\nlisteners = ["tcp .*", "udp ("]', "security.listeners.1: .* is not a regular expression"),
     ('[sharing]\nfiles = ["(?P<"]', "sharing.files.0: .* is not a regular expression"),
+    ('[absent]\npython = ["(?i)python"]', "absent.python.0: .* is not a regular expression: global flags"),
     ('[sharing]\nprocesses = ["+"]', "sharing.processes.0: .* is not a regular expression"),
 ])  # fmt: skip
 def test_an_invalid_profile_is_refused_in_one_line(tmp_path: Path, text: str, complaint: str) -> None:
@@ -263,7 +264,7 @@ def test_a_file_that_is_no_profile_is_refused(tmp_path: Path, content: bytes, co
 def test_every_regular_expression_of_a_profile_is_checked() -> None:
     """A key whose description speaks of regular expressions, and the names of executables, are of that type."""
     patterns = {"ready_line", "allowed_kernel_errors", "ssh", "python", "interpreters", "package_managers", "listeners",
-                "files", "processes"}  # fmt: skip
+                "files", "processes", "not_started"}  # fmt: skip
     described = {key for table in profiles.Profile.model_fields.values()
                  for key, field in getattr(table.annotation, "model_fields", {}).items()
                  if "regular expression" in (field.description or "")}  # fmt: skip
@@ -293,6 +294,13 @@ def test_an_unknown_profile_lists_the_known_ones() -> None:
     with pytest.raises(ProfileRefused) as caught:
         profiles.load("lifsee")
     assert "reference" in caught.value.hint
+
+
+def test_the_hardware_s_model_is_no_promise_of_an_image() -> None:
+    """Its tests have no claim: what they find is never counted for or against an image."""
+    assert [name for name in catalogue() if name.startswith("instance-")] == []
+    suite = (SUITES / "test_instance.py").read_text("utf-8")
+    assert "pytest.mark.hardware_model" in suite and "claim(" not in suite
 
 
 def test_a_profile_adds_claims_to_those_that_it_extends_and_drops_others(tmp_path: Path) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
 from lifsea_testbed.machine.machine import Machine
+from lifsea_testbed.profiles.profile import BootSection
 from lifsea_testbed.scenarios import basics
 from lifsea_testbed.support.guest_paths import KEPT_IN_ETC, KEPT_IN_HOME, KEPT_IN_VAR
 
@@ -54,6 +57,52 @@ def test_a_file_that_is_lost_and_an_identity_that_changes_are_seen() -> None:
     assert seen.identities[0] != seen.identities[1]
 
 
-def test_a_machine_is_watched_until_it_has_been_up_for_long_enough() -> None:
-    machine = cast(Machine, FakeMachine())
-    assert basics.watch(machine, 60.0) is machine
+class WatchedMachine(FakeMachine):
+    """Its boot finished at 20 s of uptime; each look at its uptime takes a second of it."""
+
+    def __init__(self, planned: list[str]) -> None:
+        super().__init__()
+        self.uptime, self.started = 21.0, list[float]()
+        self.guest.boot_times = SimpleNamespace(manager=lambda: {"finished": 20.0})
+        self.guest.kernel = SimpleNamespace(uptime=self._later)
+        self.guest.pending = SimpleNamespace(start=self._start)
+        self.access_method = "user-data"
+        self._planned = planned
+
+    def wait_until(self, question: Any, what: str, *, within: float) -> None:
+        while not question():
+            assert self.uptime < 1000
+
+    def _later(self) -> float:
+        self.uptime += 1.0
+        return self.uptime
+
+    def _start(self, spared: list[str]) -> list[str]:
+        assert spared == ["spared.*"]
+        self.started.append(self.uptime)
+        return self._planned
+
+
+def test_a_machine_is_watched_for_a_while_after_its_boot() -> None:
+    """A machine that boots slowly has been up for long when its boot ends, and what comes later has not come yet."""
+    machine = WatchedMachine([])
+    basics.watch(cast(Machine, machine), 30.0)
+    assert machine.uptime == 50.0
+
+
+@pytest.mark.parametrize(("planned", "looked_at"), [([], 60.0), (["late.service"], 66.0)])
+def test_what_is_planned_for_later_is_started_once_a_machine_has_been_up_for_long(planned: list[str],
+                                                                                  looked_at: float) -> None:
+    machine = WatchedMachine(planned)
+    basics.bring_forward(cast(Machine, machine), BootSection(late=60.0, not_started=["spared.*"]))
+    assert machine.started == [60.0]
+    assert machine.uptime == looked_at
+
+
+def test_a_machine_without_a_shell_is_looked_at_as_it_is() -> None:
+    """Its disk answers at any moment; a question to the running system says itself that there is no shell."""
+    machine = WatchedMachine([])
+    machine.access_method = "none"
+    basics.watch(cast(Machine, machine), 30.0)
+    basics.bring_forward(cast(Machine, machine), BootSection())
+    assert (machine.uptime, machine.started) == (21.0, [])
