@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from lifsea_testbed.guest.readiness import NotReady as NotReady
     from lifsea_testbed.guest.readiness import ReadinessLevel as ReadinessLevel
     from lifsea_testbed.guest.readiness import await_level as await_level
+    from lifsea_testbed.guest.selinux import Selinux as Selinux
     from lifsea_testbed.guest.services import Services as Services
     from lifsea_testbed.guest.system import Clock as Clock
     from lifsea_testbed.guest.system import ClockTracking as ClockTracking
@@ -123,12 +124,13 @@ _MODULES = {
     "Packages": "guest.packages", "PendingWork": "guest.pending", "PodRun": "cluster.objects",
     "Power": "support.protocols", "PowerCuts": "powercut.campaign", "Profile": "profiles.profile",
     "ProfileRefused": "errors", "ReadinessLevel": "guest.readiness", "Reason": "errors", "Rebooted": "scenarios.basics",
-    "RolledBack": "scenarios.basics", "Services": "guest.services", "Shell": "support.protocols",
-    "StaticPod": "scenarios.static_pod", "System": "guest.system", "TestbedError": "errors", "TimerStarved": "errors",
-    "Twins": "scenarios.basics", "Units": "guest.units", "UpgradeChain": "scenarios.upgrade_paths",
-    "UpgradeTool": "upgrade.tools", "Upgraded": "scenarios.basics", "UpgradesSection": "profiles.profile",
-    "VisibleHardware": "guest.hardware", "WaitTimedOut": "errors", "await_level": "guest.readiness",
-    "claim": "plugin.items", "guest_hardware": "ecs.guest_hardware", "require": "profiles.profile",
+    "RolledBack": "scenarios.basics", "Selinux": "guest.selinux", "Services": "guest.services",
+    "Shell": "support.protocols", "StaticPod": "scenarios.static_pod", "System": "guest.system",
+    "TestbedError": "errors", "TimerStarved": "errors", "Twins": "scenarios.basics", "Units": "guest.units",
+    "UpgradeChain": "scenarios.upgrade_paths", "UpgradeTool": "upgrade.tools", "Upgraded": "scenarios.basics",
+    "UpgradesSection": "profiles.profile", "VisibleHardware": "guest.hardware", "WaitTimedOut": "errors",
+    "await_level": "guest.readiness", "claim": "plugin.items", "guest_hardware": "ecs.guest_hardware",
+    "require": "profiles.profile",
 }  # fmt: skip
 __all__ = [
     "AccessMethod", "AccessSection", "Accounts", "AnswerUnreadable", "Blame", "BootFailed", "BootTimes", "CallerError",
@@ -139,9 +141,10 @@ __all__ = [
     "InitialState", "Instance", "InterruptedNode", "JoinedNode", "KEPT_IN_ETC", "KEPT_IN_HOME", "KEPT_IN_VAR", "Kernel",
     "Kubelet", "LaunchError", "MACHINE_ID", "Machine", "MachineFactory", "MachinePool", "MachineSpec", "MachineStarved",
     "Measure", "NotJudged", "NotReady", "Offer", "OperationsContainer", "Packages", "PendingWork", "PodRun", "Power",
-    "PowerCuts", "Profile", "ProfileRefused", "ReadinessLevel", "Reason", "Rebooted", "RolledBack", "Services", "Shell",
-    "StaticPod", "System", "TestbedError", "TimerStarved", "Twins", "Units", "UpgradeChain", "UpgradeTool", "Upgraded",
-    "UpgradesSection", "VisibleHardware", "WaitTimedOut", "await_level", "claim", "guest_hardware", "require",
+    "PowerCuts", "Profile", "ProfileRefused", "ReadinessLevel", "Reason", "Rebooted", "RolledBack", "Selinux",
+    "Services", "Shell", "StaticPod", "System", "TestbedError", "TimerStarved", "Twins", "Units", "UpgradeChain",
+    "UpgradeTool", "Upgraded", "UpgradesSection", "VisibleHardware", "WaitTimedOut", "await_level", "claim",
+    "guest_hardware", "require",
 ]  # fmt: skip
 
 

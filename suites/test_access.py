@@ -42,6 +42,12 @@ def test_only_known_programs_take_what_comes(watched: Machine, profile: Profile)
     assert watched.guest.network.unlisted_ports(allowed) == []
 
 
+@claim("selinux-enforcing")
+def test_selinux_is_in_the_promised_mode(watched: Machine, profile: Profile) -> None:
+    """Kernel, its arguments, its policy, the configuration and the contexts of programs agree."""
+    assert watched.guest.selinux.deviations(require(profile.security.selinux, "security.selinux")) == []
+
+
 @claim("setuid-known")
 def test_only_known_files_give_privileges(watched: Machine, profile: Profile) -> None:
     """Each file that is setuid or setgid, or has capabilities, is on the profile's list."""

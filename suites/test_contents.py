@@ -56,6 +56,19 @@ def test_a_single_package_cannot_be_installed(machine: Machine) -> None:
     assert machine.guest.packages.writable_databases() == []
 
 
+@claim("no-debug-tools")
+def test_there_is_no_debug_tool(machine: Machine, profile: Profile) -> None:
+    """No program anywhere debugs others or records network traffic, by its name or by its content."""
+    assert machine.guest.files.executables_named(profile.absent.debug_tools) == []
+    assert machine.guest.files.executables_holding(profile.absent.debug_tool_marks) == []
+
+
+@claim("no-debug-tools")
+def test_no_package_brings_a_debug_tool(machine: Machine, profile: Profile) -> None:
+    """No installed package is one of such tools."""
+    assert machine.guest.packages.named(profile.absent.debug_packages) == []
+
+
 @claim("shell-kept")
 def test_a_posix_shell_is_kept(machine: Machine) -> None:
     """/bin/sh runs a script."""

@@ -29,6 +29,7 @@ from lifsea_testbed.guest.operations import OperationsContainer
 from lifsea_testbed.guest.ostree import Deployments
 from lifsea_testbed.guest.packages import Packages
 from lifsea_testbed.guest.pending import PendingWork
+from lifsea_testbed.guest.selinux import Selinux
 from lifsea_testbed.guest.services import Services
 from lifsea_testbed.guest.system import Clock, System
 from lifsea_testbed.guest.units import Units
@@ -120,6 +121,11 @@ class Guest:
     def pending(self) -> PendingWork:
         """What is planned for later."""
         return PendingWork(self._shell)
+
+    @property
+    def selinux(self) -> Selinux:
+        """SELinux."""
+        return Selinux(self._shell)
 
     @property
     def services(self) -> Services:

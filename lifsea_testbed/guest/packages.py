@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import email
+import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from email.message import Message
 
@@ -54,6 +55,15 @@ class Packages:
                 return sorted(Package(name=name, version=version) for name, version in map(str.split, listed.lines)
                               if is_package(name))  # fmt: skip
         raise NotJudged("the image carries neither a dpkg status file nor rpm", Reason.IMAGE)
+
+    def named(self, patterns: Iterable[str]) -> list[str]:
+        """Returns the names of the installed packages that one of the regular expressions matches as a whole, sorted.
+
+        Raises:
+            NotJudged: the image carries no database that can be read.
+        """
+        expression = re.compile("|".join(f"(?:{pattern})" for pattern in patterns))
+        return sorted({package.name for package in self.installed() if expression.fullmatch(package.name)})
 
     def writable_databases(self) -> list[str]:
         """Returns the directories of package databases in which root could record an installed package."""

@@ -147,6 +147,10 @@ class AbsentSection(_Section):
     package_managers: list[Regex] = [
         "yum", r"dnf[-\d]*", "microdnf", "tdnf", "rpm-ostree", "zypper", "apt", "apt-get", "aptitude", "dpkg", "pkcon",
         r"apk(?:\.static)?", "pacman", "opkg", "xbps-install", "emerge", "swupd", "urpmi", "nix-env", "guix"]
+    debug_tools: list[Regex] = [
+        "tcpdump", "dumpcap", "tshark", r"strace(?:64)?", "ltrace", r"gdb(?:server|tui)?", "lldb.*",
+        r"perf(?:_[\d.]+)?", "bpftrace", "nmap",
+        r"(?:.+-linux-gnu-)?(?:objdump|readelf|nm|objcopy|ld(?:\.bfd|\.gold)|as|strings|addr2line)"]
     ssh_marks: list[str] = [
         "no hostkeys available", "Dropbear server v", "tinysshd", "SSH-2.0-wolfSSH", "SSH-2.0-russh",
         "github.com/gliderlabs/ssh", "github.com/charmbracelet/ssh", "tailscale.com/ssh/"]
@@ -155,6 +159,12 @@ class AbsentSection(_Section):
     package_manager_marks: list[str] = [
         "libapt-pkg.so", "libdnf.so", "libdnf5.so", "libzypp.so", "libalpm.so", "apk-tools ", "libtdnf.so", "opkg_conf",
         "package architecture (%s) does not match system (%s)"]
+    debug_tool_marks: list[str] = [
+        "packet%s dropped by kernel", "PTRACE_SETOPTIONS", "This GDB was configured as follows", "perf.data.guest",
+        "BPFTRACE_STRLEN", "libbfd-", "BFD header file version ", "<option(s)> elf-file(s)"]
+    debug_packages: list[Regex] = [
+        r"tcpdump|wireshark-cli|tshark|strace|ltrace|bpftrace|nmap|perf|linux-perf(?:-.*)?|binutils(?:-.*)?",
+        r"gdb(?:-minimal|-headless|-gdbserver|server)?|lldb.*"]
     python_files: list[str] = ["libpython*", "_collections_abc.*", "_abcoll.*", "python[23]*.zip", "base_library.zip"]
     interpreter_files: list[str] = ["libperl.so*", "strict.pm", "perl5db.pl", "libruby*", "rubygems.rb", "libmruby*"]
     host_keys: list[str] = ["ssh_host_*_key*", "dropbear_*_host_key", "ed25519.sk"]
@@ -181,6 +191,7 @@ class SecuritySection(_Section):
     """The allow-lists; a list that is left out is not judged."""
 
     listeners: list[Regex] | None = Field(default=None, description="regular expressions: `tcp 127.0.0.1:53 program`")
+    selinux: Literal["enforcing", "permissive"] | None = Field(default=None, description="the mode of SELinux")
     setuid: list[str] | None = Field(default=None, description="files that give privileges to their callers")
     sysctls: dict[str, int | Literal["absent"]] = Field(default={}, description="absent: the kernel has none")
 

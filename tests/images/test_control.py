@@ -19,6 +19,7 @@ BROKEN = {
     "boots-to-ready", "packages-about-200", "root-read-only", "paths-as-promised", "no-sshd", "no-python",
     "no-interpreters", "no-package-manager", "no-initramfs", "drivers-built-in", "no-logind", "no-resolved", "ntp-set",
     "ops-container-off", "ops-container-on-demand", "image-whole", "sysctls", "console-clean",
+    "selinux-enforcing", "no-debug-tools",
     "user-data-ran-once",  # cloud-init fetches it at every boot, and runs it at the first
 }  # fmt: skip
 #: The claims that it keeps.

@@ -22,7 +22,7 @@ from tests.support.house import PACKAGE
 
 LONGEST_JUDGE = 15
 #: The claims of LifseaOS that its stand-ins do not make, and why.
-WITHOUT: dict[str, str] = {}
+WITHOUT = {"selinux-enforcing": "the kernel of the stand-ins has no SELinux"}
 #: The promises in the articles on LifseaOS and in its documentation.
 PROMISES = {
     "boot-two-seconds", "packages-about-200", "image-small", "no-initramfs", "drivers-built-in", "no-logind",
@@ -264,6 +264,7 @@ def test_a_file_that_is_no_profile_is_refused(tmp_path: Path, content: bytes, co
 def test_every_regular_expression_of_a_profile_is_checked() -> None:
     """A key whose description speaks of regular expressions, and the names of executables, are of that type."""
     patterns = {"ready_line", "allowed_kernel_errors", "ssh", "python", "interpreters", "package_managers", "listeners",
+                "debug_tools", "debug_packages",
                 "files", "processes", "not_started"}  # fmt: skip
     described = {key for table in profiles.Profile.model_fields.values()
                  for key, field in getattr(table.annotation, "model_fields", {}).items()

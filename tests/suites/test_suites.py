@@ -55,7 +55,7 @@ SOUND: dict[str, Any] = {
     "kernel.memory_used": 200 << 20, "kernel.uptime": 60.0,
     "kubelet.health": "ok",
     "network.ssh_listeners": [], "network.unlisted_ports": [],
-    "packages.writable_databases": [],
+    "packages.named": [], "packages.writable_databases": [], "selinux.deviations": [],
     "runtime.containerd_version": "1.7", "runtime.cri_plugin_state": "ok", "runtime.escaped_writes": [],
     "system.has_posix_shell": True, "system.host_name": "iZtestZ", "system.udev_rules": [],
     "system.user_data_runs": ["0"],
@@ -128,6 +128,11 @@ DEFECTS: dict[str, list[dict[str, Any]]] = {
     "test_there_is_no_package_manager": [
         {"files.executables_named": ["/usr/bin/yum"]}, {"files.executables_holding": ["/usr/bin/pkg"]},
     ],
+    "test_there_is_no_debug_tool": [
+        {"files.executables_named": ["/usr/bin/strace"]}, {"files.executables_holding": ["/usr/libexec/netd"]},
+    ],
+    "test_no_package_brings_a_debug_tool": [{"packages.named": ["tcpdump"]}],
+    "test_selinux_is_in_the_promised_mode": [{"selinux.deviations": ["kernel: permissive"]}],
     "test_a_posix_shell_is_kept": [{"system.has_posix_shell": False}],
     "test_there_is_no_posix_shell": [{"system.has_posix_shell": True}],
     "test_there_is_no_logind": [

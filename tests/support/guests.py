@@ -17,6 +17,7 @@ from lifsea_testbed.guest.network import GuestNetwork
 from lifsea_testbed.guest.operations import OperationsContainer
 from lifsea_testbed.guest.ostree import Deployments
 from lifsea_testbed.guest.packages import Packages
+from lifsea_testbed.guest.selinux import Selinux
 from lifsea_testbed.guest.services import Services, ServiceState
 from lifsea_testbed.guest.system import Clock, System
 from lifsea_testbed.guest.units import Units
@@ -192,6 +193,7 @@ class FakeGuest:
         self.system = FakeSystem("system", System, traits)
         self.kernel = FakeKernel("kernel", Kernel, traits)
         self.units = FakeUnits("units", Units, traits)
+        self.selinux = FakeSubject("selinux", Selinux, traits)
         self.services = FakeServices("services", Services, traits)
         self.clock = FakeSubject("clock", Clock, traits)
         self.network = FakeSubject("network", GuestNetwork, traits)
