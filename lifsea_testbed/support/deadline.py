@@ -49,6 +49,10 @@ class TimeScale:
         return Deadline.after(seconds * self.factor)
 
 
+#: The scale of a machine that is as fast as the hardware.
+HARDWARE_SPEED = TimeScale()
+
+
 def seconds(text: str, option: str) -> float:
     """Returns the duration (seconds) in the value of a command line option: 90s, 30m or 2h.
 
