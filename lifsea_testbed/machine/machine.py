@@ -61,7 +61,8 @@ class Machine:
     hardware. `directory` holds files that are removed with the machine, `records` those that stay: the transcript of
     each boot, the journal, the commands that were run, QEMU's command line and monitor log, the requests to the
     metadata service, and after a failure the screen; secrets are redacted in all of them. `restored_in` is the time
-    from a snapshot on disk to a machine that answers (seconds), or None if it was booted.
+    from a snapshot on disk to a machine that answers (seconds), or None if it was booted; `recording_time` is that of
+    all reading of journals for the records (seconds), which is not the guest's doing.
     """
 
     def __init__(self, *, hardware: command_line.HardwareSpec, image: Image, profile: Callable[[], Profile],
@@ -76,7 +77,7 @@ class Machine:
         self.guest = Guest(self, profile, subjects=guest_subjects or {}, time_scale=time_scale)
         self.fidelity = HardwareFidelity.of(hardware)
         self.boot_id = ""
-        self.shell_after = 0.0
+        self.shell_after = self.recording_time = 0.0
         self.restored_in: float | None = None
         self.access_method: str = AccessMethod.NONE
         self.boots: list[Boot] = []
@@ -391,5 +392,7 @@ class Machine:
     def _save_journal(self) -> None:
         if not self.boots or self.boot.liveness.ended or not self.boot_id:
             return
+        started = time.monotonic()
         with contextlib.suppress(Exception):
             self._records.write(f"journal-{len(self.boots)}.txt", self.guest.system.journal())
+        self.recording_time += time.monotonic() - started

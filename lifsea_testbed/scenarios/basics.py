@@ -57,7 +57,8 @@ class Twins:
 class Upgraded:
     """A machine after an upgrade: the deployment before, the commit deployed, and the deployment that runs.
 
-    `seconds` passed until the shell of the next image was open; `bytes_written` went to the disk before the reboot.
+    `seconds` passed until the shell of the next image was open, without the time in which the journal was read for the
+    records; `bytes_written` went to the disk before the reboot.
     """
 
     machine: Machine
@@ -146,11 +147,11 @@ def upgrade(machine: Machine, next_image: Image) -> Upgraded:
     written = write(machine, (KEPT_IN_ETC, KEPT_IN_VAR))
     before = machine.guest.deployments.booted()
     source = machine.attach_disk(next_image)
-    started, written_before = time.monotonic(), machine.boot.bytes_written
+    started, recording, written_before = time.monotonic(), machine.recording_time, machine.boot.bytes_written
     commit = machine.guest.deployments.deploy_from_disk(source)
     bytes_written = machine.boot.bytes_written - written_before
     machine.reboot()
-    seconds = time.monotonic() - started
+    seconds = time.monotonic() - started - (machine.recording_time - recording)
     return Upgraded(
         machine=machine, before=before, commit=commit, running=machine.guest.deployments.booted(),
         defaults_missing=machine.guest.deployments.missing_defaults(), kept=read(machine, written),
