@@ -72,7 +72,8 @@ def test_the_port_that_kubernetes_removed_is_named_where_it_exists(
 ) -> None:
     monkeypatch.setattr(control_plane, "_LISTING", 1.0)
     made = plane(tmp_path, controller_manager=manager)
-    assert ("--port=0" in made._controller_manager()) is passed
+    with made.tunnel:
+        assert ("--port=0" in made._controller_manager()) is passed
     made.__exit__()
 
 
