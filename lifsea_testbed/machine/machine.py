@@ -19,10 +19,12 @@ from lifsea_testbed.ecs.metadata import Metadata, MetadataRequest
 from lifsea_testbed.ecs.metadata_faults import NO_FAULTS, MetadataFaults
 from lifsea_testbed.errors import (
     BootFailed,
+    ChannelError,
     CommandFailed,
     EmulatorFailed,
     GuestCrashed,
     GuestFailure,
+    LaunchError,
     MachineStarved,
     WaitTimedOut,
 )
@@ -337,8 +339,12 @@ class Machine:
     def _shut_down(self, command: str) -> None:
         self._save_journal()
         self.boot.liveness.expect_end()
-        self.run(f"systemctl --no-block {command} || {command}")
         deadline = self._time_scale.deadline(_SHUTTING_DOWN)
+        try:
+            self.run(f"systemctl --no-block {command} || {command}")
+        except (ChannelError, LaunchError):  # a fast guest may be off, or its shell ended, before its answer was sent
+            if not self.boot.wait_until_off(deadline):
+                raise
         if not self.boot.wait_until_off(deadline):
             raise WaitTimedOut(f"the guest did not shut down within {deadline.allowance:.0f} s",
                                evidence=self.boot.transcript.tail())  # fmt: skip
@@ -368,9 +374,8 @@ class Machine:
         raise self.boot.diagnose_silence() or self._no_shell_error()
 
     def _no_shell_error(self) -> BootFailed:
-        methods = ", ".join(self._profile().access.methods)
         requests = ", ".join(dict.fromkeys(printable(request.path) for request in self.requests)) or "none"
-        return self.boot.no_shell_error(methods, requests)
+        return self.boot.no_shell_error(", ".join(self._profile().access.methods), requests)
 
     def _await_ready_sign(self) -> None:
         """Waits for the console line of the profile, or for an answer of Cloud Assistant where there is none."""
