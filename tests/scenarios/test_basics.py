@@ -123,14 +123,10 @@ class UpgradedMachine(Machine):
         boot: Any = SimpleNamespace(bytes_written=0, liveness=Liveness(), wait_until_off=lambda deadline: True)
         self.boots, self.boot_id, self.recording_time = [boot], "1", 0.0
         self._records, self._time_scale = cast(Any, SimpleNamespace(write=lambda name, text: None)), TimeScale()
-        deployments = SimpleNamespace(booted=lambda: "x", deploy_from_disk=lambda device: "y",
-                                      missing_defaults=lambda: [])  # fmt: skip
+        deployments = SimpleNamespace(missing_defaults=lambda: [])
         self.guest: Any = SimpleNamespace(
             system=SimpleNamespace(journal=slowly), deployments=deployments,
             files=SimpleNamespace(read=lambda path: path, write=lambda path, text: None))  # fmt: skip
-
-    def attach_disk(self, image: Any) -> str:
-        return "vdb"
 
     def run(self, *command: Any, **options: Any) -> Any:
         return None
@@ -142,7 +138,8 @@ class UpgradedMachine(Machine):
 def test_the_time_of_an_upgrade_does_not_grow_with_the_journal() -> None:
     machine = UpgradedMachine(journal=1.0)
     started = time.monotonic()
-    upgraded = basics.upgrade(machine, cast(Any, None))
+    tool: Any = SimpleNamespace(running=lambda: "x", apply=lambda offer: None, name_of=lambda offer: "y")
+    upgraded = basics.upgrade(machine, tool, cast(Any, None))
     assert time.monotonic() - started >= 1.0 and machine.recording_time >= 1.0
     assert upgraded.seconds < 0.9
     machine.boot.liveness.end(lambda: HostError("over"))
