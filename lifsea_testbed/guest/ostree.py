@@ -43,7 +43,7 @@ mount --rbind /usr "$point/usr" && ostree diff {commit} "$point"
 """
 
 _MISSING_DEFAULTS = """
-cd /usr/etc || exit 1
+cd /usr/etc 2>/dev/null || exit 0
 find . -type f | while IFS= read -r file; do [ -e "/etc/$file" ] || echo "$file"; done
 """
 
@@ -102,7 +102,7 @@ class Deployments:
         return parse_changes(self._shell.run(script, within=_WHOLE_IMAGE).stdout)
 
     def missing_defaults(self) -> list[str]:
-        """Returns the files of the image's /usr/etc that /etc lacks: those that a merge of the two left out."""
+        """Returns the files of the image's /usr/etc, if it has one, that /etc lacks: those that a merge left out."""
         return self._shell.run(_MISSING_DEFAULTS).lines
 
     def metadata_strings(self, commit: str, key: str, repository: str = REPOSITORY) -> list[str]:
@@ -116,12 +116,6 @@ class Deployments:
         answer = self._shell.run(script, within=_WHOLE_IMAGE)
         with readable(answer, expected="a commit: 64 hexadecimal digits"):
             return parse_commit(answer.stdout)
-
-    def deploy_from_disk(self, device: str) -> str:
-        """Pulls and deploys the image that is deployed on another disk; returns its commit."""
-        commit = self.pull_from_disk(device)
-        self.deploy(self.booted().os, commit)
-        return commit
 
     def deploy(self, os: str, commit: str) -> CommandResult:
         """Makes that commit the one that boots next; the running one stays as the second."""
