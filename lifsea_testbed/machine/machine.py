@@ -41,7 +41,6 @@ from lifsea_testbed.qemu.instruction_counter import Counter
 from lifsea_testbed.qemu.storage import Layers, MemoryFile
 from lifsea_testbed.support.confinement import Confinement
 from lifsea_testbed.support.deadline import Deadline, TimeScale
-from lifsea_testbed.support.lines import split_lines
 from lifsea_testbed.support.protocols import QUESTION, CommandResult
 from lifsea_testbed.support.redact import Redactor
 from lifsea_testbed.support.sanitize import first_line, printable
@@ -94,7 +93,7 @@ class Machine:
         self._counter = counter
         self._memory, self._resumed = memory, False
         self._overlay = self._layers.overlay or directory / "overlay.qcow2"
-        secrets = [line for line in split_lines(printable(user_data or b"")) if not line.startswith("#")]
+        secrets = [line for line in printable(user_data or b"").split("\n") if not line.startswith("#")]
         if user_data is None:
             has_none, port = self.access.has_no_shell, command_line.CHANNEL_PORT
             user_data = b"" if has_none else login.user_data(port, self.access.line)
