@@ -93,7 +93,7 @@ class Machine:
         self._counter = counter
         self._memory, self._resumed = memory, False
         self._overlay = self._layers.overlay or directory / "overlay.qcow2"
-        secrets = [line for line in printable(user_data or b"").splitlines() if not line.startswith("#")]
+        secrets = [line for line in printable(user_data or b"").split("\n") if not line.startswith("#")]
         if user_data is None:
             has_none, port = self.access.has_no_shell, command_line.CHANNEL_PORT
             user_data = b"" if has_none else login.user_data(port, self.access.line)
