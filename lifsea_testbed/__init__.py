@@ -85,6 +85,7 @@ if TYPE_CHECKING:
     from lifsea_testbed.scenarios.basics import Upgraded as Upgraded
     from lifsea_testbed.scenarios.first_boot import ClockCorrection as ClockCorrection
     from lifsea_testbed.scenarios.first_boot import FirstBoot as FirstBoot
+    from lifsea_testbed.scenarios.outages import Outages as Outages
     from lifsea_testbed.scenarios.static_pod import StaticPod as StaticPod
     from lifsea_testbed.scenarios.upgrade_paths import FaultInjection as FaultInjection
     from lifsea_testbed.scenarios.upgrade_paths import UpgradeChain as UpgradeChain
@@ -121,16 +122,16 @@ _MODULES = {
     "Machine": "machine.machine", "MachineFactory": "machine.factory", "MachinePool": "machine.pool",
     "MachineSpec": "machine.factory", "MachineStarved": "errors", "Measure": "perf.metric", "NotJudged": "errors",
     "NotReady": "guest.readiness", "Offer": "upgrade.offer", "OperationsContainer": "guest.operations",
-    "Packages": "guest.packages", "PendingWork": "guest.pending", "PodRun": "cluster.objects",
-    "Power": "support.protocols", "PowerCuts": "powercut.campaign", "Profile": "profiles.profile",
-    "ProfileRefused": "errors", "ReadinessLevel": "guest.readiness", "Reason": "errors", "Rebooted": "scenarios.basics",
-    "RolledBack": "scenarios.basics", "Selinux": "guest.selinux", "Services": "guest.services",
-    "Shell": "support.protocols", "StaticPod": "scenarios.static_pod", "System": "guest.system",
-    "TestbedError": "errors", "TimerStarved": "errors", "Twins": "scenarios.basics", "Units": "guest.units",
-    "UpgradeChain": "scenarios.upgrade_paths", "UpgradeTool": "upgrade.tools", "Upgraded": "scenarios.basics",
-    "UpgradesSection": "profiles.profile", "VisibleHardware": "guest.hardware", "WaitTimedOut": "errors",
-    "await_level": "guest.readiness", "claim": "plugin.items", "guest_hardware": "ecs.guest_hardware",
-    "require": "profiles.profile",
+    "Outages": "scenarios.outages", "Packages": "guest.packages", "PendingWork": "guest.pending",
+    "PodRun": "cluster.objects", "Power": "support.protocols", "PowerCuts": "powercut.campaign",
+    "Profile": "profiles.profile", "ProfileRefused": "errors", "ReadinessLevel": "guest.readiness", "Reason": "errors",
+    "Rebooted": "scenarios.basics", "RolledBack": "scenarios.basics", "Selinux": "guest.selinux",
+    "Services": "guest.services", "Shell": "support.protocols", "StaticPod": "scenarios.static_pod",
+    "System": "guest.system", "TestbedError": "errors", "TimerStarved": "errors", "Twins": "scenarios.basics",
+    "Units": "guest.units", "UpgradeChain": "scenarios.upgrade_paths", "UpgradeTool": "upgrade.tools",
+    "Upgraded": "scenarios.basics", "UpgradesSection": "profiles.profile", "VisibleHardware": "guest.hardware",
+    "WaitTimedOut": "errors", "await_level": "guest.readiness", "claim": "plugin.items",
+    "guest_hardware": "ecs.guest_hardware", "require": "profiles.profile",
 }  # fmt: skip
 __all__ = [
     "AccessMethod", "AccessSection", "Accounts", "AnswerUnreadable", "Blame", "BootFailed", "BootTimes", "CallerError",
@@ -140,8 +141,8 @@ __all__ = [
     "FleetMaker", "Guest", "GuestCrashed", "GuestFailure", "GuestNetwork", "HostError", "Image", "ImageRefused",
     "InitialState", "Instance", "InterruptedNode", "JoinedNode", "KEPT_IN_ETC", "KEPT_IN_HOME", "KEPT_IN_VAR", "Kernel",
     "Kubelet", "LaunchError", "MACHINE_ID", "Machine", "MachineFactory", "MachinePool", "MachineSpec", "MachineStarved",
-    "Measure", "NotJudged", "NotReady", "Offer", "OperationsContainer", "Packages", "PendingWork", "PodRun", "Power",
-    "PowerCuts", "Profile", "ProfileRefused", "ReadinessLevel", "Reason", "Rebooted", "RolledBack", "Selinux",
+    "Measure", "NotJudged", "NotReady", "Offer", "OperationsContainer", "Outages", "Packages", "PendingWork", "PodRun",
+    "Power", "PowerCuts", "Profile", "ProfileRefused", "ReadinessLevel", "Reason", "Rebooted", "RolledBack", "Selinux",
     "Services", "Shell", "StaticPod", "System", "TestbedError", "TimerStarved", "Twins", "Units", "UpgradeChain",
     "UpgradeTool", "Upgraded", "UpgradesSection", "VisibleHardware", "WaitTimedOut", "await_level", "claim",
     "guest_hardware", "require",
