@@ -32,8 +32,10 @@ OWNERS = {
     "psutil": {"support.host", "support.private_dir", "report.collector"},
     "rich": {"report.terminal", "powercut.campaign"},
     "otava": {"perf.change_points"},
-    "sqlalchemy": {"perf.history", "perf.migrations.versions.v0001_samples"},
-    "alembic": {"perf.history", "perf.migrations.env", "perf.migrations.versions.v0001_samples"},
+    "sqlalchemy": {"perf.history", "perf.migrations.versions.v0001_samples",
+                   "perf.migrations.versions.v0002_conditions"},
+    "alembic": {"perf.history", "perf.migrations.env", "perf.migrations.versions.v0001_samples",
+                "perf.migrations.versions.v0002_conditions"},
     "shtab": {"cli.completion"},
     "scipy": {"perf.compare", "perf.change_points"}, "numpy": {"perf.compare", "perf.change_points", "perf.trend"},
 }  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +19,10 @@ from lifsea_testbed.machine.factory import MachineFactory
 from lifsea_testbed.powercut import campaign as power_cuts
 from lifsea_testbed.profiles import baseline as baselines
 from lifsea_testbed.profiles import profile as profiles
+from lifsea_testbed.qemu.accelerator import AcceleratorKind
 from lifsea_testbed.scenarios.baseline import take
 from lifsea_testbed.support.host import OVERHEAD, available_memory
+from lifsea_testbed.support.host_use import HostUse
 from lifsea_testbed.support.sanitize import printable
 
 
@@ -50,7 +52,9 @@ def powercut(options: argparse.Namespace) -> None:
         console.require_terminal()
     with _factory(_context(options), announce=print) as factory:
         if not options.state:
-            power_cuts.sweep(factory, sweep)
+            with _host(factory.context) as host:
+                host.share()
+                power_cuts.sweep(factory, sweep)
         elif options.shell:
             with power_cuts.machine(factory, sweep, options.state) as machine:
                 machine.start()
@@ -73,6 +77,7 @@ def boot_time(options: argparse.Namespace) -> None:
     with ExitStack() as stack:
         images = [options.image, *([options.against] if options.against else [])]
         factories = [stack.enter_context(_factory(_context(options, image))) for image in images]
+        stack.enter_context(stack.enter_context(_host(factories[0].context)).exclusive("boots"))
         for line in boot_times.run(factories, campaign):
             print(printable(line), flush=True)
 
@@ -107,6 +112,11 @@ def _with_memory(context: RunContext, memory: int) -> RunContext:
         raise HostError(f"the saved machine has {memory} MiB of memory; {available} MiB are free on this host",
                         expected=f"{memory + OVERHEAD} MiB free", hint="stop other programs, or run on a larger host")
     return replace(context, memory=memory)
+
+
+def _host(context: RunContext) -> closing[HostUse]:
+    """The use of this host, which runs of pytest on it respect as well."""
+    return closing(HostUse(applies=context.accelerator.kind is AcceleratorKind.KVM, announce=print))
 
 
 @contextmanager

@@ -55,6 +55,9 @@ BUILDS = sa.Table(
     sa.Column("host_class", sa.Text, nullable=False),
     sa.Column("kind", sa.String(7), nullable=False),
     sa.Column("reports", sa.Text, nullable=False),
+    sa.Column("processor", sa.Text, nullable=False, server_default=""),
+    sa.Column("workers", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("memory", sa.Integer, nullable=False, server_default="0"),
 )  # fmt: skip
 #: One row for each value. The view `samples_in_full` joins all three tables.
 SAMPLES = sa.Table(

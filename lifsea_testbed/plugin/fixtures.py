@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -182,7 +182,8 @@ def cold_boots(bench: MachineFactory, pytestconfig: pytest.Config) -> ColdBoots:
     """The observations of cold boots, each on a disk of its own."""
     from lifsea_testbed.boottime import campaign
 
-    return campaign.cold_boots(bench, pytestconfig.option.boots)
+    with _session(pytestconfig).host.exclusive("cold boots"):
+        return campaign.cold_boots(bench, pytestconfig.option.boots)
 
 
 @pytest.fixture(scope="session")
@@ -222,12 +223,14 @@ def corrected_clock(bench: MachineFactory) -> ClockCorrection:
 
 
 @pytest.fixture(scope="session")
-def upgraded(bench: MachineFactory, next_image: Image) -> Iterator[Upgraded]:
+def upgraded(bench: MachineFactory, next_image: Image, pytestconfig: pytest.Config) -> Iterator[Upgraded]:
     """A machine that was upgraded and runs the next image."""
     from lifsea_testbed.scenarios import basics
 
     with _cold(bench, "upgraded-machine") as machine:
-        yield basics.upgrade(machine, next_image)
+        with _session(pytestconfig).host.exclusive("an upgrade"):
+            upgraded = basics.upgrade(machine, next_image)
+        yield upgraded
 
 
 @pytest.fixture(scope="session")
@@ -308,11 +311,14 @@ def cluster(bench: MachineFactory, pytestconfig: pytest.Config) -> Iterator[Clus
 
 
 @pytest.fixture(scope="session")
-def cluster_member(bench: MachineFactory, cluster: Cluster) -> Iterator[tuple[Member, JoinedNode]]:
+def cluster_member(bench: MachineFactory, cluster: Cluster,
+                   pytestconfig: pytest.Config) -> Iterator[tuple[Member, JoinedNode]]:  # fmt: skip
     """A new machine that its user-data made a Ready node of the cluster, and the observations of it."""
     from lifsea_testbed.cluster import lifecycle
 
-    with lifecycle.joined_node(cluster, bench.profile, bench.create) as member:
+    with ExitStack() as stack:
+        with _session(pytestconfig).host.exclusive("a node that joins"):
+            member = stack.enter_context(lifecycle.joined_node(cluster, bench.profile, bench.create))
         yield member
 
 
@@ -323,11 +329,13 @@ def joined(cluster_member: tuple[Member, JoinedNode]) -> JoinedNode:
 
 
 @pytest.fixture(scope="session")
-def ran(bench: MachineFactory, cluster: Cluster, cluster_member: tuple[Member, JoinedNode]) -> PodRun:
+def ran(bench: MachineFactory, cluster: Cluster, cluster_member: tuple[Member, JoinedNode],
+        pytestconfig: pytest.Config) -> PodRun:  # fmt: skip
     """The observations of a pod on that node; the pod is being deleted."""
     from lifsea_testbed.cluster import lifecycle
 
-    return lifecycle.run_pod(cluster, cluster_member[0], bench.profile)
+    with _session(pytestconfig).host.exclusive("a pod that starts"):
+        return lifecycle.run_pod(cluster, cluster_member[0], bench.profile)
 
 
 @pytest.fixture(scope="session")

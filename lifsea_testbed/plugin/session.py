@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ from lifsea_testbed.report.signature import PASSWORD, Signer
 from lifsea_testbed.report.terminal import Spinner
 from lifsea_testbed.support import private_dir, steps
 from lifsea_testbed.support.deadline import seconds
+from lifsea_testbed.support.host_use import HostUse
 from lifsea_testbed.support.sanitize import printable
 from lifsea_testbed.upgrade.tools import require_tool
 
@@ -84,6 +86,7 @@ class Session:
         self._collector = None if xdist.is_worker(config) else Collector(
             self.context, inputs.known, version=printable(config.option.image_version),
             flaky_fails=bool(getattr(config.option, "fail_on_flaky", False)))  # fmt: skip
+        self.host = HostUse(applies=self.context.accelerator.kind is AcceleratorKind.KVM, announce=self._announce)
         self.controller = xdist.Controller(config, self.context)
         self.judges = JudgeRegistry(config)
         self.figures = Figures(config, self.factory, inputs.history)
@@ -125,10 +128,24 @@ class Session:
         require_methods(self.factory.profile.access, self.extensions.access_methods)
         require_tool(self.factory.profile.upgrades, self.extensions.upgrade_tools)
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self) -> None:
+        """Waits while another process has this host to itself; tests share it with those of other processes."""
+        self.host.share()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self) -> Generator[None, object, object]:
+        """Lets timed tests of other processes begin between two tests of this one."""
+        try:
+            return (yield)
+        finally:
+            self.host.leave()
+
     def close(self) -> None:
         """Removes the machines' temporary files and prints the verdict as the last line."""
         self.pool.close()
         self.factory.close()
+        self.host.close()
         steps.listen()
         if self._spinner:
             self._spinner.close()
@@ -162,7 +179,7 @@ class Session:
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         """Leaves pytest's own exit status to a user who ends the run; not to --stepwise, -x, or a failed collection."""
-        self._cancelled = not isinstance(excinfo.value, pytest.Session.Interrupted)
+        self._cancelled = type(excinfo.value) in (KeyboardInterrupt, pytest.exit.Exception)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
@@ -172,7 +189,7 @@ class Session:
         document = self._settle(exitstatus)
         if self._signer:
             self._signer.sign(self._collector.path, document)
-        if not self._cancelled:
+        if not (self._cancelled and exitstatus == pytest.ExitCode.INTERRUPTED):
             session.exitstatus = document.exit_status or int(exitstatus)
         github.add_summary(document, os.environ)
         allure.prepare(document, self.context.reports, Path(self._config.option.allure_report_dir))
@@ -190,14 +207,19 @@ class Session:
     def _settle(self, exitstatus: int) -> Document:
         """Returns the document of the finished run; an early end of pytest or a worker is a trouble of the test bed."""
         assert self._collector is not None
-        name = pytest.ExitCode(exitstatus).name.lower()
-        stopped = [] if exitstatus in _TO_THE_END else [f"pytest stopped early ({name})"]
         judges = self.judges.by_claim(self.controller.results.get(COLLECTED, ""))
         judged = self.figures.finish(self._collector.flakes)
         return self._collector.finish(
-            [*self.judges.troubles, *stopped, *self.controller.troubles, *judged.troubles], judged.failures,
-            plan=self._plan, findings=judged.findings, judges=judges,
+            [*self.judges.troubles, *self._stopped(exitstatus), *self.controller.troubles, *judged.troubles],
+            judged.failures, plan=self._plan, findings=judged.findings, judges=judges,
         )  # fmt: skip
+
+    def _stopped(self, exitstatus: int) -> list[str]:
+        """The trouble that pytest did not come to the end of its tests, if it did not."""
+        if exitstatus in _TO_THE_END and not self._cancelled:
+            return []
+        names = {code.value: code.name.lower() for code in pytest.ExitCode}
+        return [f"pytest stopped early ({names.get(exitstatus, f'exit status {exitstatus}')})"]
 
     @property
     def _plan(self) -> str:
@@ -224,7 +246,7 @@ def _context(config: pytest.Config) -> RunContext:
         accelerator=option.accel, reports=Path(option.reports).resolve(), claims=option.claim, shard=option.shard,
         required=[word.strip() for words in option.require for word in words.split(",")],
         known_issues=_known_issues(config), dump_memory=option.dump_memory,
-        workers=getattr(option, "numprocesses", None) or 1, data_disk=option.data_disk,
+        workers=xdist.workers(config), data_disk=option.data_disk,
         durations=read_durations(map(Path, option.shard_durations)) if option.shard else {},
     )  # fmt: skip
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lifsea_testbed.errors import HostError
 from lifsea_testbed.qemu import accelerator, emulator, processor
 from lifsea_testbed.qemu.accelerator import AcceleratorKind, confine
 from lifsea_testbed.qemu.emulator import Emulator
@@ -84,6 +86,26 @@ def test_this_hosts_kvm_runs_code_on_the_processor_that_is_chosen() -> None:
     speed = accelerator.measure_kvm(emulator.find(), least=1e9, within=15.0)
     assert speed.rate > 0.0, speed.last_line
     assert speed.cpu_model in processor.candidates(emulator.find(), confine(AcceleratorKind.KVM))
+
+
+@needs_kvm
+@pytest.mark.boots
+def test_kvm_is_taken_or_refused_by_its_speed() -> None:
+    chosen = accelerator.choose("auto", emulator.find())
+    if chosen.kind is AcceleratorKind.KVM:
+        assert accelerator.choose("kvm", emulator.find()).kind is AcceleratorKind.KVM
+        assert chosen.cpu_model != processor.EMULATED
+    else:
+        assert "KVM is not usable here" in chosen.why and chosen.cpu_model == processor.EMULATED
+        with pytest.raises(HostError, match=r"KVM is not usable on this host: KVM runs .* M instructions/s"):
+            accelerator.choose("kvm", emulator.find())
+
+
+def test_without_the_device_there_is_no_kvm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accelerator, "_KVM", Path("/nonexistent/kvm"))
+    monkeypatch.setattr(accelerator, "measure", lambda kind, emulator: accelerator.Speed(rate=1800.0))
+    chosen = accelerator.choose("auto", Emulator(binary="qemu", version="10.0.2"))
+    assert chosen.kind is AcceleratorKind.TCG and "/dev/kvm does not exist" in chosen.why
 
 
 @needs_kvm
