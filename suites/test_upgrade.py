@@ -30,15 +30,16 @@ def test_the_whole_image_has_one_version(machine: Machine) -> None:
 
 @claim("nodes-identical")
 def test_two_machines_hold_the_same(twins: Twins) -> None:
-    """Their packages, and every file below /usr, are the same."""
+    """Their packages, and every file below /usr and /boot, are the same."""
     assert sorted(set(twins.contents[0]) ^ set(twins.contents[1])) == []
 
 
 @claim("nodes-identical")
 def test_two_machines_can_be_told_apart(twins: Twins) -> None:
-    """Each has a machine-id, and no secret of one is the other's."""
+    """Each has a machine-id and the other files of its identity, and none of one is the other's."""
     one, other = twins.identities
     assert MACHINE_ID in one
+    assert twins.lacking == []
     assert [path for path, digest in one.items() if digest == other.get(path)] == []
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from lifsea_testbed.guest.answers import readable
 from lifsea_testbed.profiles.profile import OperationsSection
 from lifsea_testbed.support.protocols import Shell
 
 #: Starting the container may have to unpack an image first (seconds on real hardware).
 _START = 60.0
+# The root directory of each process, as the kernel has it: device and inode.
+_ROOTS = "stat -L -c '%d:%i %n' /proc/[0-9]*/root/ 2>/dev/null || :"
+_INIT = "/proc/1/root/"
 
 
 class OperationsContainer:
@@ -26,6 +30,16 @@ class OperationsContainer:
         self._shell.run(f"command -v {self._commands.status.split()[0]}")
         output = self._shell.run(self._commands.status, check=False).stdout
         return self._commands.running in output.split()
+
+    def contained(self) -> list[str]:
+        """Returns the processes that live in containers, whoever started them: their root is not the system's.
+
+        The kernel is asked, and not the tool: an answer of the tool is no more than its word.
+        """
+        answer = self._shell.run(_ROOTS)
+        with readable(answer, expected="a device, an inode and a process on each line"):
+            roots = {process: root for root, process in (line.split(maxsplit=1) for line in answer.lines)}
+            return sorted(process for process, root in roots.items() if root != roots[_INIT])
 
     def start(self) -> None:
         """Starts it."""

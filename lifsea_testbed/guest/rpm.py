@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 
 from lifsea_testbed.disk.filesystem import Tree
 from lifsea_testbed.errors import DiskDamaged, NotJudged, Reason
-from lifsea_testbed.guest.packages import Package
+from lifsea_testbed.guest.packages import Package, is_package
 from lifsea_testbed.support.private_dir import PrivateDirectory
 
 _PLACES = ("/usr/lib/sysimage/rpm", "/usr/share/rpm", "/var/lib/rpm")
@@ -164,7 +164,7 @@ def _from_sqlite(database: bytes, log: bytes) -> list[bytes]:
 
 
 def _sorted(headers: Iterator[bytes] | list[bytes]) -> list[Package]:
-    return sorted(package for header in headers if (package := parse_header(header)))
+    return sorted(package for header in headers if (package := parse_header(header)) and is_package(package.name))
 
 
 def _value(blob: bytes, kind: int, place: int) -> str:

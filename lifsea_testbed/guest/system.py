@@ -61,6 +61,11 @@ class System:
         with readable(answer, expected="a digest and a path on each line"):
             return parse_digests(answer.lines)
 
+    def lacking_identity(self) -> list[str]:
+        """Returns the files that have to distinguish machines, by their whole path, and that are not there or empty."""
+        paths = [path for path in self._identity_files if not set(path) & set("*?[")]
+        return self._shell.run(f"for file in {shlex.join(paths)}; do [ -s \"$file\" ] || echo \"$file\"; done").lines
+
     def udev_rules(self) -> list[str]:
         """Returns the rules of all udev files together."""
         return parse_udev_rules(self._shell.run(_UDEV_RULES).stdout)

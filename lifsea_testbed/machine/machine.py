@@ -73,7 +73,7 @@ class Machine:
                  faults: MetadataFaults = NO_FAULTS) -> None:
         self.instance: Instance = hardware.instance
         self.records = records
-        self.guest = Guest(self, profile, subjects=guest_subjects or {})
+        self.guest = Guest(self, profile, subjects=guest_subjects or {}, time_scale=time_scale)
         self.fidelity = HardwareFidelity.of(hardware)
         self.boot_id = ""
         self.shell_after = 0.0

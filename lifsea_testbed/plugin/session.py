@@ -31,7 +31,6 @@ from lifsea_testbed.report.known_issues import KnownIssueList
 from lifsea_testbed.report.signature import PASSWORD, Signer
 from lifsea_testbed.report.terminal import Spinner
 from lifsea_testbed.support import private_dir, steps
-from lifsea_testbed.support.deadline import seconds
 from lifsea_testbed.support.host_use import HostUse
 from lifsea_testbed.support.sanitize import printable
 from lifsea_testbed.upgrade.tools import require_tool
@@ -60,7 +59,6 @@ class Inputs:
             pytest.UsageError: an option is bad, or the host cannot do it; nothing was started.
         """
         try:
-            seconds(config.option.power_cuts or "0s", "--power-cuts")
             signer = _signer(config)
             files = known_issues.files(_known_issues(config), config.option.profile)
             known = known_issues.load(files, on=known_issues.today())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import urllib.parse
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.profiles.profile import AccessMethod, BootSection
 from lifsea_testbed.support.guest_paths import KEPT_IN_ETC, KEPT_IN_HOME, KEPT_IN_VAR
 
+#: The name of user-data in the paths of the metadata service.
+_USER_DATA = "user-data"
 #: How long what was planned for later has for its work once it is started (seconds of the guest's clock).
 _SETTLING = 5.0
 
@@ -31,14 +34,23 @@ class Rebooted:
     requested_again: list[str]
     identities: tuple[dict[str, str], dict[str, str]]
 
+    @property
+    def user_data_requests(self) -> list[str]:
+        """Those of `requested_again` that are for user-data, however the path is written."""
+        return [path for path in self.requested_again if is_user_data(path)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Twins:
-    """Two machines of one image: their contents (packages, and a line a file) and their identifiers."""
+    """Two machines of one image: their contents (packages, and a line a file) and their identifiers.
+
+    `lacking` are files of their identity that one of them does not have.
+    """
 
     machine: Machine
     contents: tuple[list[str], list[str]]
     identities: tuple[dict[str, str], dict[str, str]]
+    lacking: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +104,8 @@ def compare(one: Machine, other: Machine) -> Twins:
     for machine in (one, other):
         machine.wait_until_ready()
     return Twins(machine=other, contents=(_content(one), _content(other)),
-                 identities=(one.guest.system.identity(), other.guest.system.identity()))  # fmt: skip
+                 identities=(one.guest.system.identity(), other.guest.system.identity()),
+                 lacking=[*one.guest.system.lacking_identity(), *other.guest.system.lacking_identity()])  # fmt: skip
 
 
 def watch(machine: Machine, seconds: float) -> Machine:
@@ -156,6 +169,12 @@ def roll_back(upgraded: Upgraded) -> RolledBack:
                       etc=machine.guest.files.read(KEPT_IN_ETC))  # fmt: skip
 
 
+def is_user_data(path: str) -> bool:
+    """Returns whether a request's path leads to user-data, with or without a query, escapes and slashes."""
+    plain = urllib.parse.unquote(urllib.parse.urlsplit(path).path)
+    return any(part == _USER_DATA for part in plain.lower().split("/"))
+
+
 def write(machine: Machine, paths: tuple[str, ...]) -> dict[str, str | None]:
     """Writes its own path into each file; returns path → text."""
     for path in paths:
@@ -170,4 +189,4 @@ def read(machine: Machine, paths: Iterable[str]) -> dict[str, str | None]:
 
 def _content(machine: Machine) -> list[str]:
     return [*(f"{package.name} {package.version}" for package in machine.guest.packages.installed()),
-            *machine.guest.files.digests("/usr")]  # fmt: skip
+            *machine.guest.files.digests("/usr"), *machine.guest.files.digests("/boot")]  # fmt: skip

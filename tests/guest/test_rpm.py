@@ -116,3 +116,10 @@ def test_a_database_of_another_kind_is_not_judged() -> None:
         packages_in({"/usr/lib/sysimage/rpm/Packages.db": b"RpmQ" + bytes(4092)})
     with pytest.raises(NotJudged, match="neither"):
         packages_in({})
+
+
+def test_public_keys_are_no_packages() -> None:
+    """rpm keeps each key that was imported as an entry of its own."""
+    database = berkeley([header("bash"), header("gpg-pubkey"), header("gpg-pubkey")])
+    files: Any = Files({"/var/lib/rpm/Packages": database})
+    assert [package.name for package in rpm.packages(files)] == ["bash"]

@@ -251,7 +251,7 @@ def test_the_report_holds_every_state_and_the_picture_is_xml(timeline: Timeline,
 
 @pytest.mark.parametrize("wrong", [
     {"budget": "soon"}, {"operation": "initrd"}, {"shard": "0/2"}, {"shard": "3/2"}, {"shard": "x"},
-    {"only": ["everything"]}, {"at_once": 0},
+    {"only": ["everything"]}, {"budget": "0m"},
 ])  # fmt: skip
 def test_options_that_make_no_sense_are_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(CallerError):
@@ -359,7 +359,7 @@ def test_nothing_is_shrunk_once_the_time_is_up(timeline: Timeline, tmp_path: Pat
     sweep = Paper(timeline)
     run(sweep, timeline, CrashResults(tmp_path / "results.jsonl"))
     monkeypatch.setattr(campaign, "open_sweep", lambda factory, options: contextlib.nullcontext((sweep, timeline)))
-    options = campaign.SweepOptions.parse(reports=tmp_path, recording=tmp_path, budget="0s")
+    options = replace(campaign.SweepOptions.parse(reports=tmp_path, recording=tmp_path), budget=0.0)
     factory = cast(MachineFactory, SimpleNamespace(announce=pytest.fail))
     summary = campaign.survey(factory, options, Console(file=io.StringIO()))
     assert summary.failures and not summary.smallest

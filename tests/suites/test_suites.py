@@ -63,6 +63,7 @@ SOUND: dict[str, Any] = {
     # Traits that several subjects share, or that one acts on.
     "units": [], "units_many": 9, "packages": 190, "unused": 0, "filled": 0.98, "sysctls": None,
     "operations_at_start": False, "operations_start": True, "operations_stop": True, "audit": "append",
+    "operations_inside": None, "system.lacking_identity": [],
     "writable": None, "usr_digests": ["/usr/bin/sh"], "identity": True, "asks_again": [], "keeps_identity": True,
     "kept": True, "next_boot": "booted", "deploys": True, "merges": True, "version": "3.3.0", "rolls_back": True,
     "keeps_old_etc": True, "keeps_etc": True, "keeps_var": True,
@@ -95,9 +96,12 @@ DEFECTS: dict[str, list[dict[str, Any]]] = {
     "test_usr_is_the_commits_byte_for_byte": [{"deployments.changed_files": ["M /usr/bin/sh"]}],
     "test_the_whole_image_has_one_version": [{"version": "3.3.1"}, {"version": ""}],
     "test_two_machines_hold_the_same": [{"usr_digests": None}],
-    "test_two_machines_can_be_told_apart": [{"identity": False}, {"identity": None}],
+    "test_two_machines_can_be_told_apart": [
+        {"identity": False}, {"identity": None}, {"system.lacking_identity": ["/var/lib/systemd/random-seed"]},
+    ],
     "test_the_second_boot_asks_for_no_user_data": [
-        {"asks_again": ["/latest/user-data"]}, {"keeps_identity": False},
+        {"asks_again": ["/latest/user-data"]}, {"asks_again": ["/2016-01-01//user%2Ddata?x=1"]},
+        {"asks_again": ["/latest/user-data/"]}, {"keeps_identity": False},
     ],
     "test_etc_and_var_are_kept_across_upgrade_and_rollback": [{"keeps_etc": False}, {"keeps_old_etc": False}],
     "test_nothing_speaks_ssh": [{"network.ssh_listeners": [22]}],
@@ -144,8 +148,11 @@ DEFECTS: dict[str, list[dict[str, Any]]] = {
     "test_chrony_asks_the_clouds_time_servers": [{"clock.time_sources": ["t1"]}],
     "test_user_data_runs_once_as_root": [{"system.user_data_runs": ["0", "0"]}, {"system.user_data_runs": ["1000"]}],
     "test_containerd_answers": [{"runtime.cri_plugin_state": "error"}],
-    "test_the_operations_container_is_off": [{"operations_at_start": True}],
-    "test_the_operations_container_starts_and_stops": [{"operations_start": False}, {"operations_stop": False}],
+    "test_the_operations_container_is_off": [{"operations_at_start": True}, {"operations_inside": True}],
+    "test_the_operations_container_starts_and_stops": [
+        {"operations_start": False}, {"operations_stop": False}, {"operations_inside": True},
+        {"operations_inside": False},
+    ],
     "test_each_call_is_written_down": [
         {"audit": "none"}, {"audit": "overwrite"}, {"operations_at_start": None}, {"operations_at_start": None},
     ],

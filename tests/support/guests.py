@@ -119,6 +119,10 @@ class FakeOperations(FakeSubject):
         ]
         return self._running  # type: ignore[no-any-return]
 
+    def contained(self) -> list[str]:
+        inside = self.traits["operations_inside"]
+        return ["/proc/7/root/"] if (self._running if inside is None else inside) else []
+
     def start(self) -> None:
         self._running = self.traits["operations_start"]
 
