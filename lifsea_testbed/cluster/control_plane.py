@@ -306,7 +306,8 @@ class ControlPlaneProgram:
             self._process.wait(_ENDING)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_ENDING)
 
     def processor_time(self) -> float:
         """Returns the processor time that it has used (seconds)."""

@@ -8,9 +8,10 @@ from lifsea_testbed.support.protocols import Shell
 
 #: Starting the container may have to unpack an image first (seconds on real hardware).
 _START = 60.0
-# The root directory of each process, as the kernel has it: device and inode.
-_ROOTS = "stat -L -c '%d:%i %n' /proc/[0-9]*/root/ 2>/dev/null || :"
-_INIT = "/proc/1/root/"
+# The root directory of each process, and its program, as the kernel has them: device and inode. A thread of the kernel
+# has no program, and may have a root of its own, as kdevtmpfs does.
+_ROOTS = "stat -L -c '%d:%i %n' /proc/self/root/ /proc/[0-9]*/root/ /proc/[0-9]*/exe 2>/dev/null || :"
+_OWN = "/proc/self/root/"
 
 
 class OperationsContainer:
@@ -38,8 +39,9 @@ class OperationsContainer:
         """
         answer = self._shell.run(_ROOTS)
         with readable(answer, expected="a device, an inode and a process on each line"):
-            roots = {process: root for root, process in (line.split(maxsplit=1) for line in answer.lines)}
-            return sorted(process for process, root in roots.items() if root != roots[_INIT])
+            places = {path: place for place, path in (line.split(maxsplit=1) for line in answer.lines)}
+            processes = [path.removesuffix("exe") for path in places if path.endswith("/exe")]
+            return sorted(path for path in processes if places.get(f"{path}root/", places[_OWN]) != places[_OWN])
 
     def start(self) -> None:
         """Starts it."""

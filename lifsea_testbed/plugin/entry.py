@@ -14,6 +14,9 @@ from lifsea_testbed.plugin import fixtures
 if TYPE_CHECKING:
     from lifsea_testbed.support.shard import ShardIndex
 
+#: The options with which pytest runs no test: the reports of an earlier run stay.
+_RUNS_NOTHING = ("help", "version", "collectonly", "markers", "showfixtures", "show_fixtures_per_test", "cacheshow")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds the command line options."""
@@ -165,7 +168,7 @@ def pytest_configure(config: pytest.Config) -> None:
                                        "failure is 'broken'")
     config.addinivalue_line("markers", "shares_machine: the test changes nothing on its machine, which is checked")
     config.pluginmanager.register(fixtures)
-    if not config.option.image or config.option.help or config.option.collectonly:
+    if not config.option.image or any(getattr(config.option, option, False) for option in _RUNS_NOTHING):
         return
     if (getattr(config.option, "reruns", None) or 0) < 0:
         raise pytest.UsageError(f"--reruns {config.option.reruns}: not a whole number from 0 on")

@@ -224,13 +224,18 @@ def corrected_clock(bench: MachineFactory) -> ClockCorrection:
 
 
 @pytest.fixture(scope="session")
-def upgraded(bench: MachineFactory, next_image: Image, pytestconfig: pytest.Config) -> Iterator[Upgraded]:
-    """A machine that was upgraded and runs the next image."""
+def upgraded(bench: MachineFactory, next_image: Image, pytestconfig: pytest.Config,
+             tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upgraded]:
+    """A machine that was upgraded by the profile's tool and runs the next image."""
     from lifsea_testbed.scenarios import basics
+    from lifsea_testbed.upgrade.tools import upgrade_tool
 
     with _cold(bench, "upgraded-machine") as machine:
-        with _session(pytestconfig).host.exclusive("an upgrade"):
-            upgraded = basics.upgrade(machine, next_image)
+        session = _session(pytestconfig)
+        tool = upgrade_tool(machine, bench.profile.upgrades, session.extensions.upgrade_tools)
+        offered = basics.offer(machine, next_image, tmp_path_factory.mktemp("next"))
+        with session.host.exclusive("an upgrade"):
+            upgraded = basics.upgrade(machine, tool, offered)
         yield upgraded
 
 

@@ -31,6 +31,7 @@ from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.support.deadline import Deadline, seconds
 from lifsea_testbed.support.sanitize import dashed, printable
 from lifsea_testbed.support.shard import ShardIndex
+from lifsea_testbed.upgrade.tools import OSTREE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -123,6 +124,8 @@ class PowerCuts:
 def sweep_for_suite(factory: MachineFactory, reports: Path, budget: str | None) -> PowerCuts:
     """Sweeps the pull and the deployment of an upgrade within the time that a run of the suites was given.
 
+    A tool other than ostree itself pulls and deploys in one operation.
+
     Raises:
         NotJudged: the run was given no time for power cuts.
         CallerError: the budget is not a duration.
@@ -130,7 +133,10 @@ def sweep_for_suite(factory: MachineFactory, reports: Path, budget: str | None) 
     if budget is None:
         raise NotJudged("no time was given for power cuts (--power-cuts 30m)", Reason.OPTION)
     deadline, found = Deadline.after(seconds(budget, "--power-cuts")), dict[str, report.SweepSummary]()
+    in_steps = factory.profile.upgrades.tool == OSTREE
     for operation, share in _OF_A_SUITE.items():
+        if operation == PullOperation.name and not in_steps:
+            continue
         options = SweepOptions.parse(reports=reports, operation=operation)
         directory = options.recording.with_name(f"{_report_name(operation)}-{factory.image.sha256[:12]}")
         found[operation] = survey(factory, replace(options, recording=directory, budget=share * deadline.remaining))

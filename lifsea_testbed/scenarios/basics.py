@@ -6,12 +6,15 @@ import time
 import urllib.parse
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from lifsea_testbed.disk.image import Image
-from lifsea_testbed.guest.ostree import Deployment
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.profiles.profile import AccessMethod, BootSection
 from lifsea_testbed.support.guest_paths import KEPT_IN_ETC, KEPT_IN_HOME, KEPT_IN_VAR
+from lifsea_testbed.upgrade.offer import Offer, offer_from_disk
+from lifsea_testbed.upgrade.repository import Repository
+from lifsea_testbed.upgrade.tools import UpgradeTool
 
 #: The name of user-data in the paths of the metadata service.
 _USER_DATA = "user-data"
@@ -57,15 +60,17 @@ class Twins:
 
 @dataclass(frozen=True, kw_only=True)
 class Upgraded:
-    """A machine after an upgrade: the deployment before, the commit deployed, and the deployment that runs.
+    """A machine after an upgrade by the OS's own tool: the images that ran before, was offered, and runs.
 
-    `seconds` passed until the shell of the next image was open; `bytes_written` went to the disk before the reboot.
+    They are named as the tool names them. `seconds` passed until the shell of the next image was open, without the time
+    in which the journal was read for the records; `bytes_written` went to the disk before the reboot.
     """
 
     machine: Machine
-    before: Deployment
-    commit: str
-    running: Deployment
+    tool: UpgradeTool
+    before: str
+    offered: str
+    running: str
     defaults_missing: list[str]
     kept: dict[str, str | None]
     seconds: float
@@ -74,13 +79,13 @@ class Upgraded:
 
 @dataclass(frozen=True, kw_only=True)
 class RolledBack:
-    """A machine after a rollback: the deployment that runs, and the text written and kept in /var by the next image.
+    """A machine after a rollback: the image that runs, and the text written and kept in /var by the next image.
 
     `etc` is the file in /etc that was written before the upgrade.
     """
 
     machine: Machine
-    running: Deployment
+    running: str
     written: str
     kept: str | None
     etc: str | None
@@ -146,30 +151,36 @@ def _wait_for_uptime(machine: Machine, uptime: float) -> None:
                        within=uptime)  # fmt: skip
 
 
-def upgrade(machine: Machine, next_image: Image) -> Upgraded:
-    """Deploys the next image, reboots into it, and reads the state."""
+def offer(machine: Machine, next_image: Image, directory: Path) -> Offer:
+    """Offers the next image to the machine, from a mirror that serves `directory`."""
+    machine.wait_until_ready()
+    url = machine.network.serve_mirror(Repository(directory))
+    return offer_from_disk(machine, directory, url, machine.attach_disk(next_image))
+
+
+def upgrade(machine: Machine, tool: UpgradeTool, offered: Offer) -> Upgraded:
+    """Upgrades by the tool to the offered image, reboots into it, and reads the state."""
     written = write(machine, (KEPT_IN_ETC, KEPT_IN_VAR))
-    before = machine.guest.deployments.booted()
-    source = machine.attach_disk(next_image)
-    started, written_before = time.monotonic(), machine.boot.bytes_written
-    commit = machine.guest.deployments.deploy_from_disk(source)
+    before = tool.running()
+    started, recording, written_before = time.monotonic(), machine.recording_time, machine.boot.bytes_written
+    tool.apply(offered)
     bytes_written = machine.boot.bytes_written - written_before
     machine.reboot()
-    seconds = time.monotonic() - started
+    seconds = time.monotonic() - started - (machine.recording_time - recording)
     return Upgraded(
-        machine=machine, before=before, commit=commit, running=machine.guest.deployments.booted(),
+        machine=machine, tool=tool, before=before, offered=tool.name_of(offered), running=tool.running(),
         defaults_missing=machine.guest.deployments.missing_defaults(), kept=read(machine, written),
         seconds=seconds, bytes_written=bytes_written,
     )  # fmt: skip
 
 
 def roll_back(upgraded: Upgraded) -> RolledBack:
-    """Writes to /var as the next image, rolls back to the old one, and reads the state."""
+    """Writes to /var as the next image, rolls back to the old one by the tool, and reads the state."""
     machine, text = upgraded.machine, "written by the next image"
     machine.guest.files.write(KEPT_IN_VAR, text)
-    machine.guest.deployments.roll_back()
+    upgraded.tool.roll_back()
     machine.reboot()
-    return RolledBack(machine=machine, running=machine.guest.deployments.booted(), written=text,
+    return RolledBack(machine=machine, running=upgraded.tool.running(), written=text,
                       kept=machine.guest.files.read(KEPT_IN_VAR),
                       etc=machine.guest.files.read(KEPT_IN_ETC))  # fmt: skip
 

@@ -35,6 +35,7 @@ def item(pytester: pytest.Pytester, *marks: str) -> pytest.Item:
     ('pytest.fail("fixture function has more than one yield")', "_pytest.fixtures", Status.BROKEN, Blame.HARNESS),
     ('pytest.skip("later")', "test_suite", Status.NOT_JUDGED, None),
     ('pytest.xfail("later")', "test_suite", Status.NOT_JUDGED, None),
+    ('import unittest; raise unittest.SkipTest("later")', "test_suite", Status.NOT_JUDGED, None),
 ])  # fmt: skip
 def test_whoever_calls_pytest_decides_whose_fault_it_is(
     pytester: pytest.Pytester, source: str, module: str, status: Status, blame: Blame | None

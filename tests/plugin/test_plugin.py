@@ -95,6 +95,18 @@ def test_suites_can_be_listed_without_an_image(place: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*test_boots*"])
 
 
+@pytest.mark.parametrize("option", ["--markers", "--fixtures", "--fixtures-per-test", "--cache-show", "--collect-only",
+                                    "--version"])  # fmt: skip
+def test_what_runs_no_test_leaves_the_last_verdict(place: pytest.Pytester, option: str) -> None:
+    (place.path / "reports").mkdir()
+    (place.path / "reports/gate.json").write_text("the last verdict")
+    result = place.runpytest_subprocess("--image", str(raw_image(place.path / "disk.raw")), "--profile", "quick.toml",
+                                        "--accel", "tcg", option)  # fmt: skip
+    assert result.ret == 0 and "verdict: " not in result.stdout.str()
+    assert [path.name for path in (place.path / "reports").iterdir()] == ["gate.json"]
+    assert (place.path / "reports/gate.json").read_text() == "the last verdict"
+
+
 BACKED = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", "disk.raw", "-F", "raw", "backed.qcow2"]
 
 

@@ -30,6 +30,7 @@ from lifsea_testbed.powercut.operation import CheckDepth
 from lifsea_testbed.powercut.recording import Recording, RecordingFacts, Timeline
 from lifsea_testbed.powercut.sweep import BootPool, Sweep, plan
 from lifsea_testbed.powercut.verdicts import CrashResult, CrashResults, CrashVerdict, Evidence, judged_as
+from lifsea_testbed.profiles.profile import UpgradesSection
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.shard import ShardIndex
 from lifsea_testbed.upgrade.offer import Offer
@@ -288,9 +289,13 @@ def test_a_pull_is_always_checked_by_the_next_upgrade(tmp_path: Path) -> None:
     assert options.recording == tmp_path / "powercut-pull"
 
 
-def test_a_suite_cuts_the_pull_and_the_deployment_within_its_time(timeline: Timeline, tmp_path: Path,
+@pytest.mark.parametrize("tool", ["ostree", "rpm-ostree"])
+def test_a_suite_cuts_the_pull_and_the_deployment_within_its_time(timeline: Timeline, tmp_path: Path, tool: str,
                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second operation gets the time that the first one leaves; each has a recording of its own for that image."""
+    """The second operation gets the time that the first one leaves; each has a recording of its own for that image.
+
+    A tool that pulls and deploys in one step has no pull of its own to be cut.
+    """
     options: list[campaign.SweepOptions] = []
 
     def survey(factory: MachineFactory, campaign: campaign.SweepOptions) -> report.SweepSummary:
@@ -298,8 +303,12 @@ def test_a_suite_cuts_the_pull_and_the_deployment_within_its_time(timeline: Time
         return report.summarise(timeline, plan(timeline), results(tmp_path))
 
     monkeypatch.setattr(campaign, "survey", survey)
-    factory = cast(MachineFactory, SimpleNamespace(image=SimpleNamespace(sha256="a" * 64)))
+    profile = SimpleNamespace(upgrades=UpgradesSection(tool=tool))
+    factory = cast(MachineFactory, SimpleNamespace(image=SimpleNamespace(sha256="a" * 64), profile=profile))
     cuts = campaign.sweep_for_suite(factory, tmp_path, "100s")
+    if tool == "rpm-ostree":
+        assert [one.operation for one in options] == ["upgrade"]
+        return
     assert [one.operation for one in options] == ["pull", "upgrade"]
     assert [one.recording.name for one in options] == [f"powercut-pull-{'a' * 12}", f"powercut-{'a' * 12}"]
     assert 29 < options[0].budget <= 30 and 99 < options[1].budget <= 100

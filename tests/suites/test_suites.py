@@ -21,9 +21,10 @@ from lifsea_testbed.machine.fidelity import HardwareFidelity
 from lifsea_testbed.perf.metric import Measure
 from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.scenarios import basics
+from lifsea_testbed.upgrade.offer import Offer
 from tests.support import SUITES, first_boots, journeys, pods
 from tests.support.boots import KVM, TCG, boot
-from tests.support.guests import FakeGuest
+from tests.support.guests import FakeGuest, FakeUpgradeTool
 
 TESTS: dict[str, Callable[..., None]] = {
     name: test
@@ -34,6 +35,7 @@ TESTS: dict[str, Callable[..., None]] = {
 INSTANCE = Instance(type=instance_types.find("ecs.g7.large"))
 LARGEST = instance_types.find("ecs.g7.32xlarge")
 CARD = NetworkCard(slot="05.0", name="eth0", mac=INSTANCE.mac, queues=2, mtu=1500)
+NEXT = Offer(url="http://mirror/", branch="next", commit="new", version="3.3.1")
 SOUND: dict[str, Any] = {
     "type": INSTANCE.type,
     "accounts.automatic_logins": [], "accounts.with_password": [], "accounts.without_password": [],
@@ -233,9 +235,6 @@ class FakeMachine:
         self.requests += self._asks
         self.guest.reboot()
 
-    def attach_disk(self, image: object) -> str:
-        return "vdb"
-
 
 def run(name: str, defect: dict[str, Any], *, emulated: bool = False) -> None:
     profile = profiles.load("reference")
@@ -256,7 +255,7 @@ def run(name: str, defect: dict[str, Any], *, emulated: bool = False) -> None:
     if "rebooted" in wanted:
         offered["rebooted"] = basics.reboot(anything)
     if "upgraded" in wanted:
-        offered["upgraded"] = basics.upgrade(anything, anything)
+        offered["upgraded"] = basics.upgrade(anything, FakeUpgradeTool(machine.guest.deployments), NEXT)
     if "rolled_back" in wanted:
         offered["rolled_back"] = basics.roll_back(offered["upgraded"])
     TESTS[name](**{parameter: offered[parameter] for parameter in wanted})
