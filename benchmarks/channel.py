@@ -112,14 +112,14 @@ def raw_echo(machine: Machine, shells: str) -> list[float]:
     time.sleep(9.0)
 
     def echo() -> None:
-        stream.send(b"echo x\n")
+        stream.send(b"echo x\n", Deadline.after(_LONG))
         received = b""
         while not received.endswith(b"x\n"):
             received += stream.receive(Deadline.after(_LONG))
 
     echo()
     taken = timed(echo)
-    stream.send(b"exit\n")
+    stream.send(b"exit\n", Deadline.after(_LONG))
     machine.boot.channel.greet(Deadline.after(_LONG))
     return taken
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lifsea_testbed.disk.image import Image as Image
     from lifsea_testbed.ecs import guest_hardware as guest_hardware
     from lifsea_testbed.ecs.instance import Instance as Instance
+    from lifsea_testbed.ecs.metadata_faults import MetadataFaults as MetadataFaults
     from lifsea_testbed.errors import AnswerUnreadable as AnswerUnreadable
     from lifsea_testbed.errors import Blame as Blame
     from lifsea_testbed.errors import BootFailed as BootFailed
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from lifsea_testbed.errors import HostError as HostError
     from lifsea_testbed.errors import ImageRefused as ImageRefused
     from lifsea_testbed.errors import LaunchError as LaunchError
+    from lifsea_testbed.errors import MachineStarved as MachineStarved
     from lifsea_testbed.errors import NotJudged as NotJudged
     from lifsea_testbed.errors import ProfileRefused as ProfileRefused
     from lifsea_testbed.errors import Reason as Reason
@@ -51,11 +53,14 @@ if TYPE_CHECKING:
     from lifsea_testbed.guest.operations import OperationsContainer as OperationsContainer
     from lifsea_testbed.guest.ostree import Deployments as Deployments
     from lifsea_testbed.guest.packages import Packages as Packages
+    from lifsea_testbed.guest.pending import PendingWork as PendingWork
     from lifsea_testbed.guest.readiness import NotReady as NotReady
     from lifsea_testbed.guest.readiness import ReadinessLevel as ReadinessLevel
     from lifsea_testbed.guest.readiness import await_level as await_level
+    from lifsea_testbed.guest.selinux import Selinux as Selinux
     from lifsea_testbed.guest.services import Services as Services
     from lifsea_testbed.guest.system import Clock as Clock
+    from lifsea_testbed.guest.system import ClockTracking as ClockTracking
     from lifsea_testbed.guest.system import System as System
     from lifsea_testbed.guest.units import Units as Units
     from lifsea_testbed.machine.access import ConsoleAccess as ConsoleAccess
@@ -79,6 +84,9 @@ if TYPE_CHECKING:
     from lifsea_testbed.scenarios.basics import RolledBack as RolledBack
     from lifsea_testbed.scenarios.basics import Twins as Twins
     from lifsea_testbed.scenarios.basics import Upgraded as Upgraded
+    from lifsea_testbed.scenarios.first_boot import ClockCorrection as ClockCorrection
+    from lifsea_testbed.scenarios.first_boot import FirstBoot as FirstBoot
+    from lifsea_testbed.scenarios.outages import Outages as Outages
     from lifsea_testbed.scenarios.static_pod import StaticPod as StaticPod
     from lifsea_testbed.scenarios.upgrade_paths import FaultInjection as FaultInjection
     from lifsea_testbed.scenarios.upgrade_paths import UpgradeChain as UpgradeChain
@@ -99,24 +107,27 @@ if TYPE_CHECKING:
 _MODULES = {
     "AccessMethod": "profiles.profile", "AccessSection": "profiles.profile", "Accounts": "guest.accounts",
     "AnswerUnreadable": "errors", "Blame": "errors", "BootFailed": "errors", "BootTimes": "guest.boot",
-    "CallerError": "errors", "ChannelError": "errors", "Clock": "guest.system", "Cluster": "cluster.cluster",
+    "CallerError": "errors", "ChannelError": "errors", "Clock": "guest.system",
+    "ClockCorrection": "scenarios.first_boot", "ClockTracking": "guest.system", "Cluster": "cluster.cluster",
     "ColdBoots": "boottime.campaign", "CommandFailed": "errors", "CommandResult": "support.protocols",
     "Console": "support.protocols", "ConsoleAccess": "machine.access", "ConsoleLine": "support.protocols",
     "ContainerRuntime": "guest.cri", "Deadline": "support.deadline", "Deployments": "guest.ostree",
     "DiskDamaged": "errors", "Disks": "guest.disks", "Document": "report.document", "EmulatorFailed": "errors",
     "Explained": "errors", "FaultInjection": "scenarios.upgrade_paths", "Files": "guest.files",
-    "Fleet": "machine.fleet", "FleetMaker": "machine.fleet", "Guest": "guest.guest", "GuestCrashed": "errors",
-    "GuestFailure": "errors", "GuestNetwork": "guest.network", "HostError": "errors", "Image": "disk.image",
-    "ImageRefused": "errors", "InitialState": "machine.factory", "Instance": "ecs.instance",
-    "InterruptedNode": "cluster.objects", "JoinedNode": "cluster.objects", "KEPT_IN_ETC": "support.guest_paths",
-    "KEPT_IN_HOME": "support.guest_paths", "KEPT_IN_VAR": "support.guest_paths", "Kernel": "guest.kernel",
-    "Kubelet": "guest.kubelet", "LaunchError": "errors", "MACHINE_ID": "support.guest_paths",
+    "FirstBoot": "scenarios.first_boot", "Fleet": "machine.fleet", "FleetMaker": "machine.fleet",
+    "Guest": "guest.guest", "GuestCrashed": "errors", "GuestFailure": "errors", "GuestNetwork": "guest.network",
+    "HostError": "errors", "Image": "disk.image", "ImageRefused": "errors", "InitialState": "machine.factory",
+    "Instance": "ecs.instance", "InterruptedNode": "cluster.objects", "JoinedNode": "cluster.objects",
+    "KEPT_IN_ETC": "support.guest_paths", "KEPT_IN_HOME": "support.guest_paths", "KEPT_IN_VAR": "support.guest_paths",
+    "Kernel": "guest.kernel", "Kubelet": "guest.kubelet", "LaunchError": "errors", "MACHINE_ID": "support.guest_paths",
     "Machine": "machine.machine", "MachineFactory": "machine.factory", "MachinePool": "machine.pool",
-    "MachineSpec": "machine.factory", "Measure": "perf.metric", "NotJudged": "errors", "NotReady": "guest.readiness",
-    "Offer": "upgrade.offer", "OperationsContainer": "guest.operations", "Packages": "guest.packages",
-    "PodRun": "cluster.objects", "Power": "support.protocols", "PowerCuts": "powercut.campaign",
-    "Profile": "profiles.profile", "ProfileRefused": "errors", "ReadinessLevel": "guest.readiness", "Reason": "errors",
-    "Rebooted": "scenarios.basics", "RolledBack": "scenarios.basics", "Services": "guest.services",
+    "MachineSpec": "machine.factory", "MachineStarved": "errors", "Measure": "perf.metric",
+    "MetadataFaults": "ecs.metadata_faults", "NotJudged": "errors", "NotReady": "guest.readiness",
+    "Offer": "upgrade.offer", "OperationsContainer": "guest.operations", "Outages": "scenarios.outages",
+    "Packages": "guest.packages", "PendingWork": "guest.pending", "PodRun": "cluster.objects",
+    "Power": "support.protocols", "PowerCuts": "powercut.campaign", "Profile": "profiles.profile",
+    "ProfileRefused": "errors", "ReadinessLevel": "guest.readiness", "Reason": "errors", "Rebooted": "scenarios.basics",
+    "RolledBack": "scenarios.basics", "Selinux": "guest.selinux", "Services": "guest.services",
     "Shell": "support.protocols", "StaticPod": "scenarios.static_pod", "System": "guest.system",
     "TestbedError": "errors", "TimerStarved": "errors", "Twins": "scenarios.basics", "Units": "guest.units",
     "UpgradeChain": "scenarios.upgrade_paths", "UpgradeTool": "upgrade.tools", "Upgraded": "scenarios.basics",
@@ -126,16 +137,17 @@ _MODULES = {
 }  # fmt: skip
 __all__ = [
     "AccessMethod", "AccessSection", "Accounts", "AnswerUnreadable", "Blame", "BootFailed", "BootTimes", "CallerError",
-    "ChannelError", "Clock", "Cluster", "ColdBoots", "CommandFailed", "CommandResult", "Console", "ConsoleAccess",
-    "ConsoleLine", "ContainerRuntime", "Deadline", "Deployments", "DiskDamaged", "Disks", "Document", "EmulatorFailed",
-    "Explained", "FaultInjection", "Files", "Fleet", "FleetMaker", "Guest", "GuestCrashed", "GuestFailure",
-    "GuestNetwork", "HostError", "Image", "ImageRefused", "InitialState", "Instance", "InterruptedNode", "JoinedNode",
-    "KEPT_IN_ETC", "KEPT_IN_HOME", "KEPT_IN_VAR", "Kernel", "Kubelet", "LaunchError", "MACHINE_ID", "Machine",
-    "MachineFactory", "MachinePool", "MachineSpec", "Measure", "NotJudged", "NotReady", "Offer", "OperationsContainer",
-    "Packages", "PodRun", "Power", "PowerCuts", "Profile", "ProfileRefused", "ReadinessLevel", "Reason", "Rebooted",
-    "RolledBack", "Services", "Shell", "StaticPod", "System", "TestbedError", "TimerStarved", "Twins", "Units",
-    "UpgradeChain", "UpgradeTool", "Upgraded", "UpgradesSection", "VisibleHardware", "WaitTimedOut", "await_level",
-    "claim", "guest_hardware", "require",
+    "ChannelError", "Clock", "ClockCorrection", "ClockTracking", "Cluster", "ColdBoots", "CommandFailed",
+    "CommandResult", "Console", "ConsoleAccess", "ConsoleLine", "ContainerRuntime", "Deadline", "Deployments",
+    "DiskDamaged", "Disks", "Document", "EmulatorFailed", "Explained", "FaultInjection", "Files", "FirstBoot", "Fleet",
+    "FleetMaker", "Guest", "GuestCrashed", "GuestFailure", "GuestNetwork", "HostError", "Image", "ImageRefused",
+    "InitialState", "Instance", "InterruptedNode", "JoinedNode", "KEPT_IN_ETC", "KEPT_IN_HOME", "KEPT_IN_VAR", "Kernel",
+    "Kubelet", "LaunchError", "MACHINE_ID", "Machine", "MachineFactory", "MachinePool", "MachineSpec", "MachineStarved",
+    "Measure", "MetadataFaults", "NotJudged", "NotReady", "Offer", "OperationsContainer", "Outages", "Packages",
+    "PendingWork", "PodRun", "Power", "PowerCuts", "Profile", "ProfileRefused", "ReadinessLevel", "Reason", "Rebooted",
+    "RolledBack", "Selinux", "Services", "Shell", "StaticPod", "System", "TestbedError", "TimerStarved", "Twins",
+    "Units", "UpgradeChain", "UpgradeTool", "Upgraded", "UpgradesSection", "VisibleHardware", "WaitTimedOut",
+    "await_level", "claim", "guest_hardware", "require",
 ]  # fmt: skip
 
 

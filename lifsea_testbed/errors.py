@@ -5,7 +5,8 @@
     │   ├── HostError         this host cannot do what the run needs
     │   │   ├── LaunchError   QEMU did not start, or ended unexpectedly
     │   │   │   └── EmulatorFailed  by a fault of its own
-    │   │   └── TimerStarved  the guest's timer did not tick on a busy host
+    │   │   └── MachineStarved  the host withheld the processor from the machine
+    │   │       └── TimerStarved  so that the guest's timer did not tick
     │   ├── ChannelError      the protocol between test bed and guest was broken
     │   └── CallerError       bad input from the user                     → one line, exit status 4
     │       ├── ImageRefused
@@ -89,7 +90,11 @@ class EmulatorFailed(LaunchError):
     """QEMU ended by a fault of its own: a failed assertion, an invalid memory access."""
 
 
-class TimerStarved(HostError):
+class MachineStarved(HostError):
+    """The host withheld the processor from the machine for so long that its kernel gave up; a retry may succeed."""
+
+
+class TimerStarved(MachineStarved):
     """The guest's kernel waited for a timer that did not tick on a busy host or emulator; a retry may succeed."""
 
 

@@ -30,18 +30,25 @@ def test_nothing_loads_an_initramfs(booted: Machine) -> None:
 
 
 @claim("drivers-built-in")
-@pytest.mark.shares_machine
-def test_no_virtio_or_ext4_module_is_loaded(machine: Machine) -> None:
+def test_no_virtio_or_ext4_module_is_loaded(watched: Machine) -> None:
     """The drivers that an ECS instance needs to boot are built into the kernel."""
     drivers = ("virtio", "net_failover", "ext4", "jbd2")
-    assert [module for module in machine.guest.kernel.loaded_modules() if module.startswith(drivers)] == []
+    assert [module for module in watched.guest.kernel.loaded_modules() if module.startswith(drivers)] == []
+
+
+@claim("drivers-built-in")
+@pytest.mark.shares_machine
+def test_no_such_module_is_on_the_disk(machine: Machine) -> None:
+    """Nor can they be loaded later: no file is such a module, loaded or not."""
+    modules = ("virtio.ko*", "virtio_ring.ko*", "virtio_pci*.ko*", "virtio_blk.ko*", "virtio_net.ko*",
+               "net_failover.ko*", "ext4.ko*", "jbd2.ko*")  # fmt: skip
+    assert machine.guest.files.matching(modules) == []
 
 
 @claim("console-clean")
-def test_the_kernel_reports_no_error(booted: Machine) -> None:
+def test_the_kernel_reports_no_error(watched: Machine) -> None:
     """The kernel reported no error or worse, except messages that the profile allows."""
-    booted.wait_until_ready()
-    assert booted.guest.kernel.errors() == []
+    assert watched.guest.kernel.errors() == []
 
 
 @claim("console-clean")

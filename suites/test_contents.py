@@ -29,21 +29,23 @@ def test_the_image_is_small(bench: MachineFactory, profile: Profile, measure: Me
 
 @claim("no-python")
 def test_there_is_no_python(machine: Machine, profile: Profile) -> None:
-    """No executable anywhere is a python interpreter, by its name or by its content."""
+    """No program or library anywhere is a python, by its name or by its content; no standard library is there."""
     assert machine.guest.files.executables_named(profile.absent.python) == []
     assert machine.guest.files.executables_holding(profile.absent.python_marks) == []
+    assert machine.guest.files.matching(profile.absent.python_files) == []
 
 
 @claim("no-interpreters")
 def test_there_is_no_other_interpreter(machine: Machine, profile: Profile) -> None:
-    """No executable anywhere is a perl or ruby interpreter, by its name or by its content."""
+    """No program or library anywhere is a perl or ruby, by its name or by its content; no standard library is there."""
     assert machine.guest.files.executables_named(profile.absent.interpreters) == []
     assert machine.guest.files.executables_holding(profile.absent.interpreter_marks) == []
+    assert machine.guest.files.matching(profile.absent.interpreter_files) == []
 
 
 @claim("no-package-manager")
 def test_there_is_no_package_manager(machine: Machine, profile: Profile) -> None:
-    """No executable anywhere is a package manager, by its name or by its content."""
+    """No program anywhere is a package manager, by its name or by its content, whatever its mode."""
     assert machine.guest.files.executables_named(profile.absent.package_managers) == []
     assert machine.guest.files.executables_holding(profile.absent.package_manager_marks) == []
 
@@ -52,6 +54,19 @@ def test_there_is_no_package_manager(machine: Machine, profile: Profile) -> None
 def test_a_single_package_cannot_be_installed(machine: Machine) -> None:
     """No package database can be written, so no package could be recorded as installed."""
     assert machine.guest.packages.writable_databases() == []
+
+
+@claim("no-debug-tools")
+def test_there_is_no_debug_tool(machine: Machine, profile: Profile) -> None:
+    """No program anywhere debugs others or records network traffic, by its name or by its content."""
+    assert machine.guest.files.executables_named(profile.absent.debug_tools) == []
+    assert machine.guest.files.executables_holding(profile.absent.debug_tool_marks) == []
+
+
+@claim("no-debug-tools")
+def test_no_package_brings_a_debug_tool(machine: Machine, profile: Profile) -> None:
+    """No installed package is one of such tools."""
+    assert machine.guest.packages.named(profile.absent.debug_packages) == []
 
 
 @claim("shell-kept")

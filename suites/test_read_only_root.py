@@ -9,14 +9,15 @@ from lifsea_testbed import Machine, Profile, Rebooted, claim
 
 @claim("root-read-only")
 def test_only_the_promised_paths_are_writable(watched: Machine, profile: Profile) -> None:
-    """A census of every directory on every mount, a while after the boot, finds exactly the promised paths."""
+    """A census of every directory and file on every mount, a while after the boot, finds exactly the promised paths."""
     assert watched.guest.files.writable_paths() == sorted(profile.paths.writable)
 
 
 @claim("root-read-only")
 def test_a_write_outside_is_refused(watched: Machine, profile: Profile) -> None:
-    """Root cannot make a file in the directories of the image."""
-    assert watched.guest.files.accepted_writes(profile.paths.image) == []
+    """Root cannot make a file in any directory outside of the promised paths; those of the image are there."""
+    assert watched.guest.files.missing(profile.paths.image) == []
+    assert watched.guest.files.accepted_writes_outside(profile.paths.writable) == []
 
 
 @claim("escaped-container-cannot-write")

@@ -32,20 +32,26 @@ OWNERS = {
     "psutil": {"support.host", "support.private_dir", "report.collector"},
     "rich": {"report.terminal", "powercut.campaign"},
     "otava": {"perf.change_points"},
-    "sqlalchemy": {"perf.history", "perf.migrations.versions.v0001_samples"},
-    "alembic": {"perf.history", "perf.migrations.env", "perf.migrations.versions.v0001_samples"},
+    "sqlalchemy": {"perf.history", "perf.migrations.versions.v0001_samples",
+                   "perf.migrations.versions.v0002_conditions"},
+    "alembic": {"perf.history", "perf.migrations.env", "perf.migrations.versions.v0001_samples",
+                "perf.migrations.versions.v0002_conditions"},
     "shtab": {"cli.completion"},
     "scipy": {"perf.compare", "perf.change_points"}, "numpy": {"perf.compare", "perf.change_points", "perf.trend"},
 }  # fmt: skip
 #: Modules that one other of their package alone imports, and the noun that each is.
 OF_THEIR_OWN = {
     "boottime.budget": "a budget", "boottime.charts": "a chart", "boottime.kernel_only": "a kernel without a disk",
-    "boottime.observe": "the observer", "cli.shell": "a terminal", "console.fatal_lines": "a fatal line",
-    "disk.journal": "a journal", "ecs.metadata_tree": "the tree of metadata",
+    "boottime.observe": "the observer", "cli.shell": "a terminal",
+    "disk.journal": "a journal", "disk.mounts": "a table of mounts", "ecs.metadata_tree": "the tree of metadata",
+    "guest.kernel_log": "the kernel's log", "guest.pam": "a stack of PAM",
     "guest.protobuf": "a wire format", "guest.rpm": "a package database", "machine.clock_reseed": "the guest's clock",
-    "machine.ethernet": "a switch", "machine.fidelity": "fidelity", "machine.network": "a machine's network",
-    "machine.postmortem": "records", "perf.change_points": "a change point", "plugin.fixture_teardown": "teardown",
-    "plugin.fixtures": "the fixtures", "plugin.results": "the result of a test", "plugin.shards": "a shard",
+    "machine.descriptors": "descriptors", "machine.diagnosis": "whose fault a silence is",
+    "machine.fidelity": "fidelity", "machine.network": "a machine's network", "machine.postmortem": "records",
+    "machine.time_server": "a time server", "perf.change_points": "a change point",
+    "plugin.ending": "the end of a run", "plugin.fixture_teardown": "teardown", "plugin.fixtures": "the fixtures",
+    "plugin.judgement": "a judgement", "plugin.judges": "a judge", "plugin.judges_written": "a judge in a source",
+    "plugin.results": "the result of a test", "plugin.shards": "a shard",
     "powercut.report": "a report", "powercut.timeline_svg": "a picture",
 }  # fmt: skip
 LARGEST_MODULE = 400

@@ -69,13 +69,35 @@ def test_initramfs():
     """There is none."""
     raise ChannelError("the channel sent garbage")
 
+@claim("few-units")
+def test_units():
+    """There are few."""
+    raise NotJudged("no list was given", Reason.OPTION)
+
+@claim("no-logind")
+def test_logind():
+    """There is none."""
+    pytest.fail("logind is there")
+
+@claim("no-resolved")
+def test_resolved():
+    """There is none."""
+    pytest.skip("not today")
+
+@pytest.mark.hardware_model
+def test_memory():
+    """There is as much as the type has."""
+    assert 4096 == 8192
+
 @claim("no-default-password")
 def test_keys():
     """There are none."""
 '''
 CLAIMS = ("no-sshd", "no-python", "no-package-manager", "nodes-identical", "boot-two-seconds", "no-initramfs",
-          "no-default-password")  # fmt: skip
-WORDS = ("failed", "known", "expired", "flaky", "not judged", "broken", "passed")
+          "few-units", "no-logind", "no-resolved", "no-default-password")  # fmt: skip
+WORDS = ("failed", "known", "expired", "flaky", "not judged by host", "broken", "not judged by option", "failed",
+         "not judged", "passed")  # fmt: skip
+NOT_JUDGED = tuple(word for word in WORDS if word.startswith("not judged"))
 LINK = "https://issues.example/"
 
 
@@ -131,19 +153,20 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
 
 def in_terminal(story: Story) -> dict[str, str]:
     start = next(number for number, line in enumerate(story.lines) if re.fullmatch("[= ]*claims[= ]*", line))
-    rows = [re.match(r" *([a-z ]+?)  ([a-z-]+)(  |$)", line) for line in story.lines[start + 1 :]]
-    words = {row[2]: row[1] for row in rows if row and row[2] in CLAIMS and row[1] in WORDS}
-    assert "    passed  1 claims" in story.lines
+    rows = [re.match(r" *([a-z ]+?)  ([a-z-]+)(?: \((\w+)\))?(  |$)", line) for line in story.lines[start + 1 :]]
+    found = {row[2]: f"{row[1]} by {row[3]}" if row[3] else row[1] for row in rows if row}
+    words = {claim: word for claim, word in found.items() if claim in CLAIMS and word in WORDS}
+    assert "    passed  1 claims" in story.lines and "hardware model: 1 test, 1 broken" in story.lines
     return {"no-default-password": "passed", **words}
 
 
 def in_gate(story: Story) -> dict[str, str]:
     claims = json.loads((story.reports / "gate.json").read_text())["claims"]
-    return {claim["id"]: claim["status"] for claim in claims}
+    return {claim["id"]: " by ".join(filter(None, (claim["status"], claim["reason"]))) for claim in claims}
 
 
 def in_junit(story: Story) -> dict[str, str]:
-    kinds = {"failure": ("failed", "expired"), "error": ("broken",), "skipped": ("known", "not judged"),
+    kinds = {"failure": ("failed", "expired"), "error": ("broken",), "skipped": ("known", *NOT_JUDGED),
              "flakyError": ("flaky",), "flakyFailure": ("flaky",)}  # fmt: skip
     words = {}
     for case in ElementTree.parse(story.reports / "junit.xml").iter("testcase"):
@@ -151,20 +174,22 @@ def in_junit(story: Story) -> dict[str, str]:
         word = element.attrib["message"].partition(":")[0] if element is not None else "passed"
         assert element is None or word in kinds[element.tag]
         words[case.attrib["classname"]] = word
+    assert words.pop("test_suite") == "broken"
     return words
 
 
 def in_allure(story: Story) -> dict[str, str]:
-    kinds = {"failed": ("failed", "expired"), "broken": ("broken",), "skipped": ("known", "not judged"),
+    kinds = {"failed": ("failed", "expired"), "broken": ("broken",), "skipped": ("known", *NOT_JUDGED),
              "passed": ("passed", "flaky")}  # fmt: skip
     words = {}
     results = [json.loads(path.read_text()) for path in (story.reports / "allure").glob("*-result.json")]
     for each in sorted(results, key=lambda each: each["start"]):
         labels = {label["name"]: label["value"] for label in each["labels"]}
-        word = labels["verdict"]
+        word = " by ".join(filter(None, (labels["verdict"], labels.get("reason"))))
         assert word in kinds[each["status"]]
         assert word == "passed" or each["statusDetails"]["message"].startswith(f"{word}: ")
-        words[labels["claim"]] = word
+        words[labels.get("claim", each["name"])] = word
+    assert words.pop("test_memory") == "broken"
     return words
 
 
@@ -178,11 +203,13 @@ def in_markdown(story: Story) -> dict[str, str]:
 
 
 def in_annotations(story: Story) -> dict[str, str]:
-    levels = {"error": ("failed", "expired", "broken"), "warning": ("known", "flaky"), "notice": ("not judged",)}
-    found = [re.fullmatch(r"::(\w+) file=test_suite.py,line=\d+,title=([a-z ]+)%3A ([a-z-]+)::.+", line)
+    levels = {"error": ("failed", "expired", "broken"), "warning": ("known", "flaky"), "notice": NOT_JUDGED}
+    found = [re.fullmatch(r"::(\w+) file=test_suite.py,line=\d+,title=([a-z ]+)%3A ([a-z -]+)::.+", line)
              for line in story.lines]  # fmt: skip
     assert all(match[2] in levels[match[1]] for match in found if match)
-    return {"no-default-password": "passed", **{match[3]: match[2] for match in found if match}}
+    words = {match[3]: match[2] for match in found if match}
+    assert words.pop("hardware model") == "broken"
+    return {"no-default-password": "passed", **words}
 
 
 READERS = {"terminal": in_terminal, "gate.json": in_gate, "JUnit": in_junit, "Allure": in_allure,
@@ -198,9 +225,13 @@ def test_every_output_has_the_same_statuses(story: Story) -> None:
 def test_the_story_in_words(story: Story) -> None:
     gate, claims = story.gate, {claim["id"]: claim for claim in story.gate["claims"]}
     blames = [claims[claim]["blame"] for claim in CLAIMS]
-    assert blames == ["product", "product", "product", "host", None, "harness", None]
+    assert blames == ["product", "product", "product", "host", None, "harness", None, "product", None, None]
     assert (gate["verdict"], gate["exit_status"]) == ("fail", 1)
-    assert gate["why"] == "not kept: no-sshd, no-package-manager"
+    assert gate["why"] == "not kept: no-sshd, no-package-manager, no-logind"
+    assert gate["not_judged"] == {"not run": 1, "option": 1, "host": 1}
+    assert [(test["status"], test["blame"]) for test in gate["hardware"]] == [("broken", "harness")]
+    assert claims["no-resolved"]["missing"] == ["test_suite.py::test_resolved"]
+    assert claims["no-resolved"]["tests"][0]["why"] == "not run: not today"
     why = rf"known issue expired on \d{{4}}-\d\d-\d\d \({LINK}no-package-manager, kernel team\): rpm is there"
     assert re.fullmatch(why, claims["no-package-manager"]["why"])
     assert claims["no-python"]["issue"] == f"{LINK}no-python"
@@ -245,7 +276,7 @@ def test_the_summary_fits_a_small_screen_and_is_plain_in_a_pipe(story: Story) ->
 def test_every_failure_leaves_evidence(story: Story) -> None:
     tests = [test for claim in story.gate["claims"] for test in claim["tests"]]
     loud = [test for test in tests if test["status"] in ("failed", "expired", "known", "broken", "flaky")]
-    assert all(test["evidence"] for test in loud) and len(loud) == 5
+    assert all(test["evidence"] for test in loud) and len(loud) == 6
     about = (story.reports / loud[0]["evidence"][0] / "about.txt").read_text()
     assert "\nreproduce: pytest test_suite.py::test_sshd --image disk.raw --profile story.toml" in about
     assert re.search(r"\nversions: .*qemu \d", about)

@@ -10,6 +10,7 @@ from lifsea_testbed.boottime.observation import Observation
 from lifsea_testbed.errors import NotJudged, Reason
 from lifsea_testbed.perf.metric import Better, Metric
 from lifsea_testbed.profiles.profile import BootSection, require
+from lifsea_testbed.qemu.accelerator import Accelerator, AcceleratorKind
 
 if TYPE_CHECKING:
     from lifsea_testbed.perf.compare import BudgetCheck
@@ -32,22 +33,26 @@ def instructions(seen: Sequence[Observation]) -> list[float]:
     return [float(one.progress[END].counts.work) for one in seen if one.is_counted]
 
 
-def judge(seen: Sequence[Observation], promised: BootSection, *, at_hardware_speed: bool) -> BudgetCheck:
+def judge(seen: Sequence[Observation], promised: BootSection, accelerator: Accelerator) -> BudgetCheck:
     """Returns whether the first boot is certain to be as quick as advertised, by the worse end of its interval.
 
-    Under emulation, more instructions than the profile's budget are too slow on any machine. Within the budget, the
-    sum of two times must not exceed the promise: that of the instructions at the budget's own rate, and the least time
-    for which all processors had halted.
+    Under KVM the clock judges, if the host is as fast as an ecs.g7. Under emulation, more instructions than the
+    profile's budget are too slow on any machine. Within the budget, the sum of two times must not exceed the promise:
+    that of the instructions at the budget's own rate, and the least time for which all processors had halted.
 
     Raises:
-        NotJudged: under emulation, neither is certain, or no instructions were counted.
+        NotJudged: KVM on this host has not the speed of an ecs.g7; or under emulation, neither is certain, or no
+            instructions were counted.
     """
     try:
         from lifsea_testbed.perf import compare as judges
     except ImportError:
         raise NotJudged("the median's interval needs more packages (pip install 'lifsea-testbed[perf]')",
                         Reason.HOST) from None
-    if at_hardware_speed:
+    if accelerator.kind is AcceleratorKind.KVM:
+        if accelerator.other_pace:
+            raise NotJudged(f"the clock does not judge: {accelerator.other_pace} (--accel tcg counts instructions)",
+                            Reason.HOST)
         return judges.check(BOOT, times(seen), promised.promised)
     budget = require(promised.instructions, "boot.instructions")
     counted = instructions(seen)

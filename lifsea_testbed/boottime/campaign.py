@@ -18,7 +18,7 @@ from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.machine.factory import MachineFactory
 from lifsea_testbed.perf.metric import Metric
 from lifsea_testbed.profiles.profile import BootSection
-from lifsea_testbed.qemu.accelerator import AcceleratorKind
+from lifsea_testbed.qemu.accelerator import Accelerator
 from lifsea_testbed.qemu.instruction_counter import Counter
 
 if TYPE_CHECKING:
@@ -51,10 +51,10 @@ class Comparisons:
 
 @dataclass(frozen=True, kw_only=True)
 class ColdBoots:
-    """The cold boots of one image, and whether they ran at hardware speed."""
+    """The cold boots of one image, and the accelerator that they ran on."""
 
     seen: list[Observation]
-    at_hardware_speed: bool
+    accelerator: Accelerator
 
     def report(self, measure: Callable[..., None]) -> None:
         """Passes each figure of each boot to `measure`: whole boot, phases and further marks; times, instructions."""
@@ -68,21 +68,25 @@ class ColdBoots:
         Raises:
             NotJudged: this host cannot judge it.
         """
-        return budget.judge(self.seen, promised, at_hardware_speed=self.at_hardware_speed)
+        return budget.judge(self.seen, promised, self.accelerator)
 
 
 def cold_boots(factory: MachineFactory, count: int) -> ColdBoots:
-    """Boots `count` new disks of the image; waits for the kubelet only where no instructions are counted.
+    """Boots `count` new disks of the image.
+
+    Where no instructions are counted it also waits for the kubelet, up to the first boot on which that is not healthy
+    in time: a node that has joined no cluster need not have one.
 
     Raises:
         Explained: a machine did not boot.
     """
     with ExitStack() as stack:
         counting = counter(stack, factory)
-        until = BootMark.FINISHED if counting else BootMark.KUBELET
-        seen = [one for number in range(count)
-                for one in observe.boots(factory, f"cold-boot-{number + 1}", counting, until=until)]  # fmt: skip
-    return ColdBoots(seen=seen, at_hardware_speed=factory.accelerator.kind is AcceleratorKind.KVM)
+        until, seen = BootMark.FINISHED if counting else BootMark.KUBELET, list[Observation]()
+        for number in range(1, count + 1):
+            seen += observe.boots(factory, f"cold-boot-{number}", counting, until=until)
+            until = until if until in seen[-1].marks else BootMark.FINISHED
+    return ColdBoots(seen=seen, accelerator=factory.accelerator)
 
 
 def run(factories: Sequence[MachineFactory], options: BootTimeOptions) -> Iterator[str]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from lifsea_testbed.boottime.marks import END, BootMark, from_console, from_record
 from lifsea_testbed.boottime.observation import Alignment, BootNumber, Exchange, Observation, Progress, align, by_name
 from lifsea_testbed.disk.image import Image
-from lifsea_testbed.errors import NotJudged
+from lifsea_testbed.errors import NotJudged, WaitTimedOut
 from lifsea_testbed.guest.boot import UnitTimes
 from lifsea_testbed.machine.factory import MachineFactory, MachineSpec
 from lifsea_testbed.machine.machine import Machine
@@ -94,12 +94,16 @@ def _observe(factory: MachineFactory, machine: Machine, which: BootNumber, until
 
 
 def _wait_until_finished(factory: MachineFactory, machine: Machine) -> None:
-    """Waits in one command: repeated requests would be counted as instructions of the boot."""
-    machine.run("systemctl is-system-running --wait", check=False, within=factory.profile.boot.ready_within)
+    """Waits in one command: repeated requests would be counted as instructions of the boot.
+
+    A boot that does not finish in time lacks that mark.
+    """
+    with contextlib.suppress(WaitTimedOut):
+        machine.run("systemctl is-system-running --wait", check=False, within=factory.profile.boot.ready_within)
 
 
 def _late_marks(factory: MachineFactory, machine: Machine, until: BootMark) -> dict[BootMark, float]:
-    """The marks after the boot has finished, up to `until`."""
+    """The marks after the boot has finished, up to `until`; those that are not reached in time are left out."""
     marks = dict[BootMark, float]()
     if until in (BootMark.QUIET, BootMark.KUBELET) and machine.boot.counts is not None:
         deadline = factory.time_scale.deadline(_QUIET_WITHIN)
@@ -107,9 +111,10 @@ def _late_marks(factory: MachineFactory, machine: Machine, until: BootMark) -> d
             machine.boot.liveness.pause(_SECOND / 2, deadline)
         marks |= {BootMark.QUIET: quiet} if quiet is not None else {}
     if until is BootMark.KUBELET and "kubelet-ready" in factory.profile.claims:
-        within = factory.profile.boot.ready_within
-        machine.wait_until(machine.guest.kubelet.health, "the kubelet is healthy", within=within)
-        marks[BootMark.KUBELET] = time.monotonic() - machine.boot.power_on
+        with contextlib.suppress(WaitTimedOut):
+            machine.wait_until(machine.guest.kubelet.health, "the kubelet is healthy",
+                               within=factory.profile.boot.ready_within)  # fmt: skip
+            marks[BootMark.KUBELET] = time.monotonic() - machine.boot.power_on
     return marks
 
 

@@ -128,7 +128,7 @@ def _accelerator(facts: HostFacts) -> Check:
     if isinstance(found, HostError):
         return Check(name="accelerator", state=CheckState.MISSING, found=found.happened, remedy=_QEMU_REMEDY)
     if found.kind is AcceleratorKind.KVM:
-        return Check(name="accelerator", state=CheckState.GOOD, found=str(found))
+        return _kvm(found)
     if not facts.kvm_exists:
         remedy = ("enable virtualization in the firmware and load kvm_intel or kvm_amd; in a cloud, use bare metal "
                   "or nested virtualization; in a container, pass --device /dev/kvm")  # fmt: skip
@@ -138,6 +138,13 @@ def _accelerator(facts: HostFacts) -> Check:
         remedy = "this KVM is itself emulated: use bare metal, or a cloud with nested virtualization in hardware"
     return Check(name="accelerator", state=CheckState.LIMITED, remedy=remedy,
                  found=f"{found}; a run takes up to ten times as long, and no wall-clock time is judged")  # fmt: skip
+
+
+def _kvm(found: Accelerator) -> Check:
+    if not found.other_pace:
+        return Check(name="accelerator", state=CheckState.GOOD, found=f"{found}, processor {found.cpu_model}")
+    return Check(name="accelerator", state=CheckState.LIMITED, remedy="a host with the clock of an ecs.g7, not nested",
+                 found=f"{found.other_pace}; the advertised boot time is not judged by the clock")  # fmt: skip
 
 
 def _emulator(found: Emulator | HostError) -> Check:

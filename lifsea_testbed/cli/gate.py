@@ -33,8 +33,9 @@ def join(options: argparse.Namespace) -> int:
 
 def verify(options: argparse.Namespace) -> int:
     """Checks the signature of a gate.json, prints its verdict, and returns the exit status of the verdict."""
-    comment = signature.verify(options.file, options.public_key)
-    signed = document.read(options.file)
+    content = document.content(options.file)
+    comment = signature.verify(options.file, content, options.public_key)
+    signed = document.parse(content, options.file)
     if options.image:
         _require_same(options.image, signed)
     print(f"signed: {comment}")

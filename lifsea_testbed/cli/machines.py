@@ -1,11 +1,12 @@
-"""The commands that boot machines: `shell`, `boot-time`, `powercut`."""
+"""The commands that boot machines: `shell`, `boot-time`, `powercut`, `baseline`."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from lifsea_testbed.boottime import campaign as boot_times
 from lifsea_testbed.boottime.marks import BootMark
@@ -16,7 +17,12 @@ from lifsea_testbed.machine import preflight, snapshot
 from lifsea_testbed.machine.context import RunContext
 from lifsea_testbed.machine.factory import MachineFactory
 from lifsea_testbed.powercut import campaign as power_cuts
+from lifsea_testbed.profiles import baseline as baselines
+from lifsea_testbed.profiles import profile as profiles
+from lifsea_testbed.qemu.accelerator import AcceleratorKind
+from lifsea_testbed.scenarios.baseline import take
 from lifsea_testbed.support.host import OVERHEAD, available_memory
+from lifsea_testbed.support.host_use import HostUse
 from lifsea_testbed.support.sanitize import printable
 
 
@@ -46,7 +52,9 @@ def powercut(options: argparse.Namespace) -> None:
         console.require_terminal()
     with _factory(_context(options), announce=print) as factory:
         if not options.state:
-            power_cuts.sweep(factory, sweep)
+            with _host(factory.context) as host:
+                host.share()
+                power_cuts.sweep(factory, sweep)
         elif options.shell:
             with power_cuts.machine(factory, sweep, options.state) as machine:
                 machine.start()
@@ -59,8 +67,6 @@ def powercut(options: argparse.Namespace) -> None:
 
 def boot_time(options: argparse.Namespace) -> None:
     """Boots one image, or two in turns, and prints the times that the boots take, with their causes."""
-    if options.boots < 1:
-        raise CallerError(f"--boots {options.boots}: at least one boot is needed", hint="without the option, 10 boots")
     campaign = boot_times.BootTimeOptions(
         boots=options.boots, floor=options.floor / 100, until=BootMark(options.until), initcalls=options.initcalls,
         which=tuple(BootNumber) if options.later else (BootNumber.FIRST,),
@@ -69,8 +75,23 @@ def boot_time(options: argparse.Namespace) -> None:
     with ExitStack() as stack:
         images = [options.image, *([options.against] if options.against else [])]
         factories = [stack.enter_context(_factory(_context(options, image))) for image in images]
+        stack.enter_context(stack.enter_context(_host(factories[0].context)).exclusive("boots"))
         for line in boot_times.run(factories, campaign):
             print(printable(line), flush=True)
+
+
+def baseline(options: argparse.Namespace) -> None:
+    """Reads what an image has, and writes it as a profile to which later images are held."""
+    output: Path = options.output.absolute()
+    baselines.require_new(output)
+    with _factory(_context(options), announce=print) as factory:
+        taken = take(factory)
+    baselines.write_new(output, taken.profile(output))
+    profiles.load(str(output))
+    for key, why in taken.left.items():
+        print(printable(f"not taken: {key}: {why}"))
+    keys = ", ".join(figure.key for figure in taken.figures)
+    print(printable(f"{options.output}: {keys}; review it, then hold images to it by --profile {options.output}"))
 
 
 def _context(options: argparse.Namespace, image: str = "") -> RunContext:
@@ -89,6 +110,11 @@ def _with_memory(context: RunContext, memory: int) -> RunContext:
         raise HostError(f"the saved machine has {memory} MiB of memory; {available} MiB are free on this host",
                         expected=f"{memory + OVERHEAD} MiB free", hint="stop other programs, or run on a larger host")
     return replace(context, memory=memory)
+
+
+def _host(context: RunContext) -> closing[HostUse]:
+    """The use of this host, which runs of pytest on it respect as well."""
+    return closing(HostUse(applies=context.accelerator.kind is AcceleratorKind.KVM, announce=print))
 
 
 @contextmanager

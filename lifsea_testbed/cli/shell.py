@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import sys
 import termios
 import tty
@@ -16,6 +15,7 @@ from lifsea_testbed.machine.boot import Boot
 from lifsea_testbed.machine.factory import InitialState, MachineFactory, MachineSpec
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.machine.snapshot import Snapshot
+from lifsea_testbed.support.polling import wait_for_ready
 from lifsea_testbed.support.sanitize import printable
 from lifsea_testbed.support.terminal_filter import TerminalFilter
 
@@ -90,7 +90,7 @@ class Keyboard:
         """Sends keys until the user leaves; raises the reason if the machine ends first."""
         keyboard = sys.stdin.fileno()
         while True:
-            select.select([keyboard, self._boot.liveness], [], [])
+            wait_for_ready(None, keyboard, self._boot.liveness)
             self._boot.liveness.check()
             keys = os.read(keyboard, 4096)
             if not keys or not self.type(keys):
@@ -108,8 +108,9 @@ class Keyboard:
         return True
 
     def _run_monitor_command(self) -> None:
-        """Reads one line, sends it to QEMU's human monitor, and shows the answer."""
-        with _lines(sys.stdin.fileno(), self._modes):
+        """Reads one line, sends it to QEMU's human monitor, and shows the answer; Ctrl-D and Ctrl-C send nothing."""
+        line = ""
+        with _lines(sys.stdin.fileno(), self._modes), contextlib.suppress(EOFError, KeyboardInterrupt):
             line = input("\n(qemu) ")
         try:
             answer = self._boot.execute("human-monitor-command", {"command-line": line}) if line.strip() else ""

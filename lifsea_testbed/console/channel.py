@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from typing import Protocol
 
 from lifsea_testbed.console import port_frames
-from lifsea_testbed.console.socket_io import SocketStream, StreamClosed
+from lifsea_testbed.console.socket_io import SocketStream, StreamClosed, StreamStalled
 from lifsea_testbed.errors import ChannelError, Explained, NotJudged, Reason, WaitTimedOut
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.liveness import Liveness
@@ -20,8 +22,8 @@ from lifsea_testbed.support.sanitize import first_line
 LARGEST_ANSWER = 1 << 30
 #: How long a killed command may take to end, and a restarted shell to answer (seconds, on the host).
 GRACE = 10.0
-#: The slowest channel for which deadlines allow (bytes a second): 115200 baud.
-SLOWEST = 11_520
+#: How long a guest may send nothing in the middle of an answer (seconds, on the host).
+IDLE = 30.0
 _NO_SHELL = "the image offers no shell: only what the disk holds can be read"
 #: A greeting waits in the device until the guest opens the port. It is sent again after so long (seconds), in case a
 #: reader took it and ended.
@@ -43,7 +45,8 @@ class Channel(Protocol):
         """Runs a script of the POSIX shell and returns its result.
 
         Raises:
-            WaitTimedOut: it exceeded the deadline; it was killed with its process group, and the channel stays usable.
+            WaitTimedOut: it exceeded the deadline, or its output did; it was killed with its process group, and the
+                channel stays usable.
             ChannelError: the shell in the guest exited or broke the protocol; the next command greets it again.
         """
         ...
@@ -90,9 +93,10 @@ class PortChannel:
         nonce, self._doing = new_nonce(), "greeting the shell"
         while not deadline.expired:
             self._expect_shell()
-            self._send(port_frames.hello(nonce))
+            attempt = deadline.at_most(_GREETING_EVERY)
             try:
-                boot_id = self._await_hello(nonce, Deadline.after(min(_GREETING_EVERY, deadline.remaining)))
+                self._send(port_frames.hello(nonce), attempt)
+                boot_id = self._await_hello(nonce, attempt)
             except WaitTimedOut:
                 continue
             except ChannelError:
@@ -107,18 +111,20 @@ class PortChannel:
         """Runs a script of the POSIX shell and returns its result.
 
         Raises:
-            WaitTimedOut: it exceeded the deadline; it was killed with its process group, and the channel stays usable.
+            WaitTimedOut: it exceeded the deadline, or its output did; it was killed with its process group, and the
+                channel stays usable.
             ChannelError: the shell in the guest exited or broke the protocol; the next command greets it again.
         """
         with self._turn:
             self._resynchronise()
             self._doing = running(script)
             nonce, started = new_nonce(), time.monotonic()
-            self._send(port_frames.run(nonce, script, input))
             try:
-                header, body = self._receive_result(nonce, deadline)
+                self._send(port_frames.run(nonce, script, input), deadline)
+                header = self._receive_header(nonce, deadline)
             except WaitTimedOut:
                 raise self._overrun(nonce, script, deadline) from None
+            body = self._receive_body(header, deadline)
         return CommandResult(
             script=script, exit_status=header.status, output=body[: header.output], errors=body[header.output :],
             duration=time.monotonic() - started,
@@ -136,8 +142,10 @@ class PortChannel:
         with self._turn:
             self._resynchronise()
             self._doing = running(program)
-            self._send(port_frames.lend(nonce, program))
-            return self._receive_result(nonce, deadline)[0]
+            self._send(port_frames.lend(nonce, program), deadline)
+            header = self._receive_header(nonce, deadline)
+            self._receive_body(header, deadline)
+        return header
 
     def give(self, data: bytes, nonce: str, deadline: Deadline) -> tuple[port_frames.ResultHeader, bytes]:
         """Sends input to the program that `lend` started and returns its last result; the channel is usable again.
@@ -147,8 +155,9 @@ class PortChannel:
             ChannelError: the program exited or broke the protocol.
         """
         with self._turn:
-            self._send(data)
-            return self._receive_result(nonce, deadline)
+            self._send(data, deadline)
+            header = self._receive_header(nonce, deadline)
+            return header, self._receive_body(header, deadline)
 
     def port_closed(self) -> None:
         """Records that no process in the guest has the port open any more: waits for a result end."""
@@ -195,17 +204,44 @@ class PortChannel:
         assert isinstance(header, port_frames.Hello)
         return header.boot_id
 
-    def _receive_result(self, nonce: str, deadline: Deadline) -> tuple[port_frames.ResultHeader, bytes]:
-        try:
+    def _receive_header(self, nonce: str, deadline: Deadline) -> port_frames.ResultHeader:
+        with self._in_step_afterwards():
             header = self._next_header(nonce, deadline)
             if header.output + header.errors > LARGEST_ANSWER:
                 raise ChannelError(f"the guest announced {header.output + header.errors} bytes of output while "
                                    f"{self._doing}", expected=f"at most {LARGEST_ANSWER}")
-            size = header.output + header.errors
-            return header, self._receive(size, Deadline.after(GRACE + size / SLOWEST))
-        except ChannelError:
-            self._in_step = False
-            raise
+            return header
+
+    def _receive_body(self, header: port_frames.ResultHeader, deadline: Deadline) -> bytes:
+        """Receives the announced bytes: all before the deadline, and never none of them for too long."""
+        size = header.output + header.errors
+        with self._in_step_afterwards():
+            idle = deadline.at_most(IDLE)
+            while (received := len(self._received)) < size:
+                if idle.expired:
+                    raise self._too_little(size, deadline)
+                with contextlib.suppress(WaitTimedOut):
+                    self._receive_more(idle)
+                if len(self._received) > received:
+                    idle = deadline.at_most(IDLE)
+        data = bytes(self._received[:size])
+        del self._received[:size]
+        return data
+
+    def _too_little(self, size: int, deadline: Deadline) -> Explained:
+        got = f"{len(self._received)} of {size} bytes of output"
+        if deadline.expired:
+            return WaitTimedOut(f"only {got} arrived within {deadline.allowance:.0f} s while {self._doing}",
+                                hint="the guest announced them and sends no more, or a longer deadline is needed")
+        return ChannelError(f"the guest sent only {got} that it announced while {self._doing}",
+                            expected=f"more of them within {IDLE:.0f} s")
+
+    @contextlib.contextmanager
+    def _in_step_afterwards(self) -> Iterator[None]:
+        """Has the shell greeted again before the next command unless all that is received here was received."""
+        self._in_step = False
+        yield
+        self._in_step = True
 
     def _next_header(self, nonce: str, deadline: Deadline) -> port_frames.ResultHeader:
         line = self._receive_line(deadline)
@@ -219,17 +255,26 @@ class PortChannel:
 
     def _overrun(self, nonce: str, script: str, deadline: Deadline) -> Explained:
         """Kills the command, receives its output so far, and returns the error to raise."""
-        self._send(port_frames.kill(nonce))
+        killing = Deadline.after(GRACE)
         try:
-            header, body = self._receive_result(nonce, Deadline.after(GRACE))
+            self._send(port_frames.kill(nonce), killing)
+            header = self._receive_header(nonce, killing)
         except WaitTimedOut:
-            self._in_step = False
             return overrun(script, deadline)
+        try:
+            body = self._receive_body(header, killing)
+        except WaitTimedOut:
+            body = bytes(self._received)
         return overrun(script, deadline, printed=body[: header.output])
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, data: bytes, deadline: Deadline) -> None:
         try:
-            self._stream.send(data)
+            self._stream.send(data, deadline, self._shell)
+        except StreamStalled as error:
+            self._in_step = False
+            if deadline.expired:
+                raise WaitTimedOut(f"{error} while {self._doing}") from error
+            raise ChannelError(f"the command channel stalled while {self._doing}: {error}") from error
         except StreamClosed as error:
             raise self._broken(error) from error
 
@@ -250,25 +295,18 @@ class PortChannel:
         del self._received[: end + 1]
         return line
 
-    def _receive(self, size: int, deadline: Deadline) -> bytes:
-        try:
-            while len(self._received) < size:
-                self._receive_more(deadline)
-        except WaitTimedOut:
-            raise ChannelError(f"the guest sent only {len(self._received)} of {size} announced bytes while "
-                               f"{self._doing}") from None
-        data = bytes(self._received[:size])
-        del self._received[:size]
-        return data
-
     def _receive_more(self, deadline: Deadline) -> None:
+        """Receives what has arrived, or arrives before the deadline.
+
+        Raises:
+            WaitTimedOut: the deadline has passed, even if the guest sends without pause.
+        """
+        if deadline.expired:
+            raise WaitTimedOut("nothing was received on the command channel")
         try:
-            data = self._stream.receive(deadline, self._shell)
+            self._received += self._stream.receive(deadline, self._shell)
         except StreamClosed as error:
             raise self._broken(error) from error
-        if not data and deadline.expired:
-            raise WaitTimedOut("nothing was received on the command channel")
-        self._received += data
 
 
 def overrun(script: str, deadline: Deadline, *, printed: bytes | None = None) -> WaitTimedOut:

@@ -11,7 +11,7 @@ import itertools
 import json
 import socket
 
-from lifsea_testbed.console.socket_io import SocketStream, StreamClosed
+from lifsea_testbed.console.socket_io import SocketStream, StreamClosed, StreamStalled
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.liveness import Liveness
 
@@ -37,12 +37,13 @@ class CloudAssistant:
             GuestCrashed, LaunchError: the machine ended first.
         """
         sent = set[int]()
-        with contextlib.suppress(StreamClosed):
+        with contextlib.suppress(StreamClosed, StreamStalled):
             while not deadline.expired:
                 number = next(self._numbers)
                 sent.add(number)
-                self._stream.send(json.dumps({"execute": "guest-sync", "arguments": {"id": number}}).encode() + b"\n")
-                if self._answered(sent, Deadline.after(min(_EVERY, deadline.remaining))):
+                request = json.dumps({"execute": "guest-sync", "arguments": {"id": number}}).encode() + b"\n"
+                self._stream.send(request, deadline, self._liveness)
+                if self._answered(sent, deadline.at_most(_EVERY)):
                     return True
         return False
 

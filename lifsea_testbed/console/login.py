@@ -85,7 +85,7 @@ def typed(access: AccessSection) -> bytes:
 
 def _answer(console: Console, prompt: re.Pattern[str], answer: str, deadline: Deadline) -> None:
     position = console.position
-    while not console.wait_for_prompt(prompt, position, Deadline.after(min(_WAKE_EVERY, deadline.remaining))):
+    while not console.wait_for_prompt(prompt, position, deadline.at_most(_WAKE_EVERY)):
         if deadline.expired:
             raise WaitTimedOut(f"the console showed no prompt {prompt.pattern!r} within {deadline.allowance:.0f} s",
                                evidence=console.tail())

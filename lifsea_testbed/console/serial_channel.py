@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import queue
 import threading
 import time
@@ -16,9 +17,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from lifsea_testbed.console.channel import GRACE, LARGEST_ANSWER, SLOWEST, new_nonce, overrun, running
+from lifsea_testbed.console.channel import GRACE, IDLE, LARGEST_ANSWER, new_nonce, overrun, running
 from lifsea_testbed.console.serial_frames import Frame, octal
-from lifsea_testbed.errors import ChannelError, WaitTimedOut
+from lifsea_testbed.errors import ChannelError, Explained, WaitTimedOut
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.digest import same
 from lifsea_testbed.support.liveness import Liveness
@@ -26,6 +27,8 @@ from lifsea_testbed.support.protocols import CommandResult
 
 #: A request is repeated after so long (seconds).
 _REPEAT_EVERY = 1.0
+#: The slowest line for which a request waits before it is repeated (bytes a second): 115200 baud.
+_SLOWEST = 11_520
 #: Bytes in one piece of an answer: so few that a kernel that prints without pause lets them through, to a whole frame.
 _SMALLEST, _FIRST, _LARGEST = 48, 6_000, 96_000
 #: A terminal in canonical mode accepts lines of 4095 bytes (termios(3)); the rest is for the words before the text.
@@ -35,8 +38,12 @@ _LONGEST_TEXT = 3_400
 class SerialLine(Protocol):
     """A serial line that another object reads; that object passes its frames to the channel."""
 
-    def send(self, data: bytes) -> None:
-        """Sends those bytes to the guest."""
+    def transmit(self, data: bytes, deadline: Deadline) -> None:
+        """Sends those bytes to the guest.
+
+        Raises:
+            WaitTimedOut: the guest did not read its input before the deadline.
+        """
         ...
 
 
@@ -111,7 +118,8 @@ class SerialChannel:
         """Runs a script of the POSIX shell and returns its result.
 
         Raises:
-            WaitTimedOut: it exceeded the deadline; it was killed with its process group, and the channel stays usable.
+            WaitTimedOut: it exceeded the deadline, or its output did; it was killed with its process group, and the
+                channel stays usable.
             ChannelError: the shell broke the protocol, or its answer could not be fetched intact.
         """
         with self._turn:
@@ -119,9 +127,11 @@ class SerialChannel:
             self._put(nonce, "script", script.encode(), deadline)
             self._put(nonce, "input", input, deadline)
             end = self._await_end(nonce, script, deadline)
-            output = self._fetch(nonce, "out", end.output, end.output_digest, running(script))
-            errors = self._fetch(nonce, "err", end.errors, end.errors_digest, running(script))
-            self._line.send(f"drop {nonce}\n".encode())
+            try:
+                output = self._fetch(nonce, "out", end.output, end.output_digest, running(script), deadline)
+                errors = self._fetch(nonce, "err", end.errors, end.errors_digest, running(script), deadline)
+            finally:
+                self._drop(nonce)
         return CommandResult(script=script, exit_status=end.status, output=output, errors=errors,
                              duration=time.monotonic() - started)  # fmt: skip
 
@@ -131,6 +141,10 @@ class SerialChannel:
     def _begin(self) -> str:
         self._nonce = new_nonce()
         return self._nonce
+
+    def _drop(self, nonce: str) -> None:
+        with contextlib.suppress(Explained):
+            self._line.transmit(f"drop {nonce}\n".encode(), Deadline.after(_REPEAT_EVERY))
 
     def _put(self, nonce: str, name: str, data: bytes, deadline: Deadline) -> None:
         for number, text in enumerate(pieces(data, as_base64=self._base64)):
@@ -152,37 +166,41 @@ class SerialChannel:
         """Kills the command, fetches its output so far, and returns the error to raise."""
         killing = Deadline.after(GRACE)
         try:
-            self._line.send(f"kill {nonce}\n".encode())
+            self._line.transmit(f"kill {nonce}\n".encode(), killing)
             while (frame := self._request(f"ask {nonce}", ("running", "end"), "", killing)).kind != "end":
                 if killing.expired:
                     raise WaitTimedOut("still running")
                 self._liveness.pause(0.1, killing)
             end = CommandEnd.parse(frame.payload, running(script))
-            printed = self._fetch(nonce, "out", min(end.output, 2000), "", running(script))
+            printed = self._fetch(nonce, "out", min(end.output, 2000), "", running(script), killing)
         except WaitTimedOut:
             return overrun(script, deadline)
         return overrun(script, deadline, printed=printed)
 
-    def _fetch(self, nonce: str, name: str, size: int, digest: str, doing: str) -> bytes:
-        data, length = bytearray(), _FIRST
-        deadline = Deadline.after(GRACE + 20 * size / SLOWEST)
+    def _fetch(self, nonce: str, name: str, size: int, digest: str, doing: str, deadline: Deadline) -> bytes:
+        """Fetches the announced bytes: all before the deadline, and never none of them for too long."""
+        data, length, idle = bytearray(), _FIRST, deadline.at_most(IDLE)
         while len(data) < size:
             length = min(length, size - len(data))
-            part = self._part(nonce, name, len(data), length)
-            if part is None and deadline.expired:
-                raise ChannelError(f"only {len(data)} of {size} bytes of output arrived intact while {doing}",
-                                   hint="other processes of the guest write to this serial line without pause")
-            data += part or b""
-            length = max(_SMALLEST, length // 2) if part is None else min(_LARGEST, length * 2)
+            part = None if idle.expired else self._part(nonce, name, len(data), length, idle)
+            if part is None and idle.expired:
+                raise _too_little(f"only {len(data)} of {size} bytes of output arrived intact", doing, deadline)
+            if part is None:
+                length = max(_SMALLEST, length // 2)
+            else:
+                data += part
+                length, idle = min(_LARGEST, length * 2), deadline.at_most(IDLE)
         if not same(bytes(data), digest):
             raise ChannelError(f"the output received over the serial line has another digest than in the guest, while "
                                f"{doing}", expected=digest)
         return bytes(data)
 
-    def _part(self, nonce: str, name: str, offset: int, length: int) -> bytes | None:
-        """One piece of an answer, or None if it arrived damaged."""
-        self._line.send(f"get {nonce} {name} {offset} {length}\n".encode())
-        frame = self._next(("part",), f"{name}:{offset}:", _REPEAT_EVERY + 2 * length / SLOWEST)
+    def _part(self, nonce: str, name: str, offset: int, length: int, deadline: Deadline) -> bytes | None:
+        """One piece of an answer, or None if it arrived damaged or not before the deadline."""
+        with contextlib.suppress(WaitTimedOut):
+            self._line.transmit(f"get {nonce} {name} {offset} {length}\n".encode(), deadline)
+        seconds = min(_REPEAT_EVERY + 2 * length / _SLOWEST, deadline.remaining)
+        frame = self._next(("part",), f"{name}:{offset}:", seconds)
         if frame is None:
             return None
         text = frame.payload.rpartition(b":")[2]
@@ -199,7 +217,7 @@ class SerialChannel:
             WaitTimedOut: none arrived in time.
         """
         while True:
-            self._line.send(f"{request}\n".encode())
+            self._line.transmit(f"{request}\n".encode(), deadline)
             frame = self._next(kinds, start, min(_REPEAT_EVERY, deadline.remaining))
             if frame is not None:
                 return frame
@@ -218,6 +236,14 @@ class SerialChannel:
             fits = frame is not None and frame.nonce == self._nonce and frame.kind in kinds
             if frame is not None and fits and frame.payload.startswith(start.encode()):
                 return frame
+
+
+def _too_little(arrived: str, doing: str, deadline: Deadline) -> Explained:
+    if deadline.expired:
+        return WaitTimedOut(f"{arrived} within {deadline.allowance:.0f} s while {doing}",
+                            hint="the guest announced them and sends no more, or a longer deadline is needed")
+    return ChannelError(f"{arrived} while {doing}", expected=f"more of them within {IDLE:.0f} s",
+                        hint="other processes of the guest write to this serial line without pause")
 
 
 def pieces(data: bytes, *, as_base64: bool) -> Iterator[str]:

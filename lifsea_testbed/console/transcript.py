@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import re
 import socket
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from lifsea_testbed.console import fatal_lines
 from lifsea_testbed.console.serial_frames import Frame, Splitter
-from lifsea_testbed.console.socket_io import SocketStream, StreamClosed
-from lifsea_testbed.errors import ChannelError, Explained, WaitTimedOut
+from lifsea_testbed.console.socket_io import SocketStream, StreamClosed, StreamStalled
+from lifsea_testbed.errors import ChannelError, Explained, GuestCrashed, HostError, TestbedError, WaitTimedOut
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.liveness import Liveness
 from lifsea_testbed.support.protocols import ConsoleLine
@@ -28,8 +32,20 @@ _LONGEST_LINE = 16_384
 #: How long after a fatal line further lines, such as a panic's call trace, still become part of the error (seconds).
 _AFTERMATH = 0.3
 _POLL = 0.2
+#: How long typed input may wait for the guest, and the end of reading for the output left (seconds).
+_TYPING, _CLOSING = 60.0, 2.0
 #: An unfinished line that does not change for so long (seconds) is a prompt, perhaps of a boot loader that stopped.
 _PROMPT = 0.6
+#: What ends before another message begins on the same line: a carriage return, with which status lines are redrawn; a
+#: login prompt; anything before a time stamp of printk (kernel/printk/printk.c, print_time), but not a quotation mark,
+#: behind which the stamp was typed. A stamp of the past is no message either.
+_NEXT_MESSAGE = re.compile(rb"\r(?=[^\r\n])|(?:^|(?<=\r))(?:[\w.-]+ login|Password): (?=[^\r\n])"
+                           rb"|(?<=[^\r\n'\"`])(?=\[ {0,4}\d{1,9}\.\d{6}\])")
+
+
+_STAMP = re.compile(rb"\r*\[ {0,4}(\d{1,9}\.\d{6})\]")
+#: By how much the stamps of messages of several CPUs may be out of order (seconds).
+_OUT_OF_ORDER = 1.0
 
 
 def _weight(line: ConsoleLine) -> int:
@@ -40,52 +56,98 @@ def _weight(line: ConsoleLine) -> int:
 class LineReader:
     """Splits a stream of bytes into lines with the time of their first byte; secrets are redacted.
 
-    Carriage returns at either end of a line, of which GRUB writes several, are not part of its text.
+    A message of the kernel is a line of its own, also where it follows a prompt or another unfinished line; so is what
+    follows a carriage return. Carriage returns at either end of a line are not part of its text.
     """
 
     def __init__(self, redactor: Redactor | None = None) -> None:
         self._redactor = redactor or Redactor()
         self._rest = b""
-        self._started = 0.0
+        self._arrivals: list[tuple[int, float]] = []
+        #: The last time stamp of the kernel at the begin of a message.
+        self._clock = 0.0
 
     def feed(self, data: bytes, at: float) -> list[ConsoleLine]:
         """Adds bytes that arrived at that time and returns the lines that they complete."""
         lines: list[ConsoleLine] = []
         for piece in data.splitlines(keepends=True) if b"\n" in data or b"\r" in data else [data]:
-            self._started = self._started if self._rest else at
+            self._arrivals.append((len(self._rest), at))
             self._rest += piece
             if piece.endswith(b"\n") or len(self._rest) >= _LONGEST_LINE:
-                lines.append(self._take())
+                lines += self._take()
         return lines
 
     @property
     def unfinished(self) -> str:
         """The printable text of the unfinished line: a prompt, or a boot loader that waits."""
-        return self._redactor.unfinished(printable(self._rest.lstrip(b"\r")))
+        return self._redactor.unfinished(printable(self._last_message[1].lstrip(b"\r")))
 
     @property
     def unfinished_since(self) -> ConsoleLine:
         """The unfinished line with the time of its first byte; its text is empty if there is none."""
-        return ConsoleLine(at=self._started, text=self.unfinished)
+        return ConsoleLine(at=self._arrived(self._last_message[0]), text=self.unfinished)
 
     def flush(self) -> list[ConsoleLine]:
         """Returns the unfinished line, if there is one."""
-        return [self._take()] if self._rest else []
+        return self._take() if self._rest else []
 
-    def _take(self) -> ConsoleLine:
-        text = printable(self._rest.strip(b"\r\n")).replace("\n", " ")
-        self._rest = b""
-        return ConsoleLine(at=self._started, text=self._redactor.line(text))
+    @property
+    def _last_message(self) -> tuple[int, bytes]:
+        return _messages(self._rest, self._clock)[-1]
+
+    def _take(self) -> list[ConsoleLine]:
+        found = _messages(self._rest, self._clock)
+        lines = [ConsoleLine(at=self._arrived(start), text=self._redactor.line(_text(message)))
+                 for start, message in found]  # fmt: skip
+        self._clock = max(self._clock, *(_stamp(message, 0) or 0.0 for _, message in found))
+        self._rest, self._arrivals = b"", []
+        return lines
+
+    def _arrived(self, position: int) -> float:
+        """When the byte at that position of the unfinished line arrived."""
+        return next((at for start, at in reversed(self._arrivals) if start <= position), 0.0)
+
+
+def _messages(line: bytes, clock: float) -> list[tuple[int, bytes]]:
+    """The messages on a line, at least one, each with its position.
+
+    A time stamp within it that is older than the kernel's clock is quoted from an earlier message.
+    """
+    ends = (match.end() for match in _NEXT_MESSAGE.finditer(line))
+    starts = [0, *(end for end in ends if (stamp := _stamp(line, end)) is None or stamp >= clock - _OUT_OF_ORDER)]
+    found = [(start, line[start:end]) for start, end in itertools.pairwise([*starts, len(line)])]
+    return [(start, message) for start, message in found if message.strip(b"\r\n")] or [(0, line)]
+
+
+def _stamp(line: bytes, position: int) -> float | None:
+    match = _STAMP.match(line, position)
+    return float(match[1]) if match else None
+
+
+def _text(message: bytes) -> str:
+    return printable(message.strip(b"\r\n")).replace("\n", " ")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Whether the host is at fault for a fatal line, what was measured of it, and a hint; by default it is not."""
+
+    host_is_at_fault: bool = False
+    text: str = ""
+    hint: str = ""
 
 
 class Transcript:
     """Reads one console from power-on until it closes; a fatal line ends the machine's liveness.
 
+    `measure` tells, for a line that a busy host can cause, whether it did.
+
     Access methods see it as a `Console` (support/protocols.py).
     """
 
-    def __init__(self, connection: socket.socket, *, liveness: Liveness, file: Path,
-                 redactor: Redactor | None = None) -> None:
+    def __init__(self, connection: socket.socket, *, liveness: Liveness, file: Path, redactor: Redactor | None = None,
+                 measure: Callable[[fatal_lines.Suspicion], Measured] = lambda suspicion: Measured()) -> None:
+        self._measure = measure
         self._stream = SocketStream(connection)
         self._liveness = liveness
         self._file = file
@@ -100,7 +162,7 @@ class Transcript:
         self._on_frame: Callable[[Frame], bool] = lambda frame: False
         self._closed = False
         self._written = 0
-        self._thread = threading.Thread(target=self._read, name="transcript", daemon=True)
+        self._thread = threading.Thread(target=self._read_to_the_end, name="transcript", daemon=True)
         liveness.on_end(self._wake)
 
     def start(self, power_on: float) -> None:
@@ -156,15 +218,29 @@ class Transcript:
                 seen = [*self._since(position)[0], ConsoleLine(at=0.0, text=self._reader.unfinished)]
                 if any(prompt.search(line.text) for line in seen):
                     return True
-                self._liveness.check()
-                if deadline.expired:
-                    return False
-                self._changed.wait(deadline.remaining)
+                if not self._liveness.ended and not deadline.expired:
+                    self._changed.wait(deadline.remaining)
+            # Without the lock: the error waits for the console's next lines, which the reader adds under it.
+            self._liveness.check()
+            if deadline.expired:
+                return False
 
     def send(self, data: bytes) -> None:
-        """Sends those bytes to the console as if they were typed."""
+        """Sends those bytes to the console as if they were typed; the guest has 60 s to read them (see `transmit`)."""
+        self.transmit(data, Deadline.after(_TYPING))
+
+    def transmit(self, data: bytes, deadline: Deadline) -> None:
+        """Sends those bytes to the console before the deadline.
+
+        Raises:
+            WaitTimedOut: the guest did not read its input in time.
+            ChannelError: QEMU closed the console.
+            GuestCrashed, LaunchError: the machine ended first.
+        """
         try:
-            self._stream.send(data)
+            self._stream.send(data, deadline, self._liveness)
+        except StreamStalled as error:
+            raise WaitTimedOut(f"{error} on the console", evidence=self.tail()) from error
         except StreamClosed as error:
             self._liveness.wait(Deadline.after(1.0))
             self._liveness.check()
@@ -181,8 +257,10 @@ class Transcript:
     def close(self) -> None:
         """Stops reading after all output that QEMU has written was read."""
         if self._thread.is_alive():
-            self._thread.join(2.0)
-        self._closed = True
+            self._thread.join(_CLOSING)
+            self._closed = True
+            self._stream.end()
+            self._thread.join(_CLOSING)
         self._stream.close()
 
     def _lines_after(self, position: int) -> tuple[list[ConsoleLine], int]:
@@ -192,6 +270,13 @@ class Transcript:
     def _since(self, position: int) -> tuple[list[ConsoleLine], int]:
         skipped = max(0, position - (self._count - len(self._lines)))
         return list(self._lines)[skipped:], self._count
+
+    def _read_to_the_end(self) -> None:
+        """Reads until the console closes; an error here ends the machine's liveness, which no one else would notice."""
+        try:
+            self._read()
+        except Exception as error:
+            self._liveness.end(functools.partial(_unreadable, error, self._file))
 
     def _read(self) -> None:
         with self._file.open("a", encoding="utf-8") as file:
@@ -240,14 +325,24 @@ class Transcript:
         kind = fatal_lines.find(line.text)
         if kind is None:
             return
-        seen = time.monotonic()
+        seen, suspicion = time.monotonic(), kind.suspicion(line.text)
+        measured = self._measure(suspicion) if suspicion else Measured()
+        error = kind.starved if kind.starved and measured.host_is_at_fault else GuestCrashed
 
         def reason() -> Explained:
             time.sleep(max(0.0, seen + _AFTERMATH - time.monotonic()))
-            return kind.error(f"{kind.name}: {line.text.strip()}", evidence=self.tail())
+            return error(f"{kind.name}: {line.text.strip()}", hint=measured.hint,
+                         evidence=f"{measured.text}\n{self.tail()}".lstrip("\n"))  # fmt: skip
 
         self._liveness.end(reason)
 
     def _wake(self) -> None:
         with self._changed:
             self._changed.notify_all()
+
+
+def _unreadable(error: Exception, file: Path) -> TestbedError:
+    if isinstance(error, OSError):
+        return HostError(f"the console cannot be recorded in {file}: {error.strerror or error}", hint="free disk space")
+    return TestbedError(f"the console is not read any more: {error!r}", expected=f"each line is recorded in {file}",
+                        evidence="".join(traceback.format_exception(error)))  # fmt: skip

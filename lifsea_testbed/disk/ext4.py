@@ -15,10 +15,16 @@ from lifsea_testbed.errors import DiskDamaged, NotJudged, Reason
 
 ROOT = 2
 _MAGIC, _EXTENT_MAGIC = 0xEF53, 0xF30A
+#: Where the superblock lies (bytes).
+_SUPERBLOCK = 1024
 _RECOVER, _WIDE, _META_GROUPS = 0x4, 0x80, 0x10
 #: Supported: filetype, recover, meta_bg, extents, 64bit, mmp, flex_bg, ea_inode, csum_seed, largedir, casefold.
 _KNOWN = 0x2 | _RECOVER | _META_GROUPS | 0x40 | _WIDE | 0x100 | 0x200 | 0x400 | 0x2000 | 0x4000 | 0x20000
 _IN_EXTENTS, _IN_INODE, _ENCRYPTED = 0x80000, 0x10000000, 0x800
+_ATTRIBUTES = b"\x00\x00\x02\xea"
+#: The name spaces of extended attributes, by their numbers on disk.
+_PREFIXES = {1: "user.", 2: "system.posix_acl_access", 3: "system.posix_acl_default", 4: "trusted.", 6: "security.",
+             7: "system."}  # fmt: skip
 _LONGEST_RUN = 32768
 _DEEPEST = 5
 #: The largest file that is read, and the largest directory (bytes); package databases are much smaller.
@@ -125,6 +131,14 @@ class Ext4:
         content, size = self.read(directory, LARGEST_DIRECTORY), self.layout.block_size
         for start in range(0, len(content), size):
             yield from _entries(content[start:start + size])
+
+    def attributes(self, inode: Inode) -> list[str]:
+        """Returns the names of a file's extended attributes, sorted, of the two places where ext4 keeps them."""
+        table, place = self._inode_place(inode.number)
+        raw = self._bytes(table * self.layout.block_size + place, self.layout.inode_size)
+        names = _attributes(raw[128 + _at("<H", raw, 128)[0]:], 4) if len(raw) > 128 else []
+        number = _at("<H", raw, 0x76)[0] << 32 | _at("<I", raw, 0x68)[0]
+        return sorted(names + (_attributes(self._block(number), 32) if number else []))
 
     # Below are blocks.
 
@@ -274,9 +288,14 @@ def parse_superblock(raw: bytes) -> Layout:
 
 
 def descriptor_block(layout: Layout, number: int) -> int:
-    """Returns the location of a block of group descriptors: after the superblock, or in its own groups ("meta_bg")."""
-    if not layout.incompatible & _META_GROUPS or number < layout.first_meta_group:
-        return layout.first_block + 1 + number
+    """Returns the location of a block of group descriptors: after the superblock, or in its own groups ("meta_bg").
+
+    The superblock lies in block 1 where blocks have 1 KiB, also with "bigalloc", where the first block is 0 all the
+    same (fs/ext4/super.c, descriptor_loc).
+    """
+    superblock = _SUPERBLOCK // layout.block_size
+    if not layout.incompatible & _META_GROUPS or number < layout.first_meta_group or number == 0:
+        return superblock + 1 + number
     group = number * (layout.block_size // layout.descriptor_size)
     behind_copy = group < 2 or not layout.sparse or any(_is_power(group, base) for base in (3, 5, 7))
     return layout.first_block + group * layout.blocks_per_group + behind_copy
@@ -304,6 +323,18 @@ def _entries(block: bytes) -> Iterator[tuple[str, int]]:
         if number and name not in (b".", b".."):
             yield _name(name), number
         place += length
+
+
+def _attributes(area: bytes, first: int) -> list[str]:
+    """Reads the names of an area of attributes (fs/ext4/xattr.h): a magic number, then entries up to one of zeros."""
+    names: list[str] = []
+    if area[:4] != _ATTRIBUTES:
+        return names
+    while first + 16 <= len(area) and area[first:first + 4] != bytes(4):
+        length, kind = area[first], area[first + 1]
+        names.append(_PREFIXES.get(kind, f"{kind}:") + area[first + 16:first + 16 + length].decode("utf-8", "replace"))
+        first += 16 + (length + 3 & ~3)
+    return names
 
 
 def _name(raw: bytes) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import stat
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -45,16 +45,28 @@ def root_of(file_system: Ext4) -> TreeEntry:
 
 
 class Tree:
-    """The files below a root, with other trees mounted on its paths; no link and no `..` leads out of it."""
+    """The files below a root, with other trees mounted on its paths; no link and no `..` leads out of it.
+
+    `unread` names the parts of the disk that hold something and are in none of the trees.
+    """
 
     def __init__(self, root: TreeEntry, mounts: Mapping[PurePosixPath, TreeEntry] | None = None) -> None:
+        self.unread: tuple[str, ...] = ()
         self._root = root
         self._mounts = dict(mounts or {})
+        self._beside: list[PurePosixPath] = []
         self._directories: dict[tuple[int, int], dict[str, int]] = {}
 
     def mounted(self, mounts: Mapping[PurePosixPath, TreeEntry]) -> Tree:
         """Returns the same tree with further mounts."""
         return Tree(self._root, {**self._mounts, **mounts})
+
+    def beside(self, others: Mapping[str, TreeEntry], unread: Sequence[str]) -> Tree:
+        """Returns the same tree with others below names in its root, which a walk goes through as well."""
+        named = {PurePosixPath("/", name): place for name, place in others.items()}
+        tree = self.mounted(named)
+        tree._beside, tree.unread = list(named), tuple(unread)
+        return tree
 
     def find(self, path: str | PurePosixPath, *, follow: bool = True) -> TreeEntry | None:
         """Returns the file at that path, or None; links are followed, a final one only with `follow`."""
@@ -93,7 +105,7 @@ class Tree:
         Raises:
             NotJudged: there are too many entries, or directories are nested too deeply.
         """
-        waiting = [(PurePosixPath("/"), self._root)]
+        waiting = [(PurePosixPath("/"), self._root), *((path, self._mounts[path]) for path in self._beside)]
         seen = 0
         while waiting:
             directory, place = waiting.pop()

@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from lifsea_testbed.errors import HostError, ImageRefused
 from lifsea_testbed.support.host_packages import install_hint
+from lifsea_testbed.support.lines import split_lines
 
 SECTOR = 512
 _PIECE = 1 << 20
@@ -50,14 +51,21 @@ class Image:
         return digest(self.path)
 
     def fits_into(self, size: int) -> bool:
-        """Returns whether the file, or its content compressed by deflate at level 1, has at most `size` bytes."""
-        if self.file_size <= size:
-            return True
+        """Returns whether the compressed size is at most `size` bytes; reads no more of the file than it takes."""
+        return self.file_size <= size or self._deflated(size) <= size
+
+    @functools.cached_property
+    def compressed_size(self) -> int:
+        """The bytes of the file, or of its content compressed by deflate at level 1 if those are fewer."""
+        return min(self.file_size, self._deflated(self.file_size))
+
+    def _deflated(self, most: int) -> int:
+        """The bytes of the compressed content; any number above `most` if there are more."""
         deflate, compressed = zlib.compressobj(1), 0
         with self.path.open("rb") as file:
-            while compressed <= size and (piece := file.read(_PIECE)):
+            while compressed <= most and (piece := file.read(_PIECE)):
                 compressed += len(deflate.compress(piece))
-        return compressed + len(deflate.flush()) <= size
+        return compressed + len(deflate.flush())
 
     def trust_digest(self, sha256: str) -> None:
         """Takes the digest that another process of the run computed, instead of reading the file again.
@@ -170,7 +178,7 @@ def _refuse_inconsistent(path: Path) -> None:
         raise ImageRefused(f"{path}: qemu-img check did not end within 120 s", hint="copy it again") from None
     # 3 means leaked clusters only (qemu-img(1)): they waste space and do no harm.
     if check.returncode not in (0, 3):
-        last = (check.stderr.strip().splitlines() or [f"qemu-img check exited with {check.returncode}"])[-1]
+        last = (split_lines(check.stderr.strip()) or [f"qemu-img check exited with {check.returncode}"])[-1]
         raise ImageRefused(f"{path}: truncated or corrupt qcow2 ({last})", hint="copy it again, compare digests")
 
 

@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from lifsea_testbed.disk.ext4 import Ext4, is_ext4
 from lifsea_testbed.disk.filesystem import Tree, root_of
+from lifsea_testbed.disk.mounts import Volume, mounted, text
 from lifsea_testbed.disk.partitions import NO_SYSTEM, ROOT_X86_64, Partition, partitions
 from lifsea_testbed.disk.source import ByteSource
 from lifsea_testbed.errors import DiskDamaged, NotJudged, Reason
+from lifsea_testbed.support.lines import split_lines
 
 _OTHERS = {0: {b"XFSB": "XFS", b"hsqs": "squashfs", b"LUKS\xba\xbe": "LUKS"}, 512: {b"LABELONE": "LVM"},
            1024: {b"\xe2\xe1\xf5\xe0": "EROFS"}, 65600: {b"_BHRfS_M": "btrfs"}}  # fmt: skip
 _ARGUMENT = "ostree="
 _STATEROOT = re.compile(r"^/ostree/deploy/([^/]+)/deploy/[^/]+$")
-_RELEASE_FILES = ("/etc/os-release", "/usr/lib/os-release")
-_SMALL = 1 << 20
+_RELEASE_FILES = ("/etc/os-release", "/usr/lib/os-release", "/etc/system-release")
+#: The bytes at the start of a partition that tell whether it holds anything.
+_LOOKED_AT = 128 << 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Volume:
-    """A partition with a supported file system, and its files."""
+class OsRoot:
+    """The root file system that boots next: its files, the number of its partition, and those of others with a system.
 
-    partition: Partition
-    file_system: Ext4
+    Where no boot entry names one, as on a disk with two slots, it is the first that holds an os-release.
+    """
+
     tree: Tree
+    partition: int
+    others: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +49,16 @@ class BootEntry:
 
 
 def boots_next(disk: ByteSource) -> Tree:
+    """Returns the files of the root file system that boots next; raises what `os_root` raises."""
+    return os_root(disk).tree
+
+
+def os_root(disk: ByteSource) -> OsRoot:
     """Returns the root file system that boots next, as the running system sees it.
 
     On an ostree system it is the deployment of the first boot entry, with its /var, /boot and /sysroot; on other
-    systems the root partition, with the file systems that its fstab mounts from the same disk.
+    systems the root partition. Both have the file systems of the same disk that fstab, units or their partitions' types
+    mount; those that nothing mounts are beside the root (Tree.beside), and `unread` names what is not supported.
 
     Raises:
         DiskDamaged: a table is inconsistent, or a boot entry names a deployment that does not exist.
@@ -68,7 +79,7 @@ def _volumes(found: list[Partition]) -> tuple[list[Volume], list[str]]:
         try:
             if is_ext4(partition.content):
                 volumes.append(_volume(partition))
-            elif partition.kind not in NO_SYSTEM:
+            elif partition.kind not in NO_SYSTEM and not _is_blank(partition.content):
                 unread.append(f"partition {partition.number} holds {_kind(partition.content)}")
         except NotJudged as error:
             unread.append(f"partition {partition.number}: {error}")
@@ -83,20 +94,20 @@ def _volume(partition: Partition) -> Volume:
 def _deployment(boot: Tree) -> str:
     """The `ostree=` argument of the entry that boots first: the one with the highest version."""
     paths = [*boot.glob("/loader/entries/*.conf"), *boot.glob("/boot/loader/entries/*.conf")]
-    entries = [parse_entry(path.name, _text(boot, path) or "") for path in paths]
+    entries = [parse_entry(path.name, text(boot, path) or "") for path in paths]
     return max((entry for entry in entries if entry.deployment), key=BootEntry.rank, default=BootEntry()).deployment
 
 
 def parse_entry(name: str, text: str) -> BootEntry:
     """Parses a boot entry (Boot Loader Specification, type 1)."""
-    fields = {words[0]: words[1:] for line in text.splitlines() if (words := line.split())}
+    fields = {words[0]: words[1:] for line in split_lines(text) if (words := line.split())}
     deployments = [word.removeprefix(_ARGUMENT) for word in fields.get("options", []) if word.startswith(_ARGUMENT)]
     version = "".join(fields.get("version", []))
     return BootEntry(name=name, version=int(version) if version.isdecimal() and len(version) < 10 else 0,
                      deployment=deployments[0] if deployments else "")  # fmt: skip
 
 
-def _deployed(volumes: list[Volume], boot: Volume, path: str, unread: list[str]) -> Tree:
+def _deployed(volumes: list[Volume], boot: Volume, path: str, unread: list[str]) -> OsRoot:
     for volume in volumes:
         deployment = volume.tree.find(path)
         if deployment and deployment.is_directory:
@@ -111,33 +122,39 @@ def _deployed(volumes: list[Volume], boot: Volume, path: str, unread: list[str])
     var = volume.tree.find(f"/ostree/deploy/{stateroot[1]}/var") if stateroot else None
     boots = boot.tree.find("/boot" if boot is volume else "/")
     places = {"/sysroot": root_of(volume.file_system), "/boot": boots, "/var": var}
-    return Tree(deployment, {PurePosixPath(at): place for at, place in places.items() if place})
+    system = Tree(deployment, {PurePosixPath(at): place for at, place in places.items() if place})
+    return _root(_with_others(system, [volume, boot], volumes, unread), volume, _with_system(volumes))
 
 
-def _plain(volumes: list[Volume], unread: list[str]) -> Tree:
-    roots = [volume for volume in volumes if any(map(volume.tree.find, _RELEASE_FILES))]
+def _with_system(volumes: list[Volume]) -> list[Volume]:
+    return [volume for volume in volumes if any(map(volume.tree.find, _RELEASE_FILES))]
+
+
+def _root(tree: Tree, volume: Volume, roots: list[Volume]) -> OsRoot:
+    return OsRoot(tree=tree, partition=volume.partition.number,
+                  others=tuple(other.partition.number for other in roots if other is not volume))  # fmt: skip
+
+
+def _plain(volumes: list[Volume], unread: list[str]) -> OsRoot:
+    roots = _with_system(volumes)
     roots.sort(key=lambda volume: volume.partition.kind != ROOT_X86_64)
     if not roots:
         raise NotJudged("; ".join(["no partition that is read offline holds a root file system", *unread]),
                         Reason.IMAGE)
     root = roots[0]
-    mounts = dict(_mounts(_text(root.tree, "/etc/fstab") or "", volumes))
-    return root.tree.mounted({path: root_of(volume.file_system) for path, volume in mounts.items()
-                              if volume is not root and len(path.parts) > 1})  # fmt: skip
+    return _root(_with_others(root.tree, [root], volumes, unread), root, roots)
 
 
-def _mounts(fstab: str, volumes: list[Volume]) -> Iterable[tuple[PurePosixPath, Volume]]:
-    names = {name: volume for volume in volumes for name in _names(volume)}
-    for line in fstab.splitlines():
-        fields = line.split()
-        if len(fields) >= 2 and (volume := names.get(fields[0].replace('"', ""))) and fields[1].startswith("/"):
-            yield PurePosixPath(fields[1]), volume
+def _with_others(system: Tree, shown: list[Volume], volumes: list[Volume], unread: list[str]) -> Tree:
+    """The system with the file systems that it mounts beside those that are `shown` in it, and with all others.
 
-
-def _names(volume: Volume) -> list[str]:
-    layout, partition = volume.file_system.layout, volume.partition
-    return [f"UUID={layout.identifier}", f"PARTUUID={partition.identifier}", f"/dev/vda{partition.number}",
-            *([f"LABEL={layout.label}"] if layout.label else [])]  # fmt: skip
+    What is mounted nowhere is found below /partition-N: another system on the same disk, or a place to keep things in.
+    """
+    others = [volume for volume in volumes if all(volume is not one for one in shown)]
+    mounts = mounted(system, others)
+    loose = [volume for volume in others if all(volume is not one for one in mounts.values())]
+    return system.mounted({path: root_of(volume.file_system) for path, volume in mounts.items()}).beside(
+        {f"partition-{volume.partition.number}": root_of(volume.file_system) for volume in loose}, unread)
 
 
 def _kind(content: ByteSource) -> str:
@@ -146,6 +163,7 @@ def _kind(content: ByteSource) -> str:
     return found[0] if found else "an unknown file system"
 
 
-def _text(tree: Tree, path: str | PurePosixPath) -> str | None:
-    content = tree.read(path, _SMALL)
-    return None if content is None else content.decode("utf-8", "replace")
+def _is_blank(content: ByteSource) -> bool:
+    """Whether a partition holds nothing, or swap space (mkswap(8))."""
+    start = content.read_at(0, min(content.size, _LOOKED_AT))
+    return not any(start) or start[4086:4096] in (b"SWAPSPACE2", b"SWAP-SPACE")

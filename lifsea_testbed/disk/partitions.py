@@ -20,9 +20,9 @@ _EXTENDED = {0x05, 0x0F, 0x85, 0xEE}
 
 @dataclass(frozen=True, kw_only=True)
 class Partition:
-    """A partition: its number from 1, its first sector, its content, its type GUID and its own GUID.
+    """A partition: its number from 1, its first sector, its content, its type GUID, its own GUID and its name.
 
-    The GUIDs are in lower case, and empty in an MBR.
+    The GUIDs are in lower case; they and the name are empty in an MBR.
     """
 
     number: int
@@ -30,6 +30,7 @@ class Partition:
     content: ByteSource
     kind: str = ""
     identifier: str = ""
+    label: str = ""
 
 
 def partitions(disk: ByteSource) -> list[Partition]:
@@ -59,8 +60,9 @@ def _gpt(disk: ByteSource, header: bytes) -> list[Partition]:
 def _gpt_entry(disk: ByteSource, number: int, row: bytes) -> Partition:
     first, last = struct.unpack_from("<QQ", row, 32)
     kind, identifier = (str(uuid.UUID(bytes_le=row[start:start + 16])) for start in (0, 16))
+    label = row[56:128].decode("utf-16-le", "replace").partition("\0")[0]
     return Partition(number=number, first=first, content=_window(disk, first, last - first + 1, number), kind=kind,
-                     identifier=identifier)  # fmt: skip
+                     identifier=identifier, label=label)  # fmt: skip
 
 
 def _mbr(disk: ByteSource, head: bytes) -> list[Partition]:

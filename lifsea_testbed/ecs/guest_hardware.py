@@ -43,6 +43,8 @@ PROCESSOR = Processor(name="Intel(R) Xeon(R) Platinum 8369B CPU @ 2.70GHz", vend
                       family=6, model=106, stepping=6)  # fmt: skip
 #: CPU features that a guest must not see: an ecs.g7 has no nested virtualization.
 HIDDEN_FEATURES = frozenset({"svm", "vmx"})
+#: CPU features that Intel disabled on Ice Lake by microcode: transactional memory (TSX).
+DISABLED_FEATURES = frozenset({"hle", "rtm"})
 #: CPU features that are new in Ice Lake servers, by the kernel's names, and AVX-512F.
 ICE_LAKE_FEATURES = frozenset({"avx512f", "avx512_vbmi2", "avx512_vnni", "gfni", "vaes"})
 #: SeaBIOS as ECS builds it: version and date.

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from lifsea_testbed.ecs.metadata import Metadata, Request, Response
+from lifsea_testbed.ecs.metadata_faults import NO_FAULTS, FaultyMetadata, MetadataFaults
 
 #: A connection on which the guest sends nothing for this long (seconds) is closed.
 _SILENCE = 30.0
@@ -27,7 +28,11 @@ class Responder(Protocol):
     """Answers HTTP requests: an instance's metadata, a repository."""
 
     def answer(self, request: Request) -> Response:
-        """Returns the response to that request."""
+        """Returns the response to that request.
+
+        Raises:
+            ConnectionError: the connection is to be closed without one.
+        """
         ...
 
 
@@ -66,11 +71,11 @@ class HttpService(SocketService):
 
 
 class MetadataService(HttpService):
-    """Serves one instance's metadata."""
+    """Serves one instance's metadata, with those faults."""
 
-    def __init__(self, metadata: Metadata, path: Path) -> None:
+    def __init__(self, metadata: Metadata, path: Path, faults: MetadataFaults = NO_FAULTS) -> None:
         self.metadata = metadata
-        super().__init__(metadata, path)
+        super().__init__(metadata if faults == NO_FAULTS else FaultyMetadata(metadata, faults), path)
 
 
 class SocketServer(socketserver.ThreadingUnixStreamServer):

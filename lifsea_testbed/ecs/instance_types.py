@@ -8,6 +8,10 @@ from lifsea_testbed.errors import ProfileRefused
 
 #: Bytes a second of one Gbit/s.
 _GIGABIT = 10**9 // 8
+#: Of a Xeon Platinum 8369B.
+_CORES_OF_SOCKET, _THREADS = 32, 2
+#: The numbers of CPUs whose arrangement is known.
+_SEEN = frozenset({2, 8})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +53,22 @@ class InstanceType:
 
     @property
     def topology(self) -> Topology:
-        """One socket and two threads a core, as lscpu shows on an ecs.g7.2xlarge (8 CPUs: 1 socket, 4 cores)."""
-        return Topology(sockets=1, cores=self.cpus // 2, threads=2)
+        """Two threads a core, and as few sockets as hold the cores.
+
+        Two threads are documented (ECS, "CPU options"). One socket is what lscpu shows on an ecs.g7.2xlarge (8 CPUs),
+        and what the two threads of an ecs.g7.large leave. An 8369B has 32 cores (a host with two of them: 128 threads).
+        """
+        cores = self.cpus // _THREADS
+        sockets = -(-cores // _CORES_OF_SOCKET)
+        return Topology(sockets=sockets, cores=cores // sockets, threads=_THREADS)
+
+    @property
+    def inferred(self) -> str:
+        """What of the topology is inferred from the processor of the host, and was not seen on this type."""
+        if self.cpus in _SEEN:
+            return ""
+        nodes = ", and one memory node where there may be two" if self.topology.sockets > 1 else ""
+        return f"the number of sockets of an {self.name}, {self.topology.sockets}{nodes}"
 
 
 def _limits(operations: tuple[int, int], gigabits: tuple[float, float]) -> DiskLimits:

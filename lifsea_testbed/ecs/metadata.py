@@ -6,6 +6,7 @@ Source: ECS documentation, "view instance metadata".
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,10 @@ from lifsea_testbed.ecs.instance import Instance
 TOKEN_HEADER = "x-aliyun-ecs-metadata-token"
 TTL_HEADER = "x-aliyun-ecs-metadata-token-ttl-seconds"
 _LONGEST_TTL = 21600
+#: The tokens that are kept, and the requests that are answered and recorded: a guest cannot fill the host's memory.
+_MOST_TOKENS, _MOST_REQUESTS = 256, 20_000
+#: How much of a path is recorded (characters).
+_LONGEST_PATH = 1000
 _VERSIONS = ("latest", "2016-01-01")
 _META_DATA = "meta-data/"
 
@@ -54,7 +59,10 @@ class Metadata:
 
     Behaves like the real service: PUT returns tokens with a time to live of 1 to 21600 s; with `token_required` a GET
     without a token is 403, and a GET with a forged or expired token always is; an unknown path is 404; a path that ends
-    in a slash lists the names below it. `clock` returns seconds.
+    in a slash lists the names below it. `clock` returns seconds. It may be called from several threads.
+
+    At most 256 tokens are kept, the oldest is forgotten first; after 20 000 requests each further one is 429 and is not
+    recorded.
     """
 
     def __init__(self, instance: Instance, *, user_data: bytes, token_required: bool = False,
@@ -62,6 +70,7 @@ class Metadata:
         self.requests: list[MetadataRequest] = []
         self._token_required = token_required
         self._clock = clock
+        self._lock = threading.Lock()
         self._tokens: dict[str, float] = {}
         self._tree = metadata_tree.meta_data(instance)
         # Without user-data the service answers 404; vendor-data exists on no customer's instance.
@@ -71,9 +80,10 @@ class Metadata:
 
     @property
     def tokens(self) -> dict[str, float]:
-        """Every issued token, and the seconds until it expires (negative after that)."""
+        """The tokens that were issued, and the seconds until each expires (negative after that)."""
         now = self._clock()
-        return {token: end - now for token, end in self._tokens.items()}
+        with self._lock:
+            return {token: end - now for token, end in self._tokens.items()}
 
     def append_user_data(self, user_data: bytes) -> None:
         """Appends a script to the user-data."""
@@ -82,24 +92,37 @@ class Metadata:
     def restore(self, tokens: Mapping[str, float], requests: Iterable[MetadataRequest]) -> None:
         """Continues for a restored machine: with the tokens that the guest holds, and the record of its requests."""
         now = self._clock()
-        self._tokens |= {token: now + left for token, left in tokens.items()}
-        self.requests[:0] = requests
+        with self._lock:
+            self._tokens |= {token: now + left for token, left in tokens.items()}
+            self.requests[:0] = requests
 
     def answer(self, request: Request) -> Response:
         """Returns the response to a request and records the request with its status."""
+        if len(self.requests) >= _MOST_REQUESTS:
+            return Response(status=429)
         response = self._put_token(request) if request.method == "PUT" else self._get(request)
-        self.requests.append(MetadataRequest(at=self._clock(), method=request.method, path=request.path,
-                                             status=response.status, with_token=TOKEN_HEADER in request.headers))
+        self.record(request, response.status)
         return response
+
+    def record(self, request: Request, status: int) -> None:
+        """Records a request with the status of its answer, up to the bound."""
+        recorded = MetadataRequest(at=self._clock(), method=request.method, path=request.path[:_LONGEST_PATH],
+                                   status=status, with_token=TOKEN_HEADER in request.headers)  # fmt: skip
+        with self._lock:
+            if len(self.requests) < _MOST_REQUESTS:
+                self.requests.append(recorded)
 
     def _put_token(self, request: Request) -> Response:
         if request.path.strip("/") != "latest/api/token":
             return Response(status=404)
-        ttl = request.headers.get(TTL_HEADER, "")
-        if not ttl.isascii() or not ttl.isdigit() or not 1 <= int(ttl[:6]) <= _LONGEST_TTL:
+        ttl = time_to_live(request.headers.get(TTL_HEADER, ""))
+        if ttl is None:
             return Response(status=400)
         token = secrets.token_urlsafe(24)
-        self._tokens[token] = self._clock() + int(ttl)
+        with self._lock:
+            self._tokens[token] = self._clock() + ttl
+            while len(self._tokens) > _MOST_TOKENS:
+                del self._tokens[next(iter(self._tokens))]
         return Response(status=200, body=token.encode())
 
     def _get(self, request: Request) -> Response:
@@ -114,7 +137,8 @@ class Metadata:
     def _admits(self, token: str | None) -> bool:
         if token is None:
             return not self._token_required
-        return self._clock() < self._tokens.get(token, 0.0)
+        with self._lock:
+            return self._clock() < self._tokens.get(token, 0.0)
 
     def _body(self, path: str) -> bytes | None:
         if path in self._texts:
@@ -124,3 +148,11 @@ class Metadata:
         place = path.removeprefix("meta-data").lstrip("/")
         text = self._tree.get(place, metadata_tree.listing(self._tree, place))
         return None if text is None else text.encode()
+
+
+def time_to_live(text: str) -> int | None:
+    """Returns the seconds that a token is requested for: 1 to 21600, in ASCII digits; None for anything else."""
+    digits = text.lstrip("0")
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= len(str(_LONGEST_TTL))):
+        return None
+    return int(digits) if int(digits) <= _LONGEST_TTL else None

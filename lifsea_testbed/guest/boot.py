@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 
 from lifsea_testbed.errors import NotJudged, Reason
+from lifsea_testbed.guest.answers import readable
+from lifsea_testbed.support.lines import split_lines
 from lifsea_testbed.support.protocols import Shell
 
 #: /proc/timer_list begins with the time of the read: CLOCK_MONOTONIC in nanoseconds (kernel/time/timer_list.c).
@@ -41,21 +43,26 @@ class BootTimes:
         Raises:
             NotJudged: the kernel does not show it.
         """
-        output = self._shell.run(_CLOCK, check=False).stdout.strip()
-        if not output.isdigit():
+        answer = self._shell.run(_CLOCK, check=False)
+        if not answer.stdout.strip():
             raise NotJudged("the guest's kernel does not show its monotonic clock (/proc/timer_list)", Reason.IMAGE)
-        return int(output) / 1e9
+        with readable(answer, expected="nanoseconds"):
+            return int(answer.stdout) / 1e9
 
     def manager(self) -> dict[str, float]:
         """Returns when systemd started (`userspace`), had loaded its units (`loaded`) and finished (`finished`)."""
-        times = _properties(self._shell.run(f"systemctl show --property={','.join(_MANAGER)}").stdout)
+        answer = self._shell.run(f"systemctl show --property={','.join(_MANAGER)}")
+        times = _properties(answer.stdout)
         named = zip(("userspace", "loaded", "finished"), _MANAGER, strict=True)
-        return {name: int(times[key]) / 1e6 for name, key in named if times.get(key, "0").strip("0")}
+        with readable(answer, expected="microseconds"):
+            return {name: int(times[key]) / 1e6 for name, key in named if times.get(key, "0").strip("0")}
 
     def units(self) -> list[UnitTimes]:
         """Returns the times of every unit that was started in this boot."""
         kinds = " ".join(f"'*.{kind}'" for kind in _KINDS)
-        return parse_units(self._shell.run(f"systemctl show --property={','.join(_UNIT)} {kinds}").stdout)
+        answer = self._shell.run(f"systemctl show --property={','.join(_UNIT)} {kinds}")
+        with readable(answer, expected="properties of units, times in microseconds"):
+            return parse_units(answer.stdout)
 
     def default_target(self) -> str:
         """Returns the name of the target that the boot aims at."""
@@ -78,4 +85,4 @@ def _times(unit: dict[str, str]) -> UnitTimes:
 
 
 def _properties(block: str) -> dict[str, str]:
-    return dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+    return dict(line.split("=", 1) for line in split_lines(block) if "=" in line)

@@ -12,7 +12,9 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from lifsea_testbed.errors import ChannelError
+from lifsea_testbed.errors import NotJudged, Reason
+from lifsea_testbed.guest.answers import readable
+from lifsea_testbed.support.lines import split_lines
 from lifsea_testbed.support.protocols import Shell
 
 _SCRIPT = r"""mark=/run/lifsea-testbed-mark
@@ -53,18 +55,19 @@ def observe(shell: Shell, paths: Sequence[str]) -> SystemState:
     """Returns the changed files below those paths, the processes, the mounts, and the modules.
 
     Raises:
-        ChannelError: the guest has no `find`.
+        NotJudged: the guest has no `find`.
+        AnswerUnreadable: the lists cannot be told apart.
     """
     result = shell.run(_SCRIPT.format(paths=" ".join(paths)), check=False)
     if not result.ok:
-        raise ChannelError("the changes on this machine cannot be listed", expected="a guest with find(1)",
-                           evidence=result.stderr)  # fmt: skip
-    return parse(result.stdout)
+        raise NotJudged("the changes that a test makes cannot be listed: the image has no find(1)", Reason.IMAGE)
+    with readable(result, expected="files, processes and mounts, with an empty line between them"):
+        return parse(result.stdout)
 
 
 def parse(output: str) -> SystemState:
     """Parses the output of the script: three parts with an empty line between them."""
-    changed, processes, mounted = ([*map(str.strip, part.splitlines())] for part in f"\n{output}".split("\n\n", 2))
+    changed, processes, mounted = ([*map(str.strip, split_lines(part))] for part in f"\n{output}".split("\n\n", 2))
     own, *rows = processes
     return SystemState(changed=tuple(filter(None, changed)),
                        mounted=frozenset(_module_or_mount(line) for line in mounted),

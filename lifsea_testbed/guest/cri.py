@@ -11,14 +11,17 @@ import json
 import re
 import shlex
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from lifsea_testbed.errors import GuestFailure, NotJudged, Reason
 from lifsea_testbed.guest import protobuf
+from lifsea_testbed.guest.answers import readable
 from lifsea_testbed.guest.protobuf import Message
 from lifsea_testbed.profiles.profile import ClusterSection
-from lifsea_testbed.support.protocols import Shell
+from lifsea_testbed.support.lines import split_lines
+from lifsea_testbed.support.protocols import CommandResult, Shell
 
 _VERSIONS = ("v1", "v1alpha2")
 _PREFIX = struct.Struct(">BI")
@@ -34,6 +37,7 @@ _WRITE_PROBE = '''for place in {places}; do
     done; echo tried'''
 #: Time for a privileged container to start and run its script, and to prepare an image (seconds on real hardware).
 _STARTING, _PREPARING = 60.0, 60.0
+T = TypeVar("T")
 
 
 class Unavailable(GuestFailure):
@@ -118,12 +122,7 @@ class ContainerRuntime:
             Unavailable: nothing answers on the socket, or the runtime refuses the call.
             NotJudged: the image has no curl that speaks HTTP/2.
         """
-        answer = self._call("RuntimeService/Status", protobuf.encode({1: 1}))
-        found = [Condition(name=protobuf.text(one, 1), is_met=bool(protobuf.whole(one, 2)),
-                           reason=protobuf.text(one, 3), message=protobuf.text(one, 4))
-                 for status in protobuf.messages(answer, 1) for one in protobuf.messages(status, 1)]  # fmt: skip
-        configuration = protobuf.pairs(answer, 2).get("config", "")
-        return RuntimeStatus(conditions=tuple(found), systemd_cgroups=_systemd_cgroups(configuration))
+        return self._call("RuntimeService/Status", _runtime_status, protobuf.encode({1: 1}))
 
     def version(self) -> str:
         """Returns the runtime's name and version, in the form that a node object has it: containerd://1.7.24.
@@ -131,32 +130,30 @@ class ContainerRuntime:
         Raises:
             Unavailable: nothing answers on the socket.
         """
-        answer = self._call("RuntimeService/Version")
+        name, version = self._call("RuntimeService/Version",
+                                   lambda answer: (protobuf.text(answer, 2), protobuf.text(answer, 3)))
         # Of a version that is not semantic the kubelet keeps the numbers (pkg/kubelet/kuberuntime, newRuntimeVersion).
-        numbers = re.sub(r"^([\d.]+)[^-+\d.].*$", r"\1", protobuf.text(answer, 3))
-        return f"{protobuf.text(answer, 2)}://{numbers}"
+        numbers = re.sub(r"^([\d.]+)[^-+\d.].*$", r"\1", version)
+        return f"{name}://{numbers}"
 
     def sandboxes(self, pod: str) -> list[Sandbox]:
         """Returns the sandboxes of a pod, ready or not; the name of a static pod ends with that of its node."""
-        answer = self._call("RuntimeService/ListPodSandbox")
-        found = (Sandbox(id=protobuf.text(one, 1), pod=_name(one, 2), is_ready=not protobuf.whole(one, 3))
-                 for one in protobuf.messages(answer, 1))  # fmt: skip
+        found = self._call("RuntimeService/ListPodSandbox", _sandboxes)
         return [one for one in found if _is(one.pod, pod)]
 
     def containers(self, pod: str) -> list[Container]:
         """Returns the containers of a pod, including those that ended, the latest first."""
-        found = map(_container, protobuf.messages(self._call("RuntimeService/ListContainers"), 1))
+        found = self._call("RuntimeService/ListContainers", _containers)
         return sorted((one for one in found if _is(one.pod, pod)), key=lambda one: -one.attempt)
 
     def images(self) -> list[str]:
         """Returns the names of the images that the runtime has, sorted."""
-        answer = self._call("ImageService/ListImages")
-        tags = [tag for one in protobuf.messages(answer, 1) for tag in one.get(2, [])]
-        return sorted(tag.decode("utf-8", "replace") for tag in tags if isinstance(tag, bytes))
+        return sorted(self._call("ImageService/ListImages", _tags))
 
     def image_directories(self) -> list[str]:
         """Returns the directories that hold images, sorted: those that the kubelet's garbage collection watches."""
-        return sorted(_name(one, 2) for one in protobuf.messages(self._call("ImageService/ImageFsInfo"), 1))
+        return sorted(self._call("ImageService/ImageFsInfo",
+                                 lambda answer: [_name(one, 2) for one in protobuf.messages(answer, 1)]))
 
     # containerd's own tool, the commands of the profile, and the kernel's list of sockets
 
@@ -199,11 +196,18 @@ class ContainerRuntime:
         attempt = shlex.quote(_WRITE_PROBE.format(places=shlex.join(paths)))
         result = self._shell.run(f"{self._escape} {attempt}", check=False, within=_STARTING)
         if "tried" not in result.lines:
-            raise NotJudged(f"the privileged container did not start: {(result.stderr.splitlines() or [''])[-1]}",
+            raise NotJudged(f"the privileged container did not start: {(split_lines(result.stderr) or [''])[-1]}",
                             Reason.IMAGE)
         return [paths[line] for line in result.lines if line in paths]
 
-    def _call(self, method: str, request: bytes = b"") -> Message:
+    def _call(self, method: str, read: Callable[[Message], T], request: bytes = b"") -> T:
+        """Returns what `read` makes of the response.
+
+        Raises:
+            Unavailable: nothing answers on the socket, or the runtime refuses the call.
+            AnswerUnreadable: the response is not such a message.
+            NotJudged: the image has no curl that speaks HTTP/2.
+        """
         socket, framed = self._settings.socket, _PREFIX.pack(0, len(request)) + request
         for version in _VERSIONS:
             script = _CALL.format(socket=shlex.quote(socket), version=version, method=method)
@@ -211,19 +215,50 @@ class ContainerRuntime:
             if result.exit_status in (127, *_NO_HTTP2):
                 raise NotJudged("the image has no curl that speaks HTTP/2 to call its container runtime with",
                                 Reason.IMAGE)
-            status, why = _status(result.stderr)
+            status, why = _status(result)
             if status == _UNIMPLEMENTED:
                 continue
             if not result.ok or status != 0:
                 raise Unavailable(f"no CRI at {socket}: {why or 'nothing answers'}",
                                   expected="the runtime answers there", evidence=result.stderr[-2000:])  # fmt: skip
-            return protobuf.decode(result.output[_PREFIX.size:])
+            with readable(result, expected="a message of the CRI, framed by gRPC"):
+                return read(protobuf.decode(_unframed(result.output)))
         raise Unavailable(f"no CRI at {socket}: {why}", expected=f"one of {', '.join(_VERSIONS)}")
 
 
 def _is(found: str, pod: str) -> bool:
     """Whether a pod's name is that of the pod; that of a static one is followed by its node's name."""
     return found == pod or found.startswith(f"{pod}-")
+
+
+def _unframed(response: bytes) -> bytes:
+    """The message of a response; raises ValueError or struct.error where it is not framed as gRPC does."""
+    compressed, length = _PREFIX.unpack_from(response)
+    if compressed or length != len(response) - _PREFIX.size:
+        raise ValueError(f"{len(response) - _PREFIX.size} bytes after a prefix that announces {length}")
+    return response[_PREFIX.size:]
+
+
+def _runtime_status(answer: Message) -> RuntimeStatus:
+    found = [Condition(name=protobuf.text(one, 1), is_met=bool(protobuf.whole(one, 2)),
+                       reason=protobuf.text(one, 3), message=protobuf.text(one, 4))
+             for status in protobuf.messages(answer, 1) for one in protobuf.messages(status, 1)]  # fmt: skip
+    configuration = protobuf.pairs(answer, 2).get("config", "")
+    return RuntimeStatus(conditions=tuple(found), systemd_cgroups=_systemd_cgroups(configuration))
+
+
+def _sandboxes(answer: Message) -> list[Sandbox]:
+    return [Sandbox(id=protobuf.text(one, 1), pod=_name(one, 2), is_ready=not protobuf.whole(one, 3))
+            for one in protobuf.messages(answer, 1)]  # fmt: skip
+
+
+def _containers(answer: Message) -> list[Container]:
+    return [_container(one) for one in protobuf.messages(answer, 1)]
+
+
+def _tags(answer: Message) -> list[str]:
+    tags = [tag for one in protobuf.messages(answer, 1) for tag in one.get(2, [])]
+    return [tag.decode("utf-8", "replace") for tag in tags if isinstance(tag, bytes)]
 
 
 def _container(one: Message) -> Container:
@@ -244,13 +279,15 @@ def _systemd_cgroups(configuration: str) -> bool | None:
     try:
         containerd = json.loads(configuration)["containerd"]
         options = containerd["runtimes"][containerd["defaultRuntimeName"]]["options"]
-    except (ValueError, KeyError, TypeError):
+        return bool((options or {}).get("SystemdCgroup"))
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
-    return bool((options or {}).get("SystemdCgroup"))
 
 
-def _status(headers: str) -> tuple[int | None, str]:
+def _status(answer: CommandResult) -> tuple[int | None, str]:
     """The status of a call, and the reason of a failure: gRPC's message, or else curl's."""
+    headers = answer.stderr
     status, why = re.findall(r"(?im)^grpc-status: (\d+)", headers), re.findall(r"(?im)^grpc-message: (.+)$", headers)
     curl = re.findall(r"(?m)^curl: \(\d+\) (.+)$", headers)
-    return (int(status[-1]) if status else None), (why or curl or [""])[-1].strip()
+    with readable(answer, expected="gRPC's status, a number"):
+        return (int(status[-1]) if status else None), (why or curl or [""])[-1].strip()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from lifsea_testbed.errors import GuestFailure
+from lifsea_testbed.guest.answers import readable
+from lifsea_testbed.support.lines import split_lines
 from lifsea_testbed.support.protocols import Shell
 
 _SECTOR = 512
@@ -43,6 +46,15 @@ class RootDisk:
         return self.file_system / self.partition
 
 
+#: The superblock counts the errors since the last check of the file system (ext4's sysfs).
+_ERRORS = """
+for file in /sys/fs/ext4/*/errors_count; do
+    [ -f "$file" ] && name="${file%/*}" && echo "${name##*/}: $(cat "$file")"
+done
+exit 0
+"""
+
+
 class Disks:
     """The virtio disks, and the file systems on the system disk."""
 
@@ -56,26 +68,38 @@ class Disks:
             GuestFailure: neither /sysroot nor / is mounted from a disk.
         """
         point, device = root_mount(self._shell.run("cat /proc/self/mountinfo").stdout)
-        sizes = self._shell.run(_SIZES.format(device=device, point=point)).stdout.split()
-        disk, partition, start, blocks, block_size = map(int, sizes)
-        return RootDisk(
-            disk=disk * _SECTOR,
-            partition_end=(start + partition) * _SECTOR,
-            partition=partition * _SECTOR,
-            file_system=blocks * block_size,
-        )
+        answer = self._shell.run(_SIZES.format(device=device, point=point))
+        with readable(answer, expected="five numbers: disk, partition, start, blocks, size of a block"):
+            return parse_sizes(answer.stdout)
 
     def by_serial(self) -> dict[str, str]:
         """Returns the virtio disks by their serial: device name as in /dev."""
         pairs = (line.partition(" ") for line in self._shell.run(_SERIALS).lines)
         return {serial: name for name, _, serial in pairs}
 
+    def damage(self) -> list[str]:
+        """Returns the mounted ext4 file systems that found errors in themselves, with their number (ext4(5))."""
+        return [line for line in self._shell.run(_ERRORS).lines if not line.endswith(": 0")]
+
     def full_var(self) -> str:
         """Returns a sentence on the space left in /var if 95 % or more of it are used; empty otherwise."""
         fields = self._shell.run(_VAR, check=False).stdout.split()
-        if len(fields) != 3 or not fields[1].rstrip("%").isdigit() or int(fields[1].rstrip("%")) < _FULL:
+        if len(fields) != 3 or not re.fullmatch(r"[0-9]{1,3}%", fields[1]) or int(fields[1].rstrip("%")) < _FULL:
             return ""
         return f"/var is full: {fields[2]} MiB are left"
+
+
+def parse_sizes(text: str) -> RootDisk:
+    """Reads the sizes of disk and partition, the partition's start (sectors), its blocks, and the size of a block.
+
+    Raises:
+        ValueError: these are not five numbers, or the partition does not lie on the disk.
+    """
+    disk, partition, start, blocks, block_size = map(int, text.split())
+    if not (0 < partition <= start + partition <= disk and blocks >= 0 and block_size > 0):
+        raise ValueError("the partition does not lie on the disk")
+    return RootDisk(disk=disk * _SECTOR, partition_end=(start + partition) * _SECTOR, partition=partition * _SECTOR,
+                    file_system=blocks * block_size)  # fmt: skip
 
 
 def root_mount(mountinfo: str) -> tuple[str, str]:
@@ -84,7 +108,7 @@ def root_mount(mountinfo: str) -> tuple[str, str]:
     Raises:
         GuestFailure: neither comes from a block device (proc(5): major 0 is a file system without one).
     """
-    devices = {row[4]: row[2] for row in map(str.split, mountinfo.splitlines()) if len(row) > 4}
+    devices = {row[4]: row[2] for row in map(str.split, split_lines(mountinfo)) if len(row) > 4}
     for point in ("/sysroot", "/"):
         if not devices.get(point, "0:0").startswith("0:"):
             return point, devices[point]

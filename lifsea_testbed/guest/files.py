@@ -9,12 +9,14 @@ import re
 import shlex
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from lifsea_testbed.errors import ChannelError
-from lifsea_testbed.support.digest import TOOLS, same
+from lifsea_testbed.errors import AnswerUnreadable, ChannelError, CommandFailed, NotJudged, Reason
+from lifsea_testbed.guest import capabilities, formats
+from lifsea_testbed.guest.answers import readable, unreadable
+from lifsea_testbed.support.digest import TOOLS, parse_digest, same
 from lifsea_testbed.support.protocols import Shell
 
 #: The kernel's own interfaces: no files of the system, regardless of their permission bits.
@@ -22,18 +24,41 @@ _KERNEL_INTERFACES = (
     "proc", "sysfs", "cgroup", "cgroup2", "devpts", "mqueue", "hugetlbfs", "securityfs", "debugfs", "tracefs",
     "configfs", "pstore", "bpf", "efivarfs", "binfmt_misc", "fusectl", "autofs", "rpc_pipefs", "nsfs",
 )  # fmt: skip
-#: Content of containers and of the object store: not executables of the running system.
-NOT_OF_THE_SYSTEM = ("/sysroot/ostree", "/ostree", "/var/lib/containerd", "/run/containerd", "/var/lib/kubelet")
+#: Content of containers, and what ostree keeps of other deployments (find's patterns): not files of the running system.
+NOT_OF_THE_SYSTEM = (
+    "/sysroot/ostree/repo", "/sysroot/ostree/deploy", "/ostree/repo", "/ostree/deploy",
+    "/var/lib/containerd/io.containerd.*", "/var/lib/containerd/tmpmounts", "/run/containerd/io.containerd.*",
+    "/var/lib/kubelet/pods",
+)  # fmt: skip
+#: The most bytes of a file that is searched for whole lines.
+SMALL = 32 << 10
 #: Time for one pass over all files (seconds on real hardware).
 _CENSUS = 120.0
 _PROBE = ".lifsea-testbed"
-_WRITE_PROBE = """for directory in {directories}; do
-        [ -d "$directory" ] || continue
-        if ( : >"$directory/{probe}" ) 2>/dev/null; then rm -f "$directory/{probe}"; echo "$directory"; fi
-    done"""
+#: Creates a file in each directory that are its arguments; `true` is no special builtin, so that the shell goes on when
+#: the redirection fails.
+_WRITE_PROBE = f"""for directory; do
+    if {{ true >"$directory/{_PROBE}"; }} 2>/dev/null; then
+        rm -f "$directory/{_PROBE}"
+        printf '%s\\0' "$directory"
+    fi
+done"""
+# Prints each file that holds a mark with its mode and the bytes that tell what it is (formats.PIECES).
+_DESCRIBE = f"""for file; do
+    printf '%s ' "$(stat -c %a "$file")"
+    {formats.READ_PIECES}
+    printf '%s\\0' "$file"
+done 2>/dev/null"""
+#: What a search needs beside the shell; the status when one of them is missing is that of no command of its own.
+_NO_TOOL = 86
+_REQUIRE_TOOLS = f"""for tool in find xargs grep od stat; do
+    command -v $tool >/dev/null || {{ echo "it has no $tool" >&2; exit {_NO_TOOL}; }}
+done"""
 #: Bytes per command of a transfer: large enough that the cost of a command does not count, small enough for the
 #: memory of any guest.
 PIECE = 4 << 20
+#: The largest file that is fetched (bytes): the guest cannot fill the host's disk.
+_LARGEST_FILE = 16 << 30
 #: Time for one piece (seconds on real hardware): the slowest channel, 115200 baud, needs six minutes.
 _A_PIECE = 400.0
 
@@ -85,6 +110,7 @@ class Files:
         Raises:
             ChannelError: the digests of the two ends differ.
             CommandFailed: the guest could not read it.
+            AnswerUnreadable: it does not end within 16 GiB.
         """
         with into.open("w+b") as file:
             self._fetch(path, file)
@@ -102,28 +128,31 @@ class Files:
         """Copies the contents of a directory of the guest into one of the host; nothing lands outside of it.
 
         Raises:
-            ChannelError: the archive is damaged, or holds device nodes or paths out of the directory (tarfile's filter
-                `data` refuses them).
+            ChannelError: the digests of the two ends differ.
+            AnswerUnreadable: the archive that the guest made is damaged, or holds device nodes or paths out of the
+                directory (tarfile's filter `data` refuses them).
         """
         with tempfile.TemporaryFile() as file, self._temporary() as remote:
-            self._shell.run(f"tar -C {shlex.quote(path)} -cf {remote} .", within=_A_PIECE)
+            packed = self._shell.run(f"tar -C {shlex.quote(path)} -cf {remote} .", within=_A_PIECE)
             self._fetch(remote, file)
             into.mkdir(parents=True, exist_ok=True)
             try:
                 with tarfile.open(fileobj=file) as archive:
                     archive.extractall(into, filter="data")
             except tarfile.TarError as error:
-                raise ChannelError(f"the archive of {path} cannot be unpacked: {error}") from error
+                raise unreadable(packed, why=f"the archive of {path} cannot be unpacked: {error}") from error
 
     # All files
 
     def writable_paths(self) -> list[str]:
-        """Returns the topmost directories, on any mount, that root can write to, sorted; each under its shortest name.
+        """Returns the topmost directories, and the files in other directories, that root can write to, sorted.
 
-        find's -writable calls access(2), which refuses a read-only file system or mount, and an immutable directory.
-        A directory that is mounted twice, as ostree mounts /var below /sysroot as well, is one directory.
+        On any mount, each under its shortest name. find's -writable calls access(2), which refuses a read-only file
+        system or mount, and an immutable file. A directory that is mounted twice, as ostree mounts /var below /sysroot
+        as well, is one directory.
         """
-        script = f"find / {_prune(_kernel_interfaces())} -type d -writable -printf '%D:%i %p\\0' -prune"
+        kinds = r"\( -type d -o -type f \) -writable"
+        script = f"find / {_prune(_kernel_interfaces())} {kinds} -printf '%D:%i %p\\0' -prune"
         names: dict[str, str] = {}
         for found in sorted(self._find(script), key=len, reverse=True):
             identity, _, path = found.partition(" ")
@@ -131,40 +160,90 @@ class Files:
         return sorted(names.values())
 
     def accepted_writes(self, directories: Iterable[str]) -> list[str]:
-        """Creates a file in each directory, as root, removes it, and returns the directories where that worked."""
-        return self._shell.run(_WRITE_PROBE.format(directories=shlex.join(directories), probe=_PROBE)).lines
+        """Creates a file in each directory, as root, removes it, and returns the directories where that worked.
+
+        A directory that does not exist accepts nothing; `missing` names those.
+        """
+        script = f"printf '%s\\0' {shlex.join(directories)} | xargs -0 -r sh -c {shlex.quote(_WRITE_PROBE)} sh"
+        return self._find(script)
+
+    def accepted_writes_outside(self, directories: Iterable[str]) -> list[str]:
+        """Creates a file in every directory of every mount outside of those, as root, and returns where that worked.
+
+        A directory that is one of them under another name is not outside of them.
+        """
+        given = list(directories)
+        there = set(given) - set(self.missing(given))
+        inside = [argument for path in sorted(there) for argument in ("-o", "-samefile", path)]
+        search = f"find / {_prune([*_kernel_interfaces(), *inside])} -type d -print0"
+        return sorted(self._find(f"{search} | xargs -0 -r sh -c {shlex.quote(_WRITE_PROBE)} sh"))
+
+    def missing(self, paths: Iterable[str]) -> list[str]:
+        """Returns the paths at which nothing exists."""
+        script = f"for path in {shlex.join(paths)}; do [ -e \"$path\" ] || printf '%s\\0' \"$path\"; done"
+        return self._find(script)
 
     @functools.cached_property
-    def executables(self) -> list[PurePosixPath]:
-        """Every executable regular file of the running system, sorted; searched once."""
-        script = f"find / {_prune(_not_of_the_system())} -type f -perm /111 -print0"
-        return sorted(map(PurePosixPath, self._find(script)))
+    def listed(self) -> dict[PurePosixPath, int]:
+        """Every regular file of the running system with its mode (stat(2)); searched once."""
+        found = self._find(f"find / {_prune(_not_of_the_system())} -type f -printf '%m %p\\0'")
+        pairs = (row.partition(" ") for row in found)
+        return {PurePosixPath(path): formats.octal(mode) for mode, _, path in pairs}
 
     def executables_named(self, patterns: Iterable[str]) -> list[str]:
-        """Returns the executables whose file name is one of the patterns (regular expressions over the whole name)."""
-        return named(self.executables, patterns)
+        """Returns the programs whose whole file name matches one of the patterns (regular expressions), sorted.
+
+        A program is a file that may be executed, and one of an executable format (ELF, a script) whatever its mode: the
+        dynamic loader and other interpreters run it as well.
+        """
+        expression = re.compile("|".join(f"(?:{pattern})" for pattern in patterns))
+        return self._programs([path for path in self.listed if expression.fullmatch(path.name)])
 
     def executables_holding(self, marks: Iterable[str]) -> list[str]:
-        """Returns the executables in whose content one of the marks occurs, sorted."""
+        """Returns the programs, libraries, archives and disk images in whose content one of the marks occurs, sorted.
+
+        Of any name and any mode; other files, such as documentation, do not count.
+        """
         sought = shlex.join(argument for mark in marks for argument in ("-e", mark))
-        files = f"find / {_prune(_not_of_the_system())} -type f -perm /111 -print0"
-        # xargs ends with 123 where one grep found nothing.
-        script = f"{files} | LC_ALL=C xargs -0 -r grep -l -a -F {sought} || [ $? = 123 ]"
-        return sorted(self._shell.run(script, within=_CENSUS).lines)
+        files = f"find / {_prune(_not_of_the_system())} -type f -print0"
+        # xargs ends with 123 where one grep found nothing, or where a file vanished.
+        grep = f"LC_ALL=C xargs -0 -r grep -l -a -F -Z -s {sought}"
+        describe = f"xargs -0 -r sh -c {shlex.quote(_DESCRIBE)} sh"
+        found = self._search(f"{{ {files} | {grep} || :; }} | {describe}")
+        return _described(found, formats.holds_programs)
+
+    def _programs(self, paths: Sequence[PurePosixPath]) -> list[str]:
+        """Those of the paths that are programs, sorted."""
+        by_mode = [str(path) for path in paths if self.listed[path] & formats.EXECUTABLE]
+        others = "".join(f"{path}\0" for path in paths if not self.listed[path] & formats.EXECUTABLE)
+        if not others:
+            return sorted(by_mode)
+        described = self._search(f"xargs -0 -r sh -c {shlex.quote(_DESCRIBE)} sh", others)
+        return sorted(by_mode + _described(described, formats.is_program))
 
     def matching(self, patterns: Iterable[str]) -> list[str]:
         """Returns the files whose name matches one of the shell's patterns, sorted."""
         names = [argument for pattern in patterns for argument in ("-o", "-name", pattern)][1:]
         return sorted(self._find(f"find / {_prune(_not_of_the_system())} \\( {shlex.join(names)} \\) -type f -print0"))
 
+    def holding(self, lines: Iterable[str]) -> list[str]:
+        """Returns the small files, of at most 32 KiB, that have one of these as a whole line, sorted."""
+        sought = shlex.join(argument for line in lines for argument in ("-e", line))
+        files = f"find / {_prune(_not_of_the_system())} -type f -size -{SMALL // 512 + 1} -print0"
+        found = self._search(f"{{ {files} | xargs -0 -r grep -l -x -F -Z -s {sought} || :; }}")
+        return sorted(name for name in found.split("\0") if name)
+
     def setuid(self) -> list[str]:
-        """Returns every regular file that gives privileges to its caller, sorted: setuid, setgid, or capabilities."""
+        """Returns every regular file that gives privileges to its caller, sorted: setuid, setgid, or capabilities.
+
+        Raises:
+            NotJudged: the image has none of the tools that read capabilities (getcap, getfattr, GNU tar).
+        """
         files = f"find / {_prune(_not_of_the_system())} -type f"
-        bits = self._find(f"{files} -perm /6000 -print0")
-        able = self._shell.run(f"command -v getcap >/dev/null && {files} -perm /111 -print0 | xargs -0 getcap",
-                               check=False, within=_CENSUS)  # fmt: skip
-        found = {PurePosixPath(name) for name in (*bits, *(line.rpartition(" ")[0] for line in able.lines))}
-        return list(map(str, sorted(found)))
+        able = self._shell.run(capabilities.SCRIPT.format(files=f"{files} -perm /111 -print0"), check=False,
+                               within=_CENSUS)
+        found = {*self._find(f"{files} -perm /6000 -print0"), *capabilities.parse(able)}
+        return sorted(found)
 
     def digests(self, directory: str) -> list[str]:
         """Returns two lines per file below a directory, sorted: its type, mode, owner and link target; its digest."""
@@ -175,8 +254,18 @@ class Files:
 
     def _find(self, script: str) -> list[str]:
         # find ends with 1 when a file vanishes under it, as files of a running system do.
-        found = self._shell.run(f"{script} || [ $? = 1 ]", within=_CENSUS).stdout
+        found = self._search(f"{script} || [ $? = 1 ]")
         return [name for name in found.split("\0") if name]
+
+    def _search(self, script: str, input: str = "") -> str:
+        result = self._shell.run(f"{_REQUIRE_TOOLS}\n{script}", check=False, within=_CENSUS,
+                                 input=input.encode("utf-8", "surrogateescape"))  # fmt: skip
+        if result.exit_status == _NO_TOOL:
+            raise NotJudged(f"the image's files cannot be searched: {result.stderr.strip()[-200:]}", Reason.IMAGE)
+        if not result.ok:
+            raise CommandFailed("the guest's files cannot be searched", expected="a search that ends with status 0",
+                                evidence=f"{result.script}\n{result.stderr}")  # fmt: skip
+        return result.stdout
 
     def _send(self, file: IO[bytes], path: str) -> None:
         self._shell.run(f": >{shlex.quote(path)}")
@@ -186,20 +275,24 @@ class Files:
 
     def _fetch(self, path: str, file: IO[bytes]) -> None:
         self._shell.run(f"[ -r {shlex.quote(path)} ]")
-        for number in range(1 << 40):
+        for number in range(_LARGEST_FILE // PIECE):
             script = f"dd if={shlex.quote(path)} bs={PIECE} skip={number} count=1"
             piece = self._shell.run(script, within=_A_PIECE).output
             file.write(piece)
             if len(piece) < PIECE:
-                break
-        self._compare(path, file)
+                self._compare(path, file)
+                return
+        raise AnswerUnreadable(f"{path}: the guest's file does not end within {_LARGEST_FILE >> 30} GiB",
+                               hint="a device, or a file that something writes without pause")  # fmt: skip
 
     def _compare(self, path: str, file: IO[bytes]) -> None:
-        digest = self._shell.run(f"exec <{shlex.quote(path)}; {TOOLS}", within=_A_PIECE).stdout
+        digest = self._shell.run(f"exec <{shlex.quote(path)}; {TOOLS}", within=_A_PIECE)
         file.seek(0)
-        if not same(file, digest):
+        with readable(digest, expected="a digest in hexadecimal, or `none`"):
+            arrived = same(file, parse_digest(digest.stdout))
+        if not arrived:
             raise ChannelError(f"{path}: the digest of the guest's file is not that of the host's",
-                               expected="a transfer that keeps every byte", evidence=digest)  # fmt: skip
+                               expected="a transfer that keeps every byte", evidence=digest.stdout)  # fmt: skip
         file.seek(0)
 
     @contextlib.contextmanager
@@ -212,10 +305,11 @@ class Files:
             self._shell.run(f"rm -f {remote}", check=False)
 
 
-def named(paths: Iterable[PurePosixPath], patterns: Iterable[str]) -> list[str]:
-    """Returns the paths whose file name is one of the patterns (regular expressions over the whole name)."""
-    expression = re.compile("|".join(f"(?:{pattern})" for pattern in patterns))
-    return [str(path) for path in paths if expression.fullmatch(path.name)]
+def _described(found: str, test: Callable[[formats.FileHead], bool]) -> list[str]:
+    """The files of which the description passes the test, sorted."""
+    rows = (row.split(" ", 1 + len(formats.PIECES)) for row in found.split("\0") if row)
+    return sorted(row[-1] for row in rows if len(row) == 2 + len(formats.PIECES)
+                  and test(formats.FileHead.parse(row[0], row[1:-1])))
 
 
 def _kernel_interfaces() -> list[str]:

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 from lifsea_testbed.ecs.guest_hardware import PciDevice, Processor, SerialPort
 from lifsea_testbed.ecs.instance_types import Topology
-from lifsea_testbed.errors import GuestFailure, NotJudged, Reason
+from lifsea_testbed.errors import NotJudged, Reason
+from lifsea_testbed.guest.answers import readable
 from lifsea_testbed.guest.kernel import Kernel
-from lifsea_testbed.support.protocols import Shell
+from lifsea_testbed.support.lines import split_lines
+from lifsea_testbed.support.protocols import CommandResult, Shell
 
 _DMI = """
 cd /sys/class/dmi/id 2>/dev/null || exit 3
@@ -37,6 +39,7 @@ done
 """
 _PORTS = "cat /sys/class/virtio-ports/*/name 2>/dev/null || :"
 _CONSOLE = "cd /sys/class/tty/ttyS0 2>/dev/null && cat port irq type"
+_VULNERABILITIES = "cd /sys/devices/system/cpu/vulnerabilities 2>/dev/null && grep -H . *"
 _CLOCK = "cat /sys/class/rtc/rtc0/since_epoch 2>/dev/null && date -u +%s"
 _MEBIBYTE = 1 << 20
 
@@ -60,23 +63,27 @@ class VisibleHardware:
 
     def processor(self) -> Processor:
         """The model of the first processor."""
-        return parse_processor(self._cpuinfo())
+        answer = self._cpuinfo()
+        with readable(answer, expected="/proc/cpuinfo of an x86 processor"):
+            return parse_processor(answer.stdout)
 
     def features(self) -> set[str]:
         """The features of the first processor, by the kernel's names."""
-        return set(_fields(self._cpuinfo()).get("flags", "").split())
+        return set(_fields(self._cpuinfo().stdout).get("flags", "").split())
 
     def processors(self) -> int:
         """The processors that are online."""
-        return sum(line.startswith("processor") for line in self._cpuinfo().splitlines())
+        return sum(line.startswith("processor") for line in self._cpuinfo().lines)
 
     def topology(self) -> Topology:
         """The arrangement of the processors in sockets, cores and threads."""
-        return parse_topology(self._cpuinfo())
+        return parse_topology(self._cpuinfo().stdout)
 
     def memory(self) -> int:
         """The memory (MiB) that the firmware reports to the kernel; the kernel's own is not subtracted."""
-        return parse_memory(self._shell.run("cat /proc/iomem").stdout)
+        answer = self._shell.run("cat /proc/iomem")
+        with readable(answer, expected="ranges of addresses"):
+            return parse_memory(answer.stdout)
 
     def dmi(self) -> dict[str, str]:
         """The firmware's DMI strings, by the names that the kernel gives them.
@@ -95,16 +102,21 @@ class VisibleHardware:
 
     def pci_devices(self) -> dict[str, PciDevice]:
         """The PCI devices by slot (device and function on bus 0, as in `04.0`)."""
-        return parse_pci(self._shell.run(_PCI).lines)
+        answer = self._shell.run(_PCI)
+        with readable(answer, expected="address, vendor, device and class on each line"):
+            return parse_pci(answer.lines)
 
     def virtio_devices(self) -> dict[str, int]:
         """The numbers of the virtio devices by PCI slot."""
-        rows = [line.split() for line in self._shell.run(_VIRTIO).lines]
-        return {_slot(row[0]): int(row[1], 16) for row in rows if len(row) == 2}
+        answer = self._shell.run(_VIRTIO)
+        with readable(answer, expected="address and number on each line"):
+            return {_slot(row[0]): int(row[1], 16) for row in map(str.split, answer.lines) if len(row) == 2}
 
     def network_cards(self) -> list[NetworkCard]:
         """The network cards that are devices, in order of their names."""
-        return parse_cards(self._shell.run(_CARDS).lines)
+        answer = self._shell.run(_CARDS)
+        with readable(answer, expected="address, name, MAC, number of queues and MTU on each line"):
+            return parse_cards(answer.lines)
 
     def virtio_ports(self) -> list[str]:
         """The names of the ports on the virtio console."""
@@ -113,7 +125,13 @@ class VisibleHardware:
     def console(self) -> SerialPort | None:
         """The serial port that is ttyS0, or nothing if there is none."""
         answer = self._shell.run(_CONSOLE, check=False)
-        return parse_console(answer.stdout) if answer.ok else None
+        with readable(answer, expected="port, interrupt and type"):
+            return parse_console(answer.stdout) if answer.ok else None
+
+    def vulnerabilities(self) -> dict[str, str]:
+        """The known vulnerabilities of processors, by the kernel's names, and what it says of each."""
+        answer = self._shell.run(_VULNERABILITIES, check=False)
+        return dict(line.split(":", 1) for line in answer.lines if ":" in line)
 
     def clock_offset(self) -> int:
         """How many seconds the hardware clock, read as UTC, is ahead of the system's.
@@ -124,25 +142,19 @@ class VisibleHardware:
         answer = self._shell.run(_CLOCK, check=False)
         if not answer.ok:
             raise NotJudged("the kernel shows no hardware clock", Reason.IMAGE)
-        hardware, system = map(int, answer.stdout.split())
-        return hardware - system
+        with readable(answer, expected="seconds since the epoch, twice"):
+            hardware, system = map(int, answer.stdout.split())
+            return hardware - system
 
-    def _cpuinfo(self) -> str:
-        return self._shell.run("cat /proc/cpuinfo").stdout
+    def _cpuinfo(self) -> CommandResult:
+        return self._shell.run("cat /proc/cpuinfo")
 
 
 def parse_processor(cpuinfo: str) -> Processor:
-    """Reads the first block of /proc/cpuinfo.
-
-    Raises:
-        GuestFailure: it is not that of an x86 processor.
-    """
+    """Reads the first block of /proc/cpuinfo; raises KeyError or ValueError if it is not that of an x86 processor."""
     fields = _fields(cpuinfo)
-    try:
-        return Processor(name=fields["model name"], vendor=fields["vendor_id"], family=int(fields["cpu family"]),
-                         model=int(fields["model"]), stepping=int(fields["stepping"]))  # fmt: skip
-    except (KeyError, ValueError):
-        raise GuestFailure("/proc/cpuinfo describes no x86 processor", evidence=cpuinfo[:1000]) from None
+    return Processor(name=fields["model name"], vendor=fields["vendor_id"], family=int(fields["cpu family"]),
+                     model=int(fields["model"]), stepping=int(fields["stepping"]))  # fmt: skip
 
 
 def parse_topology(cpuinfo: str) -> Topology:
@@ -192,7 +204,7 @@ def parse_console(text: str) -> SerialPort:
 
 def _fields(cpuinfo: str) -> dict[str, str]:
     """The fields of the first processor."""
-    lines = cpuinfo.partition("\n\n")[0].splitlines()
+    lines = split_lines(cpuinfo.partition("\n\n")[0])
     return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 

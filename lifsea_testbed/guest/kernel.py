@@ -4,37 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
+from lifsea_testbed.guest import initramfs, kernel_log
+from lifsea_testbed.guest.answers import first_words, number, readable
+from lifsea_testbed.guest.kernel_log import KernelLog, KernelMessage
+from lifsea_testbed.support.lines import split_lines
 from lifsea_testbed.support.protocols import Shell
 
 #: From this syslog priority on (lower is graver) a message is an error.
 _ERROR = 3
-_UNPACKED = re.compile(r"Unpacking initramfs|Trying to unpack rootfs image as initramfs|Freeing initrd memory")
-#: The files below /boot in which boot loaders keep their entries, and the lines there that load an initramfs.
-BOOT_ENTRIES = (
-    "loader/entries/*.conf", "efi/loader/entries/*.conf", "grub*/grub.cfg", "extlinux/*.conf", "syslinux/*.cfg",
-)  # fmt: skip
-_LOADING = "(initrd|linux[^#]* initrd=)"
 #: A program that died of a signal, or was denied something: messages of the kernel, systemd and security modules.
 _CRASH_OR_DENIAL = re.compile(r"segfault at|general protection fault|traps: |code=dumped|dumped core|"
                               r"status=(?:4/ILL|6/ABRT|7/BUS|8/FPE|11/SEGV)|"
                               r'avc:\s+denied|apparmor="DENIED"')  # fmt: skip
-_FIND_INITRAMFS = f"""
-cd /boot 2>/dev/null || exit 0
-for file in {" ".join(BOOT_ENTRIES)}; do
-    [ -f "$file" ] && grep -H -i -E '^[[:space:]]*{_LOADING}' "$file"
-done
-exit 0
-"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class KernelMessage:
-    """A kernel message with its syslog priority (0 emergency … 7 debug)."""
-
-    priority: int
-    text: str
 
 
 class Kernel:
@@ -50,25 +32,29 @@ class Kernel:
 
     def loaded_modules(self) -> list[str]:
         """Returns the names of the loaded modules; a kernel without modules has none."""
-        return [line.split()[0] for line in self._shell.run("cat /proc/modules 2>/dev/null || :").lines]
+        return first_words(self._shell.run("cat /proc/modules 2>/dev/null || :"))
 
     def uptime(self) -> float:
         """Returns the seconds since the kernel started."""
-        return float(self._shell.run("cat /proc/uptime").stdout.split()[0])
+        answer = self._shell.run("cat /proc/uptime")
+        with readable(answer, expected="seconds"):
+            return number(answer.stdout.split()[0])
 
     def memory_used(self) -> int:
         """Returns the bytes of memory that are in use and not available for anything else (proc(5), meminfo)."""
-        lines = (line.split() for line in self._shell.run("cat /proc/meminfo").lines)
-        sizes = {words[0]: int(words[1]) << 10 for words in lines if len(words) > 1}
-        return sizes["MemTotal:"] - sizes["MemAvailable:"]
+        answer = self._shell.run("cat /proc/meminfo")
+        with readable(answer, expected="MemTotal and MemAvailable, in KiB"):
+            sizes = {words[0]: int(words[1]) << 10 for words in map(str.split, answer.lines) if len(words) > 1}
+            return sizes["MemTotal:"] - sizes["MemAvailable:"]
 
     def sysctls(self, names: Iterable[str]) -> dict[str, int | str]:
         """Returns the value of each kernel setting (sysctl(8)); "absent" for one that the kernel does not have."""
         paths = {name: f"/proc/sys/{name.replace('.', '/')}" for name in names}
         script = "; ".join(f"cat {path} 2>/dev/null || echo absent" for path in paths.values())
-        values = self._shell.run(script or ":").stdout.split()
-        return {name: int(value) if value.lstrip("-").isdigit() else value
-                for name, value in zip(paths, values, strict=True)}  # fmt: skip
+        answer = self._shell.run(script or ":")
+        with readable(answer, expected=f"a line for each of {', '.join(paths)}"):
+            return {name: int(value) if re.fullmatch(r"-?[0-9]+", value) else value
+                    for name, value in zip(paths, split_lines(answer.stdout), strict=True)}  # fmt: skip
 
     def cgroup_version(self) -> int:
         """Returns the version of the kernel's control groups (cgroups(7))."""
@@ -81,33 +67,45 @@ class Kernel:
         return [line.split()[0] for line in lines[1:] if line.strip()]
 
     def messages(self) -> list[KernelMessage]:
-        """Returns the messages that the kernel's buffer still holds."""
-        return parse_messages(self._shell.run("dmesg --raw").lines)
+        """Returns the messages of this boot, from the kernel's buffer, or from the journal where the buffer wrapped."""
+        return list(kernel_log.read(self._shell).messages)
 
     def errors(self) -> list[str]:
-        """Returns the messages of priority error or graver that match none of the allowed regular expressions."""
+        """Returns the messages of priority error or graver that match none of the allowed regular expressions.
+
+        Raises:
+            NotJudged: there is none, and the start of the log was overwritten.
+        """
         harmless = [re.compile(pattern) for pattern in self._allowed_errors]
-        graves = [message.text for message in self.messages() if message.priority <= _ERROR]
-        return [text for text in graves if not any(pattern.search(text) for pattern in harmless)]
+        log = kernel_log.read(self._shell)
+        graves = [message.text for message in log.messages if message.priority <= _ERROR]
+        return _known(log, [text for text in graves if not any(pattern.search(text) for pattern in harmless)])
 
     def crashes_and_denials(self) -> list[str]:
-        """Returns the lines of journal and kernel buffer on programs that died of a signal or were denied something."""
+        """Returns the lines of journal and kernel buffer on programs that died of a signal or were denied something.
+
+        Raises:
+            NotJudged: there is none, and the start of the log was overwritten.
+        """
         journal = self._shell.run("journalctl --boot --no-pager --output=cat", check=False).lines
-        lines = [*(message.text for message in self.messages()), *journal]
-        return list(dict.fromkeys(text for text in lines if _CRASH_OR_DENIAL.search(text)))
+        log = kernel_log.read(self._shell)
+        lines = [*(message.text for message in log.messages), *journal]
+        return _known(log, list(dict.fromkeys(text for text in lines if _CRASH_OR_DENIAL.search(text))))
 
     def initramfs_signs(self) -> list[str]:
-        """Returns every sign of an initramfs: boot entries that load one, messages of a kernel that unpacked one."""
-        entries = self._shell.run(_FIND_INITRAMFS).lines
-        return entries + [message.text for message in self.messages() if _UNPACKED.search(message.text)]
+        """Returns every sign of an initramfs: boot entries and kernel images that load one, records of one that ran.
+
+        Raises:
+            NotJudged: there is none, and the start of the log was overwritten.
+        """
+        signs = self._shell.run(initramfs.SCRIPT).lines
+        signs += initramfs.parse_unified(self._shell.run(initramfs.UNIFIED).stdout)
+        log = kernel_log.read(self._shell)
+        return _known(log, signs + [one.text for one in log.messages if initramfs.MESSAGES.search(one.text)])
 
 
-def parse_boot_entry(name: str, text: str) -> list[str]:
-    """Returns the lines of a boot entry that load an initramfs, each after the name of its file, as grep prints it."""
-    return [f"{name}:{line}" for line in text.splitlines() if re.match(rf"\s*{_LOADING}", line, re.IGNORECASE)]
-
-
-def parse_messages(lines: Iterable[str]) -> list[KernelMessage]:
-    """Reads the lines of `dmesg --raw`: `<N>text`, N being facility × 8 + priority; other lines continue one."""
-    found = (re.match(r"<(\d+)>(.*)", line) for line in lines)
-    return [KernelMessage(priority=int(match[1]) % 8, text=match[2]) for match in found if match]
+def _known(log: KernelLog, found: list[str]) -> list[str]:
+    """What was found in a log; nothing only if the log is complete."""
+    if not found:
+        log.require_complete()
+    return found

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import email
+import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from email.message import Message
 
 from lifsea_testbed.errors import NotJudged, Reason
+from lifsea_testbed.guest.answers import readable
 from lifsea_testbed.guest.files import Files
 from lifsea_testbed.support.protocols import Shell
 
 DPKG_DATABASES = ("/var/lib/dpkg/status", "/usr/lib/sysimage/dpkg/status")
+#: The name under which rpm keeps each public key that was imported (rpmkeys(8)).
+_PUBLIC_KEY = "gpg-pubkey"
 _RPM_DATABASES = ("/var/lib/rpm", "/usr/share/rpm", "/usr/lib/sysimage/rpm")
 
 
@@ -42,11 +47,23 @@ class Packages:
         status = self._shell.run(f"for file in {candidates}; do [ -s $file ] && exec cat $file; done; exit 1",
                                  check=False)  # fmt: skip
         if status.ok:
-            return parse_dpkg_status(status.stdout)
+            with readable(status, expected="paragraphs with Package and Version (deb822(5))"):
+                return parse_dpkg_status(status.stdout)
         listed = self._shell.run("command -v rpm >/dev/null && rpm -qa --qf '%{NAME} %{EVR}\\n'", check=False)
         if listed.ok:
-            return sorted(Package(name=name, version=version) for name, _, version in map(_split, listed.lines))
+            with readable(listed, expected="a name and a version on each line"):
+                return sorted(Package(name=name, version=version) for name, version in map(str.split, listed.lines)
+                              if is_package(name))  # fmt: skip
         raise NotJudged("the image carries neither a dpkg status file nor rpm", Reason.IMAGE)
+
+    def named(self, patterns: Iterable[str]) -> list[str]:
+        """Returns the names of the installed packages that one of the regular expressions matches as a whole, sorted.
+
+        Raises:
+            NotJudged: the image carries no database that can be read.
+        """
+        expression = re.compile("|".join(f"(?:{pattern})" for pattern in patterns))
+        return sorted({package.name for package in self.installed() if expression.fullmatch(package.name)})
 
     def writable_databases(self) -> list[str]:
         """Returns the directories of package databases in which root could record an installed package."""
@@ -58,15 +75,26 @@ def database_directories(databases: Sequence[str]) -> list[str]:
     return [*(file.rpartition("/")[0] for file in (*databases, *DPKG_DATABASES)), *_RPM_DATABASES]
 
 
+def is_package(name: str) -> bool:
+    """Returns whether an entry of rpm's database is a package: public keys, which check signatures, are not."""
+    return name != _PUBLIC_KEY
+
+
 def parse_dpkg_status(text: str) -> list[Package]:
-    """Returns the packages that a dpkg status file calls installed, sorted (format: deb822(5), dpkg(1))."""
+    """Returns the packages that a dpkg status file calls installed, sorted (format: deb822(5), dpkg(1)).
+
+    Raises:
+        ValueError: a paragraph is not that of a package.
+    """
     paragraphs = (email.message_from_string(paragraph) for paragraph in text.split("\n\n") if paragraph.strip())
     return sorted(
-        Package(name=str(fields["Package"]), version=str(fields["Version"]))
+        Package(name=_field(fields, "Package"), version=_field(fields, "Version"))
         for fields in paragraphs
         if str(fields.get("Status", "install ok installed")).endswith(" installed")
     )
 
 
-def _split(line: str) -> tuple[str, str, str]:
-    return line.partition(" ")
+def _field(fields: Message, name: str) -> str:
+    if name not in fields:
+        raise ValueError(f"a paragraph without {name}")
+    return str(fields[name])

@@ -6,6 +6,8 @@ import re
 import shlex
 from dataclasses import dataclass
 
+from lifsea_testbed.guest.answers import readable
+from lifsea_testbed.support.lines import split_lines
 from lifsea_testbed.support.protocols import Shell
 
 #: Lines of a journal that are searched for the last error, and that become evidence.
@@ -44,11 +46,12 @@ class Services:
     def state(self, unit: str) -> ServiceState:
         """Returns the state of a service; one that is not installed is inactive (dead)."""
         properties = "ActiveState,SubState,MainPID,NRestarts"
-        output = self._shell.run(["systemctl", "show", f"--property={properties}", unit]).stdout
-        shown = dict(line.partition("=")[::2] for line in output.splitlines())
-        return ServiceState(name=unit, state=f"{shown.get('ActiveState', '')} ({shown.get('SubState', '')})",
-                            process=int(shown.get("MainPID") or 0),
-                            restarts=int(shown.get("NRestarts") or 0))  # fmt: skip
+        answer = self._shell.run(["systemctl", "show", f"--property={properties}", unit])
+        shown = dict(line.partition("=")[::2] for line in split_lines(answer.stdout))
+        with readable(answer, expected=properties):
+            return ServiceState(name=unit, state=f"{shown['ActiveState']} ({shown['SubState']})",
+                                process=int(shown.get("MainPID") or 0),
+                                restarts=int(shown.get("NRestarts") or 0))  # fmt: skip
 
     def journal(self, unit: str, lines: int = _SHOWN) -> str:
         """Returns the end of a service's journal."""
@@ -77,7 +80,7 @@ class Services:
 
 def last_error(text: str, about: str = "") -> str:
     """Returns the last error in a text of klog's or logrus' lines, fatal ones first; empty if there is none."""
-    found = [(fatal, message) for line in text.splitlines() for fatal, message in [_error(line)]
+    found = [(fatal, message) for line in split_lines(text) for fatal, message in [_error(line)]
              if message and re.search(about, message) and not message.startswith(_HARMLESS)]  # fmt: skip
     fatal = [message for is_fatal, message in found if is_fatal]
     return _innermost((fatal or [message for _, message in found] or [""])[-1])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from lifsea_testbed.guest.answers import first_words, readable
+from lifsea_testbed.support.lines import split_lines
 from lifsea_testbed.support.protocols import Shell
 
 
@@ -20,25 +22,23 @@ class Units:
 
     def failed(self) -> list[str]:
         """Returns the names of the failed units."""
-        listed = self._shell.run("systemctl list-units --failed --plain --no-legend --no-pager")
-        return [line.split()[0] for line in listed.lines]
+        return first_words(self._shell.run("systemctl list-units --failed --plain --no-legend --no-pager"))
 
     def restarted(self) -> list[str]:
         """Returns the services that systemd had to start again, sorted."""
-        shown = self._shell.run("systemctl show --property=Id,NRestarts '*.service'").stdout
-        found = (dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
-                 for block in shown.split("\n\n"))  # fmt: skip
-        return sorted(unit["Id"] for unit in found if unit.get("NRestarts", "0") != "0")
+        answer = self._shell.run("systemctl show --property=Id,NRestarts '*.service'")
+        found = (dict(line.split("=", 1) for line in split_lines(block) if "=" in line)
+                 for block in answer.stdout.split("\n\n"))  # fmt: skip
+        with readable(answer, expected="Id and NRestarts of each service"):
+            return sorted(unit["Id"] for unit in found if unit.get("NRestarts", "0") != "0")
 
     def named(self, pattern: str) -> list[str]:
         """Returns the unit files whose whole name matches the regular expression."""
-        listed = self._shell.run("systemctl list-unit-files --plain --no-legend --no-pager")
-        return named([line.split()[0] for line in listed.lines], pattern)
+        return named(first_words(self._shell.run("systemctl list-unit-files --plain --no-legend --no-pager")), pattern)
 
     def bus_names(self) -> list[str]:
         """Returns the well-known names on the system bus, including those that would be started on demand."""
-        listed = self._shell.run("busctl list --acquired --activatable --no-legend --no-pager")
-        return [line.split()[0] for line in listed.lines]
+        return first_words(self._shell.run("busctl list --acquired --activatable --no-legend --no-pager"))
 
 
 def named(units: Iterable[str], pattern: str) -> list[str]:

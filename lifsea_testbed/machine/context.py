@@ -16,7 +16,7 @@ from lifsea_testbed.qemu.emulator import Emulator
 from lifsea_testbed.support.private_dir import Leftover
 from lifsea_testbed.support.shard import ShardIndex
 
-#: The name that stands for the profile which matches the os-release of the image.
+#: The value of --profile that has preflight choose the profile by the release files on the image's disk.
 AUTO = "auto"
 
 
@@ -24,9 +24,10 @@ AUTO = "auto"
 class RunContext:
     """The configuration of one run, the same in all its processes.
 
-    `profile` is a name, a file, or AUTO; `accelerator_option` is the option as given, `accelerator` the one chosen.
-    `durations` (seconds) are those of the tests in an earlier run. `memory` (MiB) is the memory of each guest,
-    `scratch` the directory of overlays, `removed` the leftovers of killed runs that preflight removed.
+    `profile` is a name or a file, `profile_reason` says why it is that one; `accelerator_option` is the option as
+    given, `accelerator` the one chosen. `required` has the claims and reasons that --require names, `durations`
+    (seconds) those of the tests in an earlier run. `memory` (MiB) is the memory of each guest, `scratch` the directory
+    of overlays, `removed` the leftovers of killed runs that preflight removed.
     """
 
     image: Image
@@ -40,11 +41,13 @@ class RunContext:
     scratch: Path
     reports: Path
     claims: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
     shard: ShardIndex | None = None
     durations: Mapping[str, float] = field(default_factory=dict)
     known_issues: tuple[Path, ...] = ()
     dump_memory: bool = False
     data_disk: int | None = None
+    profile_reason: str = "named by --profile"
     removed: tuple[Leftover, ...] = ()
 
     @property

@@ -107,7 +107,7 @@ class Switch:
 
     def __init__(self, ports: int) -> None:
         self._links = {pair: Link() for pair in itertools.combinations(range(ports), 2)}
-        self._streams: dict[int, _FrameStream] = {}
+        self._streams: dict[int, FrameStream] = {}
         self._ports: dict[bytes, int] = {}
         self._in_flight: list[tuple[float, int, int, int, bytes]] = []
         self._order = itertools.count()
@@ -167,7 +167,7 @@ class Switch:
             while (message := self._plugged.get_nowait()) is not None:
                 port, connection = message
                 self._unplug(port)
-                self._streams[port] = _FrameStream(connection)
+                self._streams[port] = FrameStream(connection)
                 self._selector.register(connection, selectors.EVENT_READ, port)
             return False
         return True
@@ -177,7 +177,7 @@ class Switch:
             self._selector.unregister(stream.connection)
             stream.connection.close()
 
-    def _serve_port(self, port: int, stream: _FrameStream) -> None:
+    def _serve_port(self, port: int, stream: FrameStream) -> None:
         try:
             for frame in stream.receive():
                 self._forward(port, frame)
@@ -221,7 +221,7 @@ class Switch:
                 stream.send(frame)
                 self._write(other, stream)
 
-    def _write(self, port: int, stream: _FrameStream) -> None:
+    def _write(self, port: int, stream: FrameStream) -> None:
         """Writes as much as the peer accepts, and selects the port for writing only while something is left."""
         try:
             stream.flush()
@@ -233,7 +233,7 @@ class Switch:
             self._selector.modify(stream.connection, events, port)
 
 
-class _FrameStream:
+class FrameStream:
     """Frames to and from one socket, which never blocks."""
 
     def __init__(self, connection: socket.socket) -> None:

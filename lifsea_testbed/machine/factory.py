@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
+import datetime
 import enum
-import functools
 import itertools
 import os
 import shutil
@@ -17,15 +18,14 @@ from pathlib import Path
 from lifsea_testbed.disk.image import Image
 from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.ecs.instance_types import InstanceType
-from lifsea_testbed.errors import BootFailed, DiskDamaged, Explained, NotJudged
-from lifsea_testbed.guest import offline
+from lifsea_testbed.ecs.metadata_faults import NO_FAULTS, MetadataFaults
+from lifsea_testbed.errors import Explained, GuestFailure, NotJudged
 from lifsea_testbed.guest.guest import SubjectFactory
 from lifsea_testbed.machine.access import ConsoleAccess
-from lifsea_testbed.machine.context import AUTO, RunContext
+from lifsea_testbed.machine.context import RunContext
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.machine.preflight import fit_memory
 from lifsea_testbed.profiles import profile as profiles
-from lifsea_testbed.profiles.profile import Profile
 from lifsea_testbed.qemu import command_line
 from lifsea_testbed.qemu.accelerator import Accelerator
 from lifsea_testbed.qemu.emulator import Emulator
@@ -35,13 +35,6 @@ from lifsea_testbed.support.deadline import TimeScale
 from lifsea_testbed.support.host import available_memory, processors, workers
 from lifsea_testbed.support.private_dir import PrivateDirectory
 from lifsea_testbed.support.sanitize import slug
-
-#: The profile that applies when none is named and the image's os-release matches none.
-FALLBACK = "lifsea-3.3"
-#: The reasons for the profile of a run, as the hint of a failed boot states them.
-_BY_OPTION = "(named by --profile)"
-_BY_OS_RELEASE = "(chosen by the image's os-release)"
-_BY_DEFAULT = "(the image's os-release could not be read or fits none); --profile names another"
 
 
 class InitialState(enum.Enum):
@@ -58,7 +51,8 @@ class MachineSpec:
 
     `name` names its records. `guest_memory` is in MiB, `memory` a file for its content. `prepare` is called with the
     machine while it is still off. `counter` counts instructions from the first one on. `user_data` replaces the
-    script that opens the root shell.
+    script that opens the root shell. `faults` are those of its metadata service. `clock_ahead` is the error of its
+    hardware clock (seconds); with `serves_time` the cloud's time servers answer, with the host's time.
     """
 
     name: str
@@ -69,6 +63,9 @@ class MachineSpec:
     guest_memory: int | None = None
     counter: Counter | None = None
     user_data: bytes | None = None
+    faults: MetadataFaults = NO_FAULTS
+    clock_ahead: int = 0
+    serves_time: bool = False
     prepare: Callable[[Machine], object] = lambda machine: None
 
 
@@ -86,11 +83,10 @@ class MachineFactory:
         self._access_methods, self._guest_subjects = access_methods or {}, guest_subjects or {}
         self.records = context.reports / "machines"
         self.time_scale = TimeScale(factor=context.accelerator.time_scale)
-        self.profile, self._profile_origin = _first_profile(context)
+        self.profile = profiles.load(context.profile)
         self.image_version = ""
         self._announce = announce
         self._announcing = threading.Lock()
-        self._identified = context.profile != AUTO
         self._first_boot_error: Explained | None = None
         self._booted = False
         self._numbers = itertools.count(1)
@@ -123,11 +119,6 @@ class MachineFactory:
         return self.context.emulator
 
     @property
-    def is_identified(self) -> bool:
-        """Whether `profile` is final: it was named, or chosen by the os-release of a machine that came up."""
-        return self._identified
-
-    @property
     def data_disk(self) -> int:
         """The size of the data disk (GiB); 0 if there is none."""
         return self.profile.disks.data if self.context.data_disk is None else self.context.data_disk
@@ -150,14 +141,8 @@ class MachineFactory:
             yield machine
 
     def identify(self, machine: Machine) -> None:
-        """Reads the image's version from a machine that is up; unless a profile was named, os-release chooses it."""
-        if not self._identified:
-            release = machine.guest.system.os_release()
-            if fitting := profiles.matching(release):
-                self.profile, self._profile_origin = fitting, _BY_OS_RELEASE
-            self.image_version = release.get("VERSION_ID", "")
-            self._identified = True
-        elif not self.image_version:
+        """Reads the image's version from a machine that is up."""
+        if not self.image_version:
             with contextlib.suppress(Explained, NotJudged):
                 self.image_version = machine.guest.system.os_release().get("VERSION_ID", "")
 
@@ -191,8 +176,7 @@ class MachineFactory:
         """Returns the hardware of a machine: that instance or a new one, with so many MiB or the memory of the run."""
         return command_line.HardwareSpec(
             emulator=self.emulator,
-            accelerator=self.accelerator.kind,
-            host_is_ice_lake=host_is_ice_lake(),
+            accelerator=self.accelerator,
             instance=instance or Instance(type=self.instance_type, data_disk=self.data_disk),
             memory=guest_memory or self.context.memory,
             image_format=self.image.format,
@@ -207,11 +191,11 @@ class MachineFactory:
         """A machine that is still off; if it fails, its post-mortem records are collected."""
         with self._directories(spec.name) as (directory, records):
             machine = Machine(
-                hardware=self.hardware(spec.instance, spec.guest_memory), image=self.image,
+                hardware=_special(self.hardware(spec.instance, spec.guest_memory), spec), image=self.image,
                 profile=lambda: self.profile, time_scale=self.time_scale, directory=directory, records=records,
                 confinement=self.accelerator.confinement, user_data=spec.user_data, layers=spec.layers,
                 memory=spec.memory, dump_memory=self.context.dump_memory, counter=spec.counter,
-                access_methods=self._access_methods, guest_subjects=self._guest_subjects,
+                access_methods=self._access_methods, guest_subjects=self._guest_subjects, faults=spec.faults,
             )  # fmt: skip
             try:
                 yield machine
@@ -242,8 +226,8 @@ class MachineFactory:
         try:
             machine.power_on()
         except Explained as error:
-            if isinstance(error, BootFailed):
-                held_to = f"held to profile {self.profile.name} {self._profile_origin}"
+            if isinstance(error, GuestFailure):
+                held_to = f"held to profile {self.profile.name} ({self.context.profile_reason})"
                 error.hint = f"{error.hint}; {held_to}" if error.hint else held_to
             self._first_boot_error = None if self._booted else error
             raise
@@ -253,24 +237,8 @@ class MachineFactory:
                       f"profile {self.profile.name}")  # fmt: skip
 
 
-def recognised(image: Image) -> Profile | None:
-    """Returns the profile that matches the os-release on the image's disk; None if none does or it cannot be read."""
-    with contextlib.suppress(DiskDamaged, NotJudged):
-        return profiles.matching(offline.read(image).os_release())
-    return None
-
-
-def _first_profile(context: RunContext) -> tuple[Profile, str]:
-    """The profile of a run before a machine is up, and why it was chosen."""
-    if context.profile != AUTO:
-        return profiles.load(context.profile), _BY_OPTION
-    fitting = recognised(context.image)
-    return (fitting, _BY_OS_RELEASE) if fitting else (profiles.load(FALLBACK), _BY_DEFAULT)
-
-
-@functools.cache
-def host_is_ice_lake() -> bool:
-    """Returns whether the host's processor supports QEMU's Icelake-Server model (AVX512-VBMI2 came with Ice Lake)."""
-    with contextlib.suppress(OSError):
-        return " avx512_vbmi2 " in Path("/proc/cpuinfo").read_text("ascii", "replace")
-    return False
+def _special(hardware: command_line.HardwareSpec, spec: MachineSpec) -> command_line.HardwareSpec:
+    """Returns the hardware with the clock and the time servers of that specification."""
+    ahead = datetime.timedelta(seconds=spec.clock_ahead)
+    clock = datetime.datetime.now(datetime.UTC) + ahead if ahead else None
+    return dataclasses.replace(hardware, clock=clock, has_hub=spec.serves_time)

@@ -9,11 +9,17 @@ from pathlib import Path
 from lifsea_testbed.ecs.http_server import HttpService, MetadataService, Responder, SocketService
 from lifsea_testbed.ecs.instance import MIRROR_ADDRESS, PRIVATE_ADDRESS, NetworkInterface
 from lifsea_testbed.ecs.metadata import Metadata
+from lifsea_testbed.ecs.metadata_faults import NO_FAULTS, MetadataFaults
 from lifsea_testbed.ecs.relay import Connect, Relay
 from lifsea_testbed.errors import LaunchError
 from lifsea_testbed.machine.boot import Boot
+from lifsea_testbed.machine.time_server import TimeServer
 from lifsea_testbed.qemu import command_line
 from lifsea_testbed.support.confinement import Confinement
+from lifsea_testbed.support.deadline import Deadline
+
+#: How long QEMU may take to connect the time server (seconds on the host).
+_CONNECTING = 30.0
 
 
 class MachineNetwork:
@@ -22,18 +28,22 @@ class MachineNetwork:
     Servers and port forwards outlive a power cycle: `connect` restores the forwards at each power-on.
     """
 
-    def __init__(self, metadata: Metadata, directory: Path, confinement: Confinement) -> None:
+    def __init__(self, metadata: Metadata, directory: Path, confinement: Confinement, *,
+                 faults: MetadataFaults = NO_FAULTS, serves_time: bool = False) -> None:
         self.nics: list[NetworkInterface] = []
         self._directory = directory
         self._confinement = confinement
         self._forwards: list[tuple[str, int]] = []
         self._boot: Boot | None = None
         self._services = contextlib.ExitStack()
-        self._admit(MetadataService(metadata, directory / command_line.METADATA_SOCKET))
+        self._time = self._services.enter_context(TimeServer()) if serves_time else None
+        self._admit(MetadataService(metadata, directory / command_line.METADATA_SOCKET, faults))
 
     def connect(self, boot: Boot) -> None:
-        """Restores the port forwards of a machine that was just powered on."""
+        """Restores the port forwards of a machine that was just powered on, and its time servers."""
         self._boot = boot
+        if self._time is not None:
+            self._connect_time(boot, self._time)
         for address, port in self._forwards:
             self._forward(boot, address, port)
 
@@ -77,6 +87,14 @@ class MachineNetwork:
 
     def _admit(self, service: SocketService) -> None:
         self._services.enter_context(service.admitted(self._confinement.uid, self._confinement.gid))
+
+    def _connect_time(self, boot: Boot, server: TimeServer) -> None:
+        """Connects the server to the hub between the machine's NIC and the user network."""
+        name = command_line.TIME_NETWORK
+        with server.plug() as connection:
+            boot.monitor.add_socket(connection.fileno(), name, deadline=Deadline.after(_CONNECTING))
+        boot.execute("netdev_add", {"type": "socket", "id": name, "fd": name})
+        boot.execute("netdev_add", {"type": "hubport", "id": f"{name}-port", "hubid": command_line.HUB, "netdev": name})
 
     def _forward(self, boot: Boot, address: str, port: int) -> None:
         rule = f"tcp:{address}:{port}-{PRIVATE_ADDRESS}:{port}"

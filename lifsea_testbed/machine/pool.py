@@ -16,7 +16,6 @@ from lifsea_testbed.guest import changes
 from lifsea_testbed.guest.changes import SystemState
 from lifsea_testbed.machine import snapshot as snapshots
 from lifsea_testbed.machine import snapshot_cache
-from lifsea_testbed.machine.context import AUTO
 from lifsea_testbed.machine.factory import InitialState, MachineFactory, MachineSpec
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.machine.snapshot import Snapshot
@@ -89,24 +88,13 @@ class MachinePool:
             memory = self._create_memory(stack) if self._keeps else None
             yield stack.enter_context(self.factory.create(MachineSpec(name=name, memory=memory)))
 
-    def identify(self) -> None:
-        """Makes the factory's profile final; powers on the shared machine if that is necessary.
-
-        Raises:
-            Explained: the image did not come up.
-        """
-        if not self.factory.is_identified:
-            self._shared.machine()
-
     def keep(self, machine: Machine, directory: Path) -> None:
         """Stops a machine for good and saves it in that directory.
 
         Raises:
             TestbedError: its memory is not in a file of its own, or QEMU is gone.
         """
-        context = self.factory.context
-        profile = self.factory.profile.name if context.profile == AUTO else context.profile
-        snapshots.keep(machine, directory, key=self.key(), profile=profile)
+        snapshots.keep(machine, directory, key=self.key(), profile=self.factory.context.profile)
 
     def snapshot(self) -> Snapshot | None:
         """Returns the snapshot, which is made if there is none, or None where machines are booted instead.

@@ -7,12 +7,15 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lifsea_testbed.disk.image import examine
+from lifsea_testbed.disk.image import Image, examine
 from lifsea_testbed.ecs import instance_types
-from lifsea_testbed.errors import CallerError, HostError
+from lifsea_testbed.errors import CallerError, DiskDamaged, HostError, NotJudged, ProfileRefused, Reason
+from lifsea_testbed.guest import offline
 from lifsea_testbed.machine.context import AUTO, RunContext
 from lifsea_testbed.profiles import profile as profiles
+from lifsea_testbed.profiles import recognition
 from lifsea_testbed.profiles.claims import catalogue
+from lifsea_testbed.profiles.recognition import ProfileChoice
 from lifsea_testbed.qemu import accelerator as accelerators
 from lifsea_testbed.qemu import emulator as emulators
 from lifsea_testbed.support import host, private_dir
@@ -21,14 +24,16 @@ from lifsea_testbed.support.shard import ShardIndex
 
 #: The least memory (MiB) with which the image of any profile boots to its kubelet.
 _LEAST_MEMORY = 1024
+#: The words of --require beside the claims: all of them, or those that are not judged for one reason.
+REQUIRED = ("all", *Reason)
 #: The disk space that a machine's overlay may need (bytes): a deployed second image and its containers.
 LEAST_DISK = 3 << 30
 
 
 def run_context(*, image: str, reports: Path, next_image: str | None = None, profile: str = AUTO,
                 instance_type: str = instance_types.DEFAULT, accelerator: str = "auto", claims: Sequence[str] = (),
-                shard: ShardIndex | None = None, known_issues: Sequence[Path] = (), dump_memory: bool = False,
-                workers: int = 1, data_disk: int | None = None,
+                required: Sequence[str] = (), shard: ShardIndex | None = None, known_issues: Sequence[Path] = (),
+                dump_memory: bool = False, workers: int = 1, data_disk: int | None = None,
                 durations: Mapping[str, float] | None = None) -> RunContext:
     """Checks the options against images, profiles, catalogue and host, and returns the context of the run.
 
@@ -41,23 +46,44 @@ def run_context(*, image: str, reports: Path, next_image: str | None = None, pro
     size = instance_types.find(instance_type)
     if unknown := [claim for claim in claims if claim not in catalogue()]:
         raise CallerError(f"--claim {', '.join(unknown)}: unknown claim", hint="see claims.toml")
+    if unknown := [word for word in required if word not in (*REQUIRED, *catalogue())]:
+        raise CallerError(f"--require {', '.join(unknown) or repr('')}: neither a claim nor a reason",
+                          hint=f"one of {', '.join(REQUIRED)}, or a claim; lifsea-testbed explain lists those")
     if profile != AUTO:
         profiles.load(profile)
     emulator = emulators.find()
     removed = tuple(private_dir.clean())
     examined, other = examine(Path(image)), examine(Path(next_image)) if next_image else None
+    choice = choose_profile(profile, examined)
     available = host.available_memory()
     memory = fit_memory(size.memory, available // workers)
     scratch = choose_scratch(private_dir.places(), machines=workers, memory=memory, available=available)
     context = RunContext(
-        image=examined, next_image=other, profile=profile, instance_type=size, accelerator_option=accelerator,
-        accelerator=accelerators.choose(accelerator, emulator), emulator=emulator, memory=memory, scratch=scratch,
-        reports=reports, claims=tuple(claims), shard=shard, known_issues=tuple(known_issues), dump_memory=dump_memory,
-        data_disk=data_disk, durations=durations or {}, removed=removed,
+        image=examined, next_image=other, profile=choice.name, profile_reason=choice.why, instance_type=size,
+        accelerator_option=accelerator, accelerator=accelerators.choose(accelerator, emulator), emulator=emulator,
+        memory=memory, scratch=scratch, reports=reports, claims=tuple(claims), required=tuple(required), shard=shard,
+        known_issues=tuple(known_issues), dump_memory=dump_memory, data_disk=data_disk, durations=durations or {},
+        removed=removed,
     )  # fmt: skip
     require_disk(scratch)
     _require_directory(reports)
     return context
+
+
+def choose_profile(option: str, image: Image) -> ProfileChoice:
+    """Returns the profile of a run: the one that --profile names, or with `auto` the one made for the image's OS.
+
+    Raises:
+        ProfileRefused: with `auto`, the image's OS cannot be read from its disk, or has no profile.
+    """
+    if option != AUTO:
+        return ProfileChoice(name=option, why="named by --profile")
+    try:
+        return recognition.choose(offline.read(image).release(recognition.marker_files()))
+    except (DiskDamaged, NotJudged) as error:
+        why = error.happened if isinstance(error, DiskDamaged) else error
+        raise ProfileRefused(f"--profile auto: {image.path.name}: the OS on its disk is not recognised: {why}",
+                             hint=recognition.hint()) from None
 
 
 def fit_memory(wanted: int, available: int) -> int:

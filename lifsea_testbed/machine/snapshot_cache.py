@@ -15,6 +15,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -27,6 +28,7 @@ from lifsea_testbed.machine.snapshot import FACTS, FORMAT, Snapshot, load
 from lifsea_testbed.qemu import command_line
 from lifsea_testbed.qemu.accelerator import AcceleratorKind
 from lifsea_testbed.support.host import processor_name
+from lifsea_testbed.support.lines import split_lines
 from lifsea_testbed.support.private_dir import allocated
 
 #: The disk space that all snapshots together may take (bytes): about twenty of them.
@@ -86,18 +88,18 @@ class SnapshotCache:
             HostError: the cache cannot be written, or another process does not finish making it in time.
             Explained: raised by `make`.
         """
-        with self._locked(key, on_wait):
-            final = self._path_of(key)
-            with contextlib.suppress(TestbedError):
+        final = self._path_of(key)
+        with self._locked(final, on_wait):
+            try:
                 return self._use(final)
-            self._make(final, make)
-            snapshot = self._use(final)
+            except TestbedError:
+                snapshot = self._make(final, make)
         self._evict()
         return snapshot
 
     def discard(self, snapshot: Snapshot) -> None:
         """Removes a snapshot that does not restore; processes that use it keep the files that they have open."""
-        with self._locked(snapshot.facts.key):
+        with self._locked(snapshot.directory):
             _remove(snapshot.directory)
 
     def _path_of(self, key: Mapping[str, str]) -> Path:
@@ -105,10 +107,10 @@ class SnapshotCache:
         return self._path / digest[:_DIGITS]
 
     @contextlib.contextmanager
-    def _locked(self, key: Mapping[str, str], on_wait: Callable[[], object] = lambda: None) -> Iterator[None]:
+    def _locked(self, final: Path, on_wait: Callable[[], object] = lambda: None) -> Iterator[None]:
         try:
             self._path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self._path_of(key).with_suffix(_LOCK))
+            lock = FileLock(final.with_suffix(_LOCK))
             try:
                 lock.acquire(timeout=0)
             except Timeout:
@@ -117,32 +119,47 @@ class SnapshotCache:
         except Timeout:
             raise _made_too_slowly(_holder(Path(lock.lock_file))) from None
         except OSError as error:
-            raise HostError(f"{self._path} cannot be used for snapshots: {error.strerror}",
-                            hint="set XDG_CACHE_HOME, or use --cold") from None
+            raise self._unusable(error) from None
         try:
             yield
         finally:
             lock.release()
 
-    def _use(self, final: Path) -> Snapshot:
-        """Loads a snapshot and keeps it from being removed for as long as this cache is in use."""
-        snapshot = load(final)
-        file = self._used.enter_context((final / FACTS).open("rb"))
-        fcntl.flock(file, fcntl.LOCK_SH)
-        os.utime(final)
+    def _use(self, directory: Path) -> Snapshot:
+        """Loads a snapshot and keeps it from being removed for as long as this cache is in use.
+
+        Raises:
+            TestbedError: there is none that can be read, or another process is removing it.
+        """
+        with contextlib.ExitStack() as use:
+            try:
+                facts = use.enter_context((directory / FACTS).open("rb"))
+                fcntl.flock(facts, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                os.utime(directory)
+            except OSError as error:
+                raise TestbedError(f"{directory} holds no snapshot: {error.strerror}") from None
+            snapshot = load(directory)
+            self._used.push(use.pop_all())
         return snapshot
 
-    def _make(self, final: Path, make: Callable[[Path], object]) -> None:
-        """Makes the snapshot under another name and renames it when it is whole; removes what a crash left before."""
+    def _make(self, final: Path, make: Callable[[Path], object]) -> Snapshot:
+        """Makes the snapshot under another name and renames it when it is whole; removes what a crash left before.
+
+        It is in use before it has its name, so that no other process removes it in between.
+        """
         part = final.with_suffix(_PART)
-        _remove(part)
-        _remove(final)
-        part.mkdir(mode=0o700)
         try:
+            _remove(part)
+            _remove(final)
+            part.mkdir(mode=0o700)
             make(part)
+            snapshot = self._use(part)
             part.rename(final)
+        except OSError as error:
+            raise self._unusable(error) from error
         finally:
             _remove(part)
+        return replace(snapshot, directory=final)
 
     def _evict(self) -> None:
         """Removes what crashes left, and then the least recently used snapshots, until the rest fits."""
@@ -151,15 +168,18 @@ class SnapshotCache:
                 _remove(part)
         for remnant in self._path.glob(f"*{_GONE}"):
             shutil.rmtree(remnant, ignore_errors=True)
-        snapshots = sorted((path.stat().st_mtime, path) for path in self._path.iterdir() if (path / FACTS).exists())
+        snapshots = sorted((_last_use(path), path) for path in self._path.iterdir() if (path / FACTS).exists())
         size = sum(allocated(path) for _, path in snapshots)
         for _, path in snapshots:
             if size <= self._limit:
                 return
             before = allocated(path)
-            if _is_unused(path):
-                _remove(path)
+            if _remove_unless_used(path):
                 size -= before
+
+    def _unusable(self, error: OSError) -> HostError:
+        return HostError(f"{self._path} cannot be used for snapshots: {error.strerror or error}",
+                         hint="set XDG_CACHE_HOME, or use --cold")  # fmt: skip
 
 
 def lock_holder(locks: str, inode: int) -> int | None:
@@ -167,7 +187,7 @@ def lock_holder(locks: str, inode: int) -> int | None:
 
     None if the table does not name it: a process of another PID namespace is listed as 0 or less, or not at all.
     """
-    for line in locks.splitlines():
+    for line in split_lines(locks):
         # "2: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF"; a process that waits has "->" as its second word.
         match line.split():
             case [_, "FLOCK", _, _, pid, file, *_] if file.rpartition(":")[2] == str(inode) and int(pid) > 0:
@@ -198,17 +218,29 @@ def _cloud() -> str:
     return _digest(b"\0".join(entry.read_bytes() for entry in sorted(files, key=lambda entry: entry.name)))
 
 
-def _is_unused(path: Path) -> bool:
-    with contextlib.suppress(OSError), (path / FACTS).open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+def _last_use(path: Path) -> float:
+    """When a snapshot was last used (seconds since the epoch); 0 if it was removed meanwhile."""
+    with contextlib.suppress(OSError):
+        return path.stat().st_mtime
+    return 0.0
+
+
+def _remove_unless_used(path: Path) -> bool:
+    """Removes a snapshot that no process uses, makes or is about to use, and returns whether it did.
+
+    Both locks are held until it has lost its name: a process that comes later finds no snapshot, never a part of one.
+    """
+    with contextlib.suppress(OSError, Timeout), FileLock(path.with_suffix(_LOCK)).acquire(timeout=0), \
+            (path / FACTS).open("rb") as facts:  # fmt: skip
+        fcntl.flock(facts, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _remove(path)
         return True
     return False
 
 
 def _remove(path: Path) -> None:
-    """Renames a directory before it removes it, so that no process sees a part of it."""
-    if not path.exists():
-        return
+    """Renames a directory before it removes it, so that no process sees a part of it; it may be gone already."""
     renamed = path.with_name(f"{path.name}-{uuid.uuid4().hex}{_GONE}")
-    path.rename(renamed)
-    shutil.rmtree(renamed, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(renamed)
+        shutil.rmtree(renamed, ignore_errors=True)

@@ -67,14 +67,5 @@ def _finding(history: History, metric: Metric, samples: list[Sample], floor: flo
         metric=metric,
         comparison=judges.compare(metric, before, values, floor=floor) if before else None,
         budget=judges.check(metric, values, budget) if budget is not None else None,
-        remark=_remark(baseline, build.qemu),
+        remark=f"against {baseline[-1].build.label}" if baseline else "the history has no release in this setting",
     )
-
-
-def _remark(baseline: list[Sample], qemu: str) -> str:
-    """The release of the comparison, and its QEMU version if that differs."""
-    if not baseline:
-        return "the history has no release in this setting"
-    release = baseline[-1].build
-    other = "" if release.qemu == qemu else f", under QEMU {release.qemu} then and {qemu} now"
-    return f"against {release.label}{other}"

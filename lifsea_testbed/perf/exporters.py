@@ -31,8 +31,7 @@ def github_action_benchmark(trends: Iterable[Trend], better: Better) -> str:
     """Returns the newest builds in that action's format customSmallerIsBetter or customBiggerIsBetter."""
     entries = [
         {
-            "name": f"{trend.metric.name} ({trend.setting.profile}, {trend.setting.instance_type}, "
-                    f"{trend.setting.accelerator})",
+            "name": f"{trend.metric.name} ({', '.join(map(str, filter(None, asdict(trend.setting).values())))})",
             "unit": trend.metric.unit,
             "value": trend.points[-1].median,
             "range": f"{trend.points[-1].low:.6g} to {trend.points[-1].high:.6g}",
@@ -47,7 +46,8 @@ def github_action_benchmark(trends: Iterable[Trend], better: Better) -> str:
 def grafana() -> str:
     """Returns a Grafana dashboard over a history in PostgreSQL: trends, budgets and the newest builds."""
     columns = {"metric": "metric", "profile": "profile", "instance": "instance_type", "accelerator": "accelerator",
-               "host": "host_class"}  # fmt: skip
+               "host": "host_class", "qemu": "qemu", "processor": "processor", "workers": "workers",
+               "memory": "memory"}  # fmt: skip
     where = " AND ".join(f"{column} = ${{{name}:sqlstring}}" for name, column in columns.items())
     trend = _panel("timeseries", "$metric", 0, 10, f"""
         SELECT started::timestamptz AS time, percentile_cont(0.5) WITHIN GROUP (ORDER BY value) AS median,
@@ -84,7 +84,7 @@ def _exposition(family: str, trends: list[Trend]) -> Iterator[str]:
     for trend in trends:
         newest = trend.points[-1]
         labels = {**asdict(trend.setting), "definition": trend.metric.id[:8], "version": newest.build.label}
-        text = ",".join(f'{key}="{_escaped(value)}"' for key, value in labels.items())
+        text = ",".join(f'{key}="{_escaped(str(value))}"' for key, value in labels.items())
         yield f"{family}{{{text}}} {newest.median!r} {_seconds(newest.build.started)}"
 
 

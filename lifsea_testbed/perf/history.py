@@ -18,6 +18,7 @@ from sqlalchemy.engine import make_url
 
 from lifsea_testbed.errors import CallerError, HostError
 from lifsea_testbed.perf.metric import Better, Build, BuildKind, Metric, Sample
+from lifsea_testbed.support.lines import split_lines
 
 _BATCH = 5000
 #: Time limits (seconds) for an SQLite file that another run has locked, and for a connection to a server.
@@ -55,6 +56,9 @@ BUILDS = sa.Table(
     sa.Column("host_class", sa.Text, nullable=False),
     sa.Column("kind", sa.String(7), nullable=False),
     sa.Column("reports", sa.Text, nullable=False),
+    sa.Column("processor", sa.Text, nullable=False, server_default=""),
+    sa.Column("workers", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("memory", sa.Integer, nullable=False, server_default="0"),
 )  # fmt: skip
 #: One row for each value. The view `samples_in_full` joins all three tables.
 SAMPLES = sa.Table(
@@ -211,7 +215,7 @@ def _shown(place: str) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (split_lines(str(error)) or [type(error).__name__])[0]
 
 
 def _batches(samples: Iterable[Sample]) -> Iterator[list[Sample]]:

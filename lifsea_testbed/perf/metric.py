@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from lifsea_testbed.errors import CallerError
@@ -18,6 +18,8 @@ from lifsea_testbed.support.sanitize import printable
 #: A slash makes the metric a phase of the one before it: `boot/kernel` is a part of `boot`.
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)?")
 _LONGEST = 1000
+#: The fields of a build that its first version did not have.
+_LATER = frozenset({"processor", "workers", "memory"})
 
 
 class Better(enum.StrEnum):
@@ -52,19 +54,27 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """The conditions that must be equal for two figures to be comparable."""
+    """The conditions that must be equal for two figures to be comparable.
+
+    `processor` is the model of the guest's processor, `workers` the number of processes that run tests, `memory` (MiB)
+    that of a guest; runs of earlier versions did not record them: empty and 0.
+    """
 
     profile: str
     instance_type: str
     accelerator: str
+    qemu: str
     host_class: str
+    processor: str
+    workers: int
+    memory: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Build:
     """One run of the test bed on one image: `token` is unique to the run, `started` is UTC in ISO 8601.
 
-    `reports` is the link or path of the run's reports, or empty.
+    `reports` is the link or path of the run's reports, or empty. The other fields are as in `Setting`.
     """
 
     token: str
@@ -79,17 +89,19 @@ class Build:
     host_class: str
     kind: BuildKind = BuildKind.BUILD
     reports: str = ""
+    processor: str = ""
+    workers: int = 0
+    memory: int = 0
 
     @functools.cached_property
     def id(self) -> str:
-        """The digest of all fields of the build."""
-        return digest(asdict(self))
+        """The digest of all fields of the build, without later ones that were not recorded: old builds keep theirs."""
+        return digest({name: value for name, value in asdict(self).items() if value or name not in _LATER})
 
     @property
     def setting(self) -> Setting:
         """The conditions under which its figures were taken."""
-        return Setting(profile=self.profile, instance_type=self.instance_type, accelerator=self.accelerator,
-                       host_class=self.host_class)  # fmt: skip
+        return Setting(**{field.name: getattr(self, field.name) for field in fields(Setting)})
 
     @property
     def label(self) -> str:

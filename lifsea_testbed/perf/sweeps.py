@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from lifsea_testbed.errors import CallerError
 from lifsea_testbed.perf.metric import Better, Build, Metric, Sample, digest
-from lifsea_testbed.support.sanitize import printable, slug
+from lifsea_testbed.support.sanitize import dashed, printable
 
 #: The instance type, accelerator and host class of a sweep: whether a disk boots does not depend on them.
 _ANY = "any"
@@ -67,7 +67,7 @@ def read(path: Path) -> list[Sample]:
         profile=printable(sweep.recording.profile), qemu=printable(sweep.recording.qemu), instance_type=_ANY,
         accelerator=_ANY, host_class=_ANY,
     )  # fmt: skip
-    cuts = "power-cuts" if sweep.recording.subject == _UPGRADE else f"power-cuts-{slug(sweep.recording.subject)}"
+    cuts = "power-cuts" if sweep.recording.subject == _UPGRADE else f"power-cuts-{dashed(sweep.recording.subject)}"
     metrics = [Metric(name=f"{cuts}-{name}", unit="disks", better=better, definition=definition, exact=True)
                for name, (better, definition) in _METRICS.items()]  # fmt: skip
     values = [getattr(sweep.summary, name) for name in _METRICS]

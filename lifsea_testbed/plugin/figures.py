@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lifsea_testbed.errors import CallerError, Explained, HostError
-from lifsea_testbed.machine.context import AUTO
 from lifsea_testbed.machine.factory import MachineFactory
 from lifsea_testbed.perf import jsonlines
 from lifsea_testbed.perf.metric import Better, Build, BuildKind, Measure, Measurement, Metric, Sample
 from lifsea_testbed.plugin import xdist
-from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.report import collector
 from lifsea_testbed.report.document import Host
 from lifsea_testbed.support.sanitize import printable
@@ -122,9 +120,7 @@ class Figures:
         return [printable(line) for line in self._findings.lines] if self._findings else []
 
     def _samples(self) -> Iterator[Sample]:
-        named = self._context.profile
-        profile = profiles.load(self._image[0] if named == AUTO else named)
-        build, budgets = self._build(), profile.budgets
+        build, budgets = self._build(), self._factory.profile.budgets
         for number, (test, taken) in enumerate(self._taken, start=1):
             yield Sample(build=build, metric=taken.metric, value=taken.value, test=test, number=number,
                          budget=budgets.get(taken.metric.name))  # fmt: skip
@@ -141,6 +137,9 @@ class Figures:
             instance_type=context.instance_type.name,
             accelerator=str(context.accelerator.kind),
             qemu=context.emulator.version,
+            processor=context.accelerator.cpu_model,
+            workers=xdist.workers(self._config),
+            memory=context.memory,
             host_class=printable(option.host_class or _host_class(collector.host()))[:_LONGEST],
             kind=BuildKind.RELEASE if option.perf_release else BuildKind.BUILD,
             reports=printable(option.reports_url),

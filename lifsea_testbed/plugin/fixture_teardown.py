@@ -55,5 +55,5 @@ class EarlyTeardown:
 
 
 def _fixtures_used(item: pytest.Item) -> set[str]:
-    shares = {_SHARED} if item.get_closest_marker("shares_machine") else set()
-    return shares | set(fixtures_of(item))
+    used = set(fixtures_of(item))
+    return used | {_SHARED} if "machine" in used and item.get_closest_marker("shares_machine") else used

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from lifsea_testbed.plugin.ordering import LATE, MOMENTS
 
 if TYPE_CHECKING:
     from lifsea_testbed.boottime.campaign import ColdBoots
     from lifsea_testbed.cluster.cluster import Cluster, Member
     from lifsea_testbed.cluster.objects import InterruptedNode, JoinedNode, PodRun
     from lifsea_testbed.disk.image import Image
+    from lifsea_testbed.ecs.metadata_faults import MetadataFaults
     from lifsea_testbed.machine.factory import MachineFactory
     from lifsea_testbed.machine.fleet import Fleet
     from lifsea_testbed.machine.machine import Machine
@@ -23,10 +26,13 @@ if TYPE_CHECKING:
     from lifsea_testbed.powercut.campaign import PowerCuts
     from lifsea_testbed.profiles.profile import Profile
     from lifsea_testbed.scenarios.basics import Rebooted, RolledBack, Twins, Upgraded
+    from lifsea_testbed.scenarios.first_boot import ClockCorrection, FirstBoot
+    from lifsea_testbed.scenarios.outages import Outages
     from lifsea_testbed.scenarios.static_pod import StaticPod
     from lifsea_testbed.scenarios.upgrade_paths import FaultInjection, UpgradeChain
 
 _SESSION = pytest.StashKey["Session"]()
+_CLUSTER = pytest.StashKey["Cluster"]()
 
 
 def bind(config: pytest.Config, session: Session) -> None:
@@ -40,10 +46,8 @@ def bound(config: pytest.Config) -> Session | None:
 
 
 def profile_of(config: pytest.Config) -> Profile:
-    """Returns the profile of the run; with --profile auto, powers on a machine first if none was."""
-    session = _session(config)
-    session.pool.identify()
-    return session.factory.profile
+    """Returns the profile of the run."""
+    return _session(config).factory.profile
 
 
 def _session(config: pytest.Config) -> Session:
@@ -57,6 +61,14 @@ def _cold(bench: MachineFactory, name: str) -> AbstractContextManager[Machine]:
     from lifsea_testbed.machine.factory import MachineSpec
 
     return bench.create(MachineSpec(name=name))
+
+
+def _first_boot(bench: MachineFactory, name: str, faults: MetadataFaults) -> FirstBoot:
+    from lifsea_testbed.machine.factory import MachineSpec
+    from lifsea_testbed.scenarios import first_boot
+
+    with bench.create(MachineSpec(name=name, faults=faults)) as machine:
+        return first_boot.observe(machine)
 
 
 # The run
@@ -140,12 +152,18 @@ def booted(bench: MachineFactory, pytestconfig: pytest.Config) -> Iterator[Machi
         yield machine
 
 
-@pytest.fixture(scope="session")
-def watched(booted: Machine, bench: MachineFactory) -> Machine:
-    """The booted machine, after the time for which the profile has it watched."""
+@pytest.fixture(scope="session", params=MOMENTS)
+def watched(request: pytest.FixtureRequest, booted: Machine, bench: MachineFactory) -> Machine:
+    """The booted machine at two moments: a while after its boot, and late, at the end of the run.
+
+    Before the late look, everything is started that the machine has planned for later (timers, paths, cron, at).
+    """
     from lifsea_testbed.scenarios import basics
 
-    return basics.watch(booted, bench.profile.boot.watched)
+    boot = bench.profile.boot
+    if request.param == LATE:
+        return basics.bring_forward(booted, boot)
+    return basics.watch(booted, boot.watched)
 
 
 # Scenarios
@@ -165,7 +183,8 @@ def cold_boots(bench: MachineFactory, pytestconfig: pytest.Config) -> ColdBoots:
     """The observations of cold boots, each on a disk of its own."""
     from lifsea_testbed.boottime import campaign
 
-    return campaign.cold_boots(bench, pytestconfig.option.boots)
+    with _session(pytestconfig).host.exclusive("cold boots"):
+        return campaign.cold_boots(bench, pytestconfig.option.boots)
 
 
 @pytest.fixture(scope="session")
@@ -178,12 +197,46 @@ def rebooted(bench: MachineFactory) -> Rebooted:
 
 
 @pytest.fixture(scope="session")
-def upgraded(bench: MachineFactory, next_image: Image) -> Iterator[Upgraded]:
-    """A machine that was upgraded and runs the next image."""
+def late_metadata(bench: MachineFactory) -> FirstBoot:
+    """The first boot of a machine whose metadata service comes late, fails at first and is slow; it is off again."""
+    from lifsea_testbed.scenarios import first_boot
+
+    return _first_boot(bench, "late-metadata-machine", first_boot.LATE)
+
+
+@pytest.fixture(scope="session")
+def hardened_metadata(bench: MachineFactory) -> FirstBoot:
+    """The first boot of a machine whose metadata service requires a token of each request; it is off again."""
+    from lifsea_testbed.scenarios import first_boot
+
+    return _first_boot(bench, "hardened-metadata-machine", first_boot.HARDENED)
+
+
+@pytest.fixture(scope="session")
+def corrected_clock(bench: MachineFactory) -> ClockCorrection:
+    """A machine whose clock was an hour off at power-on, and whose time servers answer; it is off again."""
+    from lifsea_testbed.machine.factory import MachineSpec
+    from lifsea_testbed.scenarios import first_boot
+
+    spec = MachineSpec(name="wrong-clock-machine", clock_ahead=first_boot.CLOCK_ERROR, serves_time=True)
+    with bench.create(spec) as machine:
+        return first_boot.correct_clock(machine, bench.profile)
+
+
+@pytest.fixture(scope="session")
+def upgraded(bench: MachineFactory, next_image: Image, pytestconfig: pytest.Config,
+             tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upgraded]:
+    """A machine that was upgraded by the profile's tool and runs the next image."""
     from lifsea_testbed.scenarios import basics
+    from lifsea_testbed.upgrade.tools import upgrade_tool
 
     with _cold(bench, "upgraded-machine") as machine:
-        yield basics.upgrade(machine, next_image)
+        session = _session(pytestconfig)
+        tool = upgrade_tool(machine, bench.profile.upgrades, session.extensions.upgrade_tools)
+        offered = basics.offer(machine, next_image, tmp_path_factory.mktemp("next"))
+        with session.host.exclusive("an upgrade"):
+            upgraded = basics.upgrade(machine, tool, offered)
+        yield upgraded
 
 
 @pytest.fixture(scope="session")
@@ -225,6 +278,15 @@ def power_cuts(bench: MachineFactory, pytestconfig: pytest.Config) -> PowerCuts:
 
 
 @pytest.fixture(scope="session")
+def outages(bench: MachineFactory, restorer: MachinePool) -> Outages:
+    """The observations of a machine whose power was cut several times while it worked; it is off again."""
+    from lifsea_testbed.scenarios import outages
+
+    with restorer.restored("outages-machine") as machine:
+        return outages.cut_power(machine, bench.profile)
+
+
+@pytest.fixture(scope="session")
 def static_pod(bench: MachineFactory, restorer: MachinePool) -> StaticPod:
     """The observations of a static pod: run, killed, its runtime and kubelet restarted; its machine is off again."""
     from lifsea_testbed.scenarios import static_pod
@@ -235,6 +297,29 @@ def static_pod(bench: MachineFactory, restorer: MachinePool) -> StaticPod:
 
 
 # The cluster
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Finds the host at fault for a fixture that failed while a program of the control plane had ended."""
+    return (yield from _with_control_plane(item))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Finds the host at fault for a test that failed while a program of the control plane had ended."""
+    return (yield from _with_control_plane(item))
+
+
+def _with_control_plane(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Raises LaunchError in place of what a test of the cluster found wrong without one of the cluster's programs."""
+    try:
+        return (yield)
+    except (AssertionError, pytest.fail.Exception):
+        cluster = item.config.stash.get(_CLUSTER, None)
+        if cluster is not None and "cluster" in getattr(item, "fixturenames", ()):
+            cluster.require()
+        raise
 
 
 @pytest.fixture(scope="session")
@@ -251,15 +336,22 @@ def cluster(bench: MachineFactory, pytestconfig: pytest.Config) -> Iterator[Clus
     programs = pytestconfig.option.control_plane
     with Cluster(bench.profile, Path(programs).absolute() if programs else None, bench.accelerator.confinement,
                  records=bench.records / "cluster") as cluster:  # fmt: skip
-        yield cluster
+        pytestconfig.stash[_CLUSTER] = cluster
+        try:
+            yield cluster
+        finally:
+            del pytestconfig.stash[_CLUSTER]
 
 
 @pytest.fixture(scope="session")
-def cluster_member(bench: MachineFactory, cluster: Cluster) -> Iterator[tuple[Member, JoinedNode]]:
+def cluster_member(bench: MachineFactory, cluster: Cluster,
+                   pytestconfig: pytest.Config) -> Iterator[tuple[Member, JoinedNode]]:  # fmt: skip
     """A new machine that its user-data made a Ready node of the cluster, and the observations of it."""
     from lifsea_testbed.cluster import lifecycle
 
-    with lifecycle.joined_node(cluster, bench.profile, bench.create) as member:
+    with ExitStack() as stack:
+        with _session(pytestconfig).host.exclusive("a node that joins"):
+            member = stack.enter_context(lifecycle.joined_node(cluster, bench.profile, bench.create))
         yield member
 
 
@@ -270,11 +362,13 @@ def joined(cluster_member: tuple[Member, JoinedNode]) -> JoinedNode:
 
 
 @pytest.fixture(scope="session")
-def ran(bench: MachineFactory, cluster: Cluster, cluster_member: tuple[Member, JoinedNode]) -> PodRun:
+def ran(bench: MachineFactory, cluster: Cluster, cluster_member: tuple[Member, JoinedNode],
+        pytestconfig: pytest.Config) -> PodRun:  # fmt: skip
     """The observations of a pod on that node; the pod is being deleted."""
     from lifsea_testbed.cluster import lifecycle
 
-    return lifecycle.run_pod(cluster, cluster_member[0], bench.profile)
+    with _session(pytestconfig).host.exclusive("a pod that starts"):
+        return lifecycle.run_pod(cluster, cluster_member[0], bench.profile)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The facts of a test that pytest stores: its claim, its machines, its fixtures, the number of its attempt."""
+"""The facts of a test that pytest stores: what it judges, its machines, its fixtures, the number of its attempt."""
 
 from __future__ import annotations
 
@@ -37,10 +37,21 @@ def fixtures_of(item: pytest.Item) -> tuple[str, ...]:
     return tuple(getattr(item, "fixturenames", ()))
 
 
+def moment_of(item: pytest.Item) -> str:
+    """Returns the moment at which the test looks at the watched machine (ordering.MOMENTS), or nothing."""
+    call = getattr(item, "callspec", None)
+    return str(call.params.get("watched", "")) if call else ""
+
+
 def claim_of(item: pytest.Item) -> str | None:
     """Returns the claim that the test judges, if it judges one."""
     marker = item.get_closest_marker("claim")
     return str(marker.args[0]) if marker else None
+
+
+def judges_hardware(item: pytest.Item) -> bool:
+    """Whether the test judges the test bed's model of the hardware, and not the image."""
+    return item.get_closest_marker("hardware_model") is not None
 
 
 def attempt_of(item: pytest.Item) -> int:

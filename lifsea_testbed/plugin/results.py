@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 from collections.abc import Generator, Iterator
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lifsea_testbed.errors import Blame, Explained
+from lifsea_testbed.errors import Blame, Explained, NotJudged
 from lifsea_testbed.machine.pool import MachinePool
 from lifsea_testbed.plugin import xdist
-from lifsea_testbed.plugin.items import attempt_of, claim_of, machines_of
+from lifsea_testbed.plugin.items import attempt_of, claim_of, judges_hardware, machines_of
+from lifsea_testbed.plugin.judgement import NOT_RUN, judge_test
 from lifsea_testbed.profiles.claims import catalogue
 from lifsea_testbed.report import allure, evidence, known_issues
 from lifsea_testbed.report.collector import Collector, run_record
 from lifsea_testbed.report.document import figure
 from lifsea_testbed.report.gate import TestOutcome
 from lifsea_testbed.report.known_issues import KnownIssueList
-from lifsea_testbed.report.outcome import Judgement, Status, judge
+from lifsea_testbed.report.outcome import Judgement, Status, in_words
 from lifsea_testbed.report.terminal import Spinner
 from lifsea_testbed.support import steps
 from lifsea_testbed.support.redact import redact
@@ -78,7 +80,7 @@ class Results:
         if isinstance(error, AssertionError):
             error.args = tuple(redact(each) if isinstance(each, str) else each for each in error.args)
         report = yield
-        if isinstance(error, pytest.skip.Exception) or (error is None and call.when != "call"):
+        if (error is None and call.when != "call") or (isinstance(error, NOT_RUN) and not self._counts(item, call)):
             return report
         judgement = self._judge(item, report, error)
         if isinstance(error, Explained):
@@ -107,31 +109,39 @@ class Results:
             self._collector.add_figures(figure(report.nodeid, fields) for fields in figures)
         if fields := getattr(report, "lifsea_outcome", None):
             profile, version = report.lifsea_image
-            self._collector.add(TestOutcome.from_fields(fields), profile=profile, version=version)
+            outcome = _agreed(TestOutcome.from_fields(fields), report)
+            self._collector.add(outcome, profile=profile, version=version)
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
         """Sets Allure's status details to the gate's verdict, in the process that ran the test."""
         if outcome := self._ended.pop(nodeid, None):
             again = outcome.status is Status.PASSED and outcome.attempt > 1
+            why = f"passed at attempt {outcome.attempt}" if again else outcome.why
             allure.set_verdict(self._config.pluginmanager.get_plugin("allure_listener"),
                                Status.FLAKY if again else outcome.status, blame=outcome.blame, issue=outcome.issue,
-                               why=f"passed at attempt {outcome.attempt}" if again else outcome.why)  # fmt: skip
+                               reason=outcome.reason, why=why)  # fmt: skip
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Marks tests to run again after a failure of test bed or host; with --rerun-product, of the image too."""
         for item in items if self._reruns else ():
-            item.add_marker(pytest.mark.flaky(reruns=self._reruns, condition=self._may_rerun), append=False)
+            condition = functools.partial(self._may_rerun, item)
+            item.add_marker(pytest.mark.flaky(reruns=self._reruns, condition=condition), append=False)
+
+    def _counts(self, item: pytest.Item, call: pytest.CallInfo[Any]) -> bool:
+        """Whether a test that is skipped leaves a claim of the profile without a judge."""
+        return claim_of(item) in self._factory.profile.claims and call.when != "teardown"
 
     def _judge(self, item: pytest.Item, report: pytest.TestReport, error: BaseException | None) -> Judgement:
         """Returns the judgement on the test, known issues considered, and makes the report agree with it."""
-        judgement = judge(error)
+        judgement = judge_test(item, error)
         text = str(error) if isinstance(error, Explained) else report.longreprtext
         judgement = known_issues.excuse(judgement, self._known, claim=claim_of(item) or "", text=text,
                                         profile=self._factory.profile.name, version=self._version)  # fmt: skip
-        if judgement.status is Status.NOT_JUDGED:
+        if judgement.status is Status.NOT_JUDGED and not isinstance(error, NOT_RUN):
             path, line, _ = item.location
-            report.outcome, report.longrepr = "skipped", (path, line or 0, f"not judged: {error}")
+            words = f"{in_words(judgement.status, judgement.reason)}: {error}"
+            report.outcome, report.longrepr = "skipped", (path, line or 0, words)
         if judgement.status is Status.KNOWN:
             report.outcome, report.wasxfail = "skipped", printable(judgement.why)
         return judgement
@@ -145,6 +155,9 @@ class Results:
         folder = self._context.reports / "evidence" / evidence.name_of(item.nodeid, attempt_of(item))
         folder /= xdist.evidence_folder(self._config)
         bundle = evidence.Bundle(folder)
+        if failed:
+            bundle.write("explanation.txt", report.longreprtext)
+            bundle.about(self._facts(item, judgement))
         for name, machine in machines.items():
             prefix = f"{name}-" if len(machines) > 1 else ""
             if name in marks:
@@ -155,7 +168,6 @@ class Results:
         if failed and (records := getattr(error, "records", None)):
             bundle.records(records, prefix="machine-")
         if failed:
-            bundle.write("explanation.txt", report.longreprtext)
             bundle.about(self._facts(item, judgement))
         return folder
 
@@ -198,12 +210,13 @@ class Results:
         kept = str(folder.relative_to(self._context.reports)) if folder else ""
         why = printable(judgement.why).replace("\n", " ")[:_LONGEST_WHY]
         outcome = TestOutcome(claim=claim_of(item) or "", test=item.nodeid, status=judgement.status, why=why,
-                              evidence=kept, blame=str(judgement.blame or ""), issue=judgement.issue,
-                              attempt=attempt_of(item))  # fmt: skip
+                              evidence=kept, blame=str(judgement.blame or ""), reason=str(judgement.reason or ""),
+                              issue=judgement.issue, attempt=attempt_of(item),
+                              hardware=judges_hardware(item), uptime=_uptime(item, judgement))  # fmt: skip
         earlier = self._ended.get(item.nodeid)
         if earlier is None or outcome.status.gravity < earlier.status.gravity:
             self._ended[item.nodeid] = outcome
-        report.lifsea_outcome = {**asdict(outcome), "status": str(outcome.status)}  # type: ignore[attr-defined]
+        report.lifsea_outcome = outcome.fields()  # type: ignore[attr-defined]
         report.lifsea_image = [self._factory.profile.name, self._version]  # type: ignore[attr-defined]
 
     @property
@@ -214,8 +227,8 @@ class Results:
     def _version(self) -> str:
         return printable(self._config.option.image_version or self._factory.image_version)
 
-    def _may_rerun(self, error: BaseException | None) -> bool:
-        blame = judge(error).blame
+    def _may_rerun(self, item: pytest.Item, error: BaseException | None) -> bool:
+        blame = judge_test(item, error).blame
         return blame in (Blame.HARNESS, Blame.HOST) or (blame is Blame.PRODUCT and self._config.option.rerun_product)
 
     def _command(self, item: pytest.Item) -> str:
@@ -229,6 +242,25 @@ class Results:
         options += [f"--claim={claim}" for claim in context.claims]
         options += [f"--known-issues={path}" for path in context.known_issues]
         return shlex.join(["pytest", item.nodeid, *options])
+
+
+def _agreed(outcome: TestOutcome, report: pytest.TestReport) -> TestOutcome:
+    """The outcome of a test: broken if pytest counts a failure without an exception, as a strict xfail that passed."""
+    if not report.failed or outcome.status is not Status.PASSED:
+        return outcome
+    why = f"pytest counts it as failed: {printable(report.longreprtext).strip()[:_LONGEST_WHY]}".replace("\n", " ")
+    return replace(outcome, status=Status.BROKEN, blame=str(Blame.HARNESS), why=why)
+
+
+def _uptime(item: pytest.Item, judgement: Judgement) -> int | None:
+    """The uptime (s) of the watched machine that a test has just looked at; None if it judged nothing, or is down."""
+    machine = machines_of(item).get("watched")
+    if machine is None or judgement.status is Status.NOT_JUDGED:
+        return None
+    try:
+        return int(machine.guest.kernel.uptime())
+    except (Explained, NotJudged):
+        return None
 
 
 def relative(path: Path) -> str:

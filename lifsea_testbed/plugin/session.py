@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import traceback
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lifsea_testbed.errors import CallerError, HostError
+from lifsea_testbed.errors import CallerError, Explained, HostError
 from lifsea_testbed.machine import preflight, snapshot_cache
 from lifsea_testbed.machine.access import require_methods
 from lifsea_testbed.machine.context import RunContext
@@ -17,34 +19,46 @@ from lifsea_testbed.machine.factory import MachineFactory
 from lifsea_testbed.machine.pool import MachinePool
 from lifsea_testbed.machine.snapshot_cache import SnapshotCache
 from lifsea_testbed.plugin import xdist
+from lifsea_testbed.plugin.ending import Ending
 from lifsea_testbed.plugin.figures import Figures, open_history
 from lifsea_testbed.plugin.hooks import Extensions
+from lifsea_testbed.plugin.judges import COLLECTED, JudgeRegistry
 from lifsea_testbed.plugin.results import Results, relative
 from lifsea_testbed.plugin.shards import PLAN, ShardSelection, read_durations
 from lifsea_testbed.qemu.accelerator import AcceleratorKind
 from lifsea_testbed.report import allure, github, known_issues, terminal
-from lifsea_testbed.report.collector import Collector
+from lifsea_testbed.report.collector import Collector, lock_reports
 from lifsea_testbed.report.document import Document
 from lifsea_testbed.report.known_issues import KnownIssueList
 from lifsea_testbed.report.signature import PASSWORD, Signer
 from lifsea_testbed.report.terminal import Spinner
 from lifsea_testbed.support import private_dir, steps
-from lifsea_testbed.support.deadline import seconds
+from lifsea_testbed.support.host_use import HostUse
 from lifsea_testbed.support.sanitize import printable
 from lifsea_testbed.upgrade.tools import require_tool
 
 if TYPE_CHECKING:
     from lifsea_testbed.perf.history import History
 
+#: The exit statuses of pytest after which all is known: tests passed, tests failed, no test was selected.
+_TO_THE_END = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
+
+#: The directory of Allure's results where its plugin is switched off.
+_NO_ALLURE = ""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """The checked inputs of a run: its context, the known issues, and in the main process signer and history."""
+    """The checked inputs of a run: its context, the known issues, and in the main process signer and history.
+
+    `lock` is the descriptor by which the main process has the directory of the reports to itself.
+    """
 
     context: RunContext
     known: KnownIssueList
     signer: Signer | None
     history: History | None
+    lock: int | None
 
     @classmethod
     def check(cls, config: pytest.Config) -> Inputs:
@@ -54,12 +68,14 @@ class Inputs:
             pytest.UsageError: an option is bad, or the host cannot do it; nothing was started.
         """
         try:
-            seconds(config.option.power_cuts or "0s", "--power-cuts")
+            _require_text(config.invocation_params.args)
             signer = _signer(config)
             files = known_issues.files(_known_issues(config), config.option.profile)
             known = known_issues.load(files, on=known_issues.today())
             context = xdist.receive_context(config) or _context(config)
-            return cls(context=context, known=known, signer=signer, history=open_history(config))
+            history = open_history(config)
+            lock = None if xdist.is_worker(config) else lock_reports(context.reports)
+            return cls(context=context, known=known, signer=signer, history=history, lock=lock)
         except (CallerError, HostError) as error:
             raise pytest.UsageError(_refusal(config, error)) from None
 
@@ -80,13 +96,17 @@ class Session:
         self._collector = None if xdist.is_worker(config) else Collector(
             self.context, inputs.known, version=printable(config.option.image_version),
             flaky_fails=bool(getattr(config.option, "fail_on_flaky", False)))  # fmt: skip
+        self.host = HostUse(applies=self.context.accelerator.kind is AcceleratorKind.KVM, announce=self._announce)
         self.controller = xdist.Controller(config, self.context)
+        self.judges = JudgeRegistry(config)
         self.figures = Figures(config, self.factory, inputs.history)
         shard, durations = self.context.shard, self.context.durations
         self.shard = ShardSelection(shard, durations) if shard else None
         self.results = Results(config, self.pool, inputs.known, self._collector, self._spinner)
         self._signer = inputs.signer
+        self._lock = inputs.lock
         self._document: Document | None = None
+        self._cancelled = False
 
     @classmethod
     def start(cls, config: pytest.Config) -> Session:
@@ -96,7 +116,7 @@ class Session:
             pytest.UsageError: an option is bad, or the host cannot do it; nothing was started.
         """
         inputs = Inputs.check(config)
-        if not config.option.allure_report_dir:
+        if getattr(config.option, "allure_report_dir", _NO_ALLURE) is None:
             config.option.allure_report_dir = str(inputs.context.reports / "allure")
             config.option.clean_alluredir = True
         session = cls(config, inputs)
@@ -105,10 +125,25 @@ class Session:
         except CallerError as error:
             session.factory.close()
             raise pytest.UsageError(printable(error.one_line)) from None
-        for part in (session, session.results, session.controller, session.shard, session.figures):
+        if not xdist.is_worker(config):
+            config.pluginmanager.register(Ending(session.break_off))
+        for part in (session, session.results, session.judges, session.controller, session.shard, session.figures):
             if part is not None:
                 config.pluginmanager.register(part)
         return session
+
+    def break_off(self, session: pytest.Session, error: Exception) -> None:
+        """Makes the run broken, because its end failed in that way."""
+        assert self._collector is not None
+        self._document = self._broken_off(self._collector, error)
+        session.exitstatus = self._document.exit_status
+        if reporter := self._config.pluginmanager.get_plugin("terminalreporter"):
+            reporter.ensure_newline()
+
+    def _broken_off(self, collector: Collector, error: Exception) -> Document:
+        if not isinstance(error, OSError | Explained):
+            traceback.print_exception(error)
+        return collector.break_off(printable(f"the end of the run failed: {error!r}"))
 
     def require_extensions(self) -> None:
         """Makes sure that the access methods and the upgrade tool named by the profile exist.
@@ -119,27 +154,59 @@ class Session:
         require_methods(self.factory.profile.access, self.extensions.access_methods)
         require_tool(self.factory.profile.upgrades, self.extensions.upgrade_tools)
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self) -> None:
+        """Waits while another process has this host to itself; tests share it with those of other processes."""
+        self.host.share()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self) -> Generator[None, object, object]:
+        """Lets timed tests of other processes begin between two tests of this one."""
+        try:
+            return (yield)
+        finally:
+            self.host.leave()
+
     def close(self) -> None:
-        """Removes the machines' temporary files and prints the verdict as the last line."""
+        """Removes the machines' temporary files and prints the verdict as the last line.
+
+        Raises:
+            SystemExit: they cannot be removed, and the exit status is that of a run whose end failed.
+        """
+        failed = None
+        try:
+            self._release()
+        except Exception as error:
+            if self._document is None or self._collector is None:
+                raise
+            failed = self._document = self._broken_off(self._collector, error)
+        if self._document and self._collector:
+            for line in github.commands(self._document, self.results.lines, os.environ):
+                print(line)
+            print(terminal.verdict(self._document, relative(self._collector.path)), flush=True)
+        if failed:
+            raise SystemExit(failed.exit_status)
+
+    def _release(self) -> None:
+        """Gives back what the session holds."""
         self.pool.close()
         self.factory.close()
+        self.host.close()
         steps.listen()
         if self._spinner:
             self._spinner.close()
         if self._collector:
             self.controller.end_workers()
             private_dir.clean()  # a worker that died did not remove its machines' directory
-        if self._document and self._collector:
-            for line in github.commands(self._document, self.results.lines, os.environ):
-                print(line)
-            print(terminal.verdict(self._document, relative(self._collector.path)), flush=True)
+        if self._lock is not None:
+            os.close(self._lock)
 
     def pytest_report_header(self) -> list[str]:
         """Returns the lines on the image, the hardware, and how machines are made."""
         context = self.context
         lines = [
             f"image: {context.image.path} ({context.image.format}, {context.image.file_size >> 20} MiB), "
-            f"profile {context.profile}",
+            f"profile {context.profile} ({printable(context.profile_reason)})",
             f"instance: {context.instance_type.name}, {context.memory} MiB, accelerator {context.accelerator}",
         ]
         if context.accelerator.kind is AcceleratorKind.TCG and not context.emulator.threads_are_sound:
@@ -154,6 +221,10 @@ class Session:
                          "the host has no more to give")  # fmt: skip
         return lines
 
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """Leaves pytest's own exit status to a user who ends the run; not to --stepwise, -x, or a failed collection."""
+        self._cancelled = type(excinfo.value) in (KeyboardInterrupt, pytest.exit.Exception)
+
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Settles the verdict and makes it the exit status."""
@@ -162,10 +233,11 @@ class Session:
         document = self._settle(exitstatus)
         if self._signer:
             self._signer.sign(self._collector.path, document)
-        if exitstatus != pytest.ExitCode.INTERRUPTED:
+        if not (self._cancelled and exitstatus == pytest.ExitCode.INTERRUPTED):
             session.exitstatus = document.exit_status or int(exitstatus)
         github.add_summary(document, os.environ)
-        allure.prepare(document, self.context.reports, Path(self._config.option.allure_report_dir))
+        if folder := getattr(self._config.option, "allure_report_dir", _NO_ALLURE):
+            allure.prepare(document, self.context.reports, Path(folder))
         self._config.hook.pytest_lifsea_report(document=document, reports=self.context.reports)
         self._document = document
 
@@ -180,15 +252,19 @@ class Session:
     def _settle(self, exitstatus: int) -> Document:
         """Returns the document of the finished run; an early end of pytest or a worker is a trouble of the test bed."""
         assert self._collector is not None
-        # A shard may have no test at all.
-        usual = (0, 1, 5) if self.shard else (0, 1)
-        name = pytest.ExitCode(exitstatus).name.lower()
-        stopped = [] if exitstatus in usual else [f"pytest stopped early ({name})"]
+        judges = self.judges.by_claim(self.controller.results.get(COLLECTED, ""))
         judged = self.figures.finish(self._collector.flakes)
         return self._collector.finish(
-            [*stopped, *self.controller.troubles, *judged.troubles], judged.failures,
-            plan=self._plan, findings=judged.findings,
+            [*self.judges.troubles, *self._stopped(exitstatus), *self.controller.troubles, *judged.troubles],
+            judged.failures, plan=self._plan, findings=judged.findings, judges=judges,
         )  # fmt: skip
+
+    def _stopped(self, exitstatus: int) -> list[str]:
+        """The trouble that pytest did not come to the end of its tests, if it did not."""
+        if exitstatus in _TO_THE_END and not self._cancelled:
+            return []
+        names = {code.value: code.name.lower() for code in pytest.ExitCode}
+        return [f"pytest stopped early ({names.get(exitstatus, f'exit status {exitstatus}')})"]
 
     @property
     def _plan(self) -> str:
@@ -196,7 +272,7 @@ class Session:
         return (self.shard.plan or self.controller.results.get(PLAN, "")) if self.shard else ""
 
     def _announce(self, line: str) -> None:
-        if self._spinner and self._config.option.verbose >= 0:
+        if self._spinner and getattr(self._config.option, "verbose", 0) >= 0:
             self._spinner.show(line)
 
     def _write_line(self, line: str) -> None:
@@ -213,14 +289,26 @@ def _context(config: pytest.Config) -> RunContext:
     return preflight.run_context(
         image=option.image, next_image=option.next_image, profile=option.profile, instance_type=option.instance_type,
         accelerator=option.accel, reports=Path(option.reports).resolve(), claims=option.claim, shard=option.shard,
+        required=[word.strip() for words in option.require for word in words.split(",")],
         known_issues=_known_issues(config), dump_memory=option.dump_memory,
-        workers=getattr(option, "numprocesses", None) or 1, data_disk=option.data_disk,
+        workers=xdist.workers(config), data_disk=option.data_disk,
         durations=read_durations(map(Path, option.shard_durations)) if option.shard else {},
     )  # fmt: skip
 
 
 def _known_issues(config: pytest.Config) -> list[Path]:
     return [Path(path).resolve() for path in config.option.known_issues]
+
+
+def _require_text(arguments: Iterable[object]) -> None:
+    """Refuses arguments that no report can hold: file names in another encoding.
+
+    Raises:
+        CallerError: an argument is not UTF-8.
+    """
+    for argument in map(str, arguments):
+        if argument.encode("utf-8", "replace").decode() != argument:
+            raise CallerError(f"{argument!r}: not UTF-8, as the text of every report is", hint="rename the file")
 
 
 def _signer(config: pytest.Config) -> Signer | None:

@@ -74,6 +74,11 @@ def auto_workers(config: pytest.Config) -> int | None:
         return 1  # preflight reports it before anything starts
 
 
+def workers(config: pytest.Config) -> int:
+    """Returns how many processes run tests at once; the main process knows."""
+    return getattr(config.option, "numprocesses", None) or 1
+
+
 def group_by_scenario(items: list[pytest.Item]) -> None:
     """Marks the tests of one scenario as a group, unless they are of one already."""
     for item in items:

@@ -51,6 +51,7 @@ class Explanation:
         """The explanation as text of several lines."""
         lines = [f"{self.claim.id}: {self.claim.promise}", "", f"source    {self.claim.source}",
                  f"profiles  {', '.join(self.profiles) or 'none'}"]  # fmt: skip
+        lines += [f"needs     {', '.join(map(str, self.claim.needs))}"] if self.claim.needs else []
         lines += ["", "judged by"]
         lines += [f"  suites/{judge.file}:{judge.line} {judge.name}\n    {judge.asserts}" for judge in self.judges]
         lines += ["", "broken by" if self.mutants else "broken by none of the mutants (see docs/mutants.md)"]

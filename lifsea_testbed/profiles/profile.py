@@ -3,22 +3,41 @@
 from __future__ import annotations
 
 import enum
-import importlib.resources
-import tomllib
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+import re
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from lifsea_testbed.errors import NotJudged, ProfileRefused, Reason
-from lifsea_testbed.profiles.claims import CATALOGUE, catalogue
+from lifsea_testbed.profiles import profile_files
+from lifsea_testbed.profiles.claims import Need, catalogue
+from lifsea_testbed.profiles.profile_files import DOCUMENTED
+from lifsea_testbed.profiles.profile_files import names as names
+from lifsea_testbed.profiles.versions import VersionRange
 
 T = TypeVar("T")
-_SUFFIX = ".toml"
+_BASELINE = "add the keys, drop the claims, or let lifsea-testbed baseline read what a released image has"
+
+
+def _compilable(text: str) -> str:
+    try:
+        re.compile(f"(?:{text})")  # patterns are joined, so that flags for all of one, such as (?i), cannot be in it
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"{text!r} is not a regular expression: {error}") from None
+    return text
+
+
+def _range(text: str) -> str:
+    VersionRange.parse(text)
+    return text
+
+
+#: A regular expression of Python's `re`.
+Regex = Annotated[str, AfterValidator(_compilable)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class BootSection(_Section):
@@ -26,11 +45,13 @@ class BootSection(_Section):
 
     shell_within: float = Field(default=30.0, gt=0, description="from power-on until a root shell is open")
     ready_within: float = Field(default=30.0, gt=0, description="from the shell until the last ready sign")
-    ready_line: str = Field(default="", description="without a shell: a console line of an OS that is up")
+    ready_line: Regex = Field(default="", description="without a shell: a console line of an OS that is up")
     promised: float = Field(default=2.0, gt=0, description="the first boot as advertised")
     instructions: float | None = Field(default=None, gt=0, description="limit for a first boot under emulation")
-    watched: float = Field(default=30.0, ge=0, description="seconds of uptime until late changes are looked for")
-    allowed_kernel_errors: list[str] = Field(default=[], description="regular expressions of harmless messages")
+    watched: float = Field(default=30.0, ge=0, description="seconds after the boot until late changes are looked for")
+    late: float = Field(default=60.0, ge=0, description="seconds of uptime, at least, until they are looked for again")
+    not_started: list[Regex] = Field(default=[], description="units of timers, and jobs, that are not started then")
+    allowed_kernel_errors: list[Regex] = Field(default=[], description="regular expressions of harmless messages")
 
 
 class AccessMethod(enum.StrEnum):
@@ -114,32 +135,50 @@ class PathsSection(_Section):
 
 
 class AbsentSection(_Section):
-    """Names of executables that must not exist, as regular expressions over the whole file name.
+    """Names of programs that must not exist, as regular expressions over the whole file name.
 
-    Marks are texts in such a program by which it is recognised under any name; host keys are shell patterns.
+    Marks are texts in such a program or its libraries, messages among them, which a stripped program keeps; files are
+    shell patterns of what comes with it and nothing else; key lines make a small file a host key.
     """
 
-    ssh: list[str] = [r"sshd(?:-.*)?", "dropbear.*", "tinysshd.*", "sftp-server"]
-    python: list[str] = [r"python(?:[\d.]*)?", r"pypy[\d.]*", "micropython"]
-    interpreters: list[str] = [r"perl(?:[\d.]*)?", r"ruby(?:[\d.]*)?"]
-    package_managers: list[str] = [
-        "yum", r"dnf[-\d]*", "microdnf", "rpm-ostree", "zypper", "apt", "apt-get", "dpkg", "apk", "pacman",
-    ]  # fmt: skip
-    ssh_marks: list[str] = ["no hostkeys available", "Dropbear server v", "tinysshd"]
-    python_marks: list[str] = ["Py_BytesMain", "MicroPython v"]
-    interpreter_marks: list[str] = ["perl_parse", "ruby_run_node"]
-    package_manager_marks: list[str] = ["libapt-pkg.so", "libdnf.so"]
+    ssh: list[Regex] = [r"sshd(?:-.*)?", "dropbear.*", "tinysshd.*", "sftp-server", "lshd", "wolfsshd"]
+    python: list[Regex] = [r"python(?:[\d.]*)?", r"pypy[\d.]*", "micropython", "rustpython", "graalpy"]
+    interpreters: list[Regex] = [r"(?:mini)?perl(?:[\d.]*)?", r"[jm]?ruby(?:[\d.]*)?", "m?irb", "truffleruby"]
+    package_managers: list[Regex] = [
+        "yum", r"dnf[-\d]*", "microdnf", "tdnf", "rpm-ostree", "zypper", "apt", "apt-get", "aptitude", "dpkg", "pkcon",
+        r"apk(?:\.static)?", "pacman", "opkg", "xbps-install", "emerge", "swupd", "urpmi", "nix-env", "guix"]
+    debug_tools: list[Regex] = [
+        "tcpdump", "dumpcap", "tshark", r"strace(?:64)?", "ltrace", r"gdb(?:server|tui)?", "lldb.*",
+        r"perf(?:_[\d.]+)?", "bpftrace", "nmap",
+        r"(?:.+-linux-gnu-)?(?:objdump|readelf|nm|objcopy|ld(?:\.bfd|\.gold)|as|strings|addr2line)"]
+    ssh_marks: list[str] = [
+        "no hostkeys available", "Dropbear server v", "tinysshd", "SSH-2.0-wolfSSH", "SSH-2.0-russh",
+        "github.com/gliderlabs/ssh", "github.com/charmbracelet/ssh", "tailscale.com/ssh/"]
+    python_marks: list[str] = ["Py_BytesMain", "Fatal Python error: ", "MicroPython v", "RPython traceback", "_MEIPASS"]
+    interpreter_marks: list[str] = ["perl_parse", "This is perl 5, version", "ruby_run_node", "ruby - Copyright ("]
+    package_manager_marks: list[str] = [
+        "libapt-pkg.so", "libdnf.so", "libdnf5.so", "libzypp.so", "libalpm.so", "apk-tools ", "libtdnf.so", "opkg_conf",
+        "package architecture (%s) does not match system (%s)"]
+    debug_tool_marks: list[str] = [
+        "packet%s dropped by kernel", "PTRACE_SETOPTIONS", "This GDB was configured as follows", "perf.data.guest",
+        "BPFTRACE_STRLEN", "libbfd-", "BFD header file version ", "<option(s)> elf-file(s)"]
+    debug_packages: list[Regex] = [
+        r"tcpdump|wireshark-cli|tshark|strace|ltrace|bpftrace|nmap|perf|linux-perf(?:-.*)?|binutils(?:-.*)?",
+        r"gdb(?:-minimal|-headless|-gdbserver|server)?|lldb.*"]
+    python_files: list[str] = ["libpython*", "_collections_abc.*", "_abcoll.*", "python[23]*.zip", "base_library.zip"]
+    interpreter_files: list[str] = ["libperl.so*", "strict.pm", "perl5db.pl", "libruby*", "rubygems.rb", "libmruby*"]
     host_keys: list[str] = ["ssh_host_*_key*", "dropbear_*_host_key", "ed25519.sk"]
+    key_lines: list[str] = ["-----BEGIN OPENSSH PRIVATE KEY-----"]
 
 
 class OperationsSection(_Section):
     """The operations container: the commands that drive it (arguments for the shell) and the log of their use."""
 
-    start: str = "lifseacli container start"
-    stop: str = "lifseacli container stop"
-    status: str = "lifseacli container status"
-    running: str = Field(default="running", description="what `status` prints when it runs")
-    audit_log: str = "/var/log/lifsea/operations.log"
+    start: str = ""
+    stop: str = ""
+    status: str = ""
+    running: str = Field(default="", description="what `status` prints when it runs")
+    audit_log: str = ""
 
 
 class ContainersSection(_Section):
@@ -151,7 +190,8 @@ class ContainersSection(_Section):
 class SecuritySection(_Section):
     """The allow-lists; a list that is left out is not judged."""
 
-    listeners: list[str] | None = Field(default=None, description="regular expressions: `tcp 127.0.0.1:53 program`")
+    listeners: list[Regex] | None = Field(default=None, description="regular expressions: `tcp 127.0.0.1:53 program`")
+    selinux: Literal["enforcing", "permissive"] | None = Field(default=None, description="the mode of SELinux")
     setuid: list[str] | None = Field(default=None, description="files that give privileges to their callers")
     sysctls: dict[str, int | Literal["absent"]] = Field(default={}, description="absent: the kernel has none")
 
@@ -171,19 +211,21 @@ class UpgradesSection(_Section):
 class SharingSection(_Section):
     """What may change by itself on a machine that tests share: regular expressions over whole paths and names."""
 
-    files: list[str] = Field(default=[
+    files: list[Regex] = Field(default=[
         r"/run/lifsea-testbed.*", r"/(run|var)/log/journal.*", r"/run/systemd/(journal|units)/?.*", r"/run/udev.*",
-        r"/run/systemd/transient(/kubepods.*)?", r"/var/lib/chrony/.*",
-        r"/var/lib/kubelet(/(cpu|memory)_manager_state|/device-plugins.*)?",
+        r"/run/systemd(/transient(/(kubepods.*|run-r[0-9a-f]+\.scope))?)?", r"/var/lib/chrony/.*",
+        # What a kubelet makes when it starts, which takes half a minute on a busy host.
+        r"/var/lib/kubelet(/(cpu|memory)_manager_state|/(device-plugins|pki|plugins|pod-resources|pods|volumeplugins).*)?",
+        r"/var/log(/(containers|pods))?", r"/var/lib/containerd(/io\.containerd\.grpc\.v1\.introspection.*)?",
     ], description="files that may be written, below the writable paths")  # fmt: skip
-    processes: list[str] = Field(default=[r"\(sd-.*", "systemd-tmpfile", "iptables", "ip6tables", "mount"],
+    processes: list[Regex] = Field(default=[r"\(sd-.*", "systemd-tmpfile", "systemd-run", "ip6?tables", "mount"],
                                  description="processes that may start and end, by name")  # fmt: skip
     # A file system that was grown at the first boot has its tables written in the background for minutes.
     disk: float = Field(default=256.0, ge=0, description="MiB that may be written to the disk during one test")
 
 
 class NodesSection(_Section):
-    """The files that must differ between two machines of one image if they exist, as patterns."""
+    """The files that must differ between two machines of one image, as patterns; one without a wildcard must exist."""
 
     differ: list[str] = ["/etc/machine-id", "/var/lib/systemd/random-seed", "/etc/ssh/ssh_host_*_key"]
 
@@ -209,11 +251,27 @@ class MetadataSection(_Section):
     token: Literal["optional", "required"] = "optional"
 
 
-class IdentitySection(_Section):
-    """How an image is recognised: ID in os-release, and the release line that VERSION_ID starts with."""
+class ClockSection(_Section):
+    """How right the clock is kept (seconds), once the time servers answer."""
 
-    os_id: str
-    version_prefix: str = ""
+    offset: float = Field(default=0.1, gt=0, description="the most that the clock may be off")
+    corrected_within: float = Field(default=60.0, gt=0, description="from the shell until a wrong clock is right")
+
+
+class IdentitySection(_Section):
+    """How an image is recognised: by os-release and /etc/system-release, and by files where those leave it open."""
+
+    os_id: str = Field(description="ID in os-release")
+    variant_id: str = Field(default="", description="VARIANT_ID in os-release; empty: any")
+    versions: Annotated[str, AfterValidator(_range)] = Field(default="", description=">=A, <B; empty: any")
+    system_release: str = Field(default="", description="what /etc/system-release starts with, whatever the ID")
+    has: list[str] = Field(default=[], description="files of an image whose version is only known roughly")
+    lacks: list[str] = Field(default=[], description="files that such an image does not have")
+
+    @property
+    def range(self) -> VersionRange:
+        """The versions."""
+        return VersionRange.parse(self.versions)
 
 
 class Profile(_Section):
@@ -239,6 +297,7 @@ class Profile(_Section):
     upgrades: UpgradesSection = UpgradesSection()
     cluster: ClusterSection = ClusterSection()
     metadata: MetadataSection = MetadataSection()
+    clock: ClockSection = ClockSection()
     budgets: dict[str, float] = Field(default={}, description="metric → the limit for its median")
 
 
@@ -254,67 +313,46 @@ def require(value: T | None, key: str) -> T:
     return value
 
 
-def names() -> list[str]:
-    """Returns the names of the built-in profiles."""
-    files = {entry.name for entry in importlib.resources.files("lifsea_testbed.profiles").iterdir()} - {CATALOGUE}
-    return sorted(name.removesuffix(_SUFFIX) for name in files if name.endswith(_SUFFIX))
-
-
 def load(name: str) -> Profile:
     """Returns the built-in profile of that name, or the profile in the TOML file at that path.
 
     Raises:
-        ProfileRefused: it does not exist or is not valid.
+        ProfileRefused: it does not exist, is not valid, or makes a claim without the data to judge it.
     """
-    fields = _read(name)
+    fields = profile_files.read(name)
     try:
         profile = Profile.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise ProfileRefused(f"profile {name}: {place}: {first['msg']}", hint="see docs/profiles.md") from None
-    unknown = [claim for claim in profile.claims if claim not in catalogue()]
-    if unknown:
+        place, message = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+        raise ProfileRefused(f"profile {name}: {place}: {message}", hint=DOCUMENTED) from None
+    if unknown := [claim for claim in profile.claims if claim not in catalogue()]:
         raise ProfileRefused(f"profile {name}: unknown claims {', '.join(unknown)}",
                              hint="lifsea-testbed explain lists the claims")
+    if missing := missing_data(profile):
+        needs = "; ".join(f"{claim} needs {', '.join(keys)}" for claim, keys in missing.items())
+        raise ProfileRefused(f"profile {name}: makes claims without the data to judge them: {needs}", hint=_BASELINE)
     return profile
 
 
-def matching(os_release: dict[str, str]) -> Profile | None:
-    """Returns the profile whose identity matches the fields of an os-release file most closely, or None."""
-    fitting = [
-        profile
-        for profile in map(load, names())
-        if profile.identity.os_id == os_release.get("ID", "")
-        and os_release.get("VERSION_ID", "").startswith(profile.identity.version_prefix)
-    ]
-    return max(fitting, key=lambda profile: len(profile.identity.version_prefix), default=None)
+def missing_data(profile: Profile) -> dict[str, tuple[str, ...]]:
+    """Returns, for each claim of the profile that cannot be judged by it, the keys that it has no value for."""
+    found = {claim: tuple(need.key for need in catalogue()[claim].needs if _lacks(profile, need))
+             for claim in profile.claims}  # fmt: skip
+    return {claim: keys for claim, keys in found.items() if keys}
 
 
-def _read(name: str, *above: str) -> dict[str, Any]:
-    if name in above:
-        raise ProfileRefused(f"profile {name} extends itself", hint="see docs/profiles.md")
-    path = Path(name)
-    if not name.endswith(_SUFFIX):
-        if name not in names():
-            raise ProfileRefused(f"unknown profile {name!r}", hint=f"one of {', '.join(names())}, or a path to a .toml")
-        text = importlib.resources.files("lifsea_testbed").joinpath("profiles", name + _SUFFIX).read_text("utf-8")
-    elif path.is_file():
-        text = path.read_text("utf-8", errors="replace")
-    else:
-        raise ProfileRefused(f"{name}: no such profile file", hint=f"one of {', '.join(names())}")
-    try:
-        fields = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ProfileRefused(f"profile {name}: not TOML: {error}", hint="see docs/profiles.md") from None
-    base = fields.pop("extends", None)
-    return _merged(_read(str(base), name, *above), fields) if base else fields
+def value_of(profile: Profile, key: str) -> Any:
+    """Returns the value of a key such as `security.listeners`."""
+    section, _, name = key.partition(".")
+    return getattr(getattr(profile, section), name)
 
 
-def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Returns the base overlaid with a profile: tables are merged key by key, other values are replaced."""
-    merged = dict(base)
-    for key, value in over.items():
-        below = merged.get(key)
-        merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    return merged
+def _lacks(profile: Profile, need: Need) -> bool:
+    """Whether the profile has no value where it needs one; an empty list is one where leaving it out is another."""
+    if need.only_if and value_of(profile, need.only_if[0]) != need.only_if[1]:
+        return False
+    section, _, name = need.key.partition(".")
+    optional = type(getattr(profile, section)).model_fields[name].default is None
+    value = value_of(profile, need.key)
+    return value is None if optional else value in ("", [], {})

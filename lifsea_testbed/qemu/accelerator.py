@@ -2,24 +2,25 @@
 
 A host may offer /dev/kvm, create virtual machines and run their firmware, and yet emulate every 64-bit instruction in
 software. So a payload without firmware or kernel enters 64-bit mode, counts, and writes a byte to the debug port every
-`_REPORT` instructions; the rate of the first reports is the speed.
+`_REPORT` instructions; the rate of the first reports is the speed. It runs on the processor that machines will have.
 """
 
 from __future__ import annotations
 
 import enum
 import os
-import select
 import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from lifsea_testbed.errors import HostError
+from lifsea_testbed.qemu import processor
 from lifsea_testbed.qemu.emulator import BINARY, Emulator
 from lifsea_testbed.support.confinement import Confinement, confinement
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.host_packages import reinstall_hint
+from lifsea_testbed.support.polling import wait_for_ready
 from lifsea_testbed.support.private_dir import PrivateDirectory
 from lifsea_testbed.support.sanitize import printable
 
@@ -35,6 +36,12 @@ _STARTING, _NO_LONGER = 15.0, 3.0
 _GLANCE = 0.3
 #: KVM below this multiple of TCG's speed is itself emulated, and not used.
 _WORTHWHILE = 2.0
+#: The speeds of an ecs.g7 in the payload's unit (millions of instructions a second). One turn of its loop, four
+#: instructions, takes one cycle at least, for each turn waits for the sum and the count of the one before; so no rate
+#: exceeds four times the clock. The Xeon 8369B of an ecs.g7 is sold with a clock of 2.7 GHz, 3.5 GHz with all cores in
+#: turbo (ECS documentation, g7): 14000 at most. Half of what 2.7 GHz allow is the least: each report leaves the guest,
+#: which costs up to as much as its 65536 turns, 24 µs, where KVM itself runs in a virtual machine.
+_LEAST_OF_G7, _MOST_OF_G7 = 4 * 2700 / 2, 4 * 3500
 _KVM = Path("/dev/kvm")
 # Relative to the working directory: the confined user may have no access to the directories above it.
 _ROM = "payload.rom"
@@ -56,20 +63,28 @@ class AcceleratorKind(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """A measured speed: millions of instructions a second (0.0 if none ran), seconds to the first, QEMU's last line."""
+    """A measured speed: millions of instructions a second (0.0 if none ran), seconds to the first, QEMU's last line.
+
+    `cpu_model` is the processor that was measured.
+    """
 
     rate: float
     last_line: str = ""
     after: float = 0.0
+    cpu_model: str = processor.EMULATED
 
 
 @dataclass(frozen=True, kw_only=True)
 class Accelerator:
-    """The chosen accelerator, the reason, and its measured speed in millions of instructions a second."""
+    """The chosen accelerator, the reason, and its measured speed in millions of instructions a second.
+
+    `cpu_model` is the model of the machines' processors (qemu/processor.py).
+    """
 
     kind: AcceleratorKind
     speed: float
     why: str
+    cpu_model: str = processor.EMULATED
 
     @property
     def time_scale(self) -> float:
@@ -78,6 +93,18 @@ class Accelerator:
         Ten for TCG: the factor of other test tools for operating systems (tmt), and enough for the boots measured.
         """
         return 10.0 if self.kind is AcceleratorKind.TCG else 1.0
+
+    @property
+    def other_pace(self) -> str:
+        """Why the times of machines on this host are not those of an ecs.g7, with the measured rate; empty if they are.
+
+        A faster host keeps a promise that an ecs.g7 breaks, and a slower one breaks one that it keeps.
+        """
+        if self.kind is AcceleratorKind.TCG:
+            return f"emulated, at {self.speed:.0f} M instructions/s"
+        if _LEAST_OF_G7 <= self.speed <= _MOST_OF_G7:
+            return ""
+        return f"KVM runs {self.speed:.1f} M instructions/s here, an ecs.g7 {_LEAST_OF_G7:.0f} to {_MOST_OF_G7} M"
 
     @property
     def confinement(self) -> Confinement:
@@ -114,7 +141,7 @@ def choose(requested: str, emulator: Emulator) -> Accelerator:
     if not _KVM.exists():
         return decide(requested, kvm=Speed(rate=0.0, last_line="/dev/kvm does not exist"), tcg=tcg)
     within = max(_SECONDS, _NO_LONGER * tcg.after)
-    return decide(requested, kvm=measure(AcceleratorKind.KVM, emulator, least=tcg.rate, within=within), tcg=tcg)
+    return decide(requested, kvm=measure_kvm(emulator, least=tcg.rate, within=within), tcg=tcg)
 
 
 def decide(requested: str, *, kvm: Speed, tcg: Speed) -> Accelerator:
@@ -127,14 +154,25 @@ def decide(requested: str, *, kvm: Speed, tcg: Speed) -> Accelerator:
         return Accelerator(kind=AcceleratorKind.TCG, speed=tcg.rate, why="requested")
     compared = f"KVM runs {kvm.rate:.1f} M instructions/s, TCG {tcg.rate:.0f} M"
     if kvm.rate >= _WORTHWHILE * tcg.rate:
-        return Accelerator(kind=AcceleratorKind.KVM, speed=kvm.rate, why=compared)
+        return Accelerator(kind=AcceleratorKind.KVM, speed=kvm.rate, why=compared, cpu_model=kvm.cpu_model)
     trouble = compared if kvm.rate or not kvm.last_line else kvm.last_line
     if requested == AcceleratorKind.KVM:
         raise HostError(f"KVM is not usable on this host: {trouble}", hint="--accel auto, or a host with hardware KVM")
     return Accelerator(kind=AcceleratorKind.TCG, speed=tcg.rate, why=f"KVM is not usable here: {trouble}")
 
 
-def measure(kind: AcceleratorKind, emulator: Emulator, *, least: float = 0.0, within: float = _STARTING) -> Speed:
+def measure_kvm(emulator: Emulator, *, least: float, within: float) -> Speed:
+    """Measures the first processor model that runs code under KVM, or the last one; `least` and `within` as below."""
+    speed = Speed(rate=0.0)
+    for model in processor.candidates(emulator, confine(AcceleratorKind.KVM)):
+        speed = measure(AcceleratorKind.KVM, emulator, cpu_model=model, least=least, within=within)
+        if speed.rate:
+            break
+    return speed
+
+
+def measure(kind: AcceleratorKind, emulator: Emulator, *, cpu_model: str = processor.EMULATED, least: float = 0.0,
+            within: float = _STARTING) -> Speed:
     """Measures the speed of a 64-bit guest, which must send its first report within so many seconds.
 
     A guest slower than `least` (millions of instructions a second) is measured for 0.3 s only.
@@ -143,7 +181,7 @@ def measure(kind: AcceleratorKind, emulator: Emulator, *, least: float = 0.0, wi
         directory.path.chmod(0o755)
         (directory.path / _ROM).write_bytes(payload_rom())
         process = subprocess.Popen(
-            confine(kind).wrap(_command(kind, emulator)), cwd=directory.path,
+            confine(kind).wrap(_command(kind, emulator, cpu_model)), cwd=directory.path,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )
         try:
@@ -152,12 +190,13 @@ def measure(kind: AcceleratorKind, emulator: Emulator, *, least: float = 0.0, wi
         finally:
             process.kill()
             _, stderr = process.communicate()
-    return Speed(rate=rate, after=after, last_line=printable(stderr).strip().rpartition("\n")[2])
+    return Speed(rate=rate, after=after, last_line=printable(stderr).strip().rpartition("\n")[2], cpu_model=cpu_model)
 
 
-def _command(kind: AcceleratorKind, emulator: Emulator) -> list[str]:
+def _command(kind: AcceleratorKind, emulator: Emulator, cpu_model: str) -> list[str]:
     return [
         emulator.binary, "-nodefaults", "-no-user-config", "-machine", "pc", "-accel", kind, "-m", "16",
+        "-cpu", processor.option(cpu_model),
         "-display", "none", "-bios", _ROM, "-chardev", "stdio,id=reports",
         "-device", "isa-debugcon,iobase=0xe9,chardev=reports",
     ]  # fmt: skip
@@ -170,7 +209,7 @@ def _rate(descriptor: int, least: float, within: float) -> tuple[float, float]:
     """
     began, deadline = time.monotonic(), Deadline.after(within)
     first, reports, rate, after = 0, 0, 0.0, 0.0
-    while reports < _ENOUGH and select.select([descriptor], [], [], deadline.remaining)[0]:
+    while reports < _ENOUGH and wait_for_ready(deadline, descriptor):
         data = os.read(descriptor, 4096)
         if not data:
             break

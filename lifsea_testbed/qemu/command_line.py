@@ -7,6 +7,7 @@ opens only the firmware by name, and only the sockets of the services in its wor
 
 from __future__ import annotations
 
+import datetime
 from dataclasses import dataclass
 
 from lifsea_testbed.disk.image import DiskFormat
@@ -21,7 +22,8 @@ from lifsea_testbed.ecs.instance import (
     Instance,
 )
 from lifsea_testbed.ecs.instance_types import DiskLimits
-from lifsea_testbed.qemu.accelerator import AcceleratorKind
+from lifsea_testbed.qemu import processor
+from lifsea_testbed.qemu.accelerator import Accelerator, AcceleratorKind
 from lifsea_testbed.qemu.emulator import MACHINE_TYPE, Emulator
 
 #: The virtio-serial port of the command channel, beside Cloud Assistant's.
@@ -38,6 +40,9 @@ REPOSITORY_SOCKET = "repository"
 CLUSTER_SOCKET = "cluster"
 #: The user network, as in the monitor.
 USER_NETWORK = "card"
+#: The hub that joins the NIC, the user network and the time servers of a machine that has those, and their network.
+HUB = 0
+TIME_NETWORK = "time"
 #: The trace events of QEMU for reads and writes by the guest (QEMU hw/block/trace-events), in this form:
 #: `… vdev ADDRESS … sector N nsectors N`; and for the status of a device, which each driver first resets to 0
 #: (hw/virtio/trace-events): `vdev ADDRESS val N`.
@@ -51,8 +56,6 @@ NETWORK_QUEUES = 1
 _FIRST_LAYER = 4
 _MEMORY = "memory"
 _TRANSITIONAL = "disable-modern=off,disable-legacy=off"
-#: The last extended CPUID leaf of Ice Lake.
-_EXTENDED_LEAVES = 0x80000008
 #: How long a burst lasts (seconds). ECS counts credits without publishing the numbers; a machine that has just started
 #: has all of them, and half an hour is longer than the life of any machine of the test bed.
 _BURST = 1800
@@ -97,14 +100,19 @@ PROCESS = (
 
 @dataclass(frozen=True, kw_only=True)
 class HardwareSpec:
-    """The hardware of a machine; memory in MiB."""
+    """The hardware of a machine; memory in MiB.
+
+    `clock` is the time (UTC) of the hardware clock at each power-on, None that of the host. With `has_hub` further
+    networks can be joined with the NIC's.
+    """
 
     emulator: Emulator
-    accelerator: AcceleratorKind
-    host_is_ice_lake: bool
+    accelerator: Accelerator
     instance: Instance
     memory: int
     image_format: DiskFormat
+    clock: datetime.datetime | None = None
+    has_hub: bool = False
 
 
 def command(hardware: HardwareSpec, descriptors: Descriptors) -> list[str]:
@@ -119,7 +127,7 @@ def command(hardware: HardwareSpec, descriptors: Descriptors) -> list[str]:
         *_disk(hardware, descriptors),
         *_data_disk(hardware.instance, descriptors.data),
         *_reads(descriptors.reads),
-        *_network(hardware.instance),
+        *_network(hardware.instance, has_hub=hardware.has_hub),
         *_counter(descriptors.counter),
         *(["-incoming", "defer"] if descriptors.incoming else []),
     ]
@@ -127,17 +135,17 @@ def command(hardware: HardwareSpec, descriptors: Descriptors) -> list[str]:
 
 def _board(hardware: HardwareSpec) -> list[str]:
     threads = "multi" if hardware.emulator.threads_are_sound else "single"
-    accelerator = f"tcg,thread={threads}" if hardware.accelerator is AcceleratorKind.TCG else "kvm"
+    accelerator = f"tcg,thread={threads}" if hardware.accelerator.kind is AcceleratorKind.TCG else "kvm"
     topology = hardware.instance.type.topology
     return [
         # SMBIOS 2.8 has the 32-bit entry point; QEMU since 8.1 uses the one of SMBIOS 3.0 by default.
         "-machine", f"{MACHINE_TYPE},smbios-entry-point-type=32",
         "-accel", accelerator,
-        "-cpu", processor(hardware.accelerator, host_is_ice_lake=hardware.host_is_ice_lake),
+        "-cpu", processor.option(hardware.accelerator.cpu_model),
         "-smp", f"{hardware.instance.type.cpus},sockets={topology.sockets},cores={topology.cores},"
                 f"threads={topology.threads}",
         "-m", str(hardware.memory),
-        "-rtc", "base=utc",
+        "-rtc", f"base={hardware.clock:%Y-%m-%dT%H:%M:%S}" if hardware.clock else "base=utc",
         "-device", "piix3-usb-uhci,id=usb,addr=1.2",
         "-device", "usb-tablet,bus=usb.0",
         "-device", "cirrus-vga,addr=2",
@@ -155,22 +163,6 @@ def _memory(hardware: HardwareSpec, descriptors: Descriptors) -> list[str]:
                    f"mem-path=/proc/self/fd/{descriptors.memory},{sharing}",
         "-machine", f"memory-backend={_MEMORY}",
     ]  # fmt: skip
-
-
-def processor(accelerator: AcceleratorKind, *, host_is_ice_lake: bool) -> str:
-    """Returns the CPU option: the closest to the processor of an ecs.g7 that the host supports.
-
-    TCG and Icelake-Server can have any model number; `host` keeps the host's family, model and stepping.
-    """
-    cpu = guest_hardware.PROCESSOR
-    numbers = f"vendor={cpu.vendor},family={cpu.family},model={cpu.model},stepping={cpu.stepping}"
-    hidden = ",".join(f"{feature}=off" for feature in sorted(guest_hardware.HIDDEN_FEATURES))
-    if accelerator is AcceleratorKind.TCG:
-        # Without svm QEMU 7.2 ends the extended leaves before the name and the address width, and system calls of the
-        # guest go wrong (observed: mounts fail, udev does not start).
-        return f"max,{numbers},{hidden},min-xlevel={_EXTENDED_LEAVES:#x},model-id={cpu.name}"
-    base = f"Icelake-Server,{numbers}" if host_is_ice_lake else "host"
-    return f"{base},{hidden},model-id={cpu.name}"
 
 
 def _identity(hardware: HardwareSpec) -> list[str]:
@@ -289,13 +281,17 @@ def throttle(limit: DiskLimits) -> str:
     return ",".join(options)
 
 
-def _network(instance: Instance) -> list[str]:
+def _network(instance: Instance, *, has_hub: bool) -> list[str]:
     # restrict: the guest reaches these services only, neither the host nor any network.
     services = "".join(f",guestfwd=tcp:{server}-cmd:socat - UNIX-CONNECT:{socket}" for server, socket in (
         (f"{METADATA_ADDRESS}:80", METADATA_SOCKET), (f"{MIRROR_ADDRESS}:80", REPOSITORY_SOCKET),
         (f"{CLUSTER_ADDRESS}:{CLUSTER_PORT}", CLUSTER_SOCKET)))  # fmt: skip
+    peer = "card-port" if has_hub else USER_NETWORK
+    hub = ["-netdev", f"hubport,id=user-port,hubid={HUB},netdev={USER_NETWORK}",
+           "-netdev", f"hubport,id={peer},hubid={HUB}"] if has_hub else []  # fmt: skip
     return [
         "-netdev", f"user,id={USER_NETWORK},restrict=on,net=100.100.0.0/16,host=100.100.0.2,"
                    f"dns={NAME_SERVERS[0]},dhcpstart={PRIVATE_ADDRESS}{services}",
-        "-device", f"virtio-net-pci,netdev={USER_NETWORK},addr=5,mac={instance.mac},romfile=,{_TRANSITIONAL}",
+        *hub,
+        "-device", f"virtio-net-pci,netdev={peer},addr=5,mac={instance.mac},romfile=,{_TRANSITIONAL}",
     ]  # fmt: skip

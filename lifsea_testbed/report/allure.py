@@ -18,8 +18,9 @@ import allure
 from lifsea_testbed.errors import Blame, CallerError, HostError
 from lifsea_testbed.profiles.claims import Claim, catalogue
 from lifsea_testbed.profiles.explanation import explain
+from lifsea_testbed.report import gate
 from lifsea_testbed.report.document import Document
-from lifsea_testbed.report.outcome import Status
+from lifsea_testbed.report.outcome import Status, in_words
 from lifsea_testbed.support.redact import redact
 from lifsea_testbed.support.sanitize import printable
 
@@ -95,7 +96,7 @@ def attach_picture(name: str, path: Path) -> None:
     _attach_file(str(path), name=name, attachment_type=allure.attachment_type.PNG)
 
 
-def set_verdict(listener: Any, status: Status, *, why: str, blame: str, issue: str) -> None:
+def set_verdict(listener: Any, status: Status, *, why: str, blame: str, reason: str, issue: str) -> None:
     """Sets the labels and status details of the test that has just ended to the verdict of the gate.
 
     `listener` is allure-pytest's plugin `allure_listener`, or None.
@@ -103,8 +104,9 @@ def set_verdict(listener: Any, status: Status, *, why: str, blame: str, issue: s
     if listener is None or (result := listener.allure_logger.get_test(None)) is None:
         return
     _label("verdict", str(status))
-    if blame:
-        _label("blame", blame)
+    for label, value in (("blame", blame), ("reason", reason)):
+        if value:
+            _label(label, value)
     if issue:
         _link(issue, link_type="issue", name="known issue")
     if status is Status.PASSED:
@@ -114,7 +116,8 @@ def set_verdict(listener: Any, status: Status, *, why: str, blame: str, issue: s
         from allure_commons.model2 import StatusDetails
 
         details = result.statusDetails = StatusDetails()
-    details.message = f"{status}: {why}"
+    details.message = f"{in_words(status, reason)}: {why}"
+    result.status = _outcomes(status)[0]
     details.known = status in (Status.KNOWN, Status.EXPIRED)
     details.flaky = status is Status.FLAKY
 
@@ -137,7 +140,7 @@ def prepare(document: Document, reports: Path, results: Path) -> None:
         for name, status, blame in _CATEGORIES
     ])  # fmt: skip
     _write_json(reports / "allurerc.json", {
-        "name": _TITLE.format(verdict=document.verdict, image=document.image.name),
+        "name": _TITLE.format(verdict=gate.headline(document), image=document.image.name),
         "output": "allure-report",
         "historyPath": "allure-history.jsonl",
         "categories": [{"name": name, "matchers": {"labels": _labels(status, blame)}}
@@ -150,7 +153,7 @@ def prepare(document: Document, reports: Path, results: Path) -> None:
 def _environment(document: Document) -> Iterator[str]:
     """The lines of a Java properties file, whose values have no line ends and no backslashes."""
     facts = {
-        "verdict": str(document.verdict), "why": document.why, "image": document.image.name,
+        "verdict": gate.headline(document), "why": document.why, "image": document.image.name,
         "image.sha256": document.image.sha256, "image.version": document.image.version,
         "profile": document.profile, "instance": document.instance_type,
     }  # fmt: skip
@@ -177,7 +180,7 @@ def _labels(status: Status, blame: Blame | None) -> dict[str, str]:
 
 
 def _pattern(status: Status) -> str:
-    return f"(?s){status}: .*"
+    return rf"(?s){status}( by \w+)?: .*"
 
 
 def _trace(status: Status, blame: Blame | None) -> dict[str, str]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import importlib.metadata
 import json
+import os
 import platform
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
 
 import psutil
 
 from lifsea_testbed.disk.image import Image
-from lifsea_testbed.machine.context import AUTO, RunContext
-from lifsea_testbed.machine.factory import FALLBACK
+from lifsea_testbed.errors import CallerError
+from lifsea_testbed.machine.context import RunContext
 from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.profiles.claims import catalogue
 from lifsea_testbed.report import gate, junit, known_issues, markdown
@@ -32,7 +35,7 @@ from lifsea_testbed.report.known_issues import KnownIssueList
 from lifsea_testbed.report.outcome import Status
 from lifsea_testbed.support import host as hosts
 
-_UNFINISHED = "the run did not finish"
+_UNFINISHED = "the run did not come to its end"
 
 
 class Collector:
@@ -48,8 +51,9 @@ class Collector:
         self._figures: dict[str, list[Figure]] = {}
         self._durations: dict[str, float] = {}
         self._plan = ""
+        self._judges: Mapping[str, Collection[str]] = {}
         self._started = time.time()
-        self._profile = profiles.load(FALLBACK if context.profile == AUTO else context.profile)
+        self._profile = profiles.load(context.profile)
         self._findings: list[str] = []
         self.path = context.reports / "gate.json"
         for name in ("gate.json", "gate.json.minisig", "run.json", "junit.xml", "summary.md"):
@@ -61,7 +65,7 @@ class Collector:
             self._profile = profiles.load(profile)
         self._version = self._version or version
         self._outcomes.append(outcome)
-        self.document(Verdict.BROKEN, _UNFINISHED).write(self.path)
+        self._unfinished().write(self.path)
 
     def add_figures(self, figures: Iterable[Figure]) -> None:
         """Adds the figures of one attempt at a test; a later attempt replaces an earlier one."""
@@ -73,25 +77,28 @@ class Collector:
         self._durations[test] = self._durations.get(test, 0.0) + seconds
 
     def finish(self, troubles: Iterable[str] = (), failures: Iterable[str] = (), *, plan: str = "",
-               findings: Iterable[str] = ()) -> Document:
+               findings: Iterable[str] = (), judges: Mapping[str, Collection[str]] | None = None) -> Document:
         """Concludes the verdict, writes every report, and returns their document.
 
-        `plan` is the digest of the shard plan, `findings` are the verdicts on the figures, a sentence each.
+        `plan` is the digest of the shard plan, `findings` are the verdicts on the figures, a sentence each, `judges`
+        the tests of each claim, whether they were run or not.
         """
-        context, self._plan, self._findings = self._context, plan, list(findings)
-        changed = [] if context.image.unchanged else [f"{context.image.path} changed during the run"]
-        troubles = [*troubles, *changed]
-        failures = [*failures, *(self._flaky() if self._flaky_fails else [])]
-        bare = self.document(Verdict.BROKEN, _UNFINISHED)
-        shard = context.shard
-        parts = [f"this is shard {shard}; gate merge joins it with the others"] if shard else []
-        verdict, why = gate.conclude(bare.claims, others=bare.others, troubles=troubles, failures=failures,
-                                     selected=context.claims, parts=parts)  # fmt: skip
-        document = self.document(verdict, why, troubles=troubles, failures=failures)
+        self._plan, self._findings, self._judges = plan, list(findings), judges or {}
+        document = self._concluded(troubles, [*failures, *(self._flaky() if self._flaky_fails else [])])
         document.write(self.path)
         self._write_run()
         junit.write(document, self.path.with_name("junit.xml"), durations=self._durations)
         self.path.with_name("summary.md").write_text(markdown.summary(document), "utf-8")
+        return document
+
+    def break_off(self, reason: str) -> Document:
+        """Returns the document of a run whose end failed; gate.json is that, or not there, and nothing is signed."""
+        document = self._concluded([reason])
+        self.path.with_name("gate.json.minisig").unlink(missing_ok=True)
+        try:
+            document.write(self.path)
+        except OSError:
+            self.path.unlink(missing_ok=True)
         return document
 
     @property
@@ -111,17 +118,36 @@ class Collector:
             why=why, image=_image(context.image, self._version),
             next_image=_image(context.next_image) if context.next_image else None,
             profile=self._profile.name, instance_type=context.instance_type.name, selected=list(context.claims),
-            shard=shard, runs=[run_record(context, shard)], claims=claims,
-            others=gate.records(outcome for outcome in self._outcomes if not outcome.claim),
+            required=list(context.required), shard=shard, runs=[run_record(context, shard)], claims=claims,
+            not_judged=gate.not_judged(claims),
+            others=gate.records(outcome for outcome in self._outcomes if not outcome.claim and not outcome.hardware),
+            hardware=gate.records(outcome for outcome in self._outcomes if outcome.hardware),
             known_issues=known_issues.record(self._known, claims, profile=self._profile.name, version=self._version),
             troubles=list(troubles), failures=list(failures),
         )  # fmt: skip
+
+    def _concluded(self, troubles: Iterable[str], failures: Iterable[str] = ()) -> Document:
+        """Returns the document with the verdict on the results so far."""
+        context, shard = self._context, self._context.shard
+        changed = [] if context.image.unchanged else [f"{context.image.path} changed during the run"]
+        troubles, failures = [*troubles, *changed], list(failures)
+        bare = self.document(Verdict.BROKEN, _UNFINISHED)
+        parts = [f"this is shard {shard}; gate merge joins it with the others"] if shard else []
+        verdict, why = gate.conclude(bare.claims, others=bare.others, hardware=bare.hardware, troubles=troubles,
+                                     failures=failures, selected=context.claims, required=context.required,
+                                     parts=parts)  # fmt: skip
+        return self.document(verdict, why, troubles=troubles, failures=failures)
+
+    def _unfinished(self) -> Document:
+        """The document of the run so far, from which nobody makes a verdict."""
+        return self.document(Verdict.BROKEN, _UNFINISHED, troubles=[_UNFINISHED]).model_copy(update={"finished": False})
 
     def _claims(self) -> list[ClaimRecord]:
         """The result of each claim of the profile, or of each selected one."""
         wanted = self._context.claims or self._profile.claims
         promises = {claim: catalogue()[claim].promise for claim in self._profile.claims if claim in wanted}
-        return gate.settle(promises, self._outcomes, [each for taken in self._figures.values() for each in taken])
+        figures = [each for taken in self._figures.values() for each in taken]
+        return gate.settle(promises, self._outcomes, figures, self._judges)
 
     def _flaky(self) -> list[str]:
         return [f"flaky: {', '.join(self.flakes)}"] if self.flakes else []
@@ -138,6 +164,26 @@ class Collector:
             "tests": {test: round(self._durations[test], 3) for test in sorted(self._durations)},
         }
         self.path.with_name("run.json").write_text(json.dumps(times, indent=2) + "\n", "utf-8")
+
+
+def lock_reports(directory: Path) -> int:
+    """Keeps other runs out of a directory of reports, until the descriptor that it returns is closed.
+
+    A file system without locks (flock(2)) keeps nobody out.
+
+    Raises:
+        CallerError: another run writes there.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise CallerError(f"--reports {directory}: another run writes its reports there",
+                          hint="choose another directory, or wait for that run") from None  # fmt: skip
+    except OSError:
+        pass
+    return descriptor
 
 
 def run_record(context: RunContext, shard: Shard | None = None) -> RunRecord:

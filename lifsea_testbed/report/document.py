@@ -10,13 +10,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lifsea_testbed.errors import Blame, CallerError
+from lifsea_testbed.errors import Blame, CallerError, Reason
 from lifsea_testbed.report.outcome import Status
 from lifsea_testbed.support.sanitize import printable
 
-SCHEMA = 2
+SCHEMA = 3
 #: Larger files are refused as a gate.json (bytes).
 _LARGEST = 64 << 20
+_REASON = "what keeps it from being judged"
 
 
 class Verdict(enum.StrEnum):
@@ -43,6 +44,7 @@ class Attempt(_Record):
     status: Status
     blame: Blame | None = None
     why: str = ""
+    reason: Reason | None = Field(default=None, description=_REASON)
 
 
 class TestRecord(_Record):
@@ -54,9 +56,11 @@ class TestRecord(_Record):
     status: Status
     blame: Blame | None = None
     why: str = ""
+    reason: Reason | None = Field(default=None, description=_REASON)
     issue: str = Field(default="", description="the link of the known issue that it failed by")
     attempts: list[Attempt] = Field(description="in order; more than one only where a test was run again")
     evidence: list[str] = Field(default=[], description="folders, relative to gate.json")
+    uptime: int | None = Field(default=None, description="seconds that the watched machine had been up")
 
 
 class Figure(_Record):
@@ -70,17 +74,20 @@ class Figure(_Record):
 
 
 class ClaimRecord(_Record):
-    """The result of one claim: that of its worst test."""
+    """The result of one claim: that of its worst test; with a judge missing it is *not judged* at best."""
 
     id: str
     promise: str
     status: Status
     blame: Blame | None = None
     why: str = ""
+    reason: Reason | None = Field(default=None, description=_REASON + "; of several the worst")
     issue: str = Field(default="", description="the link of the known issue that it failed by")
     evidence: list[str] = Field(default=[], description="folders, relative to gate.json")
+    last_looked: int | None = Field(default=None, description="seconds of uptime at the last look for late changes")
     figures: list[Figure] = []
     tests: list[TestRecord] = []
+    missing: list[str] = Field(default=[], description="the tests that judge it, and that were not run to their end")
 
 
 class ImageRecord(_Record):
@@ -159,20 +166,24 @@ class KnownIssues(_Record):
 class Document(_Record):
     """One gate.json. The same results give the same bytes: values that differ from run to run are in run.json."""
 
-    schema_version: Literal[2] = Field(default=2, alias="schema")
+    schema_version: Literal[3] = Field(default=3, alias="schema")
     testbed: str = Field(description="the version of lifsea_testbed")
     verdict: Verdict
     exit_status: int
     why: str
+    finished: bool = Field(default=True, description="whether the run came to its end; if not, it has no verdict")
     image: ImageRecord
     next_image: ImageRecord | None = None
     profile: str
     instance_type: str
     selected: list[str] = Field(description="the claims that --claim named")
+    required: list[str] = Field(default=[], description="the words of --require: claims, reasons, or all")
     shard: Shard | None = None
     runs: list[RunRecord] = Field(description="one; in a merged document one for each shard")
     claims: list[ClaimRecord]
+    not_judged: dict[str, int] = Field(default={}, description="reason, or 'not run' → the number of claims")
     others: list[TestRecord] = Field(default=[], description="tests of no claim")
+    hardware: list[TestRecord] = Field(default=[], description="tests of the test bed's model of the hardware")
     known_issues: KnownIssues | None = None
     troubles: list[str] = Field(default=[], description="errors outside the tests")
     failures: list[str] = Field(default=[], description="failures of the gate outside the claims: figures")
@@ -184,8 +195,12 @@ class Document(_Record):
     def write(self, path: Path) -> None:
         """Writes the file whole or not at all."""
         temporary = path.with_suffix(".tmp")
-        temporary.write_text(self.text(), "utf-8")
-        temporary.replace(path)
+        try:
+            temporary.write_text(self.text(), "utf-8")
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def read(path: Path) -> Document:
@@ -194,12 +209,33 @@ def read(path: Path) -> Document:
     Raises:
         CallerError: the file cannot be read, or does not match this schema.
     """
+    return parse(content(path), path)
+
+
+def content(path: Path) -> bytes:
+    """Returns the bytes of a gate.json.
+
+    Raises:
+        CallerError: the file cannot be read, or is too large.
+    """
     try:
-        if path.stat().st_size > _LARGEST:
-            raise CallerError(f"{path}: too large for a gate.json", hint="check the path")
-        return Document.model_validate_json(path.read_bytes())
+        with path.open("rb") as file:
+            read = file.read(_LARGEST + 1)
     except OSError as error:
         raise CallerError(f"{path}: cannot be read: {error.strerror}", hint="check the path") from None
+    if len(read) > _LARGEST:
+        raise CallerError(f"{path}: too large for a gate.json", hint="check the path")
+    return read
+
+
+def parse(content: bytes, path: Path) -> Document:
+    """Returns the document with that content, which is not trusted; `path` is for messages.
+
+    Raises:
+        CallerError: the content does not match this schema.
+    """
+    try:
+        return Document.model_validate_json(content)
     except ValidationError as error:
         what = error.errors()[0]
         where = ".".join(map(str, what["loc"])) or "the file"

@@ -16,6 +16,7 @@ _TAIL = 30
 _LARGEST, _LARGEST_BUNDLE = 1 << 20, 12 << 20
 #: The suffix of memory dumps, which are too large to be copied.
 _DUMPS = ".kdump"
+_ABOUT = "about.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,20 +42,21 @@ def name_of(test: str, attempt: int) -> str:
 
 
 class Bundle:
-    """The folder of one test, emptied first: bounded in size, secrets in its texts redacted."""
+    """The folder of one test, emptied first: bounded in size, secrets in its texts redacted.
+
+    What is written first has room for certain. `about` has room in any case, and names the files that had none.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._left = _LARGEST_BUNDLE
+        self._left = _LARGEST_BUNDLE - _LARGEST
+        self._left_out: list[str] = []
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, name: str, text: str) -> None:
         """Adds a text with its secrets redacted; a text that is too long loses its middle."""
-        data = _shortened(redact(text).encode("utf-8", "replace"))
-        if len(data) <= self._left:
-            self._left -= len(data)
-            (self.folder / name).write_bytes(data)
+        self._write(name, text, source=name)
 
     def machine(self, machine: Machine, since: EvidenceMark, *, prefix: str) -> None:
         """Adds the console output of a machine since the mark."""
@@ -66,16 +68,35 @@ class Bundle:
         for path in sorted(directory.iterdir()) if directory.is_dir() else ():
             if not path.is_file() or path.is_symlink() or (wanted and path.name not in wanted):
                 continue
-            if path.suffix == ".txt":
-                self.write(f"{prefix}{path.name}", path.read_text("utf-8", "replace"))
-            elif path.suffix != _DUMPS and (size := path.stat().st_size) <= min(self._left, _LARGEST):
-                self._left -= size
-                shutil.copy2(path, self.folder / f"{prefix}{path.name}")
+            self._add(path, f"{prefix}{path.name}")
 
     def about(self, facts: Mapping[str, str]) -> None:
-        """Adds about.txt, the page to begin with."""
-        files = "".join(f"  {path.name}\n" for path in sorted(self.folder.iterdir()))
-        self.write("about.txt", "".join(f"{name}: {value}\n" for name, value in facts.items()) + f"files:\n{files}")
+        """Writes about.txt, the page to begin with; written again, it replaces the one before."""
+        files = "".join(f"  {path.name}\n" for path in sorted(self.folder.iterdir()) if path.name != _ABOUT)
+        left_out = "".join(f"  {name}\n" for name in self._left_out)
+        text = "".join(f"{name}: {value}\n" for name, value in facts.items()) + f"files:\n{files}"
+        text += f"left out, the evidence of a test takes at most {_LARGEST_BUNDLE >> 20} MiB:\n{left_out}" \
+            if left_out else ""
+        (self.folder / _ABOUT).write_bytes(_shortened(redact(text).encode("utf-8", "replace")))
+
+    def _add(self, path: Path, name: str) -> None:
+        if path.suffix == ".txt":
+            self._write(name, path.read_text("utf-8", "replace"), source=str(path))
+        elif self._takes(path.stat().st_size, most=0 if path.suffix == _DUMPS else _LARGEST, source=str(path)):
+            shutil.copy2(path, self.folder / name)
+
+    def _write(self, name: str, text: str, *, source: str) -> None:
+        data = _shortened(redact(text).encode("utf-8", "replace"))
+        if self._takes(len(data), most=_LARGEST, source=source):
+            (self.folder / name).write_bytes(data)
+
+    def _takes(self, size: int, *, most: int, source: str) -> bool:
+        """Returns whether there is room for a file of that size; one without room is named in about.txt."""
+        if size > min(self._left, most):
+            self._left_out.append(f"{source} ({size >> 10} KiB)")
+            return False
+        self._left -= size
+        return True
 
 
 def tail(machine: Machine) -> str:

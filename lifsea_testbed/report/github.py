@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lifsea_testbed.report import markdown
 from lifsea_testbed.report.document import Document, TestRecord
-from lifsea_testbed.report.outcome import Status
+from lifsea_testbed.report.outcome import Status, in_words
 
 _LEVELS = {Status.FAILED: "error", Status.EXPIRED: "error", Status.BROKEN: "error", Status.KNOWN: "warning",
            Status.FLAKY: "warning", Status.NOT_JUDGED: "notice"}  # fmt: skip
@@ -21,7 +21,8 @@ def commands(document: Document, lines: Mapping[str, int], environment: Mapping[
     if environment.get("GITHUB_ACTIONS") != "true":
         return
     tests = [(claim.id, test) for claim in document.claims for test in claim.tests]
-    for claim, test in [*tests, *(("no claim", test) for test in document.others)]:
+    tests += [("no claim", test) for test in document.others] + [("hardware model", test) for test in document.hardware]
+    for claim, test in tests:
         if not test.status.is_quiet:
             yield _command(claim, test, lines)
 
@@ -35,7 +36,7 @@ def add_summary(document: Document, environment: Mapping[str, str]) -> None:
 
 def _command(claim: str, test: TestRecord, lines: Mapping[str, int]) -> str:
     place = {"file": test.id.partition("::")[0], "line": str(lines.get(test.id, 1)),
-             "title": f"{test.status}: {claim}"}  # fmt: skip
+             "title": f"{in_words(test.status, test.reason)}: {claim}"}  # fmt: skip
     fields = ",".join(f"{name}={_property(value)}" for name, value in place.items())
     return f"::{_LEVELS[test.status]} {fields}::{_data(test.why or str(test.status))}"
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
 from lifsea_testbed.errors import Blame
+from lifsea_testbed.report import gate
 from lifsea_testbed.report.document import ClaimRecord, Document, TestRecord
-from lifsea_testbed.report.outcome import Status
+from lifsea_testbed.report.outcome import Status, in_words
 from lifsea_testbed.support.sanitize import printable
 
 #: The longest text of an explanation (characters); the evidence has all of it.
@@ -22,8 +23,8 @@ _Case = tuple[ClaimRecord | None, TestRecord]
 
 def write(document: Document, path: Path, *, durations: Mapping[str, float]) -> None:
     """Writes the document as JUnit XML, with the duration (seconds) of each test where it is known."""
-    cases: list[_Case] = [(claim, test) for claim in document.claims for test in claim.tests]
-    cases += [(None, test) for test in document.others]
+    cases: list[_Case] = [(claim, test) for claim in document.claims for test in (*claim.tests, *_missing(claim))]
+    cases += [(None, test) for test in (*document.others, *document.hardware)]
     suite = ElementTree.Element("testsuite", {
         "name": f"{document.profile} ({document.image.name})", "tests": str(len(cases)),
         "failures": str(_count(cases, Status.FAILED, Status.EXPIRED)), "errors": str(_count(cases, Status.BROKEN)),
@@ -31,13 +32,20 @@ def write(document: Document, path: Path, *, durations: Mapping[str, float]) -> 
         "time": f"{sum(durations.values()):.3f}",
     })  # fmt: skip
     properties = ElementTree.SubElement(suite, "properties")
-    for name, value in (("verdict", document.verdict), ("why", document.why), ("sha256", document.image.sha256)):
+    for name, value in (("verdict", gate.headline(document)), ("why", document.why),
+                        ("sha256", document.image.sha256)):
         ElementTree.SubElement(properties, "property", {"name": name, "value": value})
     suite.extend(_case(claim, test, path.parent, durations) for claim, test in cases)
     root = ElementTree.Element("testsuites")
     root.append(suite)
     ElementTree.indent(root)
     ElementTree.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)
+
+
+def _missing(claim: ClaimRecord) -> Iterator[TestRecord]:
+    """The judges of which there is no result, as tests that judged nothing."""
+    for test in sorted(set(claim.missing) - {test.id for test in claim.tests}):
+        yield TestRecord(id=test, status=Status.NOT_JUDGED, why=gate.NOT_RUN, attempts=[])
 
 
 def _count(cases: Iterable[_Case], *statuses: Status) -> int:
@@ -51,14 +59,15 @@ def _case(claim: ClaimRecord | None, test: TestRecord, reports: Path,
         "classname": f"{claim.id}" if claim else where.removesuffix(".py").replace("/", "."), "name": name or where,
         "time": f"{durations.get(test.id, 0.0):.3f}",
     })  # fmt: skip
-    message = f"{test.status}: {test.why}"
+    kind = in_words(test.status, test.reason)
+    message = f"{kind}: {test.why}"
     text = _explanation(test, reports)
     if test.status.is_failure:
         _add(case, "failure", message, str(test.blame or Blame.PRODUCT), text)
     elif test.status is Status.BROKEN:
         _add(case, "error", message, str(test.blame or Blame.HARNESS), text)
     elif test.status in (Status.KNOWN, Status.NOT_JUDGED):
-        _add(case, "skipped", message, str(test.status), "")
+        _add(case, "skipped", message, kind, "")
     elif test.status is Status.FLAKY:
         element = "flakyFailure" if test.attempts[0].status.is_failure else "flakyError"
         _add(case, element, message, str(test.blame or ""), "")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-from lifsea_testbed.report.document import ClaimRecord, Document, IssueState, KnownIssues, Verdict
-from lifsea_testbed.report.gate import counted
+from lifsea_testbed.report.document import ClaimRecord, Document, IssueState, KnownIssues, TestRecord, Verdict
+from lifsea_testbed.report.gate import counted, headline, late_look
+from lifsea_testbed.report.outcome import in_words
 
 _MARKS = {Verdict.PASS: "✅", Verdict.FAIL: "❌", Verdict.BROKEN: "💥", Verdict.NOT_JUDGED: "❔"}
 #: Characters with a meaning in Markdown, GitHub's HTML or a table cell; an @name would notify a user.
@@ -18,7 +19,7 @@ def summary(document: Document) -> str:
     image = document.image
     version = f" {_text(image.version)}" if image.version else ""
     lines = [
-        f"## {_MARKS[document.verdict]} {document.verdict}: {_text(image.name)}{version} ({_text(document.profile)})",
+        f"## {_MARKS[document.verdict]} {headline(document)}: {_text(image.name)}{version} ({_text(document.profile)})",
         "", f"{_text(document.why)}.", "",
         f"{counted(document.claims)} of {len(document.claims)} claims · sha256 `{image.sha256[:16]}…` · "
         f"{_text(document.instance_type)} · {', '.join(run.accelerator for run in document.runs)}", "",
@@ -29,11 +30,23 @@ def summary(document: Document) -> str:
         lines += ["| claim | | whose fault | why |", "|---|---|---|---|", *map(_row, loud), ""]
     if kept := [claim.id for claim in document.claims if claim.status.is_quiet]:
         lines += ["<details><summary>passed</summary>", "", ", ".join(map(_text, kept)), "", "</details>", ""]
+    if late := late_look(document.claims):
+        lines += [f"{late}.", ""]
+    lines += _hardware(document.hardware) if document.hardware else []
     return "\n".join([*lines, *(_issues(document.known_issues) if document.known_issues else [])])
 
 
+def _hardware(tests: list[TestRecord]) -> list[str]:
+    """The tests of the test bed's own model, which say nothing about the image."""
+    rows = [f"| {_text(test.id)} | {in_words(test.status, test.reason)} | {_text(test.why[:_LONGEST])} |"
+            for test in tests if not test.status.is_quiet]  # fmt: skip
+    table = ["| test | | why |", "|---|---|---|", *rows, ""] if rows else []
+    return ["### Hardware model", "", f"{len(tests)} test{'s' * (len(tests) > 1)}: {counted(tests)}.", "", *table]
+
+
 def _row(claim: ClaimRecord) -> str:
-    return f"| {_text(claim.id)} | {claim.status} | {claim.blame or ''} | {_text(claim.why[:_LONGEST])} |"
+    return (f"| {_text(claim.id)} | {in_words(claim.status, claim.reason)} | {claim.blame or ''} | "
+            f"{_text(claim.why[:_LONGEST])} |")  # fmt: skip
 
 
 def _issues(known: KnownIssues) -> list[str]:

@@ -22,11 +22,16 @@ from lifsea_testbed.report.document import (
 _STATES = (IssueState.NOT_APPLICABLE, IssueState.GONE, IssueState.NOT_SEEN, IssueState.SEEN, IssueState.EXPIRED)
 
 
+#: The lists of tests of a document that judge no claim.
+_BESIDE = ("others", "hardware")
+
+
 def merge(documents: Sequence[tuple[str, Document]]) -> Document:
     """Returns the verdict over the documents, each with a name for messages, in any order.
 
     All must have the image, profile, selection and version of the test bed of the first shard. A foreign one is left
-    out; then, and if a shard is missing or given twice, the best verdict is *not judged*.
+    out; then, and if a shard is missing or given twice, the best verdict is *not judged*. A shard that did not come to
+    its end, or does not know the plan of all shards, is a trouble: the best verdict is *broken*.
 
     Raises:
         CallerError: there are no documents, or one is not a shard.
@@ -36,20 +41,22 @@ def merge(documents: Sequence[tuple[str, Document]]) -> Document:
     if whole := [name for name, document in documents if document.shard is None]:
         raise CallerError(f"{whole[0]}: not the gate.json of a shard", hint="it was run without --shard")
     documents = sorted(documents, key=lambda pair: (_index(pair[1]), pair[1].text()))
-    first = documents[0][1]
+    unfinished = [f"{name}: {why}" for name, document in documents if (why := _unfinished(document))]
+    first = next((document for _, document in documents if not _unfinished(document)), documents[0][1])
     ours = [document for _, document in documents if not _differences(first, document)]
     foreign = [f"{name} is foreign: another {', '.join(differences)}" for name, document in documents
                if (differences := _differences(first, document))]  # fmt: skip
     parts = [*foreign, *_gaps(ours)]
     claims = _claims(ours)
-    others = _joined([test for document in ours for test in document.others])
-    troubles = _unique([trouble for document in ours for trouble in document.troubles])
+    others, hardware = ([test for document in ours for test in getattr(document, kind)] for kind in _BESIDE)
+    troubles = _unique([*unfinished, *(trouble for document in ours for trouble in document.troubles)])
     failures = _unique([failure for document in ours for failure in document.failures])
-    verdict, why = gate.conclude(claims, others=others, troubles=troubles, failures=failures,
-                                 selected=first.selected, parts=parts)  # fmt: skip
+    verdict, why = gate.conclude(claims, others=others, hardware=hardware, troubles=troubles, failures=failures,
+                                 selected=first.selected, required=first.required, parts=parts)  # fmt: skip
     return first.model_copy(update={
         "verdict": verdict, "exit_status": verdict.exit_status, "why": why, "shard": None, "claims": claims,
-        "others": others, "troubles": troubles, "failures": failures, "image": _image(ours),
+        "not_judged": gate.not_judged(claims), "others": _joined(others), "hardware": _joined(hardware),
+        "finished": not unfinished, "troubles": troubles, "failures": failures, "image": _image(ours),
         "runs": [run for document in ours for run in document.runs], "known_issues": _known(ours, claims),
     })  # fmt: skip
 
@@ -57,7 +64,8 @@ def merge(documents: Sequence[tuple[str, Document]]) -> Document:
 def moved(document: Document, prefix: str) -> Document:
     """Returns the document with that folder before the paths of its evidence."""
     claims = [claim.model_copy(update={"tests": _moved(claim.tests, prefix)}) for claim in document.claims]
-    return document.model_copy(update={"claims": claims, "others": _moved(document.others, prefix)})
+    beside = {kind: _moved(getattr(document, kind), prefix) for kind in _BESIDE}
+    return document.model_copy(update={"claims": claims, **beside})
 
 
 def _moved(tests: Sequence[TestRecord], prefix: str) -> list[TestRecord]:
@@ -68,18 +76,31 @@ def _index(document: Document) -> int:
     return document.shard.index if document.shard else 0
 
 
+def _unfinished(document: Document) -> str:
+    """Why nothing is known of what the shard left out; empty for a shard that came to its end."""
+    if not document.finished:
+        return f"shard {document.shard} did not come to its end"
+    known = document.shard and document.shard.plan
+    return "" if known else f"shard {document.shard} has no plan of the shards: it collected no tests"
+
+
 def _differences(first: Document, other: Document) -> list[str]:
-    """The names of the properties in which the other document differs from the first."""
+    """The names of the properties in which the other document differs from the first; one without a plan has any."""
     pairs = {
         "image": (first.image.sha256, other.image.sha256),
         "next image": tuple(document.next_image and document.next_image.sha256 for document in (first, other)),
         "profile": (first.profile, other.profile), "selection": (first.selected, other.selected),
+        "requirement": (sorted(first.required), sorted(other.required)),
         "instance type": (first.instance_type, other.instance_type),
         "version of the test bed": (first.testbed, other.testbed),
         "number of shards": tuple(document.shard and document.shard.count for document in (first, other)),
-        "plan of shards": tuple(document.shard and document.shard.plan for document in (first, other)),
+        "plan of shards": tuple(_plan(document, first) for document in (first, other)),
     }  # fmt: skip
     return [name for name, (one, two) in pairs.items() if one != two]
+
+
+def _plan(document: Document, first: Document) -> str:
+    return ((document.shard and document.shard.plan) or (first.shard and first.shard.plan)) or ""
 
 
 def _gaps(documents: Sequence[Document]) -> list[str]:
@@ -99,7 +120,8 @@ def _claims(documents: Sequence[Document]) -> list[ClaimRecord]:
 
 def _claim(name: str, promise: str, found: Sequence[ClaimRecord]) -> ClaimRecord:
     figures = [figure for claim in found for figure in claim.figures]
-    return gate.judged(name, promise, _joined([test for claim in found for test in claim.tests]), figures)
+    judges = [test for claim in found for test in claim.missing]
+    return gate.judged(name, promise, _joined([test for claim in found for test in claim.tests]), figures, judges)
 
 
 def _joined(tests: Sequence[TestRecord]) -> list[TestRecord]:

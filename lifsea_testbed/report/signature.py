@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lifsea_testbed.errors import CallerError
+from lifsea_testbed.report import gate
 from lifsea_testbed.report.document import Document
 
 T = TypeVar("T")
@@ -33,31 +34,31 @@ class Signer:
             raise CallerError(f"{path}: {error}", hint=f"set its password in ${PASSWORD}") from None
 
     def sign(self, path: Path, document: Document) -> Path:
-        """Signs a gate.json, and returns the file beside it with the signature."""
-        comment = f"{document.verdict} sha256:{document.image.sha256} profile:{document.profile}"
-        signed = self._key.sign(path.read_bytes(), untrusted_comment="gate.json of lifsea_testbed",
+        """Signs the document, and returns the file with the signature, beside that of the document."""
+        comment = f"{gate.headline(document)} sha256:{document.image.sha256} profile:{document.profile}"
+        signed = self._key.sign(document.text().encode(), untrusted_comment="gate.json of lifsea_testbed",
                                 trusted_comment=comment)  # fmt: skip
         signature = path.with_name(path.name + SUFFIX)
         signature.write_bytes(bytes(signed) + b"\n")
         return signature
 
 
-def verify(path: Path, public_key: Path) -> str:
-    """Verifies the signature beside the file with that key, and returns its trusted comment.
+def verify(path: Path, content: bytes, public_key: Path) -> str:
+    """Verifies the content of the file by the signature beside it and that key, and returns its trusted comment.
+
+    The content is that which the caller read, and goes on to use: the file itself is not read, as it may change.
 
     Raises:
-        CallerError: there is no signature, or it does not match the file or the key.
+        CallerError: there is no signature, or it does not match the content or the key.
     """
     minisign = _library()
     key = _reading(public_key, minisign.PublicKey.from_file)
     beside = path.with_name(path.name + SUFFIX)
     signature = _reading(beside, minisign.Signature.from_file)
     try:
-        key.verify(path.read_bytes(), signature)
+        key.verify(content, signature)
     except ValueError as error:
         raise CallerError(f"{path}: not signed by {public_key}: {error}", hint="do not trust this verdict") from None
-    except OSError as error:
-        raise CallerError(f"{path}: cannot be read: {error.strerror}", hint="check the path") from None
     return str(signature.trusted_comment)
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from lifsea_testbed.report.document import Document, IssueState
-from lifsea_testbed.report.gate import counted
+from lifsea_testbed.report.gate import counted, headline, late_look
 from lifsea_testbed.report.outcome import Status
 
 #: The number of claims and of known issues with a line of their own; the whole summary has 24 lines.
@@ -22,17 +22,24 @@ def lines(document: Document, width: int) -> Iterator[tuple[str, str]]:
     loud = sorted((claim for claim in document.claims if not claim.status.is_quiet),
                   key=lambda claim: claim.status.gravity)  # fmt: skip
     for claim in loud[:_CLAIMS]:
-        yield _cut(f"{claim.status:>10}  {claim.id}  {claim.why}", width), _COLOURS.get(claim.status, "red")
+        reason = f" ({claim.reason})" if claim.reason else ""
+        yield _cut(f"{claim.status:>10}  {claim.id}{reason}  {claim.why}", width), _COLOURS.get(claim.status, "red")
     if len(loud) > _CLAIMS:
         yield f"{'':>10}  and {len(loud) - _CLAIMS} more, in gate.json", "yellow"
     if kept := sum(claim.status.is_quiet for claim in document.claims):
         yield f"{Status.PASSED:>10}  {kept} claims", "green"
+    if late := late_look(document.claims):
+        yield _cut(f"{'':>10}  {late}", width), "green"
+    if tests := document.hardware:
+        worst = min((test.status for test in tests), key=lambda status: status.gravity)
+        line = f"hardware model: {len(tests)} test{'s' * (len(tests) > 1)}, {counted(tests)}"
+        yield _cut(line, width), _COLOURS.get(worst, "red")
     yield from _issues(document, width)
 
 
 def verdict(document: Document, place: str) -> str:
     """Returns the last line of the output of a run."""
-    return (f"verdict: {document.verdict} - {document.profile}: {counted(document.claims)} of {len(document.claims)} "
+    return (f"verdict: {headline(document)} - {document.profile}: {counted(document.claims)} of {len(document.claims)} "
             f"claims; {document.why} ({place})")  # fmt: skip
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-import select
 import threading
 from collections.abc import Callable
 
 from lifsea_testbed.errors import Explained
 from lifsea_testbed.support.deadline import Deadline
+from lifsea_testbed.support.polling import wait_for_ready
 
 
 class Liveness:
     """Holds the first reason why a power-on ended, and wakes every waiter.
 
-    A wait selects on `fileno()` beside its own descriptor: it becomes readable, and stays so, when the end is known.
+    A wait polls `fileno()` beside its own descriptor: it becomes readable, and stays so, when the end is known.
     """
 
     def __init__(self) -> None:
@@ -75,12 +75,12 @@ class Liveness:
     def pause(self, seconds: float, deadline: Deadline) -> None:
         """Waits that long, or until the deadline; raises the reason as soon as the machine ends."""
         self.check()
-        select.select([self._event], [], [], min(seconds, deadline.remaining))
+        wait_for_ready(deadline.at_most(seconds), self)
         self.check()
 
     def wait(self, deadline: Deadline) -> bool:
         """Waits for the end and returns whether it came before the deadline."""
-        return self.ended or bool(select.select([self._event], [], [], deadline.remaining)[0])
+        return self.ended or wait_for_ready(deadline, self)
 
     def close(self) -> None:
         """Closes the descriptor, after the end; a second call does nothing."""

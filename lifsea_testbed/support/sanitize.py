@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+
+from lifsea_testbed.support.lines import split_lines
 
 #: Escape sequences: control sequences, strings, and the short ones (ECMA-48, 5.4 to 5.6). A string without its end
 #: goes no further than its line; the Linux console sets its palette by two that have none (console_codes(4)).
@@ -49,10 +52,16 @@ def _escaped(character: str) -> str:
 
 def first_line(script: str) -> str:
     """Returns the first line of a script, followed by the number of lines if there are more."""
-    lines = script.strip().splitlines() or [""]
+    lines = split_lines(script.strip()) or [""]
     return lines[0] if len(lines) == 1 else f"{lines[0]} … ({len(lines)} lines)"
 
 
 def slug(name: str, *, limit: int = 100) -> str:
-    """Returns a safe file name: all characters but letters, digits and dots become dashes."""
-    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")[-limit:] or "unnamed"
+    """Returns a safe file name, another for each name: the end of `dashed`, with a digest where that is lossy."""
+    safe = dashed(name)[-limit:] or "unnamed"
+    return safe if safe == name else f"{safe}-{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
+
+
+def dashed(name: str) -> str:
+    """Returns the name with dashes in place of all characters but letters, digits and dots."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import enum
 import urllib.parse
+from collections import deque
 from pathlib import Path
 
 from lifsea_testbed.ecs.metadata import Request, Response
 
 #: Content objects in an archive repository: a header and the deflated content.
 _CONTENT = ".filez"
+#: The requests that are kept, and how much of each path (characters): a guest cannot fill the host's memory.
+_MOST_REQUESTS, _LONGEST_PATH = 100_000, 1000
 
 
 class RepositoryFault(enum.StrEnum):
@@ -24,20 +27,20 @@ class RepositoryFault(enum.StrEnum):
 
 
 class Repository:
-    """Serves the files of a directory and nothing else; `requests` are the requested paths, in order.
+    """Serves the files of a directory and nothing else; `requests` are the last requested paths, in order.
 
     `fault` can be changed at any time.
     """
 
     def __init__(self, directory: Path) -> None:
         self.fault = RepositoryFault.NONE
-        self.requests: list[str] = []
+        self.requests: deque[str] = deque(maxlen=_MOST_REQUESTS)
         self._directory = directory.resolve()
 
     def answer(self, request: Request) -> Response:
         """Returns the response to a request."""
         path = urllib.parse.unquote(request.path.partition("?")[0]).lstrip("/")
-        self.requests.append(path)
+        self.requests.append(path[:_LONGEST_PATH])
         if request.method not in ("GET", "HEAD"):
             return Response(status=405)
         file = (self._directory / path).resolve()

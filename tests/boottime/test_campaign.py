@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,13 +27,14 @@ from lifsea_testbed.boottime.attribution import GrowthKind
 from lifsea_testbed.boottime.marks import BootMark
 from lifsea_testbed.boottime.observation import BootNumber, Exchange, align
 from lifsea_testbed.cli.main import main
-from lifsea_testbed.errors import NotJudged, Reason
+from lifsea_testbed.errors import NotJudged, Reason, WaitTimedOut
 from lifsea_testbed.guest.boot import UnitTimes, parse_units
 from lifsea_testbed.perf.metric import Measure
+from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.profiles.profile import BootSection
 from lifsea_testbed.qemu.instruction_counter import BOOT_SECTOR, Counts, Stamp
 from lifsea_testbed.support.protocols import ConsoleLine
-from tests.support.boots import TIMES, boot, unit
+from tests.support.boots import KVM, TCG, TIMES, boot, unit
 
 CONSOLE = (
     (0.5, "Welcome to GRUB![    0.000000] Linux version 6.1"), (1.0, "[    0.000000] Command line: ro"),
@@ -61,6 +63,58 @@ INITCALLS = """\
 [    0.358312] VFS: Cannot open root device "" or unknown-block(0,0): error -6
 [    0.360000] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)
 """
+
+
+class Unfinished:
+    """A machine whose boot does not finish, and whose kubelet is not healthy."""
+
+    def __init__(self) -> None:
+        self.boot = SimpleNamespace(counts=None, power_on=0.0)
+        self.guest = SimpleNamespace(kubelet=SimpleNamespace(health=lambda: None))
+        self.waited: list[str] = []
+
+    def run(self, command: str, *, check: bool, within: float) -> None:
+        self.waited.append("finished")
+        raise WaitTimedOut("the boot does not finish")
+
+    def wait_until(self, question: object, what: str, *, within: float) -> None:
+        self.waited.append(what)
+        raise WaitTimedOut(what)
+
+
+def test_a_mark_that_is_not_reached_in_time_is_left_out() -> None:
+    machine: Any = Unfinished()
+    factory: Any = SimpleNamespace(profile=profiles.load("reference"))
+    observe._wait_until_finished(factory, machine)
+    assert observe._late_marks(factory, machine, BootMark.KUBELET) == {}
+    assert machine.waited == ["finished", "the kubelet is healthy"]
+
+
+@pytest.mark.parametrize(("healthy", "waits"), [
+    ([True, True, True], [BootMark.KUBELET] * 3),
+    ([True, False, False], [BootMark.KUBELET, BootMark.KUBELET, BootMark.FINISHED]),
+])  # fmt: skip
+def test_cold_boots_wait_for_the_kubelet_as_long_as_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, healthy: list[bool], waits: list[BootMark]
+) -> None:
+    until: list[BootMark] = []
+
+    def boots(factory: object, name: str, counter: object, *, until_mark: BootMark) -> list[observation.Observation]:
+        until.append(until_mark)
+        seen = boot(counted=False)
+        return [replace(seen, marks={**seen.marks, BootMark.KUBELET: 6.0} if healthy[len(until) - 1] else seen.marks)]
+
+    monkeypatch.setattr(observe, "boots", lambda *found, until: boots(*found, until_mark=until))
+    factory: Any = SimpleNamespace(accelerator=KVM)
+    assert len(campaign.cold_boots(factory, 3).seen) == 3
+    assert until == waits
+
+
+@pytest.mark.parametrize(("speed", "shown"), [(2.3, r"2\.3 M"), (4800.0, "4800"), (20000.0, "20000")])
+def test_kvm_at_another_pace_than_an_ecs_g7_judges_nothing_by_the_clock(speed: float, shown: str) -> None:
+    with pytest.raises(NotJudged, match=shown) as caught:
+        budget.judge([boot()] * 3, BootSection(promised=9.0), replace(KVM, speed=speed))
+    assert caught.value.reason is Reason.HOST
 
 
 def test_phases_add_up_to_the_whole() -> None:
@@ -125,13 +179,13 @@ def test_an_observation_comes_back_from_its_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("promised", "kept"), [(4.0, True), (3.9, False)])
 def test_real_hardware_is_judged_by_the_clock(promised: float, kept: bool) -> None:
-    assert budget.judge([boot()] * 3, BootSection(promised=promised), at_hardware_speed=True).kept is kept
+    assert budget.judge([boot()] * 3, BootSection(promised=promised), KVM).kept is kept
 
 
 @pytest.mark.parametrize(("instructions", "idle", "kept"), [(10e9, 0.5, True), (3.9e9, 0.0, False), (3.9e9, 9, False)])
 def test_emulation_is_judged_by_what_is_executed(instructions: float, idle: float, kept: bool) -> None:
     promised = BootSection(promised=2.0, instructions=instructions)
-    assert budget.judge([boot(idle=idle)] * 3, promised, at_hardware_speed=False).kept is kept
+    assert budget.judge([boot(idle=idle)] * 3, promised, TCG).kept is kept
 
 
 @pytest.mark.parametrize(("promised", "seen", "why"), [
@@ -142,7 +196,7 @@ def test_emulation_is_judged_by_what_is_executed(instructions: float, idle: floa
 def test_what_emulation_cannot_judge_is_not_judged(promised: BootSection, seen: observation.Observation,
                                                    why: str) -> None:
     with pytest.raises(NotJudged, match=why):
-        budget.judge([seen] * 3, promised, at_hardware_speed=False)
+        budget.judge([seen] * 3, promised, TCG)
 
 
 def test_what_grew_is_named() -> None:
@@ -170,7 +224,7 @@ def test_each_metric_is_compared() -> None:
 
 def test_figures_have_a_place_in_the_history() -> None:
     measure = Measure()
-    campaign.ColdBoots(seen=[boot()], at_hardware_speed=True).report(measure)
+    campaign.ColdBoots(seen=[boot()], accelerator=KVM).report(measure)
     taken = {figure.metric.name: figure.value for figure in measure.taken}
     assert taken["boot"] == 4.0 and taken["boot-instructions"] == 4e9 and taken["boot-to-finished"] == 5.0
     for whole in ("boot", "boot-instructions"):
@@ -216,4 +270,4 @@ def test_a_campaign_reports_what_got_slower(factories: list[Any], tmp_path: Path
 
 def test_no_boot_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["boot-time", "--image", "none.qcow2", "--boots", "0"]) == 4
-    assert "--boots 0: at least one boot is needed" in capsys.readouterr().err
+    assert "--boots 0: not a whole number from 1 on" in capsys.readouterr().err

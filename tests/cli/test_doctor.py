@@ -18,11 +18,12 @@ from lifsea_testbed.qemu.emulator import Emulator
 
 GOOD = HostFacts(
     emulator=Emulator(binary="/usr/bin/qemu-system-x86_64", version="10.0.2"), missing_features=(), sandbox_trouble="",
-    accelerator=Accelerator(kind=AcceleratorKind.KVM, speed=3000.0, why="KVM runs 3000.0 M instructions/s, TCG 1000 M"),
+    accelerator=Accelerator(kind=AcceleratorKind.KVM, speed=9000.0, why="KVM runs 9000.0 M instructions/s, TCG 1000 M"),
     kvm_exists=True, kvm_opens=True, memory=30_000, directory=Path("/tmp"), disk=50 << 30,
     huge_pages="always [madvise] never", compilers=("gcc", "as", "ld"),
 )  # fmt: skip
 SLOW = Accelerator(kind=AcceleratorKind.TCG, speed=1000.0, why="KVM is not usable here")
+CRAWLING = Accelerator(kind=AcceleratorKind.KVM, speed=4000.0, why="KVM runs 4000.0 M instructions/s, TCG 1000 M")
 NO_QEMU = HostError("qemu-system-x86_64 not found on PATH", hint="apt-get install qemu-system-x86")
 
 
@@ -38,6 +39,7 @@ def test_a_good_host_has_no_troubles() -> None:
     ({"accelerator": SLOW, "kvm_exists": False}, "accelerator", CheckState.LIMITED, "--device /dev/kvm"),
     ({"accelerator": SLOW, "kvm_opens": False}, "accelerator", CheckState.LIMITED, "usermod"),
     ({"accelerator": SLOW}, "accelerator", CheckState.LIMITED, "bare metal"),
+    ({"accelerator": CRAWLING}, "accelerator", CheckState.LIMITED, "the clock of an ecs.g7"),
     ({"accelerator": HostError("QEMU runs no code")}, "accelerator", CheckState.MISSING, "apt-get install"),
     ({"emulator": Emulator(binary="qemu", version="7.2.22")}, "QEMU", CheckState.LIMITED, "backports"),
     ({"missing_features": ("blklogwrites",)}, "features", CheckState.MISSING, "apt-get install"),

@@ -9,14 +9,17 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lifsea_testbed.console import channel as channel_module
 from lifsea_testbed.console import port_frames, socket_io
 from lifsea_testbed.console.channel import PortChannel
-from lifsea_testbed.errors import ChannelError, GuestCrashed, WaitTimedOut
+from lifsea_testbed.console.socket_io import StreamStalled
+from lifsea_testbed.errors import ChannelError, GuestCrashed, LaunchError, WaitTimedOut
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.liveness import Liveness
 
@@ -170,6 +173,132 @@ def test_a_guest_that_does_not_read_its_input_is_reported_as_such(monkeypatch: p
         channel.run("cat", input=bytes(1 << 24), deadline=Deadline.after(2.0))
 
 
+@contextlib.contextmanager
+def connected() -> Iterator[tuple[socket.socket, PortChannel, Liveness]]:
+    """A guest's end that the test serves itself, the channel to it, and the liveness of its machine."""
+    guest, host = socket.socketpair()
+    liveness = Liveness()
+    channel = PortChannel(host, liveness=liveness)
+    yield guest, channel, liveness
+    guest.close()
+    channel.close()
+    liveness.close()
+
+
+@contextlib.contextmanager
+def serving(serve: Callable[[], object]) -> Iterator[None]:
+    """Runs the function, which ends when its socket is closed, on a thread of its own."""
+    def quietly() -> None:
+        with contextlib.suppress(OSError):
+            serve()
+
+    threading.Thread(target=quietly, daemon=True).start()
+    yield
+
+
+def test_what_a_guest_announces_does_not_lengthen_the_wait() -> None:
+    with talk(b"channel NONCE result 0 1073741824 0\nonly this") as (channel, _):
+        started = time.monotonic()
+        with pytest.raises(WaitTimedOut, match="only 9 of 1073741824 bytes of output arrived within 1 s while running"):
+            channel.run("true", deadline=Deadline.after(1.0))
+        assert time.monotonic() - started < 5.0
+
+
+def test_a_guest_that_trickles_does_not_lengthen_the_wait() -> None:
+    with connected() as (guest, channel, _):
+        def serve() -> None:
+            nonce = guest.recv(65536).split()[1]
+            guest.sendall(b"channel %s result 0 1000000 0\n" % nonce)
+            while True:
+                guest.sendall(b"x")
+                time.sleep(0.05)
+
+        started = time.monotonic()
+        with serving(serve), pytest.raises(WaitTimedOut, match="of 1000000 bytes of output arrived within 1 s"):
+            channel.run("true", deadline=Deadline.after(1.0))
+        assert time.monotonic() - started < 5.0
+
+
+def test_a_guest_that_sends_no_more_of_what_it_announced_breaks_the_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel_module, "IDLE", 0.2)
+    with talk(b"channel NONCE result 0 100 0\nonly this", b"channel NONCE hello boot\n",
+              b"channel NONCE result 5 0 0\n") as (channel, _):  # fmt: skip
+        with pytest.raises(ChannelError, match="only 9 of 100 bytes of output that it announced while running 'true'"):
+            channel.run("true", deadline=Deadline.after(SOON))
+        assert channel.run("exit 5", deadline=Deadline.after(SOON)).exit_status == 5
+
+
+def test_a_guest_that_writes_without_pause_does_not_lengthen_the_wait_for_its_greeting() -> None:
+    with connected() as (guest, channel, _):
+        def serve() -> None:
+            while True:
+                guest.sendall(b"noise\n" * 1000)
+
+        started = time.monotonic()
+        with serving(serve), pytest.raises(WaitTimedOut, match="no shell answered"):
+            channel.greet(Deadline.after(0.5))
+        assert time.monotonic() - started < 5.0
+
+
+def test_input_that_the_guest_does_not_read_ends_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel_module, "GRACE", 0.2)
+    with connected() as (_, channel, _):
+        started = time.monotonic()
+        with pytest.raises(WaitTimedOut, match="a command took over 0 s and could not be killed: cat"):
+            channel.run("cat", input=bytes(1 << 24), deadline=Deadline.after(0.3))
+        assert time.monotonic() - started < 5.0
+
+
+def test_input_that_the_guest_does_not_read_ends_with_the_machine() -> None:
+    with connected() as (_, channel, liveness):
+        threading.Timer(0.2, liveness.end, [lambda: GuestCrashed("panic")]).start()
+        started = time.monotonic()
+        with pytest.raises(GuestCrashed):
+            channel.run("cat", input=bytes(1 << 24), deadline=Deadline.after(60.0))
+        assert time.monotonic() - started < 10.0
+
+
+def test_input_that_was_sent_in_part_is_completed_before_the_next() -> None:
+    with connected() as (guest, channel, _):
+        whole = bytes(range(256)) * (1 << 14)
+        with pytest.raises(StreamStalled):
+            channel._stream.send(whole, Deadline.after(0.2))
+        with pytest.raises(StreamStalled):
+            channel._stream.send(b"not begun", Deadline.after(0.1))
+        received = bytearray()
+
+        def serve() -> None:
+            while len(received) < len(whole) + 4:
+                received.extend(guest.recv(1 << 16))
+
+        reader = threading.Thread(target=serve, daemon=True)
+        reader.start()
+        channel._stream.send(b"next", Deadline.after(SOON))
+        reader.join(SOON)
+        assert bytes(received) == whole + b"next"
+
+
+def test_an_answer_that_arrived_before_the_machine_ended_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fast guest answers the command that shuts it down and is gone before the answer is read."""
+    with connected() as (guest, channel, liveness):
+        def serve() -> None:
+            nonce = guest.recv(65536).split()[1]
+            guest.sendall(b"channel %s result 0 0 0\n" % nonce)
+            liveness.end(lambda: LaunchError("the machine is off"))
+            guest.close()
+            served.set()
+
+        receive, served = channel._stream.receive, threading.Event()
+
+        def receive_late(*arguments: Any) -> bytes:
+            served.wait(SOON)
+            return receive(*arguments)
+
+        monkeypatch.setattr(channel._stream, "receive", receive_late)
+        with serving(serve):
+            assert channel.run("systemctl poweroff", deadline=Deadline.after(SOON)).ok
+
+
 def test_a_shell_that_goes_away_ends_the_wait_and_is_greeted_anew() -> None:
     with talk(b"", b"channel NONCE hello boot\n", b"channel NONCE result 0 0 0\n") as (channel, _):
         threading.Timer(0.1, channel.port_closed).start()
@@ -187,7 +316,7 @@ def test_a_shell_that_ends_before_it_reads_a_script_is_not_taken_for_the_one_bef
     for _ in range(8):
         assert channel.run("true", deadline=Deadline.after(SOON)).ok
     agent.write_bytes(b"")
-    channel._stream.send(port_frames.run("last", "echo once", b""))
+    channel._stream.send(port_frames.run("last", "echo once", b""), Deadline.after(SOON))
     appears(tmp_path / "work/over")
     received = channel._stream.receive(Deadline.after(0.3)) + channel._stream.receive(Deadline.after(0.3))
     assert received in (b"", b"channel last result 0 5 0\nonce\n")

@@ -16,7 +16,7 @@ from tests.support import ROOT
 from tests.support.real import built
 
 #: Claims that cannot be judged under emulation, or without an image to upgrade to.
-NOT_JUDGED = {"boot-two-seconds", "etc-var-writable-and-kept", "instance-features", "instance-queues"}
+NOT_JUDGED = {"boot-two-seconds", "etc-var-writable-and-kept"}
 #: Claims that are judged from the disk and the console of a machine without a shell.
 JUDGED_WITHOUT_SHELL = {"packages-about-200", "image-small", "no-python", "no-interpreters", "shell-absent",
                         "few-units", "setuid-known"}  # fmt: skip

@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lifsea_testbed.console import serial_channel
 from lifsea_testbed.console.serial_channel import CommandEnd, SerialChannel, pieces
 from lifsea_testbed.console.serial_frames import Frame, Splitter, octal
 from lifsea_testbed.console.transcript import Transcript
@@ -168,12 +169,45 @@ def test_a_guest_that_dies_ends_the_wait_at_once(place: Place) -> None:
 
 def test_nobody_at_the_other_end_is_noticed() -> None:
     class Nobody:
-        def send(self, data: bytes) -> None:
+        def transmit(self, data: bytes, deadline: Deadline) -> None:
             pass
 
     channel = SerialChannel(Nobody(), liveness=Liveness())
     with pytest.raises(WaitTimedOut, match="no shell"):
         channel.greet(Deadline.after(0.2))
+
+
+class Announcing:
+    """A guest that answers each request until the output, of which it announces a gigabyte, and sends `sent` bytes."""
+
+    def __init__(self, sent: int) -> None:
+        self.channel = SerialChannel(self, liveness=Liveness())
+        self._left = sent
+
+    def transmit(self, data: bytes, deadline: Deadline) -> None:
+        verb, nonce, *rest = data.decode().split()
+        answers = {"put": f"{rest[0]}:{rest[1]}" if verb == "put" else "", "run": "0:1000000000:0:none:none"}
+        if verb in answers:
+            self._answer("end" if verb == "run" else verb, nonce, answers[verb])
+        elif verb == "get" and self._left >= int(rest[2]):
+            self._left -= int(rest[2])
+            self._answer("part", nonce, f"{rest[0]}:{rest[1]}:{'00' * int(rest[2])}")
+
+    def _answer(self, kind: str, nonce: str, payload: str) -> None:
+        self.channel.on_frame(Frame(nonce=nonce, kind=kind, payload=payload.encode()))
+
+
+def test_what_a_guest_announces_does_not_lengthen_the_wait() -> None:
+    started = time.monotonic()
+    with pytest.raises(WaitTimedOut, match="bytes of output arrived intact within 1 s while running 'true'"):
+        Announcing(20_000).channel.run("true", deadline=Deadline.after(1.0))
+    assert time.monotonic() - started < 5.0
+
+
+def test_a_guest_that_sends_no_more_of_what_it_announced_breaks_the_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serial_channel, "IDLE", 0.3)
+    with pytest.raises(ChannelError, match="only 6000 of 1000000000 bytes of output arrived intact"):
+        Announcing(6000).channel.run("true", deadline=Deadline.after(SOON))
 
 
 @pytest.mark.parametrize("payload", [b"", b"1:2:3", b"x:1:1:a:b", b"0:99999999999:0:a:b", b"0:2000000000:0:a:b"])

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import random
+import re
 import socket
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from lifsea_testbed.console import fatal_lines, port_frames
+from lifsea_testbed.console.channel import PortChannel
+from lifsea_testbed.console.cloud_assistant import CloudAssistant
+from lifsea_testbed.console.serial_channel import SerialChannel
 from lifsea_testbed.console.serial_frames import Splitter
-from lifsea_testbed.console.transcript import LineReader, Transcript
-from lifsea_testbed.errors import ChannelError, GuestCrashed, TimerStarved, WaitTimedOut
+from lifsea_testbed.console.transcript import LineReader, Measured, Transcript
+from lifsea_testbed.errors import ChannelError, GuestCrashed, HostError, TestbedError, TimerStarved, WaitTimedOut
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.liveness import Liveness
 
@@ -29,10 +34,12 @@ class Console:
 
 
 @pytest.fixture
-def console(tmp_path: Path) -> Iterator[Console]:
+def console(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Console]:
+    """A console; with a true parameter, that of a machine from which the host withheld the processor."""
     guest, host = socket.socketpair()
     liveness = Liveness()
-    transcript = Transcript(host, liveness=liveness, file=tmp_path / "transcript.txt")
+    starved = Measured(host_is_at_fault=True, text="19 s of 20 s") if getattr(request, "param", False) else Measured()
+    transcript = Transcript(host, liveness=liveness, file=tmp_path / "transcript.txt", measure=lambda line: starved)
     transcript.start(time.monotonic())
     yield Console(guest=guest, transcript=transcript, liveness=liveness, file=tmp_path / "transcript.txt")
     guest.close()
@@ -44,15 +51,29 @@ FATAL = [
     ("[    1.234567] Kernel panic - not syncing: VFS: Unable to mount root fs", "kernel panic"),
     ("Kernel panic - not syncing: Attempted to kill init!", "kernel panic"),
     ("[    0.1] Kernel panic - not syncing: IO-APIC + timer doesn't work!  Boot with apic=debug and send a report.",
-     "the machine's timer starved"),
+     "timer does not tick"),
+    ("[   22.4] rcu: rcu_sched kthread timer wakeup didn't happen for 5251 jiffies! g-1179", "timer does not tick"),
     ("[   12.0] BUG: unable to handle page fault for address: 0000", "kernel oops"),
     ("[    1.0][  T123] kernel BUG at fs/ext4/inode.c:1!", "kernel bug"),
     ("[  100.0] watchdog: BUG: soft lockup - CPU#0 stuck for 22s!", "soft lock-up"),
+    ("[  100.0] watchdog: Watchdog detected hard LOCKUP on cpu 1", "hard lock-up"),
+    ("[   60.0] rcu: INFO: rcu_preempt self-detected stall on CPU", "RCU stall"),
+    ("[   60.0] rcu: INFO: rcu_sched detected stalls on CPUs/tasks:", "RCU stall"),
+    ("[   60.0] INFO: rcu_sched detected expedited stalls on CPUs/tasks: { 1-.... }", "RCU stall"),
     ("[  120.1] INFO: task kworker/0:1:12 blocked for more than 120 seconds.", "hung task"),
     ("You are in emergency mode. After logging in, type", "emergency mode"),
     ("Cannot open access to console, the root account is locked.", "emergency mode"),
+    ("Entering emergency mode. Exit the shell to continue.", "emergency mode"),
+    ("[!!!!!!] Failed to mount API filesystems.", "init stopped"),
+    ("[    3.141592] systemd[1]: Freezing execution.", "init stopped"),
+    ("systemd[1]: Freezing execution", "init stopped"),
     ("(initramfs) ", "initramfs shell"),
+    (":/# ", "initramfs shell"),
     ("grub rescue> ", "boot loader stopped"),
+    ("error: file `/boot/vmlinuz-5.10.134-lifsea' not found.", "boot loader stopped"),
+    ("error: ../../grub-core/fs/fshelp.c:257:file `/ostree/a-0/vmlinuz-6.1' not found.", "boot loader stopped"),
+    ("error: you need to load the kernel first.", "boot loader stopped"),
+    ("error: ../../grub-core/loader/i386/linux.c:1231:you need to load the kernel first.", "boot loader stopped"),
     ("No bootable device.", "firmware found nothing to boot"),
     ("[    1.909480] int3: 0000 [#1] SMP", "kernel oops"),
     ("[    2.0] general protection fault, probably for non-canonical address 0xdead: 0000 [#1]", "kernel oops"),
@@ -91,7 +112,9 @@ def test_a_hundred_thousand_streams_upset_nothing() -> None:
     "", "login: ", "[    5.0] oom-kill:constraint=CONSTRAINT_MEMCG,task_memcg=/kubepods.slice/pod1,task=java",
     "audit: user typed 'Kernel panic - not syncing' in a file name",
     "[    0.5] Kernel command line: root=/dev/vda4 panic=1", "error: no such file", "Reached target emergency.target",
-    "[    1.0] Oopsie: a process of that name",
+    "[    1.0] Oopsie: a process of that name", "error: file `/boot/grub/fonts/unicode.pf2' not found.",
+    "error: file `/boot/grub/linux-theme/font.pf2' not found.", "[    9.000000] systemd[1]: Reached target Freezing",
+    "root@node:/# ls", "user:/# ", "audit: a file named Entering emergency mode. Exit the shell",
 ])  # fmt: skip
 def test_what_only_looks_fatal_is_not(line: str) -> None:
     assert fatal_lines.find(line) is None
@@ -144,14 +167,172 @@ def test_a_panic_ends_every_wait_at_once(console: Console) -> None:
     assert "Call Trace" in caught.value.evidence
 
 
+@pytest.mark.parametrize("wait", ["line", "prompt", "port", "serial", "assistant", "pause"])
+def test_the_call_trace_of_a_panic_is_in_the_error_of_every_wait(console: Console, wait: str) -> None:
+    """Each access method waits in one of these ways; the trace follows the panic's line a moment later."""
+    ours, theirs = socket.socketpair()
+    deadline, live = Deadline.after(60), console.liveness
+    port, assistant = PortChannel(ours, liveness=live), CloudAssistant(ours.dup(), liveness=live)
+    waits: dict[str, Callable[[], object]] = {
+        "line": lambda: console.transcript.wait_for("login:", deadline),
+        "prompt": lambda: console.transcript.wait_for_prompt(re.compile("login:"), 0, deadline),
+        "port": lambda: port.run("true", deadline=deadline),
+        "serial": lambda: SerialChannel(console.transcript, liveness=live).run("true", deadline=deadline),
+        "assistant": lambda: assistant.answers(deadline),
+        "pause": lambda: live.pause(60.0, deadline),
+    }
+
+    def panic() -> None:
+        console.guest.sendall(b"[    1.0] Kernel panic - not syncing: gone\n")
+        time.sleep(0.1)
+        console.guest.sendall(b"[    1.0] Call Trace:\n[    1.0]  panic+0x108/0x2f0\n")
+
+    thread = threading.Timer(0.1, panic)
+    thread.start()
+    with pytest.raises(GuestCrashed, match="kernel panic") as caught:
+        waits[wait]()
+    thread.join()
+    port.close()
+    assistant.close()
+    theirs.close()
+    assert "panic+0x108/0x2f0" in caught.value.evidence
+
+
+def test_a_reader_that_fails_ends_every_wait_with_its_error(console: Console) -> None:
+    def fail(frame: object) -> bool:
+        raise RuntimeError("the handler of frames failed")
+
+    console.transcript.set_frame_handler(fail)
+    console.guest.sendall(b"\x1e0123456789abcdef end 1 0\n")
+    with pytest.raises(TestbedError, match=r"not read any more: RuntimeError\('the handler of frames") as caught:
+        console.transcript.wait_for("login:", Deadline.after(30))
+    assert not isinstance(caught.value, HostError) and "in fail" in caught.value.evidence
+
+
+def test_a_disk_that_is_full_ends_every_wait_as_the_hosts_fault(console: Console, tmp_path: Path) -> None:
+    guest, host = socket.socketpair()
+    transcript = Transcript(host, liveness=console.liveness, file=Path("/dev/full"))
+    transcript.start(time.monotonic())
+    guest.sendall(b"a line\n")
+    with pytest.raises(HostError, match="cannot be recorded in /dev/full: No space left on device"):
+        console.transcript.wait_for("login:", Deadline.after(30))
+    guest.close()
+    transcript.close()
+
+
+def test_keys_that_the_guest_does_not_read_end_at_the_deadline(console: Console) -> None:
+    with pytest.raises(WaitTimedOut, match=r"did not read its input for 0.2 s on the console"):
+        console.transcript.transmit(bytes(1 << 24), Deadline.after(0.2))
+
+
+def test_keys_of_one_thread_do_not_disturb_the_reader(console: Console) -> None:
+    """The guest echoes what it reads, slowly enough that the socket is full in both directions again and again."""
+    keys, echoed = b"0123456789abcde\n" * 40_000, 0
+
+    def echo() -> None:
+        nonlocal echoed
+        while echoed < len(keys):
+            data = console.guest.recv(1 << 14)
+            console.guest.sendall(data)
+            echoed += len(data)
+
+    thread = threading.Thread(target=echo, daemon=True)
+    thread.start()
+    console.transcript.transmit(keys, Deadline.after(60))
+    thread.join(60)
+    console.guest.sendall(b"done\n")
+    console.transcript.wait_for("^done", Deadline.after(60))
+    assert {line.text for line in console.transcript.since()} == {"0123456789abcde", "done"}
+
+
 @pytest.mark.parametrize("line", [
     "[    0.1] Kernel panic - not syncing: IO-APIC + timer doesn't work!",
     "[   22.4] rcu: rcu_sched kthread timer wakeup didn't happen for 5251 jiffies! g-1179 f0x0 RCU_GP_WAIT_FQS(5)",
 ])
-def test_a_timer_without_ticks_is_the_hosts_fault(console: Console, line: str) -> None:
+@pytest.mark.parametrize("console", [True, False], indirect=True)
+def test_a_timer_without_ticks_is_the_hosts_fault_where_that_was_measured(
+    console: Console, line: str, request: pytest.FixtureRequest
+) -> None:
     console.guest.sendall(line.encode() + b"\n")
-    with pytest.raises(TimerStarved, match="the machine's timer starved"):
+    starved = request.node.callspec.params["console"]
+    with pytest.raises(TimerStarved if starved else GuestCrashed, match="timer does not tick") as caught:
         console.transcript.wait_for("login:", Deadline.after(60))
+    assert caught.value.evidence.startswith("19 s of 20 s") is starved
+
+
+BEHIND = [
+    b"node login: ", b"root@node:~# ", b"\r[  **] A start job is running for x (5s / no limit)\r",
+    b"[  OK  ] Started a unit with \x1b[0mno end", b"\x1b[K[ *** ] (2 of 3) A start job \r\x1b[K",
+]
+MESSAGES = [b"[  600.123456] INFO: task a:1 blocked for more than 120 seconds.",
+            b"[    1.000000][  T12] kernel BUG at a.c:1!", b"[12345.654321] Kernel panic - not syncing: gone"]
+
+
+@pytest.mark.parametrize("before", BEHIND)
+@pytest.mark.parametrize("message", MESSAGES)
+def test_a_message_of_the_kernel_is_found_behind_an_unfinished_line_and_has_its_own_time(
+    before: bytes, message: bytes
+) -> None:
+    for cut in range(1, len(message)):
+        reader = LineReader()
+        assert not [line for line in reader.feed(before, 20.0) if fatal_lines.find(line.text)]
+        reader.feed(message[:cut], 600.0)
+        *_, line = reader.feed(message[cut:] + b"\r\n", 601.0)
+        assert fatal_lines.find(line.text) and (line.at, line.text) == (600.0, message.decode())
+
+
+@pytest.mark.parametrize("before", [b"node login: ", b"Password: ", b"A start job is running\r", b"\r\r"])
+def test_without_time_stamps_it_is_found_behind_a_login_prompt_and_a_carriage_return(before: bytes) -> None:
+    reader = LineReader()
+    reader.feed(b"one\n" + before, 20.0)
+    *_, line = reader.feed(b"Kernel panic - not syncing: gone\r\n", 600.0)
+    assert fatal_lines.find(line.text) and line.at == 600.0
+
+
+@pytest.mark.parametrize("printed", [
+    b"root@node:~# echo 'Kernel panic - not syncing: x'", b"grep: kernel BUG at: no such file",
+    b"root@node:~# echo \"[    1.000000] Kernel panic - not syncing\"",
+    b"node login: x Kernel panic - not syncing", b"a.log: INFO: task a blocked for more than 120 seconds",
+    b"[    5.000000] audit: proctitle='[    1.000000] Kernel panic - not syncing'",
+])  # fmt: skip
+def test_words_that_were_typed_or_quoted_are_no_message(printed: bytes) -> None:
+    assert not [line for line in LineReader().feed(printed + b"\r\n", 1.0) if fatal_lines.find(line.text)]
+
+
+def test_a_message_of_the_past_that_is_quoted_is_no_message() -> None:
+    reader = LineReader()
+    reader.feed(b"[   60.000000] systemd[1]: up\n", 60.0)
+    quoted = reader.feed(b"a log of [    1.000000] Kernel panic - not syncing: gone\n", 61.0)
+    assert [line.text for line in quoted if fatal_lines.find(line.text)] == [] and len(quoted) == 1
+    late = reader.feed(b"a line and [   59.900000] Kernel panic - not syncing: gone\n", 62.0)
+    assert [line.text for line in late if fatal_lines.find(line.text)] == [
+        "[   59.900000] Kernel panic - not syncing: gone"]  # fmt: skip
+
+
+def test_a_redrawn_status_line_is_a_line_each_time() -> None:
+    reader = LineReader()
+    lines = [line for at in range(3) for line in reader.feed(b"\r[ *** ] job (%ds)" % at, at)] + reader.flush()
+    assert [(line.at, line.text) for line in lines] == [(at, f"[ *** ] job ({at}s)") for at in range(3)]
+    assert [line.text for line in LineReader().feed(b"\n\r\n\r\r\nend\r\n", 0.0)] == ["", "", "", "end"]
+
+
+@pytest.mark.parametrize(("line", "within"), [
+    ("watchdog: BUG: soft lockup - CPU#0 stuck for 26s! [a:1]", 26.0), ("watchdog: BUG: soft lockup", 20.0),
+    ("INFO: task a:1 blocked for more than 120 seconds.", 120.0),
+    ("INFO: task a:1 blocked for more than 99999999999 seconds.", 240.0),
+    ("INFO: task a:1 blocked for more than 0 seconds.", 20.0),
+])  # fmt: skip
+def test_the_host_is_measured_for_the_time_that_a_line_names_within_bounds(line: str, within: float) -> None:
+    kind = fatal_lines.find(line)
+    assert kind is not None
+    suspicion = kind.suspicion(line)
+    assert suspicion is not None and suspicion.within == within
+    assert suspicion.withheld == pytest.approx(within / 3)
+
+
+def test_no_host_is_suspected_of_a_panic() -> None:
+    kind = fatal_lines.find("Kernel panic - not syncing: VFS")
+    assert kind is not None and kind.suspicion("Kernel panic - not syncing: VFS") is None
 
 
 @pytest.mark.parametrize("before", [b"\x1b[K", b"\r", b"\r\r"])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import http.client
 import json
 import os
 import socket
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,12 +19,13 @@ from typing import Any
 import pytest
 
 from lifsea_testbed.ecs import instance_types
+from lifsea_testbed.ecs import metadata as metadata_module
 from lifsea_testbed.ecs.http_server import MetadataService
 from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.ecs.metadata import TOKEN_HEADER, TTL_HEADER, Metadata, Request
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.profiles import profile as profiles
-from lifsea_testbed.qemu.accelerator import AcceleratorKind
+from lifsea_testbed.qemu.accelerator import Accelerator, AcceleratorKind
 from lifsea_testbed.support.confinement import confinement
 from lifsea_testbed.support.deadline import TimeScale
 
@@ -90,7 +94,9 @@ def test_everything_comes_as_json_for_cloud_init(metadata: Metadata) -> None:
 
 
 @pytest.mark.parametrize(("ttl", "status"), [("1", 200), ("21600", 200), ("0", 400), ("21601", 400), ("x", 400),
-                                             ("", 400), ("²", 400), ("-1", 400)])  # fmt: skip
+                                             ("", 400), ("²", 400), ("-1", 400), ("000000060", 200), ("0216001", 400),
+                                             ("000001999999999", 400), ("1" * 5000, 400), ("0" * 5000, 400),
+                                             (" 60", 400), ("60 ", 400), ("6_0", 400)])  # fmt: skip
 def test_a_token_lives_from_one_second_to_six_hours(metadata: Metadata, ttl: str, status: int) -> None:
     asked = Request(method="PUT", path="/latest/api/token", headers={TTL_HEADER: ttl})
     assert metadata.answer(asked).status == status
@@ -105,6 +111,48 @@ def test_a_token_that_has_expired_is_no_token() -> None:
     now[0] = 160.0
     assert get(metadata, "/latest/user-data", **{TOKEN_HEADER: token})[0] == 403
     assert get(metadata, "/latest/user-data")[0] == 200
+
+
+def put_token(metadata: Metadata) -> str:
+    request = Request(method="PUT", path="/latest/api/token", headers={TTL_HEADER: "60"})
+    return metadata.answer(request).body.decode()
+
+
+def test_tokens_can_be_read_while_others_are_issued(metadata: Metadata, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The consoles' threads read them for each line, the service's threads issue them."""
+    done = threading.Event()
+    monkeypatch.setattr(metadata_module, "_MOST_REQUESTS", 1 << 30)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            readers = [pool.submit(_read_tokens, metadata, done) for _ in range(2)]
+            for issued in [pool.submit(lambda: [put_token(metadata) for _ in range(1500)]) for _ in range(2)]:
+                issued.result(60)
+            done.set()
+            assert all(reader.result(60) > 0 for reader in readers)
+    finally:
+        done.set()
+        sys.setswitchinterval(interval)
+
+
+def _read_tokens(metadata: Metadata, done: threading.Event) -> int:
+    most = 0
+    while not done.is_set():
+        most = max(most, len(metadata.tokens))
+    return most
+
+
+def test_a_guest_that_never_stops_asking_does_not_fill_the_hosts_memory(
+    metadata: Metadata, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = [put_token(metadata) for _ in range(1000)]
+    assert list(metadata.tokens) == tokens[-256:]
+    assert get(metadata, "/latest/user-data", **{TOKEN_HEADER: tokens[-1]})[0] == 200
+    monkeypatch.setattr(metadata_module, "_MOST_REQUESTS", 1002)
+    assert get(metadata, f"/{'x' * 60_000}")[0] == 404
+    assert get(metadata, "/latest/user-data") == (429, b"")
+    assert len(metadata.requests) == 1002 and len(metadata.requests[-1].path) == 1000
 
 
 def test_a_token_is_put_and_nothing_else_is(metadata: Metadata) -> None:
@@ -123,8 +171,8 @@ def test_without_its_token_a_hardened_instance_learns_nothing() -> None:
 
 def test_a_machine_of_a_profile_that_requires_tokens_requires_them(tmp_path: Path) -> None:
     profile = profiles.load("reference").model_copy(update={"metadata": profiles.MetadataSection(token="required")})
-    hardware: Any = SimpleNamespace(instance=INSTANCE, accelerator=AcceleratorKind.TCG, host_is_ice_lake=False,
-                                    memory=8192)
+    hardware: Any = SimpleNamespace(instance=INSTANCE, memory=8192, has_hub=False,
+                                    accelerator=Accelerator(kind=AcceleratorKind.TCG, speed=1800.0, why="requested"))
     image: Any = SimpleNamespace(virtual_size=1 << 20)
     machine = Machine(hardware=hardware, image=image, profile=lambda: profile, time_scale=TimeScale(factor=1.0),
                       directory=tmp_path, records=tmp_path, confinement=confinement())  # fmt: skip

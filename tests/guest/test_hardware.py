@@ -7,7 +7,7 @@ import pytest
 from lifsea_testbed.ecs import guest_hardware
 from lifsea_testbed.ecs.guest_hardware import PciDevice, SerialPort
 from lifsea_testbed.ecs.instance_types import Topology
-from lifsea_testbed.errors import GuestFailure, NotJudged
+from lifsea_testbed.errors import AnswerUnreadable, NotJudged
 from lifsea_testbed.guest import hardware
 from lifsea_testbed.guest.hardware import NetworkCard, VisibleHardware
 from tests.support.fakes import FakeShell
@@ -38,8 +38,9 @@ def test_the_model_of_a_processor_is_read() -> None:
 
 
 def test_a_processor_other_than_x86_is_a_failure() -> None:
-    with pytest.raises(GuestFailure, match="no x86"):
-        hardware.parse_processor("processor: 0\nCPU implementer: 0x41\n")
+    with pytest.raises(AnswerUnreadable, match="model name") as caught:
+        VisibleHardware(FakeShell({"cpuinfo": "processor: 0\nCPU implementer: 0x41\n"})).processor()
+    assert "CPU implementer" in caught.value.evidence and "x86" in caught.value.expected
 
 
 @pytest.mark.parametrize(("places", "topology"), [

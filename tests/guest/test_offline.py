@@ -22,7 +22,12 @@ from tests.support.fakes import FakeShell
 
 SYSTEM: dict[str, str | bytes] = {
     "etc/os-release": "ID=x\n", "usr/bin/dash*": "mark", "bin/sh": "-> /usr/bin/dash", "usr/bin/su!": "",
-    "etc/shadow": "root::1::\n", "usr/lib/systemd/system/a.service": "", "home": "-> var/home",
+    "etc/shadow": "root::1::\n", "etc/passwd": "toor:x:0:0::/:\n", "usr/lib/pam.d/su": "auth required pam_permit.so\n",
+    "etc/systemd/system/getty@.service.d/a.conf": "[Service]\nExecStart=-/sbin/agetty --autologin root - linux\n",
+    "usr/lib/systemd/system/shell.service": "[Service]\nExecStart=/bin/bash\nStandardInput=tty-force\n",
+    "usr/lib/systemd/system/unused.service": "[Service]\nExecStart=/bin/bash\nStandardInput=tty-force\n",
+    "etc/systemd/system/a.target.wants/shell.service": "-> /usr/lib/systemd/system/shell.service",
+    "usr/lib/systemd/system/a.service": "", "home": "-> var/home",
     "boot/grub/grub.cfg": "initrd /i\n", "usr/share/packages": "Package: a\nStatus: install ok installed\nVersion: 1\n",
 }  # fmt: skip
 PROFILE = profiles.load("reference")
@@ -60,10 +65,15 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Guest:
     (lambda guest: guest.files.executables_named(["s.", "dash"]), ["/usr/bin/dash", "/usr/bin/su"]),
     (lambda guest: guest.files.executables_holding(["mark"]), ["/usr/bin/dash"]),
     (lambda guest: guest.files.setuid(), ["/usr/bin/su"]),
+    (lambda guest: guest.files.matching(["getty*", "a.*onf"]), ["/etc/systemd/system/getty@.service.d/a.conf"]),
+    (lambda guest: guest.files.holding(["Package: a"]), ["/usr/share/packages"]),
     (lambda guest: guest.files.link_target("/home"), "/var/home"),
-    (lambda guest: guest.units.named(r".*\.service"), ["a.service"]),
-    (lambda guest: guest.kernel.initramfs_signs(), ["grub/grub.cfg:initrd /i"]),
-    (lambda guest: guest.accounts.with_password(), ["root"]),
+    (lambda guest: guest.units.named(r"a.*\.service"), ["a.service"]),
+    (lambda guest: guest.kernel.initramfs_signs(), ["/boot/grub/grub.cfg:initrd /i"]),
+    (lambda guest: guest.accounts.with_password(), ["root", "toor (user identifier 0)"]),
+    (lambda guest: guest.accounts.without_password(), ["su (pam_permit)"]),
+    (lambda guest: guest.accounts.automatic_logins(), ["/etc/systemd/system/getty@.service.d/a.conf",
+                                                       "/usr/lib/systemd/system/shell.service"]),
 ])  # fmt: skip
 def test_the_disk_answers_for_what_it_holds(guest: Guest, question: Callable[[Guest], object], answer: object) -> None:
     assert question(guest) == answer
@@ -71,7 +81,7 @@ def test_the_disk_answers_for_what_it_holds(guest: Guest, question: Callable[[Gu
 
 @pytest.mark.parametrize("question", [
     lambda guest: guest.files.writable_paths(), lambda guest: guest.files.read("/etc/os-release"),
-    lambda guest: guest.packages.writable_databases(), lambda guest: guest.accounts.automatic_logins(),
+    lambda guest: guest.packages.writable_databases(),
     lambda guest: guest.units.state(), lambda guest: guest.units.bus_names(), lambda guest: guest.kernel.errors(),
     lambda guest: guest.system.host_name(), lambda guest: guest.system.identity(),
     lambda guest: guest.deployments.booted(), lambda guest: guest.network.ssh_listeners(),
@@ -122,8 +132,8 @@ def test_an_unknown_subject_is_an_error_of_the_caller(registered: tuple[str, ...
     assert caught.value.hint == hint
 
 
-def test_executables_are_searched_once() -> None:
-    shell = FakeShell({"find /": "/usr/bin/a\0"})
+def test_files_are_listed_once() -> None:
+    shell = FakeShell({"find /": "755 /usr/bin/a\0"})
     guest = Guest(shell, lambda: PROFILE)
     assert guest.files.executables_named(["a"]) == ["/usr/bin/a"] and guest.files.executables_named(["b"]) == []
     assert len(shell.scripts) == 1

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lifsea_testbed.errors import ChannelError, CommandFailed
+from lifsea_testbed.errors import AnswerUnreadable, ChannelError, CommandFailed
+from lifsea_testbed.guest import files
 from lifsea_testbed.guest.files import PIECE, Files
 from lifsea_testbed.support.protocols import CommandResult
 
@@ -39,6 +40,13 @@ def test_a_file_goes_there_and_back(tmp_path: Path, size: int) -> None:
     assert (tmp_path / "back").read_bytes() == content
 
 
+def test_a_file_without_an_end_does_not_fill_the_hosts_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_LARGEST_FILE", 3 * PIECE)
+    with pytest.raises(AnswerUnreadable, match="/dev/zero: the guest's file does not end"):
+        Files(HostShell()).get("/dev/zero", tmp_path / "back")
+    assert (tmp_path / "back").stat().st_size == 3 * PIECE
+
+
 def test_a_file_of_the_host_replaces_one_of_the_guest(tmp_path: Path) -> None:
     (tmp_path / "there").write_text("longer than before")
     (tmp_path / "here").write_text("new")
@@ -57,7 +65,7 @@ def test_a_directory_goes_there_and_back(tmp_path: Path) -> None:
 def test_a_link_out_of_the_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "there/out").symlink_to("/etc")
-    with pytest.raises(ChannelError, match="cannot be unpacked"):
+    with pytest.raises(AnswerUnreadable, match="cannot be unpacked"):
         Files(HostShell()).get_tree(str(tmp_path / "there"), tmp_path / "back")
 
 

@@ -10,47 +10,39 @@ from typing import Any
 
 import pytest
 
-from lifsea_testbed.errors import BootFailed
-from lifsea_testbed.machine import factory as factories
-from lifsea_testbed.machine.context import AUTO
+from lifsea_testbed.errors import BootFailed, Explained, GuestCrashed, TimerStarved, WaitTimedOut
 from lifsea_testbed.machine.factory import MachineFactory
-from lifsea_testbed.profiles import profile as profiles
 from tests.machine.test_context import context
 from tests.support.boot_sector import raw_image
 
-#: Marks an os-release that was read from a machine that came up, not from the disk of the image.
-UP = "was up"
-
 
 class FakeMachine:
-    """A machine on which no shell opens; `release` is the os-release that its guest returns."""
+    """A machine on which no shell opens."""
 
-    def __init__(self, hint: str = "", release: dict[str, str] | None = None) -> None:
+    def __init__(self, error: Explained) -> None:
         self.instance = SimpleNamespace(id="i-1")
-        self.guest = SimpleNamespace(system=SimpleNamespace(os_release=lambda: release))
-        self._hint = hint
+        self._error = error
 
     def power_on(self) -> None:
-        raise BootFailed("no root shell", hint=self._hint)
+        raise self._error
 
 
-@pytest.mark.parametrize(("option", "release", "expected"), [
-    ("reference", {}, "held to profile reference (named by --profile)"),
-    (AUTO, {}, "held to profile lifsea-3.3 (the image's os-release could not be read or fits none); "
-     "--profile names another"),
-    (AUTO, {"ID": "alinux", "VERSION_ID": "3"}, "held to profile alinux-3 (chosen by the image's os-release)"),
-    (AUTO, {UP: "", "ID": "alinux", "VERSION_ID": "3"}, "held to profile alinux-3 (chosen by the image's os-release)"),
-])  # fmt: skip
+@pytest.mark.parametrize("reason", ["named by --profile", "chosen by ID=alinux, VERSION_ID=3 on partition 2"])
 @pytest.mark.parametrize("hint", ["", "read the transcript"])
+@pytest.mark.parametrize("error", [BootFailed, GuestCrashed, WaitTimedOut])
 def test_a_failed_boot_names_the_profile_and_why_it_was_chosen(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, release: dict[str, str], expected: str, hint: str
+    tmp_path: Path, reason: str, hint: str, error: type[Explained]
 ) -> None:
-    monkeypatch.setattr(factories, "recognised", lambda image: None if UP in release else profiles.matching(release))
+    run = replace(context(raw_image(tmp_path / "disk.raw")), profile_reason=reason)
+    machine: Any = FakeMachine(error("it did not come up", hint=hint))
+    with contextlib.closing(MachineFactory(run)) as factory, pytest.raises(error) as caught:
+        factory._power_on(machine)
+    assert caught.value.hint == "; ".join(filter(None, [hint, f"held to profile reference ({reason})"]))
+
+
+def test_a_fault_of_the_host_names_no_profile(tmp_path: Path) -> None:
+    machine: Any = FakeMachine(TimerStarved("the timer did not tick", hint="free the host"))
     run = context(raw_image(tmp_path / "disk.raw"))
-    machine: Any = FakeMachine(hint, release)
-    with contextlib.closing(MachineFactory(replace(run, profile=option))) as factory:
-        if UP in release:
-            factory.identify(machine)
-        with pytest.raises(BootFailed) as caught:
-            factory._power_on(machine)
-    assert caught.value.hint == "; ".join(filter(None, [hint, expected]))
+    with contextlib.closing(MachineFactory(run)) as factory, pytest.raises(TimerStarved) as caught:
+        factory._power_on(machine)
+    assert caught.value.hint == "free the host"

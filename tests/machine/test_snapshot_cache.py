@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import multiprocessing
 import os
+import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -112,6 +117,90 @@ def test_a_snapshot_in_use_is_not_removed(tmp_path: Path) -> None:
     with SnapshotCache(path, limit=1) as other:
         other.get({**KEY, "image": "3"}, make)
     assert not first.directory.exists() and not second.directory.exists()
+
+
+def test_a_snapshot_cannot_be_taken_into_use_while_it_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, taken = tmp_path / "templates", list[bool]()
+    with SnapshotCache(path) as cache:
+        first = cache.get(KEY, make).directory
+    remove = snapshot_cache._remove
+
+    def remove_while_another_tries(directory: Path) -> None:
+        if directory == first:
+            with (directory / snapshots.FACTS).open("rb") as facts, contextlib.suppress(BlockingIOError):
+                fcntl.flock(facts, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                taken.append(True)
+            taken.append(False)
+        remove(directory)
+
+    monkeypatch.setattr(snapshot_cache, "_remove", remove_while_another_tries)
+    with SnapshotCache(path, limit=1) as cache:
+        cache.get({**KEY, "image": "2"}, make)
+    assert taken == [False] and not first.exists()
+
+
+def test_a_snapshot_that_vanishes_while_it_is_loaded_is_made_again(
+    cache: SnapshotCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, load = cache.get(KEY, make).directory, snapshots.load
+
+    def load_and_vanish(directory: Path) -> snapshots.Snapshot:
+        if directory.suffix == "":
+            shutil.rmtree(first)
+        return load(directory)
+
+    monkeypatch.setattr(snapshot_cache, "load", load_and_vanish)
+    assert cache.get(KEY, make).facts == FACTS and first.exists()
+
+
+def test_a_snapshot_that_vanishes_while_others_are_counted_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "templates/gone").mkdir(parents=True)
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path: path.parent.name == "gone" or exists(path))
+    (tmp_path / "templates/gone").rmdir()
+    monkeypatch.setattr(Path, "iterdir", lambda path: iter([path / "gone"]))
+    with SnapshotCache(tmp_path / "templates", limit=1) as cache:
+        assert cache.get(KEY, make).facts == FACTS
+
+
+def test_a_disk_that_is_full_is_the_hosts_fault(cache: SnapshotCache) -> None:
+    def fail(directory: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(HostError, match="cannot be used for snapshots: No space left on device"):
+        cache.get(KEY, fail)
+
+
+_ROUNDS = 60
+
+
+def _use_again_and_again(path: Path, seed: int) -> None:
+    """Uses one of three snapshots after the other in a cache that has room for one."""
+    dice = random.Random(seed)
+    for _ in range(_ROUNDS):
+        key = {**KEY, "image": str(dice.randrange(3))}
+        with SnapshotCache(path, limit=80 * 1024) as cache:
+            snapshot = cache.get(key, lambda directory, key=key: make(directory, key=key, size=64))  # type: ignore[misc]
+            for _ in range(3):
+                assert snapshots.load(snapshot.directory).facts.key == key
+                assert len((snapshot.directory / snapshots.MEMORY).read_bytes()) == 64 * 1024
+
+
+def test_many_processes_share_a_cache_that_is_too_small_for_them(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    children = [context.Process(target=_use_again_and_again, args=(tmp_path / "templates", seed)) for seed in range(6)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(120)
+    assert [child.exitcode for child in children] == [0] * 6
+    with SnapshotCache(tmp_path / "templates", limit=80 * 1024) as cache:
+        cache.get({**KEY, "image": "9"}, lambda directory: make(directory, size=64))
+    assert [path.suffix for path in (tmp_path / "templates").iterdir() if path.is_dir()] == [""]
 
 
 #: The table of proc_locks(5); the second line is a process that waits for the first one's lock.

@@ -58,7 +58,7 @@ def test_github_action_benchmark_gets_each_direction_by_itself(
     place: str, kind: str, name: str, value: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (entry,) = json.loads(exported(place, f"github-action-benchmark-{kind}", capsys))
-    assert entry["name"] == f"{name} (lifsea-3.3, ecs.g7.large, kvm)"
+    assert entry["name"] == f"{name} (lifsea-3.3, ecs.g7.large, kvm, 10.0.2, a rack, 8 cores)"
     assert (entry["value"], set(entry)) == (value, {"name", "unit", "value", "range", "extra"})
 
 
@@ -70,12 +70,13 @@ def test_the_queries_of_the_grafana_dashboard_run_on_the_schema(postgres: str) -
         rows = [list(run(history, target["rawSql"])) for panel in document["panels"] for target in panel["targets"]]
         choices = [list(run(history, each["query"])) for each in document["templating"]["list"][1:]]
     assert [len(found) for found in rows] == [2, 2]
-    assert [found[0][0] for found in choices] == [BOOT.name, "lifsea-3.3", "ecs.g7.large", "kvm", "a rack, 8 cores"]
+    assert [found[0][0] for found in choices] == [BOOT.name, "lifsea-3.3", "ecs.g7.large", "kvm", "a rack, 8 cores",
+                                                  "10.0.2", "", 0, 0]  # fmt: skip
 
 
 def run(history: History, query: str) -> list[sa.Row[Any]]:
     values = {"metric": "boot", "profile": "lifsea-3.3", "instance": "ecs.g7.large", "accelerator": "kvm",
-              "host": "a rack, 8 cores"}  # fmt: skip
+              "host": "a rack, 8 cores", "qemu": "10.0.2", "processor": "", "workers": "0", "memory": "0"}  # fmt: skip
     query = re.sub(r"\$\{(\w+):sqlstring\}", lambda found: f"'{values[found[1]]}'", query)
     query = re.sub(r"\$__timeFilter\((.*?)\)", r"\1 > '2020-01-01'", query)
     with history._engine.connect() as connection:

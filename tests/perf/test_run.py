@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from lifsea_testbed.errors import CallerError
 from lifsea_testbed.perf.history import History
 from lifsea_testbed.perf.metric import Better, BuildKind, Measure
 from tests.support.boot_sector import raw_image
-from tests.support.perf_cases import BOOT, build, samples
 
 SUITE = '''
 import pytest
@@ -77,6 +75,7 @@ def test_figures_are_written_for_later(place: pytest.Pytester) -> None:
     assert [line["number"] for line in lines(place)] == list(range(1, 22))
     first = lines(place)[0]
     assert first["budget"] == 2.05
+    assert (first["build"]["workers"], first["build"]["processor"]) == (1, "max") and first["build"]["memory"] >= 1024
     assert {"image_version": "3.1", "revision": "abc", "host_class": "rack 1", "profile": "quick",
             "accelerator": "tcg", "kind": "build"}.items() <= first["build"].items()  # fmt: skip
     assert lines(place)[-1]["metric"]["name"] == "late"
@@ -89,16 +88,13 @@ def test_figures_come_through_workers(place: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*boot not compared (the history has no release in this setting)*"])
     with History(str(place.path / "history.db")) as history:
         assert len(list(history.samples())) == 21
-        assert [each.kind for each in history.builds()] == [BuildKind.RELEASE]
+        assert [(each.kind, each.workers) for each in history.builds()] == [(BuildKind.RELEASE, 2)]
 
 
 def test_the_gate_compares_with_the_last_release(place: pytest.Pytester) -> None:
     """Slower by 30 % and over its budget, an image fails the gate; without the gate, it is only reported."""
-    boot = replace(BOOT, definition="Until ready.")
-    released = build(kind=BuildKind.RELEASE, profile="quick", accelerator="tcg", host_class="rack 1")
-    with History(str(place.path / "history.db")) as history:
-        history.add(samples(released, BOOTS, boot))
     options = ["--history", "history.db", "--host-class", "rack 1"]
+    assert judge(place, "3.0", 1.0, *options, "--perf-release").ret == 0
     shown, gated = (judge(place, "3.2", 1.3, *options, *gate) for gate in ([], ["--perf-gate"]))
     shown.stdout.fnmatch_lines(["*boot regressed: 2.0045 → 2.60585 s (+30.0%, *(against 3.0*)", "verdict: pass - *"])
     gated.stdout.fnmatch_lines(["verdict: fail - *; boot regressed: *; boot over budget: * (reports/gate.json)"])

@@ -113,3 +113,9 @@ def test_tests_of_a_scenario_belong_together(fixtures: list[str], scenario: str 
 ])  # fmt: skip
 def test_xdists_groups_are_taken_out_of_names(given_name: str, name: str) -> None:
     assert ordering.without_group(given_name) == name
+
+
+def test_the_late_look_comes_last_of_all() -> None:
+    tests = [(["watched", "booted"], ordering.LATE), (["power_cuts"], ""), (["twins", "booted"], ""), (["machine"], ""),
+             (["watched", "booted"], ordering.AFTER_BOOT)]  # fmt: skip
+    assert [ordering.sort_key(fixtures, moment) for fixtures, moment in tests] == [3, 2, 1, 0, 0]

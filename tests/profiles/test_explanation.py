@@ -25,6 +25,15 @@ def test_a_claim_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
         assert part in shown
 
 
+@pytest.mark.parametrize(("claim", "needs"), [
+    ("few-units", "needs     budget.units"),
+    ("upgrade", "needs     upgrades.deploy if upgrades.tool = commands"),
+])  # fmt: skip
+def test_the_keys_that_a_claim_needs_are_listed(claim: str, needs: str) -> None:
+    assert needs in str(explain(claim)).splitlines()
+    assert "needs" not in str(explain("no-logind"))
+
+
 def test_every_judge_and_every_mutant_is_listed() -> None:
     mutants = {name: mutations.read(name).claim for name in mutations.names()}
     for claim in catalogue():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import itertools
 import subprocess
 from pathlib import Path
@@ -16,7 +17,7 @@ from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.errors import HostError, ProfileRefused
 from lifsea_testbed.machine import preflight
 from lifsea_testbed.qemu import accelerator, command_line, emulator, storage
-from lifsea_testbed.qemu.accelerator import AcceleratorKind, Speed, decide
+from lifsea_testbed.qemu.accelerator import Accelerator, AcceleratorKind, Speed, decide
 from lifsea_testbed.support import private_dir
 
 KVM, TCG = AcceleratorKind.KVM, AcceleratorKind.TCG
@@ -24,14 +25,15 @@ SOURCE = Path(accelerator.__file__).with_name("payload.S")
 INSTANCE = Instance(type=instance_types.find("ecs.g7.large"))
 
 
-def command(kind: AcceleratorKind = KVM, *, ice_lake: bool = True, version: str = "10.0.2",
+def command(kind: AcceleratorKind = KVM, *, version: str = "10.0.2",
             size: instance_types.InstanceType = INSTANCE.type, layers: tuple[int, ...] = (),
             write_log: int | None = None, reads: int | None = None, data: int | None = None,
-            counter: tuple[int, int] | None = None) -> list[str]:
-    hardware = command_line.HardwareSpec(emulator=emulator.Emulator(binary="qemu", version=version), accelerator=kind,
-                                         host_is_ice_lake=ice_lake, memory=8192,
+            counter: tuple[int, int] | None = None, clock: datetime.datetime | None = None,
+            has_hub: bool = False) -> list[str]:
+    hardware = command_line.HardwareSpec(emulator=emulator.Emulator(binary="qemu", version=version),
+                                         accelerator=Accelerator(kind=kind, speed=9000.0, why="measured"), memory=8192,
                                          instance=dataclasses.replace(INSTANCE, type=size),
-                                         image_format=DiskFormat.QCOW2)  # fmt: skip
+                                         image_format=DiskFormat.QCOW2, clock=clock, has_hub=has_hub)  # fmt: skip
     descriptors = command_line.Descriptors(monitor=10, console=11, assistant=15, channel=12, image=13, overlay=14,
                                            layers=layers, write_log=write_log, reads=reads, data=data, counter=counter)
     return command_line.command(hardware, descriptors)
@@ -39,6 +41,21 @@ def command(kind: AcceleratorKind = KVM, *, ice_lake: bool = True, version: str 
 
 def values(option: str, words: list[str]) -> list[str]:
     return [value for name, value in itertools.pairwise(words) if name == option]
+
+
+def test_the_hardware_clock_has_the_time_of_the_host_or_another() -> None:
+    noon = datetime.datetime(2026, 2, 28, 12, 0, 1, 999999, datetime.UTC)
+    assert values("-rtc", command()) == ["base=utc"]
+    assert values("-rtc", command(clock=noon)) == ["base=2026-02-28T12:00:01"]
+
+
+def test_a_hub_joins_the_card_with_further_networks() -> None:
+    user, *ports = values("-netdev", command(has_hub=True))
+    assert user == values("-netdev", command())[0]
+    assert ports == ["hubport,id=user-port,hubid=0,netdev=card", "hubport,id=card-port,hubid=0"]
+    cards = [next(device for device in values("-device", words) if device.startswith("virtio-net"))
+             for words in (command(), command(has_hub=True))]  # fmt: skip
+    assert cards[1] == cards[0].replace("netdev=card,", "netdev=card-port,") != cards[0]
 
 
 def test_a_counter_is_a_library_and_its_memory() -> None:
@@ -61,6 +78,21 @@ def test_the_payload_is_what_its_source_assembles_to(tmp_path: Path) -> None:
 def test_a_qemu_with_unsound_threads_gets_one(version: str, threads: str) -> None:
     assert values("-accel", command(TCG, version=version)) == [f"tcg,thread={threads}"]
     assert values("-accel", command(KVM, version=version)) == ["kvm"]
+
+
+def test_the_measured_processor_is_the_machines() -> None:
+    chosen = decide("auto", kvm=Speed(rate=9000.0, cpu_model="Icelake-Server-v6"), tcg=Speed(rate=800.0))
+    assert chosen.cpu_model == "Icelake-Server-v6"
+    assert decide("tcg", kvm=Speed(rate=0.0), tcg=Speed(rate=800.0)).cpu_model == "max"
+
+
+@pytest.mark.parametrize(("kind", "rate", "named"), [
+    (TCG, 1800.0, "emulated"), (KVM, 2.3, "2.3 M"), (KVM, 4 * 1200.0, "4800.0 M"), (KVM, 7600.0, ""),
+    (KVM, 4 * 5200.0, "20800.0 M"),
+])  # fmt: skip
+def test_a_host_that_is_slower_or_faster_than_an_ecs_g7_says_so(kind: AcceleratorKind, rate: float, named: str) -> None:
+    pace = Accelerator(kind=kind, speed=rate, why="measured").other_pace
+    assert named in pace and bool(named) == bool(pace)
 
 
 @pytest.mark.boots
@@ -160,30 +192,13 @@ def test_qemu_is_sandboxed() -> None:
     assert {"-nodefaults", "-no-user-config"} <= set(command())
 
 
-@pytest.mark.parametrize(("kind", "ice_lake", "model"), [
-    (KVM, True, "Icelake-Server,"), (KVM, False, "host,"), (TCG, True, "max,"),
-])  # fmt: skip
-def test_the_processor_is_as_near_as_the_host_comes(kind: AcceleratorKind, ice_lake: bool, model: str) -> None:
-    (processor,) = values("-cpu", command(kind, ice_lake=ice_lake))
-    assert processor.startswith(model) and "8369B" in processor
-
-
-def test_no_guest_runs_guests_of_its_own() -> None:
-    for kind, ice_lake in ((KVM, True), (KVM, False), (TCG, False)):
-        (processor,) = values("-cpu", command(kind, ice_lake=ice_lake))
-        assert {"svm=off", "vmx=off"} <= set(processor.split(","))
-
-
-def test_an_emulated_processor_has_the_leaves_that_its_name_is_in() -> None:
-    (processor,) = values("-cpu", command(TCG))
-    assert "min-xlevel=0x80000008" in processor.split(",")
-
-
 @pytest.mark.parametrize("name", instance_types.CATALOGUE)
-def test_every_size_is_one_socket_of_cores_with_two_threads(name: str) -> None:
+def test_every_size_has_two_threads_a_core_in_as_few_sockets_as_hold_them(name: str) -> None:
     size = instance_types.find(name)
     (arranged,) = values("-smp", command(size=size))
-    assert arranged == f"{size.cpus},sockets=1,cores={size.cpus // 2},threads=2"
+    sockets = 2 if name == "ecs.g7.32xlarge" else 1
+    assert arranged == f"{size.cpus},sockets={sockets},cores={size.cpus // 2 // sockets},threads=2"
+    assert bool(size.inferred) == (name not in {"ecs.g7.large", "ecs.g7.2xlarge"})
     assert size.memory == size.cpus * 4096 and size.queues <= size.cpus
 
 

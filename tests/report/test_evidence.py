@@ -10,7 +10,7 @@ import pytest
 
 from lifsea_testbed.errors import GuestCrashed
 from lifsea_testbed.report.evidence import Bundle
-from tests.support import real
+from tests.support import quick, real
 from tests.support.boot_sector import raw_image
 
 SECRET = "c2VjcmV0LXZhbHVl"
@@ -93,6 +93,46 @@ def test_a_bundle_is_bounded(tmp_path: Path) -> None:
     assert sum(sizes) <= 12 << 20 and max(sizes) <= 1 << 20 and not (bundle.folder / "screen-1.png").exists()
     text = (bundle.folder / "0.txt").read_text()
     assert text.startswith("begin\n") and text.endswith("end\n") and "bytes are left out here" in text
+
+
+def test_the_pages_to_begin_with_are_there_whatever_machines_leave(tmp_path: Path) -> None:
+    (tmp_path / "records").mkdir()
+    for number in range(14):
+        (tmp_path / f"records/{number:02}.txt").write_text("x" * (1 << 20))
+    (tmp_path / "records/memory-1.kdump").write_bytes(bytes(1 << 20))
+    bundle = Bundle(tmp_path / "bundle")
+    bundle.write("explanation.txt", "CommandFailed: it failed")
+    bundle.about({"why": "it failed"})
+    assert "left out" not in (bundle.folder / "about.txt").read_text()
+    bundle.records(tmp_path / "records", prefix="machine-")
+    bundle.about({"why": "it failed"})
+    about = (bundle.folder / "about.txt").read_text()
+    assert (bundle.folder / "explanation.txt").read_text() == "CommandFailed: it failed"
+    assert about.startswith("why: it failed\nfiles:\n  explanation.txt\n  machine-00.txt\n")
+    left = [line.split("/")[-1] for line in about.partition("left out, the evidence")[2].splitlines()[1:]]
+    assert left == [f"{number}.txt (1024 KiB)" for number in (10, 11, 12, 13)] + ["memory-1.kdump (1024 KiB)"]
+    assert sum(path.stat().st_size for path in bundle.folder.iterdir()) <= 12 << 20
+
+
+FAILING = """
+import pytest
+from lifsea_testbed import claim
+
+@claim("boots-to-ready")
+@pytest.mark.parametrize("bound", [">=1", "<=1"])
+def test_bound(machine, bound):
+    assert not bound, f"the bound is {bound}"
+"""
+
+
+@pytest.mark.boots
+def test_tests_whose_names_look_alike_have_evidence_of_their_own(pytester: pytest.Pytester) -> None:
+    pytester.runpytest_subprocess(*quick.lay_out(pytester.path, FAILING))
+    claims = json.loads((pytester.path / "reports/gate.json").read_text())["claims"]
+    folders = [pytester.path / "reports" / folder for claim in claims for folder in claim["evidence"]]
+    texts = [(folder / "explanation.txt").read_text() for folder in folders]
+    assert sorted(text.count("the bound is >=1") for text in texts) == [0, 1]
+    assert sorted(text.count("the bound is <=1") for text in texts) == [0, 1]
 
 
 def test_a_bundle_follows_no_link_out_of_its_records(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import minisign
@@ -15,7 +16,7 @@ import xmlschema
 
 from lifsea_testbed.cli.main import main
 from lifsea_testbed.errors import CallerError
-from lifsea_testbed.report import document, gate, markdown
+from lifsea_testbed.report import document, gate, markdown, signature
 from lifsea_testbed.report.document import (
     Document,
     Host,
@@ -35,21 +36,26 @@ from tests.support import JUNIT_SCHEMA
 
 PROMISES = {"no-sshd": "A.", "no-python": "B.", "no-initramfs": "C."}
 IMAGE = ImageRecord(name="out.qcow2", sha256="0" * 64, format="qcow2", virtual_size=1 << 30, file_size=1 << 20)
+PLAN = "0123456789abcdef"
 HOST = Host(processor="any", cores=2, memory=4096, kernel="6.1")
+#: What each shard knows: all judges, of which it runs a part.
+JUDGES = {claim: [f"t::{claim}"] for claim in PROMISES}
 
 
 def shard(index: int, *outcomes: TestOutcome, count: int = 3, **changes: object) -> Document:
-    part = Shard(index=index, count=count)
+    part = Shard(index=index, count=count, plan=PLAN)
     run = RunRecord(shard=part, host=HOST, accelerator="tcg", tools={"qemu": "8.1.0"})
     made = Document(
         testbed="0.1.0", verdict=Verdict.NOT_JUDGED, exit_status=7, why="a shard", image=IMAGE, profile="reference",
-        instance_type="ecs.g7.large", selected=[], shard=part, runs=[run], claims=gate.settle(PROMISES, outcomes),
+        instance_type="ecs.g7.large", selected=[], shard=part, runs=[run],
+        claims=gate.settle(PROMISES, outcomes, judges=JUDGES),
     )  # fmt: skip
     return made.model_copy(update=changes)
 
 
 def outcome(claim: str, status: Status = Status.PASSED, test: str = "t") -> TestOutcome:
-    return TestOutcome(claim=claim, test=f"{test}::{claim}", status=status, why=str(status))
+    reason = "profile" if status is Status.NOT_JUDGED else ""
+    return TestOutcome(claim=claim, test=f"{test}::{claim}", status=status, why=str(status), reason=reason)
 
 
 def whole(last: Status = Status.PASSED) -> list[Document]:
@@ -76,7 +82,8 @@ def test_a_complete_set_passes_in_any_order() -> None:
     (whole(Status.FAILED), Verdict.FAIL, "not kept: no-initramfs"),
     ([whole()[0], whole(Status.FAILED)[2]], Verdict.FAIL, "not kept: no-initramfs; shard 2/3 missing"),
     (whole(Status.BROKEN), Verdict.BROKEN, "broken: no-initramfs"),
-    ([*whole()[:2], shard(3)], Verdict.BROKEN, "not run: no-initramfs"),
+    ([*whole()[:2], shard(3)], Verdict.NOT_JUDGED, "not run: no-initramfs (t::no-initramfs)"),
+    (whole(Status.NOT_JUDGED), Verdict.NOT_JUDGED, "the profile has no data to judge: no-initramfs"),
     ([*whole()[:2], shard(3, outcome("no-initramfs"), image=IMAGE.model_copy(update={"sha256": "1" * 64}))],
      Verdict.NOT_JUDGED, "2/gate.json is foreign: another image; shard 3/3 missing"),
     ([*whole()[:2], shard(3, outcome("no-initramfs"), profile="lifsea-3.3")], Verdict.NOT_JUDGED,
@@ -87,6 +94,8 @@ def test_a_complete_set_passes_in_any_order() -> None:
      "2/gate.json is foreign: another selection; shard 3/3 missing"),
     ([*whole()[:2], shard(3, shard=Shard(index=3, count=3, plan="another"))], Verdict.NOT_JUDGED,
      "2/gate.json is foreign: another plan of shards; shard 3/3 missing"),
+    ([*whole()[:2], shard(3, outcome("no-initramfs"), required=["all"])], Verdict.NOT_JUDGED,
+     "2/gate.json is foreign: another requirement; shard 3/3 missing"),
     ([*whole()[:2], shard(3, count=4)], Verdict.NOT_JUDGED,
      "2/gate.json is foreign: another number of shards; shard 3/3 missing"),
 ])  # fmt: skip
@@ -100,6 +109,50 @@ def test_a_claim_whose_tests_are_spread_is_as_good_as_the_worst() -> None:
     documents[0] = shard(1, outcome("no-sshd"), outcome("no-python", Status.FAILED, "u"))
     merged = {claim.id: claim for claim in merge(named(documents)).claims}
     assert (merged["no-python"].status, len(merged["no-python"].tests)) == (Status.FAILED, 2)
+
+
+def unfinished(document: Document) -> Document:
+    """The document as it is while the shard still runs."""
+    assert document.shard
+    return document.model_copy(update={"verdict": Verdict.BROKEN, "finished": False, "troubles": ["it was killed"],
+                                       "shard": document.shard.model_copy(update={"plan": ""})})
+
+
+@pytest.mark.parametrize(("documents", "verdict", "why"), [
+    ([unfinished(each) for each in whole()], Verdict.BROKEN, "0/gate.json: shard 1/3 did not come to its end"),
+    ([unfinished(shard(1, *map(outcome, PROMISES), count=1))], Verdict.BROKEN, "shard 1/1 did not come to its end"),
+    ([*whole()[:2], unfinished(whole()[2])], Verdict.BROKEN, "2/gate.json: shard 3/3 did not come to its end"),
+    ([*whole()[:2], unfinished(whole(Status.FAILED)[2])], Verdict.FAIL, "not kept: no-initramfs"),
+    ([*whole()[:2], shard(3, outcome("no-initramfs"), shard=Shard(index=3, count=3))], Verdict.BROKEN,
+     "2/gate.json: shard 3/3 has no plan of the shards"),
+    ([shard(1, *map(outcome, PROMISES), shard=Shard(index=1, count=1))], Verdict.BROKEN, "no plan of the shards"),
+    ([*whole()[:2], shard(3, outcome("no-initramfs"), troubles=["pytest stopped early (interrupted)"])],
+     Verdict.BROKEN, "pytest stopped early (interrupted)"),
+])  # fmt: skip
+def test_shards_that_did_not_come_to_their_end_never_pass(
+    documents: list[Document], verdict: Verdict, why: str
+) -> None:
+    merged = merge(named(documents))
+    assert (merged.verdict, merged.exit_status) == (verdict, verdict.exit_status) and why in merged.why
+
+
+def test_the_hardware_of_every_host_is_in_the_merged_verdict() -> None:
+    broken = gate.records([TestOutcome(test="t::memory", status=Status.BROKEN, hardware=True)])
+    sound = gate.records([TestOutcome(test="t::clock", status=Status.PASSED, hardware=True)])
+    documents = whole()
+    for number, tests in enumerate((sound, broken)):
+        documents[number] = documents[number].model_copy(update={"hardware": tests})
+    merged = merge(named(documents))
+    assert (merged.verdict, merged.why) == (Verdict.BROKEN, "broken: t::memory")
+    assert [test.id for test in merged.hardware] == ["t::clock", "t::memory"]
+
+
+def test_counts_and_requirements_are_those_of_the_whole() -> None:
+    unjudged = TestOutcome(claim="no-initramfs", test="t::no-initramfs", status=Status.NOT_JUDGED, reason="host")
+    merged = merge(named([*whole()[:2], shard(3, unjudged)]))
+    assert (merged.verdict, merged.not_judged) == (Verdict.PASS, {"host": 1})
+    required = [each.model_copy(update={"required": ["host"]}) for each in (*whole()[:2], shard(3, unjudged))]
+    assert merge(named(required)).why.startswith("required, but not judged: no-initramfs (host)")
 
 
 def test_a_known_issue_that_one_shard_saw_was_seen() -> None:
@@ -154,8 +207,8 @@ def test_evidence_is_relative_to_the_merged_verdict(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("content", "complaint"), [
-    (None, "cannot be read"), ("{}", "not a gate.json of schema 2"), ("[", "not a gate.json"),
-    ('{"schema": 1}', "not a gate.json of schema 2"),
+    (None, "cannot be read"), ("{}", "not a gate.json of schema 3"), ("[", "not a gate.json"),
+    ('{"schema": 2}', "not a gate.json of schema 3"),
 ])  # fmt: skip
 def test_a_file_that_is_no_verdict_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None, complaint: str
@@ -168,7 +221,7 @@ def test_a_file_that_is_no_verdict_is_refused(
 
 
 def test_the_published_schema_is_the_one_that_is_used() -> None:
-    """After a change of the form: `python -m lifsea_testbed gate schema >lifsea_testbed/report/gate-2.schema.json`."""
+    """After a change of the form: `python -m lifsea_testbed gate schema >lifsea_testbed/report/gate-3.schema.json`."""
     published = Path(document.__file__).with_name(f"gate-{document.SCHEMA}.schema.json")
     assert json.loads(published.read_text("utf-8")) == document.schema()
     jsonschema.Draft202012Validator.check_schema(document.schema())
@@ -226,6 +279,34 @@ def test_a_verdict_that_was_changed_or_is_another_s_is_refused(
     assert main(["gate", "verify", str(out), "-p", str(public)]) == 4
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 3 and all(line.startswith("ERROR: ") and "(hint: " in line for line in errors)
+
+
+def test_what_is_verified_is_what_is_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file is changed when its signature has just been verified."""
+    secret, public = keys(tmp_path)
+    out = tmp_path / "out/gate.json"
+    files = written(tmp_path, whole(Status.FAILED))
+    main(["gate", "merge", *files, "-o", str(out.parent), "--sign-with", str(secret)])
+    verify = signature.verify
+
+    def verify_then_change(path: Path, *others: Any) -> str:
+        comment = verify(path, *others)
+        merge(named(whole())).write(path)
+        return comment
+
+    monkeypatch.setattr(signature, "verify", verify_then_change)
+    assert main(["gate", "verify", str(out), "-p", str(public)]) == 1
+    assert document.read(out).verdict is Verdict.PASS and "verdict: fail" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_a_signature_is_on_the_verdict_and_not_on_what_lies_in_its_file(tmp_path: Path) -> None:
+    secret, public = keys(tmp_path)
+    path = tmp_path / "gate.json"
+    merge(named(whole())).write(path)
+    signature.Signer(secret, "").sign(path, merge(named(whole(Status.FAILED))))
+    assert main(["gate", "verify", str(path), "-p", str(public)]) == 4
 
 
 def test_a_wrong_password_is_reported_before_anything_runs(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from lifsea_testbed.errors import (
@@ -20,14 +22,19 @@ from lifsea_testbed.errors import (
 )
 from lifsea_testbed.report import gate
 from lifsea_testbed.report.document import Figure, Verdict
-from lifsea_testbed.report.gate import NOT_RUN, TestOutcome
+from lifsea_testbed.report.gate import NO_JUDGE, TestOutcome
 from lifsea_testbed.report.outcome import Status, judge
 
 PROMISES = {"a": "A holds.", "b": "B holds."}
 
 
 def outcome(claim: str, status: Status, test: str = "t") -> TestOutcome:
-    return TestOutcome(claim=claim, test=test, status=status, why=f"{claim} {status}")
+    return TestOutcome(claim=claim, test=test, status=status, why=f"{claim} {status}",
+                       reason="host" if status is Status.NOT_JUDGED else "")  # fmt: skip
+
+
+def unjudged(claim: str, reason: str, test: str = "t") -> TestOutcome:
+    return TestOutcome(claim=claim, test=test, status=Status.NOT_JUDGED, why="no way", reason=reason)
 
 
 @pytest.mark.parametrize(("error", "status", "blame"), [
@@ -66,13 +73,97 @@ def test_the_worst_test_decides_over_a_claim() -> None:
 
 def test_a_claim_without_a_test_does_not_pass() -> None:
     results = gate.settle(PROMISES, [outcome("a", Status.PASSED)])
-    assert (results[1].status, results[1].why) == (Status.NOT_JUDGED, NOT_RUN)
-    assert gate.conclude(results)[0] is Verdict.BROKEN
+    assert (results[1].status, results[1].why) == (Status.NOT_JUDGED, NO_JUDGE)
+    assert gate.conclude(results) == (Verdict.NOT_JUDGED, "no test judges: b")
+
+
+@pytest.mark.parametrize(("status", "kept"), [
+    (Status.PASSED, Status.NOT_JUDGED), (Status.FLAKY, Status.NOT_JUDGED), (Status.NOT_JUDGED, Status.NOT_JUDGED),
+    (Status.KNOWN, Status.KNOWN), (Status.FAILED, Status.FAILED), (Status.BROKEN, Status.BROKEN),
+])  # fmt: skip
+def test_a_claim_is_not_judged_if_a_judge_of_it_was_not_run(status: Status, kept: Status) -> None:
+    (result,) = gate.settle({"a": "A."}, [unjudged("a", "option") if status is Status.NOT_JUDGED else
+                                          outcome("a", status)], judges={"a": ["t", "u", "v"]})  # fmt: skip
+    assert (result.status, result.missing, result.reason) == (kept, ["u", "v"], None)
+    assert gate.conclude([result])[0] is not Verdict.PASS
+    assert kept is not Status.NOT_JUDGED or result.why == "not run: u, v"
+
+
+def test_a_claim_of_which_no_judge_was_run_names_them() -> None:
+    judges = {"a": [f"t{number}" for number in range(5)], "b": ["t"]}
+    results = gate.settle(PROMISES, [outcome("b", Status.PASSED)], judges=judges)
+    assert gate.conclude(results) == (Verdict.NOT_JUDGED, "not run: a (t0, t1, t2 and 2 more)")
+    assert (results[0].missing, gate.not_judged(results)) == (judges["a"], {"not run": 1})
+
+
+def test_a_judge_without_a_reason_was_not_run() -> None:
+    skipped = TestOutcome(claim="a", test="u", status=Status.NOT_JUDGED, why="not run: later")
+    (result,) = gate.settle({"a": "A."}, [outcome("a", Status.PASSED), skipped], judges={"a": ["t", "u"]})
+    assert (result.status, result.missing) == (Status.NOT_JUDGED, ["u"])
+    assert gate.conclude([result]) == (Verdict.NOT_JUDGED, "not run: a (u)")
+
+
+def test_a_later_attempt_does_not_hide_what_was_not_judged() -> None:
+    """A claim with one flaky test, and another that judged nothing, is not kept."""
+    broken = TestOutcome(claim="a", test="t", status=Status.BROKEN)
+    passed = TestOutcome(claim="a", test="t", status=Status.PASSED, attempt=2)
+    (result,) = gate.settle({"a": "A."}, [broken, passed, unjudged("a", "option", "u")])
+    assert (result.status, result.reason) == (Status.NOT_JUDGED, Reason.OPTION)
+
+
+@pytest.mark.parametrize(("reasons", "worst"), [
+    (["image", "host"], "host"), (["host", "option"], "option"), (["option", "profile", "image"], "profile"),
+])  # fmt: skip
+def test_of_several_reasons_the_worst_is_that_of_the_claim(reasons: list[str], worst: str) -> None:
+    outcomes = [unjudged("a", reason, reason) for reason in reasons]
+    (result,) = gate.settle({"a": "A."}, [*outcomes, outcome("a", Status.PASSED)])
+    assert (result.status, result.reason) == (Status.NOT_JUDGED, worst)
+
+
+#: What the run was told to require → its verdict and the reason, of a claim that is kept and one that is not judged by
+#: option, though a second judge of it could not judge by host either.
+REQUIRED = [
+    ([], Verdict.PASS, "not judged: b (option)"),
+    (["image"], Verdict.PASS, "not judged: b (option)"),
+    (["a"], Verdict.PASS, "not judged: b (option)"),
+    *((words, Verdict.NOT_JUDGED, "required, but not judged: b (option)")
+      for words in (["all"], ["option"], ["host"], ["b"], ["image", "b"])),
+    (["no-sshd"], Verdict.NOT_JUDGED, "required, but no claim of this run: no-sshd"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("required", "verdict", "why"), REQUIRED)
+def test_what_is_required_has_to_be_judged(required: list[str], verdict: Verdict, why: str) -> None:
+    results = gate.settle(PROMISES, [outcome("a", Status.PASSED), unjudged("b", "host", "t1"),
+                                     unjudged("b", "option", "t2")])  # fmt: skip
+    assert gate.conclude(results, required=required) == (verdict, why)
+
+
+def test_what_the_profile_has_no_data_for_never_passes() -> None:
+    results = gate.settle(PROMISES, [outcome("a", Status.PASSED), unjudged("b", "profile")])
+    assert gate.conclude(results) == (Verdict.NOT_JUDGED, "the profile has no data to judge: b")
+
+
+def test_a_claim_known_to_fail_does_not_hide_a_lack_of_data() -> None:
+    results = gate.settle({"a": "A."}, [outcome("a", Status.KNOWN), unjudged("a", "profile", "u")])
+    assert gate.conclude(results)[0] is Verdict.NOT_JUDGED
+
+
+@pytest.mark.parametrize(("status", "verdict"), [
+    (Status.BROKEN, Verdict.BROKEN), (Status.NOT_JUDGED, Verdict.PASS), (Status.PASSED, Verdict.PASS),
+])  # fmt: skip
+def test_the_hardware_s_model_can_break_a_run_but_not_the_image(status: Status, verdict: Verdict) -> None:
+    hardware = gate.records([TestOutcome(test="t::memory", status=status, hardware=True)])
+    kept = gate.settle({"a": "A."}, [outcome("a", Status.PASSED)])
+    assert gate.conclude(kept, hardware=hardware)[0] is verdict
+    failed = gate.settle({"a": "A."}, [outcome("a", Status.FAILED)])
+    assert gate.conclude(failed, hardware=hardware)[0] is Verdict.FAIL
 
 
 @pytest.mark.parametrize(("statuses", "troubles", "verdict"), [
     ((Status.PASSED, Status.PASSED), [], Verdict.PASS),
     ((Status.PASSED, Status.NOT_JUDGED), [], Verdict.PASS),
+    ((Status.FAILED, Status.PASSED), ["the image changed"], Verdict.FAIL),
     ((Status.FAILED, Status.BROKEN), [], Verdict.FAIL),
     ((Status.PASSED, Status.BROKEN), [], Verdict.BROKEN),
     ((Status.PASSED, Status.PASSED), ["the image changed"], Verdict.BROKEN),
@@ -108,8 +199,8 @@ def test_a_selection_never_passes(status: Status, verdict: Verdict) -> None:
 
 def test_an_outcome_survives_its_way_through_json() -> None:
     before = outcome("a", Status.FAILED)
-    fields = {"claim": "a", "test": "t", "status": "failed", "why": "a failed", "blame": ""}
-    assert TestOutcome.from_fields(fields) == before
+    assert TestOutcome.from_fields(json.loads(json.dumps(before.fields()))) == before
+    assert TestOutcome.from_fields(json.loads(json.dumps(unjudged("a", "host").fields()))) == unjudged("a", "host")
 
 
 def test_a_test_that_passes_at_a_later_attempt_is_flaky() -> None:

@@ -21,9 +21,10 @@ from lifsea_testbed.machine.fidelity import HardwareFidelity
 from lifsea_testbed.perf.metric import Measure
 from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.scenarios import basics
-from tests.support import SUITES, journeys, pods
-from tests.support.boots import boot
-from tests.support.guests import FakeGuest
+from lifsea_testbed.upgrade.offer import Offer
+from tests.support import SUITES, first_boots, journeys, pods
+from tests.support.boots import KVM, TCG, boot
+from tests.support.guests import FakeGuest, FakeUpgradeTool
 
 TESTS: dict[str, Callable[..., None]] = {
     name: test
@@ -32,13 +33,17 @@ TESTS: dict[str, Callable[..., None]] = {
     if name.startswith("test_")
 }
 INSTANCE = Instance(type=instance_types.find("ecs.g7.large"))
+LARGEST = instance_types.find("ecs.g7.32xlarge")
 CARD = NetworkCard(slot="05.0", name="eth0", mac=INSTANCE.mac, queues=2, mtu=1500)
+NEXT = Offer(url="http://mirror/", branch="next", commit="new", version="3.3.1")
 SOUND: dict[str, Any] = {
-    "accounts.automatic_logins": [], "accounts.with_password": [],
+    "type": INSTANCE.type,
+    "accounts.automatic_logins": [], "accounts.with_password": [], "accounts.without_password": [],
     "clock.time_sources": ["t1", "t2"],
     "deployments.changed_files": [], "deployments.repository_damage": [],
     "disks.by_serial": {INSTANCE.disk_serial: "vda"},
-    "files.accepted_writes": [], "files.executables_holding": [], "files.executables_named": [],
+    "files.accepted_writes_outside": [], "files.executables_holding": [], "files.executables_named": [],
+    "files.holding": [], "files.missing": [],
     "files.file_system_of": "tmpfs", "files.link_target": "/var/x", "files.matching": [], "files.setuid": [],
     "hardware.clock_offset": 0, "hardware.console": guest_hardware.CONSOLE,
     "hardware.dmi": guest_hardware.dmi(INSTANCE),
@@ -47,11 +52,12 @@ SOUND: dict[str, Any] = {
     "hardware.processor": guest_hardware.PROCESSOR, "hardware.processors": 2, "hardware.smbios_version": "2.8",
     "hardware.topology": INSTANCE.type.topology, "hardware.virtio_devices": guest_hardware.VIRTIO,
     "hardware.virtio_ports": [guest_hardware.ASSISTANT_PORT],
+    "hardware.vulnerabilities": {"meltdown": "Not affected", "mds": "Not affected", "spectre_v2": "Mitigation: IBRS"},
     "kernel.crashes_and_denials": [], "kernel.errors": [], "kernel.initramfs_signs": [], "kernel.loaded_modules": [],
     "kernel.memory_used": 200 << 20, "kernel.uptime": 60.0,
     "kubelet.health": "ok",
     "network.ssh_listeners": [], "network.unlisted_ports": [],
-    "packages.writable_databases": [],
+    "packages.named": [], "packages.writable_databases": [], "selinux.deviations": [],
     "runtime.containerd_version": "1.7", "runtime.cri_plugin_state": "ok", "runtime.escaped_writes": [],
     "system.has_posix_shell": True, "system.host_name": "iZtestZ", "system.udev_rules": [],
     "system.user_data_runs": ["0"],
@@ -59,21 +65,24 @@ SOUND: dict[str, Any] = {
     # Traits that several subjects share, or that one acts on.
     "units": [], "units_many": 9, "packages": 190, "unused": 0, "filled": 0.98, "sysctls": None,
     "operations_at_start": False, "operations_start": True, "operations_stop": True, "audit": "append",
+    "operations_inside": None, "system.lacking_identity": [],
     "writable": None, "usr_digests": ["/usr/bin/sh"], "identity": True, "asks_again": [], "keeps_identity": True,
     "kept": True, "next_boot": "booted", "deploys": True, "merges": True, "version": "3.3.0", "rolls_back": True,
     "keeps_old_etc": True, "keeps_etc": True, "keeps_var": True,
     # Traits of the machine around the guest.
     "fits": True, "boot": 1.9, "memory_given": 8192, "queues_shown": 2,
-    **journeys.SOUND, **pods.SOUND,
+    **journeys.SOUND, **pods.SOUND, **first_boots.SOUND,
 }  # fmt: skip
 #: A sound machine of another kind, for the tests that such a one has to pass.
 SOUND_FOR: dict[str, dict[str, Any]] = {"test_there_is_no_posix_shell": {"system.has_posix_shell": False}}
 #: For each test, the defects of a machine that it has to find, one at least for each of its assertions.
 DEFECTS: dict[str, list[dict[str, Any]]] = {
-    **journeys.DEFECTS, **pods.DEFECTS,
+    **journeys.DEFECTS, **pods.DEFECTS, **first_boots.DEFECTS,
     "test_there_is_no_ssh_server": [{"files.executables_named": ["/usr/sbin/sshd"]}, {"units": ["sshd.service"]}],
     "test_no_program_is_an_ssh_server_under_another_name": [{"files.executables_holding": ["/usr/bin/helper"]}],
-    "test_there_is_no_host_key": [{"files.matching": ["/etc/ssh/ssh_host_rsa_key"]}],
+    "test_there_is_no_host_key": [
+        {"files.matching": ["/etc/ssh/ssh_host_rsa_key"]}, {"files.holding": ["/usr/share/lifsea/seed"]},
+    ],
     "test_only_known_programs_take_what_comes": [{"network.unlisted_ports": ["tcp 0.0.0.0:31337 socat"]}],
     "test_only_known_files_give_privileges": [{"files.setuid": ["/usr/bin/find"]}],
     "test_the_kernel_is_set_as_promised": [{"sysctls": {}}],
@@ -89,13 +98,17 @@ DEFECTS: dict[str, list[dict[str, Any]]] = {
     "test_usr_is_the_commits_byte_for_byte": [{"deployments.changed_files": ["M /usr/bin/sh"]}],
     "test_the_whole_image_has_one_version": [{"version": "3.3.1"}, {"version": ""}],
     "test_two_machines_hold_the_same": [{"usr_digests": None}],
-    "test_two_machines_can_be_told_apart": [{"identity": False}, {"identity": None}],
+    "test_two_machines_can_be_told_apart": [
+        {"identity": False}, {"identity": None}, {"system.lacking_identity": ["/var/lib/systemd/random-seed"]},
+    ],
     "test_the_second_boot_asks_for_no_user_data": [
-        {"asks_again": ["/latest/user-data"]}, {"keeps_identity": False},
+        {"asks_again": ["/latest/user-data"]}, {"asks_again": ["/2016-01-01//user%2Ddata?x=1"]},
+        {"asks_again": ["/latest/user-data/"]}, {"keeps_identity": False},
     ],
     "test_etc_and_var_are_kept_across_upgrade_and_rollback": [{"keeps_etc": False}, {"keeps_old_etc": False}],
     "test_nothing_speaks_ssh": [{"network.ssh_listeners": [22]}],
     "test_no_account_has_a_password": [{"accounts.with_password": ["root"]}],
+    "test_no_account_is_opened_without_a_password": [{"accounts.without_password": ["login (pam_permit)"]}],
     "test_nobody_is_logged_in_without_asking": [{"accounts.automatic_logins": ["/proc/7/cmdline"]}],
     "test_every_unit_is_up": [{"units.failed": ["kubelet.service"]}],
     "test_first_boot_is_as_quick_as_promised": [{"boot": 2.1}],
@@ -103,17 +116,25 @@ DEFECTS: dict[str, list[dict[str, Any]]] = {
     "test_no_virtio_or_ext4_module_is_loaded": [
         {"kernel.loaded_modules": ["virtio_blk"]}, {"kernel.loaded_modules": ["ext4"]},
     ],
+    "test_no_such_module_is_on_the_disk": [{"files.matching": ["/usr/lib/modules/6.1/virtio_net.ko.xz"]}],
     "test_the_kernel_reports_no_error": [{"kernel.errors": ["EXT4-fs error"]}],
     "test_there_are_about_200_packages": [{"packages": 500}, {"packages": 20}],
     "test_there_is_no_python": [
         {"files.executables_named": ["/usr/bin/python3"]}, {"files.executables_holding": ["/usr/libexec/helper"]},
+        {"files.matching": ["/usr/lib/x/_collections_abc.pyc"]},
     ],
     "test_there_is_no_other_interpreter": [
         {"files.executables_named": ["/usr/bin/perl"]}, {"files.executables_holding": ["/usr/bin/awk2"]},
+        {"files.matching": ["/usr/lib/libperl.so.5.40"]},
     ],
     "test_there_is_no_package_manager": [
         {"files.executables_named": ["/usr/bin/yum"]}, {"files.executables_holding": ["/usr/bin/pkg"]},
     ],
+    "test_there_is_no_debug_tool": [
+        {"files.executables_named": ["/usr/bin/strace"]}, {"files.executables_holding": ["/usr/libexec/netd"]},
+    ],
+    "test_no_package_brings_a_debug_tool": [{"packages.named": ["tcpdump"]}],
+    "test_selinux_is_in_the_promised_mode": [{"selinux.deviations": ["kernel: permissive"]}],
     "test_a_posix_shell_is_kept": [{"system.has_posix_shell": False}],
     "test_there_is_no_posix_shell": [{"system.has_posix_shell": True}],
     "test_there_is_no_logind": [
@@ -129,13 +150,16 @@ DEFECTS: dict[str, list[dict[str, Any]]] = {
     "test_chrony_asks_the_clouds_time_servers": [{"clock.time_sources": ["t1"]}],
     "test_user_data_runs_once_as_root": [{"system.user_data_runs": ["0", "0"]}, {"system.user_data_runs": ["1000"]}],
     "test_containerd_answers": [{"runtime.cri_plugin_state": "error"}],
-    "test_the_operations_container_is_off": [{"operations_at_start": True}],
-    "test_the_operations_container_starts_and_stops": [{"operations_start": False}, {"operations_stop": False}],
+    "test_the_operations_container_is_off": [{"operations_at_start": True}, {"operations_inside": True}],
+    "test_the_operations_container_starts_and_stops": [
+        {"operations_start": False}, {"operations_stop": False}, {"operations_inside": True},
+        {"operations_inside": False},
+    ],
     "test_each_call_is_written_down": [
         {"audit": "none"}, {"audit": "overwrite"}, {"operations_at_start": None}, {"operations_at_start": None},
     ],
     "test_only_the_promised_paths_are_writable": [{"writable": ["/usr"]}],
-    "test_a_write_outside_is_refused": [{"files.accepted_writes": ["/usr"]}],
+    "test_a_write_outside_is_refused": [{"files.accepted_writes_outside": ["/usr"]}, {"files.missing": ["/usr/etc"]}],
     "test_the_changing_paths_lead_into_var": [{"files.link_target": "/home"}],
     "test_the_passing_paths_lie_in_memory": [{"files.file_system_of": "ext2/ext3"}],
     "test_etc_and_var_are_kept_across_a_reboot": [{"kept": False}],
@@ -149,12 +173,19 @@ DEFECTS: dict[str, list[dict[str, Any]]] = {
         {"hardware.processor": dataclasses.replace(guest_hardware.PROCESSOR, model=85)},
     ],
     "test_the_processors_are_arranged_as_sold": [
-        {"hardware.processors": 1}, {"hardware.topology": instance_types.Topology(sockets=2, cores=1, threads=1)},
+        {"hardware.processors": 1}, {"hardware.topology": instance_types.Topology(sockets=1, cores=2, threads=1)},
+        {"hardware.topology": instance_types.Topology(sockets=2, cores=1, threads=2)},
     ],
     "test_the_processor_knows_that_it_is_virtual": [
         {"hardware.features": set()}, {"hardware.features": {"hypervisor", "vmx"}},
     ],
-    "test_the_processor_does_what_an_ice_lake_does": [{"hardware.features": {"avx512f"}}],
+    "test_the_processor_does_what_an_ice_lake_does": [
+        {"hardware.features": {"avx512f"}}, {"hardware.features": {*guest_hardware.ICE_LAKE_FEATURES, "rtm"}},
+    ],
+    "test_the_processor_is_affected_by_no_more_than_the_hosts": [
+        {"hardware.vulnerabilities": {"meltdown": "Mitigation: PTI", "mds": "Not affected"}},
+        {"hardware.vulnerabilities": {"mds": "Not affected"}},
+    ],
     "test_the_memory_is_as_sold": [{"hardware.memory": 8180}, {"hardware.memory": 8193}],
     "test_the_firmware_says_who_made_it": [
         {"hardware.dmi": {}}, {"hardware.dmi": {**guest_hardware.dmi(INSTANCE), "board_vendor": "Intel"}},
@@ -183,13 +214,15 @@ class FakeMachine:
         traits = {**SOUND, **defect}
         self.guest = FakeGuest(traits, profile)
         self.instance = SimpleNamespace(
-            id="i-test", host_name="iZtestZ", type=INSTANCE.type, mac=INSTANCE.mac, uuid=INSTANCE.uuid,
+            id="i-test", host_name="iZtestZ", type=traits["type"], mac=INSTANCE.mac, uuid=INSTANCE.uuid,
             disk_serials=INSTANCE.disk_serials, data_disk=0, time_servers=("t1", "t2"),
         )  # fmt: skip
         self.fidelity = HardwareFidelity(
             hardware_speed=not emulated, all_features=not emulated, exact_model=not emulated,
-            memory=traits["memory_given"], network_queues=traits["queues_shown"])  # fmt: skip
+            not_affected=frozenset({"meltdown", "mds"}), memory=traits["memory_given"],
+            network_queues=traits["queues_shown"])  # fmt: skip
         self.requests: list[Any] = []
+        self.recording_time = 0.0
         self.boot = SimpleNamespace(bytes_written=0)
         self._asks = [SimpleNamespace(path=path) for path in traits["asks_again"]]
 
@@ -203,9 +236,6 @@ class FakeMachine:
         self.requests += self._asks
         self.guest.reboot()
 
-    def attach_disk(self, image: object) -> str:
-        return "vdb"
-
 
 def run(name: str, defect: dict[str, Any], *, emulated: bool = False) -> None:
     profile = profiles.load("reference")
@@ -215,9 +245,10 @@ def run(name: str, defect: dict[str, Any], *, emulated: bool = False) -> None:
         "machine": machine, "booted": machine, "watched": machine, "own_machine": machine, "profile": profile,
         "measure": Measure(), "bench": SimpleNamespace(image=image), **journeys.offered({**SOUND, **defect}),
     }  # fmt: skip
+    offered |= first_boots.offered({**SOUND, **defect}, machine)
     offered |= pods.offered({**SOUND, **defect}, machine, profile.paths.writable)
     seen = [boot(took={**SOUND, **defect}["boot"], counted=False)] * 3
-    offered["cold_boots"] = ColdBoots(seen=seen, at_hardware_speed=not emulated)
+    offered["cold_boots"] = ColdBoots(seen=seen, accelerator=TCG if emulated else KVM)
     wanted = inspect.signature(TESTS[name]).parameters
     anything: Any = machine
     if "twins" in wanted:
@@ -225,7 +256,7 @@ def run(name: str, defect: dict[str, Any], *, emulated: bool = False) -> None:
     if "rebooted" in wanted:
         offered["rebooted"] = basics.reboot(anything)
     if "upgraded" in wanted:
-        offered["upgraded"] = basics.upgrade(anything, anything)
+        offered["upgraded"] = basics.upgrade(anything, FakeUpgradeTool(machine.guest.deployments), NEXT)
     if "rolled_back" in wanted:
         offered["rolled_back"] = basics.roll_back(offered["upgraded"])
     TESTS[name](**{parameter: offered[parameter] for parameter in wanted})
@@ -263,6 +294,8 @@ def test_a_defect_is_found(name: str, defect: dict[str, Any]) -> None:
     ("test_first_boot_is_as_quick_as_promised", {}, "emulated"),
     ("test_the_processor_is_of_the_model_sold", {}, "the host's own processor"),
     ("test_the_processor_does_what_an_ice_lake_does", {"hardware.features": {"avx512f"}}, "gfni"),
+    ("test_the_processor_is_affected_by_no_more_than_the_hosts", {}, "only an Ice Lake's own model"),
+    ("test_the_processors_are_arranged_as_sold", {"type": LARGEST, "hardware.processors": 128}, "sockets of an .*, 2"),
     ("test_the_memory_is_as_sold", {"memory_given": 4096}, "4096 MiB to give, ecs.g7.large has 8192"),
     ("test_the_network_card_has_its_queues", {"queues_shown": 1}, "1 queue, ecs.g7.large has 2"),
     ("test_every_power_cut_boots_old_or_new", {"disks_left": 7}, "left out upgrade: 7 of 20 disks"),

@@ -14,6 +14,17 @@ _SLOW_CODE = bytes.fromhex("fa 31c0 8ed8 be1f7c ac 84c0 7410 bb0800 31c9 e2fe 4b
 #: And with a PAUSE in that loop.
 _WAITING_CODE = bytes.fromhex("fa 31c0 8ed8 be217c ac 84c0 7412 bb0800 31c9 f390 e2fc 4b 75f7 baf803 ee ebe9 f4 ebfd")
 
+#: Prints the text, then for each byte that is received the next letter, from `a` on, counted in memory at 0x500; an `r`
+#: resets the machine (keyboard controller, 0xfe).
+_COUNTING_CODE = bytes.fromhex(
+    "fa 31c0 8ed8 c606000561 be397c ac 84c0 7406 baf803 ee ebf5 bafd03 ec a801 74f8 baf803 ec 3c72 740a a00005 ee"
+    "fe060005 ebe6 b0fe e664 f4 ebfd"
+)
+
+
+#: Where the identifier of the disk and its partition table begin.
+_BEFORE_TABLE = 440
+
 
 def boot_sector(text: str, code: bytes = _CODE) -> bytes:
     """Returns a boot sector that prints the text (at most 470 characters)."""
@@ -28,7 +39,20 @@ def raw_image(path: Path, text: str = "") -> Path:
     return path
 
 
+def make_bootable(disk: Path, text: str) -> Path:
+    """Writes the code and the text (short) before the partition table of a raw disk with an MBR."""
+    with disk.open("r+b") as file:
+        file.write(boot_sector(text)[:_BEFORE_TABLE])
+    return disk
+
+
 def slow_image(path: Path, text: str, *, waits: bool = False) -> Path:
     """Writes a raw disk whose boot sector delays each character by a loop, with PAUSE in it if `waits`."""
     path.write_bytes(boot_sector(text, _WAITING_CODE if waits else _SLOW_CODE).ljust(1 << 20, b"\0"))
+    return path
+
+
+def counting_image(path: Path, text: str) -> Path:
+    """Writes a raw disk whose boot sector prints the text, counts what it receives, and resets on request."""
+    path.write_bytes(boot_sector(text, _COUNTING_CODE).ljust(1 << 20, b"\0"))
     return path

@@ -5,8 +5,12 @@ from __future__ import annotations
 from lifsea_testbed.boottime.marks import BootMark
 from lifsea_testbed.boottime.observation import BootNumber, Observation, Progress
 from lifsea_testbed.guest.boot import UnitTimes
+from lifsea_testbed.qemu.accelerator import Accelerator, AcceleratorKind
 from lifsea_testbed.qemu.instruction_counter import Counts
 
+#: KVM as fast as on an ecs.g7, and emulation.
+KVM = Accelerator(kind=AcceleratorKind.KVM, speed=9000.0, why="measured", cpu_model="Icelake-Server-v6")
+TCG = Accelerator(kind=AcceleratorKind.TCG, speed=1800.0, why="measured")
 TIMES = {BootMark.POWER_ON: 0.0, BootMark.BOOT_LOADER: 0.25, BootMark.FIRST_BYTE: 0.5, BootMark.KERNEL: 1.0,
          BootMark.INIT: 1.5, BootMark.SYSTEMD: 1.75, BootMark.USER_DATA: 4.0, BootMark.FINISHED: 5.0}  # fmt: skip
 

@@ -1,11 +1,26 @@
-"""Runs of pytest on a guest that is up within a second: a boot sector that says so, judged without a shell."""
+"""Guests that are up within a second, on either accelerator: a boot sector that says so, judged without a shell."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+from lifsea_testbed.disk.image import examine
+from lifsea_testbed.ecs import instance_types
+from lifsea_testbed.machine.context import RunContext
+from lifsea_testbed.machine.factory import MachineFactory
+from lifsea_testbed.qemu import accelerator, emulator
+from lifsea_testbed.qemu.accelerator import Accelerator, AcceleratorKind
+from lifsea_testbed.support import private_dir
 from tests.support.boot_sector import raw_image
 
+#: For tests of what only KVM does: guests of some instructions run even where KVM is emulated in software.
+needs_kvm = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="/dev/kvm cannot be opened")
 PROFILE = """
 extends = "reference"
 name = "quick"
@@ -27,3 +42,28 @@ def lay_out(place: Path, suite: str, **files: str) -> list[str]:
         (place / f"{name}.py").write_text(text)
     (place / "tmp").mkdir(exist_ok=True)
     return ["--image", "disk.raw", "--profile", "quick.toml", "--accel", "tcg", "-p", "no:cacheprovider"]
+
+
+@functools.cache
+def measured(kind: AcceleratorKind) -> Accelerator:
+    """That accelerator of this host, with the processor that it runs, however slow."""
+    installed = emulator.find()
+    speed = accelerator.measure(kind, installed, least=1e9) if kind is AcceleratorKind.TCG else \
+        accelerator.measure_kvm(installed, least=1e9, within=15.0)  # fmt: skip
+    return Accelerator(kind=kind, speed=speed.rate, why="requested", cpu_model=speed.cpu_model)
+
+
+@contextlib.contextmanager
+def factory(disk: Path, accelerator: Accelerator, *,
+            instance_type: str = instance_types.DEFAULT) -> Iterator[MachineFactory]:  # fmt: skip
+    """A factory of machines with 64 MiB that boot that disk, which is up when it prints `up and running`."""
+    profile = disk.with_name("quick.toml")
+    # Firmware takes seconds where KVM is emulated in software.
+    profile.write_text(PROFILE.replace("shell_within = 6", "shell_within = 60"))
+    context = RunContext(
+        image=examine(disk), profile=str(profile), instance_type=instance_types.find(instance_type),
+        accelerator_option=str(accelerator.kind), accelerator=accelerator, emulator=emulator.find(), memory=64,
+        scratch=private_dir.places()[0], reports=disk.parent / "reports",
+    )  # fmt: skip
+    with contextlib.closing(MachineFactory(context)) as made:
+        yield made

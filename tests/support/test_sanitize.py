@@ -68,8 +68,19 @@ def test_a_text_twice_as_long_takes_twice_the_time(text: str) -> None:
 
 
 def test_a_slug_is_a_file_name() -> None:
-    assert slug("suites/test_boot.py::test_x[a/../b]") == "suites-test-boot.py-test-x-a-..-b"
-    assert slug("../..") == "unnamed"
+    assert slug("own-machine.1") == "own-machine.1"
+    assert slug("suites/test_boot.py::test_x[a/../b]") == "suites-test-boot.py-test-x-a-..-b-31b8914d"
+    assert re.fullmatch("unnamed-[0-9a-f]{8}", slug("../.."))
+    assert len(slug("x/" * 1000)) <= 109 and slug("bad\udcff.raw").isascii()
+
+
+@pytest.mark.parametrize(("one", "other"), [
+    ("t.py::test_bound[>=1]", "t.py::test_bound[<=1]"), ("t.py::t[foo/bar]", "t.py::t[foo-bar]"),
+    ("t.py::t[-1]", "t.py::t[1]"), ("a b", "a_b"), ("tests/" + "x" * 120, "suites/" + "x" * 120), ("../..", "::"),
+    ("Ä", "Ö"),
+])  # fmt: skip
+def test_names_that_differ_have_files_that_differ(one: str, other: str) -> None:
+    assert slug(one) != slug(other) and slug(one) == slug(one)
 
 
 def test_a_deadline_passes() -> None:

@@ -40,7 +40,9 @@ async function start() {
   const index = await load("index");
   const select = document.getElementById("setting");
   select.append(...index.settings.map((each, i) =>
-    el("option", {value: i}, `${each.profile} · ${each.instance_type} · ${each.accelerator} · ${each.host_class}`)));
+    el("option", {value: i}, [each.profile, each.instance_type, each.accelerator,
+      each.host_class, each.processor, `QEMU ${each.qemu}`, each.workers ? `${each.workers} workers` : "",
+      each.memory ? `${each.memory} MiB` : ""].filter((part) => part).join(" · "))));
   select.parentElement.hidden = !index.settings.length;
   state.setting = newest(index);
   select.addEventListener("change", () => {

@@ -279,7 +279,8 @@ async function buildView(state, [place]) {
   const items = {Started: builds.started[i].replace("T", " ").replace("Z", " UTC"), Version: builds.image_version[i] || "–",
     "Image (SHA-256)": el("code", {}, builds.image_digest[i]), Revision: el("code", {}, builds.revision[i] || "–"), Kind: builds.kind[i],
     Profile: setting.profile, Instance: setting.instance_type, Accelerator: setting.accelerator, QEMU: builds.qemu[i],
-    Host: setting.host_class, Run: el("code", {}, builds.token[i]),
+    Host: setting.host_class, Processor: setting.processor || "not recorded", Workers: setting.workers || "not recorded",
+    "Memory (MiB)": setting.memory || "not recorded", Run: el("code", {}, builds.token[i]),
     Reports: builds.reports[i] ? link(builds.reports[i], builds.reports[i]) : "not published"};
   return [
     heading(builds.label[i], builds.kind[i] === "release" ? el("span", {class: "badge"}, "release") : null),

@@ -1,0 +1,80 @@
+"""Timed fixtures have the host to themselves under KVM: the tests of other workers wait, and all come to an end."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.quick import lay_out
+
+#: Takes KVM for granted, and a campaign of boots that writes when it begins and ends.
+CONFTEST = """
+import time
+from pathlib import Path
+
+import pytest
+
+from lifsea_testbed.boottime import campaign
+from lifsea_testbed.qemu import accelerator
+from lifsea_testbed.qemu.accelerator import Accelerator, AcceleratorKind
+
+LOG = Path(__file__).with_name("log")
+
+
+def note(line):
+    with LOG.open("a") as file:
+        file.write(line + "\\n")
+
+
+def timed(*_):
+    note("+timed")
+    time.sleep(0.5)
+    note("-timed")
+
+
+accelerator.choose = lambda *_: Accelerator(kind=AcceleratorKind("ACCELERATOR"), speed=9000.0, why="requested")
+campaign.cold_boots = timed
+
+
+@pytest.fixture
+def noted(request):
+    note(f"+{request.node.name}")
+    time.sleep(0.05)
+    yield
+    note(f"-{request.node.name}")
+"""
+SUITE = """
+import pytest
+
+@pytest.mark.parametrize("number", range(12))
+def test_something(noted, number): pass
+
+def test_boot_time(cold_boots): pass
+
+@pytest.mark.parametrize("number", range(12, 24))
+def test_something_else(noted, number): pass
+"""
+
+
+def beside(pytester: pytest.Pytester, accelerator: str) -> tuple[set[str], set[str]]:
+    """The tests that ran while boots were timed, and those that ran beside any other."""
+    options = lay_out(pytester.path, SUITE, conftest=CONFTEST.replace("ACCELERATOR", accelerator))
+    result = pytester.runpytest_subprocess(*options, "-n", "3", "--dist", "worksteal")
+    result.assert_outcomes(passed=25)
+    timed, any_test, running = set[str](), set[str](), set[str]()
+    for line in (pytester.path / "log").read_text().splitlines():
+        running = running | {line[1:]} if line.startswith("+") else running - {line[1:]}
+        timed |= running if "timed" in running else set()
+        any_test |= running if len(running) > 1 else set()
+    assert running == set()
+    return timed - {"timed"}, any_test
+
+
+def test_under_kvm_boots_are_timed_alone(pytester: pytest.Pytester) -> None:
+    timed, others = beside(pytester, "kvm")
+    assert timed == set()
+    assert others, "the tests of several workers run at once all the same"
+
+
+def test_under_emulation_nothing_waits(pytester: pytest.Pytester) -> None:
+    timed, _ = beside(pytester, "tcg")
+    assert timed
