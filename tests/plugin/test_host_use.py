@@ -31,7 +31,7 @@ def timed(*_):
     note("-timed")
 
 
-accelerator.choose = lambda *_: Accelerator(kind=AcceleratorKind("ACCELERATOR"), speed=9000.0, why="requested")
+accelerator.choose = lambda *_: Accelerator(kind=AcceleratorKind("ACCELERATOR"), speed=SPEED, why="requested")
 campaign.cold_boots = timed
 
 
@@ -55,9 +55,13 @@ def test_something_else(noted, number): pass
 """
 
 
+def conftest(accelerator: str, speed: float = 9000.0) -> str:
+    return CONFTEST.replace("ACCELERATOR", accelerator).replace("SPEED", str(speed))
+
+
 def beside(pytester: pytest.Pytester, accelerator: str) -> tuple[set[str], set[str]]:
     """The tests that ran while boots were timed, and those that ran beside any other."""
-    options = lay_out(pytester.path, SUITE, conftest=CONFTEST.replace("ACCELERATOR", accelerator))
+    options = lay_out(pytester.path, SUITE, conftest=conftest(accelerator))
     result = pytester.runpytest_subprocess(*options, "-n", "3", "--dist", "worksteal")
     result.assert_outcomes(passed=25)
     timed, any_test, running = set[str](), set[str](), set[str]()
@@ -78,3 +82,11 @@ def test_under_kvm_boots_are_timed_alone(pytester: pytest.Pytester) -> None:
 def test_under_emulation_nothing_waits(pytester: pytest.Pytester) -> None:
     timed, _ = beside(pytester, "tcg")
     assert timed
+
+
+@pytest.mark.parametrize(("speed", "warns"), [(9000.0, False), (4000.0, True)])
+def test_the_header_says_that_the_clock_does_not_judge(pytester: pytest.Pytester, speed: float, warns: bool) -> None:
+    options = lay_out(pytester.path, "def test_nothing(): pass", conftest=conftest("kvm", speed))
+    shown = pytester.runpytest_subprocess(*options).stdout.str()
+    warning = "WARNING: KVM runs 4000.0 M instructions/s here, an ecs.g7 5400 to 14000 M: the clock does not judge"
+    assert (warning in shown) == warns
