@@ -7,19 +7,22 @@ from lifsea_testbed import Machine, claim
 
 @claim("ops-container-off")
 def test_the_operations_container_is_off(watched: Machine) -> None:
-    """It does not run, since nobody started it."""
+    """It does not run, since nobody started it, and no other container does."""
     assert not watched.guest.operations.is_running
+    assert watched.guest.operations.contained() == []
 
 
 @claim("ops-container-on-demand")
 def test_the_operations_container_starts_and_stops(machine: Machine) -> None:
-    """It runs after start, and not after stop."""
+    """It runs after start, and not after stop, by its tool and by the kernel's list of processes."""
     machine.wait_until_ready()
     operations = machine.guest.operations
     operations.start()
     assert operations.is_running
+    assert operations.contained() != []
     operations.stop()
     assert not operations.is_running
+    assert operations.contained() == []
 
 
 @claim("operations-audited")

@@ -30,15 +30,16 @@ def test_the_whole_image_has_one_version(machine: Machine) -> None:
 
 @claim("nodes-identical")
 def test_two_machines_hold_the_same(twins: Twins) -> None:
-    """Their packages, and every file below /usr, are the same."""
+    """Their packages, and every file below /usr and /boot, are the same."""
     assert sorted(set(twins.contents[0]) ^ set(twins.contents[1])) == []
 
 
 @claim("nodes-identical")
 def test_two_machines_can_be_told_apart(twins: Twins) -> None:
-    """Each has a machine-id, and no secret of one is the other's."""
+    """Each has a machine-id and the other files of its identity, and none of one is the other's."""
     one, other = twins.identities
     assert MACHINE_ID in one
+    assert twins.lacking == []
     assert [path for path, digest in one.items() if digest == other.get(path)] == []
 
 
@@ -46,10 +47,10 @@ def test_two_machines_can_be_told_apart(twins: Twins) -> None:
 def test_the_next_image_boots_with_etc_merged_and_var_kept(upgraded: Upgraded, measure: Measure) -> None:
     """The next image runs as a whole, with its new defaults in /etc; files that were written before are there."""
     measure("upgrade", upgraded.seconds, unit="s", better="lower",
-            definition="From the start of the deployment until a shell of the next image answers; it lies on a disk.")
+            definition="From the start of the OS's own tool until a shell of the next image answers.")
     measure("upgrade-written", upgraded.bytes_written, unit="B", better="lower",
-            definition="What the deployment wrote to the system disk before the reboot.")
-    assert upgraded.running.commit == upgraded.commit != upgraded.before.commit
+            definition="What the tool wrote to the system disk before the reboot.")
+    assert upgraded.running == upgraded.offered != upgraded.before
     assert upgraded.defaults_missing == []
     assert upgraded.kept == {KEPT_IN_ETC: KEPT_IN_ETC, KEPT_IN_VAR: KEPT_IN_VAR}
 
@@ -57,7 +58,7 @@ def test_the_next_image_boots_with_etc_merged_and_var_kept(upgraded: Upgraded, m
 @claim("rollback")
 def test_the_old_image_boots_again(upgraded: Upgraded, rolled_back: RolledBack) -> None:
     """After an upgrade and a rollback the old image runs, and /var is kept."""
-    assert rolled_back.running.commit == upgraded.before.commit
+    assert rolled_back.running == upgraded.before
     assert rolled_back.kept == rolled_back.written
 
 

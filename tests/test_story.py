@@ -156,7 +156,7 @@ def in_terminal(story: Story) -> dict[str, str]:
     rows = [re.match(r" *([a-z ]+?)  ([a-z-]+)(?: \((\w+)\))?(  |$)", line) for line in story.lines[start + 1 :]]
     found = {row[2]: f"{row[1]} by {row[3]}" if row[3] else row[1] for row in rows if row}
     words = {claim: word for claim, word in found.items() if claim in CLAIMS and word in WORDS}
-    assert "    passed  1 claims" in story.lines and "hardware model: 1 tests, 1 broken" in story.lines
+    assert "    passed  1 claims" in story.lines and "hardware model: 1 test, 1 broken" in story.lines
     return {"no-default-password": "passed", **words}
 
 

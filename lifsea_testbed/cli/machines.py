@@ -67,8 +67,6 @@ def powercut(options: argparse.Namespace) -> None:
 
 def boot_time(options: argparse.Namespace) -> None:
     """Boots one image, or two in turns, and prints the times that the boots take, with their causes."""
-    if options.boots < 1:
-        raise CallerError(f"--boots {options.boots}: at least one boot is needed", hint="without the option, 10 boots")
     campaign = boot_times.BootTimeOptions(
         boots=options.boots, floor=options.floor / 100, until=BootMark(options.until), initcalls=options.initcalls,
         which=tuple(BootNumber) if options.later else (BootNumber.FIRST,),

@@ -5,16 +5,19 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.metadata
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from lifsea_testbed.ecs import instance_types
 from lifsea_testbed.errors import CallerError, Explained, GuestFailure
+from lifsea_testbed.support.option_values import Once, count, percent
 from lifsea_testbed.support.sanitize import printable
 
-#: Exit statuses: the gate's for `failed` and `broken`, pytest's for bad input, a shell's for Ctrl-C.
-_FAILED, _USAGE, _BROKEN, _INTERRUPTED = 1, 4, 6, 130
+#: Exit statuses: the gate's for `failed` and `broken`, pytest's for bad input, a shell's for Ctrl-C and SIGPIPE.
+_FAILED, _USAGE, _BROKEN, _INTERRUPTED, _PIPE_CLOSED = 1, 4, 6, 130, 141
 #: The extra of this package that installs each optional library.
 _EXTRAS = {"alembic": "perf", "otava": "perf", "numpy": "perf", "scipy": "perf", "sqlalchemy": "perf",
            "cryptography": "cluster", "kubernetes": "cluster", "minisign": "sign", "psycopg": "postgres"}  # fmt: skip
@@ -24,9 +27,13 @@ FORMATS = ("github-action-benchmark-bigger", "github-action-benchmark-smaller", 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status; prints bad input as one line, other errors with their evidence."""
-    options = parser().parse_args(arguments)
     try:
-        return _command(options.command)(options) or 0
+        options = parser().parse_args(arguments)
+        status = _command(options.command)(options) or 0
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output, such as head, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _PIPE_CLOSED
     except Explained as error:
         print(f"ERROR: {printable(_text(error))}", file=sys.stderr)
         if isinstance(error, GuestFailure):
@@ -40,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = f" (hint: pip install 'lifsea-testbed[{extra}]')" if extra else ""
         print(f"ERROR: {error}{hint}", file=sys.stderr)
         return _USAGE
+    return status
 
 
 def _command(name: str) -> Callable[[argparse.Namespace], int | None]:
@@ -56,11 +64,24 @@ def _text(error: Explained) -> str:
     return "\n".join([error.one_line, *more])
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that refuses bad input as everything else here does: in one line, with the status of bad input.
+
+    Raises:
+        CallerError: an option is unknown, is missing, or has no such value.
+    """
+
+    def error(self, message: str) -> NoReturn:
+        """Raises CallerError."""
+        raise CallerError(message, hint=f"{self.prog} --help")
+
+
 def parser() -> argparse.ArgumentParser:
     """Returns the parser of the whole command line."""
-    parser = argparse.ArgumentParser(prog="lifsea-testbed",
-                                     description="Tools beside the pytest plugin: the host, claims, consoles, boot "
-                                     "times, power cuts, verdicts, histories.")
+    parser: argparse.ArgumentParser = _Parser(
+        prog="lifsea-testbed", description="Tools beside the pytest plugin: the host, claims, consoles, boot times, "
+        "power cuts, verdicts, histories.",
+    )  # fmt: skip
     parser.add_argument("--version", action="version", version=importlib.metadata.version("lifsea-testbed"))
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_doctor(commands.add_parser("doctor", help="check this host for everything that a run needs, and list the "
@@ -82,13 +103,17 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _count(option: str, *, least: int = 0) -> Callable[[str], int]:
+    return lambda text: count(text, option, least=least)
+
+
 def _add_explain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("claim", nargs="?", metavar="CLAIM", help="the claim's id; without one, all claims are listed")
     parser.set_defaults(command="explain:run")
 
 
 def _add_machine(parser: argparse.ArgumentParser, *, image_needed: bool = True) -> None:
-    parser.add_argument("--image", required=image_needed, metavar="FILE",
+    parser.add_argument("--image", required=image_needed, metavar="FILE", action=Once,
                         help="a qcow2 or raw image; it is never written")
     parser.add_argument("--profile", default="auto", metavar="NAME",
                         help="the profile: a name, a .toml file, or auto, by os-release (default: %(default)s)")
@@ -111,13 +136,14 @@ def _add_boot_time(parser: argparse.ArgumentParser) -> None:
     _add_machine(parser)
     parser.add_argument("--against", metavar="OTHER",
                         help="boot this image in turns with the first, and show what got slower")
-    parser.add_argument("--boots", type=int, default=10, metavar="N", help="boots of each image (default: %(default)s)")
+    parser.add_argument("--boots", type=_count("--boots", least=1), default=10, metavar="N",
+                        help="boots of each image (default: %(default)s)")
     parser.add_argument("--later", action="store_true",
                         help="boot each disk a second time, and judge second boots separately")
     parser.add_argument("--until", default="finished", choices=("finished", "quiet", "kubelet"),
                         help="the mark at which a boot ends (default: %(default)s)")
     parser.add_argument("--initcalls", action="store_true", help="with --against: also run both kernels without a disk")
-    parser.add_argument("--floor", type=float, default=1.0, metavar="PERCENT",
+    parser.add_argument("--floor", type=lambda text: percent(text, "--floor"), default=1.0, metavar="PERCENT",
                         help="the smallest change that counts as one (default: %(default)s)")
     parser.set_defaults(command="machines:boot_time", next_image=None)
 
@@ -131,18 +157,18 @@ def _add_baseline(parser: argparse.ArgumentParser) -> None:
 
 def _add_powercut(parser: argparse.ArgumentParser) -> None:
     _add_machine(parser)
-    parser.add_argument("--next-image", metavar="FILE",
+    parser.add_argument("--next-image", metavar="FILE", action=Once,
                         help="the image to upgrade to; not needed with an existing recording")
     parser.add_argument("--recording", type=Path, metavar="DIR",
                         help="the directory of the recording, made if it has none (default: powercut/ in the reports)")
     parser.add_argument("--budget", metavar="TIME", help="start no further boot after this time, such as 90s, 30m, 2h")
     parser.add_argument("--shard", default="1/1", metavar="K/N", help="sweep the K-th of N parts")
-    parser.add_argument("--at-once", type=int, metavar="N",
+    parser.add_argument("--at-once", type=_count("--at-once", least=1), metavar="N",
                         help="boot N states at a time (default: as many as the host has room for)")
     parser.add_argument("--only", action="append", metavar="KIND",
                         help="boot this kind of state only: flush, prefix, without, subset, torn-pages, torn-sectors; "
                         "repeatable")
-    parser.add_argument("--seed", type=int, default=1, metavar="N",
+    parser.add_argument("--seed", type=_count("--seed"), default=1, metavar="N",
                         help="the seed of random subsets (default: %(default)s)")
     parser.add_argument("--depth", default="boot", choices=("boot", "fsck", "next"),
                         help="boot: boot each state; fsck: also check the repository and /usr; next: also upgrade "

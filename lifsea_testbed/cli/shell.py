@@ -106,8 +106,9 @@ class Keyboard:
         return True
 
     def _run_monitor_command(self) -> None:
-        """Reads one line, sends it to QEMU's human monitor, and shows the answer."""
-        with _lines(sys.stdin.fileno(), self._modes):
+        """Reads one line, sends it to QEMU's human monitor, and shows the answer; Ctrl-D and Ctrl-C send nothing."""
+        line = ""
+        with _lines(sys.stdin.fileno(), self._modes), contextlib.suppress(EOFError, KeyboardInterrupt):
             line = input("\n(qemu) ")
         try:
             answer = self._boot.execute("human-monitor-command", {"command-line": line}) if line.strip() else ""

@@ -63,7 +63,7 @@ class Cluster:
         self.plane = ControlPlane(control_plane.find(programs), confinement, records=records)
         certificate, key = self.plane.admin
         self.api = Api(f"https://{self.plane.address}:{CLUSTER_PORT}", authority=self.plane.certificate,
-                       certificate=certificate, key=key)  # fmt: skip
+                       certificate=certificate, key=key, require=self.require)  # fmt: skip
 
     def __enter__(self) -> Self:
         """Starts the control plane.
@@ -77,6 +77,14 @@ class Cluster:
     def __exit__(self, *_: object) -> None:
         """Ends the control plane."""
         self.plane.__exit__()
+
+    def require(self) -> None:
+        """Makes sure that every program of the control plane runs.
+
+        Raises:
+            LaunchError: one has ended.
+        """
+        self.plane.require()
 
     def expect(self, machine: Machine, *, lifetime: datetime.timedelta | None = None) -> Member:
         """Adds the joining script to the user-data of a machine that is off: it joins at its first boot.

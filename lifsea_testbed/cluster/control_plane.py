@@ -40,6 +40,10 @@ _CLIENTS, _PEERS = 2379, 2380
 _SERVICES, _PODS = "10.96.0.0/16", "10.88.0.0/16"
 #: How long the API server may take to be ready, and the interval between two checks (seconds on the host).
 _STARTING, _POLL = 180.0, 0.2
+#: How long the last program has to survive: one that refuses its options or its certificates ends before (seconds).
+_SURVIVING = 2.0
+#: How long a program may take to list its options (seconds).
+_LISTING = 30.0
 #: A node whose heartbeat is this old is NotReady (seconds). A kubelet sends one every ten; Kubernetes' default is 40.
 GRACE = 25
 #: How much of the end of a log is kept (bytes).
@@ -113,6 +117,8 @@ class ControlPlane:
             self._start(self._programs.api_server, self._api_server())
             self._await()
             self._start(self._programs.controller_manager, self._controller_manager())
+            self._started[-1].require(within=_SURVIVING)
+            self.require()
             undo.pop_all()
         return self
 
@@ -141,6 +147,15 @@ class ControlPlane:
             "contexts": [{"name": name, "context": {"cluster": "testbed", "user": name}}],
         })  # fmt: skip
 
+    def require(self) -> None:
+        """Makes sure that every program runs.
+
+        Raises:
+            LaunchError: one has ended.
+        """
+        for program in self._started:
+            program.require()
+
     def logs(self) -> dict[str, str]:
         """Returns the end of each program's log, by its name."""
         return {program.name: program.log() for program in self._started}
@@ -158,8 +173,7 @@ class ControlPlane:
     def _await(self) -> None:
         deadline = Deadline.after(_STARTING)
         while not self._is_ready():
-            for program in self._started:
-                program.require()
+            self.require()
             if deadline.expired:
                 logs = "\n".join(f"--- {name}\n{text}" for name, text in self.logs().items())
                 where = f"; whole logs: {self._records}" if self._records else ""
@@ -225,7 +239,9 @@ class ControlPlane:
         return [
             f"--kubeconfig={self._write('controllers.yaml', text.encode())}", "--controllers=nodelifecycle,nodeipam",
             f"--cluster-cidr={_PODS}", "--allocate-node-cidrs=true", f"--node-monitor-grace-period={GRACE}s",
-            "--leader-elect=false", "--port=0", "--secure-port=0",
+            "--leader-elect=false", "--secure-port=0",
+            # Kubernetes before 1.24 would serve on a second port, without certificates.
+            *(["--port=0"] if takes(self._programs.controller_manager, "--port") else []),
         ]  # fmt: skip
 
     def _write_identity(self, name: str, identity: ClientIdentity) -> tuple[Path, Path]:
@@ -245,6 +261,15 @@ class ControlPlane:
             path.mkdir(mode=0o700)
             self._confinement.admit(path)
         return path
+
+
+def takes(program: Path, option: str) -> bool:
+    """Returns whether a program of Kubernetes lists that option in its help."""
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        listed = subprocess.run([program, "--help"], capture_output=True, text=True, errors="replace", check=False,
+                                timeout=_LISTING, stdin=subprocess.DEVNULL)  # fmt: skip
+        return re.search(rf"(?m)^\s+{re.escape(option)}\s", listed.stdout) is not None
+    return False
 
 
 def _base64(data: bytes) -> str:
@@ -281,7 +306,8 @@ class ControlPlaneProgram:
             self._process.wait(_ENDING)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_ENDING)
 
     def processor_time(self) -> float:
         """Returns the processor time that it has used (seconds)."""
@@ -291,12 +317,14 @@ class ControlPlaneProgram:
         """Returns the end of its log."""
         return printable(self._log.read_bytes()[-_LOG_END:])
 
-    def require(self) -> None:
-        """Checks that it runs.
+    def require(self, *, within: float = 0.0) -> None:
+        """Makes sure that it runs, and does not end within that time (seconds).
 
         Raises:
             LaunchError: it has ended.
         """
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(within)
         status = self._process.poll()
         if status is not None:
             raise LaunchError(f"{self.name} {describe_exit(status)}", expected="it runs until the cluster ends",

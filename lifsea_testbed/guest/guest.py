@@ -34,6 +34,7 @@ from lifsea_testbed.guest.services import Services
 from lifsea_testbed.guest.system import Clock, System
 from lifsea_testbed.guest.units import Units
 from lifsea_testbed.profiles.profile import Profile
+from lifsea_testbed.support.deadline import HARDWARE_SPEED, TimeScale
 from lifsea_testbed.support.protocols import Shell
 
 #: Makes an additional subject of a guest: from its shell and the profile that it is held to.
@@ -45,19 +46,22 @@ class Guest:
 
     `offline` gives the disk of an image without a shell: subjects then read from there what the disk holds, and
     everything else raises NotJudged, as the shell of such a machine does. `subjects` are those that plugins register.
+    `time_scale` is that of waits within the guest.
     """
 
     def __init__(self, shell: Shell, profile: Callable[[], Profile],
                  offline: Callable[[], OfflineTree] | None = None,
-                 subjects: Mapping[str, SubjectFactory] = MappingProxyType({})) -> None:
+                 subjects: Mapping[str, SubjectFactory] = MappingProxyType({}),
+                 time_scale: TimeScale = HARDWARE_SPEED) -> None:
         self._shell = shell
         self._profile = profile
         self._offline = offline
         self._subjects = subjects
+        self._time_scale = time_scale
 
     def without_shell(self, offline: Callable[[], OfflineTree]) -> Guest:
         """Returns the same guest with subjects that read from its disk what the disk holds."""
-        return Guest(self._shell, self._profile, offline, self._subjects)
+        return Guest(self._shell, self._profile, offline, self._subjects, self._time_scale)
 
     def subject(self, name: str) -> object:
         """Returns the additional subject that a plugin registered under that name.
@@ -141,7 +145,7 @@ class Guest:
     @property
     def network(self) -> GuestNetwork:
         """The network."""
-        return GuestNetwork(self._shell)
+        return GuestNetwork(self._shell, self._time_scale)
 
     @property
     def disks(self) -> Disks:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from lifsea_testbed.errors import GuestFailure
 from lifsea_testbed.guest.answers import readable
+from lifsea_testbed.support.lines import split_lines
 from lifsea_testbed.support.protocols import CommandResult, Shell
 
 #: The repository of a running system.
@@ -42,7 +43,7 @@ mount --rbind /usr "$point/usr" && ostree diff {commit} "$point"
 """
 
 _MISSING_DEFAULTS = """
-cd /usr/etc || exit 1
+cd /usr/etc 2>/dev/null || exit 0
 find . -type f | while IFS= read -r file; do [ -e "/etc/$file" ] || echo "$file"; done
 """
 
@@ -90,7 +91,7 @@ class Deployments:
     def repository_damage(self) -> list[str]:
         """Returns the errors that `ostree fsck` reports; none for a sound repository."""
         check = self._shell.run("ostree fsck --quiet", check=False, within=_WHOLE_IMAGE)
-        return [] if check.ok else [*check.lines, *check.stderr.splitlines()]
+        return [] if check.ok else [*check.lines, *split_lines(check.stderr)]
 
     def changed_files(self) -> list[str]:
         """Returns the files below /usr that differ from the booted commit's.
@@ -101,7 +102,7 @@ class Deployments:
         return parse_changes(self._shell.run(script, within=_WHOLE_IMAGE).stdout)
 
     def missing_defaults(self) -> list[str]:
-        """Returns the files of the image's /usr/etc that /etc lacks: those that a merge of the two left out."""
+        """Returns the files of the image's /usr/etc, if it has one, that /etc lacks: those that a merge left out."""
         return self._shell.run(_MISSING_DEFAULTS).lines
 
     def metadata_strings(self, commit: str, key: str, repository: str = REPOSITORY) -> list[str]:
@@ -115,12 +116,6 @@ class Deployments:
         answer = self._shell.run(script, within=_WHOLE_IMAGE)
         with readable(answer, expected="a commit: 64 hexadecimal digits"):
             return parse_commit(answer.stdout)
-
-    def deploy_from_disk(self, device: str) -> str:
-        """Pulls and deploys the image that is deployed on another disk; returns its commit."""
-        commit = self.pull_from_disk(device)
-        self.deploy(self.booted().os, commit)
-        return commit
 
     def deploy(self, os: str, commit: str) -> CommandResult:
         """Makes that commit the one that boots next; the running one stays as the second."""
@@ -140,7 +135,7 @@ class Deployments:
 def parse_status(text: str) -> list[Deployment]:
     """Reads the output of `ostree admin status`; raises ValueError where it shows no deployment."""
     found: list[Deployment] = []
-    for line in text.splitlines():
+    for line in split_lines(text):
         if heading := _HEADING.match(line):
             found.append(Deployment(os=heading["os"], commit=heading["commit"], serial=int(heading["serial"]),
                                     booted=heading["booted"] == "*"))  # fmt: skip
@@ -161,6 +156,6 @@ def parse_commit(text: str) -> str:
 
 def parse_changes(text: str) -> list[str]:
     """Reads the output of `ostree diff`, which omits the first slash of added files; leaves out paths outside /usr."""
-    rows = (line.split(maxsplit=1) for line in text.splitlines())
+    rows = (line.split(maxsplit=1) for line in split_lines(text))
     changes = ((row[0], f"/{row[1].removeprefix('/')}") for row in rows if len(row) == 2)
     return [f"{kind} {path}" for kind, path in changes if path.startswith("/usr/")]

@@ -15,6 +15,8 @@ from lifsea_testbed.guest.files import Files
 from lifsea_testbed.support.protocols import Shell
 
 DPKG_DATABASES = ("/var/lib/dpkg/status", "/usr/lib/sysimage/dpkg/status")
+#: The name under which rpm keeps each public key that was imported (rpmkeys(8)).
+_PUBLIC_KEY = "gpg-pubkey"
 _RPM_DATABASES = ("/var/lib/rpm", "/usr/share/rpm", "/usr/lib/sysimage/rpm")
 
 
@@ -50,7 +52,8 @@ class Packages:
         listed = self._shell.run("command -v rpm >/dev/null && rpm -qa --qf '%{NAME} %{EVR}\\n'", check=False)
         if listed.ok:
             with readable(listed, expected="a name and a version on each line"):
-                return sorted(Package(name=name, version=version) for name, version in map(str.split, listed.lines))
+                return sorted(Package(name=name, version=version) for name, version in map(str.split, listed.lines)
+                              if is_package(name))  # fmt: skip
         raise NotJudged("the image carries neither a dpkg status file nor rpm", Reason.IMAGE)
 
     def named(self, patterns: Iterable[str]) -> list[str]:
@@ -70,6 +73,11 @@ class Packages:
 def database_directories(databases: Sequence[str]) -> list[str]:
     """Returns the directories in which an installed package would have to be recorded."""
     return [*(file.rpartition("/")[0] for file in (*databases, *DPKG_DATABASES)), *_RPM_DATABASES]
+
+
+def is_package(name: str) -> bool:
+    """Returns whether an entry of rpm's database is a package: public keys, which check signatures, are not."""
+    return name != _PUBLIC_KEY
 
 
 def parse_dpkg_status(text: str) -> list[Package]:

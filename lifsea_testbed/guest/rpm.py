@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 
 from lifsea_testbed.disk.filesystem import Tree
 from lifsea_testbed.errors import DiskDamaged, NotJudged, Reason
-from lifsea_testbed.guest.packages import Package
+from lifsea_testbed.guest.packages import Package, is_package
 from lifsea_testbed.support.private_dir import PrivateDirectory
 
 _PLACES = ("/usr/lib/sysimage/rpm", "/usr/share/rpm", "/var/lib/rpm")
@@ -156,15 +156,27 @@ def _from_sqlite(database: bytes, log: bytes) -> list[bytes]:
             connection.execute("PRAGMA trusted_schema = OFF")
             connection.execute("PRAGMA cell_size_check = ON")
             connection.set_progress_handler(lambda: 1, _STEPS)
-            return [blob for (blob,) in connection.execute("SELECT blob FROM Packages") if isinstance(blob, bytes)]
-        except sqlite3.Error as error:
-            raise _damaged(f"cannot be read: {error}") from None
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, len(database) + len(log))
+            connection.text_factory = bytes
+            return list(_blobs(connection, len(database) + len(log)))
+        except (sqlite3.Error, UnicodeError, OverflowError, MemoryError) as error:
+            # A name in a damaged schema that is not UTF-8 makes sqlite3 fail to word its own error.
+            raise _damaged(f"cannot be read: {error!r}") from None
         finally:
             connection.close()
 
 
+def _blobs(connection: sqlite3.Connection, left: int) -> Iterator[bytes]:
+    """Yields the values of the column, as many bytes as the database can hold."""
+    for (blob,) in connection.execute("SELECT blob FROM Packages"):
+        if isinstance(blob, bytes):
+            if (left := left - len(blob)) < 0:
+                raise _damaged("has more in it than its pages hold")
+            yield blob
+
+
 def _sorted(headers: Iterator[bytes] | list[bytes]) -> list[Package]:
-    return sorted(package for header in headers if (package := parse_header(header)))
+    return sorted(package for header in headers if (package := parse_header(header)) and is_package(package.name))
 
 
 def _value(blob: bytes, kind: int, place: int) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from lifsea_testbed.errors import NotJudged, Reason
 from lifsea_testbed.guest.answers import number, readable
 from lifsea_testbed.support.guest_paths import USER_DATA_RUNS
+from lifsea_testbed.support.lines import split_lines
 from lifsea_testbed.support.protocols import Shell
 
 #: How often the clock is read; the reading that was answered fastest counts.
@@ -60,6 +61,11 @@ class System:
         answer = self._shell.run(script)
         with readable(answer, expected="a digest and a path on each line"):
             return parse_digests(answer.lines)
+
+    def lacking_identity(self) -> list[str]:
+        """Returns the files that have to distinguish machines, by their whole path, and that are not there or empty."""
+        paths = [path for path in self._identity_files if not set(path) & set("*?[")]
+        return self._shell.run(f"for file in {shlex.join(paths)}; do [ -s \"$file\" ] || echo \"$file\"; done").lines
 
     def udev_rules(self) -> list[str]:
         """Returns the rules of all udev files together."""
@@ -130,7 +136,7 @@ def parse_tracking(text: str) -> ClockTracking | None:
 
 def parse_os_release(text: str) -> dict[str, str]:
     """Reads os-release(5)."""
-    pairs = (line.partition("=") for line in text.splitlines() if "=" in line)
+    pairs = (line.partition("=") for line in split_lines(text) if "=" in line)
     return {name: _unquoted(value) for name, _, value in pairs}
 
 
@@ -141,7 +147,7 @@ def parse_digests(lines: Iterable[str]) -> dict[str, str]:
 
 def parse_udev_rules(text: str) -> list[str]:
     """Reads rules (udev(7)): one a line, a backslash at its end continues it, # starts a comment."""
-    lines = map(str.strip, text.replace("\\\n", " ").splitlines())
+    lines = map(str.strip, split_lines(text.replace("\\\n", " ")))
     return [line for line in lines if line and not line.startswith("#")]
 
 

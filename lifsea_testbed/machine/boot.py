@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import socket
 import time
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from lifsea_testbed.console.channel import Channel, NoChannel, PortChannel
 from lifsea_testbed.console.cloud_assistant import CloudAssistant
@@ -21,13 +21,15 @@ from lifsea_testbed.disk.image import Image
 from lifsea_testbed.ecs.instance import NetworkInterface
 from lifsea_testbed.errors import (
     BootFailed,
+    EmulatorFailed,
     Explained,
     GuestCrashed,
     HostError,
     LaunchError,
+    TestbedError,
     WaitTimedOut,
 )
-from lifsea_testbed.machine import diagnosis
+from lifsea_testbed.machine import descriptors, diagnosis
 from lifsea_testbed.machine.access import ConsoleAccess, console_access
 from lifsea_testbed.profiles.profile import AccessMethod, AccessSection, ChannelDevice
 from lifsea_testbed.qemu import command_line
@@ -49,18 +51,6 @@ _MIGRATING = 60.0
 _POLLING = 0.003
 #: After an event that reports the end of the guest, its last console lines are awaited for this long (seconds).
 _LAST_LINES = 0.3
-
-
-class _LayerDescriptors(TypedDict):
-    layers: tuple[int, ...]
-    write_log: int | None
-    reads: int | None
-
-
-class _MemoryDescriptors(TypedDict):
-    memory: int | None
-    copied: bool
-    incoming: bool
 
 
 class Boot:
@@ -89,19 +79,21 @@ class Boot:
         self._saved_state = memory.state if memory else None
         self._disks, self._disk_mtimes = [overlay, *([data] if data else [])], list[int]()
         redactor = redactor or Redactor()
-        self.counts = Tally() if counter else None
         self._access_methods = access_methods or {}
-        with contextlib.ExitStack() as inherited:
+        with contextlib.ExitStack() as inherited, contextlib.ExitStack() as made:
+            made.callback(self.liveness.close)
+            made.callback(self.liveness.end, lambda: LaunchError("the machine is off"))
+            self.counts = Tally() if counter else None
+            if self.counts is not None:
+                made.callback(self.counts.close)
             names = ["monitor", "console", "assistant", "channel", *(["virtio_console"] if with_virtio_console else [])]
-            ours, theirs = _socket_pairs(inherited, names)
-            counting = (counter.library, self.counts.descriptor) if counter and self.counts else None
-            descriptors = command_line.Descriptors(**theirs, image=_opened(inherited, image.path, os.O_RDONLY),
-                                                   overlay=_opened(inherited, overlay, os.O_RDWR),
-                                                   data=_opened(inherited, data, os.O_RDWR) if data else None,
-                                                   counter=counting,
-                                                   **_layer_descriptors(inherited, layers or Layers()),
-                                                   **_memory_descriptors(inherited, memory))
-            self.command = command_line.command(hardware, descriptors)
+            ours, theirs = descriptors.socket_pairs(inherited, made, names)
+            self.monitor = Monitor(ours["monitor"], on_event=self._on_event, log=log, on_failure=self._events_lost)
+            made.callback(self.monitor.close)
+            self.assistant = CloudAssistant(ours["assistant"], liveness=self.liveness)
+            self._port = PortChannel(ours["channel"], liveness=self.liveness)
+            made.callback(self._port.close)
+            self.channel: Channel = self._port
             self.transcript = Transcript(ours["console"], liveness=self.liveness, file=transcript,
                                          redactor=redactor.stream(), measure=self._measure)
             self.consoles = {ChannelDevice.SERIAL: self.transcript}
@@ -110,12 +102,20 @@ class Boot:
                 self.consoles[ChannelDevice.VIRTIO] = Transcript(
                     ours["virtio_console"], liveness=self.liveness, file=hvc0, redactor=redactor.stream(),
                     measure=self._measure)  # fmt: skip
-            self.assistant = CloudAssistant(ours["assistant"], liveness=self.liveness)
-            self._port = PortChannel(ours["channel"], liveness=self.liveness)
-            self.channel: Channel = self._port
-            self.monitor = Monitor(ours["monitor"], on_event=self._on_event, log=log)
-            self.process = QemuProcess(self.command, directory=directory, inherit=_descriptor_numbers(descriptors),
+            for console in self.consoles.values():
+                made.callback(console.close)
+            numbers = command_line.Descriptors(
+                **theirs, image=descriptors.opened(inherited, image.path, os.O_RDONLY),
+                overlay=descriptors.opened(inherited, overlay, os.O_RDWR),
+                data=descriptors.opened(inherited, data, os.O_RDWR) if data else None,
+                counter=(counter.library, self.counts.descriptor) if counter and self.counts else None,
+                **descriptors.of_layers(inherited, layers or Layers()), **descriptors.of_memory(inherited, memory),
+            )  # fmt: skip
+            self.command = command_line.command(hardware, numbers)
+            self.process = QemuProcess(self.command, directory=directory, inherit=_descriptor_numbers(numbers),
                                        confinement=confinement, on_exit=self._on_exit)
+            made.callback(self.process.kill)
+            self._resources = made.pop_all()
 
     def start(self, nics: Iterable[NetworkInterface] = ()) -> None:
         """Runs the machine from its first instruction, or from its saved state, with those further NICs.
@@ -263,22 +263,24 @@ class Boot:
         return diagnosis.silence(self.monitor, self.process, self.transcript)
 
     def wait_until_off(self, deadline: Deadline) -> bool:
-        """Waits for a machine that is shutting down, and returns whether it is off."""
-        return self.process.wait(deadline.remaining)
+        """Waits for a machine that is shutting down, and returns whether it is off.
+
+        Raises:
+            EmulatorFailed: QEMU ended by a fault of its own.
+        """
+        is_off = self.process.wait(deadline.remaining)
+        if is_off and isinstance(error := self.process.exit_error(), EmulatorFailed):
+            raise error
+        return is_off
 
     def close(self) -> None:
-        """Cuts the power and releases every resource; a second call does nothing."""
+        """Cuts the power and releases every resource, even if one of them fails; a second call does nothing.
+
+        Raises:
+            HostError: the host's kernel does not end QEMU.
+        """
         self.liveness.expect_end()
-        self.process.kill()
-        for console in self.consoles.values():
-            console.close()
-        self._port.close()
-        self.assistant.close()
-        self.monitor.close()
-        if self.counts is not None:
-            self.counts.close()
-        self.liveness.end(lambda: LaunchError("the machine is off"))
-        self.liveness.close()
+        self._resources.close()
 
     def _measure(self, suspicion: Suspicion) -> Measured:
         return diagnosis.measured(self.process, suspicion)
@@ -347,41 +349,10 @@ class Boot:
 
         self.liveness.end(reason)
 
-
-def _socket_pairs(inherited: contextlib.ExitStack,
-                  names: Iterable[str]) -> tuple[dict[str, socket.socket], dict[str, int]]:
-    """Returns socket pairs: our ends, and the numbers of QEMU's ends, which are closed here once QEMU has them."""
-    ours: dict[str, socket.socket] = {}
-    theirs: dict[str, int] = {}
-    for name in names:
-        ours[name], end = socket.socketpair()
-        inherited.callback(end.close)
-        theirs[name] = end.fileno()
-    return ours, theirs
-
-
-def _opened(inherited: contextlib.ExitStack, path: Path, mode: int) -> int:
-    descriptor = os.open(path, mode | os.O_CLOEXEC)
-    inherited.callback(os.close, descriptor)
-    return descriptor
-
-
-def _layer_descriptors(inherited: contextlib.ExitStack, layers: Layers) -> _LayerDescriptors:
-    """Returns the descriptors of the layers between image and overlay, and of the logs of writes and reads."""
-    log = None if layers.write_log is None else _opened(inherited, layers.write_log, os.O_RDWR | os.O_CREAT)
-    reads = None if layers.reads is None else _opened(inherited, layers.reads, os.O_WRONLY | os.O_CREAT)
-    if reads is not None:
-        os.fchmod(reads, 0o666)  # QEMU opens it again, by /dev/fd, as the user that it is confined to
-    return {"layers": tuple(_opened(inherited, path, os.O_RDONLY) for path in layers.below), "write_log": log,
-            "reads": reads}  # fmt: skip
-
-
-def _memory_descriptors(inherited: contextlib.ExitStack, memory: MemoryFile | None) -> _MemoryDescriptors:
-    """Returns the descriptor of the memory's file; QEMU opens it again, by /proc, as the user it is confined to."""
-    if memory is None:
-        return {"memory": None, "copied": False, "incoming": False}
-    descriptor = _opened(inherited, memory.path, os.O_RDONLY if memory.copied else os.O_RDWR)
-    return {"memory": descriptor, "copied": memory.copied, "incoming": memory.state is not None}
+    def _events_lost(self, error: Exception) -> None:
+        evidence = "".join(traceback.format_exception(error))
+        self.liveness.end(lambda: TestbedError(f"QEMU's events are not read any more: {error!r}", evidence=evidence,
+                                               expected="each event is handled"))  # fmt: skip
 
 
 def _descriptor_numbers(descriptors: command_line.Descriptors) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ from lifsea_testbed.disk.image import Image
 from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.ecs.instance_types import InstanceType
 from lifsea_testbed.ecs.metadata_faults import NO_FAULTS, MetadataFaults
-from lifsea_testbed.errors import BootFailed, Explained, NotJudged
+from lifsea_testbed.errors import Explained, GuestFailure, NotJudged
 from lifsea_testbed.guest.guest import SubjectFactory
 from lifsea_testbed.machine.access import ConsoleAccess
 from lifsea_testbed.machine.context import RunContext
@@ -226,7 +226,7 @@ class MachineFactory:
         try:
             machine.power_on()
         except Explained as error:
-            if isinstance(error, BootFailed):
+            if isinstance(error, GuestFailure):
                 held_to = f"held to profile {self.profile.name} ({self.context.profile_reason})"
                 error.hint = f"{error.hint}; {held_to}" if error.hint else held_to
             self._first_boot_error = None if self._booted else error

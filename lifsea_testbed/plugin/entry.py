@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import argparse
+import contextlib
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,12 +14,16 @@ from lifsea_testbed.plugin import fixtures
 if TYPE_CHECKING:
     from lifsea_testbed.support.shard import ShardIndex
 
+#: The options with which pytest runs no test: the reports of an earlier run stay.
+_RUNS_NOTHING = ("help", "version", "collectonly", "markers", "showfixtures", "show_fixtures_per_test", "cacheshow")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds the command line options."""
     group = parser.getgroup("lifsea", "container OS images (lifsea_testbed)")
-    group.addoption("--image", metavar="FILE", help="boot this qcow2 or raw image; it is never written")
-    group.addoption("--next-image", metavar="FILE", help="the image to upgrade to: the same, one version on")
+    group.addoption("--image", metavar="FILE", action=_Once, help="boot this qcow2 or raw image; it is never written")
+    group.addoption("--next-image", metavar="FILE", action=_Once,
+                    help="the image to upgrade to: the same, one version on")
     group.addoption("--control-plane", metavar="DIR",
                     help="the directory of kube-apiserver and kube-controller-manager, for a cluster that nodes join "
                          "(default: they are searched on PATH)")
@@ -31,7 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
                          "reason (host, option, image), or a claim; several with commas; repeatable")
     group.addoption("--instance-type", default="ecs.g7.large", metavar="TYPE",
                     help="the instance type that machines look like (default: %(default)s)")
-    group.addoption("--data-disk", type=int, metavar="GIB",
+    group.addoption("--data-disk", type=_count("--data-disk", most=65_536), metavar="GIB",
                     help="the size of an empty data disk, 0 for none (default: the profile's)")
     group.addoption("--accel", default="auto", choices=("auto", "kvm", "tcg"),
                     help="auto measures both, and takes KVM if it is really faster (default: %(default)s)")
@@ -53,11 +59,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--shard-durations", action="append", default=[], metavar="FILE",
                     help="with --shard: make parts that take equally long, by the run.json of an earlier run; give "
                          "every shard the same files; repeatable")
-    group.addoption("--power-cuts", metavar="TIME",
+    group.addoption("--power-cuts", type=_duration, metavar="TIME",
                     help="cut the power in an upgrade, again and again for this time, such as 30m; without it that is "
                          "not judged")
     group = parser.getgroup("lifsea-perf", "figures of container OS images (lifsea_testbed)")
-    group.addoption("--boots", type=int, default=10, metavar="N",
+    group.addoption("--boots", type=_count("--boots", least=1), default=10, metavar="N",
                     help="the number of cold boots to judge boot time by (default: %(default)s)")
     group.addoption("--history", metavar="FILE|URL",
                     help="store the figures in this SQLite file or PostgreSQL database, and judge them by earlier ones")
@@ -65,7 +71,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
                     help="fail the run if a metric regressed since the last release, or is over its budget")
     group.addoption("--perf-release", action="store_true",
                     help="this image is a release: later images are compared with it")
-    group.addoption("--perf-floor", type=float, default=1.0, metavar="PERCENT",
+    group.addoption("--perf-floor", type=_percent, default=1.0, metavar="PERCENT",
                     help="the smallest change that counts as one (default: %(default)s)")
     group.addoption("--image-version", default="", metavar="TEXT",
                     help="the image's version (default: VERSION_ID of its os-release)")
@@ -77,14 +83,56 @@ def pytest_addoption(parser: pytest.Parser) -> None:
                     help="the URL at which the directory of --reports will be published")
 
 
+class _Once(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
+                 option_string: str | None = None) -> None:
+        from lifsea_testbed.support.option_values import Once
+
+        with _one_line():
+            Once(self.option_strings, self.dest)(parser, namespace, values, option_string)
+
+
+def _count(option: str, *, least: int = 0, most: int | None = None) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        from lifsea_testbed.support import option_values
+
+        with _one_line():
+            return option_values.count(text, option, least=least, most=most)
+
+    return parse
+
+
+def _percent(text: str) -> float:
+    from lifsea_testbed.support import option_values
+
+    with _one_line():
+        return option_values.percent(text, "--perf-floor")
+
+
+def _duration(text: str) -> str:
+    from lifsea_testbed.support import option_values
+
+    with _one_line():
+        return option_values.duration(text, "--power-cuts")
+
+
 def _shard(text: str) -> ShardIndex:
-    from lifsea_testbed.errors import CallerError
     from lifsea_testbed.support.shard import ShardIndex
 
-    try:
+    with _one_line():
         return ShardIndex.parse(text)
+
+
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+    """Makes bad input the one line of a usage error."""
+    from lifsea_testbed.errors import CallerError
+    from lifsea_testbed.support.sanitize import printable
+
+    try:
+        yield
     except CallerError as error:
-        raise pytest.UsageError(error.one_line) from None
+        raise pytest.UsageError(printable(error.one_line)) from None
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -120,8 +168,10 @@ def pytest_configure(config: pytest.Config) -> None:
                                        "failure is 'broken'")
     config.addinivalue_line("markers", "shares_machine: the test changes nothing on its machine, which is checked")
     config.pluginmanager.register(fixtures)
-    if not config.option.image or config.option.help or config.option.collectonly:
+    if not config.option.image or any(getattr(config.option, option, False) for option in _RUNS_NOTHING):
         return
+    if (getattr(config.option, "reruns", None) or 0) < 0:
+        raise pytest.UsageError(f"--reruns {config.option.reruns}: not a whole number from 0 on")
     from lifsea_testbed.plugin.fixture_teardown import EarlyTeardown
     from lifsea_testbed.plugin.session import Session
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lifsea_testbed.scenarios.upgrade_paths import FaultInjection, UpgradeChain
 
 _SESSION = pytest.StashKey["Session"]()
+_CLUSTER = pytest.StashKey["Cluster"]()
 
 
 def bind(config: pytest.Config, session: Session) -> None:
@@ -222,13 +223,18 @@ def corrected_clock(bench: MachineFactory) -> ClockCorrection:
 
 
 @pytest.fixture(scope="session")
-def upgraded(bench: MachineFactory, next_image: Image, pytestconfig: pytest.Config) -> Iterator[Upgraded]:
-    """A machine that was upgraded and runs the next image."""
+def upgraded(bench: MachineFactory, next_image: Image, pytestconfig: pytest.Config,
+             tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upgraded]:
+    """A machine that was upgraded by the profile's tool and runs the next image."""
     from lifsea_testbed.scenarios import basics
+    from lifsea_testbed.upgrade.tools import upgrade_tool
 
     with _cold(bench, "upgraded-machine") as machine:
-        with _session(pytestconfig).host.exclusive("an upgrade"):
-            upgraded = basics.upgrade(machine, next_image)
+        session = _session(pytestconfig)
+        tool = upgrade_tool(machine, bench.profile.upgrades, session.extensions.upgrade_tools)
+        offered = basics.offer(machine, next_image, tmp_path_factory.mktemp("next"))
+        with session.host.exclusive("an upgrade"):
+            upgraded = basics.upgrade(machine, tool, offered)
         yield upgraded
 
 
@@ -283,6 +289,29 @@ def static_pod(bench: MachineFactory, restorer: MachinePool) -> StaticPod:
 # The cluster
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Finds the host at fault for a fixture that failed while a program of the control plane had ended."""
+    return (yield from _with_control_plane(item))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Finds the host at fault for a test that failed while a program of the control plane had ended."""
+    return (yield from _with_control_plane(item))
+
+
+def _with_control_plane(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Raises LaunchError in place of what a test of the cluster found wrong without one of the cluster's programs."""
+    try:
+        return (yield)
+    except (AssertionError, pytest.fail.Exception):
+        cluster = item.config.stash.get(_CLUSTER, None)
+        if cluster is not None and "cluster" in getattr(item, "fixturenames", ()):
+            cluster.require()
+        raise
+
+
 @pytest.fixture(scope="session")
 def cluster(bench: MachineFactory, pytestconfig: pytest.Config) -> Iterator[Cluster]:
     """A control plane; a machine that is off joins it at its first boot after `cluster.expect(machine)`."""
@@ -297,7 +326,11 @@ def cluster(bench: MachineFactory, pytestconfig: pytest.Config) -> Iterator[Clus
     programs = pytestconfig.option.control_plane
     with Cluster(bench.profile, Path(programs).absolute() if programs else None, bench.accelerator.confinement,
                  records=bench.records / "cluster") as cluster:  # fmt: skip
-        yield cluster
+        pytestconfig.stash[_CLUSTER] = cluster
+        try:
+            yield cluster
+        finally:
+            del pytestconfig.stash[_CLUSTER]
 
 
 @pytest.fixture(scope="session")

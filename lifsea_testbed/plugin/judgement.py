@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unittest
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from lifsea_testbed.plugin.items import judges_hardware
 from lifsea_testbed.report.outcome import Judgement, Status, first_line, judge
 
 #: The exceptions by which a test ends before it has judged anything, without a reason that counts.
-NOT_RUN = (pytest.skip.Exception, pytest.xfail.Exception)
+NOT_RUN = (pytest.skip.Exception, pytest.xfail.Exception, unittest.SkipTest)
 #: The modules whose calls of pytest.fail() are about the test, not about the image: a time limit, a bad fixture.
 _HARNESS = frozenset({"pytest_timeout", "_pytest.fixtures", "_pytest.python"})
 _RAISED_IN = "_pytest.outcomes"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import shlex
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,8 @@ class Results:
             self._collector.add_figures(figure(report.nodeid, fields) for fields in figures)
         if fields := getattr(report, "lifsea_outcome", None):
             profile, version = report.lifsea_image
-            self._collector.add(TestOutcome.from_fields(fields), profile=profile, version=version)
+            outcome = _agreed(TestOutcome.from_fields(fields), report)
+            self._collector.add(outcome, profile=profile, version=version)
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
         """Sets Allure's status details to the gate's verdict, in the process that ran the test."""
@@ -240,6 +242,14 @@ class Results:
         options += [f"--claim={claim}" for claim in context.claims]
         options += [f"--known-issues={path}" for path in context.known_issues]
         return shlex.join(["pytest", item.nodeid, *options])
+
+
+def _agreed(outcome: TestOutcome, report: pytest.TestReport) -> TestOutcome:
+    """The outcome of a test: broken if pytest counts a failure without an exception, as a strict xfail that passed."""
+    if not report.failed or outcome.status is not Status.PASSED:
+        return outcome
+    why = f"pytest counts it as failed: {printable(report.longreprtext).strip()[:_LONGEST_WHY]}".replace("\n", " ")
+    return replace(outcome, status=Status.BROKEN, blame=str(Blame.HARNESS), why=why)
 
 
 def relative(path: Path) -> str:

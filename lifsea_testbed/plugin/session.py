@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+import traceback
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lifsea_testbed.errors import CallerError, HostError
+from lifsea_testbed.errors import CallerError, Explained, HostError
 from lifsea_testbed.machine import preflight, snapshot_cache
 from lifsea_testbed.machine.access import require_methods
 from lifsea_testbed.machine.context import RunContext
@@ -18,6 +19,7 @@ from lifsea_testbed.machine.factory import MachineFactory
 from lifsea_testbed.machine.pool import MachinePool
 from lifsea_testbed.machine.snapshot_cache import SnapshotCache
 from lifsea_testbed.plugin import xdist
+from lifsea_testbed.plugin.ending import Ending
 from lifsea_testbed.plugin.figures import Figures, open_history
 from lifsea_testbed.plugin.hooks import Extensions
 from lifsea_testbed.plugin.judges import COLLECTED, JudgeRegistry
@@ -25,13 +27,12 @@ from lifsea_testbed.plugin.results import Results, relative
 from lifsea_testbed.plugin.shards import PLAN, ShardSelection, read_durations
 from lifsea_testbed.qemu.accelerator import AcceleratorKind
 from lifsea_testbed.report import allure, github, known_issues, terminal
-from lifsea_testbed.report.collector import Collector
+from lifsea_testbed.report.collector import Collector, lock_reports
 from lifsea_testbed.report.document import Document
 from lifsea_testbed.report.known_issues import KnownIssueList
 from lifsea_testbed.report.signature import PASSWORD, Signer
 from lifsea_testbed.report.terminal import Spinner
 from lifsea_testbed.support import private_dir, steps
-from lifsea_testbed.support.deadline import seconds
 from lifsea_testbed.support.host_use import HostUse
 from lifsea_testbed.support.sanitize import printable
 from lifsea_testbed.upgrade.tools import require_tool
@@ -42,15 +43,22 @@ if TYPE_CHECKING:
 #: The exit statuses of pytest after which all is known: tests passed, tests failed, no test was selected.
 _TO_THE_END = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
 
+#: The directory of Allure's results where its plugin is switched off.
+_NO_ALLURE = ""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """The checked inputs of a run: its context, the known issues, and in the main process signer and history."""
+    """The checked inputs of a run: its context, the known issues, and in the main process signer and history.
+
+    `lock` is the descriptor by which the main process has the directory of the reports to itself.
+    """
 
     context: RunContext
     known: KnownIssueList
     signer: Signer | None
     history: History | None
+    lock: int | None
 
     @classmethod
     def check(cls, config: pytest.Config) -> Inputs:
@@ -60,12 +68,14 @@ class Inputs:
             pytest.UsageError: an option is bad, or the host cannot do it; nothing was started.
         """
         try:
-            seconds(config.option.power_cuts or "0s", "--power-cuts")
+            _require_text(config.invocation_params.args)
             signer = _signer(config)
             files = known_issues.files(_known_issues(config), config.option.profile)
             known = known_issues.load(files, on=known_issues.today())
             context = xdist.receive_context(config) or _context(config)
-            return cls(context=context, known=known, signer=signer, history=open_history(config))
+            history = open_history(config)
+            lock = None if xdist.is_worker(config) else lock_reports(context.reports)
+            return cls(context=context, known=known, signer=signer, history=history, lock=lock)
         except (CallerError, HostError) as error:
             raise pytest.UsageError(_refusal(config, error)) from None
 
@@ -94,6 +104,7 @@ class Session:
         self.shard = ShardSelection(shard, durations) if shard else None
         self.results = Results(config, self.pool, inputs.known, self._collector, self._spinner)
         self._signer = inputs.signer
+        self._lock = inputs.lock
         self._document: Document | None = None
         self._cancelled = False
 
@@ -105,7 +116,7 @@ class Session:
             pytest.UsageError: an option is bad, or the host cannot do it; nothing was started.
         """
         inputs = Inputs.check(config)
-        if not config.option.allure_report_dir:
+        if getattr(config.option, "allure_report_dir", _NO_ALLURE) is None:
             config.option.allure_report_dir = str(inputs.context.reports / "allure")
             config.option.clean_alluredir = True
         session = cls(config, inputs)
@@ -114,10 +125,22 @@ class Session:
         except CallerError as error:
             session.factory.close()
             raise pytest.UsageError(printable(error.one_line)) from None
+        if not xdist.is_worker(config):
+            config.pluginmanager.register(Ending(session.break_off))
         for part in (session, session.results, session.judges, session.controller, session.shard, session.figures):
             if part is not None:
                 config.pluginmanager.register(part)
         return session
+
+    def break_off(self, session: pytest.Session, error: Exception) -> None:
+        """Makes the run broken, because its end failed in that way."""
+        assert self._collector is not None
+        if not isinstance(error, OSError | Explained):
+            traceback.print_exception(error)
+        self._document = self._collector.break_off(printable(f"the end of the run failed: {error!r}"))
+        session.exitstatus = self._document.exit_status
+        if reporter := self._config.pluginmanager.get_plugin("terminalreporter"):
+            reporter.ensure_newline()
 
     def require_extensions(self) -> None:
         """Makes sure that the access methods and the upgrade tool named by the profile exist.
@@ -152,6 +175,8 @@ class Session:
         if self._collector:
             self.controller.end_workers()
             private_dir.clean()  # a worker that died did not remove its machines' directory
+        if self._lock is not None:
+            os.close(self._lock)
         if self._document and self._collector:
             for line in github.commands(self._document, self.results.lines, os.environ):
                 print(line)
@@ -181,7 +206,7 @@ class Session:
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         """Leaves pytest's own exit status to a user who ends the run; not to --stepwise, -x, or a failed collection."""
-        self._cancelled = not isinstance(excinfo.value, pytest.Session.Interrupted)
+        self._cancelled = type(excinfo.value) in (KeyboardInterrupt, pytest.exit.Exception)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
@@ -191,10 +216,11 @@ class Session:
         document = self._settle(exitstatus)
         if self._signer:
             self._signer.sign(self._collector.path, document)
-        if not self._cancelled:
+        if not (self._cancelled and exitstatus == pytest.ExitCode.INTERRUPTED):
             session.exitstatus = document.exit_status or int(exitstatus)
         github.add_summary(document, os.environ)
-        allure.prepare(document, self.context.reports, Path(self._config.option.allure_report_dir))
+        if folder := getattr(self._config.option, "allure_report_dir", _NO_ALLURE):
+            allure.prepare(document, self.context.reports, Path(folder))
         self._config.hook.pytest_lifsea_report(document=document, reports=self.context.reports)
         self._document = document
 
@@ -209,14 +235,19 @@ class Session:
     def _settle(self, exitstatus: int) -> Document:
         """Returns the document of the finished run; an early end of pytest or a worker is a trouble of the test bed."""
         assert self._collector is not None
-        name = pytest.ExitCode(exitstatus).name.lower()
-        stopped = [] if exitstatus in _TO_THE_END else [f"pytest stopped early ({name})"]
         judges = self.judges.by_claim(self.controller.results.get(COLLECTED, ""))
         judged = self.figures.finish(self._collector.flakes)
         return self._collector.finish(
-            [*self.judges.troubles, *stopped, *self.controller.troubles, *judged.troubles], judged.failures,
-            plan=self._plan, findings=judged.findings, judges=judges,
+            [*self.judges.troubles, *self._stopped(exitstatus), *self.controller.troubles, *judged.troubles],
+            judged.failures, plan=self._plan, findings=judged.findings, judges=judges,
         )  # fmt: skip
+
+    def _stopped(self, exitstatus: int) -> list[str]:
+        """The trouble that pytest did not come to the end of its tests, if it did not."""
+        if exitstatus in _TO_THE_END and not self._cancelled:
+            return []
+        names = {code.value: code.name.lower() for code in pytest.ExitCode}
+        return [f"pytest stopped early ({names.get(exitstatus, f'exit status {exitstatus}')})"]
 
     @property
     def _plan(self) -> str:
@@ -224,7 +255,7 @@ class Session:
         return (self.shard.plan or self.controller.results.get(PLAN, "")) if self.shard else ""
 
     def _announce(self, line: str) -> None:
-        if self._spinner and self._config.option.verbose >= 0:
+        if self._spinner and getattr(self._config.option, "verbose", 0) >= 0:
             self._spinner.show(line)
 
     def _write_line(self, line: str) -> None:
@@ -250,6 +281,17 @@ def _context(config: pytest.Config) -> RunContext:
 
 def _known_issues(config: pytest.Config) -> list[Path]:
     return [Path(path).resolve() for path in config.option.known_issues]
+
+
+def _require_text(arguments: Iterable[object]) -> None:
+    """Refuses arguments that no report can hold: file names in another encoding.
+
+    Raises:
+        CallerError: an argument is not UTF-8.
+    """
+    for argument in map(str, arguments):
+        if argument.encode("utf-8", "replace").decode() != argument:
+            raise CallerError(f"{argument!r}: not UTF-8, as the text of every report is", hint="rename the file")
 
 
 def _signer(config: pytest.Config) -> Signer | None:

@@ -29,8 +29,9 @@ from lifsea_testbed.powercut.sweep import Sweep, plan
 from lifsea_testbed.powercut.verdicts import CrashResult, CrashResults, CrashVerdict, Evidence, judged_as
 from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.support.deadline import Deadline, seconds
-from lifsea_testbed.support.sanitize import printable, slug
+from lifsea_testbed.support.sanitize import dashed, printable
 from lifsea_testbed.support.shard import ShardIndex
+from lifsea_testbed.upgrade.tools import OSTREE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -75,9 +76,6 @@ class SweepOptions:
         """
         if operation not in OPERATIONS:
             raise CallerError(f"--cut {operation}: unknown operation", hint=f"one of {', '.join(OPERATIONS)}")
-        if at_once is not None and at_once < 1:
-            raise CallerError(f"--at-once {at_once}: at least one state must be booted at a time",
-                              hint="without the option the number suits the host")  # fmt: skip
         options = cls(
             reports=reports, recording=reports, budget=_FOREVER if budget is None else seconds(budget, "--budget"),
             shard=ShardIndex.parse(shard), kinds=_kinds(only), seed=seed, operation=operation, second=second or "",
@@ -89,7 +87,7 @@ class SweepOptions:
     def name(self) -> str:
         """The name of the report, without a suffix."""
         name = _report_name(self.operation)
-        return f"{name}-second-{slug(self.second)}" if self.second else name
+        return f"{name}-second-{dashed(self.second)}" if self.second else name
 
     @property
     def results(self) -> Path:
@@ -99,7 +97,7 @@ class SweepOptions:
     @property
     def directory(self) -> Path:
         """The directory of the recording that is swept; that of a second boot lies below that of the first cut."""
-        return self.recording / f"second-{slug(self.second)}" if self.second else self.recording
+        return self.recording / f"second-{dashed(self.second)}" if self.second else self.recording
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +124,8 @@ class PowerCuts:
 def sweep_for_suite(factory: MachineFactory, reports: Path, budget: str | None) -> PowerCuts:
     """Sweeps the pull and the deployment of an upgrade within the time that a run of the suites was given.
 
+    A tool other than ostree itself pulls and deploys in one operation.
+
     Raises:
         NotJudged: the run was given no time for power cuts.
         CallerError: the budget is not a duration.
@@ -133,7 +133,10 @@ def sweep_for_suite(factory: MachineFactory, reports: Path, budget: str | None) 
     if budget is None:
         raise NotJudged("no time was given for power cuts (--power-cuts 30m)", Reason.OPTION)
     deadline, found = Deadline.after(seconds(budget, "--power-cuts")), dict[str, report.SweepSummary]()
+    in_steps = factory.profile.upgrades.tool == OSTREE
     for operation, share in _OF_A_SUITE.items():
+        if operation == PullOperation.name and not in_steps:
+            continue
         options = SweepOptions.parse(reports=reports, operation=operation)
         directory = options.recording.with_name(f"{_report_name(operation)}-{factory.image.sha256[:12]}")
         found[operation] = survey(factory, replace(options, recording=directory, budget=share * deadline.remaining))
@@ -164,7 +167,7 @@ def _recorded(factory: MachineFactory, directory: Path, operation: Operation) ->
 
 def _second_boot(factory: MachineFactory, first: Recording, options: SweepOptions) -> SecondBootOperation:
     """The boot after a cut; the disk of that cut is written beside the first recording."""
-    facts, cut = first.facts, options.recording / f"cut-{slug(options.second)}.qcow2"
+    facts, cut = first.facts, options.recording / f"cut-{dashed(options.second)}.qcow2"
     with recordings.timeline(first, factory.image, seed=options.seed) as timeline:
         state = timeline.states.find(options.second)
         qcow2_writer.write(cut, timeline.contents.clusters(state), size=facts.disk_size)

@@ -6,18 +6,20 @@ import enum
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Protocol
 
 from lifsea_testbed.ecs.instance import Instance
+from lifsea_testbed.errors import NotJudged, Reason
 from lifsea_testbed.machine.factory import InitialState, MachineFactory, MachineSpec
 from lifsea_testbed.machine.machine import Machine
+from lifsea_testbed.profiles.profile import UpgradesSection
 from lifsea_testbed.qemu.storage import Layers
 from lifsea_testbed.support.guest_paths import KEPT_IN_ETC
 from lifsea_testbed.upgrade.offer import Offer, make_offers, offer_from_disk
 from lifsea_testbed.upgrade.repository import Repository
-from lifsea_testbed.upgrade.tools import OstreeTool
+from lifsea_testbed.upgrade.tools import OstreeTool, RpmOstreeTool, UpgradeTool, upgrade_tool
 
 BASE = "base.qcow2"
 #: The directory of the repository with the offer, beside the recording.
@@ -42,16 +44,16 @@ class CheckDepth(enum.StrEnum):
 class PreparedDisk:
     """The machine to record, off: its identity, and the layers of its disk above the image, the lowest first.
 
-    `os`, `old` and `new` are the deployed system's name and the commits that may run after a cut, where they are known;
-    `offer` is the image that it is upgraded to.
+    `old` and `new` are the images that may run after a cut, where they are known, as the upgrade tool names them;
+    `offer` is the image that it is upgraded to, by the tool of `upgrades`.
     """
 
     instance: Instance
     layers: tuple[Path, ...]
-    os: str = ""
     old: str = ""
     new: str = ""
     offer: Offer | None = None
+    upgrades: UpgradesSection = field(default_factory=UpgradesSection)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +88,10 @@ class Operation(Protocol):
 
 
 class UpgradeOperation:
-    """The deployment of the next image, pulled before; without one, of a commit made up on the image's own."""
+    """The deployment of the next image, pulled before; without one, of a commit made up on the image's own.
+
+    By the profile's tool: one that pulls and deploys in one step does both.
+    """
 
     name = "upgrade"
     depth = CheckDepth.BOOT
@@ -95,23 +100,26 @@ class UpgradeOperation:
         """Offers the next image, pulls it, and powers off, so that it is on disk."""
         instance = Instance(type=factory.instance_type)
         with factory.create(_off(directory, instance)) as machine:
+            tool = upgrade_tool(machine, factory.profile.upgrades)
             offer = _boot_with_offer(factory, machine, directory / OFFER)
-            before = machine.guest.deployments.booted()
-            self._advance(machine, before.os, offer)
+            old = tool.running()
+            self._advance(machine, tool, offer)
             machine.power_off()
-        return self._endpoints(PreparedDisk(instance=instance, layers=(directory / BASE,), os=before.os,
-                                            old=before.commit, new=offer.commit, offer=offer))  # fmt: skip
+        return self._endpoints(PreparedDisk(instance=instance, layers=(directory / BASE,), old=old,
+                                            new=tool.name_of(offer), offer=offer,
+                                            upgrades=factory.profile.upgrades))  # fmt: skip
 
     def run(self, machine: Machine, prepared: PreparedDisk, length: Length) -> OperationResult:
         """Deploys."""
         _boot_synced(machine)
         started = length()
-        machine.guest.deployments.deploy(prepared.os, prepared.new)
+        _deploy(machine, upgrade_tool(machine, prepared.upgrades), prepared)
         return OperationResult(old=prepared.old, new=prepared.new, started=started, announced=length())
 
-    def _advance(self, machine: Machine, os: str, offer: Offer) -> None:
-        """Brings the machine to the start of the operation."""
-        OstreeTool(machine).fetch(offer)
+    def _advance(self, machine: Machine, tool: UpgradeTool, offer: Offer) -> None:
+        """Brings the machine to the start of the operation; a tool that does all in one step starts from nothing."""
+        if isinstance(tool, OstreeTool):
+            tool.fetch(offer)
 
     def _endpoints(self, prepared: PreparedDisk) -> PreparedDisk:
         """Returns the disk with the right `old` and `new` for this operation."""
@@ -135,8 +143,9 @@ class PullOperation(UpgradeOperation):
             OstreeTool(machine).fetch(prepared.offer)
         return OperationResult(old=prepared.old, new=prepared.new, started=started, announced=None)
 
-    def _advance(self, machine: Machine, os: str, offer: Offer) -> None:
+    def _advance(self, machine: Machine, tool: UpgradeTool, offer: Offer) -> None:
         """Changes nothing: the offer is not pulled yet."""
+        _require_ostree(tool, self.name)
 
 
 class RollbackOperation(UpgradeOperation):
@@ -148,13 +157,12 @@ class RollbackOperation(UpgradeOperation):
         """Makes the previous deployment the first."""
         _boot_synced(machine)
         started = length()
-        machine.guest.deployments.roll_back()
+        upgrade_tool(machine, prepared.upgrades).roll_back()
         return OperationResult(old=prepared.old, new=prepared.new, started=started, announced=length())
 
-    def _advance(self, machine: Machine, os: str, offer: Offer) -> None:
+    def _advance(self, machine: Machine, tool: UpgradeTool, offer: Offer) -> None:
         """Boots the next image."""
-        super()._advance(machine, os, offer)
-        machine.guest.deployments.deploy(os, offer.commit)
+        tool.apply(offer)
         machine.reboot()
         machine.wait_until_ready()
 
@@ -170,10 +178,14 @@ class StagedOperation(UpgradeOperation):
     def run(self, machine: Machine, prepared: PreparedDisk, length: Length) -> OperationResult:
         """Stages, and powers off."""
         _boot_synced(machine)
-        machine.guest.deployments.stage(prepared.os, prepared.new)
+        machine.guest.deployments.stage(machine.guest.deployments.booted().os, prepared.new)
         started = length()
         machine.power_off()
         return OperationResult(old=prepared.old, new=prepared.new, started=started, announced=length())
+
+    def _advance(self, machine: Machine, tool: UpgradeTool, offer: Offer) -> None:
+        _require_ostree(tool, self.name)
+        super()._advance(machine, tool, offer)
 
 
 class FirstBootOperation:
@@ -251,6 +263,22 @@ def _boot_with_offer(factory: MachineFactory, machine: Machine, directory: Path)
     if factory.next_image:
         return offer_from_disk(machine, directory, url, machine.attach_disk(factory.next_image))
     return make_offers(machine, directory, url, 1)[0]
+
+
+def _deploy(machine: Machine, tool: UpgradeTool, prepared: PreparedDisk) -> None:
+    """Upgrades; what rpm-ostree announces takes effect when the machine shuts down, and not before."""
+    if isinstance(tool, OstreeTool):
+        tool.deploy(prepared.new)
+    elif prepared.offer:
+        tool.apply(prepared.offer)
+    if isinstance(tool, RpmOstreeTool):
+        machine.power_off()
+
+
+def _require_ostree(tool: UpgradeTool, operation: str) -> None:
+    if not isinstance(tool, OstreeTool):
+        raise NotJudged(f"--cut {operation} is a step of ostree's own, and the profile upgrades by another tool",
+                        Reason.PROFILE)
 
 
 def _boot_synced(machine: Machine) -> None:

@@ -24,6 +24,7 @@ from lifsea_testbed.qemu.storage import Layers
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.sanitize import slug
 from lifsea_testbed.support.shard import ShardIndex
+from lifsea_testbed.upgrade.tools import upgrade_tool
 
 #: How often a state is booted at most if the host fails (under TCG: SIGABRT, a timer that stopped; never repeated yet).
 _ATTEMPTS = 3
@@ -172,7 +173,8 @@ class Sweep:
         with self.machine(state) as machine:
             try:
                 machine.power_on()
-                outcome, why = judge(machine, self._timeline.facts, self._depth)
+                tool = upgrade_tool(machine, self._factory.profile.upgrades)
+                outcome, why = judge(machine, self._timeline.facts, self._depth, tool)
             except GuestFailure as error:
                 outcome, why = CrashVerdict.BROKEN, error.happened
             console = machine.boot.transcript.tail() if outcome is CrashVerdict.BROKEN else ""

@@ -18,7 +18,8 @@ from lifsea_testbed.powercut.crash_states import CrashState
 from lifsea_testbed.powercut.operation import CheckDepth, FirstBootOperation
 from lifsea_testbed.powercut.recording import RecordingFacts
 from lifsea_testbed.support.guest_paths import KEPT_IN_ETC, MACHINE_ID
-from lifsea_testbed.upgrade.tools import OstreeTool
+from lifsea_testbed.support.lines import split_lines
+from lifsea_testbed.upgrade.tools import OstreeTool, RpmOstreeTool, UpgradeTool
 
 _MACHINE_ID = re.compile(r"[0-9a-f]{32}\n")
 #: The most space left behind the root partition (bytes), and the least share of it that the file system must span: ext4
@@ -80,7 +81,7 @@ class CrashResults:
         self._path = path
         self.of: dict[str, CrashResult] = {}
         if path.is_file():
-            for line in path.read_text("utf-8").splitlines():
+            for line in split_lines(path.read_text("utf-8")):
                 with contextlib.suppress(ValueError, TypeError):  # the last line of a sweep that was killed
                     self._keep(_result(json.loads(line)))
 
@@ -113,20 +114,20 @@ def _result(found: dict[str, Any]) -> CrashResult:
     return CrashResult(**{**found, **kinds})
 
 
-def judge(machine: Machine, facts: RecordingFacts, depth: CheckDepth) -> tuple[CrashVerdict, str]:
-    """Returns the verdict on a machine whose shell is open, and the reasons if it is broken.
+def judge(machine: Machine, facts: RecordingFacts, depth: CheckDepth, tool: UpgradeTool) -> tuple[CrashVerdict, str]:
+    """Returns the verdict on a machine whose shell is open, and the reasons if it is broken; `tool` names the images.
 
-    With CheckDepth.FSCK ostree's whole repository is read, and /usr compared with the commit; with NEXT the other one
-    of the two images is deployed before, and pulled again if it was the offer.
+    With CheckDepth.FSCK ostree's whole repository is read, and /usr compared with the commit, if the tool is ostree's;
+    with NEXT the other one of the two images is deployed before, and pulled again if it was the offer.
 
     Raises:
         GuestFailure: a command on the machine failed.
     """
-    running = machine.guest.deployments.booted().commit
+    running = tool.running()
     if running not in (facts.old, facts.new):
         return CrashVerdict.BROKEN, f"neither the old nor the new image runs, but {running}"
     is_new = running == facts.new
-    if found := [*_state_errors(machine, facts, is_new=is_new), *_depth_errors(machine, facts, running, depth)]:
+    if found := [*_state_errors(machine, facts, is_new=is_new), *_depth_errors(machine, facts, tool, running, depth)]:
         return CrashVerdict.BROKEN, "; ".join(found)
     return (CrashVerdict.NEW if is_new else CrashVerdict.OLD), ""
 
@@ -158,26 +159,31 @@ def _unprovisioned(machine: Machine) -> Iterator[str]:
         yield "user-data did not run"
 
 
-def _depth_errors(machine: Machine, facts: RecordingFacts, running: str, depth: CheckDepth) -> Iterator[str]:
+def _depth_errors(machine: Machine, facts: RecordingFacts, tool: UpgradeTool, running: str,
+                  depth: CheckDepth) -> Iterator[str]:
     if depth is CheckDepth.BOOT:
         return
     if depth is CheckDepth.NEXT and facts.old != facts.new:
-        yield from _not_upgraded(machine, facts, facts.new if running == facts.old else facts.old)
+        yield from _not_upgraded(machine, facts, tool, facts.new if running == facts.old else facts.old)
+    if not isinstance(tool, OstreeTool | RpmOstreeTool):
+        return
     if damage := machine.guest.deployments.repository_damage():
         yield f"ostree fsck: {damage[-1]}"
     if changed := machine.guest.deployments.changed_files():
         yield f"/usr is not the commit's: {', '.join(changed[:5])}"
 
 
-def _not_upgraded(machine: Machine, facts: RecordingFacts, commit: str) -> Iterator[str]:
+def _not_upgraded(machine: Machine, facts: RecordingFacts, tool: UpgradeTool, name: str) -> Iterator[str]:
     try:
-        if facts.offer and facts.offer.commit == commit:
-            OstreeTool(machine).apply(facts.offer)
+        if facts.offer and tool.name_of(facts.offer) == name:
+            tool.apply(facts.offer)
+        elif isinstance(tool, OstreeTool):
+            machine.guest.deployments.deploy(machine.guest.deployments.booted().os, name)
         else:
-            machine.guest.deployments.deploy(machine.guest.deployments.booted().os, commit)
+            tool.roll_back()
     except GuestFailure as error:
         yield f"the next upgrade fails: {error.happened}: {error.evidence.strip()[-300:]}"
         return
-    first = machine.guest.deployments.all()[0].commit
-    if first != commit:
+    first = tool.boots_next()
+    if first != name:
         yield f"the next upgrade reported success, but {first} boots next"

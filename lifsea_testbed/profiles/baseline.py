@@ -49,7 +49,7 @@ class Baseline:
         """Returns the text of a profile that extends the one by which the image was read, for a file at that path."""
         base = os.path.relpath(self.extends, path.parent) if self.extends.endswith(SUFFIX) else self.extends
         head = [
-            "# What a released image has, for people to review: what should not be in it is in this list as well.",
+            "# What a released image has, for people to review: what should not be in it is in this file as well.",
             *_comment(f"Read by lifsea-testbed baseline from {self.source}."),
             *(line for key, why in self.left.items() for line in _comment(f"Not taken: {key}: {why}.")),
             f"extends = {_text(base)}", f"name = {_text(path.stem)}",

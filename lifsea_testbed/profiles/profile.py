@@ -225,7 +225,7 @@ class SharingSection(_Section):
 
 
 class NodesSection(_Section):
-    """The files that must differ between two machines of one image if they exist, as patterns."""
+    """The files that must differ between two machines of one image, as patterns; one without a wildcard must exist."""
 
     differ: list[str] = ["/etc/machine-id", "/var/lib/systemd/random-seed", "/etc/ssh/ssh_host_*_key"]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 from dataclasses import dataclass
 
 from lifsea_testbed.errors import HostError
 from lifsea_testbed.qemu.process import describe_exit
 from lifsea_testbed.support.host_packages import install_hint, reinstall_hint
+from lifsea_testbed.support.programs import run_tool
 
 BINARY = "qemu-system-x86_64"
 #: The current i440FX. An ECS guest sees `pc-i440fx-2.1` in DMI, which the command line sets; that machine type itself
@@ -62,7 +62,7 @@ def find() -> Emulator:
 
 
 def _output(binary: str, *arguments: str) -> str:
-    ended = subprocess.run([binary, *arguments], capture_output=True, text=True, check=False, timeout=30)
+    ended = run_tool([binary, *arguments], within=30.0)
     if ended.returncode:
         raise HostError(f"{binary} {' '.join(arguments)} {describe_exit(ended.returncode)}", evidence=ended.stderr,
                         hint=reinstall_hint(BINARY))

@@ -9,14 +9,14 @@ import os
 import re
 import shutil
 import struct
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lifsea_testbed.errors import NotJudged, Reason
+from lifsea_testbed.errors import HostError, NotJudged, Reason
 from lifsea_testbed.support.host_packages import install_hint
+from lifsea_testbed.support.programs import run_tool
 from lifsea_testbed.support.sanitize import printable
 
 #: The layout of counter.c: four numbers, then the tables.
@@ -25,6 +25,8 @@ _HEAD, _MARK, _PROGRAM = struct.Struct("<4Q"), struct.Struct("<7Q"), struct.Stru
 _SIZE = _HEAD.size + (_SAMPLES + _MARKS) * _MARK.size + _PROGRAMS * _PROGRAM.size
 #: The first QEMU with version 4 of the plugin interface.
 _FIRST_QEMU = (9, 2)
+#: How long the compiler may take (seconds).
+_BUILDING = 60.0
 #: The mark of counter.c for the boot sector; every other mark is a byte.
 BOOT_SECTOR = 0x7C00
 
@@ -152,7 +154,10 @@ def built(directory: Path) -> Iterator[Counter]:
     source, library = directory / "counter.c", directory / "counter.so"
     source.write_text(importlib.resources.files("lifsea_testbed.qemu").joinpath("counter.c").read_text("utf-8"))
     command = [compiler, "-O2", "-shared", "-fPIC", "-fvisibility=hidden", "-o", str(library), str(source)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    try:
+        done = run_tool(command, within=_BUILDING)
+    except HostError as error:
+        raise NotJudged(f"the counter of instructions cannot be built: {error.happened}", Reason.HOST) from error
     if done.returncode:
         last = printable(done.stderr).strip().rpartition("\n")[2]
         raise NotJudged(f"the counter of instructions cannot be built: {last}", Reason.HOST)

@@ -12,14 +12,18 @@ import subprocess
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO
 
-from lifsea_testbed.errors import EmulatorFailed, LaunchError
+from lifsea_testbed.errors import EmulatorFailed, HostError, LaunchError
 from lifsea_testbed.qemu.processor_share import ProcessorShare
 from lifsea_testbed.support.confinement import Confinement
+from lifsea_testbed.support.lines import split_lines
 from lifsea_testbed.support.sanitize import printable
 
 #: How much of QEMU's output an error shows (bytes).
 _STDERR_SHOWN = 4000
+#: How long a killed process may take to be gone (seconds).
+_DYING = 30.0
 #: The signals that a faulty program raises in itself; SIGKILL and SIGTERM come from other processes.
 _OWN_ERRORS = frozenset({signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE})
 
@@ -32,10 +36,7 @@ class QemuProcess:
         self.command = tuple(command)
         self._stderr = directory / "qemu.stderr"
         with self._stderr.open("ab") as stderr:
-            self._process = starter().submit(
-                subprocess.Popen, confinement.wrap(list(command)), cwd=directory, pass_fds=inherit,
-                stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr,
-            ).result()
+            self._process = _started(confinement.wrap(list(command)), directory, inherit, stderr)
         #: The processor time that the host gives to its threads, and withholds from them.
         self.share = ProcessorShare(self.pid)
         self._on_exit = on_exit
@@ -55,7 +56,7 @@ class QemuProcess:
     def state(self) -> str:
         """The state of the process as the kernel reports it (proc(5): running, sleeping, stopped, …)."""
         with contextlib.suppress(OSError):
-            lines = Path(f"/proc/{self.pid}/status").read_text("utf-8").splitlines()
+            lines = split_lines(Path(f"/proc/{self.pid}/status").read_text("utf-8"))
             return next((line for line in lines if line.startswith("State:")), "")
         return describe_exit(self._process.poll())
 
@@ -80,10 +81,16 @@ class QemuProcess:
                            hint="see QEMU's message below its command line; the host may be out of memory or disk")
 
     def kill(self) -> None:
-        """Kills it and returns when it is gone."""
+        """Kills it and returns when it is gone.
+
+        Raises:
+            HostError: the host's kernel does not end it.
+        """
         self._process.kill()
-        self._process.wait()
-        self._watcher.join()
+        if not self.wait(_DYING):
+            raise HostError(f"QEMU (process {self.pid}) is not gone {_DYING:.0f} s after SIGKILL",
+                            evidence=self.state(),
+                            hint="it waits for a disk or a device of the host that does not answer")  # fmt: skip
 
     def wait(self, seconds: float) -> bool:
         """Waits at most that long for its end, and returns whether it ended."""
@@ -91,13 +98,22 @@ class QemuProcess:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             return False
-        self._watcher.join()
+        self._watcher.join(_DYING)
         return True
 
     def _watch(self) -> None:
         self._process.wait()
         self.share.close()
         self._on_exit(self)
+
+
+def _started(command: list[str], directory: Path, inherit: Sequence[int],
+             stderr: IO[bytes]) -> subprocess.Popen[bytes]:
+    try:
+        return starter().submit(subprocess.Popen, command, cwd=directory, pass_fds=inherit, stdin=subprocess.DEVNULL,
+                                stdout=stderr, stderr=stderr).result()  # fmt: skip
+    except OSError as error:
+        raise LaunchError(f"QEMU cannot be started: {error.strerror or error}", evidence=shlex.join(command)) from None
 
 
 @functools.cache

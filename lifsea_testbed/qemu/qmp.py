@@ -22,6 +22,8 @@ from lifsea_testbed.support.deadline import Deadline
 T = TypeVar("T")
 #: The most of one message that is logged (characters).
 _LONGEST_LINE = 2000
+#: How much longer than its deadline a call may take on the event loop (seconds), which others keep busy.
+_SLACK = 10.0
 
 
 class EventName(enum.StrEnum):
@@ -45,11 +47,16 @@ class Event:
 
 
 class Monitor:
-    """A connection to QEMU's monitor over a socket that is already connected; `log` receives every message."""
+    """A connection to QEMU's monitor over a socket that is already connected; `log` receives every message.
+
+    `on_failure` is called once if an event cannot be handled: no later one is delivered.
+    """
 
     def __init__(self, connection: socket.socket, *, on_event: Callable[[Event], None],
-                 log: Callable[[str], None] = lambda line: None) -> None:
+                 log: Callable[[str], None] = lambda line: None,
+                 on_failure: Callable[[Exception], None] = lambda error: None) -> None:
         self._log = log
+        self._on_failure = on_failure
         self._client = QMPClient("lifsea-testbed")
         self._connection = connection
         self._on_event = on_event
@@ -114,11 +121,14 @@ class Monitor:
     async def _listen(self) -> None:
         listener = EventListener()
         self._client.register_listener(listener)
-        # Events received between the greeting and this point are queued in the client's own listener.
-        for message in [*self._client.events.clear(), *listener.clear()]:
-            self._pass_on(message)
-        async for message in listener:
-            self._pass_on(message)
+        try:
+            # Events received between the greeting and this point are queued in the client's own listener.
+            for message in [*self._client.events.clear(), *listener.clear()]:
+                self._pass_on(message)
+            async for message in listener:
+                self._pass_on(message)
+        except Exception as error:
+            self._on_failure(error)
 
     def _pass_on(self, message: Mapping[str, Any]) -> None:
         self._log(_line("<", dict(message)))
@@ -152,4 +162,4 @@ def _run(coroutine: Coroutine[Any, Any, T], deadline: Deadline) -> T:
     async def bounded() -> T:
         return await asyncio.wait_for(coroutine, deadline.remaining)
 
-    return asyncio.run_coroutine_threadsafe(bounded(), _loop()).result()
+    return asyncio.run_coroutine_threadsafe(bounded(), _loop()).result(deadline.remaining + _SLACK)

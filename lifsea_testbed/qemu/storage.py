@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lifsea_testbed.errors import HostError
+from lifsea_testbed.support.lines import split_lines
+from lifsea_testbed.support.programs import run_tool
 
 #: The smallest system disk that ECS sells with a g7 (ESSD, 20 GiB): a smaller image can grow into it.
 SYSTEM_DISK = 20 << 30
+#: How long an empty overlay, and a copy of a machine's memory or disk, may take (seconds).
+_CREATING, _COPYING = 60.0, 600.0
 _NO_ROOM = "free disk space, or set TMPDIR to another disk"
 
 
@@ -54,17 +58,25 @@ def create_overlay(path: Path, *, image_size: int) -> None:
     """
     size = max(image_size, SYSTEM_DISK)
     command = ["qemu-img", "create", "-q", "-f", "qcow2", str(path), str(size)]
-    created = subprocess.run(command, capture_output=True, text=True, check=False)
+    created = run_tool(command, within=_CREATING)
     if created.returncode:
         raise _failed(f"qemu-img could not create the overlay {path}", command, created)
 
 
 def create_data_disk(path: Path, *, size: int) -> Path | None:
-    """Creates an empty data disk of `size` GiB, a sparse file, and returns its path; None for a size of 0."""
+    """Creates an empty data disk of `size` GiB, a sparse file, and returns its path; None for a size of 0.
+
+    Raises:
+        HostError: the file system there has no files of that size.
+    """
     if not size:
         return None
-    with path.open("wb") as file:
-        file.truncate(size << 30)
+    try:
+        with path.open("wb") as file:
+            file.truncate(size << 30)
+    except OSError as error:
+        raise HostError(f"no data disk of {size} GiB can be made in {path.parent}: {error.strerror}",
+                        hint="a smaller --data-disk, or set TMPDIR to another file system") from None
     return path
 
 
@@ -81,14 +93,14 @@ def copy_sparse(source: Path, target: Path) -> None:
         HostError: the disk is full, or cp failed for another reason.
     """
     command = ["cp", "--sparse=always", "--reflink=auto", "--no-preserve=mode", str(source), str(target)]
-    copied = subprocess.run(command, capture_output=True, text=True, check=False)
+    copied = run_tool(command, within=_COPYING)
     if copied.returncode:
         raise _failed(f"cp could not write {target}", command, copied)
 
 
 def _failed(happened: str, command: list[str], ended: subprocess.CompletedProcess[str]) -> HostError:
     """The error for a tool that failed: the first line of its stderr, and a hint only if the disk may be full."""
-    first = (ended.stderr.strip().splitlines() or [f"exited with status {ended.returncode}"])[0]
+    first = (split_lines(ended.stderr.strip()) or [f"exited with status {ended.returncode}"])[0]
     full = "No space left" in ended.stderr or "quota" in ended.stderr.lower()
     return HostError(f"{happened}: {first}", evidence=f"{shlex.join(command)}\n{ended.stderr}",
                      hint=_NO_ROOM if full else "check that the directory exists and is writable")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import importlib.metadata
 import json
+import os
 import platform
 import time
 from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
 
 import psutil
 
 from lifsea_testbed.disk.image import Image
+from lifsea_testbed.errors import CallerError
 from lifsea_testbed.machine.context import RunContext
 from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.profiles.claims import catalogue
@@ -96,6 +100,16 @@ class Collector:
         self.path.with_name("summary.md").write_text(markdown.summary(document), "utf-8")
         return document
 
+    def break_off(self, reason: str) -> Document:
+        """Returns the document of a run whose end failed; gate.json is that, or not there, and nothing is signed."""
+        document = self.document(Verdict.BROKEN, reason, troubles=[reason])
+        self.path.with_name("gate.json.minisig").unlink(missing_ok=True)
+        try:
+            document.write(self.path)
+        except OSError:
+            self.path.unlink(missing_ok=True)
+        return document
+
     @property
     def flakes(self) -> dict[str, int]:
         """The tests that passed only at a later attempt, and the number of that attempt."""
@@ -147,6 +161,26 @@ class Collector:
             "tests": {test: round(self._durations[test], 3) for test in sorted(self._durations)},
         }
         self.path.with_name("run.json").write_text(json.dumps(times, indent=2) + "\n", "utf-8")
+
+
+def lock_reports(directory: Path) -> int:
+    """Keeps other runs out of a directory of reports, until the descriptor that it returns is closed.
+
+    A file system without locks (flock(2)) keeps nobody out.
+
+    Raises:
+        CallerError: another run writes there.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise CallerError(f"--reports {directory}: another run writes its reports there",
+                          hint="choose another directory, or wait for that run") from None  # fmt: skip
+    except OSError:
+        pass
+    return descriptor
 
 
 def run_record(context: RunContext, shard: Shard | None = None) -> RunRecord:

@@ -193,8 +193,12 @@ class Document(_Record):
     def write(self, path: Path) -> None:
         """Writes the file whole or not at all."""
         temporary = path.with_suffix(".tmp")
-        temporary.write_text(self.text(), "utf-8")
-        temporary.replace(path)
+        try:
+            temporary.write_text(self.text(), "utf-8")
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def read(path: Path) -> Document:

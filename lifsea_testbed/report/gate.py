@@ -119,15 +119,15 @@ def conclude(claims: Iterable[ClaimRecord], *, others: Iterable[TestRecord] = ()
         return Verdict.BROKEN, "the profile makes none of the claims that were selected"
     if parts:
         return Verdict.NOT_JUDGED, "; ".join(parts)
-    left = [f"only {_named(list(selected))} was judged; every other claim is open"] if selected else []
-    left += [*_left_out(claims), *_required(claims, required)]
+    left = [*_left_out(claims), *_required(claims, required)]
     unjudged = _lines("not judged", [f"{claim.id} ({claim.reason})" for claim in claims if claim.reason])
-    if not left and all(claim.status is Status.NOT_JUDGED for claim in claims):
+    if selected:
+        left = [f"only {_named(list(selected))} was selected; every other claim is open", *(left or unjudged)]
+    elif not left and all(claim.status is Status.NOT_JUDGED for claim in claims):
         left = ["no claim could be judged", *unjudged]
     if left:
         return Verdict.NOT_JUDGED, "; ".join([*left, *_notes(claims)])
-    notes = [*unjudged, *_notes(claims)]
-    return Verdict.PASS, "; ".join([*notes, f"every {'other ' * bool(notes)}claim is kept"])
+    return Verdict.PASS, "; ".join([*unjudged, *_notes(claims)]) or "every claim is kept"
 
 
 def headline(document: Document) -> str:

@@ -39,7 +39,7 @@ def _hardware(tests: list[TestRecord]) -> list[str]:
     rows = [f"| {_text(test.id)} | {in_words(test.status, test.reason)} | {_text(test.why[:_LONGEST])} |"
             for test in tests if not test.status.is_quiet]  # fmt: skip
     table = ["| test | | why |", "|---|---|---|", *rows, ""] if rows else []
-    return ["### Hardware model", "", f"{len(tests)} tests: {counted(tests)}.", "", *table]
+    return ["### Hardware model", "", f"{len(tests)} test{'s' * (len(tests) > 1)}: {counted(tests)}.", "", *table]
 
 
 def _row(claim: ClaimRecord) -> str:

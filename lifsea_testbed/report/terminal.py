@@ -30,7 +30,8 @@ def lines(document: Document, width: int) -> Iterator[tuple[str, str]]:
         yield f"{Status.PASSED:>10}  {kept} claims", "green"
     if tests := document.hardware:
         worst = min((test.status for test in tests), key=lambda status: status.gravity)
-        yield _cut(f"hardware model: {len(tests)} tests, {counted(tests)}", width), _COLOURS.get(worst, "red")
+        line = f"hardware model: {len(tests)} test{'s' * (len(tests) > 1)}, {counted(tests)}"
+        yield _cut(line, width), _COLOURS.get(worst, "red")
     yield from _issues(document, width)
 
 

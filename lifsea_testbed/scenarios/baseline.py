@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lifsea_testbed.disk.image import Image
@@ -12,11 +12,14 @@ from lifsea_testbed.errors import NotJudged
 from lifsea_testbed.guest.guest import Guest
 from lifsea_testbed.guest.network import unlisted
 from lifsea_testbed.machine.factory import MachineFactory, MachineSpec
+from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.profiles.baseline import Baseline, BaselineFigure
-from lifsea_testbed.profiles.profile import AccessMethod, PackagesSection, Profile, value_of
-from lifsea_testbed.scenarios.basics import watch
+from lifsea_testbed.profiles.profile import BootSection, PackagesSection, Profile, value_of
+from lifsea_testbed.scenarios.basics import bring_forward, watch
 from lifsea_testbed.support.sanitize import printable
 
+#: What was read at one moment, by key; NotJudged where that could not be read.
+Observation = Mapping[str, int | list[str] | NotJudged]
 _MEBIBYTE = 1 << 20
 #: The first port of those that the kernel gives to a program that does not name one (ip-sysctl, ip_local_port_range).
 _FIRST_EPHEMERAL = 32768
@@ -40,42 +43,64 @@ class BaselineReading:
 
 
 def take(factory: MachineFactory) -> Baseline:
-    """Boots the image by its profile, waits until the late work of the boot is done, and reads every figure.
+    """Boots the image by its profile, and reads every figure at the two moments at which the suites look.
 
     An image without a shell is read on its disk.
 
     Raises:
         Explained: the image did not come up, or broke while it was read.
     """
+    boot, image = factory.profile.boot, factory.image
     with factory.create(MachineSpec(name="baseline")) as machine:
-        if machine.access_method != AccessMethod.NONE:
-            watch(machine, factory.profile.boot.watched)
+        seen = [observe(moment(machine, boot).guest, image, factory.profile) for moment in (_after_boot, bring_forward)]
         version = f", VERSION_ID {factory.image_version}" if factory.image_version else ""
-        source = f"{printable(factory.image.path.name)}, sha256 {factory.image.sha256}{version}"
-        return read(machine.guest, factory.image, factory.profile, extends=factory.context.profile, source=source)
+        source = f"{printable(image.path.name)}, sha256 {image.sha256}{version}"
+        return conclude(seen, factory.profile, extends=factory.context.profile, source=source)
 
 
-def read(guest: Guest, image: Image, base: Profile, *, extends: str, source: str) -> Baseline:
-    """Returns the figures of a guest that is up, or of its disk.
+def observe(guest: Guest, image: Image, base: Profile) -> Observation:
+    """Returns what an image has, now, of everything that can be read and is of use to that profile."""
+    return {reading.key: _value(reading, guest, image) for reading in READINGS
+            if reading.claim in base.claims or not reading.only_promised}  # fmt: skip
+
+
+def conclude(seen: Sequence[Observation], base: Profile, *, extends: str, source: str) -> Baseline:
+    """Returns the figures that hold at each moment at which the image was observed: the largest, or all together.
 
     What cannot be read is left out, and a figure that breaks a promise of the profile: no promise is loosened.
     """
     figures: list[BaselineFigure] = []
     left: dict[str, str] = {}
-    for reading in READINGS:
-        if reading.only_promised and reading.claim not in base.claims:
-            continue
-        try:
-            value = reading.read(guest, image)
-        except NotJudged as error:
-            left[reading.key] = f"it cannot be read: {error}"
-            continue
-        if reading.claim in base.claims and reading.is_broken(value, base):
+    for reading in (reading for reading in READINGS if reading.key in seen[0]):
+        value = _together([observation[reading.key] for observation in seen])
+        if isinstance(value, NotJudged):
+            left[reading.key] = f"it cannot be read: {value}"
+        elif reading.claim in base.claims and reading.is_broken(value, base):
             left[reading.key] = f"the image breaks {reading.claim} as {base.name} promises it, which is not loosened"
         else:
             figures.append(BaselineFigure(key=reading.key, value=_written(reading.key, value), claim=reading.claim,
                                           what=reading.what))  # fmt: skip
     return Baseline(source=source, extends=extends, base=base, figures=tuple(figures), left=left)
+
+
+def _after_boot(machine: Machine, boot: BootSection) -> Machine:
+    return watch(machine, boot.watched)
+
+
+def _value(reading: BaselineReading, guest: Guest, image: Image) -> int | list[str] | NotJudged:
+    try:
+        return reading.read(guest, image)
+    except NotJudged as error:
+        return error
+
+
+def _together(values: Sequence[int | list[str] | NotJudged]) -> int | list[str] | NotJudged:
+    """The largest number, or the items of all lists; what could not be read, if that was so each time."""
+    numbers = [value for value in values if isinstance(value, int)]
+    lists = [value for value in values if isinstance(value, list)]
+    if not numbers and not lists:
+        return values[0]
+    return max(numbers) if numbers else list(dict.fromkeys(item for items in lists for item in items))
 
 
 def listener_patterns(ports: Iterable[str]) -> list[str]:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import time
+import urllib.parse
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from lifsea_testbed.disk.image import Image
-from lifsea_testbed.guest.ostree import Deployment
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.profiles.profile import AccessMethod, BootSection
 from lifsea_testbed.support.guest_paths import KEPT_IN_ETC, KEPT_IN_HOME, KEPT_IN_VAR
+from lifsea_testbed.upgrade.offer import Offer, offer_from_disk
+from lifsea_testbed.upgrade.repository import Repository
+from lifsea_testbed.upgrade.tools import UpgradeTool
 
+#: The name of user-data in the paths of the metadata service.
+_USER_DATA = "user-data"
 #: How long what was planned for later has for its work once it is started (seconds of the guest's clock).
 _SETTLING = 5.0
 
@@ -31,27 +37,38 @@ class Rebooted:
     requested_again: list[str]
     identities: tuple[dict[str, str], dict[str, str]]
 
+    @property
+    def user_data_requests(self) -> list[str]:
+        """Those of `requested_again` that are for user-data, however the path is written."""
+        return [path for path in self.requested_again if is_user_data(path)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Twins:
-    """Two machines of one image: their contents (packages, and a line a file) and their identifiers."""
+    """Two machines of one image: their contents (packages, and a line a file) and their identifiers.
+
+    `lacking` are files of their identity that one of them does not have.
+    """
 
     machine: Machine
     contents: tuple[list[str], list[str]]
     identities: tuple[dict[str, str], dict[str, str]]
+    lacking: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Upgraded:
-    """A machine after an upgrade: the deployment before, the commit deployed, and the deployment that runs.
+    """A machine after an upgrade by the OS's own tool: the images that ran before, was offered, and runs.
 
-    `seconds` passed until the shell of the next image was open; `bytes_written` went to the disk before the reboot.
+    They are named as the tool names them. `seconds` passed until the shell of the next image was open, without the time
+    in which the journal was read for the records; `bytes_written` went to the disk before the reboot.
     """
 
     machine: Machine
-    before: Deployment
-    commit: str
-    running: Deployment
+    tool: UpgradeTool
+    before: str
+    offered: str
+    running: str
     defaults_missing: list[str]
     kept: dict[str, str | None]
     seconds: float
@@ -60,13 +77,13 @@ class Upgraded:
 
 @dataclass(frozen=True, kw_only=True)
 class RolledBack:
-    """A machine after a rollback: the deployment that runs, and the text written and kept in /var by the next image.
+    """A machine after a rollback: the image that runs, and the text written and kept in /var by the next image.
 
     `etc` is the file in /etc that was written before the upgrade.
     """
 
     machine: Machine
-    running: Deployment
+    running: str
     written: str
     kept: str | None
     etc: str | None
@@ -92,7 +109,8 @@ def compare(one: Machine, other: Machine) -> Twins:
     for machine in (one, other):
         machine.wait_until_ready()
     return Twins(machine=other, contents=(_content(one), _content(other)),
-                 identities=(one.guest.system.identity(), other.guest.system.identity()))  # fmt: skip
+                 identities=(one.guest.system.identity(), other.guest.system.identity()),
+                 lacking=[*one.guest.system.lacking_identity(), *other.guest.system.lacking_identity()])  # fmt: skip
 
 
 def watch(machine: Machine, seconds: float) -> Machine:
@@ -128,32 +146,44 @@ def _wait_for_uptime(machine: Machine, uptime: float) -> None:
                        within=uptime)  # fmt: skip
 
 
-def upgrade(machine: Machine, next_image: Image) -> Upgraded:
-    """Deploys the next image, reboots into it, and reads the state."""
+def offer(machine: Machine, next_image: Image, directory: Path) -> Offer:
+    """Offers the next image to the machine, from a mirror that serves `directory`."""
+    machine.wait_until_ready()
+    url = machine.network.serve_mirror(Repository(directory))
+    return offer_from_disk(machine, directory, url, machine.attach_disk(next_image))
+
+
+def upgrade(machine: Machine, tool: UpgradeTool, offered: Offer) -> Upgraded:
+    """Upgrades by the tool to the offered image, reboots into it, and reads the state."""
     written = write(machine, (KEPT_IN_ETC, KEPT_IN_VAR))
-    before = machine.guest.deployments.booted()
-    source = machine.attach_disk(next_image)
-    started, written_before = time.monotonic(), machine.boot.bytes_written
-    commit = machine.guest.deployments.deploy_from_disk(source)
+    before = tool.running()
+    started, recording, written_before = time.monotonic(), machine.recording_time, machine.boot.bytes_written
+    tool.apply(offered)
     bytes_written = machine.boot.bytes_written - written_before
     machine.reboot()
-    seconds = time.monotonic() - started
+    seconds = time.monotonic() - started - (machine.recording_time - recording)
     return Upgraded(
-        machine=machine, before=before, commit=commit, running=machine.guest.deployments.booted(),
+        machine=machine, tool=tool, before=before, offered=tool.name_of(offered), running=tool.running(),
         defaults_missing=machine.guest.deployments.missing_defaults(), kept=read(machine, written),
         seconds=seconds, bytes_written=bytes_written,
     )  # fmt: skip
 
 
 def roll_back(upgraded: Upgraded) -> RolledBack:
-    """Writes to /var as the next image, rolls back to the old one, and reads the state."""
+    """Writes to /var as the next image, rolls back to the old one by the tool, and reads the state."""
     machine, text = upgraded.machine, "written by the next image"
     machine.guest.files.write(KEPT_IN_VAR, text)
-    machine.guest.deployments.roll_back()
+    upgraded.tool.roll_back()
     machine.reboot()
-    return RolledBack(machine=machine, running=machine.guest.deployments.booted(), written=text,
+    return RolledBack(machine=machine, running=upgraded.tool.running(), written=text,
                       kept=machine.guest.files.read(KEPT_IN_VAR),
                       etc=machine.guest.files.read(KEPT_IN_ETC))  # fmt: skip
+
+
+def is_user_data(path: str) -> bool:
+    """Returns whether a request's path leads to user-data, with or without a query, escapes and slashes."""
+    plain = urllib.parse.unquote(urllib.parse.urlsplit(path).path)
+    return any(part == _USER_DATA for part in plain.lower().split("/"))
 
 
 def write(machine: Machine, paths: tuple[str, ...]) -> dict[str, str | None]:
@@ -170,4 +200,4 @@ def read(machine: Machine, paths: Iterable[str]) -> dict[str, str | None]:
 
 def _content(machine: Machine) -> list[str]:
     return [*(f"{package.name} {package.version}" for package in machine.guest.packages.installed()),
-            *machine.guest.files.digests("/usr")]  # fmt: skip
+            *machine.guest.files.digests("/usr"), *machine.guest.files.digests("/boot")]  # fmt: skip

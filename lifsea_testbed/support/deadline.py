@@ -49,13 +49,17 @@ class TimeScale:
         return Deadline.after(seconds * self.factor)
 
 
+#: The scale of a machine that is as fast as the hardware.
+HARDWARE_SPEED = TimeScale()
+
+
 def seconds(text: str, option: str) -> float:
     """Returns the duration (seconds) in the value of a command line option: 90s, 30m or 2h.
 
     Raises:
-        CallerError: it is not a duration; the message names the option.
+        CallerError: it is not a duration, or one of no length; the message names the option.
     """
-    match = re.fullmatch(r"(\d+)([smh]?)", text, re.ASCII)
-    if match is None:
+    match = re.fullmatch(r"(\d{1,9})([smh]?)", text, re.ASCII)
+    if match is None or not int(match[1]):
         raise CallerError(f"{option} {text}: not a duration", hint="90s, 30m or 2h")
     return int(match[1]) * float(_UNITS[match[2]])

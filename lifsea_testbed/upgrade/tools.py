@@ -15,6 +15,7 @@ from lifsea_testbed.errors import GuestFailure, NotJudged, ProfileRefused, Reaso
 from lifsea_testbed.guest.ostree import Deployments
 from lifsea_testbed.guest.system import System
 from lifsea_testbed.profiles.profile import UpgradesSection
+from lifsea_testbed.support.lines import split_lines
 from lifsea_testbed.support.protocols import Shell
 from lifsea_testbed.upgrade.offer import Offer
 
@@ -136,11 +137,15 @@ class OstreeTool:
         _add_remote(self._shell, offer)
         self._shell.run(f"ostree pull {_REMOTE} {shlex.quote(offer.branch)}", within=_WHOLE_IMAGE)
 
+    def deploy(self, commit: str) -> str:
+        """Makes a commit that was pulled the one that boots next; returns the last line of the output."""
+        deployments = Deployments(self._shell)
+        return _last_line(deployments.deploy(deployments.booted().os, commit).stdout)
+
     def apply(self, offer: Offer) -> str:
         """Pulls the branch, and deploys the commit."""
         self.fetch(offer)
-        deployments = Deployments(self._shell)
-        return _last_line(deployments.deploy(deployments.booted().os, offer.commit).stdout)
+        return self.deploy(offer.commit)
 
     def roll_back(self) -> None:
         """Makes the second deployment the first."""
@@ -288,4 +293,4 @@ def _required(command: str, name: str) -> str:
 
 
 def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or [""])[-1]
+    return (split_lines(text.strip()) or [""])[-1]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import termios
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import pytest
 
 from lifsea_testbed.cli import main
-from lifsea_testbed.cli.shell import split_keys
+from lifsea_testbed.cli.shell import Keyboard, split_keys
 from lifsea_testbed.errors import ChannelError
 from lifsea_testbed.machine import preflight
 from lifsea_testbed.support.sanitize import harmless
@@ -48,3 +53,44 @@ def test_any_other_error_is_shown_with_its_evidence(
     assert main.main(["powercut", "--image", "out.qcow2"]) == 6
     assert capsys.readouterr().err == ("ERROR: the shell ended\nexpected: it stays open\nevidence:\nlast words\n"
                                        "records: reports/machines/x\n")  # fmt: skip
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """The user's end of a terminal, whose other end is standard input."""
+    ours, theirs = os.openpty()
+    with os.fdopen(theirs, encoding="utf-8") as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        yield ours
+    os.close(ours)
+
+
+@pytest.mark.parametrize(("keys", "executed"), [
+    (b"\x04", []), (b"half a command\x15\x04", []), (b"\x03", []), (b"half\x03", []), (b"\n", []),
+    (b"info status\n", ["info status"]),
+])  # fmt: skip
+def test_the_monitor_takes_one_command_or_none_and_the_console_goes_on(
+    terminal: int, monkeypatch: pytest.MonkeyPatch, keys: bytes, executed: list[str]
+) -> None:
+    """Ctrl-D ends the line without a command; so does Ctrl-C, which the terminal makes a signal."""
+    sent, commands = list[bytes](), list[str]()
+
+    def execute(name: str, arguments: dict[str, str]) -> str:
+        commands.append(arguments["command-line"])
+        return "VM status: running"
+
+    def read_line(prompt: str) -> str:
+        os.write(terminal, keys.replace(b"\x03", b""))
+        if keys.endswith(b"\x03"):
+            raise KeyboardInterrupt
+        line = sys.stdin.readline()
+        if not line:
+            raise EOFError
+        return line.rstrip("\n")
+
+    boot: Any = SimpleNamespace(execute=execute, transcript=SimpleNamespace(send=sent.append))
+    monkeypatch.setattr("builtins.input", read_line)
+    keyboard = Keyboard(boot, termios.tcgetattr(sys.stdin.fileno()))
+    assert keyboard.type(b"ls\r\x14id\r")
+    assert (sent, commands) == ([b"ls\r", b"id\r"], executed)
+    assert keyboard.type(b"\x1d") is False

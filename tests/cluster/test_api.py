@@ -76,7 +76,8 @@ def files(tmp_path: Path) -> dict[str, Path]:
 def api(files: dict[str, Path]) -> Iterator[Api]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield Api(f"http://127.0.0.1:{server.server_port}", **files)
+        yield Api(f"http://127.0.0.1:{server.server_port}", authority=files["authority"],
+                  certificate=files["certificate"], key=files["key"])  # fmt: skip
         server.shutdown()
 
 

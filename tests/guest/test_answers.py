@@ -65,7 +65,7 @@ SAMPLES: dict[str, Any] = {
     "patterns": ["x.*"], "marks": ["Py_Main"], "unit": "x.service", "pattern": ".*", "mac": "00:16:3e:00:00:01",
     "names": ["vm.swappiness", "kernel.x"], "name": "eth0", "address": "10.0.0.1/24", "url": "http://127.0.0.1/",
     "allowed": ["tcp .*"], "commit": "a" * 64, "key": "version", "device": "vdb", "os": "lifsea", "pod": "pod",
-    "container": Container(id="x", pod="y", sandbox="z", attempt=0, state=ContainerState.RUNNING),
+    "mode": "enforcing", "container": Container(id="x", pod="y", sandbox="z", attempt=0, state=ContainerState.RUNNING),
 }  # fmt: skip
 
 

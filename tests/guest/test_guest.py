@@ -12,7 +12,6 @@ from lifsea_testbed.guest.cri import ContainerRuntime
 from lifsea_testbed.guest.disks import Disks
 from lifsea_testbed.guest.files import Files
 from lifsea_testbed.guest.kernel import Kernel
-from lifsea_testbed.guest.network import GuestNetwork
 from lifsea_testbed.guest.operations import OperationsContainer
 from lifsea_testbed.guest.ostree import Deployments
 from lifsea_testbed.guest.packages import Packages
@@ -45,7 +44,7 @@ def test_packages_are_those_that_are_installed() -> None:
 
 
 def test_rpm_is_run_where_there_is_no_dpkg() -> None:
-    shell = FakeShell({"for file in": (1, ""), "rpm -qa": "kernel 5.10-1\nbash 5.1-2\n"})
+    shell = FakeShell({"for file in": (1, ""), "rpm -qa": "kernel 5.10-1\ngpg-pubkey 8b1-2\nbash 5.1-2\n"})
     assert [each.name for each in Packages(shell).installed()] == ["bash", "kernel"]
 
 
@@ -68,17 +67,6 @@ def test_only_listening_sockets_count() -> None:
         network.Listener(port=22, address="::"), network.Listener(port=8080, address="127.0.0.1"),
         network.Listener(port=10248, address="127.0.0.1"),
     ]  # fmt: skip
-
-
-def test_an_ssh_server_is_found_on_any_port() -> None:
-    row = "   0: 00000000:0929 00000000:0000 0A 0:0\n"
-    assert GuestNetwork(FakeShell({"/proc/net/tcp": row, "/dev/tcp": "SSH-2.0-x"})).ssh_listeners() != []
-    assert GuestNetwork(FakeShell({"/proc/net/tcp": row, "/dev/tcp": "HTTP/1.1"})).ssh_listeners() == []
-
-
-def test_without_a_tool_ssh_listeners_are_not_judged() -> None:
-    with pytest.raises(NotJudged):
-        GuestNetwork(FakeShell({"/proc/net/tcp": "   0: 00000000:0929 00000000:0000 0A 0:0\n"})).ssh_listeners()
 
 
 def test_deployments_come_in_boot_order() -> None:
@@ -170,3 +158,20 @@ def test_a_name_with_a_newline_is_one_name() -> None:
 
 def test_a_file_that_is_not_there_reads_as_nothing() -> None:
     assert Files(FakeShell({"cat": (1, "")})).read("/etc/x") is None
+
+
+def test_a_process_in_a_container_has_another_root() -> None:
+    roots = ("254:2 /proc/self/root/\n254:2 /proc/7/root/\n0:55 /proc/9/root/\n6:1 /proc/25/root/\n"
+             "254:70 /proc/7/exe\n0:71 /proc/9/exe\n254:72 /proc/11/exe\n")  # fmt: skip
+    assert OperationsContainer(FakeShell({"stat -L": roots}), OperationsSection()).contained() == ["/proc/9/"]
+
+
+def test_a_thread_of_the_kernel_lives_in_no_container() -> None:
+    """kdevtmpfs has a root of its own on every machine, and no program."""
+    roots = "254:2 /proc/self/root/\n6:1 /proc/25/root/\n"
+    assert OperationsContainer(FakeShell({"stat -L": roots}), OperationsSection()).contained() == []
+
+
+def test_a_file_of_the_identity_that_is_named_has_to_exist() -> None:
+    shell = FakeShell({"for file in /etc/machine-id /var/seed;": "/var/seed\n"})
+    assert System(shell, ["/etc/machine-id", "/etc/ssh/*", "/var/seed"]).lacking_identity() == ["/var/seed"]

@@ -3,13 +3,39 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from lifsea_testbed.errors import EmulatorFailed, Explained, GuestCrashed, LaunchError, TimerStarved
+from lifsea_testbed.disk.image import DiskFormat, examine
+from lifsea_testbed.ecs import instance_types
+from lifsea_testbed.ecs.instance import Instance
+from lifsea_testbed.errors import (
+    ChannelError,
+    CommandFailed,
+    EmulatorFailed,
+    Explained,
+    GuestCrashed,
+    LaunchError,
+    TimerStarved,
+    WaitTimedOut,
+)
+from lifsea_testbed.machine import boot as boots
+from lifsea_testbed.machine.boot import Boot
 from lifsea_testbed.machine.machine import Machine
+from lifsea_testbed.qemu import command_line, storage
+from lifsea_testbed.qemu.accelerator import Accelerator, AcceleratorKind
+from lifsea_testbed.qemu.emulator import BINARY, Emulator
+from lifsea_testbed.support.confinement import confinement
+from lifsea_testbed.support.deadline import Deadline, TimeScale
+from tests.support.boot_sector import raw_image
 
 
 class Starving(Machine):
@@ -58,3 +84,102 @@ def test_any_other_end_is_final(end: type[Explained]) -> None:
     with pytest.raises(end):
         machine.power_on()
     assert (len(machine.boots), machine.closed) == (1, 0)
+
+
+class GoingDown(Machine):
+    """A machine whose command to shut down ends in this way, and which is off afterwards or not."""
+
+    def __init__(self, end: Explained | None, *, off: bool) -> None:
+        made: Any = SimpleNamespace(
+            liveness=SimpleNamespace(ended=False, expect_end=lambda: None), wait_until_off=lambda deadline: off,
+            transcript=SimpleNamespace(tail=lambda: "the last lines"))  # fmt: skip
+        self.boots, self.boot_id, self._end, self._time_scale = [made], "", end, TimeScale()
+
+    def run(self, *words: Any, **options: Any) -> Any:
+        if self._end:
+            raise self._end
+
+
+@pytest.mark.parametrize("end", [None, LaunchError("the machine is off"), ChannelError("the shell exited")])
+def test_a_guest_that_is_off_before_it_answers_was_powered_off(end: Explained | None) -> None:
+    GoingDown(end, off=True).power_off()
+
+
+@pytest.mark.parametrize(("end", "raised"), [
+    (None, WaitTimedOut), (LaunchError("x"), LaunchError), (ChannelError("x"), ChannelError),
+])  # fmt: skip
+def test_a_guest_that_does_not_go_down_was_not_powered_off(end: Explained | None, raised: type[Explained]) -> None:
+    with pytest.raises(raised):
+        GoingDown(end, off=False).power_off()
+
+
+@pytest.mark.parametrize("end", [GuestCrashed("panic"), CommandFailed("no such command")])
+def test_a_fault_of_the_guest_on_its_way_down_is_a_failure(end: Explained) -> None:
+    with pytest.raises(type(end)):
+        GoingDown(end, off=True).power_off()
+
+
+@contextlib.contextmanager
+def boot_of(directory: Path) -> Iterator[dict[str, Any]]:
+    """The arguments of a boot of a boot sector that halts."""
+    hardware = command_line.HardwareSpec(
+        emulator=Emulator(binary=BINARY, version="8.0"),
+        accelerator=Accelerator(kind=AcceleratorKind.TCG, speed=1800.0, why="requested"),
+        instance=Instance(type=instance_types.find("ecs.g7.large")), memory=64, image_format=DiskFormat.RAW,
+    )  # fmt: skip
+    storage.create_overlay(directory / "overlay.qcow2", image_size=1 << 20)
+    allowed = confinement()
+    allowed.admit(directory)
+    yield {"hardware": hardware, "image": examine(raw_image(directory / "disk.raw", "up\n")),
+           "overlay": directory / "overlay.qcow2", "directory": directory, "transcript": directory / "transcript.txt",
+           "confinement": allowed}  # fmt: skip
+
+
+def resources() -> tuple[int, int]:
+    """How many descriptors this process has open, and how many threads it runs."""
+    gc.collect()
+    return len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
+
+
+@pytest.mark.boots
+@pytest.mark.parametrize("failing", ["command", "descriptors", "process", "monitor", "wrong option"])
+def test_a_start_that_fails_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    def fail(*arguments: Any, **options: Any) -> Any:
+        raise OSError(24, "Too many open files")
+
+    tmp_path.chmod(0o755)
+    with boot_of(tmp_path) as arguments:
+        first = Boot(**arguments)
+        first.start()
+        first.close()
+        before = resources()
+        match failing:
+            case "command":
+                monkeypatch.setattr(command_line, "command", fail)
+            case "descriptors":
+                arguments["data"] = tmp_path / "no-such-disk"
+            case "process":
+                monkeypatch.setattr(boots, "QemuProcess", fail)
+            case "monitor":
+                monkeypatch.setattr(boots, "Monitor", fail)
+            case _:
+                arguments["confinement"] = SimpleNamespace(wrap=lambda command: ["/no/such/program"])
+        with pytest.raises((OSError, LaunchError)):
+            Boot(**arguments)
+        assert resources() == before
+
+
+@pytest.mark.boots
+def test_a_qemu_that_fails_while_the_guest_shuts_down_is_no_power_off(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    with boot_of(tmp_path) as arguments:
+        boot = Boot(**arguments)
+        boot.start()
+        boot.liveness.expect_end()
+        os.kill(boot.process.pid, signal.SIGSEGV)
+        with pytest.raises(EmulatorFailed):
+            boot.wait_until_off(Deadline.after(30.0))
+        boot.close()
+        boot.close()

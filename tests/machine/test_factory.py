@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lifsea_testbed.errors import BootFailed
+from lifsea_testbed.errors import BootFailed, Explained, GuestCrashed, TimerStarved, WaitTimedOut
 from lifsea_testbed.machine.factory import MachineFactory
 from tests.machine.test_context import context
 from tests.support.boot_sector import raw_image
@@ -19,19 +19,30 @@ from tests.support.boot_sector import raw_image
 class FakeMachine:
     """A machine on which no shell opens."""
 
-    def __init__(self, hint: str) -> None:
+    def __init__(self, error: Explained) -> None:
         self.instance = SimpleNamespace(id="i-1")
-        self._hint = hint
+        self._error = error
 
     def power_on(self) -> None:
-        raise BootFailed("no root shell", hint=self._hint)
+        raise self._error
 
 
 @pytest.mark.parametrize("reason", ["named by --profile", "chosen by ID=alinux, VERSION_ID=3 on partition 2"])
 @pytest.mark.parametrize("hint", ["", "read the transcript"])
-def test_a_failed_boot_names_the_profile_and_why_it_was_chosen(tmp_path: Path, reason: str, hint: str) -> None:
+@pytest.mark.parametrize("error", [BootFailed, GuestCrashed, WaitTimedOut])
+def test_a_failed_boot_names_the_profile_and_why_it_was_chosen(
+    tmp_path: Path, reason: str, hint: str, error: type[Explained]
+) -> None:
     run = replace(context(raw_image(tmp_path / "disk.raw")), profile_reason=reason)
-    machine: Any = FakeMachine(hint)
-    with contextlib.closing(MachineFactory(run)) as factory, pytest.raises(BootFailed) as caught:
+    machine: Any = FakeMachine(error("it did not come up", hint=hint))
+    with contextlib.closing(MachineFactory(run)) as factory, pytest.raises(error) as caught:
         factory._power_on(machine)
     assert caught.value.hint == "; ".join(filter(None, [hint, f"held to profile reference ({reason})"]))
+
+
+def test_a_fault_of_the_host_names_no_profile(tmp_path: Path) -> None:
+    machine: Any = FakeMachine(TimerStarved("the timer did not tick", hint="free the host"))
+    run = context(raw_image(tmp_path / "disk.raw"))
+    with contextlib.closing(MachineFactory(run)) as factory, pytest.raises(TimerStarved) as caught:
+        factory._power_on(machine)
+    assert caught.value.hint == "free the host"

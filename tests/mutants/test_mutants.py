@@ -35,7 +35,6 @@ cluster.ready_within = 20
 #: The claims that no mutant breaks, and why; their judges fail on a fake guest (tests/suites/test_suites.py).
 UNBROKEN = {
     "selinux-enforcing": "the kernel of the reference image has no SELinux; it does not make the claim",
-    "drivers-built-in": "the kernel of the reference image has no modules; the control image's has, and fails",
 }  # fmt: skip
 MUTANTS = {name: mutations.read(name) for name in mutations.names()}
 

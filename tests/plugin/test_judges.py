@@ -147,11 +147,19 @@ def test_what_ran_last_time_did_not_run_now(
     assert left_out["boots-to-ready"] == [BOOTS] and SPEAKS in left_out["no-sshd"]
 
 
+def test_what_pytest_counts_as_failed_is_no_pass(start: Start, pytester: pytest.Pytester) -> None:
+    result = start(suite=ACCESS.replace("@pytest.mark.slow", "@pytest.mark.xfail(strict=True)"))
+    claims = {claim["id"]: claim for claim in gate(pytester.path)["claims"]}
+    assert (result.ret, claims["no-sshd"]["status"], claims["no-sshd"]["blame"]) == (6, "broken", "harness")
+    assert claims["no-sshd"]["why"] == "pytest counts it as failed: [XPASS(strict)]"
+
+
+@pytest.mark.parametrize("options", [[], ["-n", "1"]])
 def test_a_stop_at_the_first_failure_is_a_failure(
-    start: Start, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+    start: Start, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, options: list[str]
 ) -> None:
     monkeypatch.setenv("SSHD", "is there")
-    result = start("-x", "test_suite.py", "test_boot.py")
+    result = start("-x", "test_suite.py", "test_boot.py", *options)
     claims = {claim["id"]: claim for claim in gate(pytester.path)["claims"]}
     assert (result.ret, claims["no-sshd"]["status"]) == (1, "failed")
     assert claims["no-sshd"]["missing"] == [SPEAKS, KEYS] and claims["no-python"]["status"] == "not judged"
@@ -170,9 +178,39 @@ def test_a_file_that_cannot_be_collected_breaks_the_run(
 def test_a_claim_alone_needs_its_own_judges_alone(start: Start, pytester: pytest.Pytester) -> None:
     result = start("--claim", "no-python")
     assert (result.ret, missing(gate(pytester.path))) == (7, {})
-    assert gate(pytester.path)["why"] == "only no-python was judged; every other claim is open"
+    assert gate(pytester.path)["why"] == "only no-python was selected; every other claim is open"
     start("--claim", "no-python", "-k", "not pypy")
     assert missing(gate(pytester.path)) == {"no-python": [PYPY]}
+
+
+@pytest.mark.parametrize("status", [0, 42])
+def test_a_test_that_ends_the_run_breaks_it(start: Start, pytester: pytest.Pytester, status: int) -> None:
+    result = start(test_zzz=f"import pytest\ndef test_last(): pytest.exit('enough', returncode={status})\n")
+    assert (result.ret, gate(pytester.path)["verdict"]) == (6, "broken")
+    assert gate(pytester.path)["why"].startswith("pytest stopped early (")
+
+
+KILLED = """
+import os
+import signal
+
+def test_last():
+    os.kill(os.getpid(), signal.{signal})
+"""
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGKILL", -9), ("SIGINT", 2)])
+def test_a_shard_that_is_killed_is_broken_in_the_merged_verdict(
+    start: Start, pytester: pytest.Pytester, name: str, status: int
+) -> None:
+    """Although every judge of every claim has passed by then."""
+    result = start("--shard", "1/1", test_zzz=KILLED.format(signal=name))
+    assert result.ret == status
+    document = gate(pytester.path)
+    assert {claim["status"] for claim in document["claims"]} == {"passed"}
+    assert (document["verdict"], document["finished"]) == ("broken", name == "SIGINT") and document["troubles"]
+    merged = str(pytester.path / "merged")
+    assert main(["gate", "merge", str(pytester.path / "reports/gate.json"), "-o", merged]) == 6
 
 
 @pytest.mark.parametrize(("options", "verdict", "left_out"), [

@@ -73,7 +73,7 @@ def test_one():
     heavy = {"sqlalchemy", "numpy", "rich", "pydantic", "qemu", "psutil", "pexpect", "minisign", "cryptography"}
     assert sorted(heavy & set(sys.modules)) == []
     ours = sorted(name for name in sys.modules if name.startswith("lifsea_testbed."))
-    light = ("entry", "fixtures", "hooks")
+    light = ("entry", "fixtures", "hooks", "ordering")
     assert ours == ["lifsea_testbed.plugin", *(f"lifsea_testbed.plugin.{name}" for name in light)]
 """
 
@@ -95,6 +95,18 @@ def test_suites_can_be_listed_without_an_image(place: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*test_boots*"])
 
 
+@pytest.mark.parametrize("option", ["--markers", "--fixtures", "--fixtures-per-test", "--cache-show", "--collect-only",
+                                    "--version"])  # fmt: skip
+def test_what_runs_no_test_leaves_the_last_verdict(place: pytest.Pytester, option: str) -> None:
+    (place.path / "reports").mkdir()
+    (place.path / "reports/gate.json").write_text("the last verdict")
+    result = place.runpytest_subprocess("--image", str(raw_image(place.path / "disk.raw")), "--profile", "quick.toml",
+                                        "--accel", "tcg", option)  # fmt: skip
+    assert result.ret == 0 and "verdict: " not in result.stdout.str()
+    assert [path.name for path in (place.path / "reports").iterdir()] == ["gate.json"]
+    assert (place.path / "reports/gate.json").read_text() == "the last verdict"
+
+
 BACKED = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", "disk.raw", "-F", "raw", "backed.qcow2"]
 
 
@@ -108,6 +120,21 @@ BACKED = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", "disk.raw", "-F", "ra
     (["--image", "disk.raw", "--profile", "lifsee"], "unknown profile 'lifsee' (hint: *"),
     (["--image", "disk.raw", "--profile", "none.toml"], "none.toml: no such profile file (hint: *"),
     (["--image", "disk.raw", "--claim", "flies"], "--claim flies: unknown claim (hint: *"),
+    (["--image", "disk.raw", "--power-cuts", ""], "--power-cuts : not a duration (hint: 90s, 30m or 2h)"),
+    (["--image", "disk.raw", "--power-cuts", "0m"], "--power-cuts 0m: not a duration (hint: *"),
+    (["--image", "disk.raw", "--data-disk", "-5"], "--data-disk -5: not a whole number from 0 to 65536"),
+    (["--image", "disk.raw", "--data-disk=-1"], "--data-disk -1: not a whole number from 0 to 65536"),
+    (["--image", "disk.raw", "--data-disk", "999999999"], "--data-disk 999999999: not a whole number from 0 to 65536"),
+    (["--image", "disk.raw", "--data-disk", "1" * 5000], "--data-disk 1*1: not a whole number from 0 to 65536"),
+    (["--image", "disk.raw", "--boots", "0"], "--boots 0: not a whole number from 1 on"),
+    (["--image", "disk.raw", "--boots", "-3"], "--boots -3: not a whole number from 1 on"),
+    (["--image", "disk.raw", "--boots", "abc"], "--boots abc: not a whole number from 1 on"),
+    (["--image", "disk.raw", "--perf-floor", "nan"], "--perf-floor nan: not a number from 0 to 100 (hint: *"),
+    (["--image", "disk.raw", "--perf-floor=-inf"], "--perf-floor -inf: not a number from 0 to 100 (hint: *"),
+    (["--image", "disk.raw", "--perf-floor", "a bit"], "--perf-floor a bit: not a number from 0 to 100 (hint: *"),
+    (["--image", "disk.raw", "--reruns", "-1"], "--reruns -1: not a whole number from 0 on"),
+    (["--image", "disk.raw", "--image", "other.raw"], "--image other.raw: it was given before, as disk.raw (hint: *"),
+    (["--image", "disk.raw", "--next-image", "a", "--next-image", "b"], "--next-image b: it was given before, as a *"),
     (["--image", "disk.raw", "--power-cuts", "soon"], "--power-cuts soon: not a duration (hint: *"),
     (["--image", "disk.raw", "--instance-type", "ecs.g7.tiny"], "unknown instance type*(hint: *"),
     (["--image", "disk.raw"], "--profile auto: disk.raw: the OS on its disk is not recognised: *(hint: name one *"),

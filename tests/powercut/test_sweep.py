@@ -30,6 +30,7 @@ from lifsea_testbed.powercut.operation import CheckDepth
 from lifsea_testbed.powercut.recording import Recording, RecordingFacts, Timeline
 from lifsea_testbed.powercut.sweep import BootPool, Sweep, plan
 from lifsea_testbed.powercut.verdicts import CrashResult, CrashResults, CrashVerdict, Evidence, judged_as
+from lifsea_testbed.profiles.profile import UpgradesSection
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.shard import ShardIndex
 from lifsea_testbed.upgrade.offer import Offer
@@ -251,7 +252,7 @@ def test_the_report_holds_every_state_and_the_picture_is_xml(timeline: Timeline,
 
 @pytest.mark.parametrize("wrong", [
     {"budget": "soon"}, {"operation": "initrd"}, {"shard": "0/2"}, {"shard": "3/2"}, {"shard": "x"},
-    {"only": ["everything"]}, {"at_once": 0},
+    {"only": ["everything"]}, {"budget": "0m"},
 ])  # fmt: skip
 def test_options_that_make_no_sense_are_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(CallerError):
@@ -288,9 +289,13 @@ def test_a_pull_is_always_checked_by_the_next_upgrade(tmp_path: Path) -> None:
     assert options.recording == tmp_path / "powercut-pull"
 
 
-def test_a_suite_cuts_the_pull_and_the_deployment_within_its_time(timeline: Timeline, tmp_path: Path,
+@pytest.mark.parametrize("tool", ["ostree", "rpm-ostree"])
+def test_a_suite_cuts_the_pull_and_the_deployment_within_its_time(timeline: Timeline, tmp_path: Path, tool: str,
                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second operation gets the time that the first one leaves; each has a recording of its own for that image."""
+    """The second operation gets the time that the first one leaves; each has a recording of its own for that image.
+
+    A tool that pulls and deploys in one step has no pull of its own to be cut.
+    """
     options: list[campaign.SweepOptions] = []
 
     def survey(factory: MachineFactory, campaign: campaign.SweepOptions) -> report.SweepSummary:
@@ -298,8 +303,12 @@ def test_a_suite_cuts_the_pull_and_the_deployment_within_its_time(timeline: Time
         return report.summarise(timeline, plan(timeline), results(tmp_path))
 
     monkeypatch.setattr(campaign, "survey", survey)
-    factory = cast(MachineFactory, SimpleNamespace(image=SimpleNamespace(sha256="a" * 64)))
+    profile = SimpleNamespace(upgrades=UpgradesSection(tool=tool))
+    factory = cast(MachineFactory, SimpleNamespace(image=SimpleNamespace(sha256="a" * 64), profile=profile))
     cuts = campaign.sweep_for_suite(factory, tmp_path, "100s")
+    if tool == "rpm-ostree":
+        assert [one.operation for one in options] == ["upgrade"]
+        return
     assert [one.operation for one in options] == ["pull", "upgrade"]
     assert [one.recording.name for one in options] == [f"powercut-pull-{'a' * 12}", f"powercut-{'a' * 12}"]
     assert 29 < options[0].budget <= 30 and 99 < options[1].budget <= 100
@@ -359,7 +368,7 @@ def test_nothing_is_shrunk_once_the_time_is_up(timeline: Timeline, tmp_path: Pat
     sweep = Paper(timeline)
     run(sweep, timeline, CrashResults(tmp_path / "results.jsonl"))
     monkeypatch.setattr(campaign, "open_sweep", lambda factory, options: contextlib.nullcontext((sweep, timeline)))
-    options = campaign.SweepOptions.parse(reports=tmp_path, recording=tmp_path, budget="0s")
+    options = replace(campaign.SweepOptions.parse(reports=tmp_path, recording=tmp_path), budget=0.0)
     factory = cast(MachineFactory, SimpleNamespace(announce=pytest.fail))
     summary = campaign.survey(factory, options, Console(file=io.StringIO()))
     assert summary.failures and not summary.smallest

@@ -16,6 +16,7 @@ from lifsea_testbed.powercut.operation import OPERATIONS, CheckDepth, FirstBootO
 from lifsea_testbed.powercut.verdicts import CrashVerdict
 from lifsea_testbed.support.guest_paths import KEPT_IN_ETC, MACHINE_ID
 from lifsea_testbed.upgrade.offer import Offer
+from lifsea_testbed.upgrade.tools import OstreeTool
 from tests.powercut.test_sweep import FACTS
 
 SOUND: dict[str, Any] = {
@@ -75,10 +76,58 @@ class Guest:
         return list(self._traits["changed"])
 
 
+class Tool(OstreeTool):
+    """ostree, which names images as the fake machine does."""
+
+    def __init__(self, guest: Guest) -> None:
+        super().__init__(cast(Machine, guest))
+        self._guest = guest
+
+    def running(self) -> str:
+        return self._guest.booted().commit
+
+    def boots_next(self) -> str:
+        return self._guest.all()[0].commit
+
+
+class Switch:
+    """A tool of another kind: it has no repository, and names images by their versions."""
+
+    def __init__(self, *, works: bool = True) -> None:
+        self.calls: list[str] = []
+        self._works, self._next = works, "1"
+
+    def running(self) -> str:
+        return "1"
+
+    def boots_next(self) -> str:
+        return self._next
+
+    def name_of(self, offer: Offer) -> str:
+        return offer.version
+
+    def apply(self, offer: Offer) -> str:
+        self.calls.append("apply")
+        return ""
+
+    def roll_back(self) -> None:
+        self.calls.append("roll back")
+        self._next = "0" if self._works else "1"
+
+
+@pytest.mark.parametrize(("works", "outcome"), [(True, CrashVerdict.NEW), (False, CrashVerdict.BROKEN)])
+def test_a_machine_is_judged_by_the_profiles_own_tool(works: bool, outcome: CrashVerdict) -> None:
+    """One that has no ostree: neither is its repository read, nor its /usr compared."""
+    guest, tool = Guest(running="2", damage=["no ostree"], changed=["no ostree"]), Switch(works=works)
+    assert verdicts.judge(cast(Machine, guest), FACTS, CheckDepth.NEXT, tool)[0] is outcome
+    assert (tool.calls, guest.commands, guest.deployed) == (["roll back"], [], [])
+
+
 def judge(depth: CheckDepth, operation: str = "upgrade", **defect: Any) -> tuple[CrashVerdict, str]:
     facts = replace(FACTS, subject=operation)
     facts = replace(facts, old=facts.new) if operation == FirstBootOperation.name else facts
-    return verdicts.judge(cast(Machine, Guest(**defect)), facts, depth)
+    guest = Guest(**defect)
+    return verdicts.judge(cast(Machine, guest), facts, depth, Tool(guest))
 
 
 @pytest.mark.parametrize("depth", CheckDepth)
@@ -115,7 +164,7 @@ def test_a_first_boot_that_was_not_finished_is_found(defect: dict[str, Any]) -> 
 def test_the_next_upgrade_is_to_the_other_image() -> None:
     for running, other in (("0", "1"), ("1", "0")):
         guest = Guest(running=running)
-        assert verdicts.judge(cast(Machine, guest), FACTS, CheckDepth.NEXT)[0] is not CrashVerdict.BROKEN
+        assert verdicts.judge(cast(Machine, guest), FACTS, CheckDepth.NEXT, Tool(guest))[0] is not CrashVerdict.BROKEN
         assert guest.deployed == [other]
 
 
@@ -124,7 +173,7 @@ def test_the_offer_is_pulled_again() -> None:
     facts = replace(FACTS, offer=Offer(url="http://mirror/", branch="next", commit="1", version=""))
     for running, pulls in (("0", 1), ("1", 0)):
         guest = Guest(running=running)
-        assert verdicts.judge(cast(Machine, guest), facts, CheckDepth.NEXT)[0] is not CrashVerdict.BROKEN
+        assert verdicts.judge(cast(Machine, guest), facts, CheckDepth.NEXT, Tool(guest))[0] is not CrashVerdict.BROKEN
         assert [command.count("ostree pull") for command in guest.commands].count(1) == pulls
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lifsea_testbed.errors import EmulatorFailed, LaunchError
+from lifsea_testbed.errors import EmulatorFailed, HostError, LaunchError
+from lifsea_testbed.qemu import process as process_module
 from lifsea_testbed.qemu.process import QemuProcess, describe_exit
 from lifsea_testbed.support.confinement import Confinement, confinement
 from lifsea_testbed.support.deadline import Deadline
@@ -112,3 +113,22 @@ def test_it_outlives_the_thread_that_requested_it(tmp_path: Path) -> None:
     thread.join()
     assert not made[0].wait(0.3)
     made[0].kill()
+
+
+def test_a_process_that_the_kernel_does_not_end_is_the_hosts_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = start(tmp_path, "sleep", "60")
+    kill = process._process.kill
+    monkeypatch.setattr(process_module, "_DYING", 0.2)
+    monkeypatch.setattr(process._process, "kill", lambda: None)
+    with pytest.raises(HostError, match=rf"QEMU \(process {process.pid}\) is not gone 0 s after SIGKILL") as caught:
+        process.kill()
+    assert caught.value.evidence.startswith("State:")
+    kill()
+    assert process.wait(30.0)
+
+
+def test_a_qemu_that_cannot_be_started_is_the_hosts_fault(tmp_path: Path) -> None:
+    with pytest.raises(LaunchError, match="QEMU cannot be started: Argument list too long"):
+        start(tmp_path, "sh", *["x" * 100_000] * 40)

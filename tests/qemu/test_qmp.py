@@ -67,3 +67,19 @@ def test_a_qemu_that_never_greets_is_not_waited_for() -> None:
     with pytest.raises(LaunchError):
         monitor.connect(Deadline.after(1.0))
     monitor.close()
+
+
+def test_an_event_that_cannot_be_handled_is_reported() -> None:
+    def fail(event: Event) -> None:
+        raise RuntimeError(f"no handler for {event.name}")
+
+    qemu, failures = FakeQemu(), list[Exception]()
+    monitor = Monitor(qemu.theirs, on_event=fail, on_failure=failures.append)
+    monitor.connect(Deadline.after(SOON))
+    qemu.say({"event": "SHUTDOWN", "timestamp": {"seconds": 5, "microseconds": 0}})
+    deadline = Deadline.after(SOON)
+    while not failures and not deadline.expired:
+        time.sleep(0.01)
+    qemu.hang_up()
+    monitor.close()
+    assert [str(failure) for failure in failures] == ["no handler for SHUTDOWN"]

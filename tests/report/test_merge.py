@@ -7,6 +7,7 @@ import json
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import minisign
@@ -15,7 +16,7 @@ import xmlschema
 
 from lifsea_testbed.cli.main import main
 from lifsea_testbed.errors import CallerError
-from lifsea_testbed.report import document, gate, markdown
+from lifsea_testbed.report import document, gate, markdown, signature
 from lifsea_testbed.report.document import (
     Document,
     Host,
@@ -278,6 +279,34 @@ def test_a_verdict_that_was_changed_or_is_another_s_is_refused(
     assert main(["gate", "verify", str(out), "-p", str(public)]) == 4
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 3 and all(line.startswith("ERROR: ") and "(hint: " in line for line in errors)
+
+
+def test_what_is_verified_is_what_is_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file is changed when its signature has just been verified."""
+    secret, public = keys(tmp_path)
+    out = tmp_path / "out/gate.json"
+    files = written(tmp_path, whole(Status.FAILED))
+    main(["gate", "merge", *files, "-o", str(out.parent), "--sign-with", str(secret)])
+    verify = signature.verify
+
+    def verify_then_change(path: Path, *others: Any) -> str:
+        comment = verify(path, *others)
+        merge(named(whole())).write(path)
+        return comment
+
+    monkeypatch.setattr(signature, "verify", verify_then_change)
+    assert main(["gate", "verify", str(out), "-p", str(public)]) == 1
+    assert document.read(out).verdict is Verdict.PASS and "verdict: fail" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_a_signature_is_on_the_verdict_and_not_on_what_lies_in_its_file(tmp_path: Path) -> None:
+    secret, public = keys(tmp_path)
+    path = tmp_path / "gate.json"
+    merge(named(whole())).write(path)
+    signature.Signer(secret, "").sign(path, merge(named(whole(Status.FAILED))))
+    assert main(["gate", "verify", str(path), "-p", str(public)]) == 4
 
 
 def test_a_wrong_password_is_reported_before_anything_runs(

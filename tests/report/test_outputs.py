@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from lifsea_testbed.report import gate, github, junit, markdown, terminal
+from lifsea_testbed.report import allure, gate, github, junit, markdown, terminal
 from lifsea_testbed.report.document import Document, ImageRecord, IssueRecord, IssueState, KnownIssues, Verdict
 from lifsea_testbed.report.gate import TestOutcome
 from lifsea_testbed.report.outcome import Status
@@ -67,9 +67,39 @@ def test_junit_is_valid_for_any_text_of_an_image(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [0, 1, 12, 13, 60])
 def test_many_failures_fit_a_screen(count: int) -> None:
     """The section's head, the verdict in two lines and pytest's own last line are the rest of 24."""
-    lines = list(terminal.lines(document(*(failed(number) for number in range(count)), gone=9), 80))
-    assert len(lines) <= 19 and all(len(line) <= 80 for line, _ in lines)
+    kept = TestOutcome(claim="kept", test="t", status=Status.PASSED)
+    hardware = gate.records([TestOutcome(test="h", status=Status.BROKEN, hardware=True)])
+    made = document(*(failed(number) for number in range(count)), kept, gone=9)
+    lines = list(terminal.lines(made.model_copy(update={"hardware": hardware}), 80))
+    assert len(lines) <= 20 and all(len(line) <= 80 for line, _ in lines)
     assert not any("\n" in line for line, _ in lines)
+    assert ("hardware model: 1 test, 1 broken", "red") in lines
     assert [line for line, _ in lines if "more, in gate.json" in line] == (
         [f"            and {count - 12} more, in gate.json"] if count > 12 else []
     )
+
+
+def test_the_hardware_s_model_has_a_section_of_its_own() -> None:
+    hardware = gate.records([TestOutcome(test="t::queues", status=Status.NOT_JUDGED, reason="host", why="1 queue",
+                                         hardware=True)])  # fmt: skip
+    text = markdown.summary(document(failed()).model_copy(update={"hardware": hardware}))
+    assert "### Hardware model\n\n1 test: 1 not judged.\n" in text
+    assert "| t::queues | not judged by host | 1 queue |" in text
+    assert "1 failed of 1 claims" in text
+
+
+@pytest.mark.parametrize(("counts", "words"), [
+    ({}, "pass"), ({"host": 1}, "pass, 1 claim not judged: 1 by host"),
+    ({"option": 2, "host": 1}, "pass, 3 claims not judged: 2 by option, 1 by host"),
+])  # fmt: skip
+def test_no_report_calls_it_a_bare_pass(tmp_path: Path, counts: dict[str, int], words: str) -> None:
+    passed = document(TestOutcome(claim="a", test="t", status=Status.PASSED)).model_copy(
+        update={"verdict": Verdict.PASS, "not_judged": counts}
+    )
+    assert terminal.verdict(passed, "gate.json").startswith(f"verdict: {words} - p: ")
+    assert markdown.summary(passed).startswith(f"## ✅ {words}: out.qcow2 (p)\n")
+    junit.write(passed, tmp_path / "junit.xml", durations={})
+    assert f'name="verdict" value="{words}"' in (tmp_path / "junit.xml").read_text()
+    allure.prepare(passed, tmp_path, tmp_path / "allure")
+    assert f"verdict={words}\n" in (tmp_path / "allure/environment.properties").read_text()
+    assert f'"name": "{words}: out.qcow2"' in (tmp_path / "allurerc.json").read_text()

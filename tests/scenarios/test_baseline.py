@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -52,6 +53,10 @@ class Ports:
         return unlisted(self._ports, allowed)
 
 
+def no_shell() -> list[str]:
+    raise NotJudged("the image has no shell", Reason.IMAGE)
+
+
 def guest(**traits: Any) -> Any:
     has = {**SOUND, **HAS, **{name.replace("__", "."): value for name, value in traits.items()}}
     made: Any = FakeGuest(has, profiles.load("reference"))
@@ -63,8 +68,15 @@ def image(path: Path, size: int = 40 * MIB) -> Any:
     return SimpleNamespace(path=path, compressed_size=size, file_size=size, fits_into=lambda most: size <= most)
 
 
+def read(made: Any, disk: Any, extends: str = "lifsea-3.3", *later: Any) -> Baseline:
+    """The baseline of a guest, by what it is at first and, later, others are."""
+    base = profiles.load(extends)
+    seen = [baseline.observe(moment, disk, base) for moment in (made, *later)]
+    return baseline.conclude(seen, base, extends=extends, source="it")
+
+
 def taken(tmp_path: Path, extends: str = "lifsea-3.3", **traits: Any) -> Baseline:
-    return baseline.read(guest(**traits), image(tmp_path), profiles.load(extends), extends=extends, source="it")
+    return read(guest(**traits), image(tmp_path), extends)
 
 
 def written(tmp_path: Path, extends: str = "lifsea-3.3", **traits: Any) -> Profile:
@@ -141,18 +153,41 @@ def test_a_promise_that_the_profile_makes_is_not_loosened(
     assert getattr(getattr(kept, section), name) == getattr(getattr(base, section), name)
 
 
+def test_an_image_is_read_at_the_moments_at_which_the_suites_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What opens late is known to be open: a while after the boot, and once all that is planned was started."""
+    machine, early, late = SimpleNamespace(), SimpleNamespace(guest=guest()), SimpleNamespace(guest=guest(
+        network__open_ports=[*PORTS, "tcp 0.0.0.0:9100 exporter"], units_many=91))  # fmt: skip
+    monkeypatch.setattr(baseline, "watch", lambda *given: early if given == (machine, 30.0) else None)
+    monkeypatch.setattr(baseline, "bring_forward", lambda *given: late)
+    made = image(tmp_path / "out.qcow2")
+    made.sha256 = "abc"
+    factory: Any = SimpleNamespace(
+        profile=profiles.load("lifsea-3.3"), context=SimpleNamespace(profile="lifsea-3.3"), image=made,
+        image_version="3.3.0", create=lambda spec: contextlib.nullcontext(machine))  # fmt: skip
+    found = baseline.take(factory)
+    assert (found.source, found.extends) == ("out.qcow2, sha256 abc, VERSION_ID 3.3.0", "lifsea-3.3")
+    values = {figure.key: figure.value for figure in found.figures}
+    assert values["security.listeners"] == [*listener_patterns(PORTS), r"tcp 0\.0\.0\.0:9100 exporter"]
+    assert (values["budget.units"], values["security.setuid"]) == (91, SETUID)
+
+
+def test_what_can_be_read_at_one_moment_alone_is_taken(tmp_path: Path) -> None:
+    made = guest()
+    made.network.open_ports = no_shell
+    found = read(made, image(tmp_path), "lifsea-3.3", guest())
+    assert found.left == {} and "no-surprise-listeners" in found.added
+
+
 def test_a_profile_that_does_not_promise_few_packages_is_not_made_to(tmp_path: Path) -> None:
     assert "packages-about-200" not in written(tmp_path, "alinux-3", packages=900).claims
 
 
 def test_what_cannot_be_read_is_left_out_with_the_reason(tmp_path: Path) -> None:
     made = guest()
-
-    def no_shell() -> list[str]:
-        raise NotJudged("the image has no shell", Reason.IMAGE)
-
     made.network.open_ports = no_shell
-    found = baseline.read(made, image(tmp_path), profiles.load("lifsea-3.3"), extends="lifsea-3.3", source="it")
+    found = read(made, image(tmp_path))
     assert found.left == {"security.listeners": "it cannot be read: the image has no shell"}
     assert "no-surprise-listeners" not in found.added
 
@@ -166,7 +201,7 @@ def test_an_image_without_a_shell_is_read_on_its_disk(tmp_path: Path) -> None:
     path = disks.disk(tmp_path / "disk.raw", root=disks.fill(tmp_path / "root", files))
     shell: Any = NoShell()
     made = Guest(shell, lambda: profiles.load("lifsea-3.5")).without_shell(lambda: offline.read(examine(path)))
-    found = baseline.read(made, examine(path), profiles.load("lifsea-3.5"), extends="lifsea-3.5", source="it")
+    found = read(made, examine(path), "lifsea-3.5")
     assert {figure.key: figure.value for figure in found.figures} == {
         "image.most": 1, "budget.units": 2, "budget.udev_rules": 3, "security.setuid": ["/usr/bin/su"],
     }  # fmt: skip

@@ -21,9 +21,10 @@ from lifsea_testbed.machine.fidelity import HardwareFidelity
 from lifsea_testbed.perf.metric import Measure
 from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.scenarios import basics
+from lifsea_testbed.upgrade.offer import Offer
 from tests.support import SUITES, first_boots, journeys, pods
 from tests.support.boots import KVM, TCG, boot
-from tests.support.guests import FakeGuest
+from tests.support.guests import FakeGuest, FakeUpgradeTool
 
 TESTS: dict[str, Callable[..., None]] = {
     name: test
@@ -34,6 +35,7 @@ TESTS: dict[str, Callable[..., None]] = {
 INSTANCE = Instance(type=instance_types.find("ecs.g7.large"))
 LARGEST = instance_types.find("ecs.g7.32xlarge")
 CARD = NetworkCard(slot="05.0", name="eth0", mac=INSTANCE.mac, queues=2, mtu=1500)
+NEXT = Offer(url="http://mirror/", branch="next", commit="new", version="3.3.1")
 SOUND: dict[str, Any] = {
     "type": INSTANCE.type,
     "accounts.automatic_logins": [], "accounts.with_password": [], "accounts.without_password": [],
@@ -63,6 +65,7 @@ SOUND: dict[str, Any] = {
     # Traits that several subjects share, or that one acts on.
     "units": [], "units_many": 9, "packages": 190, "unused": 0, "filled": 0.98, "sysctls": None,
     "operations_at_start": False, "operations_start": True, "operations_stop": True, "audit": "append",
+    "operations_inside": None, "system.lacking_identity": [],
     "writable": None, "usr_digests": ["/usr/bin/sh"], "identity": True, "asks_again": [], "keeps_identity": True,
     "kept": True, "next_boot": "booted", "deploys": True, "merges": True, "version": "3.3.0", "rolls_back": True,
     "keeps_old_etc": True, "keeps_etc": True, "keeps_var": True,
@@ -95,9 +98,12 @@ DEFECTS: dict[str, list[dict[str, Any]]] = {
     "test_usr_is_the_commits_byte_for_byte": [{"deployments.changed_files": ["M /usr/bin/sh"]}],
     "test_the_whole_image_has_one_version": [{"version": "3.3.1"}, {"version": ""}],
     "test_two_machines_hold_the_same": [{"usr_digests": None}],
-    "test_two_machines_can_be_told_apart": [{"identity": False}, {"identity": None}],
+    "test_two_machines_can_be_told_apart": [
+        {"identity": False}, {"identity": None}, {"system.lacking_identity": ["/var/lib/systemd/random-seed"]},
+    ],
     "test_the_second_boot_asks_for_no_user_data": [
-        {"asks_again": ["/latest/user-data"]}, {"keeps_identity": False},
+        {"asks_again": ["/latest/user-data"]}, {"asks_again": ["/2016-01-01//user%2Ddata?x=1"]},
+        {"asks_again": ["/latest/user-data/"]}, {"keeps_identity": False},
     ],
     "test_etc_and_var_are_kept_across_upgrade_and_rollback": [{"keeps_etc": False}, {"keeps_old_etc": False}],
     "test_nothing_speaks_ssh": [{"network.ssh_listeners": [22]}],
@@ -144,8 +150,11 @@ DEFECTS: dict[str, list[dict[str, Any]]] = {
     "test_chrony_asks_the_clouds_time_servers": [{"clock.time_sources": ["t1"]}],
     "test_user_data_runs_once_as_root": [{"system.user_data_runs": ["0", "0"]}, {"system.user_data_runs": ["1000"]}],
     "test_containerd_answers": [{"runtime.cri_plugin_state": "error"}],
-    "test_the_operations_container_is_off": [{"operations_at_start": True}],
-    "test_the_operations_container_starts_and_stops": [{"operations_start": False}, {"operations_stop": False}],
+    "test_the_operations_container_is_off": [{"operations_at_start": True}, {"operations_inside": True}],
+    "test_the_operations_container_starts_and_stops": [
+        {"operations_start": False}, {"operations_stop": False}, {"operations_inside": True},
+        {"operations_inside": False},
+    ],
     "test_each_call_is_written_down": [
         {"audit": "none"}, {"audit": "overwrite"}, {"operations_at_start": None}, {"operations_at_start": None},
     ],
@@ -226,9 +235,6 @@ class FakeMachine:
         self.requests += self._asks
         self.guest.reboot()
 
-    def attach_disk(self, image: object) -> str:
-        return "vdb"
-
 
 def run(name: str, defect: dict[str, Any], *, emulated: bool = False) -> None:
     profile = profiles.load("reference")
@@ -249,7 +255,7 @@ def run(name: str, defect: dict[str, Any], *, emulated: bool = False) -> None:
     if "rebooted" in wanted:
         offered["rebooted"] = basics.reboot(anything)
     if "upgraded" in wanted:
-        offered["upgraded"] = basics.upgrade(anything, anything)
+        offered["upgraded"] = basics.upgrade(anything, FakeUpgradeTool(machine.guest.deployments), NEXT)
     if "rolled_back" in wanted:
         offered["rolled_back"] = basics.roll_back(offered["upgraded"])
     TESTS[name](**{parameter: offered[parameter] for parameter in wanted})

@@ -23,6 +23,7 @@ from lifsea_testbed.guest.system import Clock, System
 from lifsea_testbed.guest.units import Units
 from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.support import guest_paths
+from lifsea_testbed.upgrade.offer import Offer
 
 
 class FakeSubject:
@@ -119,6 +120,10 @@ class FakeOperations(FakeSubject):
         ]
         return self._running  # type: ignore[no-any-return]
 
+    def contained(self) -> list[str]:
+        inside = self.traits["operations_inside"]
+        return ["/proc/7/root/"] if (self._running if inside is None else inside) else []
+
     def start(self) -> None:
         self._running = self.traits["operations_start"]
 
@@ -143,15 +148,32 @@ class FakeDeployments(FakeSubject):
         return [SimpleNamespace(commit=self.commit if self.traits["next_boot"] == "booted" else "other",
                                 version=self.traits["version"])]  # fmt: skip
 
-    def deploy_from_disk(self, device: str) -> str:
-        self.next = "new" if self.traits["deploys"] else self.next
-        return "new"
-
     def missing_defaults(self) -> list[str]:
         return [] if self.traits["merges"] else ["/etc/new"]
 
+
+class FakeUpgradeTool:
+    """The tool by which such a machine is upgraded from the old image to the new one."""
+
+    def __init__(self, deployments: FakeDeployments) -> None:
+        self._deployments = deployments
+
+    def running(self) -> str:
+        return self._deployments.commit
+
+    def boots_next(self) -> str:
+        return self._deployments.next
+
+    def name_of(self, offer: Offer) -> str:
+        return offer.commit
+
+    def apply(self, offer: Offer) -> str:
+        self._deployments.next = offer.commit if self._deployments.traits["deploys"] else self._deployments.next
+        return ""
+
     def roll_back(self) -> None:
-        self.next = "old" if self.traits["rolls_back"] else self.next
+        if self._deployments.traits["rolls_back"]:
+            self._deployments.next = "old"
 
 
 class FakeRuntime(FakeSubject):

@@ -1,0 +1,98 @@
+"""A run whose end fails, or whose reports another run writes, is never a verdict on the image."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+
+import pytest
+
+from lifsea_testbed.errors import CallerError
+from lifsea_testbed.report.collector import lock_reports
+from tests.support.boot_sector import raw_image
+from tests.support.quick import lay_out
+
+SUITE = """
+import pytest
+from lifsea_testbed import claim
+
+@pytest.mark.parametrize("name", ["boots-to-ready", "no-sshd", "no-python", "shell-kept"])
+def test_nothing(name): {body}
+
+@claim("boots-to-ready")
+def test_boot(): pass
+@claim("no-sshd")
+def test_sshd(): pass
+@claim("no-python")
+def test_python(): pass
+@claim("shell-kept")
+def test_shell(): pass
+"""
+FULL = "raise OSError(28, 'No space left on device')"
+Start = Callable[..., pytest.RunResult]
+
+
+@pytest.fixture
+def start(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Start:
+    """Runs judges of four claims, none of which needs a machine, and all of which pass."""
+    monkeypatch.setenv("TMPDIR", str(pytester.path / "tmp"))
+
+    def run(*options: str, body: str = "pass", **files: str) -> pytest.RunResult:
+        always = lay_out(pytester.path, SUITE.format(body=body), **files)
+        return pytester.runpytest_subprocess(*always, "-p", "no:hypothesispytest", *options)
+
+    return run
+
+
+@pytest.mark.parametrize(("body", "conftest"), [
+    ("__import__('os').makedirs('reports/junit.xml', exist_ok=True)", ""),
+    ("pass", f"def pytest_lifsea_report(document, reports):\n    {FULL}\n"),
+    ("pass", f"def pytest_sessionfinish():\n    {FULL}\n"),
+    ("pass", "def pytest_sessionfinish():\n    raise KeyError('a defect of a plugin')\n"),
+])  # fmt: skip
+def test_a_run_whose_end_fails_is_broken(start: Start, pytester: pytest.Pytester, body: str, conftest: str) -> None:
+    result = start(body=body, **({"conftest": conftest} if conftest else {}))
+    assert result.ret == 6
+    assert result.outlines[-1].startswith("verdict: broken - quick: 4 passed of 4 claims; the end of the run failed: ")
+    gate = json.loads((pytester.path / "reports/gate.json").read_text())
+    assert (gate["verdict"], gate["exit_status"], len(gate["troubles"])) == ("broken", 6, 1)
+
+
+def test_a_verdict_that_cannot_be_written_is_not_left_half(start: Start, pytester: pytest.Pytester) -> None:
+    """The name of gate.json is taken by a directory, as no disk can be filled here."""
+    body = "__import__('pathlib').Path('reports/gate.tmp').mkdir(exist_ok=True)"
+    result = start(body=body)
+    assert result.ret == 6 and "verdict: broken" in result.outlines[-1]
+    assert not (pytester.path / "reports/gate.json").exists()
+
+
+def test_a_name_that_no_report_can_hold_is_refused(pytester: pytest.Pytester, start: Start) -> None:
+    name = "bad\udcff.raw"
+    raw_image(pytester.path / name)
+    result = start("--next-image", name)
+    assert result.ret == 4
+    (line,) = [line for line in result.errlines if line]
+    assert line.startswith("ERROR: 'bad\\udcff.raw': not UTF-8") and "(hint: rename the file)" in line
+
+
+def test_two_runs_do_not_share_their_reports(start: Start, pytester: pytest.Pytester) -> None:
+    (pytester.path / "reports").mkdir()
+    (pytester.path / "reports/gate.json").write_text("of the run before")
+    lock = lock_reports(pytester.path / "reports")
+    with pytest.raises(CallerError, match="another run"):
+        lock_reports(pytester.path / "reports")
+    result = start()
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["ERROR: --reports *reports: another run writes its reports there (hint: *)"])
+    assert (pytester.path / "reports/gate.json").read_text() == "of the run before"
+    os.close(lock)
+    assert start().ret == 0
+
+
+@pytest.mark.parametrize("plugin", ["allure_pytest", "terminal"])
+def test_a_plugin_that_is_switched_off_is_not_missed(start: Start, pytester: pytest.Pytester, plugin: str) -> None:
+    result = start("-p", f"no:{plugin}")
+    assert result.ret == 0
+    assert json.loads((pytester.path / "reports/gate.json").read_text())["verdict"] == "pass"
+    assert (pytester.path / "reports/allure").exists() == (plugin != "allure_pytest")
