@@ -21,6 +21,7 @@ from lifsea_testbed.guest.offline import OfflineTree
 from lifsea_testbed.qemu import processor
 from lifsea_testbed.qemu.accelerator import AcceleratorKind, confine
 from lifsea_testbed.qemu.emulator import MACHINE_TYPE, Emulator
+from lifsea_testbed.support.lines import split_lines
 from lifsea_testbed.support.private_dir import PrivateDirectory
 from lifsea_testbed.support.sanitize import printable
 
@@ -66,7 +67,7 @@ def find(image: Image) -> Bootable:
             raise NotJudged("the image has no boot entry below /boot/loader/entries to take a kernel from",
                             Reason.IMAGE)
         text = max(entries, key=lambda entry: BootEntry.rank(entry[0]))[1]
-        fields = {words[0]: words[1:] for line in text.splitlines() if (words := line.split())}
+        fields = {words[0]: words[1:] for line in split_lines(text) if (words := line.split())}
         path = "".join(fields.get("linux", []))
         kernel = tree.read(f"/boot/{path.lstrip('/').removeprefix('boot/')}", _LARGEST_KERNEL) if path else None
     if kernel is None:
@@ -120,7 +121,7 @@ def parse(console: str) -> KernelPhase:
     if not taken:
         raise NotJudged("the kernel printed no initcall, although it ran with initcall_debug", Reason.IMAGE)
     last = 0.0
-    for line in console.splitlines():
+    for line in split_lines(console):
         if stamp := _STAMP.search(line):
             last = float(stamp[1]) * 1e6
             if _END.search(line):

@@ -13,6 +13,7 @@ from typing import Any, Self
 from lifsea_testbed.boottime.marks import END, BootMark, Phase, phases
 from lifsea_testbed.guest.boot import UnitTimes
 from lifsea_testbed.qemu.instruction_counter import CountedProgram, Counts
+from lifsea_testbed.support.lines import split_lines
 
 #: Instructions of no program: firmware, boot loader, the kernel until its first program, forked children.
 NAMELESS = "(no program)"
@@ -106,7 +107,7 @@ def line(seen: Observation) -> str:
 
 def load(path: Path) -> list[Observation]:
     """Reads a file that `save` wrote."""
-    return [Observation.from_fields(json.loads(line)) for line in path.read_text("utf-8").splitlines()]
+    return [Observation.from_fields(json.loads(line)) for line in split_lines(path.read_text("utf-8"))]
 
 
 def _progress(fields: dict[str, Any]) -> Progress:

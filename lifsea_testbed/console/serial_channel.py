@@ -38,7 +38,7 @@ _LONGEST_TEXT = 3_400
 class SerialLine(Protocol):
     """A serial line that another object reads; that object passes its frames to the channel."""
 
-    def send(self, data: bytes, deadline: Deadline) -> None:
+    def transmit(self, data: bytes, deadline: Deadline) -> None:
         """Sends those bytes to the guest.
 
         Raises:
@@ -144,7 +144,7 @@ class SerialChannel:
 
     def _drop(self, nonce: str) -> None:
         with contextlib.suppress(Explained):
-            self._line.send(f"drop {nonce}\n".encode(), Deadline.after(_REPEAT_EVERY))
+            self._line.transmit(f"drop {nonce}\n".encode(), Deadline.after(_REPEAT_EVERY))
 
     def _put(self, nonce: str, name: str, data: bytes, deadline: Deadline) -> None:
         for number, text in enumerate(pieces(data, as_base64=self._base64)):
@@ -166,7 +166,7 @@ class SerialChannel:
         """Kills the command, fetches its output so far, and returns the error to raise."""
         killing = Deadline.after(GRACE)
         try:
-            self._line.send(f"kill {nonce}\n".encode(), killing)
+            self._line.transmit(f"kill {nonce}\n".encode(), killing)
             while (frame := self._request(f"ask {nonce}", ("running", "end"), "", killing)).kind != "end":
                 if killing.expired:
                     raise WaitTimedOut("still running")
@@ -198,7 +198,7 @@ class SerialChannel:
     def _part(self, nonce: str, name: str, offset: int, length: int, deadline: Deadline) -> bytes | None:
         """One piece of an answer, or None if it arrived damaged or not before the deadline."""
         with contextlib.suppress(WaitTimedOut):
-            self._line.send(f"get {nonce} {name} {offset} {length}\n".encode(), deadline)
+            self._line.transmit(f"get {nonce} {name} {offset} {length}\n".encode(), deadline)
         seconds = min(_REPEAT_EVERY + 2 * length / _SLOWEST, deadline.remaining)
         frame = self._next(("part",), f"{name}:{offset}:", seconds)
         if frame is None:
@@ -217,7 +217,7 @@ class SerialChannel:
             WaitTimedOut: none arrived in time.
         """
         while True:
-            self._line.send(f"{request}\n".encode(), deadline)
+            self._line.transmit(f"{request}\n".encode(), deadline)
             frame = self._next(kinds, start, min(_REPEAT_EVERY, deadline.remaining))
             if frame is not None:
                 return frame

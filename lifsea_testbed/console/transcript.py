@@ -32,7 +32,7 @@ _LONGEST_LINE = 16_384
 #: How long after a fatal line further lines, such as a panic's call trace, still become part of the error (seconds).
 _AFTERMATH = 0.3
 _POLL = 0.2
-#: How long input without a deadline may wait for the guest, and the end of reading for the output left (seconds).
+#: How long typed input may wait for the guest, and the end of reading for the output left (seconds).
 _TYPING, _CLOSING = 60.0, 2.0
 #: An unfinished line that does not change for so long (seconds) is a prompt, perhaps of a boot loader that stopped.
 _PROMPT = 0.6
@@ -207,16 +207,20 @@ class Transcript:
             if deadline.expired:
                 return False
 
-    def send(self, data: bytes, deadline: Deadline | None = None) -> None:
-        """Sends those bytes to the console as if they were typed.
+    def send(self, data: bytes) -> None:
+        """Sends those bytes to the console as if they were typed; the guest has 60 s to read them (see `transmit`)."""
+        self.transmit(data, Deadline.after(_TYPING))
+
+    def transmit(self, data: bytes, deadline: Deadline) -> None:
+        """Sends those bytes to the console before the deadline.
 
         Raises:
-            WaitTimedOut: the guest did not read its input before the deadline, or within 60 s.
+            WaitTimedOut: the guest did not read its input in time.
             ChannelError: QEMU closed the console.
             GuestCrashed, LaunchError: the machine ended first.
         """
         try:
-            self._stream.send(data, deadline or Deadline.after(_TYPING), self._liveness)
+            self._stream.send(data, deadline, self._liveness)
         except StreamStalled as error:
             raise WaitTimedOut(f"{error} on the console", evidence=self.tail()) from error
         except StreamClosed as error:

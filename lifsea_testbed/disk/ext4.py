@@ -15,6 +15,8 @@ from lifsea_testbed.errors import DiskDamaged, NotJudged, Reason
 
 ROOT = 2
 _MAGIC, _EXTENT_MAGIC = 0xEF53, 0xF30A
+#: Where the superblock lies (bytes).
+_SUPERBLOCK = 1024
 _RECOVER, _WIDE, _META_GROUPS = 0x4, 0x80, 0x10
 #: Supported: filetype, recover, meta_bg, extents, 64bit, mmp, flex_bg, ea_inode, csum_seed, largedir, casefold.
 _KNOWN = 0x2 | _RECOVER | _META_GROUPS | 0x40 | _WIDE | 0x100 | 0x200 | 0x400 | 0x2000 | 0x4000 | 0x20000
@@ -286,9 +288,14 @@ def parse_superblock(raw: bytes) -> Layout:
 
 
 def descriptor_block(layout: Layout, number: int) -> int:
-    """Returns the location of a block of group descriptors: after the superblock, or in its own groups ("meta_bg")."""
-    if not layout.incompatible & _META_GROUPS or number < layout.first_meta_group:
-        return layout.first_block + 1 + number
+    """Returns the location of a block of group descriptors: after the superblock, or in its own groups ("meta_bg").
+
+    The superblock lies in block 1 where blocks have 1 KiB, also with "bigalloc", where the first block is 0 all the
+    same (fs/ext4/super.c, descriptor_loc).
+    """
+    superblock = _SUPERBLOCK // layout.block_size
+    if not layout.incompatible & _META_GROUPS or number < layout.first_meta_group or number == 0:
+        return superblock + 1 + number
     group = number * (layout.block_size // layout.descriptor_size)
     behind_copy = group < 2 or not layout.sparse or any(_is_power(group, base) for base in (3, 5, 7))
     return layout.first_block + group * layout.blocks_per_group + behind_copy

@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from lifsea_testbed.errors import HostError, ImageRefused
 from lifsea_testbed.support.host_packages import install_hint
+from lifsea_testbed.support.lines import split_lines
 
 SECTOR = 512
 _PIECE = 1 << 20
@@ -177,7 +178,7 @@ def _refuse_inconsistent(path: Path) -> None:
         raise ImageRefused(f"{path}: qemu-img check did not end within 120 s", hint="copy it again") from None
     # 3 means leaked clusters only (qemu-img(1)): they waste space and do no harm.
     if check.returncode not in (0, 3):
-        last = (check.stderr.strip().splitlines() or [f"qemu-img check exited with {check.returncode}"])[-1]
+        last = (split_lines(check.stderr.strip()) or [f"qemu-img check exited with {check.returncode}"])[-1]
         raise ImageRefused(f"{path}: truncated or corrupt qcow2 ({last})", hint="copy it again, compare digests")
 
 

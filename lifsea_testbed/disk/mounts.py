@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from lifsea_testbed.disk.ext4 import Ext4
 from lifsea_testbed.disk.filesystem import Tree
 from lifsea_testbed.disk.partitions import Partition
+from lifsea_testbed.support.lines import split_lines
 
 #: systemd.unit(5), "System Unit Search Path", of which later directories go before earlier ones.
 _UNITS = ("/usr/lib/systemd/system", "/lib/systemd/system", "/usr/local/lib/systemd/system", "/etc/systemd/system")
@@ -55,7 +56,7 @@ def text(tree: Tree, path: str | PurePosixPath) -> str | None:
 
 
 def _of_fstab(fstab: str) -> Iterator[tuple[str, str]]:
-    for line in fstab.splitlines():
+    for line in split_lines(fstab):
         fields = line.split()
         if len(fields) >= 2 and fields[1].startswith("/"):
             yield fields[0], _unescaped(fields[1])
@@ -63,7 +64,7 @@ def _of_fstab(fstab: str) -> Iterator[tuple[str, str]]:
 
 def _of_units(root: Tree) -> Iterator[tuple[str, str]]:
     for path in (path for directory in _UNITS for path in root.glob(f"{directory}/*.mount")):
-        fields = dict(line.strip().split("=", 1) for line in (text(root, path) or "").splitlines() if "=" in line)
+        fields = dict(line.strip().split("=", 1) for line in split_lines(text(root, path) or "") if "=" in line)
         if fields.get("Where", "").startswith("/"):
             yield fields.get("What", "").strip(), fields["Where"].strip()
 

@@ -12,6 +12,7 @@ from lifsea_testbed.disk.mounts import Volume, mounted, text
 from lifsea_testbed.disk.partitions import NO_SYSTEM, ROOT_X86_64, Partition, partitions
 from lifsea_testbed.disk.source import ByteSource
 from lifsea_testbed.errors import DiskDamaged, NotJudged, Reason
+from lifsea_testbed.support.lines import split_lines
 
 _OTHERS = {0: {b"XFSB": "XFS", b"hsqs": "squashfs", b"LUKS\xba\xbe": "LUKS"}, 512: {b"LABELONE": "LVM"},
            1024: {b"\xe2\xe1\xf5\xe0": "EROFS"}, 65600: {b"_BHRfS_M": "btrfs"}}  # fmt: skip
@@ -99,7 +100,7 @@ def _deployment(boot: Tree) -> str:
 
 def parse_entry(name: str, text: str) -> BootEntry:
     """Parses a boot entry (Boot Loader Specification, type 1)."""
-    fields = {words[0]: words[1:] for line in text.splitlines() if (words := line.split())}
+    fields = {words[0]: words[1:] for line in split_lines(text) if (words := line.split())}
     deployments = [word.removeprefix(_ARGUMENT) for word in fields.get("options", []) if word.startswith(_ARGUMENT)]
     version = "".join(fields.get("version", []))
     return BootEntry(name=name, version=int(version) if version.isdecimal() and len(version) < 10 else 0,

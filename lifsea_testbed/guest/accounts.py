@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable
 
 from lifsea_testbed.guest import pam
+from lifsea_testbed.support.lines import split_lines
 from lifsea_testbed.support.protocols import Shell
 
 #: The files of accounts: nsswitch's sources files, altfiles (libnss-altfiles) and extrausers (libnss-extrausers).
@@ -145,4 +146,4 @@ def _related(own: str, parents: dict[str, str]) -> set[str]:
 
 
 def _rows(text: str) -> list[list[str]]:
-    return [line.split(":") for line in text.splitlines() if ":" in line and not line.startswith("#")]
+    return [line.split(":") for line in split_lines(text) if ":" in line and not line.startswith("#")]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from lifsea_testbed.errors import NotJudged, Reason
 from lifsea_testbed.guest.answers import readable
+from lifsea_testbed.support.lines import split_lines
 from lifsea_testbed.support.protocols import Shell
 
 #: /proc/timer_list begins with the time of the read: CLOCK_MONOTONIC in nanoseconds (kernel/time/timer_list.c).
@@ -84,4 +85,4 @@ def _times(unit: dict[str, str]) -> UnitTimes:
 
 
 def _properties(block: str) -> dict[str, str]:
-    return dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+    return dict(line.split("=", 1) for line in split_lines(block) if "=" in line)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from lifsea_testbed.errors import NotJudged, Reason
 from lifsea_testbed.guest.answers import readable
+from lifsea_testbed.support.lines import split_lines
 from lifsea_testbed.support.protocols import Shell
 
 _SCRIPT = r"""mark=/run/lifsea-testbed-mark
@@ -66,7 +67,7 @@ def observe(shell: Shell, paths: Sequence[str]) -> SystemState:
 
 def parse(output: str) -> SystemState:
     """Parses the output of the script: three parts with an empty line between them."""
-    changed, processes, mounted = ([*map(str.strip, part.splitlines())] for part in f"\n{output}".split("\n\n", 2))
+    changed, processes, mounted = ([*map(str.strip, split_lines(part))] for part in f"\n{output}".split("\n\n", 2))
     own, *rows = processes
     return SystemState(changed=tuple(filter(None, changed)),
                        mounted=frozenset(_module_or_mount(line) for line in mounted),

@@ -20,6 +20,7 @@ from lifsea_testbed.guest import protobuf
 from lifsea_testbed.guest.answers import readable
 from lifsea_testbed.guest.protobuf import Message
 from lifsea_testbed.profiles.profile import ClusterSection
+from lifsea_testbed.support.lines import split_lines
 from lifsea_testbed.support.protocols import CommandResult, Shell
 
 _VERSIONS = ("v1", "v1alpha2")
@@ -195,7 +196,7 @@ class ContainerRuntime:
         attempt = shlex.quote(_WRITE_PROBE.format(places=shlex.join(paths)))
         result = self._shell.run(f"{self._escape} {attempt}", check=False, within=_STARTING)
         if "tried" not in result.lines:
-            raise NotJudged(f"the privileged container did not start: {(result.stderr.splitlines() or [''])[-1]}",
+            raise NotJudged(f"the privileged container did not start: {(split_lines(result.stderr) or [''])[-1]}",
                             Reason.IMAGE)
         return [paths[line] for line in result.lines if line in paths]
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from lifsea_testbed.errors import GuestFailure
 from lifsea_testbed.guest.answers import readable
+from lifsea_testbed.support.lines import split_lines
 from lifsea_testbed.support.protocols import Shell
 
 _SECTOR = 512
@@ -94,7 +95,7 @@ def root_mount(mountinfo: str) -> tuple[str, str]:
     Raises:
         GuestFailure: neither comes from a block device (proc(5): major 0 is a file system without one).
     """
-    devices = {row[4]: row[2] for row in map(str.split, mountinfo.splitlines()) if len(row) > 4}
+    devices = {row[4]: row[2] for row in map(str.split, split_lines(mountinfo)) if len(row) > 4}
     for point in ("/sysroot", "/"):
         if not devices.get(point, "0:0").startswith("0:"):
             return point, devices[point]

@@ -11,6 +11,7 @@ from lifsea_testbed.ecs.instance_types import Topology
 from lifsea_testbed.errors import NotJudged, Reason
 from lifsea_testbed.guest.answers import readable
 from lifsea_testbed.guest.kernel import Kernel
+from lifsea_testbed.support.lines import split_lines
 from lifsea_testbed.support.protocols import CommandResult, Shell
 
 _DMI = """
@@ -203,7 +204,7 @@ def parse_console(text: str) -> SerialPort:
 
 def _fields(cpuinfo: str) -> dict[str, str]:
     """The fields of the first processor."""
-    lines = cpuinfo.partition("\n\n")[0].splitlines()
+    lines = split_lines(cpuinfo.partition("\n\n")[0])
     return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 

@@ -7,6 +7,8 @@ import shlex
 import struct
 from pathlib import PurePosixPath
 
+from lifsea_testbed.support.lines import split_lines
+
 #: The directories that boot loaders read, with all that is mounted below them.
 PLACES = ("/boot", "/efi")
 #: The files there in which boot loaders keep their entries.
@@ -48,7 +50,7 @@ done' sh"""
 
 def parse_entry(name: str, text: str) -> list[str]:
     """Returns the lines of a boot loader's file that load an initramfs, each after its name, as grep prints it."""
-    return [f"{name}:{line}" for line in text.splitlines() if _LOADING.search(line)]
+    return [f"{name}:{line}" for line in split_lines(text) if _LOADING.search(line)]
 
 
 def parse_unified(output: str) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from lifsea_testbed.guest import initramfs, kernel_log
 from lifsea_testbed.guest.answers import first_words, number, readable
 from lifsea_testbed.guest.kernel_log import KernelLog, KernelMessage
+from lifsea_testbed.support.lines import split_lines
 from lifsea_testbed.support.protocols import Shell
 
 #: From this syslog priority on (lower is graver) a message is an error.
@@ -53,7 +54,7 @@ class Kernel:
         answer = self._shell.run(script or ":")
         with readable(answer, expected=f"a line for each of {', '.join(paths)}"):
             return {name: int(value) if re.fullmatch(r"-?[0-9]+", value) else value
-                    for name, value in zip(paths, answer.stdout.splitlines(), strict=True)}  # fmt: skip
+                    for name, value in zip(paths, split_lines(answer.stdout), strict=True)}  # fmt: skip
 
     def cgroup_version(self) -> int:
         """Returns the version of the kernel's control groups (cgroups(7))."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from lifsea_testbed.errors import NotJudged, Reason
 from lifsea_testbed.guest.answers import readable
 from lifsea_testbed.support.deadline import HARDWARE_SPEED, TimeScale
+from lifsea_testbed.support.lines import split_lines
 from lifsea_testbed.support.protocols import Shell
 
 #: State 0A is TCP_LISTEN, and an unconnected UDP socket is in 07, TCP_CLOSE (include/net/tcp_states.h).
@@ -192,10 +193,10 @@ def parse_sockets(table: str) -> list[Listener]:
 
 def parse_open_ports(tables: str, owners: str, programs: str) -> list[str]:
     """Joins /proc/net's tables with the links of /proc/PID/fd and the names of /proc/PID/comm, sorted."""
-    names = dict(line.split("/comm:", 1) for line in programs.splitlines() if "/comm:" in line)
+    names = dict(line.split("/comm:", 1) for line in split_lines(programs) if "/comm:" in line)
     by_inode = {inode: names.get(process, "?") for process, inode
                 in re.findall(r"^(/proc/\d+)/fd socket:\[(\d+)\]$", owners, re.MULTILINE)}  # fmt: skip
-    rows = [row for row in map(str.split, tables.splitlines()) if len(row) > 10]
+    rows = [row for row in map(str.split, split_lines(tables)) if len(row) > 10]
     return sorted({f"{row[0]} {_endpoint(row[2])} {by_inode.get(row[10], 'kernel')}" for row in rows
                    if row[4] == (_LISTEN if row[0] == "tcp" else _UNCONNECTED)})  # fmt: skip
 

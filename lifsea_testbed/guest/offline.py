@@ -20,6 +20,7 @@ from lifsea_testbed.guest import accounts, capabilities, formats, initramfs, ker
 from lifsea_testbed.guest.answers import readable
 from lifsea_testbed.guest.files import NOT_OF_THE_SYSTEM, SMALL, Files
 from lifsea_testbed.profiles.recognition import ReleaseFacts
+from lifsea_testbed.support.lines import split_lines
 from lifsea_testbed.support.protocols import CommandResult, Shell
 
 #: Where a running system has file systems of the kernel, or memory, mounted.
@@ -161,7 +162,7 @@ class OfflineFiles(Files):
     def holding(self, lines: Iterable[str]) -> list[str]:
         """Returns the small files, of at most 32 KiB, that have one of these as a whole line, sorted."""
         wanted = {line.encode() for line in lines}
-        return self._found(lambda _, content: len(content) <= SMALL and not wanted.isdisjoint(content.splitlines()))
+        return self._found(lambda _, content: len(content) <= SMALL and not wanted.isdisjoint(split_lines(content)))
 
     def matching(self, patterns: Iterable[str]) -> list[str]:
         """Returns the files whose name matches one of the shell's patterns, sorted."""

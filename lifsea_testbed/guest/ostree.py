@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from lifsea_testbed.errors import GuestFailure
 from lifsea_testbed.guest.answers import readable
+from lifsea_testbed.support.lines import split_lines
 from lifsea_testbed.support.protocols import CommandResult, Shell
 
 #: The repository of a running system.
@@ -90,7 +91,7 @@ class Deployments:
     def repository_damage(self) -> list[str]:
         """Returns the errors that `ostree fsck` reports; none for a sound repository."""
         check = self._shell.run("ostree fsck --quiet", check=False, within=_WHOLE_IMAGE)
-        return [] if check.ok else [*check.lines, *check.stderr.splitlines()]
+        return [] if check.ok else [*check.lines, *split_lines(check.stderr)]
 
     def changed_files(self) -> list[str]:
         """Returns the files below /usr that differ from the booted commit's.
@@ -134,7 +135,7 @@ class Deployments:
 def parse_status(text: str) -> list[Deployment]:
     """Reads the output of `ostree admin status`; raises ValueError where it shows no deployment."""
     found: list[Deployment] = []
-    for line in text.splitlines():
+    for line in split_lines(text):
         if heading := _HEADING.match(line):
             found.append(Deployment(os=heading["os"], commit=heading["commit"], serial=int(heading["serial"]),
                                     booted=heading["booted"] == "*"))  # fmt: skip
@@ -155,6 +156,6 @@ def parse_commit(text: str) -> str:
 
 def parse_changes(text: str) -> list[str]:
     """Reads the output of `ostree diff`, which omits the first slash of added files; leaves out paths outside /usr."""
-    rows = (line.split(maxsplit=1) for line in text.splitlines())
+    rows = (line.split(maxsplit=1) for line in split_lines(text))
     changes = ((row[0], f"/{row[1].removeprefix('/')}") for row in rows if len(row) == 2)
     return [f"{kind} {path}" for kind, path in changes if path.startswith("/usr/")]

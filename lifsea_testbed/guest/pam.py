@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from lifsea_testbed.support.lines import split_lines
+
 #: Where services are configured; the first that has a file counts.
 DIRECTORIES = ("/etc/pam.d", "/usr/lib/pam.d", "/usr/share/pam.d")
 #: The services by which a person becomes another account.
@@ -39,7 +41,7 @@ def _stack(texts: Mapping[str, str], service: str, depth: int) -> list[tuple[str
     """The control and module of each step of a service, with what it includes."""
     text = next((texts[path] for path in (f"{place}/{service}" for place in DIRECTORIES) if path in texts), "")
     steps: list[tuple[str, str]] = []
-    for line in text.replace("\\\n", " ").splitlines() if depth < _DEEPEST else ():
+    for line in split_lines(text.replace("\\\n", " ")) if depth < _DEEPEST else ():
         if include := re.match(r"@include\s+(\S+)|-?auth\s+(?:include|substack)\s+(\S+)", line.strip()):
             steps += _stack(texts, (include[1] or include[2]).rpartition("/")[2], depth + 1)
         elif step := _LINE.match(line.strip()):

@@ -156,11 +156,23 @@ def _from_sqlite(database: bytes, log: bytes) -> list[bytes]:
             connection.execute("PRAGMA trusted_schema = OFF")
             connection.execute("PRAGMA cell_size_check = ON")
             connection.set_progress_handler(lambda: 1, _STEPS)
-            return [blob for (blob,) in connection.execute("SELECT blob FROM Packages") if isinstance(blob, bytes)]
-        except sqlite3.Error as error:
-            raise _damaged(f"cannot be read: {error}") from None
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, len(database) + len(log))
+            connection.text_factory = bytes
+            return list(_blobs(connection, len(database) + len(log)))
+        except (sqlite3.Error, UnicodeError, OverflowError, MemoryError) as error:
+            # A name in a damaged schema that is not UTF-8 makes sqlite3 fail to word its own error.
+            raise _damaged(f"cannot be read: {error!r}") from None
         finally:
             connection.close()
+
+
+def _blobs(connection: sqlite3.Connection, left: int) -> Iterator[bytes]:
+    """Yields the values of the column, as many bytes as the database can hold."""
+    for (blob,) in connection.execute("SELECT blob FROM Packages"):
+        if isinstance(blob, bytes):
+            if (left := left - len(blob)) < 0:
+                raise _damaged("has more in it than its pages hold")
+            yield blob
 
 
 def _sorted(headers: Iterator[bytes] | list[bytes]) -> list[Package]:

@@ -7,6 +7,7 @@ import shlex
 from dataclasses import dataclass
 
 from lifsea_testbed.guest.answers import readable
+from lifsea_testbed.support.lines import split_lines
 from lifsea_testbed.support.protocols import Shell
 
 #: Lines of a journal that are searched for the last error, and that become evidence.
@@ -46,7 +47,7 @@ class Services:
         """Returns the state of a service; one that is not installed is inactive (dead)."""
         properties = "ActiveState,SubState,MainPID,NRestarts"
         answer = self._shell.run(["systemctl", "show", f"--property={properties}", unit])
-        shown = dict(line.partition("=")[::2] for line in answer.stdout.splitlines())
+        shown = dict(line.partition("=")[::2] for line in split_lines(answer.stdout))
         with readable(answer, expected=properties):
             return ServiceState(name=unit, state=f"{shown['ActiveState']} ({shown['SubState']})",
                                 process=int(shown.get("MainPID") or 0),
@@ -79,7 +80,7 @@ class Services:
 
 def last_error(text: str, about: str = "") -> str:
     """Returns the last error in a text of klog's or logrus' lines, fatal ones first; empty if there is none."""
-    found = [(fatal, message) for line in text.splitlines() for fatal, message in [_error(line)]
+    found = [(fatal, message) for line in split_lines(text) for fatal, message in [_error(line)]
              if message and re.search(about, message) and not message.startswith(_HARMLESS)]  # fmt: skip
     fatal = [message for is_fatal, message in found if is_fatal]
     return _innermost((fatal or [message for _, message in found] or [""])[-1])

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from lifsea_testbed.errors import NotJudged, Reason
 from lifsea_testbed.guest.answers import number, readable
 from lifsea_testbed.support.guest_paths import USER_DATA_RUNS
+from lifsea_testbed.support.lines import split_lines
 from lifsea_testbed.support.protocols import Shell
 
 #: How often the clock is read; the reading that was answered fastest counts.
@@ -135,7 +136,7 @@ def parse_tracking(text: str) -> ClockTracking | None:
 
 def parse_os_release(text: str) -> dict[str, str]:
     """Reads os-release(5)."""
-    pairs = (line.partition("=") for line in text.splitlines() if "=" in line)
+    pairs = (line.partition("=") for line in split_lines(text) if "=" in line)
     return {name: _unquoted(value) for name, _, value in pairs}
 
 
@@ -146,7 +147,7 @@ def parse_digests(lines: Iterable[str]) -> dict[str, str]:
 
 def parse_udev_rules(text: str) -> list[str]:
     """Reads rules (udev(7)): one a line, a backslash at its end continues it, # starts a comment."""
-    lines = map(str.strip, text.replace("\\\n", " ").splitlines())
+    lines = map(str.strip, split_lines(text.replace("\\\n", " ")))
     return [line for line in lines if line and not line.startswith("#")]
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 
 from lifsea_testbed.guest.answers import first_words, readable
+from lifsea_testbed.support.lines import split_lines
 from lifsea_testbed.support.protocols import Shell
 
 
@@ -26,7 +27,7 @@ class Units:
     def restarted(self) -> list[str]:
         """Returns the services that systemd had to start again, sorted."""
         answer = self._shell.run("systemctl show --property=Id,NRestarts '*.service'")
-        found = (dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        found = (dict(line.split("=", 1) for line in split_lines(block) if "=" in line)
                  for block in answer.stdout.split("\n\n"))  # fmt: skip
         with readable(answer, expected="Id and NRestarts of each service"):
             return sorted(unit["Id"] for unit in found if unit.get("NRestarts", "0") != "0")

@@ -48,8 +48,7 @@ from lifsea_testbed.support.steps import step
 
 T = TypeVar("T")
 #: How long a machine may take to shut down, and an attached disk to appear in it (seconds on real hardware).
-_SHUTTING_DOWN = 30.0
-_ATTACHING = 10.0
+_SHUTTING_DOWN, _ATTACHING = 30.0, 10.0
 #: How long the shell of a resumed machine, which is at its prompt, may take to answer (seconds on the host).
 _RESUMING = 30.0
 #: The number of attempts to power on a machine on a host that is too busy for it.
@@ -63,7 +62,8 @@ class Machine:
     hardware. `directory` holds files that are removed with the machine, `records` those that stay: the transcript of
     each boot, the journal, the commands that were run, QEMU's command line and monitor log, the requests to the
     metadata service, and after a failure the screen; secrets are redacted in all of them. `restored_in` is the time
-    from a snapshot on disk to a machine that answers (seconds), or None if it was booted.
+    from a snapshot on disk to a machine that answers (seconds), or None if it was booted; `recording_time` is that of
+    all reading of journals for the records (seconds).
     """
 
     def __init__(self, *, hardware: command_line.HardwareSpec, image: Image, profile: Callable[[], Profile],
@@ -78,7 +78,7 @@ class Machine:
         self.guest = Guest(self, profile, subjects=guest_subjects or {}, time_scale=time_scale)
         self.fidelity = HardwareFidelity.of(hardware)
         self.boot_id = ""
-        self.shell_after = 0.0
+        self.shell_after = self.recording_time = 0.0
         self.restored_in: float | None = None
         self.access_method: str = AccessMethod.NONE
         self.boots: list[Boot] = []
@@ -93,7 +93,7 @@ class Machine:
         self._counter = counter
         self._memory, self._resumed = memory, False
         self._overlay = self._layers.overlay or directory / "overlay.qcow2"
-        secrets = [line for line in printable(user_data or b"").splitlines() if not line.startswith("#")]
+        secrets = [line for line in printable(user_data or b"").split("\n") if not line.startswith("#")]
         if user_data is None:
             has_none, port = self.access.has_no_shell, command_line.CHANNEL_PORT
             user_data = b"" if has_none else login.user_data(port, self.access.line)
@@ -382,19 +382,19 @@ class Machine:
         self.boot.disable_shell()
         self.guest = self.guest.without_shell(functools.cache(lambda: offline.read(self.image)))
         wanted, deadline = self._profile().boot.ready_line, self._time_scale.deadline(self._profile().boot.shell_within)
-        # The line may be a prompt, which has no end of line.
         is_up = self.boot.transcript.wait_for_prompt(re.compile(wanted), 0, deadline) if wanted \
             else self.boot.assistant.answers(deadline)  # fmt: skip
-        if not is_up and (fault := self.boot.diagnose_silence()):
-            raise fault
         if not is_up:
             missing = f"no console line matched {wanted!r}" if wanted else "Cloud Assistant did not answer on its port"
-            raise BootFailed(f"{missing} within {deadline.allowance:.0f} s", expected="a sign that the system is up",
-                             evidence=self.boot.transcript.tail())  # fmt: skip
+            raise self.boot.diagnose_silence() or BootFailed(
+                f"{missing} within {deadline.allowance:.0f} s", expected="a sign that the system is up",
+                evidence=self.boot.transcript.tail())  # fmt: skip
         self.shell_after = time.monotonic() - self.boot.power_on
 
     def _save_journal(self) -> None:
         if not self.boots or self.boot.liveness.ended or not self.boot_id:
             return
+        started = time.monotonic()
         with contextlib.suppress(Exception):
             self._records.write(f"journal-{len(self.boots)}.txt", self.guest.system.journal())
+        self.recording_time += time.monotonic() - started

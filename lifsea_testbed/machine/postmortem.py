@@ -15,6 +15,7 @@ from lifsea_testbed.errors import NotJudged, Reason
 from lifsea_testbed.machine.boot import Boot
 from lifsea_testbed.support.confinement import Confinement
 from lifsea_testbed.support.deadline import Deadline
+from lifsea_testbed.support.lines import split_lines
 from lifsea_testbed.support.redact import Redactor
 from lifsea_testbed.support.sanitize import printable
 
@@ -54,7 +55,7 @@ class Records:
         try:
             make(self._directory / name)
         except Exception as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
+            reason = split_lines(str(error) or type(error).__name__)[0]
             if first:
                 self.append(MISSING, f"{name}: {reason}\n")
 

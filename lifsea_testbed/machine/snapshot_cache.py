@@ -28,6 +28,7 @@ from lifsea_testbed.machine.snapshot import FACTS, FORMAT, Snapshot, load
 from lifsea_testbed.qemu import command_line
 from lifsea_testbed.qemu.accelerator import AcceleratorKind
 from lifsea_testbed.support.host import processor_name
+from lifsea_testbed.support.lines import split_lines
 from lifsea_testbed.support.private_dir import allocated
 
 #: The disk space that all snapshots together may take (bytes): about twenty of them.
@@ -186,7 +187,7 @@ def lock_holder(locks: str, inode: int) -> int | None:
 
     None if the table does not name it: a process of another PID namespace is listed as 0 or less, or not at all.
     """
-    for line in locks.splitlines():
+    for line in split_lines(locks):
         # "2: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF"; a process that waits has "->" as its second word.
         match line.split():
             case [_, "FLOCK", _, _, pid, file, *_] if file.rpartition(":")[2] == str(inode) and int(pid) > 0:

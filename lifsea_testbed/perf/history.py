@@ -18,6 +18,7 @@ from sqlalchemy.engine import make_url
 
 from lifsea_testbed.errors import CallerError, HostError
 from lifsea_testbed.perf.metric import Better, Build, BuildKind, Metric, Sample
+from lifsea_testbed.support.lines import split_lines
 
 _BATCH = 5000
 #: Time limits (seconds) for an SQLite file that another run has locked, and for a connection to a server.
@@ -214,7 +215,7 @@ def _shown(place: str) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (split_lines(str(error)) or [type(error).__name__])[0]
 
 
 def _batches(samples: Iterable[Sample]) -> Iterator[list[Sample]]:

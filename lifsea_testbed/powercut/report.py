@@ -24,6 +24,7 @@ from lifsea_testbed.powercut.inference import unconfirmed
 from lifsea_testbed.powercut.recording import Timeline
 from lifsea_testbed.powercut.sweep import SweepPlan
 from lifsea_testbed.powercut.verdicts import CrashResult, CrashResults, CrashVerdict, Evidence, judged_as
+from lifsea_testbed.support.lines import split_lines
 from lifsea_testbed.support.sanitize import printable
 
 #: The directories of ostree's boot entries and deployments, on a separate /boot or on the root file system.
@@ -102,7 +103,7 @@ def write(place: Path, timeline: Timeline, summary: SweepSummary) -> None:
     """Writes the JSON document and the SVG picture, at `place` with their suffixes."""
     numbers = {name: value for name, value in vars(summary).items() if name != "states"}
     broken = [{"state": result.state, "why": result.why, "console": result.console,
-               "on disk": listing(timeline.contents.disk(timeline.states.find(result.state))).splitlines()}
+               "on disk": split_lines(listing(timeline.contents.disk(timeline.states.find(result.state))))}
               for result in summary.failures]  # fmt: skip
     report = {
         "recording": asdict(timeline.facts), "summary": numbers, "epochs": len(timeline.states.tried),

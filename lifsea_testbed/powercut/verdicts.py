@@ -18,6 +18,7 @@ from lifsea_testbed.powercut.crash_states import CrashState
 from lifsea_testbed.powercut.operation import CheckDepth, FirstBootOperation
 from lifsea_testbed.powercut.recording import RecordingFacts
 from lifsea_testbed.support.guest_paths import KEPT_IN_ETC, MACHINE_ID
+from lifsea_testbed.support.lines import split_lines
 from lifsea_testbed.upgrade.tools import OstreeTool, RpmOstreeTool, UpgradeTool
 
 _MACHINE_ID = re.compile(r"[0-9a-f]{32}\n")
@@ -80,7 +81,7 @@ class CrashResults:
         self._path = path
         self.of: dict[str, CrashResult] = {}
         if path.is_file():
-            for line in path.read_text("utf-8").splitlines():
+            for line in split_lines(path.read_text("utf-8")):
                 with contextlib.suppress(ValueError, TypeError):  # the last line of a sweep that was killed
                     self._keep(_result(json.loads(line)))
 

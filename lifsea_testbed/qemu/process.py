@@ -17,6 +17,7 @@ from typing import IO
 from lifsea_testbed.errors import EmulatorFailed, HostError, LaunchError
 from lifsea_testbed.qemu.processor_share import ProcessorShare
 from lifsea_testbed.support.confinement import Confinement
+from lifsea_testbed.support.lines import split_lines
 from lifsea_testbed.support.sanitize import printable
 
 #: How much of QEMU's output an error shows (bytes).
@@ -55,7 +56,7 @@ class QemuProcess:
     def state(self) -> str:
         """The state of the process as the kernel reports it (proc(5): running, sleeping, stopped, …)."""
         with contextlib.suppress(OSError):
-            lines = Path(f"/proc/{self.pid}/status").read_text("utf-8").splitlines()
+            lines = split_lines(Path(f"/proc/{self.pid}/status").read_text("utf-8"))
             return next((line for line in lines if line.startswith("State:")), "")
         return describe_exit(self._process.poll())
 

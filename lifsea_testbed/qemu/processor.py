@@ -17,6 +17,7 @@ from typing import Any
 from lifsea_testbed.ecs import guest_hardware
 from lifsea_testbed.qemu.emulator import Emulator
 from lifsea_testbed.support.confinement import Confinement
+from lifsea_testbed.support.lines import split_lines
 
 #: The model under emulation.
 EMULATED = "max"
@@ -91,6 +92,6 @@ def definitions(emulator: Emulator, kvm: Confinement) -> list[dict[str, Any]]:
     except subprocess.TimeoutExpired:
         return []
     with contextlib.suppress(ValueError):
-        answers = [json.loads(line).get("return") for line in ended.stdout.splitlines() if line.startswith("{")]
+        answers = [json.loads(line).get("return") for line in split_lines(ended.stdout) if line.startswith("{")]
         return next((answer for answer in answers if isinstance(answer, list)), [])
     return []

@@ -24,7 +24,7 @@ _PAUSE = 5.0
 #: A thread that ran for more than this part of a time was not paused in it.
 _RUNNING = 0.1
 #: A thread that was on a processor for less than this part of a time executed nothing of a guest.
-_IDLE = 0.001
+_IDLE = 0.005
 #: States of a thread that would run if the host let it: it waits for a processor or for the host's disk (proc(5)).
 _WILLING = "RD"
 _STOPPED = "Tt"
@@ -81,7 +81,7 @@ def withheld(samples: Sequence[ProcessorSample], within: float) -> WithheldTime:
 def idle_for(samples: Sequence[ProcessorSample], threads: Collection[int]) -> float:
     """Returns for how many seconds before the last sample none of those threads did any work; 0 if unknown.
 
-    A thread of a virtual CPU that has halted wakes up now and then and finds nothing to execute: 1 ms a second is none.
+    A thread of a virtual CPU that has halted wakes up now and then and finds nothing to execute: 5 ms a second is none.
     """
     idle = 0.0
     for before, after in zip(reversed(samples[:-1]), reversed(samples[1:]), strict=True):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lifsea_testbed.errors import HostError
+from lifsea_testbed.support.lines import split_lines
 from lifsea_testbed.support.programs import run_tool
 
 #: The smallest system disk that ECS sells with a g7 (ESSD, 20 GiB): a smaller image can grow into it.
@@ -99,7 +100,7 @@ def copy_sparse(source: Path, target: Path) -> None:
 
 def _failed(happened: str, command: list[str], ended: subprocess.CompletedProcess[str]) -> HostError:
     """The error for a tool that failed: the first line of its stderr, and a hint only if the disk may be full."""
-    first = (ended.stderr.strip().splitlines() or [f"exited with status {ended.returncode}"])[0]
+    first = (split_lines(ended.stderr.strip()) or [f"exited with status {ended.returncode}"])[0]
     full = "No space left" in ended.stderr or "quota" in ended.stderr.lower()
     return HostError(f"{happened}: {first}", evidence=f"{shlex.join(command)}\n{ended.stderr}",
                      hint=_NO_ROOM if full else "check that the directory exists and is writable")

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lifsea_testbed.errors import Blame, Explained, GuestFailure, NotJudged, Reason
+from lifsea_testbed.support.lines import split_lines
 
 
 class Status(enum.StrEnum):
@@ -95,4 +96,4 @@ def worst_reason(reasons: Iterable[Reason | None]) -> Reason | None:
 
 def first_line(error: BaseException) -> str:
     """Returns the first line of the text of an exception, or the name of its type if it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (split_lines(str(error).strip()) or [type(error).__name__])[0]

@@ -60,8 +60,8 @@ class Twins:
 class Upgraded:
     """A machine after an upgrade by the OS's own tool: the images that ran before, was offered, and runs.
 
-    They are named as the tool names them. `seconds` passed until the shell of the next image was open; `bytes_written`
-    went to the disk before the reboot.
+    They are named as the tool names them. `seconds` passed until the shell of the next image was open, without the time
+    in which the journal was read for the records; `bytes_written` went to the disk before the reboot.
     """
 
     machine: Machine
@@ -157,11 +157,11 @@ def upgrade(machine: Machine, tool: UpgradeTool, offered: Offer) -> Upgraded:
     """Upgrades by the tool to the offered image, reboots into it, and reads the state."""
     written = write(machine, (KEPT_IN_ETC, KEPT_IN_VAR))
     before = tool.running()
-    started, written_before = time.monotonic(), machine.boot.bytes_written
+    started, recording, written_before = time.monotonic(), machine.recording_time, machine.boot.bytes_written
     tool.apply(offered)
     bytes_written = machine.boot.bytes_written - written_before
     machine.reboot()
-    seconds = time.monotonic() - started
+    seconds = time.monotonic() - started - (machine.recording_time - recording)
     return Upgraded(
         machine=machine, tool=tool, before=before, offered=tool.name_of(offered), running=tool.running(),
         defaults_missing=machine.guest.deployments.missing_defaults(), kept=read(machine, written),

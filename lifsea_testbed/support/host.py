@@ -14,6 +14,8 @@ from pathlib import Path
 
 import psutil
 
+from lifsea_testbed.support.lines import split_lines
+
 #: Memory for QEMU itself beside the guest's, and for the rest of the host (MiB).
 OVERHEAD = 512
 #: Virtual CPUs for each CPU of the host: guests under test are mostly idle.
@@ -39,7 +41,7 @@ _VERSIONS = {
 def processor_name() -> str:
     """Returns the model name of the host's CPU, or the architecture if the kernel reports none."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
+        for line in split_lines(Path("/proc/cpuinfo").read_text("utf-8", "replace")):
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.machine()
@@ -72,7 +74,7 @@ def _memory_left(root: Path) -> Iterator[int]:
 
 def _reclaimable(group: Path, name: str) -> int:
     with contextlib.suppress(OSError, ValueError):
-        return int(dict(line.split() for line in _text(group / "memory.stat").splitlines())[name])
+        return int(dict(line.split() for line in split_lines(_text(group / "memory.stat")))[name])
     return 0
 
 
@@ -91,7 +93,7 @@ def _groups(controller: str, root: Path) -> Iterator[tuple[str, Path]]:
     """Yields version and directory of this process's groups of that controller, from its own one upward."""
     with contextlib.suppress(OSError, ValueError):
         own = _own_groups(_text(root / "proc/self/cgroup"))
-        for line in _text(root / "proc/self/mountinfo").splitlines():
+        for line in split_lines(_text(root / "proc/self/mountinfo")):
             fields, _, rest = line.partition(" - ")
             top, mount = fields.split()[3:5]
             kind, _, options = rest.split()[:3]
@@ -104,7 +106,7 @@ def _groups(controller: str, root: Path) -> Iterator[tuple[str, Path]]:
 def _own_groups(table: str) -> dict[str, str]:
     """Controller → path of its group, from /proc/self/cgroup; version 2 has one group and an empty name."""
     found: dict[str, str] = {}
-    for line in table.splitlines():
+    for line in split_lines(table):
         _, controllers, path = line.split(":", 2)
         found |= dict.fromkeys(controllers.split(","), path)
     return found

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from lifsea_testbed.support.deadline import Deadline
+from lifsea_testbed.support.lines import split_lines
 
 #: How long a question to a guest may take on real hardware (seconds).
 QUESTION = 20.0
@@ -58,7 +59,7 @@ class CommandResult:
     @property
     def lines(self) -> list[str]:
         """The lines of the output that are not empty."""
-        return [line for line in self.stdout.splitlines() if line]
+        return [line for line in split_lines(self.stdout) if line]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 
+from lifsea_testbed.support.lines import split_lines
+
 # ECMA-48: CSI sequences, OSC strings ended by BEL or ST, and the two-byte escapes.
 _ESCAPES = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|[ -/]*[0-~])"
@@ -35,7 +37,7 @@ def harmless(data: bytes) -> bytes:
 
 def first_line(script: str) -> str:
     """Returns the first line of a script, followed by the number of lines if there are more."""
-    lines = script.strip().splitlines() or [""]
+    lines = split_lines(script.strip()) or [""]
     return lines[0] if len(lines) == 1 else f"{lines[0]} … ({len(lines)} lines)"
 
 

@@ -15,6 +15,7 @@ from lifsea_testbed.errors import GuestFailure, NotJudged, ProfileRefused, Reaso
 from lifsea_testbed.guest.ostree import Deployments
 from lifsea_testbed.guest.system import System
 from lifsea_testbed.profiles.profile import UpgradesSection
+from lifsea_testbed.support.lines import split_lines
 from lifsea_testbed.support.protocols import Shell
 from lifsea_testbed.upgrade.offer import Offer
 
@@ -292,4 +293,4 @@ def _required(command: str, name: str) -> str:
 
 
 def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or [""])[-1]
+    return (split_lines(text.strip()) or [""])[-1]

@@ -11,11 +11,9 @@ import pytest
 
 from lifsea_testbed.cli.main import main
 from tests.support import ROOT, disks
-from tests.support.boot_sector import boot_sector
+from tests.support.boot_sector import make_bootable
 from tests.support.quick import PROFILE
 
-#: The boot sector's own part: the rest of it is the partition table and the signature.
-_CODE = 440
 FILES = {"etc/os-release": "ID=x\nVERSION_ID=1.2\n", "usr/lib/systemd/system/a.service": "", "usr/bin/su!": "",
          "usr/lib/udev/rules.d/1.rules": "A\nB\n"}  # fmt: skip
 CLAIMS = ("few-units", "few-udev-rules", "setuid-known")
@@ -25,10 +23,7 @@ def image(directory: Path, **more: str) -> Path:
     """A disk with those files on its root file system, whose boot sector says that the system is up."""
     directory.mkdir()
     root = disks.fill(directory / "root", {**FILES, **{name.replace("__", "/"): text for name, text in more.items()}})
-    path = disks.disk(directory / "disk.raw", root=root, label="dos")
-    with path.open("r+b") as file:
-        file.write(boot_sector("up and running\n")[:_CODE])
-    return path
+    return make_bootable(disks.disk(directory / "disk.raw", root=root, label="dos"), "up and running\n")
 
 
 def statuses(path: Path, profile: Path, reports: Path) -> tuple[int, dict[str, str]]:

@@ -169,7 +169,7 @@ def test_a_guest_that_dies_ends_the_wait_at_once(place: Place) -> None:
 
 def test_nobody_at_the_other_end_is_noticed() -> None:
     class Nobody:
-        def send(self, data: bytes, deadline: Deadline) -> None:
+        def transmit(self, data: bytes, deadline: Deadline) -> None:
             pass
 
     channel = SerialChannel(Nobody(), liveness=Liveness())
@@ -184,7 +184,7 @@ class Announcing:
         self.channel = SerialChannel(self, liveness=Liveness())
         self._left = sent
 
-    def send(self, data: bytes, deadline: Deadline) -> None:
+    def transmit(self, data: bytes, deadline: Deadline) -> None:
         verb, nonce, *rest = data.decode().split()
         answers = {"put": f"{rest[0]}:{rest[1]}" if verb == "put" else "", "run": "0:1000000000:0:none:none"}
         if verb in answers:

@@ -222,7 +222,7 @@ def test_a_disk_that_is_full_ends_every_wait_as_the_hosts_fault(console: Console
 
 def test_keys_that_the_guest_does_not_read_end_at_the_deadline(console: Console) -> None:
     with pytest.raises(WaitTimedOut, match=r"did not read its input for 0.2 s on the console"):
-        console.transcript.send(bytes(1 << 24), Deadline.after(0.2))
+        console.transcript.transmit(bytes(1 << 24), Deadline.after(0.2))
 
 
 def test_keys_of_one_thread_do_not_disturb_the_reader(console: Console) -> None:
@@ -238,9 +238,8 @@ def test_keys_of_one_thread_do_not_disturb_the_reader(console: Console) -> None:
 
     thread = threading.Thread(target=echo, daemon=True)
     thread.start()
-    console.transcript.send(keys, Deadline.after(60))
+    console.transcript.transmit(keys, Deadline.after(60))
     thread.join(60)
-    console.transcript.send(b"", Deadline.after(1))
     console.guest.sendall(b"done\n")
     console.transcript.wait_for("^done", Deadline.after(60))
     assert {line.text for line in console.transcript.since()} == {"0123456789abcde", "done"}

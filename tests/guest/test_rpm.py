@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 import sqlite3
 import struct
 import zlib
@@ -100,6 +102,38 @@ def test_an_endless_query_of_a_database_is_ended(tmp_path: Path, monkeypatch: py
     connection.close()
     with pytest.raises(DiskDamaged, match="interrupted"):
         packages_in({"/var/lib/rpm/rpmdb.sqlite": (tmp_path / "db").read_bytes()})
+
+
+def test_a_database_whose_bytes_were_changed_is_damaged_or_read(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "db")
+    connection.execute("CREATE TABLE Packages (hnum INTEGER PRIMARY KEY, blob BLOB)")
+    connection.execute("CREATE TABLE Names (key TEXT, hnum INTEGER)")
+    connection.execute("INSERT INTO Packages VALUES (1, ?)", [header("glibc")])
+    connection.commit()
+    connection.close()
+    sound, dice = (tmp_path / "db").read_bytes(), random.Random(7)
+    used = [place for place in range(len(sound)) if sound[place]]
+    for _ in range(1500):
+        place, odd = dice.choice(used), bytearray(sound)
+        odd[place:place + 2] = dice.randbytes(2)
+        with contextlib.suppress(DiskDamaged):
+            packages_in({"/var/lib/rpm/rpmdb.sqlite": bytes(odd)})
+
+
+def test_a_database_gives_no_more_than_it_holds(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "db")
+    connection.execute("CREATE VIEW Packages AS WITH RECURSIVE n(i) AS "
+                       "(SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 1000) "
+                       "SELECT zeroblob(4000) AS blob FROM n")  # fmt: skip
+    connection.commit()
+    connection.close()
+    with pytest.raises(DiskDamaged, match="more in it"):
+        packages_in({"/var/lib/rpm/rpmdb.sqlite": (tmp_path / "db").read_bytes()})
+    connection = sqlite3.connect(tmp_path / "large")
+    connection.execute("CREATE VIEW Packages AS SELECT zeroblob(900000000) AS blob")
+    connection.close()
+    with pytest.raises(DiskDamaged, match="too big"):
+        packages_in({"/var/lib/rpm/rpmdb.sqlite": (tmp_path / "large").read_bytes()})
 
 
 def test_ndb_is_read() -> None:

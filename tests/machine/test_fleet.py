@@ -65,7 +65,7 @@ def test_a_fleet_of_machines_without_a_shell_is_not_judged(
     options = lay_out(pytester.path, SUITE)
     result = pytester.runpytest_subprocess(*options, "-rs")
     result.assert_outcomes(skipped=1)
-    result.stdout.fnmatch_lines(["*not judged: *no shell*"])
+    result.stdout.fnmatch_lines(["*not judged by image: *no shell*"])
     arguments = sorted(pytester.path.glob("reports/machines/*machine*/qemu-argv.txt"))
     identities = {re.findall(r"-uuid (\S+)", path.read_text())[0] for path in arguments}
     assert len(identities) == len(arguments) == 2

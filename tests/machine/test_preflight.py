@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,8 +16,8 @@ from lifsea_testbed.disk.image import examine
 from lifsea_testbed.errors import ProfileRefused
 from lifsea_testbed.machine.context import AUTO
 from lifsea_testbed.machine.preflight import choose_profile
-from tests.support import disks
-from tests.support.boot_sector import raw_image
+from tests.support import ROOT, disks
+from tests.support.boot_sector import make_bootable, raw_image
 
 
 def made(tmp_path: Path, root: Mapping[str, str | bytes], boot: Mapping[str, str | bytes] | None = None) -> Path:
@@ -66,6 +70,19 @@ def test_a_damaged_disk_is_refused_as_one_that_cannot_be_read(tmp_path: Path) ->
 def test_a_named_profile_is_taken_whatever_the_disk_holds(tmp_path: Path) -> None:
     choice = choose_profile("flatcar", examine(raw_image(tmp_path / "disk.raw")))
     assert (choice.name, choice.why) == ("flatcar", "named by --profile")
+
+
+def test_a_run_is_held_to_the_profile_of_the_image_and_its_header_says_why(tmp_path: Path) -> None:
+    root = disks.fill(tmp_path / "root", {"usr/lib/os-release": "ID=lifsea-reference\nVERSION_ID=3.5.0\n"})
+    image = make_bootable(disks.disk(tmp_path / "disk.raw", root=root, label="dos"), "lifsea: the system is up\n")
+    command = [sys.executable, "-m", "pytest", "suites", "-n0", "-p", "no:cacheprovider", "--image", str(image),
+               "--accel", "tcg", "--reports", str(tmp_path / "reports"), "--claim", "few-units"]  # fmt: skip
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False,
+                         env={**os.environ, "TMPDIR": str(tmp_path)})  # fmt: skip
+    gate = json.loads((tmp_path / "reports/gate.json").read_text())
+    assert (run.returncode, gate["profile"], [claim["status"] for claim in gate["claims"]]) == (
+        7, "reference-3.5", ["passed"])  # fmt: skip
+    assert "profile reference-3.5 (chosen by ID=lifsea-reference, VERSION_ID=3.5.0 on partition 2" in run.stdout
 
 
 @pytest.mark.parametrize("command", ["shell", "boot-time"])

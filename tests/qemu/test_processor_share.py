@@ -71,8 +71,8 @@ def test_threads_are_idle_since_the_last_of_them_ran() -> None:
     seen = samples(*({7: times(seconds), 8: times()} for seconds in ran))
     assert idle_for(seen, [7, 8]) == 3.0
     assert idle_for(seen, [8]) == 4.0
-    assert idle_for(samples({7: times()}, {7: times(0.002)}), [7]) == 0.0
-    assert idle_for(samples({7: times()}, {7: times(0.0005)}), [7]) == 1.0
+    assert idle_for(samples({7: times()}, {7: times(0.01)}), [7]) == 0.0
+    assert idle_for(samples({7: times()}, {7: times(0.001)}), [7]) == 1.0
 
 
 @pytest.fixture

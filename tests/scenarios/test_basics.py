@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from lifsea_testbed.errors import HostError
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.profiles.profile import BootSection
 from lifsea_testbed.scenarios import basics
+from lifsea_testbed.support.deadline import TimeScale
 from lifsea_testbed.support.guest_paths import KEPT_IN_ETC, KEPT_IN_HOME, KEPT_IN_VAR
+from lifsea_testbed.support.liveness import Liveness
 
 
 class FakeMachine:
@@ -106,3 +110,37 @@ def test_a_machine_without_a_shell_is_looked_at_as_it_is() -> None:
     basics.watch(cast(Machine, machine), 30.0)
     basics.bring_forward(cast(Machine, machine), BootSection())
     assert (machine.uptime, machine.started) == (21.0, [])
+
+
+class UpgradedMachine(Machine):
+    """A machine that reads the journal for its records when it reboots, as slowly as the channel carries it."""
+
+    def __init__(self, *, journal: float) -> None:
+        def slowly() -> str:
+            time.sleep(journal)
+            return "a line"
+
+        boot: Any = SimpleNamespace(bytes_written=0, liveness=Liveness(), wait_until_off=lambda deadline: True)
+        self.boots, self.boot_id, self.recording_time = [boot], "1", 0.0
+        self._records, self._time_scale = cast(Any, SimpleNamespace(write=lambda name, text: None)), TimeScale()
+        deployments = SimpleNamespace(missing_defaults=lambda: [])
+        self.guest: Any = SimpleNamespace(
+            system=SimpleNamespace(journal=slowly), deployments=deployments,
+            files=SimpleNamespace(read=lambda path: path, write=lambda path, text: None))  # fmt: skip
+
+    def run(self, *command: Any, **options: Any) -> Any:
+        return None
+
+    def _power_cycle(self) -> None:
+        pass
+
+
+def test_the_time_of_an_upgrade_does_not_grow_with_the_journal() -> None:
+    machine = UpgradedMachine(journal=1.0)
+    started = time.monotonic()
+    tool: Any = SimpleNamespace(running=lambda: "x", apply=lambda offer: None, name_of=lambda offer: "y")
+    upgraded = basics.upgrade(machine, tool, cast(Any, None))
+    assert time.monotonic() - started >= 1.0 and machine.recording_time >= 1.0
+    assert upgraded.seconds < 0.9
+    machine.boot.liveness.end(lambda: HostError("over"))
+    machine.boot.liveness.close()

@@ -22,6 +22,10 @@ _COUNTING_CODE = bytes.fromhex(
 )
 
 
+#: Where the identifier of the disk and its partition table begin.
+_BEFORE_TABLE = 440
+
+
 def boot_sector(text: str, code: bytes = _CODE) -> bytes:
     """Returns a boot sector that prints the text (at most 470 characters)."""
     sector = code + text.encode("ascii") + b"\0"
@@ -33,6 +37,13 @@ def raw_image(path: Path, text: str = "") -> Path:
     """Writes a raw disk of 1 MiB with that boot sector."""
     path.write_bytes(boot_sector(text).ljust(1 << 20, b"\0"))
     return path
+
+
+def make_bootable(disk: Path, text: str) -> Path:
+    """Writes the code and the text (short) before the partition table of a raw disk with an MBR."""
+    with disk.open("r+b") as file:
+        file.write(boot_sector(text)[:_BEFORE_TABLE])
+    return disk
 
 
 def slow_image(path: Path, text: str, *, waits: bool = False) -> Path:
