@@ -226,6 +226,7 @@ class FakeMachine:
             not_affected=frozenset({"meltdown", "mds"}), memory=traits["memory_given"],
             network_queues=traits["queues_shown"])  # fmt: skip
         self.requests: list[Any] = []
+        self.recording_time = 0.0
         self.boot = SimpleNamespace(bytes_written=0)
         self._asks = [SimpleNamespace(path=path) for path in traits["asks_again"]]
 
