@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lifsea_testbed.disk.image import Image as Image
     from lifsea_testbed.ecs import guest_hardware as guest_hardware
     from lifsea_testbed.ecs.instance import Instance as Instance
+    from lifsea_testbed.ecs.metadata_faults import MetadataFaults as MetadataFaults
     from lifsea_testbed.errors import AnswerUnreadable as AnswerUnreadable
     from lifsea_testbed.errors import Blame as Blame
     from lifsea_testbed.errors import BootFailed as BootFailed
@@ -85,6 +86,7 @@ if TYPE_CHECKING:
     from lifsea_testbed.scenarios.basics import Upgraded as Upgraded
     from lifsea_testbed.scenarios.first_boot import ClockCorrection as ClockCorrection
     from lifsea_testbed.scenarios.first_boot import FirstBoot as FirstBoot
+    from lifsea_testbed.scenarios.outages import Outages as Outages
     from lifsea_testbed.scenarios.static_pod import StaticPod as StaticPod
     from lifsea_testbed.scenarios.upgrade_paths import FaultInjection as FaultInjection
     from lifsea_testbed.scenarios.upgrade_paths import UpgradeChain as UpgradeChain
@@ -119,8 +121,9 @@ _MODULES = {
     "KEPT_IN_ETC": "support.guest_paths", "KEPT_IN_HOME": "support.guest_paths", "KEPT_IN_VAR": "support.guest_paths",
     "Kernel": "guest.kernel", "Kubelet": "guest.kubelet", "LaunchError": "errors", "MACHINE_ID": "support.guest_paths",
     "Machine": "machine.machine", "MachineFactory": "machine.factory", "MachinePool": "machine.pool",
-    "MachineSpec": "machine.factory", "MachineStarved": "errors", "Measure": "perf.metric", "NotJudged": "errors",
-    "NotReady": "guest.readiness", "Offer": "upgrade.offer", "OperationsContainer": "guest.operations",
+    "MachineSpec": "machine.factory", "MachineStarved": "errors", "Measure": "perf.metric",
+    "MetadataFaults": "ecs.metadata_faults", "NotJudged": "errors", "NotReady": "guest.readiness",
+    "Offer": "upgrade.offer", "OperationsContainer": "guest.operations", "Outages": "scenarios.outages",
     "Packages": "guest.packages", "PendingWork": "guest.pending", "PodRun": "cluster.objects",
     "Power": "support.protocols", "PowerCuts": "powercut.campaign", "Profile": "profiles.profile",
     "ProfileRefused": "errors", "ReadinessLevel": "guest.readiness", "Reason": "errors", "Rebooted": "scenarios.basics",
@@ -140,11 +143,11 @@ __all__ = [
     "FleetMaker", "Guest", "GuestCrashed", "GuestFailure", "GuestNetwork", "HostError", "Image", "ImageRefused",
     "InitialState", "Instance", "InterruptedNode", "JoinedNode", "KEPT_IN_ETC", "KEPT_IN_HOME", "KEPT_IN_VAR", "Kernel",
     "Kubelet", "LaunchError", "MACHINE_ID", "Machine", "MachineFactory", "MachinePool", "MachineSpec", "MachineStarved",
-    "Measure", "NotJudged", "NotReady", "Offer", "OperationsContainer", "Packages", "PendingWork", "PodRun", "Power",
-    "PowerCuts", "Profile", "ProfileRefused", "ReadinessLevel", "Reason", "Rebooted", "RolledBack", "Selinux",
-    "Services", "Shell", "StaticPod", "System", "TestbedError", "TimerStarved", "Twins", "Units", "UpgradeChain",
-    "UpgradeTool", "Upgraded", "UpgradesSection", "VisibleHardware", "WaitTimedOut", "await_level", "claim",
-    "guest_hardware", "require",
+    "Measure", "MetadataFaults", "NotJudged", "NotReady", "Offer", "OperationsContainer", "Outages", "Packages",
+    "PendingWork", "PodRun", "Power", "PowerCuts", "Profile", "ProfileRefused", "ReadinessLevel", "Reason", "Rebooted",
+    "RolledBack", "Selinux", "Services", "Shell", "StaticPod", "System", "TestbedError", "TimerStarved", "Twins",
+    "Units", "UpgradeChain", "UpgradeTool", "Upgraded", "UpgradesSection", "VisibleHardware", "WaitTimedOut",
+    "await_level", "claim", "guest_hardware", "require",
 ]  # fmt: skip
 
 

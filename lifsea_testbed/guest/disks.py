@@ -46,6 +46,15 @@ class RootDisk:
         return self.file_system / self.partition
 
 
+#: The superblock counts the errors since the last check of the file system (ext4's sysfs).
+_ERRORS = """
+for file in /sys/fs/ext4/*/errors_count; do
+    [ -f "$file" ] && name="${file%/*}" && echo "${name##*/}: $(cat "$file")"
+done
+exit 0
+"""
+
+
 class Disks:
     """The virtio disks, and the file systems on the system disk."""
 
@@ -67,6 +76,10 @@ class Disks:
         """Returns the virtio disks by their serial: device name as in /dev."""
         pairs = (line.partition(" ") for line in self._shell.run(_SERIALS).lines)
         return {serial: name for name, _, serial in pairs}
+
+    def damage(self) -> list[str]:
+        """Returns the mounted ext4 file systems that found errors in themselves, with their number (ext4(5))."""
+        return [line for line in self._shell.run(_ERRORS).lines if not line.endswith(": 0")]
 
     def full_var(self) -> str:
         """Returns a sentence on the space left in /var if 95 % or more of it are used; empty otherwise."""

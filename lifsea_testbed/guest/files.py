@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from lifsea_testbed.errors import ChannelError, CommandFailed, NotJudged, Reason
+from lifsea_testbed.errors import AnswerUnreadable, ChannelError, CommandFailed, NotJudged, Reason
 from lifsea_testbed.guest import capabilities, formats
 from lifsea_testbed.guest.answers import readable, unreadable
 from lifsea_testbed.support.digest import TOOLS, parse_digest, same
@@ -57,6 +57,8 @@ done"""
 #: Bytes per command of a transfer: large enough that the cost of a command does not count, small enough for the
 #: memory of any guest.
 PIECE = 4 << 20
+#: The largest file that is fetched (bytes): the guest cannot fill the host's disk.
+_LARGEST_FILE = 16 << 30
 #: Time for one piece (seconds on real hardware): the slowest channel, 115200 baud, needs six minutes.
 _A_PIECE = 400.0
 
@@ -108,6 +110,7 @@ class Files:
         Raises:
             ChannelError: the digests of the two ends differ.
             CommandFailed: the guest could not read it.
+            AnswerUnreadable: it does not end within 16 GiB.
         """
         with into.open("w+b") as file:
             self._fetch(path, file)
@@ -280,13 +283,15 @@ class Files:
 
     def _fetch(self, path: str, file: IO[bytes]) -> None:
         self._shell.run(f"[ -r {shlex.quote(path)} ]")
-        for number in range(1 << 40):
+        for number in range(_LARGEST_FILE // PIECE):
             script = f"dd if={shlex.quote(path)} bs={PIECE} skip={number} count=1"
             piece = self._shell.run(script, within=_A_PIECE).output
             file.write(piece)
             if len(piece) < PIECE:
-                break
-        self._compare(path, file)
+                self._compare(path, file)
+                return
+        raise AnswerUnreadable(f"{path}: the guest's file does not end within {_LARGEST_FILE >> 30} GiB",
+                               hint="a device, or a file that something writes without pause")  # fmt: skip
 
     def _compare(self, path: str, file: IO[bytes]) -> None:
         digest = self._shell.run(f"exec <{shlex.quote(path)}; {TOOLS}", within=_A_PIECE)

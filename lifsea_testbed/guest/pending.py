@@ -26,6 +26,18 @@ grep -q -s -x atd /proc/[0-9]*/comm || exit 0
 find /var/spool/at /var/spool/cron/atjobs /var/spool/atjobs -maxdepth 1 -type f -perm -u+x 2>/dev/null
 exit 0
 """
+#: The start (ticks after the boot: proc(5), stat, field 22) and the arguments of each process of sleep(1).
+_SLEEPS = r"""
+for process in /proc/[0-9]*; do
+    [ "$(cat "$process/comm")" = sleep ] || continue
+    echo "$(cut -d ' ' -f 22 "$process/stat") $(tr '\0' ' ' <"$process/cmdline")"
+done 2>/dev/null
+exit 0
+"""
+#: The ticks of a second in /proc, on every machine of this architecture (USER_HZ); the units of sleep(1).
+_TICKS = 100
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")
 _JOB = re.compile(r"(?:@\w+|(?:\S+\s+){5})\s*(.+)")
 _SETTING = re.compile(r"\w+\s*=")
 #: In a crontab an unescaped % ends the command, and what follows is its input (crontab(5)).
@@ -48,6 +60,10 @@ class PendingWork:
         return [*parse_crontabs(self._shell.run(_CRONTABS, check=False).lines),
                 *(f"sh {shlex.quote(script)}" for script in scripts)]  # fmt: skip
 
+    def wakings(self) -> list[float]:
+        """Returns the uptimes (s) at which scripts go on that wait in sleep(1) now, sorted; not of an endless sleep."""
+        return parse_sleeps(self._shell.run(_SLEEPS, check=False).lines)
+
     def start(self, spared: Iterable[str] = ()) -> list[str]:
         """Starts all of it now, and returns what it started; units and jobs that match are spared.
 
@@ -68,6 +84,18 @@ def parse_pending(text: str) -> list[str]:
     """Reads `systemctl show`: paragraphs of properties; returns the units of those that are active, sorted."""
     shown = (dict(line.partition("=")[::2] for line in block.split("\n")) for block in re.split(r"\n\s*\n", text))
     return sorted({unit["Unit"] for unit in shown if unit.get("ActiveState") == "active" and unit.get("Unit")})
+
+
+def parse_sleeps(lines: Iterable[str]) -> list[float]:
+    """Reads the start (ticks) and the command line of each sleep(1); returns the uptimes (s) at which they end."""
+    found: list[float] = []
+    for line in lines:
+        start, _, *durations = line.split()
+        parts = [_DURATION.fullmatch(duration) for duration in durations]
+        if parts and start.isdigit() and all(parts):
+            seconds = sum(float(part[1]) * _SECONDS[part[2]] for part in parts if part)
+            found.append(int(start) / _TICKS + seconds)
+    return sorted(found)
 
 
 def parse_crontabs(lines: Iterable[str]) -> list[str]:

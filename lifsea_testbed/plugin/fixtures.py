@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lifsea_testbed.profiles.profile import Profile
     from lifsea_testbed.scenarios.basics import Rebooted, RolledBack, Twins, Upgraded
     from lifsea_testbed.scenarios.first_boot import ClockCorrection, FirstBoot
+    from lifsea_testbed.scenarios.outages import Outages
     from lifsea_testbed.scenarios.static_pod import StaticPod
     from lifsea_testbed.scenarios.upgrade_paths import FaultInjection, UpgradeChain
 
@@ -274,6 +275,15 @@ def power_cuts(bench: MachineFactory, pytestconfig: pytest.Config) -> PowerCuts:
     from lifsea_testbed.powercut import campaign
 
     return campaign.sweep_for_suite(bench, bench.context.reports, pytestconfig.option.power_cuts)
+
+
+@pytest.fixture(scope="session")
+def outages(bench: MachineFactory, restorer: MachinePool) -> Outages:
+    """The observations of a machine whose power was cut several times while it worked; it is off again."""
+    from lifsea_testbed.scenarios import outages
+
+    with restorer.restored("outages-machine") as machine:
+        return outages.cut_power(machine, bench.profile)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ SCENARIOS = {"upgraded": "upgraded", "rolled_back": "upgraded", "rebooted": "reb
              "watched": "watched", "travelled": "travelled", "troubled": "troubled",
              "joined": "joined", "ran": "joined", "interrupted": "joined", "static_pod": "static_pod",
              "late_metadata": "late_metadata", "hardened_metadata": "hardened_metadata",
-             "corrected_clock": "corrected_clock"}  # fmt: skip
+             "corrected_clock": "corrected_clock", "outages": "outages"}  # fmt: skip
 #: The moments at which the watched machine is looked at.
 AFTER_BOOT, LATE = MOMENTS = ("after-boot", "late")
 #: Further fixtures whose tests have machines of their own.

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lifsea_testbed.errors import Blame, Explained
+from lifsea_testbed.errors import Blame, Explained, NotJudged
 from lifsea_testbed.machine.pool import MachinePool
 from lifsea_testbed.plugin import xdist
 from lifsea_testbed.plugin.items import attempt_of, claim_of, judges_hardware, machines_of
@@ -212,7 +212,7 @@ class Results:
         outcome = TestOutcome(claim=claim_of(item) or "", test=item.nodeid, status=judgement.status, why=why,
                               evidence=kept, blame=str(judgement.blame or ""), reason=str(judgement.reason or ""),
                               issue=judgement.issue, attempt=attempt_of(item),
-                              hardware=judges_hardware(item))  # fmt: skip
+                              hardware=judges_hardware(item), uptime=_uptime(item, judgement))  # fmt: skip
         earlier = self._ended.get(item.nodeid)
         if earlier is None or outcome.status.gravity < earlier.status.gravity:
             self._ended[item.nodeid] = outcome
@@ -250,6 +250,17 @@ def _agreed(outcome: TestOutcome, report: pytest.TestReport) -> TestOutcome:
         return outcome
     why = f"pytest counts it as failed: {printable(report.longreprtext).strip()[:_LONGEST_WHY]}".replace("\n", " ")
     return replace(outcome, status=Status.BROKEN, blame=str(Blame.HARNESS), why=why)
+
+
+def _uptime(item: pytest.Item, judgement: Judgement) -> int | None:
+    """The uptime (s) of the watched machine that a test has just looked at; None if it judged nothing, or is down."""
+    machine = machines_of(item).get("watched")
+    if machine is None or judgement.status is Status.NOT_JUDGED:
+        return None
+    try:
+        return int(machine.guest.kernel.uptime())
+    except (Explained, NotJudged):
+        return None
 
 
 def relative(path: Path) -> str:

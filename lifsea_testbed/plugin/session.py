@@ -135,12 +135,15 @@ class Session:
     def break_off(self, session: pytest.Session, error: Exception) -> None:
         """Makes the run broken, because its end failed in that way."""
         assert self._collector is not None
-        if not isinstance(error, OSError | Explained):
-            traceback.print_exception(error)
-        self._document = self._collector.break_off(printable(f"the end of the run failed: {error!r}"))
+        self._document = self._broken_off(self._collector, error)
         session.exitstatus = self._document.exit_status
         if reporter := self._config.pluginmanager.get_plugin("terminalreporter"):
             reporter.ensure_newline()
+
+    def _broken_off(self, collector: Collector, error: Exception) -> Document:
+        if not isinstance(error, OSError | Explained):
+            traceback.print_exception(error)
+        return collector.break_off(printable(f"the end of the run failed: {error!r}"))
 
     def require_extensions(self) -> None:
         """Makes sure that the access methods and the upgrade tool named by the profile exist.
@@ -165,7 +168,27 @@ class Session:
             self.host.leave()
 
     def close(self) -> None:
-        """Removes the machines' temporary files and prints the verdict as the last line."""
+        """Removes the machines' temporary files and prints the verdict as the last line.
+
+        Raises:
+            SystemExit: they cannot be removed, and the exit status is that of a run whose end failed.
+        """
+        failed = None
+        try:
+            self._release()
+        except Exception as error:
+            if self._document is None or self._collector is None:
+                raise
+            failed = self._document = self._broken_off(self._collector, error)
+        if self._document and self._collector:
+            for line in github.commands(self._document, self.results.lines, os.environ):
+                print(line)
+            print(terminal.verdict(self._document, relative(self._collector.path)), flush=True)
+        if failed:
+            raise SystemExit(failed.exit_status)
+
+    def _release(self) -> None:
+        """Gives back what the session holds."""
         self.pool.close()
         self.factory.close()
         self.host.close()
@@ -177,10 +200,6 @@ class Session:
             private_dir.clean()  # a worker that died did not remove its machines' directory
         if self._lock is not None:
             os.close(self._lock)
-        if self._document and self._collector:
-            for line in github.commands(self._document, self.results.lines, os.environ):
-                print(line)
-            print(terminal.verdict(self._document, relative(self._collector.path)), flush=True)
 
     def pytest_report_header(self) -> list[str]:
         """Returns the lines on the image, the hardware, and how machines are made."""

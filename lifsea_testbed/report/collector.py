@@ -83,17 +83,8 @@ class Collector:
         `plan` is the digest of the shard plan, `findings` are the verdicts on the figures, a sentence each, `judges`
         the tests of each claim, whether they were run or not.
         """
-        context, self._plan, self._findings, self._judges = self._context, plan, list(findings), judges or {}
-        changed = [] if context.image.unchanged else [f"{context.image.path} changed during the run"]
-        troubles = [*troubles, *changed]
-        failures = [*failures, *(self._flaky() if self._flaky_fails else [])]
-        bare = self.document(Verdict.BROKEN, _UNFINISHED)
-        shard = context.shard
-        parts = [f"this is shard {shard}; gate merge joins it with the others"] if shard else []
-        verdict, why = gate.conclude(bare.claims, others=bare.others, hardware=bare.hardware, troubles=troubles,
-                                     failures=failures, selected=context.claims, required=context.required,
-                                     parts=parts)  # fmt: skip
-        document = self.document(verdict, why, troubles=troubles, failures=failures)
+        self._plan, self._findings, self._judges = plan, list(findings), judges or {}
+        document = self._concluded(troubles, [*failures, *(self._flaky() if self._flaky_fails else [])])
         document.write(self.path)
         self._write_run()
         junit.write(document, self.path.with_name("junit.xml"), durations=self._durations)
@@ -102,7 +93,7 @@ class Collector:
 
     def break_off(self, reason: str) -> Document:
         """Returns the document of a run whose end failed; gate.json is that, or not there, and nothing is signed."""
-        document = self.document(Verdict.BROKEN, reason, troubles=[reason])
+        document = self._concluded([reason])
         self.path.with_name("gate.json.minisig").unlink(missing_ok=True)
         try:
             document.write(self.path)
@@ -134,6 +125,18 @@ class Collector:
             known_issues=known_issues.record(self._known, claims, profile=self._profile.name, version=self._version),
             troubles=list(troubles), failures=list(failures),
         )  # fmt: skip
+
+    def _concluded(self, troubles: Iterable[str], failures: Iterable[str] = ()) -> Document:
+        """Returns the document with the verdict on the results so far."""
+        context, shard = self._context, self._context.shard
+        changed = [] if context.image.unchanged else [f"{context.image.path} changed during the run"]
+        troubles, failures = [*troubles, *changed], list(failures)
+        bare = self.document(Verdict.BROKEN, _UNFINISHED)
+        parts = [f"this is shard {shard}; gate merge joins it with the others"] if shard else []
+        verdict, why = gate.conclude(bare.claims, others=bare.others, hardware=bare.hardware, troubles=troubles,
+                                     failures=failures, selected=context.claims, required=context.required,
+                                     parts=parts)  # fmt: skip
+        return self.document(verdict, why, troubles=troubles, failures=failures)
 
     def _unfinished(self) -> Document:
         """The document of the run so far, from which nobody makes a verdict."""

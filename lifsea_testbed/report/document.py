@@ -60,6 +60,7 @@ class TestRecord(_Record):
     issue: str = Field(default="", description="the link of the known issue that it failed by")
     attempts: list[Attempt] = Field(description="in order; more than one only where a test was run again")
     evidence: list[str] = Field(default=[], description="folders, relative to gate.json")
+    uptime: int | None = Field(default=None, description="seconds that the watched machine had been up")
 
 
 class Figure(_Record):
@@ -83,6 +84,7 @@ class ClaimRecord(_Record):
     reason: Reason | None = Field(default=None, description=_REASON + "; of several the worst")
     issue: str = Field(default="", description="the link of the known issue that it failed by")
     evidence: list[str] = Field(default=[], description="folders, relative to gate.json")
+    last_looked: int | None = Field(default=None, description="seconds of uptime at the last look for late changes")
     figures: list[Figure] = []
     tests: list[TestRecord] = []
     missing: list[str] = Field(default=[], description="the tests that judge it, and that were not run to their end")

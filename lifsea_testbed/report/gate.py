@@ -15,7 +15,8 @@ from lifsea_testbed.report.outcome import REASONS, Status, worst_reason
 class TestOutcome:
     """The outcome of one attempt at one test, of a claim or of none; `issue` is the link of a known issue.
 
-    `hardware` marks a test of the test bed's model of the hardware.
+    `hardware` marks a test of the test bed's model of the hardware. `uptime` is that of the watched machine when the
+    test looked at it (seconds).
     """
 
     __test__ = False  # pytest would otherwise take the name for a test class
@@ -30,6 +31,7 @@ class TestOutcome:
     attempt: int = 1
     evidence: str = ""
     hardware: bool = False
+    uptime: int | None = None
 
     def fields(self) -> dict[str, Any]:
         """Returns the fields of the outcome as values of JSON."""
@@ -85,6 +87,7 @@ def judged(claim: str, promise: str, tests: list[TestRecord], figures: Iterable[
     result = ClaimRecord(
         id=claim, promise=promise, status=worst.status, why=worst.why, blame=worst.blame, issue=worst.issue,
         reason=worst_reason(test.reason for test in tests) if worst.status is Status.NOT_JUDGED else None,
+        last_looked=max((test.uptime for test in tests if test.uptime is not None), default=None),
         evidence=[folder for test in tests for folder in test.evidence], tests=tests, missing=missing,
         figures=sorted((figure for figure in figures if figure.test in names), key=lambda figure: figure.test),
     )  # fmt: skip
@@ -145,6 +148,12 @@ def not_judged(claims: Iterable[ClaimRecord]) -> dict[str, int]:
     return {reason: found.count(reason) for reason in (NOT_RUN, *map(str, REASONS)) if reason in found}
 
 
+def late_look(claims: Iterable[ClaimRecord]) -> str:
+    """Returns a sentence on when late changes were last looked for, by the claim that did so earliest; or nothing."""
+    looked = [claim.last_looked for claim in claims if claim.last_looked is not None]
+    return f"late changes: {len(looked)} claims, last looked at {min(looked)} s of uptime" if looked else ""
+
+
 def counted(results: Iterable[ClaimRecord | TestRecord]) -> str:
     """Returns how many claims or tests have each status, as text."""
     statuses = [result.status for result in results]
@@ -202,7 +211,7 @@ def _record(test: str, outcomes: list[TestOutcome]) -> TestRecord:
         reason=_reason(last) if status is Status.NOT_JUDGED else None,
         attempts=[Attempt(status=each.status, why=each.why, blame=_blame(each), reason=_reason(each))
                   for each in worst],
-        evidence=sorted({outcome.evidence for outcome in outcomes if outcome.evidence}),
+        evidence=sorted({outcome.evidence for outcome in outcomes if outcome.evidence}), uptime=worst[-1].uptime,
     )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from lifsea_testbed.report.document import ClaimRecord, Document, IssueState, KnownIssues, TestRecord, Verdict
-from lifsea_testbed.report.gate import counted, headline
+from lifsea_testbed.report.gate import counted, headline, late_look
 from lifsea_testbed.report.outcome import in_words
 
 _MARKS = {Verdict.PASS: "✅", Verdict.FAIL: "❌", Verdict.BROKEN: "💥", Verdict.NOT_JUDGED: "❔"}
@@ -30,6 +30,8 @@ def summary(document: Document) -> str:
         lines += ["| claim | | whose fault | why |", "|---|---|---|---|", *map(_row, loud), ""]
     if kept := [claim.id for claim in document.claims if claim.status.is_quiet]:
         lines += ["<details><summary>passed</summary>", "", ", ".join(map(_text, kept)), "", "</details>", ""]
+    if late := late_look(document.claims):
+        lines += [f"{late}.", ""]
     lines += _hardware(document.hardware) if document.hardware else []
     return "\n".join([*lines, *(_issues(document.known_issues) if document.known_issues else [])])
 

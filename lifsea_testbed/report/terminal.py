@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from lifsea_testbed.report.document import Document, IssueState
-from lifsea_testbed.report.gate import counted, headline
+from lifsea_testbed.report.gate import counted, headline, late_look
 from lifsea_testbed.report.outcome import Status
 
 #: The number of claims and of known issues with a line of their own; the whole summary has 24 lines.
@@ -28,6 +28,8 @@ def lines(document: Document, width: int) -> Iterator[tuple[str, str]]:
         yield f"{'':>10}  and {len(loud) - _CLAIMS} more, in gate.json", "yellow"
     if kept := sum(claim.status.is_quiet for claim in document.claims):
         yield f"{Status.PASSED:>10}  {kept} claims", "green"
+    if late := late_look(document.claims):
+        yield _cut(f"{'':>10}  {late}", width), "green"
     if tests := document.hardware:
         worst = min((test.status for test in tests), key=lambda status: status.gravity)
         line = f"hardware model: {len(tests)} test{'s' * (len(tests) > 1)}, {counted(tests)}"

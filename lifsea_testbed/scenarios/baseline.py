@@ -65,7 +65,7 @@ def observe(guest: Guest, image: Image, base: Profile) -> Observation:
 
 
 def conclude(seen: Sequence[Observation], base: Profile, *, extends: str, source: str) -> Baseline:
-    """Returns the figures that hold at each moment at which the image was observed: the largest, or all together.
+    """Returns the figures of an image that was observed at these moments: numbers of the first, lists of all.
 
     What cannot be read is left out, and a figure that breaks a promise of the profile: no promise is loosened.
     """
@@ -95,12 +95,14 @@ def _value(reading: BaselineReading, guest: Guest, image: Image) -> int | list[s
 
 
 def _together(values: Sequence[int | list[str] | NotJudged]) -> int | list[str] | NotJudged:
-    """The largest number, or the items of all lists; what could not be read, if that was so each time."""
-    numbers = [value for value in values if isinstance(value, int)]
-    lists = [value for value in values if isinstance(value, list)]
-    if not numbers and not lists:
-        return values[0]
-    return max(numbers) if numbers else list(dict.fromkeys(item for items in lists for item in items))
+    """The items of all lists, or the first number; NotJudged if there was none at any moment.
+
+    The suites look at what is open and privileged at each moment, but count after the boot: what the machine starts
+    later, such as the transient units of its jobs, is not of the image.
+    """
+    if lists := [value for value in values if isinstance(value, list)]:
+        return list(dict.fromkeys(item for items in lists for item in items))
+    return next((value for value in values if isinstance(value, int)), values[0])
 
 
 def listener_patterns(ports: Iterable[str]) -> list[str]:

@@ -20,6 +20,8 @@ from lifsea_testbed.upgrade.tools import UpgradeTool
 _USER_DATA = "user-data"
 #: How long what was planned for later has for its work once it is started (seconds of the guest's clock).
 _SETTLING = 5.0
+#: How long a script is waited for that sleeps (seconds of the guest's clock).
+_PATIENCE = 300.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,15 +131,18 @@ def watch(machine: Machine, seconds: float) -> Machine:
 def bring_forward(machine: Machine, boot: BootSection) -> Machine:
     """Returns the machine after a long uptime, and after the start of everything that it has planned for later.
 
-    What was started then has had some seconds to do its work. One without a shell is returned at once.
+    What was started then has had some seconds to do its work, and so have scripts that woke up in the next minutes. One
+    without a shell is returned at once.
     """
     machine.wait_until_ready()
     if machine.access_method == AccessMethod.NONE:
         return machine
     _wait_for_uptime(machine, boot.late)
     started = machine.guest.pending.start(boot.not_started)
-    if started:
-        _wait_for_uptime(machine, machine.guest.kernel.uptime() + _SETTLING)
+    now = machine.guest.kernel.uptime()
+    wakings = [at for at in machine.guest.pending.wakings() if at <= now + _PATIENCE]
+    if until := max([*wakings, *([now] if started else [])], default=0.0):
+        _wait_for_uptime(machine, until + _SETTLING)
     return machine
 
 

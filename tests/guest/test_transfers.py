@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lifsea_testbed.errors import AnswerUnreadable, ChannelError, CommandFailed
+from lifsea_testbed.guest import files
 from lifsea_testbed.guest.files import PIECE, Files
 from lifsea_testbed.support.protocols import CommandResult
 
@@ -37,6 +38,13 @@ def test_a_file_goes_there_and_back(tmp_path: Path, size: int) -> None:
     Files(HostShell()).put(content, there)
     Files(HostShell()).get(there, tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == content
+
+
+def test_a_file_without_an_end_does_not_fill_the_hosts_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_LARGEST_FILE", 3 * PIECE)
+    with pytest.raises(AnswerUnreadable, match="/dev/zero: the guest's file does not end"):
+        Files(HostShell()).get("/dev/zero", tmp_path / "back")
+    assert (tmp_path / "back").stat().st_size == 3 * PIECE
 
 
 def test_a_file_of_the_host_replaces_one_of_the_guest(tmp_path: Path) -> None:

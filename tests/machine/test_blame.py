@@ -15,8 +15,20 @@ from pathlib import Path
 import pytest
 
 from lifsea_testbed.console.transcript import Transcript
-from lifsea_testbed.errors import ChannelError, Explained, GuestCrashed, HostError, LaunchError, WaitTimedOut
+from lifsea_testbed.errors import (
+    AnswerUnreadable,
+    ChannelError,
+    Explained,
+    GuestCrashed,
+    HostError,
+    LaunchError,
+    MachineStarved,
+    TimerStarved,
+    WaitTimedOut,
+)
+from lifsea_testbed.machine import diagnosis
 from lifsea_testbed.machine.machine import Machine
+from lifsea_testbed.qemu.processor_share import WithheldTime
 from lifsea_testbed.support.liveness import Liveness
 from tests.support.real import machine
 
@@ -103,6 +115,39 @@ def test_a_disk_that_fails(own: Machine) -> None:
     }]})  # fmt: skip
     error = ends(own, HostError, "dd if=/dev/urandom of=/var/x bs=1M count=50; sync; sleep 600", after=20.0)
     assert "failed to write the machine's disk" in error.happened
+
+
+#: What a guest's kernel prints when something took too long.
+LATE = ["watchdog: BUG: soft lockup - CPU#0 stuck for 22s!", "INFO: task a:1 blocked for more than 120 seconds.",
+        "rcu: x kthread timer wakeup didn't happen for 2001 jiffies!"]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", LATE)
+@pytest.mark.parametrize("starved", [False, True])
+def test_a_kernel_for_which_something_took_too_long(
+    own: Machine, monkeypatch: pytest.MonkeyPatch, line: str, starved: bool
+) -> None:
+    """Behind the login prompt, which stands on ttyS0; the host is at fault only where it withheld the processor."""
+    own.wait_until(lambda: "login: " in own.boot.transcript.tail(1), "the login prompt stands on ttyS0", within=10.0)
+    monkeypatch.setattr(diagnosis, "withheld", lambda samples, within: WithheldTime(
+        seconds=0.9 * within if starved else 0.0, ran=1.0, within=within))  # fmt: skip
+    host = TimerStarved if "timer" in line else MachineStarved
+    error = ends(own, host if starved else GuestCrashed, f"sleep 1; echo '<2>{line}' >/dev/kmsg; sleep 600", after=3.0)
+    assert line in error.happened and "withheld the processor" in error.evidence
+    (found,) = (seen for seen in own.boot.transcript.since() if line in seen.text)
+    assert found.at > own.shell_after, "its time is that of the prompt"
+
+
+def test_a_guest_that_prints_the_words(own: Machine) -> None:
+    own.run("echo 'a log of [    1.000000] Kernel panic - not syncing: gone, and of kernel BUG at x.c:1' >/dev/ttyS0")
+    assert own.run("sleep 1; echo up").stdout == "up\n"
+
+
+def test_a_guest_whose_answer_cannot_be_read(own: Machine) -> None:
+    own.run("echo nonsense >/run/nonsense; mount --bind /run/nonsense /proc/uptime")
+    with pytest.raises(AnswerUnreadable, match="cannot be read") as caught:
+        own.guest.kernel.uptime()
+    assert "cat /proc/uptime" in caught.value.evidence and "nonsense" in caught.value.evidence
 
 
 @pytest.fixture

@@ -25,11 +25,14 @@ SAMPLE = ("python-in-libexec", "dropbear-renamed", "one-file-replaced", "sysctl-
 #: The claims that are judged by an upgrade to the next image.
 UPGRADING = {"upgrade", "rollback", "etc-var-writable-and-kept", "atomic-upgrade"}
 #: Claims that are waited for: a mutant that never keeps them gets shorter time limits.
-WAITED_FOR = {"containerd-ready", "kubelet-ready", "static-pod-runs", "node-ready", "pod-runs"}
+WAITED_FOR = {"containerd-ready", "kubelet-ready", "static-pod-runs", "node-ready", "pod-runs", "metadata-late",
+              "metadata-hardened", "time-synchronised", "survives-power-cut"}
 IMPATIENT = """
 extends = "{extends}"
 name = "{extends}-impatient"
+boot.shell_within = 12
 boot.ready_within = 8
+clock.corrected_within = 6
 cluster.ready_within = 20
 """
 #: The claims that no mutant breaks, and why; their judges fail on a fake guest (tests/suites/test_suites.py).

@@ -50,6 +50,7 @@ def start(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Start:
     ("pass", f"def pytest_lifsea_report(document, reports):\n    {FULL}\n"),
     ("pass", f"def pytest_sessionfinish():\n    {FULL}\n"),
     ("pass", "def pytest_sessionfinish():\n    raise KeyError('a defect of a plugin')\n"),
+    ("pass", f"from lifsea_testbed import MachinePool\ndef close(self):\n    {FULL}\nMachinePool.close = close\n"),
 ])  # fmt: skip
 def test_a_run_whose_end_fails_is_broken(start: Start, pytester: pytest.Pytester, body: str, conftest: str) -> None:
     result = start(body=body, **({"conftest": conftest} if conftest else {}))
@@ -57,6 +58,12 @@ def test_a_run_whose_end_fails_is_broken(start: Start, pytester: pytest.Pytester
     assert result.outlines[-1].startswith("verdict: broken - quick: 4 passed of 4 claims; the end of the run failed: ")
     gate = json.loads((pytester.path / "reports/gate.json").read_text())
     assert (gate["verdict"], gate["exit_status"], len(gate["troubles"])) == ("broken", 6, 1)
+
+
+def test_a_failure_is_one_however_the_run_ends(start: Start, pytester: pytest.Pytester) -> None:
+    result = start(body="assert name != 'no-sshd'", conftest=f"def pytest_sessionfinish():\n    {FULL}\n")
+    assert result.ret == 1 and result.outlines[-1].startswith("verdict: fail - quick: ")
+    assert json.loads((pytester.path / "reports/gate.json").read_text())["verdict"] == "fail"
 
 
 def test_a_verdict_that_cannot_be_written_is_not_left_half(start: Start, pytester: pytest.Pytester) -> None:

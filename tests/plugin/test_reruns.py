@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from tests.support import quick
 from tests.support.boot_sector import raw_image
 
 SUITE = """
@@ -63,6 +64,37 @@ def test_reruns_may_stand_in_the_configuration_and_stay_bounded_by_blame(pyteste
     result = judge(pytester, "-q")
     assert attempts(pytester) == ["broken host", "failed product"]
     assert not [line for line in result.outlines if "powering on" in line]
+
+
+#: What a test of a claim ends with, and whether it is run again.
+ENDS = """
+import pytest
+from lifsea_testbed import claim
+from lifsea_testbed.errors import AnswerUnreadable, ChannelError, CommandFailed, MachineStarved
+
+ERRORS = {"unreadable": AnswerUnreadable("x"), "failed": CommandFailed("x"), "assertion": AssertionError("x"),
+          "starved": MachineStarved("x"), "channel": ChannelError("x"), "bug": ValueError("x")}
+
+@claim("no-sshd")
+@pytest.mark.parametrize("name", [*ERRORS, "words"])
+def test_ends(name):
+    if name == "words":
+        pytest.fail("x")
+    raise ERRORS[name]
+"""
+
+
+def test_a_fault_of_the_guest_is_never_run_again_as_the_harness_s(pytester: pytest.Pytester) -> None:
+    pytester.runpytest_subprocess(*quick.lay_out(pytester.path, ENDS), "--reruns", "1")
+    claims = json.loads((pytester.path / "reports/gate.json").read_text())["claims"]
+    tests = {test["id"].partition("[")[2].rstrip("]"): [f"{attempt['status']} {attempt['blame']}" for attempt
+                                                         in test["attempts"]]
+             for claim in claims for test in claim["tests"]}  # fmt: skip
+    assert tests == {
+        "unreadable": ["failed product"], "failed": ["failed product"], "assertion": ["failed product"],
+        "words": ["failed product"], "starved": ["broken host"] * 2, "channel": ["broken harness"] * 2,
+        "bug": ["broken harness"] * 2,
+    }  # fmt: skip
 
 
 SPINNER = """

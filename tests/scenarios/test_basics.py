@@ -64,12 +64,12 @@ def test_a_file_that_is_lost_and_an_identity_that_changes_are_seen() -> None:
 class WatchedMachine(FakeMachine):
     """Its boot finished at 20 s of uptime; each look at its uptime takes a second of it."""
 
-    def __init__(self, planned: list[str]) -> None:
+    def __init__(self, planned: list[str], wakings: list[float] | None = None) -> None:
         super().__init__()
         self.uptime, self.started = 21.0, list[float]()
         self.guest.boot_times = SimpleNamespace(manager=lambda: {"finished": 20.0})
         self.guest.kernel = SimpleNamespace(uptime=self._later)
-        self.guest.pending = SimpleNamespace(start=self._start)
+        self.guest.pending = SimpleNamespace(start=self._start, wakings=lambda: wakings or [])
         self.access_method = "user-data"
         self._planned = planned
 
@@ -94,10 +94,13 @@ def test_a_machine_is_watched_for_a_while_after_its_boot() -> None:
     assert machine.uptime == 50.0
 
 
-@pytest.mark.parametrize(("planned", "looked_at"), [([], 60.0), (["late.service"], 66.0)])
-def test_what_is_planned_for_later_is_started_once_a_machine_has_been_up_for_long(planned: list[str],
-                                                                                  looked_at: float) -> None:
-    machine = WatchedMachine(planned)
+@pytest.mark.parametrize(("planned", "wakings", "looked_at"), [
+    ([], [], 61.0), (["late.service"], [], 66.0), ([], [180.0], 185.0), (["late.service"], [40.0, 3600.0], 66.0),
+    ([], [3600.0], 61.0),
+])  # fmt: skip
+def test_what_is_planned_for_later_is_started_and_sleepers_are_waited_for(planned: list[str], wakings: list[float],
+                                                                          looked_at: float) -> None:
+    machine = WatchedMachine(planned, wakings)
     basics.bring_forward(cast(Machine, machine), BootSection(late=60.0, not_started=["spared.*"]))
     assert machine.started == [60.0]
     assert machine.uptime == looked_at
