@@ -38,9 +38,14 @@ _TYPING, _CLOSING = 60.0, 2.0
 _PROMPT = 0.6
 #: What ends before another message begins on the same line: a carriage return, with which status lines are redrawn; a
 #: login prompt; anything before a time stamp of printk (kernel/printk/printk.c, print_time), but not a quotation mark,
-#: behind which the stamp was typed.
+#: behind which the stamp was typed. A stamp of the past is no message either.
 _NEXT_MESSAGE = re.compile(rb"\r(?=[^\r\n])|(?:^|(?<=\r))(?:[\w.-]+ login|Password): (?=[^\r\n])"
                            rb"|(?<=[^\r\n'\"`])(?=\[ {0,4}\d{1,9}\.\d{6}\])")
+
+
+_STAMP = re.compile(rb"\r*\[ {0,4}(\d{1,9}\.\d{6})\]")
+#: By how much the stamps of messages of several CPUs may be out of order (seconds).
+_OUT_OF_ORDER = 1.0
 
 
 def _weight(line: ConsoleLine) -> int:
@@ -59,6 +64,8 @@ class LineReader:
         self._redactor = redactor or Redactor()
         self._rest = b""
         self._arrivals: list[tuple[int, float]] = []
+        #: The last time stamp of the kernel at the begin of a message.
+        self._clock = 0.0
 
     def feed(self, data: bytes, at: float) -> list[ConsoleLine]:
         """Adds bytes that arrived at that time and returns the lines that they complete."""
@@ -86,11 +93,13 @@ class LineReader:
 
     @property
     def _last_message(self) -> tuple[int, bytes]:
-        return _messages(self._rest)[-1]
+        return _messages(self._rest, self._clock)[-1]
 
     def _take(self) -> list[ConsoleLine]:
+        found = _messages(self._rest, self._clock)
         lines = [ConsoleLine(at=self._arrived(start), text=self._redactor.line(_text(message)))
-                 for start, message in _messages(self._rest)]  # fmt: skip
+                 for start, message in found]  # fmt: skip
+        self._clock = max(self._clock, *(_stamp(message, 0) or 0.0 for _, message in found))
         self._rest, self._arrivals = b"", []
         return lines
 
@@ -99,11 +108,20 @@ class LineReader:
         return next((at for start, at in reversed(self._arrivals) if start <= position), 0.0)
 
 
-def _messages(line: bytes) -> list[tuple[int, bytes]]:
-    """The messages on a line, at least one, each with its position."""
-    starts = [0, *(match.end() for match in _NEXT_MESSAGE.finditer(line))]
+def _messages(line: bytes, clock: float) -> list[tuple[int, bytes]]:
+    """The messages on a line, at least one, each with its position.
+
+    A time stamp within it that is older than the kernel's clock is quoted from an earlier message.
+    """
+    ends = (match.end() for match in _NEXT_MESSAGE.finditer(line))
+    starts = [0, *(end for end in ends if (stamp := _stamp(line, end)) is None or stamp >= clock - _OUT_OF_ORDER)]
     found = [(start, line[start:end]) for start, end in itertools.pairwise([*starts, len(line)])]
     return [(start, message) for start, message in found if message.strip(b"\r\n")] or [(0, line)]
+
+
+def _stamp(line: bytes, position: int) -> float | None:
+    match = _STAMP.match(line, position)
+    return float(match[1]) if match else None
 
 
 def _text(message: bytes) -> str:

@@ -299,6 +299,16 @@ def test_words_that_were_typed_or_quoted_are_no_message(printed: bytes) -> None:
     assert not [line for line in LineReader().feed(printed + b"\r\n", 1.0) if fatal_lines.find(line.text)]
 
 
+def test_a_message_of_the_past_that_is_quoted_is_no_message() -> None:
+    reader = LineReader()
+    reader.feed(b"[   60.000000] systemd[1]: up\n", 60.0)
+    quoted = reader.feed(b"a log of [    1.000000] Kernel panic - not syncing: gone\n", 61.0)
+    assert [line.text for line in quoted if fatal_lines.find(line.text)] == [] and len(quoted) == 1
+    late = reader.feed(b"a line and [   59.900000] Kernel panic - not syncing: gone\n", 62.0)
+    assert [line.text for line in late if fatal_lines.find(line.text)] == [
+        "[   59.900000] Kernel panic - not syncing: gone"]  # fmt: skip
+
+
 def test_a_redrawn_status_line_is_a_line_each_time() -> None:
     reader = LineReader()
     lines = [line for at in range(3) for line in reader.feed(b"\r[ *** ] job (%ds)" % at, at)] + reader.flush()
