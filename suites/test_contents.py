@@ -76,9 +76,11 @@ def test_a_posix_shell_is_kept(machine: Machine) -> None:
 
 
 @claim("shell-absent")
-def test_there_is_no_posix_shell(machine: Machine) -> None:
-    """There is no /bin/sh."""
+def test_there_is_no_posix_shell(machine: Machine, profile: Profile) -> None:
+    """There is no /bin/sh, and no program anywhere is a shell, by its name or by its content."""
     assert not machine.guest.system.has_posix_shell()
+    assert machine.guest.files.executables_named(profile.absent.shells) == []
+    assert machine.guest.files.programs_holding(profile.absent.shell_marks) == []
 
 
 @claim("no-logind")

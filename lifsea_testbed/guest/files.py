@@ -204,13 +204,21 @@ class Files:
 
         Of any name and any mode; other files, such as documentation, do not count.
         """
+        return self._holding(marks, formats.holds_programs)
+
+    def programs_holding(self, marks: Iterable[str]) -> list[str]:
+        """Returns the programs and libraries in whose content one of the marks occurs, sorted, without archives."""
+        return self._holding(marks, formats.is_program)
+
+    def _holding(self, marks: Iterable[str], test: Callable[[formats.FileHead], bool]) -> list[str]:
+        """The files whose content holds one of the marks and whose head passes the test."""
         sought = shlex.join(argument for mark in marks for argument in ("-e", mark))
         files = f"find / {_prune(_not_of_the_system())} -type f -print0"
         # xargs ends with 123 where one grep found nothing, or where a file vanished.
         grep = f"LC_ALL=C xargs -0 -r grep -l -a -F -Z -s {sought}"
         describe = f"xargs -0 -r sh -c {shlex.quote(_DESCRIBE)} sh"
         found = self._search(f"{{ {files} | {grep} || :; }} | {describe}")
-        return _described(found, formats.holds_programs)
+        return _described(found, test)
 
     def _programs(self, paths: Sequence[PurePosixPath]) -> list[str]:
         """Those of the paths that are programs, sorted."""

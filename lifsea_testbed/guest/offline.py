@@ -159,12 +159,6 @@ class OfflineFiles(Files):
         """Every regular file of the system with its mode."""
         return {file.path: file.mode for file in self._offline().files}
 
-    def executables_holding(self, marks: Iterable[str]) -> list[str]:
-        """Returns the programs, libraries, archives and disk images that hold one of the marks, sorted."""
-        sought = re.compile(b"|".join(re.escape(mark.encode()) for mark in marks))
-        return self._found(lambda mode, content: sought.search(content) is not None
-                           and formats.holds_programs(formats.FileHead.of(mode, content)))  # fmt: skip
-
     def holding(self, lines: Iterable[str]) -> list[str]:
         """Returns the small files, of at most 32 KiB, that have one of these as a whole line, sorted."""
         wanted = {line.encode() for line in lines}
@@ -191,6 +185,11 @@ class OfflineFiles(Files):
         with self._offline().tree() as tree:
             return self._complete(str(path) for path in paths if self.listed[path] & formats.EXECUTABLE
                                   or formats.is_program(formats.FileHead.of(0, tree.read(path) or b"")))  # fmt: skip
+
+    def _holding(self, marks: Iterable[str], test: Callable[[formats.FileHead], bool]) -> list[str]:
+        sought = re.compile(b"|".join(re.escape(mark.encode()) for mark in marks))
+        return self._found(lambda mode, content: sought.search(content) is not None
+                           and test(formats.FileHead.of(mode, content)))  # fmt: skip
 
     def _found(self, test: Callable[[int, bytes], bool]) -> list[str]:
         """The files of which mode and content pass the test."""

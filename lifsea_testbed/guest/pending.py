@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Iterable
 
+from lifsea_testbed.guest.answers import readable
 from lifsea_testbed.support.protocols import Shell
 
 #: systemd.timer(5) and systemd.path(5): each starts the unit that its property Unit names.
@@ -62,7 +63,9 @@ class PendingWork:
 
     def wakings(self) -> list[float]:
         """Returns the uptimes (s) at which scripts go on that wait in sleep(1) now, sorted; not of an endless sleep."""
-        return parse_sleeps(self._shell.run(_SLEEPS, check=False).lines)
+        answer = self._shell.run(_SLEEPS, check=False)
+        with readable(answer, expected="an uptime and the words of sleep(1) on each line"):
+            return parse_sleeps(answer.lines)
 
     def start(self, spared: Iterable[str] = ()) -> list[str]:
         """Starts all of it now, and returns what it started; units and jobs that match are spared.

@@ -212,6 +212,8 @@ class Session:
         if context.accelerator.kind is AcceleratorKind.TCG and not context.emulator.threads_are_sound:
             lines.append(f"WARNING: QEMU {context.emulator.version} emulates all processors on one thread, for a bug "
                          "of its own; 8.1 and later are faster")  # fmt: skip
+        if context.accelerator.kind is AcceleratorKind.KVM and context.accelerator.other_pace:
+            lines.append(f"WARNING: {context.accelerator.other_pace}: the clock does not judge the boot time")
         if context.removed:
             lines.append(f"removed what dead runs had left: {', '.join(map(str, context.removed))}")
         lines.append(f"machines: booted, not restored: {self.pool.why_cold}" if self.pool.why_cold else

@@ -165,6 +165,8 @@ class AbsentSection(_Section):
     debug_packages: list[Regex] = [
         r"tcpdump|wireshark-cli|tshark|strace|ltrace|bpftrace|nmap|perf|linux-perf(?:-.*)?|binutils(?:-.*)?",
         r"gdb(?:-minimal|-headless|-gdbserver|server)?|lldb.*"]
+    shells: list[Regex] = [r"(?:ba|da|a|z|k|mk|pdk|c|tc|r|rba|fi|nu)?sh", "busybox.*", "toybox.*"]
+    shell_marks: list[str] = ["GNU bash, version", "a tracked alias for", "BusyBox v", "MIRBSD KSH", "ZSH_EVAL_CONTEXT"]
     python_files: list[str] = ["libpython*", "_collections_abc.*", "_abcoll.*", "python[23]*.zip", "base_library.zip"]
     interpreter_files: list[str] = ["libperl.so*", "strict.pm", "perl5db.pl", "libruby*", "rubygems.rb", "libmruby*"]
     host_keys: list[str] = ["ssh_host_*_key*", "dropbear_*_host_key", "ed25519.sk"]

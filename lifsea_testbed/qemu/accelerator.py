@@ -42,6 +42,8 @@ _WORTHWHILE = 2.0
 #: turbo (ECS documentation, g7): 14000 at most. Half of what 2.7 GHz allow is the least: each report leaves the guest,
 #: which costs up to as much as its 65536 turns, 24 µs, where KVM itself runs in a virtual machine.
 _LEAST_OF_G7, _MOST_OF_G7 = 4 * 2700 / 2, 4 * 3500
+#: The factor for durations under emulation.
+_EMULATED = 10.0
 _KVM = Path("/dev/kvm")
 # Relative to the working directory: the confined user may have no access to the directories above it.
 _ROM = "payload.rom"
@@ -90,9 +92,12 @@ class Accelerator:
     def time_scale(self) -> float:
         """The factor by which durations on real hardware are scaled.
 
-        Ten for TCG: the factor of other test tools for operating systems (tmt), and enough for the boots measured.
+        Ten for TCG: the factor of other test tools for operating systems (tmt), and enough for the boots measured. One
+        for KVM, unless it is slower than an ecs.g7: then as many times as it is, at most ten.
         """
-        return 10.0 if self.kind is AcceleratorKind.TCG else 1.0
+        if self.kind is AcceleratorKind.TCG:
+            return _EMULATED
+        return min(_EMULATED, max(1.0, _LEAST_OF_G7 / self.speed))
 
     @property
     def other_pace(self) -> str:

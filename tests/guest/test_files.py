@@ -66,6 +66,11 @@ def test_a_mark_is_found_under_any_name_and_mode_and_in_what_holds_programs(root
     assert found == below(root, "bin/perl", "lib/quiet", "lib/part.img", "lib/x.zip", "bin/a b")
 
 
+def test_an_archive_of_programs_is_no_program(root: Path) -> None:
+    found = Files(LocalShell(root)).programs_holding(["perl_parse"])
+    assert found == below(root, "bin/perl", "lib/quiet", "bin/a b")
+
+
 def test_a_mark_is_looked_for_as_it_is(root: Path) -> None:
     (root / "bin/c").write_bytes(ELF + b"it's (a mark)")
     assert Files(LocalShell(root)).executables_holding(["it's (a mark)", "[x"]) == below(root, "bin/c")

@@ -64,6 +64,7 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Guest:
     (lambda guest: guest.packages.installed(), [Package(name="a", version="1")]),
     (lambda guest: guest.files.executables_named(["s.", "dash"]), ["/usr/bin/dash", "/usr/bin/su"]),
     (lambda guest: guest.files.executables_holding(["mark"]), ["/usr/bin/dash"]),
+    (lambda guest: guest.files.programs_holding(["mark"]), ["/usr/bin/dash"]),
     (lambda guest: guest.files.setuid(), ["/usr/bin/su"]),
     (lambda guest: guest.files.matching(["getty*", "a.*onf"]), ["/etc/systemd/system/getty@.service.d/a.conf"]),
     (lambda guest: guest.files.holding(["Package: a"]), ["/usr/share/packages"]),

@@ -264,7 +264,7 @@ def test_a_file_that_is_no_profile_is_refused(tmp_path: Path, content: bytes, co
 def test_every_regular_expression_of_a_profile_is_checked() -> None:
     """A key whose description speaks of regular expressions, and the names of executables, are of that type."""
     patterns = {"ready_line", "allowed_kernel_errors", "ssh", "python", "interpreters", "package_managers", "listeners",
-                "debug_tools", "debug_packages",
+                "debug_tools", "debug_packages", "shells",
                 "files", "processes", "not_started"}  # fmt: skip
     described = {key for table in profiles.Profile.model_fields.values()
                  for key, field in getattr(table.annotation, "model_fields", {}).items()

@@ -116,11 +116,15 @@ def test_what_is_too_slow_is_still_told_by_its_rate() -> None:
     assert 1.0 < accelerator.measure(TCG, emulator.find(), least=1e9).rate < 1e9
 
 
-@pytest.mark.parametrize(("kvm", "tcg", "kind"), [(3000.0, 800.0, KVM), (2.3, 1800.0, TCG),
-                                                  (0.0, 800.0, TCG)])  # fmt: skip
-def test_the_accelerator_that_is_faster_by_far_is_chosen(kvm: float, tcg: float, kind: AcceleratorKind) -> None:
+@pytest.mark.parametrize(("kvm", "tcg", "kind", "scale"), [
+    (9000.0, 800.0, KVM, 1.0), (2700.0, 800.0, KVM, 2.0), (200.0, 80.0, KVM, 10.0), (2.3, 1800.0, TCG, 10.0),
+    (0.0, 800.0, TCG, 10.0),
+])  # fmt: skip
+def test_the_accelerator_that_is_faster_by_far_is_chosen(
+    kvm: float, tcg: float, kind: AcceleratorKind, scale: float
+) -> None:
     chosen = decide("auto", kvm=Speed(rate=kvm, last_line="/dev/kvm: denied"), tcg=Speed(rate=tcg))
-    assert (chosen.kind, chosen.time_scale) == (kind, 1.0 if kind is KVM else 10.0)
+    assert (chosen.kind, chosen.time_scale) == (kind, scale)
     assert chosen.why
 
 

@@ -43,7 +43,7 @@ SOUND: dict[str, Any] = {
     "deployments.changed_files": [], "deployments.repository_damage": [],
     "disks.by_serial": {INSTANCE.disk_serial: "vda"},
     "files.accepted_writes_outside": [], "files.executables_holding": [], "files.executables_named": [],
-    "files.holding": [], "files.missing": [],
+    "files.holding": [], "files.missing": [], "files.programs_holding": [],
     "files.file_system_of": "tmpfs", "files.link_target": "/var/x", "files.matching": [], "files.setuid": [],
     "hardware.clock_offset": 0, "hardware.console": guest_hardware.CONSOLE,
     "hardware.dmi": guest_hardware.dmi(INSTANCE),
@@ -136,7 +136,11 @@ DEFECTS: dict[str, list[dict[str, Any]]] = {
     "test_no_package_brings_a_debug_tool": [{"packages.named": ["tcpdump"]}],
     "test_selinux_is_in_the_promised_mode": [{"selinux.deviations": ["kernel: permissive"]}],
     "test_a_posix_shell_is_kept": [{"system.has_posix_shell": False}],
-    "test_there_is_no_posix_shell": [{"system.has_posix_shell": True}],
+    "test_there_is_no_posix_shell": [
+        {"system.has_posix_shell": True},
+        {"system.has_posix_shell": False, "files.executables_named": ["/usr/libexec/ash"]},
+        {"system.has_posix_shell": False, "files.programs_holding": ["/usr/libexec/helper"]},
+    ],
     "test_there_is_no_logind": [
         {"units": ["systemd-logind.service"]}, {"files.executables_named": ["systemd-logind"]},
         {"units.bus_names": ["org.freedesktop.login1"]},

@@ -58,8 +58,7 @@ def factory(disk: Path, accelerator: Accelerator, *,
             instance_type: str = instance_types.DEFAULT) -> Iterator[MachineFactory]:  # fmt: skip
     """A factory of machines with 64 MiB that boot that disk, which is up when it prints `up and running`."""
     profile = disk.with_name("quick.toml")
-    # Firmware takes seconds where KVM is emulated in software.
-    profile.write_text(PROFILE.replace("shell_within = 6", "shell_within = 60"))
+    profile.write_text(PROFILE)
     context = RunContext(
         image=examine(disk), profile=str(profile), instance_type=instance_types.find(instance_type),
         accelerator_option=str(accelerator.kind), accelerator=accelerator, emulator=emulator.find(), memory=64,
