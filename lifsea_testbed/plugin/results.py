@@ -13,7 +13,7 @@ import pytest
 
 from lifsea_testbed.errors import Blame, Explained, NotJudged
 from lifsea_testbed.machine.pool import MachinePool
-from lifsea_testbed.plugin import xdist
+from lifsea_testbed.plugin import log_output, xdist
 from lifsea_testbed.plugin.items import attempt_of, claim_of, judges_hardware, machines_of
 from lifsea_testbed.plugin.judgement import NOT_RUN, judge_test
 from lifsea_testbed.profiles.claims import catalogue
@@ -99,6 +99,8 @@ class Results:
         """Collects the outcomes of every process, in the main one."""
         if self._spinner:
             self._spinner.stop()
+        if not xdist.is_worker(self._config):
+            log_output.disarm(report)
         if str(report.outcome) == "rerun":
             self._factory.clear_first_boot_error()
         if self._collector is None:

@@ -34,7 +34,7 @@ from lifsea_testbed.report.signature import PASSWORD, Signer
 from lifsea_testbed.report.terminal import Spinner
 from lifsea_testbed.support import private_dir, steps
 from lifsea_testbed.support.host_use import HostUse
-from lifsea_testbed.support.sanitize import printable
+from lifsea_testbed.support.sanitize import log_line, printable
 from lifsea_testbed.upgrade.tools import require_tool
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ class Session:
         if self._document and self._collector:
             for line in github.commands(self._document, self.results.lines, os.environ):
                 print(line)
-            print(terminal.verdict(self._document, relative(self._collector.path)), flush=True)
+            print(log_line(terminal.verdict(self._document, relative(self._collector.path))), flush=True)
         if failed:
             raise SystemExit(failed.exit_status)
 
@@ -249,7 +249,7 @@ class Session:
             return
         terminalreporter.section("claims")
         for line, colour in terminal.lines(self._document, terminalreporter._tw.fullwidth):
-            terminalreporter.write_line(printable(line), **{colour: True})
+            terminalreporter.write_line(log_line(line), **{colour: True})
 
     def _settle(self, exitstatus: int) -> Document:
         """Returns the document of the finished run; an early end of pytest or a worker is a trouble of the test bed."""
