@@ -132,7 +132,7 @@ def test_a_kernel_for_which_something_took_too_long(
     monkeypatch.setattr(diagnosis, "withheld", lambda samples, within: WithheldTime(
         seconds=0.9 * within if starved else 0.0, ran=1.0, within=within))  # fmt: skip
     host = TimerStarved if "timer" in line else MachineStarved
-    error = ends(own, host if starved else GuestCrashed, f"sleep 1; echo '<2>{line}' >/dev/kmsg; sleep 600", after=3.0)
+    error = ends(own, host if starved else GuestCrashed, f'sleep 1; echo "<2>{line}" >/dev/kmsg; sleep 600', after=3.0)
     assert line in error.happened and "withheld the processor" in error.evidence
     (found,) = (seen for seen in own.boot.transcript.since() if line in seen.text)
     assert found.at > own.shell_after, "its time is that of the prompt"
