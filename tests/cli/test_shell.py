@@ -41,8 +41,8 @@ def test_any_other_error_is_shown_with_its_evidence(
 
     monkeypatch.setattr(preflight, "run_context", run_context)
     assert main.main(["powercut", "--image", "out.qcow2"]) == 6
-    assert capsys.readouterr().err == ("ERROR: the shell ended\nexpected: it stays open\nevidence:\nlast words\n"
-                                       "records: reports/machines/x\n")  # fmt: skip
+    assert capsys.readouterr().err == ("ERROR: the shell ended\n| expected: it stays open\n| evidence:\n| last words\n"
+                                       "| records: reports/machines/x\n")  # fmt: skip
 
 
 @pytest.fixture
