@@ -51,7 +51,7 @@ OF_THEIR_OWN = {
     "machine.time_server": "a time server", "perf.change_points": "a change point",
     "plugin.ending": "the end of a run", "plugin.fixture_teardown": "teardown", "plugin.fixtures": "the fixtures",
     "plugin.judgement": "a judgement", "plugin.judges": "a judge", "plugin.judges_written": "a judge in a source",
-    "plugin.results": "the result of a test", "plugin.shards": "a shard",
+    "plugin.log_output": "the output in a log", "plugin.results": "the result of a test", "plugin.shards": "a shard",
     "powercut.report": "a report", "powercut.timeline_svg": "a picture",
 }  # fmt: skip
 LARGEST_MODULE = 400
