@@ -14,7 +14,7 @@ from typing import NoReturn
 from lifsea_testbed.ecs import instance_types
 from lifsea_testbed.errors import CallerError, Explained, GuestFailure
 from lifsea_testbed.support.option_values import Once, count, percent
-from lifsea_testbed.support.sanitize import log_line
+from lifsea_testbed.support.sanitize import log_lines
 
 #: Exit statuses: the gate's for `failed` and `broken`, pytest's for bad input, a shell's for Ctrl-C and SIGPIPE.
 _FAILED, _USAGE, _BROKEN, _INTERRUPTED, _PIPE_CLOSED = 1, 4, 6, 130, 141
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _PIPE_CLOSED
     except Explained as error:
-        print("\n| ".join(log_line(f"ERROR: {_text(error)}").split("\n")), file=sys.stderr)
+        print(log_lines(f"ERROR: {_text(error)}"), file=sys.stderr)
         if isinstance(error, GuestFailure):
             return _FAILED
         return _USAGE if isinstance(error, CallerError) else _BROKEN

@@ -32,6 +32,7 @@ from lifsea_testbed.qemu.process import describe_exit, processor_time, starter
 from lifsea_testbed.support.confinement import Confinement
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.private_dir import PrivateDirectory
+from lifsea_testbed.support.programs import run_tool
 from lifsea_testbed.support.redact import redact
 from lifsea_testbed.support.sanitize import printable
 
@@ -265,9 +266,8 @@ class ControlPlane:
 
 def takes(program: Path, option: str) -> bool:
     """Returns whether a program of Kubernetes lists that option in its help."""
-    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        listed = subprocess.run([program, "--help"], capture_output=True, text=True, errors="replace", check=False,
-                                timeout=_LISTING, stdin=subprocess.DEVNULL)  # fmt: skip
+    with contextlib.suppress(HostError):
+        listed = run_tool([str(program), "--help"], within=_LISTING)
         return re.search(rf"(?m)^\s+{re.escape(option)}\s", listed.stdout) is not None
     return False
 

@@ -231,8 +231,7 @@ class PortChannel:
     def _too_little(self, size: int, deadline: Deadline) -> Explained:
         got = f"{len(self._received)} of {size} bytes of output"
         if deadline.expired:
-            return WaitTimedOut(f"only {got} arrived within {deadline.allowance:.0f} s while {self._doing}",
-                                hint="the guest announced them and sends no more, or a longer deadline is needed")
+            return too_late(f"only {got} arrived", self._doing, deadline)
         return ChannelError(f"the guest sent only {got} that it announced while {self._doing}",
                             expected=f"more of them within {IDLE:.0f} s")
 
@@ -307,6 +306,12 @@ class PortChannel:
             self._received += self._stream.receive(deadline, self._shell)
         except StreamClosed as error:
             raise self._broken(error) from error
+
+
+def too_late(arrived: str, doing: str, deadline: Deadline) -> WaitTimedOut:
+    """Returns the error for output that the guest announced and of which only that much `arrived` in time."""
+    return WaitTimedOut(f"{arrived} within {deadline.allowance:.0f} s while {doing}",
+                        hint="the guest announced them and sends no more, or a longer deadline is needed")
 
 
 def overrun(script: str, deadline: Deadline, *, printed: bytes | None = None) -> WaitTimedOut:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from lifsea_testbed.console.channel import GRACE, IDLE, LARGEST_ANSWER, new_nonce, overrun, running
+from lifsea_testbed.console.channel import GRACE, IDLE, LARGEST_ANSWER, new_nonce, overrun, running, too_late
 from lifsea_testbed.console.serial_frames import Frame, octal
 from lifsea_testbed.errors import ChannelError, Explained, WaitTimedOut
 from lifsea_testbed.support.deadline import Deadline
@@ -240,8 +240,7 @@ class SerialChannel:
 
 def _too_little(arrived: str, doing: str, deadline: Deadline) -> Explained:
     if deadline.expired:
-        return WaitTimedOut(f"{arrived} within {deadline.allowance:.0f} s while {doing}",
-                            hint="the guest announced them and sends no more, or a longer deadline is needed")
+        return too_late(arrived, doing, deadline)
     return ChannelError(f"{arrived} while {doing}", expected=f"more of them within {IDLE:.0f} s",
                         hint="other processes of the guest write to this serial line without pause")
 

@@ -164,7 +164,7 @@ class Files:
 
         A directory that does not exist accepts nothing; `missing` names those.
         """
-        script = f"printf '%s\\0' {shlex.join(directories)} | xargs -0 -r sh -c {shlex.quote(_WRITE_PROBE)} sh"
+        script = f"printf '%s\\0' {shlex.join(directories)} | {_for_each(_WRITE_PROBE)}"
         return self._find(script)
 
     def accepted_writes_outside(self, directories: Iterable[str]) -> list[str]:
@@ -176,7 +176,7 @@ class Files:
         there = set(given) - set(self.missing(given))
         inside = [argument for path in sorted(there) for argument in ("-o", "-samefile", path)]
         search = f"find / {_prune([*_kernel_interfaces(), *inside])} -type d -print0"
-        return sorted(self._find(f"{search} | xargs -0 -r sh -c {shlex.quote(_WRITE_PROBE)} sh"))
+        return sorted(self._find(f"{search} | {_for_each(_WRITE_PROBE)}"))
 
     def missing(self, paths: Iterable[str]) -> list[str]:
         """Returns the paths at which nothing exists."""
@@ -216,8 +216,7 @@ class Files:
         files = f"find / {_prune(_not_of_the_system())} -type f -print0"
         # xargs ends with 123 where one grep found nothing, or where a file vanished.
         grep = f"LC_ALL=C xargs -0 -r grep -l -a -F -Z -s {sought}"
-        describe = f"xargs -0 -r sh -c {shlex.quote(_DESCRIBE)} sh"
-        found = self._search(f"{{ {files} | {grep} || :; }} | {describe}")
+        found = self._search(f"{{ {files} | {grep} || :; }} | {_for_each(_DESCRIBE)}")
         return _described(found, test)
 
     def _programs(self, paths: Sequence[PurePosixPath]) -> list[str]:
@@ -226,7 +225,7 @@ class Files:
         others = "".join(f"{path}\0" for path in paths if not self.listed[path] & formats.EXECUTABLE)
         if not others:
             return sorted(by_mode)
-        described = self._search(f"xargs -0 -r sh -c {shlex.quote(_DESCRIBE)} sh", others)
+        described = self._search(_for_each(_DESCRIBE), others)
         return sorted(by_mode + _described(described, formats.is_program))
 
     def matching(self, patterns: Iterable[str]) -> list[str]:
@@ -311,6 +310,11 @@ class Files:
             yield remote
         finally:
             self._shell.run(f"rm -f {remote}", check=False)
+
+
+def _for_each(script: str) -> str:
+    """The command that runs the script with the names, each ended by a NUL, that it reads as arguments."""
+    return f"xargs -0 -r sh -c {shlex.quote(script)} sh"
 
 
 def _described(found: str, test: Callable[[formats.FileHead], bool]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import struct
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from lifsea_testbed.support.lines import split_lines
@@ -56,7 +57,12 @@ def parse_entry(name: str, text: str) -> list[str]:
 def parse_unified(output: str) -> list[str]:
     """Returns the unified kernel images that hold an initramfs, of the output of UNIFIED."""
     rows = (part.partition("\n") for part in output.split("\0") if part)
-    starts = ((name, bytes.fromhex(digits)) for name, _, digits in rows if re.fullmatch(r"(?:[0-9a-f]{2})+", digits))
+    return unified((name, bytes.fromhex(digits)) for name, _, digits in rows
+                   if re.fullmatch(r"(?:[0-9a-f]{2})+", digits))  # fmt: skip
+
+
+def unified(starts: Iterable[tuple[str, bytes]]) -> list[str]:
+    """Returns the unified kernel images that hold an initramfs, of files with their names and starts."""
     return [f"{name}: a unified kernel image with an initramfs" for name, start in starts if holds_initramfs(start)]
 
 

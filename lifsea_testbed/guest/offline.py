@@ -132,6 +132,12 @@ def _first_text(tree: Tree, paths: Iterable[str]) -> str | None:
     return next((content.decode("utf-8", "replace") for content in contents if content is not None), None)
 
 
+def _texts(tree: Tree, patterns: Iterable[str]) -> dict[str, str]:
+    """The texts of the files that match one of the patterns, by path."""
+    found = {str(path): tree.read(path, _TEXT) for pattern in patterns for path in tree.glob(pattern)}
+    return {path: content.decode("utf-8", "replace") for path, content in found.items() if content is not None}
+
+
 def read(image: Image, overlay: Path | None = None) -> OfflineTree:
     """Returns the files of the image, with those that a machine wrote above it; that machine must be powered off.
 
@@ -254,12 +260,11 @@ class OfflineKernel(kernel.Kernel):
         with self._offline().tree() as tree:
             read = {file.path: tree.read(file.path, _TEXT) or b"" for file in self._offline().files
                     if _is_of_boot_loader(file.path)}  # fmt: skip
-        unified = [path for path, content in read.items() if initramfs.holds_initramfs(content[:initramfs.HEAD])]
+        unified = initramfs.unified((str(path), content[:initramfs.HEAD]) for path, content in read.items())
         if not unified and not any(map(initramfs.is_entry, read)):
             raise NotJudged("no boot entry can be read offline: there is none on an ext4 file system", Reason.IMAGE)
         texts = {path: content.decode("utf-8", "replace") for path, content in read.items() if b"\0" not in content}
-        return [sign for path, text in texts.items() for sign in initramfs.parse_entry(str(path), text)] \
-            + [f"{path}: a unified kernel image with an initramfs" for path in unified]
+        return [sign for path, text in texts.items() for sign in initramfs.parse_entry(str(path), text)] + unified
 
 
 class OfflineSystem(system.System):
@@ -276,15 +281,14 @@ class OfflineSystem(system.System):
     def udev_rules(self) -> list[str]:
         """Returns the rules of all udev files on the disk; none of those that a boot makes in /run."""
         with self._offline().tree() as tree:
-            paths = [path for directory in system.UDEV_RULES for path in tree.glob(f"{directory}/*.rules")]
-            texts = [(tree.read(path, _TEXT) or b"").decode("utf-8", "replace") for path in paths]
-        return [rule for text in texts for rule in system.parse_udev_rules(text)]
+            texts = _texts(tree, (f"{directory}/*.rules" for directory in system.UDEV_RULES))
+        return [rule for text in texts.values() for rule in system.parse_udev_rules(text)]
 
     def has_posix_shell(self) -> bool:
         """Returns whether /bin/sh leads to an executable file; it is not run."""
         with self._offline().tree() as tree:
             shell = tree.find("/bin/sh")
-        return shell is not None and shell.is_regular and bool(shell.inode.mode & 0o111)
+        return shell is not None and shell.is_regular and bool(shell.inode.mode & formats.EXECUTABLE)
 
 
 class OfflineAccounts(accounts.Accounts):
@@ -305,8 +309,7 @@ class OfflineAccounts(accounts.Accounts):
 
     def _texts(self, patterns: Iterable[str]) -> dict[str, str]:
         with self._offline().tree() as tree:
-            found = {str(path): tree.read(path, _TEXT) for pattern in patterns for path in tree.glob(pattern)}
-        return {path: text.decode("utf-8", "replace") for path, text in found.items() if text is not None}
+            return _texts(tree, patterns)
 
 
 def _is_of_boot_loader(path: PurePosixPath) -> bool:

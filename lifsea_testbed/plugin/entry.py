@@ -37,7 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
                          "reason (host, option, image), or a claim; several with commas; repeatable")
     group.addoption("--instance-type", default="ecs.g7.large", metavar="TYPE",
                     help="the instance type that machines look like (default: %(default)s)")
-    group.addoption("--data-disk", type=_count("--data-disk", most=65_536), metavar="GIB",
+    group.addoption("--data-disk", type=_value("count", "--data-disk", most=65_536), metavar="GIB",
                     help="the size of an empty data disk, 0 for none (default: the profile's)")
     group.addoption("--accel", default="auto", choices=("auto", "kvm", "tcg"),
                     help="auto measures both, and takes KVM if it is really faster (default: %(default)s)")
@@ -59,11 +59,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--shard-durations", action="append", default=[], metavar="FILE",
                     help="with --shard: make parts that take equally long, by the run.json of an earlier run; give "
                          "every shard the same files; repeatable")
-    group.addoption("--power-cuts", type=_duration, metavar="TIME",
+    group.addoption("--power-cuts", type=_value("duration", "--power-cuts"), metavar="TIME",
                     help="cut the power in an upgrade, again and again for this time, such as 30m; without it that is "
                          "not judged")
     group = parser.getgroup("lifsea-perf", "figures of container OS images (lifsea_testbed)")
-    group.addoption("--boots", type=_count("--boots", least=1), default=10, metavar="N",
+    group.addoption("--boots", type=_value("count", "--boots", least=1), default=10, metavar="N",
                     help="the number of cold boots to judge boot time by (default: %(default)s)")
     group.addoption("--history", metavar="FILE|URL",
                     help="store the figures in this SQLite file or PostgreSQL database, and judge them by earlier ones")
@@ -71,7 +71,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
                     help="fail the run if a metric regressed since the last release, or is over its budget")
     group.addoption("--perf-release", action="store_true",
                     help="this image is a release: later images are compared with it")
-    group.addoption("--perf-floor", type=_percent, default=1.0, metavar="PERCENT",
+    group.addoption("--perf-floor", type=_value("percent", "--perf-floor"), default=1.0, metavar="PERCENT",
                     help="the smallest change that counts as one (default: %(default)s)")
     group.addoption("--image-version", default="", metavar="TEXT",
                     help="the image's version (default: VERSION_ID of its os-release)")
@@ -92,28 +92,16 @@ class _Once(argparse.Action):
             Once(self.option_strings, self.dest)(parser, namespace, values, option_string)
 
 
-def _count(option: str, *, least: int = 0, most: int | None = None) -> Callable[[str], int]:
-    def parse(text: str) -> int:
+def _value(kind: str, option: str, **bounds: int) -> Callable[[str], Any]:
+    """The parser of that kind in `support.option_values`, which is imported when the option is first used."""
+
+    def parsed(text: str) -> Any:
         from lifsea_testbed.support import option_values
 
         with _one_line():
-            return option_values.count(text, option, least=least, most=most)
+            return getattr(option_values, kind)(text, option, **bounds)
 
-    return parse
-
-
-def _percent(text: str) -> float:
-    from lifsea_testbed.support import option_values
-
-    with _one_line():
-        return option_values.percent(text, "--perf-floor")
-
-
-def _duration(text: str) -> str:
-    from lifsea_testbed.support import option_values
-
-    with _one_line():
-        return option_values.duration(text, "--power-cuts")
+    return parsed
 
 
 def _shard(text: str) -> ShardIndex:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lifsea_testbed.support.sanitize import log_line, log_text
+from lifsea_testbed.support.sanitize import log_line, log_lines, log_text
 
 #: Sections that the test bed writes: paths and commands, which are copied from there.
 OURS = frozenset({"kept", "more"})
@@ -22,8 +22,7 @@ def disarm(report: pytest.TestReport) -> None:
                        for name, text in report.sections]  # fmt: skip
     shown: Any = report.longrepr
     if isinstance(shown, str):
-        first, *rest = log_line(shown).split("\n")
-        report.longrepr = "\n".join([first, *(f"| {line}" for line in rest)])
+        report.longrepr = log_lines(shown)
     elif isinstance(shown, tuple):
         path, line, why = shown
         report.longrepr = path, line, log_line(why).replace("\n", " ")

@@ -157,9 +157,10 @@ class Results:
         folder = self._context.reports / "evidence" / evidence.name_of(item.nodeid, attempt_of(item))
         folder /= xdist.evidence_folder(self._config)
         bundle = evidence.Bundle(folder)
+        facts = self._facts(item, judgement) if failed else {}
         if failed:
             bundle.write("explanation.txt", report.longreprtext)
-            bundle.about(self._facts(item, judgement))
+            bundle.about(facts)
         for name, machine in machines.items():
             prefix = f"{name}-" if len(machines) > 1 else ""
             if name in marks:
@@ -170,7 +171,7 @@ class Results:
         if failed and (records := getattr(error, "records", None)):
             bundle.records(records, prefix="machine-")
         if failed:
-            bundle.about(self._facts(item, judgement))
+            bundle.about(facts)
         return folder
 
     def _facts(self, item: pytest.Item, judgement: Judgement) -> dict[str, str]:

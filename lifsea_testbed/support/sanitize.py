@@ -37,7 +37,12 @@ def log_text(text: str) -> str:
     A command begins a line, after blanks (`::error`, GitHub Actions; `--- `, Buildkite; `section_start:`, GitLab): each
     line begins with a bar. Or it has a marker anywhere in a line: the marker is broken up.
     """
-    return "\n".join(f"| {line}" for line in log_line(text).split("\n"))
+    return f"| {log_lines(text)}"
+
+
+def log_lines(text: str) -> str:
+    """Returns a text that begins with words of the test bed's own for such a log: every later line has the bar."""
+    return log_line(text).replace("\n", "\n| ")
 
 
 def log_line(text: str) -> str:
