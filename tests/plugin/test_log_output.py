@@ -31,9 +31,11 @@ def test_is_not_judged():
 COMMANDS = re.compile(r"^\s*(?:::|--- |\+\+\+ |section_)|##\w*\[", re.MULTILINE)
 
 
+@pytest.mark.parametrize("ci", ["", "true"])
 @pytest.mark.parametrize("workers", [(), ("-n", "1")])
 def test_a_guest_gives_no_command_to_the_ci_system(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch,
-                                                   workers: tuple[str, ...]) -> None:  # fmt: skip
+                                                   workers: tuple[str, ...], ci: str) -> None:  # fmt: skip
+    monkeypatch.setenv("CI", ci)
     monkeypatch.setenv("TMPDIR", str(pytester.path / "tmp"))
     result = pytester.runpytest_subprocess(*lay_out(pytester.path, SUITE), "-p", "no:hypothesispytest", "-rA", *workers)
     shown = result.stdout.str() + result.stderr.str()
