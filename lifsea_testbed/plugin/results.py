@@ -77,14 +77,15 @@ class Results:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Judges the test by the exception that ended it, keeps evidence, and attaches the outcome to the report."""
         error = call.excinfo.value if call.excinfo else None
-        if isinstance(error, AssertionError):
-            error.args = tuple(redact(each) if isinstance(each, str) else each for each in error.args)
+        if error is not None:
+            error.args = tuple(redact(printable(each)) if isinstance(each, str) else each for each in error.args)
         report = yield
+        log_output.clean(report)
         if (error is None and call.when != "call") or (isinstance(error, NOT_RUN) and not self._counts(item, call)):
             return report
         judgement = self._judge(item, report, error)
         if isinstance(error, Explained):
-            report.longrepr = printable(f"{type(error).__name__}: {error}")
+            report.longrepr = f"{type(error).__name__}: {error}"
         wrong = judgement.status.is_wrong
         folder = self._keep_evidence(item, report, error, judgement) if wrong or call.when == "call" else None
         if wrong and folder:
