@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lifsea_testbed.report.document import ClaimRecord, Document, IssueState, KnownIssues, TestRecord, Verdict
-from lifsea_testbed.report.gate import counted, headline, late_look
+from lifsea_testbed.report.gate import counted, hardware_counted, headline, late_look
 from lifsea_testbed.report.outcome import in_words
 from lifsea_testbed.support.sinks import markdown, markdown_link
 
@@ -39,7 +39,7 @@ def _hardware(tests: list[TestRecord]) -> list[str]:
     rows = [f"| {markdown(test.id)} | {in_words(test.status, test.reason)} | {markdown(test.why[:_LONGEST])} |"
             for test in tests if not test.status.is_quiet]  # fmt: skip
     table = ["| test | | why |", "|---|---|---|", *rows, ""] if rows else []
-    return ["### Hardware model", "", f"{len(tests)} test{'s' * (len(tests) > 1)}: {counted(tests)}.", "", *table]
+    return ["### Hardware model", "", f"{hardware_counted(tests)}.", "", *table]
 
 
 def _row(claim: ClaimRecord) -> str:
@@ -50,6 +50,7 @@ def _row(claim: ClaimRecord) -> str:
 def _issues(known: KnownIssues) -> list[str]:
     notes = {IssueState.GONE: " – remove it from the file"}
     lines = [f"| {markdown_link(issue.link)} | {markdown(issue.claim)} | {markdown(issue.owner)} | "
-             f"{markdown(issue.expires)} | {issue.extensions} | {issue.state}{notes.get(issue.state, '')} |" for issue in known.issues]  # fmt: skip
+             f"{markdown(issue.expires)} | {issue.extensions} | {issue.state}{notes.get(issue.state, '')} |"
+             for issue in known.issues]  # fmt: skip
     return [f"### Known issues on {markdown(known.as_of)}", "", "| issue | claim | owner | until | extended | |",
             "|---|---|---|---|---|---|", *lines, ""]

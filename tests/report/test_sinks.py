@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -114,9 +112,10 @@ def looked_at(page: Browser, path: Path, content: str) -> dict[str, Any]:
     page.wait_for("document.readyState === 'complete'")
     page.run("document.querySelectorAll('[onmouseover]').forEach(each => each.dispatchEvent(new Event('mouseover')))")
     active = "script, img, a, iframe, object, embed, base, link, meta[http-equiv], foreignObject, [onload], [onerror]"
-    found = page.run(f"[String(window.owned), document.querySelectorAll({active!r}).length, document.title]")
-    return {"owned": found[0], "active": found[1], "title": found[2],
-            "requests": [url for url in page.requests if not url.startswith((path.as_uri(), "about:", "data:"))]}  # fmt: skip
+    found = f"[String(window.owned), document.querySelectorAll({active!r}).length, document.title]"
+    owned, count, title = page.run(found)
+    requests = [url for url in page.requests if not url.startswith((path.as_uri(), "about:", "data:"))]
+    return {"owned": owned, "active": count, "title": title, "requests": requests}
 
 
 def test_pictures_are_pictures_to_a_browser(page: Browser, tmp_path: Path) -> None:
@@ -186,7 +185,7 @@ def test_the_words_of_an_image_stay_legible() -> None:
         assert shown == " ".join(printable(text).split()) or not printable(text).strip(), text
 
 
-@pytest.mark.parametrize("address", ["javascript:alert(1)", "https://x/|y", "https://x/>", "https://x y", "data:x", "//x"])
+@pytest.mark.parametrize("address", ["javascript:x", "https://x/|y", "https://x/>", "https://x y", "data:x", "//x"])
 def test_only_an_address_of_the_web_becomes_a_link(address: str) -> None:
     assert "href" not in rendered(sinks.markdown_link(address))[0]
 
