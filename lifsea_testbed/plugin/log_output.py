@@ -11,6 +11,7 @@ from lifsea_testbed.support.sanitize import log_line, log_lines, log_text, print
 
 #: Sections that the test bed writes: paths and commands, which are copied from there.
 OURS = frozenset({"kept", "more"})
+_NATIVE = "native"
 
 
 def clean(report: pytest.TestReport) -> None:
@@ -30,7 +31,7 @@ def disarm(report: pytest.TestReport) -> None:
 
 def _rewrite(report: pytest.TestReport, *, whole: Callable[[str], str], line: Callable[[str], str],
              output: Callable[[str, str], str]) -> None:
-    """Rewrites an explanation as a whole, a traceback line by line, and each section of output by its name."""
+    """Rewrites an explanation as a whole, a traceback line by line, and output, of a section with its name."""
     report.sections = [(line(name), output(name, text)) for name, text in report.sections]
     shown: Any = report.longrepr
     if isinstance(shown, str):
@@ -39,7 +40,8 @@ def _rewrite(report: pytest.TestReport, *, whole: Callable[[str], str], line: Ca
         path, number, why = shown
         report.longrepr = path, number, line(why).replace("\n", " ")
     for entry in _entries(shown):
-        entry.lines = [line(text) for text in entry.lines]
+        # Python's own traceback, of an exception that was never raised or by --tb=native: pieces of one text.
+        entry.lines = [output("", "".join(entry.lines))] if entry.style == _NATIVE else list(map(line, entry.lines))
     if crash := getattr(shown, "reprcrash", None):
         crash.message = whole(crash.message)  # in CI, pytest's summary has all of it
 

@@ -11,7 +11,7 @@ import json
 import re
 from typing import Any
 
-from lifsea_testbed.support.sanitize import printable
+from lifsea_testbed.support.sanitize import log_line, printable
 
 _BACKTICKS = re.compile(r"`+")
 #: An address of which a link in Markdown may be made: no character in it has a meaning in Markdown, HTML or a table.
@@ -60,7 +60,7 @@ def property_value(text: str) -> str:
 
 def workflow_message(text: str) -> str:
     """Returns the text as the message of a workflow command of GitHub Actions (actions/toolkit, command.ts)."""
-    return printable(text).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return log_line(text).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
 def workflow_property(text: str) -> str:

@@ -59,9 +59,9 @@ _KNOWN = frozenset({
     "stop-commands",
 })  # fmt: skip
 #: The markers of other systems: Azure Pipelines, TeamCity; GitLab (Gitlab::Regex.build_trace_section_regex); Buildkite;
-#: Jenkins (ConsoleNote).
+#: Travis; Jenkins (ConsoleNote).
 _OTHERS = re.compile(
-    r"##vso\[|##teamcity\[|section_(?:start|end):\d+:[A-Za-z0-9_.-]+(?:\[.*\])?\r\x1b\[0K|travis_fold:|\x1b\[8mha:|\x1b_bk;"
+    r"##vso\[|##teamcity\[|section_(?:start|end):\d+:[A-Za-z0-9_.-]+(?:\[.*\])?\r\x1b\[0K|travis_fold:(?:start|end):[\w.-]+\r|\x1b\[8mha:|\x1b_bk;"
 )
 _FOLDS = ("--- ", "+++ ", "~~~ ", "^^^ +++")
 
