@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from lifsea_testbed.report.document import ClaimRecord, Document, IssueState, KnownIssues, TestRecord, Verdict
-from lifsea_testbed.report.gate import counted, headline, late_look
+from lifsea_testbed.report.gate import counted, hardware_counted, headline, late_look
 from lifsea_testbed.report.outcome import in_words
 
 _MARKS = {Verdict.PASS: "✅", Verdict.FAIL: "❌", Verdict.BROKEN: "💥", Verdict.NOT_JUDGED: "❔"}
@@ -41,7 +41,7 @@ def _hardware(tests: list[TestRecord]) -> list[str]:
     rows = [f"| {_text(test.id)} | {in_words(test.status, test.reason)} | {_text(test.why[:_LONGEST])} |"
             for test in tests if not test.status.is_quiet]  # fmt: skip
     table = ["| test | | why |", "|---|---|---|", *rows, ""] if rows else []
-    return ["### Hardware model", "", f"{len(tests)} test{'s' * (len(tests) > 1)}: {counted(tests)}.", "", *table]
+    return ["### Hardware model", "", f"{hardware_counted(tests)}.", "", *table]
 
 
 def _row(claim: ClaimRecord) -> str:

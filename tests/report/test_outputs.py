@@ -83,7 +83,7 @@ def test_the_hardware_s_model_has_a_section_of_its_own() -> None:
     hardware = gate.records([TestOutcome(test="t::queues", status=Status.NOT_JUDGED, reason="host", why="1 queue",
                                          hardware=True)])  # fmt: skip
     text = markdown.summary(document(failed()).model_copy(update={"hardware": hardware}))
-    assert "### Hardware model\n\n1 test: 1 not judged.\n" in text
+    assert "### Hardware model\n\n1 test, 1 not judged.\n" in text
     assert "| t::queues | not judged by host | 1 queue |" in text
     assert "1 failed of 1 claims" in text
 
