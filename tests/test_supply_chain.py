@@ -25,7 +25,8 @@ LOCK = (ROOT / "ci/requirements.txt").read_text("utf-8")
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 #: The kinds of files that projects copy from others.
 _COPIED = re.compile(r"[.](js|mjs|css|html|svg|png|jpe?g|gif|ico|woff2?|ttf|otf|wasm|map|xsd|patch|config|jar|whl|gz)$")
-_NOTICE = re.compile(r"copyright \(?c?\)? ?[0-9]|SPDX-License-Identifier:\s|@license\s|^\W*licensed under ", re.I | re.M)
+_NOTICE = re.compile(r"copyright \(?c?\)? ?[0-9]|SPDX-License-Identifier:\s|@license\s|^\W*licensed under ",
+                     re.IGNORECASE | re.MULTILINE)
 
 
 def locked() -> dict[str, Requirement]:
