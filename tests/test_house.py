@@ -43,7 +43,8 @@ OWNERS = {
 OF_THEIR_OWN = {
     "boottime.budget": "a budget", "boottime.charts": "a chart", "boottime.kernel_only": "a kernel without a disk",
     "boottime.observe": "the observer", "cli.shell": "a terminal",
-    "disk.journal": "a journal", "disk.mounts": "a table of mounts", "ecs.metadata_tree": "the tree of metadata",
+    "disk.image_formats": "formats of files", "disk.image_lock": "a lock", "disk.journal": "a journal",
+    "disk.mounts": "a table of mounts", "ecs.metadata_tree": "the tree of metadata",
     "guest.disk_questions": "questions", "guest.kernel_log": "the kernel's log", "guest.open_disk": "an open disk",
     "guest.protobuf": "a wire format", "guest.rpm": "a package database", "guest.sqlite_log": "a log of a database",
     "machine.clock_reseed": "the guest's clock",

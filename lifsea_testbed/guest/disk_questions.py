@@ -37,8 +37,6 @@ _DPKG_SIZE = 32 << 20
 _BOOT_TEXT_SIZE = 16 << 20
 #: The largest part of a file that one answer holds (bytes).
 PART = 4 << 20
-#: How many files of a journal are read; the newest count.
-_JOURNALS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,8 +246,8 @@ def first_entry(disk: OpenDisk) -> KernelEntry:
 
 @question("its journal")
 def journal_files(disk: OpenDisk) -> list[FileSize]:
-    """Returns the newest files of the system's journal, sorted by path."""
-    paths = disk.tree.glob("/var/log/journal/*/system*.journal")[-_JOURNALS:]
+    """Returns the files of the system's journal, sorted by path."""
+    paths = disk.tree.glob("/var/log/journal/*/system*.journal")
     return [file for path in paths if (file := _size(disk, path))]
 
 

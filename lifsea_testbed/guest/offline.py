@@ -29,8 +29,8 @@ class OfflineTree:
     NotJudged where it holds something that is not read offline, or more than a reader may read.
     """
 
-    def __init__(self, image: Image, overlay: Path | None = None) -> None:
-        self._reader = layers.reader(disk_questions.__name__, image, *([overlay] if overlay else []))
+    def __init__(self, image: Image, *overlays: Path) -> None:
+        self._reader = layers.reader(disk_questions.__name__, image, *overlays)
 
     def ask(self, question: Question[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Returns the answer to a question of `disk_questions`."""
@@ -67,7 +67,7 @@ class OfflineTree:
         return self.ask(disk_questions.first_entry)
 
     def journal_files(self) -> list[FileSize]:
-        """Returns the newest files of the system's journal, sorted by path."""
+        """Returns the files of the system's journal, sorted by path."""
         return self.ask(disk_questions.journal_files)
 
     def content(self, file: FileSize) -> Iterator[bytes]:
@@ -76,14 +76,16 @@ class OfflineTree:
             yield self.ask(disk_questions.part, file.path, offset, min(disk_questions.PART, file.size - offset))
 
 
-def read(image: Image, overlay: Path | None = None) -> OfflineTree:
-    """Returns the files of the image, with those that a machine wrote above it; that machine must be powered off.
+def read(image: Image, *overlays: Path) -> OfflineTree:
+    """Returns the files of the image, with those that a machine wrote above it: the layers of its disk, lowest first.
+
+    Nobody may write to the layers.
 
     Raises:
         DiskDamaged: the disk contradicts itself.
         NotJudged: it cannot be read offline.
     """
-    offline = OfflineTree(image, overlay)
+    offline = OfflineTree(image, *overlays)
     offline.ask(disk_questions.require_root)
     return offline
 

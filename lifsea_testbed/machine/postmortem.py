@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,38 +128,34 @@ def memory(boot: Boot, path: Path) -> None:
 def journal(image: Image, overlay: Path, directory: Path, confinement: Confinement) -> str:
     """Returns the last boot's journal from the disk of a machine that is off; `directory` is for temporary files.
 
-    The files are taken off the disk by a confined reader, into files without a name, which journalctl reads, confined
-    as well.
-
     Raises:
         NotJudged: there is none on the disk, or it cannot be read offline.
         DiskDamaged: the disk contradicts itself.
         OSError: journalctl cannot be run.
         subprocess.TimeoutExpired: journalctl did not end.
     """
-    offline = OfflineTree(image, overlay)
-    found = [file for file in offline.journal_files() if file.size <= _LARGEST][-_MOST:]
-    if not found:
+    files = directory / "journal"
+    files.mkdir(mode=0o700)
+    confinement.admit(files)
+    for number, content in enumerate(_files(image, overlay)):
+        path = files / f"{number}.journal"
+        with path.open("xb") as file:
+            file.writelines(content)
+        confinement.admit(path)
+    if not any(files.iterdir()):
         raise NotJudged("the disk has no journal (/var/log/journal)", Reason.IMAGE)
-    with contextlib.ExitStack() as open_files:
-        copies = [open_files.enter_context(tempfile.TemporaryFile(dir=directory)) for _ in found]
-        for file, copy in zip(found, copies, strict=True):
-            copy.writelines(offline.content(file))
-            copy.flush()
-            os.fchmod(copy.fileno(), 0o444)
-        return _printed([copy.fileno() for copy in copies], confinement)
-
-
-def _printed(files: Sequence[int], confinement: Confinement) -> str:
-    """What journalctl prints of the last boot in those files."""
-    command = ["journalctl", *(f"--file=/proc/self/fd/{number}" for number in files), "--boot", "--no-pager", "--quiet",
-               "--output=short-monotonic"]  # fmt: skip
-    read = subprocess.run(confinement.wrap(command), stdin=subprocess.DEVNULL, capture_output=True, check=False,
-                          timeout=_READING, pass_fds=files)  # fmt: skip
+    command = ["journalctl", "--directory", str(files), "--boot", "--no-pager", "--quiet", "--output=short-monotonic"]
+    read = subprocess.run(confinement.wrap(command), capture_output=True, check=False, timeout=_READING)
     if not read.stdout:
         raise NotJudged(f"journalctl cannot read the journal on the disk: {printable(read.stderr).strip()[-200:]}",
                         Reason.IMAGE)
     return printable(read.stdout)
+
+
+def _files(image: Image, overlay: Path) -> Iterator[Iterator[bytes]]:
+    """Yields the content of each file of the journal, in pieces."""
+    offline = OfflineTree(image, overlay)
+    yield from (offline.content(file) for file in offline.journal_files()[-_MOST:] if file.size <= _LARGEST)
 
 
 def _write_by_qemu(boot: Boot, path: Path, command: str, arguments: dict[str, object], target: str, form: str,
