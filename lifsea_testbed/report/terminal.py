@@ -76,7 +76,7 @@ class Spinner:
             self._write_line(line)
             return
         self.stop()
-        columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+        columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
         self._progress = Progress(*columns, console=self._console, transient=True, redirect_stdout=False,
                                   redirect_stderr=False)  # fmt: skip
         self._progress.add_task(line, total=None)
