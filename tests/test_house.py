@@ -47,7 +47,7 @@ OF_THEIR_OWN = {
     "disk.mounts": "a table of mounts", "ecs.metadata_tree": "the tree of metadata",
     "guest.kernel_log": "the kernel's log", "guest.pam": "a stack of PAM",
     "guest.protobuf": "a wire format", "guest.rpm": "a package database", "machine.clock_reseed": "the guest's clock",
-    "machine.descriptors": "descriptors", "machine.diagnosis": "whose fault a silence is",
+    "machine.descriptors": "descriptors",
     "machine.fidelity": "fidelity", "machine.network": "a machine's network", "machine.postmortem": "records",
     "machine.time_server": "a time server", "perf.change_points": "a change point",
     "plugin.ending": "the end of a run", "plugin.fixture_teardown": "teardown", "plugin.fixtures": "the fixtures",
