@@ -231,5 +231,5 @@ def test_the_check_of_an_image_has_no_privileges(tmp_path: Path, monkeypatch: py
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "1M"], check=True)
     monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
     monkeypatch.setenv("SECRET", "x")
-    with pytest.raises(ImageRefused, match=r"\(CapEff: 0000000000000000 NoNewPrivs: 1 \)"):
+    with pytest.raises(ImageRefused, match=r"\(CapEff: 0000000000000000 NoNewPrivs: 1\)"):
         examine(image)
