@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from lifsea_testbed.errors import ProfileRefused as ProfileRefused
     from lifsea_testbed.errors import Reason as Reason
     from lifsea_testbed.errors import TestbedError as TestbedError
+    from lifsea_testbed.errors import TimerLost as TimerLost
     from lifsea_testbed.errors import TimerStarved as TimerStarved
     from lifsea_testbed.errors import WaitTimedOut as WaitTimedOut
     from lifsea_testbed.guest.accounts import Accounts as Accounts
@@ -131,11 +132,11 @@ _MODULES = {
     "Profile": "profiles.profile", "ProfileRefused": "errors", "ReadinessLevel": "guest.readiness", "Reason": "errors",
     "Rebooted": "scenarios.basics", "RolledBack": "scenarios.basics", "Selinux": "guest.selinux",
     "Services": "guest.services", "Shell": "support.protocols", "StaticPod": "scenarios.static_pod",
-    "System": "guest.system", "TestbedError": "errors", "TimerStarved": "errors", "Twins": "scenarios.basics",
-    "Units": "guest.units", "UpgradeChain": "scenarios.upgrade_paths", "UpgradeTool": "upgrade.tools",
-    "Upgraded": "scenarios.basics", "UpgradesSection": "profiles.profile", "VisibleHardware": "guest.hardware",
-    "WaitTimedOut": "errors", "await_level": "guest.readiness", "claim": "plugin.items",
-    "guest_hardware": "ecs.guest_hardware", "require": "profiles.profile",
+    "System": "guest.system", "TestbedError": "errors", "TimerLost": "errors", "TimerStarved": "errors",
+    "Twins": "scenarios.basics", "Units": "guest.units", "UpgradeChain": "scenarios.upgrade_paths",
+    "UpgradeTool": "upgrade.tools", "Upgraded": "scenarios.basics", "UpgradesSection": "profiles.profile",
+    "VisibleHardware": "guest.hardware", "WaitTimedOut": "errors", "await_level": "guest.readiness",
+    "claim": "plugin.items", "guest_hardware": "ecs.guest_hardware", "require": "profiles.profile",
 }  # fmt: skip
 __all__ = [
     "AccessMethod", "AccessSection", "Accounts", "AnswerUnreadable", "AnswersDiffer", "Blame", "BootFailed",
@@ -148,7 +149,7 @@ __all__ = [
     "MachineSpec", "MachineStarved", "Measure", "MetadataFaults", "NotJudged", "NotReady", "Offer",
     "OperationsContainer", "Outages", "Packages", "PendingWork", "PodRun", "Power", "PowerCuts", "Profile",
     "ProfileRefused", "ReadinessLevel", "Reason", "Rebooted", "RolledBack", "Selinux", "Services", "Shell", "StaticPod",
-    "System", "TestbedError", "TimerStarved", "Twins", "Units", "UpgradeChain", "UpgradeTool", "Upgraded",
+    "System", "TestbedError", "TimerLost", "TimerStarved", "Twins", "Units", "UpgradeChain", "UpgradeTool", "Upgraded",
     "UpgradesSection", "VisibleHardware", "WaitTimedOut", "await_level", "claim", "guest_hardware", "require",
 ]  # fmt: skip
 

@@ -48,7 +48,7 @@ OF_THEIR_OWN = {
     "guest.disk_questions": "questions", "guest.kernel_log": "the kernel's log", "guest.open_disk": "an open disk",
     "guest.protobuf": "a wire format", "guest.rpm": "a package database", "guest.sqlite_log": "a log of a database",
     "machine.clock_reseed": "the guest's clock",
-    "machine.descriptors": "descriptors", "machine.diagnosis": "whose fault a silence is",
+    "machine.descriptors": "descriptors",
     "machine.fidelity": "fidelity", "machine.network": "a machine's network", "machine.postmortem": "records",
     "machine.time_server": "a time server", "perf.change_points": "a change point",
     "plugin.ending": "the end of a run", "plugin.fixture_teardown": "teardown", "plugin.fixtures": "the fixtures",
