@@ -32,9 +32,9 @@ _PIECE = 4 << 20
 _LONGEST_LINK = 4095
 _DEEPEST = 5
 #: The largest file that is read, and the largest directory (bytes); package databases are much smaller.
-LARGEST_FILE, LARGEST_DIRECTORY = 256 << 20, 16 << 20
-#: The total bytes of directories that are read, counting repeated reads of the same directory.
-_MOST_LISTED = 256 << 20
+LARGEST_FILE, LARGEST_DIRECTORY = 256 << 20, 4 << 20
+#: The total bytes, and names, of directories that are read, counting repeated reads of the same directory.
+_MOST_LISTED, _MOST_NAMES = 256 << 20, 1 << 20
 #: mke2fs makes no journal beyond 1 GiB.
 _LARGEST_JOURNAL = 1 << 30
 #: The blocks of inodes that the kernel reads ahead, starting at a multiple (EXT4_DEF_INODE_READAHEAD_BLKS).
@@ -87,7 +87,7 @@ class Ext4:
     def __init__(self, source: ByteSource) -> None:
         self._source = source
         self._newer: dict[int, journal.JournalBlock] = {}
-        self._listed_bytes = 0
+        self._listed_bytes = self._listed_names = 0
         self.layout = parse_superblock(source.read_at(1024, 1024))
         self._block = functools.lru_cache(_KEPT // self.layout.block_size)(self._read_block)
         if self.layout.incompatible & _RECOVER:
@@ -150,9 +150,17 @@ class Ext4:
         self._listed_bytes += directory.size
         if self._listed_bytes > _MOST_LISTED:
             raise NotJudged(f"the directories hold more than {_MOST_LISTED} bytes: the rest is not read", Reason.IMAGE)
-        content, size = self.read(directory, LARGEST_DIRECTORY), self.layout.block_size
+        if directory.size > LARGEST_DIRECTORY:
+            raise NotJudged(f"a directory has {directory.size} bytes; at most {LARGEST_DIRECTORY} are read offline",
+                            Reason.IMAGE)
+        content, size = self.read(directory), self.layout.block_size
         for start in range(0, len(content), size):
-            yield from _entries(content[start:start + size])
+            found = list(_entries(content[start:start + size]))
+            self._listed_names += len(found)
+            if self._listed_names > _MOST_NAMES:
+                raise NotJudged(f"the directories hold more than {_MOST_NAMES} names: the rest is not read",
+                                Reason.IMAGE)
+            yield from found
 
     def attributes(self, inode: Inode) -> list[str]:
         """Returns the names of a file's extended attributes, sorted, of the two places where ext4 keeps them."""
