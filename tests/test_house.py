@@ -177,7 +177,7 @@ def test_tests_have_a_folder_for_each_package() -> None:
     packages = {package for floor in FLOORS for package in floor.packages} - {"__main__", "errors"}
     folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and not path.name.startswith("__")}
     assert packages - folders == set()
-    assert folders - packages == {"images", "mutants", "suites"}
+    assert folders - packages == {"fuzz", "images", "mutants", "suites"}
 
 
 def test_no_module_is_too_long() -> None:
