@@ -49,6 +49,7 @@ OF_THEIR_OWN = {
     "machine.descriptors": "descriptors", "machine.diagnosis": "whose fault a silence is",
     "machine.fidelity": "fidelity", "machine.network": "a machine's network", "machine.postmortem": "records",
     "machine.time_server": "a time server", "perf.change_points": "a change point",
+    "support.user_range": "a user",
     "plugin.ending": "the end of a run", "plugin.fixture_teardown": "teardown", "plugin.fixtures": "the fixtures",
     "plugin.judgement": "a judgement", "plugin.judges": "a judge", "plugin.judges_written": "a judge in a source",
     "plugin.log_output": "the output in a log", "plugin.results": "the result of a test", "plugin.shards": "a shard",
