@@ -28,6 +28,7 @@ import enum
 from pathlib import Path
 
 from lifsea_testbed.support.redact import redact
+from lifsea_testbed.support.sanitize import printable
 
 
 class Blame(enum.StrEnum):
@@ -40,14 +41,12 @@ class Blame(enum.StrEnum):
 
 
 class Explained(Exception):
-    """An exception with what happened, what was expected, the evidence, and a hint what to do next."""
+    """An exception with what happened, what was expected, the evidence, and a hint what to do next, all printable."""
 
     blame: Blame = Blame.HARNESS
 
     def __init__(self, happened: str, *, expected: str = "", evidence: str = "", hint: str = "") -> None:
-        # The user's own input is not redacted: it would match the patterns of secrets ("token: required").
-        happened, expected, evidence = (text if self.blame is Blame.CALLER else redact(text)
-                                        for text in (happened, expected, evidence))  # fmt: skip
+        happened, expected, evidence, hint = map(self._shown, (happened, expected, evidence, hint))
         super().__init__(happened)
         self.happened = happened
         self.expected = expected
@@ -55,6 +54,10 @@ class Explained(Exception):
         self.hint = hint
         #: The directory with the records of the machine on which it happened, if that is closed already.
         self.records: Path | None = None
+
+    def _shown(self, text: str) -> str:
+        """A text that may come from a guest, printable; the user's own ("token: required") has no secrets."""
+        return printable(text) if self.blame is Blame.CALLER else redact(printable(text))
 
     @property
     def one_line(self) -> str:

@@ -43,7 +43,8 @@ OWNERS = {
 OF_THEIR_OWN = {
     "boottime.budget": "a budget", "boottime.charts": "a chart", "boottime.kernel_only": "a kernel without a disk",
     "boottime.observe": "the observer", "cli.shell": "a terminal",
-    "disk.journal": "a journal", "disk.mounts": "a table of mounts", "ecs.metadata_tree": "the tree of metadata",
+    "disk.image_formats": "formats of files", "disk.image_lock": "a lock", "disk.journal": "a journal",
+    "disk.mounts": "a table of mounts", "ecs.metadata_tree": "the tree of metadata",
     "guest.kernel_log": "the kernel's log", "guest.pam": "a stack of PAM",
     "guest.protobuf": "a wire format", "guest.rpm": "a package database", "machine.clock_reseed": "the guest's clock",
     "machine.descriptors": "descriptors", "machine.diagnosis": "whose fault a silence is",

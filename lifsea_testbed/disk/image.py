@@ -7,6 +7,7 @@ import functools
 import hashlib
 import os
 import resource
+import stat
 import struct
 import subprocess
 import zlib
@@ -14,18 +15,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from lifsea_testbed.disk.image_formats import HEAD, TAIL, identify
+from lifsea_testbed.disk.image_lock import is_written, users
 from lifsea_testbed.errors import HostError, ImageRefused
 from lifsea_testbed.support.host_packages import install_hint
 from lifsea_testbed.support.lines import split_lines
+from lifsea_testbed.support.sanitize import printable
 
 SECTOR = 512
 _PIECE = 1 << 20
 _QCOW2_MAGIC = b"QFI\xfb"
 _QCOW2_DIRTY, _QCOW2_CORRUPT, _QCOW2_EXTERNAL_DATA = 1, 2, 4
-_OTHER_FORMATS = {b"KDMV": "VMDK", b"vhdxfile": "VHDX", b"conectix": "VHD", b"\x7fELF": "an ELF program",
-                  b"\x1f\x8b": "a gzip file", b"\xfd7zXZ": "an xz file", b"\x28\xb5\x2f\xfd": "a zstd file"}
+_KNOWN_FEATURES, _FEATURE_NAMES = 0b11111, 0x6803F857
+_LOCKED, _NO_MEMORY, _DAMAGED = 'Failed to get shared "write" lock', "Cannot allocate memory", 2
+_GIVE = "give --image the path of a qcow2 or raw disk image"
 #: The largest virtual disk that is accepted: cloud disks of an ecs.g7 have at most 64 TiB (ESSD, block storage limits).
 LARGEST = 64 << 40
+#: The largest file that is accepted: its digest takes six minutes at 1.4 GB/s.
+LARGEST_FILE = 512 << 30
 
 
 class DiskFormat(enum.StrEnum):
@@ -80,7 +87,7 @@ class Image:
     @property
     def unchanged(self) -> bool:
         """Whether the file still has the inode, size and modification time that it had when it was examined."""
-        return self.path.exists() and _stamp(self.path) == self.stamp
+        return self.path.exists() and _stamp(self.path.stat()) == self.stamp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,16 +111,21 @@ def examine(path: Path) -> Image:
     """Returns the image at that path.
 
     Raises:
-        ImageRefused: it does not exist, is no regular file or no disk image, is truncated, corrupt or encrypted, or
-            refers to another file.
+        ImageRefused: it does not exist, is no regular file or no disk image, is truncated, corrupt or encrypted, refers
+            to another file, or another program writes to it.
     """
-    _refuse_unreadable(path)
-    with path.open("rb") as file:
-        head = file.read(4096)
+    with _opened(path) as file:
+        _refuse_large(path, size := os.fstat(file.fileno()).st_size)
+        head = file.read(HEAD)
+        file.seek(max(0, size - TAIL))
+        if other := identify(head, file.read(TAIL), size):
+            raise ImageRefused(f"{path}: is {other.name}, neither qcow2 nor raw", hint=other.hint(path))
+        _refuse_written(path, file.fileno())
         disk_format = DiskFormat.QCOW2 if head.startswith(_QCOW2_MAGIC) else DiskFormat.RAW
-        size = _examine_qcow2(path, head) if disk_format is DiskFormat.QCOW2 else _examine_raw(path, head, file)
-    return Image(path=path.resolve(), format=disk_format, virtual_size=size, file_size=path.stat().st_size,
-                 stamp=_stamp(path))
+        virtual_size = _examine_qcow2(path, head, file) if disk_format is DiskFormat.QCOW2 else \
+            _examine_raw(path, head, size)  # fmt: skip
+        return Image(path=path.resolve(), format=disk_format, virtual_size=virtual_size, file_size=size,
+                     stamp=_stamp(os.fstat(file.fileno())))  # fmt: skip
 
 
 def parse_qcow2_header(head: bytes) -> Qcow2Header:
@@ -133,22 +145,67 @@ def parse_qcow2_header(head: bytes) -> Qcow2Header:
                        incompatible=incompatible)
 
 
-def _stamp(path: Path) -> tuple[int, int, int]:
-    status = path.stat()
+def unknown_features(head: bytes) -> list[str]:
+    """Returns the incompatible features of a qcow2 file that are not in docs/interop/qcow2.txt of QEMU 10.
+
+    Each is `bit N`, with the name that the file's own table of feature names gives it, if it has one.
+    """
+    bits = parse_qcow2_header(head).incompatible & ~_KNOWN_FEATURES
+    names = _feature_names(head)
+    return [f"{names[bit]} (bit {bit})" if bit in names else f"bit {bit}" for bit in range(64) if bits >> bit & 1]
+
+
+def _feature_names(head: bytes) -> dict[int, str]:
+    """The names of incompatible features: rows of type, bit and 46 bytes of name, in a header extension."""
+    place = struct.unpack_from(">I", head, 100)[0] if len(head) >= 104 else len(head)
+    while place + 8 <= len(head):
+        kind, length = struct.unpack_from(">II", head, place)
+        if kind == _FEATURE_NAMES:
+            table = head[place + 8:place + 8 + length]
+            rows = (table[start:start + 48] for start in range(0, len(table), 48))
+            return {row[1]: printable(row[2:].partition(b"\0")[0].decode("ascii", "replace")) for row in rows
+                    if len(row) == 48 and row[0] == 0}
+        place += 8 + -(-length // 8) * 8 if kind else len(head)
+    return {}
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _refuse_unreadable(path: Path) -> None:
-    if not path.exists():
-        raise ImageRefused(f"{path}: no such image", hint="give --image the path of a qcow2 or raw disk image")
-    if not path.is_file():
-        kind = "a directory" if path.is_dir() else "not a regular file"
-        raise ImageRefused(f"{path}: {kind}", hint="give --image the path of a qcow2 or raw disk image")
-    if not os.access(path, os.R_OK):
-        raise ImageRefused(f"{path}: not readable", hint="check its permissions")
+def _opened(path: Path) -> BinaryIO:
+    """The file, open for reading; a pipe is not waited for."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise ImageRefused(f"{path}: no such image", hint=_GIVE) from None
+    except OSError as error:
+        raise ImageRefused(f"{path}: not readable: {error.strerror}", hint="check its permissions") from None
+    if not stat.S_ISREG(mode := os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ImageRefused(f"{path}: {'a directory' if stat.S_ISDIR(mode) else 'not a regular file'}", hint=_GIVE)
+    return os.fdopen(descriptor, "rb")
 
 
-def _examine_qcow2(path: Path, head: bytes) -> int:
+def _refuse_large(path: Path, size: int) -> None:
+    if size > LARGEST_FILE:
+        raise ImageRefused(f"{path}: is a file of {size >> 30} GiB", expected=f"at most {LARGEST_FILE >> 30} GiB",
+                           hint=f"{LARGEST_FILE >> 30} GiB is the most: its digest is computed; a sparse file becomes "
+                           "small by qemu-img convert -f raw -O qcow2 IN OUT")  # fmt: skip
+
+
+def _refuse_written(path: Path, descriptor: int) -> None:
+    if is_written(descriptor):
+        raise _in_use(path, descriptor)
+
+
+def _in_use(path: Path, descriptor: int) -> ImageRefused:
+    by = ", ".join(users(descriptor)) or "of another user or host"
+    return ImageRefused(f"{path}: is in use by another program that writes to it: {by}",
+                        hint="stop that machine, or give --image a copy made while it is off")
+
+
+def _examine_qcow2(path: Path, head: bytes, file: BinaryIO) -> int:
     try:
         header = parse_qcow2_header(head)
     except ValueError as error:
@@ -163,23 +220,43 @@ def _examine_qcow2(path: Path, head: bytes) -> int:
         raise ImageRefused(f"{path}: was not closed cleanly or is marked corrupt", hint="qemu-img check -r all")
     if not 0 < header.virtual_size <= LARGEST:
         raise ImageRefused(f"{path}: claims a disk of {header.virtual_size} bytes", hint="64 TiB is the most")
-    _refuse_inconsistent(path)
+    _refuse_inconsistent(path, head, file.fileno())
     return header.virtual_size
 
 
-def _refuse_inconsistent(path: Path) -> None:
-    command = ["qemu-img", "check", "-q", "-f", "qcow2", str(path)]
+def _refuse_inconsistent(path: Path, head: bytes, descriptor: int) -> None:
+    # By its descriptor: a name could be an option or a protocol for QEMU (json:, nbd:), or another file by now.
+    name = f"/proc/self/fd/{descriptor}"
+    command = ["qemu-img", "check", "-q", "-f", "qcow2", "--", name]
     try:
-        check = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120,
-                               preexec_fn=_bound_resources)
+        check = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=120,
+                               preexec_fn=_bound_resources, pass_fds=[descriptor], env={**os.environ, "LC_ALL": "C"})
     except FileNotFoundError:
         raise HostError("qemu-img not found on PATH", hint=install_hint("qemu-img")) from None
     except subprocess.TimeoutExpired:
         raise ImageRefused(f"{path}: qemu-img check did not end within 120 s", hint="copy it again") from None
     # 3 means leaked clusters only (qemu-img(1)): they waste space and do no harm.
-    if check.returncode not in (0, 3):
-        last = (split_lines(check.stderr.strip()) or [f"qemu-img check exited with {check.returncode}"])[-1]
-        raise ImageRefused(f"{path}: truncated or corrupt qcow2 ({last})", hint="copy it again, compare digests")
+    if check.returncode in (0, 3):
+        return
+    if _LOCKED in check.stderr:
+        raise _in_use(path, descriptor)
+    raise _failed_check(path, head, check.returncode, check.stderr.replace(name, str(path)))
+
+
+def _failed_check(path: Path, head: bytes, status: int, output: str) -> ImageRefused:
+    """The refusal of an image that `qemu-img check` ended with that status on: 2 means damage (qemu-img(1))."""
+    last = (split_lines(printable(output).strip()) or [f"qemu-img check ended with status {status}"])[-1]
+    if features := unknown_features(head):
+        return ImageRefused(f"{path}: has features that this QEMU does not know: {', '.join(features)}",
+                            evidence=last, hint="it needs a newer QEMU, or an image made with fewer features")
+    if status < 0:
+        return ImageRefused(f"{path}: qemu-img check was stopped by signal {-status}",
+                            expected="at most 100 s of processor time and 4 GiB of memory", hint="copy it again")
+    if status != _DAMAGED and _NO_MEMORY in output:
+        return ImageRefused(f"{path}: cannot be checked in 4 GiB of memory ({last})",
+                            hint="make a sound copy: qemu-img convert -O qcow2 IN OUT")
+    what = "truncated or corrupt qcow2" if status == _DAMAGED else "no qcow2 disk that QEMU opens"
+    return ImageRefused(f"{path}: {what} ({last})", hint="copy it again, compare digests")
 
 
 def _bound_resources() -> None:
@@ -187,18 +264,15 @@ def _bound_resources() -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (100, 100))
 
 
-def _examine_raw(path: Path, head: bytes, file: BinaryIO) -> int:
-    size = path.stat().st_size
-    for magic, name in _OTHER_FORMATS.items():
-        if head.startswith(magic):
-            raise ImageRefused(f"{path}: is {name}, neither qcow2 nor raw", hint="qemu-img convert -O qcow2 IN OUT")
-    if len(head) < 2 * SECTOR or size % SECTOR or head[510:512] != b"\x55\xaa":
-        raise ImageRefused(f"{path}: not a disk image (no qcow2 header, no partition table)",
-                           hint="give --image a qcow2 or raw disk image")
+def _examine_raw(path: Path, head: bytes, size: int) -> int:
+    if head[510:512] != b"\x55\xaa":
+        raise ImageRefused(f"{path}: not a disk image (no qcow2 header, no partition table)", hint=_GIVE)
+    if size % SECTOR:
+        raise ImageRefused(f"{path}: ends in the middle of a sector: {size} bytes are no multiple of {SECTOR}",
+                           hint="copy it again, compare digests; if it was made so: truncate -s %512 COPY")
     if head[SECTOR:SECTOR + 8] == b"EFI PART":
         backup = (struct.unpack_from("<Q", head, SECTOR + 32)[0] + 1) * SECTOR
         if backup > size:
             raise ImageRefused(f"{path}: truncated: its partition table ends at byte {backup}, the file at {size}",
                                hint="copy it again, compare digests")
-    del file
     return size

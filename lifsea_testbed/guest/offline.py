@@ -50,8 +50,8 @@ class OfflineTree:
     where it holds something that is not read offline.
     """
 
-    def __init__(self, image: Image, overlay: Path | None = None) -> None:
-        self._image, self._overlay = image, overlay
+    def __init__(self, image: Image, *layers: Path) -> None:
+        self._image, self._layers = image, layers
 
     @contextlib.contextmanager
     def tree(self) -> Iterator[Tree]:
@@ -123,7 +123,7 @@ class OfflineTree:
 
     @contextlib.contextmanager
     def _root(self) -> Iterator[OsRoot]:
-        with open_layers(self._image, *([self._overlay] if self._overlay else [])) as disk:
+        with open_layers(self._image, *self._layers) as disk:
             yield os_root(disk)
 
 
@@ -138,14 +138,16 @@ def _texts(tree: Tree, patterns: Iterable[str]) -> dict[str, str]:
     return {path: content.decode("utf-8", "replace") for path, content in found.items() if content is not None}
 
 
-def read(image: Image, overlay: Path | None = None) -> OfflineTree:
-    """Returns the files of the image, with those that a machine wrote above it; that machine must be powered off.
+def read(image: Image, *layers: Path) -> OfflineTree:
+    """Returns the files of the image, with those that a machine wrote above it: the layers of its disk, lowest first.
+
+    Nobody may write to the layers.
 
     Raises:
         DiskDamaged: the disk contradicts itself.
         NotJudged: it cannot be read offline.
     """
-    offline = OfflineTree(image, overlay)
+    offline = OfflineTree(image, *layers)
     with offline.tree():
         return offline
 

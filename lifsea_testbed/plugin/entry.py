@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-from collections.abc import Callable, Generator, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Generator
+from typing import Any
 
 import pytest
 
-from lifsea_testbed.plugin import fixtures
-
-if TYPE_CHECKING:
-    from lifsea_testbed.support.shard import ShardIndex
+from lifsea_testbed.plugin import fixtures, options
 
 #: The options with which pytest runs no test: the reports of an earlier run stay.
 _RUNS_NOTHING = ("help", "version", "collectonly", "markers", "showfixtures", "show_fixtures_per_test", "cacheshow")
@@ -20,107 +15,20 @@ _RUNS_NOTHING = ("help", "version", "collectonly", "markers", "showfixtures", "s
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds the command line options."""
-    group = parser.getgroup("lifsea", "container OS images (lifsea_testbed)")
-    group.addoption("--image", metavar="FILE", action=_Once, help="boot this qcow2 or raw image; it is never written")
-    group.addoption("--next-image", metavar="FILE", action=_Once,
-                    help="the image to upgrade to: the same, one version on")
-    group.addoption("--control-plane", metavar="DIR",
-                    help="the directory of kube-apiserver and kube-controller-manager, for a cluster that nodes join "
-                         "(default: they are searched on PATH)")
-    group.addoption("--profile", default="auto", metavar="NAME",
-                    help="the profile, with the promises of the OS: a name, a .toml file, or auto, which chooses by "
-                         "os-release (default: %(default)s)")
-    group.addoption("--claim", action="append", default=[], metavar="ID",
-                    help="judge this claim only; repeatable; such a run is never a pass")
-    group.addoption("--require", action="append", default=[], metavar="WHAT",
-                    help="make the run 'not judged' (7) if a claim is not judged: all, the claims that are not for one "
-                         "reason (host, option, image), or a claim; several with commas; repeatable")
-    group.addoption("--instance-type", default="ecs.g7.large", metavar="TYPE",
-                    help="the instance type that machines look like (default: %(default)s)")
-    group.addoption("--data-disk", type=_value("count", "--data-disk", most=65_536), metavar="GIB",
-                    help="the size of an empty data disk, 0 for none (default: the profile's)")
-    group.addoption("--accel", default="auto", choices=("auto", "kvm", "tcg"),
-                    help="auto measures both, and takes KVM if it is really faster (default: %(default)s)")
-    group.addoption("--reports", default="reports", metavar="DIR",
-                    help="the directory for gate.json, junit.xml, allure/ and evidence/ (default: %(default)s)")
-    group.addoption("--cold", action="store_true",
-                    help="boot every machine, instead of restoring it from a snapshot")
-    group.addoption("--keep", choices=("on-failure",),
-                    help="on-failure: save the machines of a failed test; lifsea-testbed shell --kept opens them later")
-    group.addoption("--known-issues", action="append", default=[], metavar="FILE",
-                    help="a TOML file of failures that are accepted until a date; repeatable (see docs/verdict.md)")
-    group.addoption("--rerun-product", action="store_true",
-                    help="with --reruns: run again also the tests that failed by the fault of the image")
-    group.addoption("--dump-memory", action="store_true",
-                    help="keep the memory of a guest that failed among the evidence")
-    group.addoption("--sign-with", metavar="KEY", help="sign gate.json with this secret key file of minisign")
-    group.addoption("--shard", type=_shard, metavar="K/N",
-                    help="run the K-th of N parts of the tests; lifsea-testbed gate merge joins the verdicts")
-    group.addoption("--shard-durations", action="append", default=[], metavar="FILE",
-                    help="with --shard: make parts that take equally long, by the run.json of an earlier run; give "
-                         "every shard the same files; repeatable")
-    group.addoption("--power-cuts", type=_value("duration", "--power-cuts"), metavar="TIME",
-                    help="cut the power in an upgrade, again and again for this time, such as 30m; without it that is "
-                         "not judged")
-    group = parser.getgroup("lifsea-perf", "figures of container OS images (lifsea_testbed)")
-    group.addoption("--boots", type=_value("count", "--boots", least=1), default=10, metavar="N",
-                    help="the number of cold boots to judge boot time by (default: %(default)s)")
-    group.addoption("--history", metavar="FILE|URL",
-                    help="store the figures in this SQLite file or PostgreSQL database, and judge them by earlier ones")
-    group.addoption("--perf-gate", action="store_true",
-                    help="fail the run if a metric regressed since the last release, or is over its budget")
-    group.addoption("--perf-release", action="store_true",
-                    help="this image is a release: later images are compared with it")
-    group.addoption("--perf-floor", type=_value("percent", "--perf-floor"), default=1.0, metavar="PERCENT",
-                    help="the smallest change that counts as one (default: %(default)s)")
-    group.addoption("--image-version", default="", metavar="TEXT",
-                    help="the image's version (default: VERSION_ID of its os-release)")
-    group.addoption("--revision", default="", metavar="TEXT",
-                    help="the source revision of the image (default: the git revision of the working directory)")
-    group.addoption("--host-class", default="", metavar="TEXT",
-                    help="the class of this host; figures of one class are compared (default: processor and cores)")
-    group.addoption("--reports-url", default="", metavar="URL",
-                    help="the URL at which the directory of --reports will be published")
+    options.add(parser)
 
 
-class _Once(argparse.Action):
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
-                 option_string: str | None = None) -> None:
-        from lifsea_testbed.support.option_values import Once
-
-        with _one_line():
-            Once(self.option_strings, self.dest)(parser, namespace, values, option_string)
-
-
-def _value(kind: str, option: str, **bounds: int) -> Callable[[str], Any]:
-    """The parser of that kind in `support.option_values`, which is imported when the option is first used."""
-
-    def parsed(text: str) -> Any:
-        from lifsea_testbed.support import option_values
-
-        with _one_line():
-            return getattr(option_values, kind)(text, option, **bounds)
-
-    return parsed
-
-
-def _shard(text: str) -> ShardIndex:
-    from lifsea_testbed.support.shard import ShardIndex
-
-    with _one_line():
-        return ShardIndex.parse(text)
-
-
-@contextlib.contextmanager
-def _one_line() -> Iterator[None]:
-    """Makes bad input the one line of a usage error."""
-    from lifsea_testbed.errors import CallerError
-    from lifsea_testbed.support.sanitize import printable
-
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_load_initial_conftests(
+    early_config: pytest.Config, parser: pytest.Parser, args: list[str]
+) -> Generator[None, object, object]:
+    """Adds the short names of the options when everybody has added theirs, conftest.py included."""
+    if (paths := options.test_paths(args, early_config, parser)) is not None:
+        early_config.known_args_namespace.file_or_dir = paths
     try:
-        yield
-    except CallerError as error:
-        raise pytest.UsageError(printable(error.one_line)) from None
+        return (yield)
+    finally:
+        options.add_short_names(parser)
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -133,7 +41,7 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_cmdline_main(config: pytest.Config) -> Generator[None, Any, Any]:
     """Makes xdist keep the tests of one scenario together, unless --dist says how tests are distributed."""
-    if config.option.image and getattr(config.option, "numprocesses", None) and config.option.dist == "no":
+    if options.of(config).image and getattr(config.option, "numprocesses", None) and config.option.dist == "no":
         config.option.dist = "loadgroup"
     return (yield)
 
@@ -141,7 +49,7 @@ def pytest_cmdline_main(config: pytest.Config) -> Generator[None, Any, Any]:
 @pytest.hookimpl(optionalhook=True, tryfirst=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """Bounds the workers by memory as well as by processors: each has a machine of its own."""
-    if not config.option.image:
+    if not options.of(config).image:
         return None
     from lifsea_testbed.plugin import xdist
 
@@ -156,7 +64,7 @@ def pytest_configure(config: pytest.Config) -> None:
                                        "failure is 'broken'")
     config.addinivalue_line("markers", "shares_machine: the test changes nothing on its machine, which is checked")
     config.pluginmanager.register(fixtures)
-    if not config.option.image or any(getattr(config.option, option, False) for option in _RUNS_NOTHING):
+    if not options.of(config).image or any(getattr(config.option, option, False) for option in _RUNS_NOTHING):
         return
     if (getattr(config.option, "reruns", None) or 0) < 0:
         raise pytest.UsageError(f"--reruns {config.option.reruns}: not a whole number from 0 on")
@@ -193,11 +101,11 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Refuses to run suites without an image; puts the tests that share a machine before those that do not."""
     judges = [item for item in items if item.get_closest_marker("claim")]
-    if judges and not config.option.image and not config.option.collectonly:
+    if judges and not options.of(config).image and not config.option.collectonly:
         raise pytest.UsageError(f"{judges[0].nodeid}: judges an image, and none was given (hint: --image out.qcow2)")
-    if config.option.claim:
+    if options.of(config).claim:
         _select(config, items)
-    if config.option.image:
+    if options.of(config).image:
         from lifsea_testbed.plugin import ordering, xdist
         from lifsea_testbed.plugin.items import fixtures_of, moment_of
 
@@ -209,7 +117,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_finish(session: pytest.Session) -> Generator[None, None, None]:
     """Passes the group of each test to xdist."""
-    if not session.config.option.image:
+    if not options.of(session.config).image:
         yield
         return
     from lifsea_testbed.plugin import xdist
@@ -231,6 +139,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def _select(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselects every test but those of the claims named by --claim."""
     markers = {item: item.get_closest_marker("claim") for item in items}
-    chosen = [item for item, marker in markers.items() if marker and marker.args[0] in config.option.claim]
+    chosen = [item for item, marker in markers.items() if marker and marker.args[0] in options.of(config).claim]
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = chosen

@@ -15,7 +15,7 @@ from lifsea_testbed.errors import CallerError, Explained, HostError
 from lifsea_testbed.machine.factory import MachineFactory
 from lifsea_testbed.perf import jsonlines
 from lifsea_testbed.perf.metric import Better, Build, BuildKind, Measure, Measurement, Metric, Sample
-from lifsea_testbed.plugin import xdist
+from lifsea_testbed.plugin import options, xdist
 from lifsea_testbed.report import collector
 from lifsea_testbed.report.document import Host
 from lifsea_testbed.support.sanitize import printable
@@ -110,9 +110,9 @@ class Figures:
             return FigureVerdict()
         from lifsea_testbed.perf import assessment
 
-        self._findings = assessment.judge(self._history, samples, floor=self._config.option.perf_floor / 100)
+        self._findings = assessment.judge(self._history, samples, floor=options.of(self._config).perf_floor / 100)
         self._history.add(samples)
-        return FigureVerdict(failures=self._findings.failures if self._config.option.perf_gate else [],
+        return FigureVerdict(failures=self._findings.failures if options.of(self._config).perf_gate else [],
                              findings=self._lines)  # fmt: skip
 
     @property
@@ -126,7 +126,7 @@ class Figures:
                          budget=budgets.get(taken.metric.name))  # fmt: skip
 
     def _build(self) -> Build:
-        context, option = self._context, self._config.option
+        context, option = self._context, options.of(self._config)
         return Build(
             token=self._token,
             started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._started)),
@@ -163,7 +163,7 @@ def open_history(config: pytest.Config) -> History | None:
     Raises:
         pytest.UsageError: the history cannot be used.
     """
-    option = config.option
+    option = options.of(config)
     if option.perf_gate and not option.history:
         raise pytest.UsageError("--perf-gate: needs a history to compare with (hint: --history FILE)")
     try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from lifsea_testbed.plugin import options
 from lifsea_testbed.plugin.ordering import LATE, MOMENTS
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ def cold_boots(bench: MachineFactory, pytestconfig: pytest.Config) -> ColdBoots:
     from lifsea_testbed.boottime import campaign
 
     with _session(pytestconfig).host.exclusive("cold boots"):
-        return campaign.cold_boots(bench, pytestconfig.option.boots)
+        return campaign.cold_boots(bench, options.of(pytestconfig).boots)
 
 
 @pytest.fixture(scope="session")
@@ -274,7 +275,7 @@ def power_cuts(bench: MachineFactory, pytestconfig: pytest.Config) -> PowerCuts:
     """The state of the machine after a power cut at each moment of an upgrade."""
     from lifsea_testbed.powercut import campaign
 
-    return campaign.sweep_for_suite(bench, bench.context.reports, pytestconfig.option.power_cuts)
+    return campaign.sweep_for_suite(bench, bench.context.reports, options.of(pytestconfig).power_cuts)
 
 
 @pytest.fixture(scope="session")
@@ -333,7 +334,7 @@ def cluster(bench: MachineFactory, pytestconfig: pytest.Config) -> Iterator[Clus
         raise NotJudged(f"a cluster needs more packages: {error} (hint: pip install 'lifsea-testbed[cluster]')",
                         Reason.HOST) \
             from None
-    programs = pytestconfig.option.control_plane
+    programs = options.of(pytestconfig).control_plane
     with Cluster(bench.profile, Path(programs).absolute() if programs else None,
                  records=bench.records / "cluster") as cluster:  # fmt: skip
         pytestconfig.stash[_CLUSTER] = cluster

@@ -13,7 +13,7 @@ import pytest
 
 from lifsea_testbed.errors import Blame, Explained, NotJudged
 from lifsea_testbed.machine.pool import MachinePool
-from lifsea_testbed.plugin import log_output, xdist
+from lifsea_testbed.plugin import log_output, options, xdist
 from lifsea_testbed.plugin.items import attempt_of, claim_of, judges_hardware, machines_of
 from lifsea_testbed.plugin.judgement import NOT_RUN, judge_test
 from lifsea_testbed.profiles.claims import catalogue
@@ -77,20 +77,21 @@ class Results:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Judges the test by the exception that ended it, keeps evidence, and attaches the outcome to the report."""
         error = call.excinfo.value if call.excinfo else None
-        if isinstance(error, AssertionError):
-            error.args = tuple(redact(each) if isinstance(each, str) else each for each in error.args)
+        if error is not None:
+            error.args = tuple(redact(printable(each)) if isinstance(each, str) else each for each in error.args)
         report = yield
+        log_output.clean(report)
         if (error is None and call.when != "call") or (isinstance(error, NOT_RUN) and not self._counts(item, call)):
             return report
         judgement = self._judge(item, report, error)
         if isinstance(error, Explained):
-            report.longrepr = printable(f"{type(error).__name__}: {error}")
+            report.longrepr = f"{type(error).__name__}: {error}"
         wrong = judgement.status.is_wrong
         folder = self._keep_evidence(item, report, error, judgement) if wrong or call.when == "call" else None
         if wrong and folder:
             self._explain(report, item, error, folder)
         self._stamp(report, item, judgement, folder if wrong else None)
-        if wrong and call.when == "call" and self._config.option.keep:
+        if wrong and call.when == "call" and options.of(self._config).keep:
             report.sections.append(("kept", "\n".join(self._keep_machines(item))))
         return report
 
@@ -224,27 +225,30 @@ class Results:
 
     @property
     def _claims_page(self) -> str:
-        return allure.claims_page(self._config.option.reports_url)
+        return allure.claims_page(options.of(self._config).reports_url)
 
     @property
     def _version(self) -> str:
-        return printable(self._config.option.image_version or self._factory.image_version)
+        return printable(options.of(self._config).image_version or self._factory.image_version)
 
     def _may_rerun(self, item: pytest.Item, error: BaseException | None) -> bool:
         blame = judge_test(item, error).blame
-        return blame in (Blame.HARNESS, Blame.HOST) or (blame is Blame.PRODUCT and self._config.option.rerun_product)
+        again = options.of(self._config).rerun_product
+        return blame in (Blame.HARNESS, Blame.HOST) or (blame is Blame.PRODUCT and again)
 
     def _command(self, item: pytest.Item) -> str:
         """The command that runs this test again."""
-        context, option = self._context, self._config.option
-        options = ["--image", option.image, "--profile", context.profile,
-                   "--instance-type", context.instance_type.name, "--accel", context.accelerator_option]  # fmt: skip
-        options += ["--next-image", option.next_image] if option.next_image else []
-        options += [f"--control-plane={option.control_plane}"] if option.control_plane else []
-        options += [] if context.data_disk is None else [f"--data-disk={context.data_disk}"]
-        options += [f"--claim={claim}" for claim in context.claims]
-        options += [f"--known-issues={path}" for path in context.known_issues]
-        return shlex.join(["pytest", item.nodeid, *options])
+        context, option = self._context, options.of(self._config)
+        name = functools.partial(options.name, self._config)
+        given = [name("image"), option.image, name("profile"), context.profile,
+                 name("instance-type"), context.instance_type.name,
+                 name("accel"), context.accelerator_option]  # fmt: skip
+        given += [name("next-image"), option.next_image] if option.next_image else []
+        given += [f"{name('control-plane')}={option.control_plane}"] if option.control_plane else []
+        given += [] if context.data_disk is None else [f"{name('data-disk')}={context.data_disk}"]
+        given += [f"{name('claim')}={claim}" for claim in context.claims]
+        given += [f"{name('known-issues')}={path}" for path in context.known_issues]
+        return shlex.join(["pytest", item.nodeid, *given])
 
 
 def _agreed(outcome: TestOutcome, report: pytest.TestReport) -> TestOutcome:

@@ -18,7 +18,7 @@ from lifsea_testbed.machine.context import RunContext
 from lifsea_testbed.machine.factory import MachineFactory
 from lifsea_testbed.machine.pool import MachinePool
 from lifsea_testbed.machine.snapshot_cache import SnapshotCache
-from lifsea_testbed.plugin import xdist
+from lifsea_testbed.plugin import options, xdist
 from lifsea_testbed.plugin.ending import Ending
 from lifsea_testbed.plugin.figures import Figures, open_history
 from lifsea_testbed.plugin.hooks import Extensions
@@ -70,7 +70,7 @@ class Inputs:
         try:
             _require_text(config.invocation_params.args)
             signer = _signer(config)
-            files = known_issues.files(_known_issues(config), config.option.profile)
+            files = known_issues.files(_known_issues(config), options.of(config).profile)
             known = known_issues.load(files, on=known_issues.today())
             context = xdist.receive_context(config) or _context(config)
             history = open_history(config)
@@ -91,10 +91,10 @@ class Session:
         self.factory = MachineFactory(self.context, announce=self._announce,
                                       access_methods=self.extensions.access_methods,
                                       guest_subjects=self.extensions.guest_subjects)  # fmt: skip
-        self.pool = MachinePool(self.factory, SnapshotCache(snapshot_cache.directory()), cold=config.option.cold,
-                                keeps=config.option.keep == "on-failure")  # fmt: skip
+        self.pool = MachinePool(self.factory, SnapshotCache(snapshot_cache.directory()), cold=options.of(config).cold,
+                                keeps=options.of(config).keep == "on-failure")  # fmt: skip
         self._collector = None if xdist.is_worker(config) else Collector(
-            self.context, inputs.known, version=printable(config.option.image_version),
+            self.context, inputs.known, version=printable(options.of(config).image_version),
             flaky_fails=bool(getattr(config.option, "fail_on_flaky", False)))  # fmt: skip
         self.host = HostUse(applies=self.context.accelerator.kind is AcceleratorKind.KVM, announce=self._announce)
         self.controller = xdist.Controller(config, self.context)
@@ -275,7 +275,7 @@ class Session:
 
     def _announce(self, line: str) -> None:
         if self._spinner and getattr(self._config.option, "verbose", 0) >= 0:
-            self._spinner.show(line)
+            self._spinner.show(log_line(line).replace("\n", " "))
 
     def _write_line(self, line: str) -> None:
         reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
@@ -287,7 +287,7 @@ class Session:
 
 
 def _context(config: pytest.Config) -> RunContext:
-    option = config.option
+    option = options.of(config)
     return preflight.run_context(
         image=option.image, next_image=option.next_image, profile=option.profile, instance_type=option.instance_type,
         accelerator=option.accel, reports=Path(option.reports).resolve(), claims=option.claim, shard=option.shard,
@@ -299,7 +299,7 @@ def _context(config: pytest.Config) -> RunContext:
 
 
 def _known_issues(config: pytest.Config) -> list[Path]:
-    return [Path(path).resolve() for path in config.option.known_issues]
+    return [Path(path).resolve() for path in options.of(config).known_issues]
 
 
 def _require_text(arguments: Iterable[object]) -> None:
@@ -315,7 +315,7 @@ def _require_text(arguments: Iterable[object]) -> None:
 
 def _signer(config: pytest.Config) -> Signer | None:
     """Returns the signer of the verdict, in the main process, if --sign-with was given."""
-    path = config.option.sign_with
+    path = options.of(config).sign_with
     if path is None or xdist.is_worker(config):
         return None
     return Signer(Path(path), os.environ.get(PASSWORD, ""))
@@ -323,7 +323,7 @@ def _signer(config: pytest.Config) -> Signer | None:
 
 def _refusal(config: pytest.Config, error: CallerError | HostError) -> str:
     """The error in one line, with the option in front that named the file which it is about."""
-    signs = [("--sign-with", Path(config.option.sign_with))] if config.option.sign_with else []
+    signs = [("--sign-with", Path(options.of(config).sign_with))] if options.of(config).sign_with else []
     named = [*signs, *(("--known-issues", path) for path in _known_issues(config))]
     option = next((f"{option} " for option, path in named if error.happened.startswith(f"{path}: ")), "")
     return printable(f"{option}{error.one_line}")

@@ -17,7 +17,7 @@ from xdist.scheduler import LoadFileScheduling, LoadGroupScheduling, LoadScopeSc
 from lifsea_testbed.errors import Explained
 from lifsea_testbed.machine import preflight
 from lifsea_testbed.machine.context import RunContext
-from lifsea_testbed.plugin import ordering
+from lifsea_testbed.plugin import options, ordering
 from lifsea_testbed.plugin.items import fixtures_of
 from lifsea_testbed.support import private_dir
 
@@ -69,7 +69,7 @@ def auto_workers(config: pytest.Config) -> int | None:
     if os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
         return None
     try:
-        return preflight.workers(config.option.instance_type)
+        return preflight.workers(options.of(config).instance_type)
     except Explained:
         return 1  # preflight reports it before anything starts
 

@@ -7,7 +7,7 @@ import os
 import shlex
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from lifsea_testbed.errors import EmulatorFailed, HostError, LaunchError
@@ -60,6 +60,16 @@ class QemuProcess:
             return next((line for line in lines if line.startswith("State:")), "")
         return describe_exit(self._process.status)
 
+    def threads_on_host(self, numbers: Collection[int]) -> set[int]:
+        """Returns the threads that have these numbers in QEMU's own namespace, by their numbers on the host."""
+        found = set()
+        for thread in Path(f"/proc/{self.pid}/task").iterdir():
+            with contextlib.suppress(OSError, ValueError):  # it has ended
+                on_host, *_, own = _numbers(thread)
+                if own in numbers:
+                    found.add(on_host)
+        return found
+
     def processor_time(self) -> float:
         """The CPU time that it has used on the host (seconds)."""
         return processor_time(self.pid)
@@ -104,6 +114,13 @@ class QemuProcess:
         self._process.wait(None)
         self.share.close()
         self._on_exit(self)
+
+
+def _numbers(thread: Path) -> list[int]:
+    """A thread's numbers in the namespaces that it is in, the outermost first, twice if it is in that alone."""
+    _, _, line = (thread / "status").read_text("utf-8", "replace").partition("\nNSpid:")
+    numbers = [int(word) for word in line.partition("\n")[0].split()]
+    return numbers * 2 if len(numbers) == 1 else numbers
 
 
 def processor_time(process: int) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -152,6 +152,11 @@ def late_look(claims: Iterable[ClaimRecord]) -> str:
     """Returns a sentence on when late changes were last looked for, by the claim that did so earliest; or nothing."""
     looked = [claim.last_looked for claim in claims if claim.last_looked is not None]
     return f"late changes: {len(looked)} claims, last looked at {min(looked)} s of uptime" if looked else ""
+
+
+def hardware_counted(tests: Sequence[TestRecord]) -> str:
+    """Returns how many tests of the hardware model there are, and the number of each result."""
+    return f"{len(tests)} test{'s' * (len(tests) > 1)}, {counted(tests)}"
 
 
 def counted(results: Iterable[ClaimRecord | TestRecord]) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shlex
-import time
 from dataclasses import dataclass
 
 from lifsea_testbed.guest.cri import ContainerState
 from lifsea_testbed.guest.readiness import ReadinessLevel, await_condition, await_level
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.profiles.profile import Profile
+from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.guest_paths import KEPT_IN_VAR
 
 #: How long the machine has been busy at each cut (seconds): containerd creates the pod, then its sandbox runs.
@@ -69,8 +69,7 @@ def _cut(machine: Machine, profile: Profile, number: int) -> Outage:
     guest, written = machine.guest, f"cut {number} of {machine.instance.id}"
     machine.run(_LOAD.format(image=shlex.quote(profile.cluster.pause)))
     guest.kubelet.put_static_pod(_POD.format(number))
-    end = time.monotonic() + MOMENTS[number]
-    machine.wait_until(lambda: time.monotonic() >= end, "the machine works", within=MOMENTS[number] + 1)
+    machine.boot.liveness.pause(MOMENTS[number], Deadline.after(MOMENTS[number]))
     guest.files.write(KEPT_IN_VAR, written)
     machine.power_cut()
     machine.wait_until_ready()

@@ -37,8 +37,8 @@ OSTREE = "ostree/deploy/os/deploy/c0ffee.0"
 ENTRY = "title x\nversion {version}\nlinux /vmlinuz\noptions root=/dev/vda2 ro ostree=/ostree/boot.1/os/b00/{serial}\n"
 
 
-def judged(path: Path, overlay: Path | None = None) -> offline.OfflineTree:
-    return offline.read(image.examine(path), overlay)
+def judged(path: Path, *layers: Path) -> offline.OfflineTree:
+    return offline.read(image.examine(path), *layers)
 
 
 def without_shell(tree: offline.OfflineTree) -> Guest:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,20 @@ def with_bytes(path: Path, offset: int, data: bytes) -> Path:
         file.seek(offset)
         file.write(data)
     return path
+
+
+@contextlib.contextmanager
+def held(path: Path, *options: str) -> Iterator[int]:
+    """Another QEMU program has the image open; yields its process number."""
+    command = ["qemu-io", *options, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdin and holder.stdout
+        holder.stdin.write("length\n")
+        holder.stdin.flush()
+        while "MiB" not in holder.stdout.readline():  # it has the file open by then
+            assert holder.poll() is None
+        yield holder.pid
+        holder.stdin.close()
 
 
 def test_a_raw_disk_is_accepted(tmp_path: Path) -> None:
@@ -48,13 +64,6 @@ def test_an_image_that_is_only_read_stays_the_same(tmp_path: Path) -> None:
     assert examine(path).unchanged
 
 
-@pytest.mark.parametrize(("magic", "kind"), [(b"KDMV", "VMDK"), (b"\x7fELF", "ELF"), (b"\x1f\x8b", "gzip")])
-def test_another_format_is_named(tmp_path: Path, magic: bytes, kind: str) -> None:
-    (tmp_path / "disk").write_bytes(magic.ljust(4096, b"\0"))
-    with pytest.raises(ImageRefused, match=kind):
-        examine(tmp_path / "disk")
-
-
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ImageRefused, match="no such image"):
         examine(tmp_path / "none.qcow2")
@@ -69,6 +78,86 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ImageRefused, match="not a regular file"):
         examine(tmp_path / "pipe")
+
+
+def test_a_file_in_use_by_a_machine_is_not_called_damaged(tmp_path: Path) -> None:
+    """A QEMU program that writes to it holds locks; one that only reads it, as another run does, is no reason."""
+    path = qcow2(tmp_path / "disk.qcow2")
+    with held(path, "-r"):
+        assert examine(path).unchanged
+    for image in (path, raw_image(tmp_path / "disk.raw")):
+        with held(image, "-f", "qcow2" if image is path else "raw") as holder, \
+                pytest.raises(ImageRefused, match=rf"is in use by another program .*qemu-io \({holder}\)") as caught:
+            examine(image)
+        assert "stop that machine" in caught.value.hint
+
+
+def test_a_lock_that_only_qemu_img_meets_is_told_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lifsea_testbed.disk.image.is_written", lambda descriptor: False)
+    with held(path := qcow2(tmp_path / "disk.qcow2"), "-f", "qcow2"), pytest.raises(ImageRefused, match="is in use"):
+        examine(path)
+
+
+@pytest.mark.parametrize("name", [
+    "with:colon.qcow2", "-x.qcow2", "-h", "--help", "file:x", "nbd:127.0.0.1:10809", "fat:x", "a,b=c",
+    'json:{"driver":"raw","file":{"driver":"file","filename":"other.qcow2"}}',
+])  # fmt: skip
+def test_the_file_of_that_name_is_checked_and_no_other(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    qcow2(tmp_path / "other.qcow2")
+    sound = qcow2(tmp_path / "sound.qcow2", "-o", "preallocation=metadata").read_bytes()
+    (tmp_path / name).write_bytes(sound)
+    assert examine(Path(name)).path == tmp_path / name
+    (tmp_path / name).write_bytes(sound[:len(sound) // 2])
+    with pytest.raises(ImageRefused, match="truncated or corrupt"):
+        examine(Path(name))
+
+
+def test_features_of_a_newer_qemu_are_named(tmp_path: Path) -> None:
+    """QEMU writes a table of names into each file: here one of a feature to come is added to it."""
+    path = with_bytes(qcow2(tmp_path / "disk.qcow2"), 72, struct.pack(">Q", 1 << 20 | 1 << 9))
+    with path.open("r+b") as file:
+        table = file.read(4096).index(struct.pack(">I", 0x6803F857)) + 8
+        file.seek(table)
+        file.write(b"\0\x14" + b"holes of zstd\x1b[2J".ljust(46, b"\0"))
+    with pytest.raises(ImageRefused) as caught:
+        examine(path)
+    assert "does not know: bit 9, holes of zstd (bit 20)" in caught.value.happened
+    assert "newer QEMU" in caught.value.hint and "\x1b" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("status", "output", "happened", "hint"), [
+    (2, "ERROR x\n1 errors were found", "truncated or corrupt qcow2 (1 errors were found)", "copy it again"),
+    (1, "Could not open 'x': Unsupported cluster size: 2^40", "no qcow2 disk that QEMU opens", "copy it again"),
+    (1, "qemu-img: Cannot allocate memory", "cannot be checked in 4 GiB", "qemu-img convert"),
+    (-24, "", "was stopped by signal 24", "copy it again"),
+])  # fmt: skip
+def test_what_ended_the_check_is_told_for_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, output: str, happened: str, hint: str
+) -> None:
+    path = qcow2(tmp_path / "disk.qcow2")
+    monkeypatch.setattr("subprocess.run", lambda command, **_: subprocess.CompletedProcess(command, status, "", output))
+    with pytest.raises(ImageRefused) as caught:
+        examine(path)
+    assert happened in caught.value.happened and hint in caught.value.hint
+
+
+def test_a_partition_table_in_a_file_that_ends_within_a_sector_is_seen(tmp_path: Path) -> None:
+    os.truncate(path := raw_image(tmp_path / "disk.raw"), 1048476)
+    with pytest.raises(ImageRefused, match="ends in the middle of a sector: 1048476 bytes") as caught:
+        examine(path)
+    subprocess.run(["sh", "-c", "truncate -s %512 disk.raw"], cwd=tmp_path, check=True)
+    assert "truncate -s %512" in caught.value.hint and examine(path).virtual_size == 1048576
+
+
+@pytest.mark.parametrize("make", [raw_image, qcow2])
+def test_a_file_whose_digest_would_take_hours_is_refused_at_once(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+    os.truncate(path := make(tmp_path / "disk"), 15 << 40)
+    with pytest.raises(ImageRefused, match="is a file of 15360 GiB") as caught:
+        examine(path)
+    assert "512 GiB is the most" in caught.value.hint
 
 
 def test_a_text_file_is_refused(tmp_path: Path) -> None:
