@@ -7,15 +7,17 @@
     │   │   │   └── EmulatorFailed  by a fault of its own
     │   │   └── MachineStarved  the host withheld the processor from the machine
     │   │       └── TimerStarved  so that the guest's timer did not tick
-    │   ├── ChannelError      the protocol between test bed and guest was broken
+    │   │           └── TimerLost  or the emulator lost it
     │   └── CallerError       bad input from the user                     → one line, exit status 4
     │       ├── ImageRefused
     │       └── ProfileRefused
     └── GuestFailure          the image under test broke a promise        → failed
         ├── BootFailed        never became ready
         ├── GuestCrashed      panic, oops, emergency mode, unexpected power-off or reset
+        ├── ChannelError      its end of the command channel exited or broke the protocol
         ├── CommandFailed     a command that had to succeed did not
         ├── AnswerUnreadable  the guest answered a question with something that cannot be parsed
+        ├── AnswersDiffer     the guest's answer is not that of its disk, or of its kernel
         ├── DiskDamaged       the data structures on its disk are inconsistent
         └── WaitTimedOut      a condition did not become true before its deadline
 
@@ -101,8 +103,8 @@ class TimerStarved(MachineStarved):
     """The guest's kernel waited for a timer that did not tick on a busy host or emulator; a retry may succeed."""
 
 
-class ChannelError(TestbedError):
-    """The guest's end of the command channel exited or broke the protocol."""
+class TimerLost(TimerStarved):
+    """The emulator lost the guest's timer: no processor of the guest will ever run again; a retry may succeed."""
 
 
 class CallerError(TestbedError):
@@ -133,12 +135,20 @@ class GuestCrashed(GuestFailure):
     """The guest's kernel or init crashed, or the machine went down unexpectedly."""
 
 
+class ChannelError(GuestFailure):
+    """The guest's end of the command channel exited or broke the protocol."""
+
+
 class CommandFailed(GuestFailure):
     """A command in the guest ended with a status that it must not have."""
 
 
 class AnswerUnreadable(GuestFailure):
     """The guest answered a question with what cannot be parsed; the evidence is the command and its output."""
+
+
+class AnswersDiffer(GuestFailure):
+    """A program of the guest answers otherwise than its disk, or its kernel: it does not tell what is there."""
 
 
 class DiskDamaged(GuestFailure):
