@@ -30,6 +30,8 @@ _WITH_PARENT = ('test "$PPID" = "$0" && trap "" XFSZ && exec "$@"; '
 #: What a program of the system needs to run; what the host lacks of it is left out.
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/gnu/store",
            "/etc/alternatives", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d")  # fmt: skip
+#: Files of the kernel that root may write, also without any capability.
+_KERNEL = ("--ro-bind", "/proc/sys", "/proc/sys", "--ro-bind-try", "/proc/sysrq-trigger", "/proc/sysrq-trigger")
 #: The namespaces, and what lacks where they are not; all but that of processes are asked for if that one is refused.
 _NAMESPACES = {"network": "--unshare-net", "files": "", "IPC": "--unshare-ipc", "processes": "--unshare-pid"}
 #: The list of a thread's children (proc(5)), by which a process in a namespace is found.
@@ -142,22 +144,23 @@ class Confinement:
 
 
 @contextlib.contextmanager
-def confined(device: Path | None = None) -> Iterator[Confinement]:
-    """The confinement for a program that opens that device node, with a user of its own until the context is left.
+def confined(opens: Path | None = None) -> Iterator[Confinement]:
+    """The confinement for a program, with a user of its own until the context is left.
 
-    Started by root, the program is of a user that nobody else has, with the device's group where that suffices; where
-    only the owner may open the device, it is the owner's, without any capability. Started by another user it is that
-    user's.
+    Started by root, the program is of a user that nobody else has. If it `opens` a device node, or a file by its
+    descriptor, it has the group of that where that suffices; where only the owner may open it, the program is the
+    owner's, without any capability. Started by another user it is that user's.
 
     Raises:
         HostError: no user is free.
     """
+    device = opens if opens and opens.is_char_device() else None
     if os.geteuid() != 0:
         yield Confinement(uid=os.geteuid(), gid=os.getegid(), device=device)
         return
     with user_range.taken() as number:
         uid, groups = number, tuple[int, ...]()
-        status = device.stat() if device and device.exists() else None
+        status = opens.stat() if opens and opens.exists() else None
         if status is not None and status.st_mode & 0o006 != 0o006:
             by_group = status.st_mode & 0o060 == 0o060 and status.st_gid
             uid, groups = (number, (status.st_gid,)) if by_group else (status.st_uid, ())
@@ -225,7 +228,8 @@ def _bwrap(names: Sequence[str]) -> list[str]:
     """The call of bwrap up to the tree of files; without a namespace of processes /proc is the host's."""
     proc = ["--proc", "/proc"] if "processes" in names else ["--ro-bind", "/proc", "/proc"]
     unshared = [option for name in names if (option := _NAMESPACES[name])]
-    return ["bwrap", "--die-with-parent", *unshared, *proc, "--dev", "/dev", *_bound([Path(path) for path in _SYSTEM])]
+    shown = [*proc, *_KERNEL, "--dev", "/dev", *_bound([Path(path) for path in _SYSTEM])]
+    return ["bwrap", "--die-with-parent", *unshared, *shown]
 
 
 def _bound(places: Sequence[Path], option: str = "--ro-bind") -> list[str]:

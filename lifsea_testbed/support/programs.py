@@ -43,7 +43,7 @@ def clean_environment(*kept: str) -> dict[str, str]:
 
 
 def run_tool(command: Sequence[str], *, within: float, input: str = "", directory: Path | None = None,
-             kept: Sequence[str] = ()) -> Ended:
+             inherit: Sequence[int] = (), kept: Sequence[str] = ()) -> Ended:
     """Runs a command to its end, whatever its status, and returns status and output; see `clean_environment`.
 
     Raises:
@@ -51,8 +51,8 @@ def run_tool(command: Sequence[str], *, within: float, input: str = "", director
         HostError: it cannot be started.
     """
     try:
-        return subprocess.run(command, input=input, capture_output=True, text=True, check=False, timeout=within,
-                              errors="replace", cwd=directory, env=clean_environment(*kept))  # fmt: skip
+        return subprocess.run(command, input=input, capture_output=True, text=True, errors="replace", check=False,
+                              timeout=within, cwd=directory, pass_fds=inherit, env=clean_environment(*kept))
     except subprocess.TimeoutExpired as error:
         output = b"".join(text if isinstance(text, bytes) else (text or "").encode()
                           for text in (error.stdout, error.stderr))  # fmt: skip
