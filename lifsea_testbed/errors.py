@@ -7,13 +7,14 @@
     │   │   │   └── EmulatorFailed  by a fault of its own
     │   │   └── MachineStarved  the host withheld the processor from the machine
     │   │       └── TimerStarved  so that the guest's timer did not tick
-    │   ├── ChannelError      the protocol between test bed and guest was broken
+    │   │           └── TimerLost  or the emulator lost it
     │   └── CallerError       bad input from the user                     → one line, exit status 4
     │       ├── ImageRefused
     │       └── ProfileRefused
     └── GuestFailure          the image under test broke a promise        → failed
         ├── BootFailed        never became ready
         ├── GuestCrashed      panic, oops, emergency mode, unexpected power-off or reset
+        ├── ChannelError      its end of the command channel exited or broke the protocol
         ├── CommandFailed     a command that had to succeed did not
         ├── AnswerUnreadable  the guest answered a question with something that cannot be parsed
         ├── DiskDamaged       the data structures on its disk are inconsistent
@@ -101,8 +102,8 @@ class TimerStarved(MachineStarved):
     """The guest's kernel waited for a timer that did not tick on a busy host or emulator; a retry may succeed."""
 
 
-class ChannelError(TestbedError):
-    """The guest's end of the command channel exited or broke the protocol."""
+class TimerLost(TimerStarved):
+    """The emulator lost the guest's timer: no processor of the guest will ever run again; a retry may succeed."""
 
 
 class CallerError(TestbedError):
@@ -131,6 +132,10 @@ class BootFailed(GuestFailure):
 
 class GuestCrashed(GuestFailure):
     """The guest's kernel or init crashed, or the machine went down unexpectedly."""
+
+
+class ChannelError(GuestFailure):
+    """The guest's end of the command channel exited or broke the protocol."""
 
 
 class CommandFailed(GuestFailure):

@@ -14,7 +14,7 @@ import pytest
 from lifsea_testbed.errors import Blame, Explained, NotJudged
 from lifsea_testbed.machine.pool import MachinePool
 from lifsea_testbed.plugin import log_output, options, xdist
-from lifsea_testbed.plugin.items import attempt_of, claim_of, judges_hardware, machines_of
+from lifsea_testbed.plugin.items import attempt_of, claim_of, cross_check_of, judges_hardware, machines_of
 from lifsea_testbed.plugin.judgement import NOT_RUN, judge_test
 from lifsea_testbed.profiles.claims import catalogue
 from lifsea_testbed.report import allure, evidence, known_issues
@@ -213,10 +213,13 @@ class Results:
     def _stamp(self, report: pytest.TestReport, item: pytest.Item, judgement: Judgement, folder: Path | None) -> None:
         kept = str(folder.relative_to(self._context.reports)) if folder else ""
         why = printable(judgement.why).replace("\n", " ")[:_LONGEST_WHY]
+        checked = cross_check_of(item)
         outcome = TestOutcome(claim=claim_of(item) or "", test=item.nodeid, status=judgement.status, why=why,
                               evidence=kept, blame=str(judgement.blame or ""), reason=str(judgement.reason or ""),
                               issue=judgement.issue, attempt=attempt_of(item),
-                              hardware=judges_hardware(item), uptime=_uptime(item, judgement))  # fmt: skip
+                              hardware=judges_hardware(item), uptime=_uptime(item, judgement),
+                              roads=checked.roads if checked else (),
+                              one_road=printable(checked.why_one)[:_LONGEST_WHY] if checked else "")  # fmt: skip
         earlier = self._ended.get(item.nodeid)
         if earlier is None or outcome.status.gravity < earlier.status.gravity:
             self._ended[item.nodeid] = outcome

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lifsea_testbed.report.document import ClaimRecord, Document, IssueState, KnownIssues, TestRecord, Verdict
-from lifsea_testbed.report.gate import counted, hardware_counted, headline, late_look
+from lifsea_testbed.report.gate import counted, hardware_counted, headline, late_look, one_road
 from lifsea_testbed.report.outcome import in_words
 from lifsea_testbed.support.sinks import markdown, markdown_link
 
@@ -30,6 +30,8 @@ def summary(document: Document) -> str:
         lines += ["<details><summary>passed</summary>", "", ", ".join(map(markdown, kept)), "", "</details>", ""]
     if late := late_look(document.claims):
         lines += [f"{late}.", ""]
+    if single := one_road(document.claims):
+        lines += [f"{markdown(single)}.", ""]
     lines += _hardware(document.hardware) if document.hardware else []
     return "\n".join([*lines, *(_issues(document.known_issues) if document.known_issues else [])])
 

@@ -46,7 +46,7 @@ def unjudged(claim: str, reason: str, test: str = "t") -> TestOutcome:
     (WaitTimedOut("x"), Status.FAILED, Blame.PRODUCT),
     (LaunchError("x"), Status.BROKEN, Blame.HOST),
     (HostError("x"), Status.BROKEN, Blame.HOST),
-    (ChannelError("x"), Status.BROKEN, Blame.HARNESS),
+    (ChannelError("x"), Status.FAILED, Blame.PRODUCT),
     (CallerError("x"), Status.BROKEN, Blame.CALLER),
     (KeyError("x"), Status.BROKEN, Blame.HARNESS),
     (NotJudged("emulated", Reason.HOST), Status.NOT_JUDGED, None),
