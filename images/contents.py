@@ -15,10 +15,10 @@ from images.errors import BuildError
 from images.fetched import Fetched
 from lifsea_testbed.disk.filesystem import Tree
 from lifsea_testbed.disk.image import examine
-from lifsea_testbed.disk.os_root import boots_next
+from lifsea_testbed.disk.layers import opened
+from lifsea_testbed.disk.os_root import os_root
 from lifsea_testbed.disk.partitions import partitions
-from lifsea_testbed.disk.qcow2 import open_layers
-from lifsea_testbed.disk.source import ByteSource
+from lifsea_testbed.disk.source import ByteSource, RawFile
 
 _DATABASES = ("/usr/share/package-db/status", "/var/lib/dpkg/status")
 _NOT_WALKED = tuple(map(PurePosixPath, ("/proc", "/sys", "/dev", "/run", "/sysroot", "/ostree")))
@@ -122,8 +122,8 @@ def read(image: Path, origin: Origin) -> Contents:
     Raises:
         BuildError: it has no database of Debian packages.
     """
-    with open_layers(examine(image)) as disk:
-        tree = boots_next(disk)
+    with RawFile(image) as file:
+        tree = os_root(disk := opened(examine(image).format, [file])).tree
         programs = [_program(_GRUB, _GRUB.path, content, origin) for content in _bios_boot(disk)]
         go: list[GoProgram] = []
         for path, content in _files(tree):
@@ -185,7 +185,7 @@ def _files(tree: Tree) -> Iterator[tuple[str, bytes]]:
         wanted = place.inode.mode & 0o111 or path == _CONTAINERS or path.name == "vmlinuz"
         if not place.is_regular or not wanted:
             continue
-        content = place.file_system.read(place.inode)
+        content = place.read()
         if path == _CONTAINERS:
             yield from _members(content)
         else:

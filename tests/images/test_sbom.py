@@ -6,7 +6,7 @@ import io
 import json
 import subprocess
 import tarfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -18,7 +18,10 @@ from images.errors import BuildError
 from images.fetched import Fetched
 from images.store import Store
 from lifsea_testbed.disk.image import examine
-from lifsea_testbed.guest import offline, packages
+from lifsea_testbed.disk.layers import opened
+from lifsea_testbed.disk.os_root import os_root
+from lifsea_testbed.disk.source import RawFile
+from lifsea_testbed.guest import packages
 from tests.support import disks, real
 
 _STATUS = """\
@@ -164,15 +167,15 @@ def test_the_bill_of_the_reference_image_is_what_its_disk_holds(tmp_path: Path) 
     """By other parsers: dpkg's database as a claim reads it, Go programs by Go's own tool."""
     image = real.built("reference")
     bill = parse_file(str(image.with_suffix("").with_suffix(".spdx.json")))
-    files = offline.read(examine(image))
-    installed = packages.parse_dpkg_status(files.text("/usr/share/package-db/status"))
+    with RawFile(image) as file:
+        tree = os_root(opened(examine(image).format, [file])).tree
+        installed = packages.parse_dpkg_status((tree.read("/usr/share/package-db/status") or b"").decode())
+        for number, (_, place) in enumerate(tree.walk({PurePosixPath("/sysroot")})):
+            if place.is_regular and place.inode.mode & 0o111:
+                (tmp_path / str(number)).write_bytes(place.read())
+                (tmp_path / str(number)).chmod(0o755)
     assert {(each.name, each.version) for each in bill.packages if "-deb-" in each.spdx_id} == {
         (each.name, each.version) for each in installed}  # fmt: skip
-    with files.tree() as tree:
-        for number, file in enumerate(files.files):
-            if file.mode & 0o111 and (content := tree.read(file.path) or b"").startswith(b"\x7fELF"):
-                (tmp_path / str(number)).write_bytes(content)
-                (tmp_path / str(number)).chmod(0o755)
     told = subprocess.run(["go", "version", "-m", tmp_path], capture_output=True, text=True, check=True).stdout
     go = [line.split("\t")[2] for line in told.splitlines() if line.startswith("\tpath\t")]
     assert sorted(go) == sorted(each.name for each in bill.packages if "SPDXRef-go-" in each.spdx_id) != []
