@@ -44,10 +44,12 @@ class ConfinedReader:
     """
 
     def __init__(self, module: str, files: Sequence[int], *arguments: str, name: str) -> None:
-        self._module, self._files, self._arguments, self._name = module, tuple(files), arguments, name
+        #: The descriptors of the files, as long as the reader is not closed.
+        self.files = tuple(files)
+        self._module, self._arguments, self._name = module, arguments, name
         self._lock = threading.Lock()
         self._open: list[_Process] = []
-        self._finalizer = weakref.finalize(self, _close, self._open, self._files)
+        self._finalizer = weakref.finalize(self, _close, self._open, self.files)
 
     def close(self) -> None:
         """Ends the reader and closes the files; a second call does nothing."""
@@ -85,7 +87,7 @@ class ConfinedReader:
 
     def _process(self) -> _Process:
         if not self._open:
-            self._open.append(_Process(self._module, self._files, self._arguments))
+            self._open.append(_Process(self._module, self.files, self._arguments))
         return self._open[0]
 
     def _end(self) -> None:
@@ -175,9 +177,10 @@ def open_file(path: Path) -> int:
         OSError: it does not exist, or may not be read.
     """
     descriptor = os.open(path.resolve(), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    if not stat.S_ISREG(mode := os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise ImageRefused(f"{path}: not a regular file", hint="give the path of a qcow2 or raw disk image")
+        kind = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
+        raise ImageRefused(f"{path}: {kind}", hint="give --image the path of a qcow2 or raw disk image")
     return descriptor
 
 
