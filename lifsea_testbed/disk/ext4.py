@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lifsea_testbed.disk import journal
+from lifsea_testbed.disk import ext4_attributes, journal
 from lifsea_testbed.disk.source import ByteSource
 from lifsea_testbed.errors import DiskDamaged, NotJudged, Reason
 
@@ -21,10 +21,6 @@ _RECOVER, _WIDE, _META_GROUPS = 0x4, 0x80, 0x10
 #: Supported: filetype, recover, meta_bg, extents, 64bit, mmp, flex_bg, ea_inode, csum_seed, largedir, casefold.
 _KNOWN = 0x2 | _RECOVER | _META_GROUPS | 0x40 | _WIDE | 0x100 | 0x200 | 0x400 | 0x2000 | 0x4000 | 0x20000
 _IN_EXTENTS, _IN_INODE, _ENCRYPTED = 0x80000, 0x10000000, 0x800
-_ATTRIBUTES = b"\x00\x00\x02\xea"
-#: The name spaces of extended attributes, by their numbers on disk.
-_PREFIXES = {1: "user.", 2: "system.posix_acl_access", 3: "system.posix_acl_default", 4: "trusted.", 6: "security.",
-             7: "system."}  # fmt: skip
 _LONGEST_RUN = 32768
 #: The bytes of a file that are read at a time.
 _PIECE = 4 << 20
@@ -45,10 +41,12 @@ _KEPT = 16 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Inode:
-    """A file of any kind: `mode` as in stat(2), `size` in bytes, `flags` and `block` as on disk (i_flags, i_block)."""
+    """A file of any kind: `mode` and owner as in stat(2), `size` in bytes, `flags`, `block` as on disk (i_flags, …)."""
 
     number: int
     mode: int
+    user: int
+    group: int
     size: int
     flags: int
     block: bytes
@@ -99,8 +97,9 @@ class Ext4:
             raise _damaged(f"refers to inode {number} of {self.layout.inodes}")
         table, place = self._inode_place(number)
         raw = self._bytes(table * self.layout.block_size + place, 128)
-        mode, low, flags, block, high = struct.unpack_from("<H2xI24xI4x60s8xI", raw)
-        return Inode(number=number, mode=mode, size=high << 32 | low, flags=flags, block=block)
+        mode, user, low, group, flags, block, high = struct.unpack_from("<2HI16xH6xI4x60s8xI", raw)
+        return Inode(number=number, mode=mode, user=_at("<H", raw, 0x78)[0] << 16 | user,
+                     group=_at("<H", raw, 0x7A)[0] << 16 | group, size=high << 32 | low, flags=flags, block=block)
 
     def read(self, inode: Inode, limit: int = LARGEST_FILE) -> bytes:
         """Returns the whole content of a file; holes are zeros.
@@ -164,11 +163,25 @@ class Ext4:
 
     def attributes(self, inode: Inode) -> list[str]:
         """Returns the names of a file's extended attributes, sorted, of the two places where ext4 keeps them."""
+        return sorted(name for name, _ in self._attributes(inode))
+
+    def attribute_values(self, inode: Inode) -> dict[str, bytes]:
+        """Returns the values of a file's extended attributes by their names, sorted.
+
+        Raises:
+            NotJudged: a value lies in an inode of its own.
+        """
+        found = dict(sorted(self._attributes(inode), key=lambda attribute: attribute[0]))
+        if None in found.values():
+            raise NotJudged("an attribute in an inode of its own is not read offline", Reason.IMAGE)
+        return {name: value for name, value in found.items() if value is not None}
+
+    def _attributes(self, inode: Inode) -> list[tuple[str, bytes | None]]:
         table, place = self._inode_place(inode.number)
         raw = self._bytes(table * self.layout.block_size + place, self.layout.inode_size)
-        names = _attributes(raw[128 + _at("<H", raw, 128)[0]:], 4) if len(raw) > 128 else []
+        found = ext4_attributes.parse(raw[128 + _at("<H", raw, 128)[0]:], 4, 4) if len(raw) > 128 else []
         number = _at("<H", raw, 0x76)[0] << 32 | _at("<I", raw, 0x68)[0]
-        return sorted(names + (_attributes(self._block(number), 32) if number else []))
+        return found + (ext4_attributes.parse(self._block(number), 32, 0) if number else [])
 
     # Below are blocks.
 
@@ -353,18 +366,6 @@ def _entries(block: bytes) -> Iterator[tuple[str, int]]:
         if number and name not in (b".", b".."):
             yield _name(name), number
         place += length
-
-
-def _attributes(area: bytes, first: int) -> list[str]:
-    """Reads the names of an area of attributes (fs/ext4/xattr.h): a magic number, then entries up to one of zeros."""
-    names: list[str] = []
-    if area[:4] != _ATTRIBUTES:
-        return names
-    while first + 16 <= len(area) and area[first:first + 4] != bytes(4):
-        length, kind = area[first], area[first + 1]
-        names.append(_PREFIXES.get(kind, f"{kind}:") + area[first + 16:first + 16 + length].decode("utf-8", "replace"))
-        first += 16 + (length + 3 & ~3)
-    return names
 
 
 def _name(raw: bytes) -> str:

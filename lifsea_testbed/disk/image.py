@@ -7,9 +7,8 @@ import enum
 import functools
 import hashlib
 import os
-import resource
+import shutil
 import struct
-import subprocess
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,14 +18,17 @@ from lifsea_testbed.disk.image_formats import HEAD, TAIL, identify
 from lifsea_testbed.disk.image_lock import is_written, users
 from lifsea_testbed.disk.source import ByteSource, RawFile
 from lifsea_testbed.errors import HostError, ImageRefused
-from lifsea_testbed.support.confinement import confinement
+from lifsea_testbed.support.confinement import Limits, confined, exit_status
 from lifsea_testbed.support.host_packages import install_hint
 from lifsea_testbed.support.lines import split_lines
+from lifsea_testbed.support.programs import Late, run_tool
 from lifsea_testbed.support.questions import question
 from lifsea_testbed.support.reader import ConfinedReader, open_file
 from lifsea_testbed.support.sanitize import printable
 
 SECTOR = 512
+#: The bounds of qemu-img check.
+_CHECK = Limits(memory=4 << 30, cpu=100, file_size=0)
 _PIECE = 1 << 20
 _QCOW2_MAGIC = b"QFI\xfb"
 _QCOW2_DIRTY, _QCOW2_CORRUPT, _QCOW2_EXTERNAL_DATA = 1, 2, 4
@@ -253,20 +255,20 @@ def _refuse_inconsistent(path: Path, features: Sequence[str], descriptor: int) -
     # By its descriptor: a name could be an option or a protocol for QEMU (json:, nbd:), or another file by now.
     name = f"/proc/self/fd/{descriptor}"
     command = ["qemu-img", "check", "-q", "-f", "qcow2", "--", name]
+    if shutil.which("qemu-img") is None:
+        raise HostError("qemu-img not found on PATH", hint=install_hint("qemu-img"))
     try:
-        check = subprocess.run(confinement(Path(name)).wrap(command), capture_output=True, text=True, errors="replace",
-                               check=False, timeout=120, preexec_fn=_bound_resources, pass_fds=[descriptor],
-                               env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"})  # fmt: skip
-    except FileNotFoundError:
-        raise HostError("qemu-img not found on PATH", hint=install_hint("qemu-img")) from None
-    except subprocess.TimeoutExpired:
+        with confined(Path(name)) as confinement:
+            check = run_tool(confinement.wrap(command, limits=_CHECK), within=120.0, inherit=[descriptor])
+    except Late:
         raise ImageRefused(f"{path}: qemu-img check did not end within 120 s", hint="copy it again") from None
     # 3 means leaked clusters only (qemu-img(1)): they waste space and do no harm.
-    if check.returncode in (0, 3):
+    status = exit_status(check.returncode) or 0
+    if status in (0, 3):
         return
     if _LOCKED in check.stderr:
         raise _in_use(path, descriptor)
-    raise _failed_check(path, features, check.returncode, check.stderr.replace(name, str(path)))
+    raise _failed_check(path, features, status, check.stderr.replace(name, str(path)))
 
 
 def _failed_check(path: Path, features: Sequence[str], status: int, output: str) -> ImageRefused:
@@ -283,11 +285,6 @@ def _failed_check(path: Path, features: Sequence[str], status: int, output: str)
                             hint="make a sound copy: qemu-img convert -O qcow2 IN OUT")
     what = "truncated or corrupt qcow2" if status == _DAMAGED else "no qcow2 disk that QEMU opens"
     return ImageRefused(f"{path}: {what} ({last})", hint="copy it again, compare digests")
-
-
-def _bound_resources() -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
-    resource.setrlimit(resource.RLIMIT_CPU, (100, 100))
 
 
 def _raw_contents(path: str, head: bytes, size: int) -> ImageContents:

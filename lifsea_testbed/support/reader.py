@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from lifsea_testbed.errors import DiskDamaged, HostError, ImageRefused, NotJudged, Reason, TestbedError
-from lifsea_testbed.support.confinement import confinement
+from lifsea_testbed.support.confinement import confined
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.questions import LARGEST, AnswerFrame, Question, QuestionFrame, receive, send
 from lifsea_testbed.support.reader_process import MEMORY, OUT_OF_MEMORY, PROCESSOR_TIME, TOO_LONG
@@ -121,7 +121,8 @@ class _Process:
     """The running child of a reader."""
 
     def __init__(self, module: str, files: Sequence[int], arguments: Sequence[str]) -> None:
-        own = confinement()
+        self._user = contextlib.ExitStack()
+        own = self._user.enter_context(confined())
         self._connection, theirs = socket.socketpair()
         command = [sys.executable, "-I", "-m", "lifsea_testbed.support.reader_process", str(own.uid), str(own.gid),
                    module, *arguments, *map(str, files)]  # fmt: skip
@@ -153,7 +154,9 @@ class _Process:
         if self._process.stderr:
             self._process.stderr.close()
         self._process.kill()
-        return self._process.wait()
+        status = self._process.wait()
+        self._user.close()
+        return status
 
     def status(self) -> int:
         """Returns the status of a process that has closed its end of the socket."""

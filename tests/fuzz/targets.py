@@ -31,6 +31,7 @@ from lifsea_testbed.guest import (
     kernel_log,
     network,
     ostree,
+    ostree_objects,
     packages,
     pam,
     pending,
@@ -110,7 +111,7 @@ def _ext4(data: bytes) -> None:
     for number, (path, place) in enumerate(tree.walk()):
         if place.is_regular and place.inode.size < _MIB:
             place.read()
-        system.attributes(place.inode)
+        _ = system.attributes(place.inode), system.attribute_values(place.inode)
         if place.is_link:
             tree.real_path(path)
         if number > 200:
@@ -279,6 +280,10 @@ _ARP = b"\xff" * 6 + b"\2\0\0\0\0\1\x08\x06\0\1\x08\0\6\4\0\1" + bytes(20)
 _TCP = "  sl  local_address rem_address   st\n   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 " \
        "00000000 0 0 1 1 0 100 0 0 10 0\n"  # fmt: skip
 
+_COMMIT = bytes(100) + bytes(range(64)) + bytes(6)
+#: A file and a directory, in GVariant's form: members, then where they end.
+_DIRTREE = b"f\0" + bytes(range(32)) + b"\2#d\0" + bytes(range(64)) + b"\x22\2D$"
+
 #: Every parser by its name.
 TARGETS: Mapping[str, Target] = {
     "qcow2": Target(inputs=_qcow2_disks, read=_qcow2, errors=DISK, of_image=True),
@@ -306,6 +311,8 @@ TARGETS: Mapping[str, Target] = {
     "pam": Target(inputs=_of(_PAM), read=_pam, errors=(), of_image=True),
     "udev": Target(inputs=_of('ACTION=="add", \\\n RUN+="x"\n# a\n'), errors=(), of_image=True,
                    read=lambda data: system.parse_udev_rules(_text(data))),
+    "ostree-directory": Target(inputs=_of(_DIRTREE), read=ostree_objects.listing, errors=DISK, of_image=True),
+    "ostree-commit": Target(inputs=_of(_COMMIT), read=ostree_objects.commit_root, errors=DISK, of_image=True),
     "write-log": Target(inputs=_write_logs, errors=(TestbedError,), of_image=True,
                         read=lambda data: WriteLog(Bytes(data), disk_size=_MIB)),
     "port-frames": Target(inputs=_of("channel n0 hello 1-2-3", "channel n0 result 0 12 0"), errors=(ChannelError,),
