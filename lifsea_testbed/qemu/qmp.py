@@ -122,7 +122,9 @@ class Monitor:
         listener = EventListener()
         self._client.register_listener(listener)
         try:
-            # Events received between the greeting and this point are queued in the client's own listener.
+            # Events received between the greeting and this point are queued in the client's own listener, which would
+            # keep every later one as well.
+            self._client.remove_listener(self._client.events)
             for message in [*self._client.events.clear(), *listener.clear()]:
                 self._pass_on(message)
             async for message in listener:

@@ -65,6 +65,14 @@ def first_line(script: str) -> str:
     return lines[0] if len(lines) == 1 else f"{lines[0]} … ({len(lines)} lines)"
 
 
+def shortened(text: str, most: int) -> str:
+    """Returns a text of at most so many characters: a longer one loses its middle, and says how much that is."""
+    if len(text) <= most:
+        return text
+    half = max(0, most // 2 - 50)
+    return f"{text[:half]}\n... {len(text) - 2 * half} characters are left out here ...\n{text[len(text) - half:]}"
+
+
 def slug(name: str, *, limit: int = 100) -> str:
     """Returns a safe file name, another for each name: the end of `dashed`, with a digest where that is lossy."""
     safe = dashed(name)[-limit:] or "unnamed"

@@ -171,7 +171,7 @@ def test_a_monitor_that_a_guest_keeps_busy_is_not_the_hosts_fault(measured: dict
 
 def test_a_guest_that_goes_down_is_at_fault_although_its_qemu_ends_before_the_event_is_read() -> None:
     boot: Any = object.__new__(Boot)
-    boot.liveness, boot.events = Liveness(), []
+    boot.liveness = Liveness()
     boot.transcript = SimpleNamespace(tail=lambda: "the last lines")
     ended: Any = SimpleNamespace(ended_well=True, exit_error=lambda: HostError("QEMU exited with status 0"))
     event = Event(name="SHUTDOWN", data={"guest": True, "reason": "guest-reset"}, at=0.0)
