@@ -31,7 +31,7 @@ from pathlib import Path
 from lifsea_testbed.support.redact import redact
 from lifsea_testbed.support.sanitize import printable, shortened
 
-#: The longest part of an error (characters), which loses its middle, and how much of a text is read for it.
+#: The longest part of an error (bytes), which loses its middle, and how much of a text is read for it (characters).
 _LONGEST, _LONGEST_TEXT = 64 << 10, 1 << 20
 
 

@@ -113,7 +113,7 @@ class Files:
             AnswerUnreadable: it does not end within 16 GiB.
         """
         with into.open("w+b") as file:
-            self._fetch(path, file)
+            self._fetch(path, file, largest=_LARGEST_FILE)
 
     def put_tree(self, directory: Path, path: str) -> None:
         """Copies the contents of a directory of the host into one of the guest, which is created if needed."""
@@ -280,7 +280,7 @@ class Files:
             self._shell.run(f"cat >>{shlex.quote(path)}", input=piece, within=_A_PIECE)
         self._compare(path, file)
 
-    def _fetch(self, path: str, file: IO[bytes], *, largest: int = _LARGEST_FILE) -> None:
+    def _fetch(self, path: str, file: IO[bytes], *, largest: int) -> None:
         self._shell.run(f"[ -r {shlex.quote(path)} ]")
         for number in range(largest // PIECE):
             script = f"dd if={shlex.quote(path)} bs={PIECE} skip={number} count=1"

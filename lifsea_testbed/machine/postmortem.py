@@ -18,8 +18,8 @@ from lifsea_testbed.support.lines import split_lines
 from lifsea_testbed.support.redact import Redactor
 from lifsea_testbed.support.sanitize import printable, shortened
 
-#: The largest record that grows with what a guest does (characters), and how much of a text is read for one: a longer
-#: one loses its end before its secrets are searched, and then its middle.
+#: The largest record that grows with what a guest does (bytes), and how much of a text is read for one (characters): a
+#: longer one loses its end before its secrets are searched, and then its middle.
 _LARGEST_RECORD, _LONGEST_TEXT = 4 << 20, 64 << 20
 MISSING = "missing.txt"
 #: How long QEMU may take for a picture of the screen, and for a dump of the memory (seconds on the host).

@@ -86,7 +86,7 @@ class Bundle:
             shutil.copy2(path, self.folder / name)
 
     def _write(self, name: str, text: str, *, source: str) -> None:
-        data = shortened(redact(text), _LARGEST).encode("utf-8", "replace")[:_LARGEST]
+        data = shortened(redact(text), _LARGEST).encode("utf-8", "replace")
         if self._takes(len(data), most=_LARGEST, source=source):
             (self.folder / name).write_bytes(data)
 

@@ -66,11 +66,13 @@ def first_line(script: str) -> str:
 
 
 def shortened(text: str, most: int) -> str:
-    """Returns a text of at most so many characters: a longer one loses its middle, and says how much that is."""
-    if len(text) <= most:
+    """Returns a text of at most so many bytes in UTF-8: a longer one loses its middle, and says how much that is."""
+    data = text.encode("utf-8", "replace")
+    if len(data) <= most:
         return text
     half = max(0, most // 2 - 50)
-    return f"{text[:half]}\n... {len(text) - 2 * half} characters are left out here ...\n{text[len(text) - half:]}"
+    begin, end = data[:half].decode("utf-8", "ignore"), data[len(data) - half:].decode("utf-8", "ignore")
+    return f"{begin}\n... {len(data) - 2 * half} bytes are left out here ...\n{end}"
 
 
 def slug(name: str, *, limit: int = 100) -> str:
