@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lifsea_testbed.ecs import guest_hardware as guest_hardware
     from lifsea_testbed.ecs.instance import Instance as Instance
     from lifsea_testbed.ecs.metadata_faults import MetadataFaults as MetadataFaults
+    from lifsea_testbed.errors import AnswersDiffer as AnswersDiffer
     from lifsea_testbed.errors import AnswerUnreadable as AnswerUnreadable
     from lifsea_testbed.errors import Blame as Blame
     from lifsea_testbed.errors import BootFailed as BootFailed
@@ -108,8 +109,8 @@ if TYPE_CHECKING:
 #: The module below this package that defines each public name.
 _MODULES = {
     "AccessMethod": "profiles.profile", "AccessSection": "profiles.profile", "Accounts": "guest.accounts",
-    "AnswerUnreadable": "errors", "Blame": "errors", "BootFailed": "errors", "BootTimes": "guest.boot",
-    "CallerError": "errors", "ChannelError": "errors", "Clock": "guest.system",
+    "AnswerUnreadable": "errors", "AnswersDiffer": "errors", "Blame": "errors", "BootFailed": "errors",
+    "BootTimes": "guest.boot", "CallerError": "errors", "ChannelError": "errors", "Clock": "guest.system",
     "ClockCorrection": "scenarios.first_boot", "ClockTracking": "guest.system", "Cluster": "cluster.cluster",
     "ColdBoots": "boottime.campaign", "CommandFailed": "errors", "CommandResult": "support.protocols",
     "Console": "support.protocols", "ConsoleAccess": "machine.access", "ConsoleLine": "support.protocols",
@@ -138,12 +139,12 @@ _MODULES = {
     "claim": "plugin.items", "guest_hardware": "ecs.guest_hardware", "require": "profiles.profile",
 }  # fmt: skip
 __all__ = [
-    "AccessMethod", "AccessSection", "Accounts", "AnswerUnreadable", "Blame", "BootFailed", "BootTimes", "CallerError",
-    "ChannelError", "Clock", "ClockCorrection", "ClockTracking", "Cluster", "ColdBoots", "CommandFailed",
-    "CommandResult", "Console", "ConsoleAccess", "ConsoleLine", "ContainerRuntime", "CrossCheck", "Deadline",
-    "Deployments", "DiskDamaged", "Disks", "Document", "EmulatorFailed", "Explained", "FaultInjection", "Files",
-    "FirstBoot", "Fleet", "FleetMaker", "Guest", "GuestCrashed", "GuestFailure", "GuestNetwork", "HostError", "Image",
-    "ImageRefused", "InitialState", "Instance", "InterruptedNode", "JoinedNode", "KEPT_IN_ETC", "KEPT_IN_HOME",
+    "AccessMethod", "AccessSection", "Accounts", "AnswerUnreadable", "AnswersDiffer", "Blame", "BootFailed",
+    "BootTimes", "CallerError", "ChannelError", "Clock", "ClockCorrection", "ClockTracking", "Cluster", "ColdBoots",
+    "CommandFailed", "CommandResult", "Console", "ConsoleAccess", "ConsoleLine", "ContainerRuntime", "CrossCheck",
+    "Deadline", "Deployments", "DiskDamaged", "Disks", "Document", "EmulatorFailed", "Explained", "FaultInjection",
+    "Files", "FirstBoot", "Fleet", "FleetMaker", "Guest", "GuestCrashed", "GuestFailure", "GuestNetwork", "HostError",
+    "Image", "ImageRefused", "InitialState", "Instance", "InterruptedNode", "JoinedNode", "KEPT_IN_ETC", "KEPT_IN_HOME",
     "KEPT_IN_VAR", "Kernel", "Kubelet", "LaunchError", "MACHINE_ID", "Machine", "MachineFactory", "MachinePool",
     "MachineSpec", "MachineStarved", "Measure", "MetadataFaults", "NotJudged", "NotReady", "Offer",
     "OperationsContainer", "Outages", "Packages", "PendingWork", "PodRun", "Power", "PowerCuts", "Profile",

@@ -17,6 +17,7 @@
         ├── ChannelError      its end of the command channel exited or broke the protocol
         ├── CommandFailed     a command that had to succeed did not
         ├── AnswerUnreadable  the guest answered a question with something that cannot be parsed
+        ├── AnswersDiffer     the guest's answer is not that of its disk, or of its kernel
         ├── DiskDamaged       the data structures on its disk are inconsistent
         └── WaitTimedOut      a condition did not become true before its deadline
 
@@ -148,6 +149,10 @@ class CommandFailed(GuestFailure):
 
 class AnswerUnreadable(GuestFailure):
     """The guest answered a question with what cannot be parsed; the evidence is the command and its output."""
+
+
+class AnswersDiffer(GuestFailure):
+    """A program of the guest answers otherwise than its disk, or its kernel: it does not tell what is there."""
 
 
 class DiskDamaged(GuestFailure):

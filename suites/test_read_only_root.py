@@ -20,6 +20,12 @@ def test_a_write_outside_is_refused(watched: Machine, profile: Profile) -> None:
     assert watched.guest.files.accepted_writes_outside(profile.paths.writable) == []
 
 
+@claim("root-read-only")
+def test_no_other_file_system_is_writable(watched: Machine, profile: Profile) -> None:
+    """By the kernel's table of mounts, each mount that can be written to lies inside a promised path."""
+    assert watched.guest.disks.writable_mounts_outside(profile.paths.writable) == []
+
+
 @claim("escaped-container-cannot-write")
 def test_a_privileged_container_cannot_write_to_the_image(machine: Machine, profile: Profile) -> None:
     """With the host's root mounted for writing, it still cannot make a file in the directories of the image."""

@@ -52,10 +52,13 @@ OF_THEIR_OWN = {
     "machine.descriptors": "descriptors",
     "machine.fidelity": "fidelity", "machine.network": "a machine's network", "machine.postmortem": "records",
     "machine.time_server": "a time server", "perf.change_points": "a change point",
+    "support.user_range": "a user",
     "plugin.ending": "the end of a run", "plugin.fixture_teardown": "teardown", "plugin.fixtures": "the fixtures",
     "plugin.judgement": "a judgement", "plugin.judges": "a judge", "plugin.judges_written": "a judge in a source",
     "plugin.log_output": "the output in a log", "plugin.results": "the result of a test", "plugin.shards": "a shard",
-    "powercut.report": "a report", "powercut.timeline_svg": "a picture", "support.reader_process": "a process",
+    "powercut.boot_listing": "a listing", "powercut.recorded_disk": "a disk",
+    "powercut.recording_questions": "questions", "powercut.report": "a report",
+    "powercut.timeline_svg": "a picture", "powercut.unused_sectors": "sectors", "support.reader_process": "a process",
 }  # fmt: skip
 LARGEST_MODULE = 400
 MEDIAN_FUNCTION, TENTH_FUNCTION = 10, 30

@@ -42,15 +42,12 @@ class Responder(Protocol):
         ...
 
 
-class SocketService:
-    """Serves a unix socket within the context; the handler finds `served` in its server."""
+class Service:
+    """Runs a server within the context, in a thread of that name."""
 
-    def __init__(self, path: Path, handler: type[socketserver.BaseRequestHandler], served: Any) -> None:
-        self.path = path
-        with _short_name(path) as name:
-            self._server = SocketServer(name, handler, served)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(_GLANCE,), name=path.name,
-                                        daemon=True)  # fmt: skip
+    def __init__(self, server: socketserver.BaseServer, name: str) -> None:
+        self._server = server
+        self._thread = threading.Thread(target=server.serve_forever, args=(_GLANCE,), name=name, daemon=True)
 
     def __enter__(self) -> Self:
         """Starts to serve."""
@@ -58,9 +55,22 @@ class SocketService:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stops serving and removes the socket."""
+        """Stops serving."""
         self._server.shutdown()
         self._server.server_close()
+
+
+class SocketService(Service):
+    """Serves a unix socket within the context; the handler finds `served` in its server."""
+
+    def __init__(self, path: Path, handler: type[socketserver.BaseRequestHandler], served: Any) -> None:
+        self.path = path
+        with _short_name(path) as name:
+            super().__init__(SocketServer(name, handler, served), path.name)
+
+    def __exit__(self, *_: object) -> None:
+        """Stops serving and removes the socket."""
+        super().__exit__()
         self.path.unlink(missing_ok=True)
 
     @property
@@ -70,7 +80,7 @@ class SocketService:
 
     def admitted(self, uid: int, gid: int) -> Self:
         """Gives the socket to the user that QEMU runs as; returns the service itself."""
-        os.chown(self.path, uid, gid)
+        os.chown(self.path, uid, gid, follow_symlinks=False)
         return self
 
 

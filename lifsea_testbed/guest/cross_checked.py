@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
-from lifsea_testbed.errors import GuestFailure, NotJudged
+from lifsea_testbed.errors import AnswersDiffer, NotJudged
 from lifsea_testbed.guest.accounts import Accounts
 from lifsea_testbed.guest.files import Files
 from lifsea_testbed.guest.guest import Guest
@@ -52,10 +52,6 @@ QUESTIONS = {
     "system.has_posix_shell": Agreement.SAME, "system.udev_rules": Agreement.DISK_IN_GUEST,
     "units.named": Agreement.DISK_IN_GUEST,
 }  # fmt: skip
-
-
-class AnswersDiffer(GuestFailure):
-    """A guest and its disk answer one question differently: a program of the image does not tell what is there."""
 
 
 @dataclass(frozen=True, kw_only=True)

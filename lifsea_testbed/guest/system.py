@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lifsea_testbed.errors import NotJudged, Reason
+from lifsea_testbed.guest import kernel_files
 from lifsea_testbed.guest.answers import number, readable
 from lifsea_testbed.support.guest_paths import USER_DATA_RUNS
 from lifsea_testbed.support.lines import split_lines
@@ -46,7 +47,7 @@ class System:
 
     def host_name(self) -> str:
         """Returns the kernel's host name."""
-        return self._shell.run("cat /proc/sys/kernel/hostname").stdout.strip()
+        return self._shell.run(kernel_files.first_lines(["/proc/sys/kernel/hostname"])).stdout.strip()
 
     def has_posix_shell(self) -> bool:
         """Returns whether /bin/sh exists and runs a script."""

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from lifsea_testbed.errors import GuestFailure, NotJudged, Reason
+from lifsea_testbed.errors import AnswersDiffer, GuestFailure, NotJudged, Reason
 from lifsea_testbed.guest import cross_checked, offline
-from lifsea_testbed.guest.cross_checked import QUESTIONS, Agreement, AnswersDiffer, CrossCheckedGuest, Road
+from lifsea_testbed.guest.cross_checked import QUESTIONS, Agreement, CrossCheckedGuest, Road
 
 
 class Subject:

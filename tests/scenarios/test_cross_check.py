@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from lifsea_testbed.disk import image
-from lifsea_testbed.errors import HostError
-from lifsea_testbed.guest.cross_checked import Answered, AnswersDiffer, Road
+from lifsea_testbed.errors import AnswersDiffer, HostError
+from lifsea_testbed.guest.cross_checked import Answered, Road
 from lifsea_testbed.guest.guest import Guest
 from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.profiles.profile import AccessMethod

@@ -15,8 +15,8 @@ import pytest
 from lifsea_testbed.boottime.campaign import ColdBoots
 from lifsea_testbed.ecs import guest_hardware, instance_types
 from lifsea_testbed.ecs.instance import Instance
-from lifsea_testbed.errors import NotJudged
-from lifsea_testbed.guest.cross_checked import AnswersDiffer, CrossCheckedGuest
+from lifsea_testbed.errors import AnswersDiffer, NotJudged
+from lifsea_testbed.guest.cross_checked import CrossCheckedGuest
 from lifsea_testbed.guest.hardware import NetworkCard
 from lifsea_testbed.machine.fidelity import HardwareFidelity
 from lifsea_testbed.perf.metric import Measure
@@ -42,7 +42,7 @@ SOUND: dict[str, Any] = {
     "accounts.automatic_logins": [], "accounts.with_password": [], "accounts.without_password": [],
     "clock.time_sources": ["t1", "t2"],
     "deployments.changed_files": [], "deployments.repository_damage": [],
-    "disks.by_serial": {INSTANCE.disk_serial: "vda"},
+    "disks.writable_mounts_outside": [], "disks.by_serial": {INSTANCE.disk_serial: "vda"},
     "files.accepted_writes_outside": [], "files.executables_holding": [], "files.executables_named": [],
     "files.holding": [], "files.missing": [], "files.programs_holding": [],
     "files.file_system_of": "tmpfs", "files.link_target": "/var/x", "files.matching": [], "files.setuid": [],
@@ -56,7 +56,7 @@ SOUND: dict[str, Any] = {
     "hardware.vulnerabilities": {"meltdown": "Not affected", "mds": "Not affected", "spectre_v2": "Mitigation: IBRS"},
     "kernel.crashes_and_denials": [], "kernel.errors": [], "kernel.initramfs_signs": [], "kernel.loaded_modules": [],
     "kernel.memory_used": 200 << 20, "kernel.uptime": 60.0,
-    "kubelet.health": "ok",
+    "kubelet.health": "ok", "kubelet.imposters": [],
     "network.ssh_listeners": [], "network.unlisted_ports": [],
     "packages.named": [], "packages.writable_databases": [], "selinux.deviations": [],
     "runtime.containerd_version": "1.7", "runtime.cri_plugin_state": "ok", "runtime.escaped_writes": [],
@@ -164,6 +164,7 @@ DEFECTS: dict[str, list[dict[str, Any]]] = {
         {"audit": "none"}, {"audit": "overwrite"}, {"operations_at_start": None}, {"operations_at_start": None},
     ],
     "test_only_the_promised_paths_are_writable": [{"writable": ["/usr"]}],
+    "test_no_other_file_system_is_writable": [{"disks.writable_mounts_outside": ["/usr"]}],
     "test_a_write_outside_is_refused": [{"files.accepted_writes_outside": ["/usr"]}, {"files.missing": ["/usr/etc"]}],
     "test_the_changing_paths_lead_into_var": [{"files.link_target": "/home"}],
     "test_the_passing_paths_lie_in_memory": [{"files.file_system_of": "ext2/ext3"}],
