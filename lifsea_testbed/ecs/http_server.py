@@ -66,7 +66,8 @@ class SocketService(Service):
     def __init__(self, path: Path, handler: type[socketserver.BaseRequestHandler], served: Any) -> None:
         self.path = path
         with _short_name(path) as name:
-            super().__init__(SocketServer(name, handler, served), path.name)
+            self._socket_server = SocketServer(name, handler, served)
+        super().__init__(self._socket_server, path.name)
 
     def __exit__(self, *_: object) -> None:
         """Stops serving and removes the socket."""
@@ -76,7 +77,7 @@ class SocketService(Service):
     @property
     def refused(self) -> int:
         """The number of connections that were closed at once, because 128 were open."""
-        return self._server.refused
+        return self._socket_server.refused
 
     def admitted(self, uid: int, gid: int) -> Self:
         """Gives the socket to the user that QEMU runs as; returns the service itself."""
