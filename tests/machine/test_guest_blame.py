@@ -106,7 +106,8 @@ def test_a_guest_whose_shell_ends_is_at_fault() -> None:
 def on(event: Event, *files: Path) -> Explained:
     """How a machine on those files ends by that event."""
     boot: Any = object.__new__(Boot)
-    boot.liveness, boot._disks, boot._image = Liveness(), files[1:], files[0]
+    boot.liveness, boot._image = Liveness(), files[0]
+    boot._disks = SimpleNamespace(all=[SimpleNamespace(path=path) for path in files[1:]])
     boot.transcript = SimpleNamespace(tail=lambda: "the last lines")
     Boot._on_disk_error(boot, event)
     try:
