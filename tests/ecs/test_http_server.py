@@ -23,10 +23,10 @@ class Holding:
     """Answers each request when it is told to."""
 
     def __init__(self) -> None:
-        self.asked, self.go = 0, threading.Event()
+        self.asked, self.go = threading.Semaphore(0), threading.Event()
 
     def answer(self, request: Request) -> Response:
-        self.asked += 1
+        self.asked.release()
         self.go.wait(SOON)
         return Response(status=200, body=b"answered")
 
@@ -43,8 +43,13 @@ def answer(path: Path, request: bytes = b"GET / HTTP/1.1\r\n\r\n") -> bytes:
     """What a connection receives until it is closed."""
     with connection(path) as made, contextlib.suppress(ConnectionError):
         made.sendall(request)
-        return b"".join(iter(lambda: made.recv(1 << 16), b""))
+        return received(made)
     return b""
+
+
+def received(connection: socket.socket) -> bytes:
+    """What a connection receives until it is closed."""
+    return b"".join(iter(lambda: connection.recv(1 << 16), b""))
 
 
 def test_connections_are_bounded_and_the_others_are_closed_at_once(
@@ -56,14 +61,12 @@ def test_connections_are_bounded_and_the_others_are_closed_at_once(
         held = [stack.enter_context(connection(tmp_path / "s")) for _ in range(3)]
         for each in held:
             each.sendall(b"GET / HTTP/1.1\r\n\r\n")
-        deadline = Deadline.after(SOON)
-        while holding.asked < 3 and not deadline.expired:
-            pass
+        assert all(holding.asked.acquire(timeout=SOON) for _ in range(3))
         before = threading.active_count()
         assert [answer(tmp_path / "s") for _ in range(20)] == [b""] * 20
         assert threading.active_count() <= before and service.refused == 20
         holding.go.set()
-        assert all(b"answered" in each.recv(1 << 16) for each in held)
+        assert all(received(each).endswith(b"answered") for each in held)
         deadline = Deadline.after(SOON)
         while b"answered" not in answer(tmp_path / "s"):
             assert not deadline.expired
