@@ -46,6 +46,7 @@ OF_THEIR_OWN = {
     "disk.ext4_attributes": "attributes", "disk.image_formats": "formats of files", "disk.image_lock": "a lock",
     "disk.journal": "a journal",
     "disk.mounts": "a table of mounts", "ecs.metadata_tree": "the tree of metadata",
+    "guest.archives": "an archive",
     "guest.disk_questions": "questions", "guest.kernel_log": "the kernel's log", "guest.open_disk": "an open disk",
     "guest.ostree_objects": "the objects of a repository", "guest.protobuf": "a wire format",
     "guest.rpm": "a package database", "guest.sqlite_log": "a log of a database",
