@@ -8,7 +8,8 @@ from lifsea_testbed.report.document import ClaimRecord, Document, IssueState, Kn
 from lifsea_testbed.report.gate import counted, hardware_counted, headline, late_look
 from lifsea_testbed.report.outcome import in_words
 
-_MARKS = {Verdict.PASS: "✅", Verdict.FAIL: "❌", Verdict.BROKEN: "💥", Verdict.NOT_JUDGED: "❔"}
+_MARKS = {Verdict.PASS: "✅", Verdict.FAIL: "❌", Verdict.BROKEN: "💥", Verdict.NOT_JUDGED: "❔",
+          Verdict.INTERRUPTED: "⏹️"}  # fmt: skip
 #: Characters with a meaning in Markdown, GitHub's HTML or a table cell; an @name would notify a user.
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#+!|~@&])")
 _LONGEST = 300
