@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lifsea_testbed.ecs import guest_hardware as guest_hardware
     from lifsea_testbed.ecs.instance import Instance as Instance
     from lifsea_testbed.ecs.metadata_faults import MetadataFaults as MetadataFaults
+    from lifsea_testbed.errors import AnswersDiffer as AnswersDiffer
     from lifsea_testbed.errors import AnswerUnreadable as AnswerUnreadable
     from lifsea_testbed.errors import Blame as Blame
     from lifsea_testbed.errors import BootFailed as BootFailed
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from lifsea_testbed.errors import ProfileRefused as ProfileRefused
     from lifsea_testbed.errors import Reason as Reason
     from lifsea_testbed.errors import TestbedError as TestbedError
+    from lifsea_testbed.errors import TimerLost as TimerLost
     from lifsea_testbed.errors import TimerStarved as TimerStarved
     from lifsea_testbed.errors import WaitTimedOut as WaitTimedOut
     from lifsea_testbed.guest.accounts import Accounts as Accounts
@@ -84,6 +86,7 @@ if TYPE_CHECKING:
     from lifsea_testbed.scenarios.basics import RolledBack as RolledBack
     from lifsea_testbed.scenarios.basics import Twins as Twins
     from lifsea_testbed.scenarios.basics import Upgraded as Upgraded
+    from lifsea_testbed.scenarios.cross_check import CrossCheck as CrossCheck
     from lifsea_testbed.scenarios.first_boot import ClockCorrection as ClockCorrection
     from lifsea_testbed.scenarios.first_boot import FirstBoot as FirstBoot
     from lifsea_testbed.scenarios.outages import Outages as Outages
@@ -106,48 +109,48 @@ if TYPE_CHECKING:
 #: The module below this package that defines each public name.
 _MODULES = {
     "AccessMethod": "profiles.profile", "AccessSection": "profiles.profile", "Accounts": "guest.accounts",
-    "AnswerUnreadable": "errors", "Blame": "errors", "BootFailed": "errors", "BootTimes": "guest.boot",
-    "CallerError": "errors", "ChannelError": "errors", "Clock": "guest.system",
+    "AnswerUnreadable": "errors", "AnswersDiffer": "errors", "Blame": "errors", "BootFailed": "errors",
+    "BootTimes": "guest.boot", "CallerError": "errors", "ChannelError": "errors", "Clock": "guest.system",
     "ClockCorrection": "scenarios.first_boot", "ClockTracking": "guest.system", "Cluster": "cluster.cluster",
     "ColdBoots": "boottime.campaign", "CommandFailed": "errors", "CommandResult": "support.protocols",
     "Console": "support.protocols", "ConsoleAccess": "machine.access", "ConsoleLine": "support.protocols",
-    "ContainerRuntime": "guest.cri", "Deadline": "support.deadline", "Deployments": "guest.ostree",
-    "DiskDamaged": "errors", "Disks": "guest.disks", "Document": "report.document", "EmulatorFailed": "errors",
-    "Explained": "errors", "FaultInjection": "scenarios.upgrade_paths", "Files": "guest.files",
-    "FirstBoot": "scenarios.first_boot", "Fleet": "machine.fleet", "FleetMaker": "machine.fleet",
-    "Guest": "guest.guest", "GuestCrashed": "errors", "GuestFailure": "errors", "GuestNetwork": "guest.network",
-    "HostError": "errors", "Image": "disk.image", "ImageRefused": "errors", "InitialState": "machine.factory",
-    "Instance": "ecs.instance", "InterruptedNode": "cluster.objects", "JoinedNode": "cluster.objects",
-    "KEPT_IN_ETC": "support.guest_paths", "KEPT_IN_HOME": "support.guest_paths", "KEPT_IN_VAR": "support.guest_paths",
-    "Kernel": "guest.kernel", "Kubelet": "guest.kubelet", "LaunchError": "errors", "MACHINE_ID": "support.guest_paths",
-    "Machine": "machine.machine", "MachineFactory": "machine.factory", "MachinePool": "machine.pool",
-    "MachineSpec": "machine.factory", "MachineStarved": "errors", "Measure": "perf.metric",
-    "MetadataFaults": "ecs.metadata_faults", "NotJudged": "errors", "NotReady": "guest.readiness",
-    "Offer": "upgrade.offer", "OperationsContainer": "guest.operations", "Outages": "scenarios.outages",
-    "Packages": "guest.packages", "PendingWork": "guest.pending", "PodRun": "cluster.objects",
-    "Power": "support.protocols", "PowerCuts": "powercut.campaign", "Profile": "profiles.profile",
-    "ProfileRefused": "errors", "ReadinessLevel": "guest.readiness", "Reason": "errors", "Rebooted": "scenarios.basics",
-    "RolledBack": "scenarios.basics", "Selinux": "guest.selinux", "Services": "guest.services",
-    "Shell": "support.protocols", "StaticPod": "scenarios.static_pod", "System": "guest.system",
-    "TestbedError": "errors", "TimerStarved": "errors", "Twins": "scenarios.basics", "Units": "guest.units",
-    "UpgradeChain": "scenarios.upgrade_paths", "UpgradeTool": "upgrade.tools", "Upgraded": "scenarios.basics",
-    "UpgradesSection": "profiles.profile", "VisibleHardware": "guest.hardware", "WaitTimedOut": "errors",
-    "await_level": "guest.readiness", "claim": "plugin.items", "guest_hardware": "ecs.guest_hardware",
-    "require": "profiles.profile",
+    "ContainerRuntime": "guest.cri", "CrossCheck": "scenarios.cross_check", "Deadline": "support.deadline",
+    "Deployments": "guest.ostree", "DiskDamaged": "errors", "Disks": "guest.disks", "Document": "report.document",
+    "EmulatorFailed": "errors", "Explained": "errors", "FaultInjection": "scenarios.upgrade_paths",
+    "Files": "guest.files", "FirstBoot": "scenarios.first_boot", "Fleet": "machine.fleet",
+    "FleetMaker": "machine.fleet", "Guest": "guest.guest", "GuestCrashed": "errors", "GuestFailure": "errors",
+    "GuestNetwork": "guest.network", "HostError": "errors", "Image": "disk.image", "ImageRefused": "errors",
+    "InitialState": "machine.factory", "Instance": "ecs.instance", "InterruptedNode": "cluster.objects",
+    "JoinedNode": "cluster.objects", "KEPT_IN_ETC": "support.guest_paths", "KEPT_IN_HOME": "support.guest_paths",
+    "KEPT_IN_VAR": "support.guest_paths", "Kernel": "guest.kernel", "Kubelet": "guest.kubelet", "LaunchError": "errors",
+    "MACHINE_ID": "support.guest_paths", "Machine": "machine.machine", "MachineFactory": "machine.factory",
+    "MachinePool": "machine.pool", "MachineSpec": "machine.factory", "MachineStarved": "errors",
+    "Measure": "perf.metric", "MetadataFaults": "ecs.metadata_faults", "NotJudged": "errors",
+    "NotReady": "guest.readiness", "Offer": "upgrade.offer", "OperationsContainer": "guest.operations",
+    "Outages": "scenarios.outages", "Packages": "guest.packages", "PendingWork": "guest.pending",
+    "PodRun": "cluster.objects", "Power": "support.protocols", "PowerCuts": "powercut.campaign",
+    "Profile": "profiles.profile", "ProfileRefused": "errors", "ReadinessLevel": "guest.readiness", "Reason": "errors",
+    "Rebooted": "scenarios.basics", "RolledBack": "scenarios.basics", "Selinux": "guest.selinux",
+    "Services": "guest.services", "Shell": "support.protocols", "StaticPod": "scenarios.static_pod",
+    "System": "guest.system", "TestbedError": "errors", "TimerLost": "errors", "TimerStarved": "errors",
+    "Twins": "scenarios.basics", "Units": "guest.units", "UpgradeChain": "scenarios.upgrade_paths",
+    "UpgradeTool": "upgrade.tools", "Upgraded": "scenarios.basics", "UpgradesSection": "profiles.profile",
+    "VisibleHardware": "guest.hardware", "WaitTimedOut": "errors", "await_level": "guest.readiness",
+    "claim": "plugin.items", "guest_hardware": "ecs.guest_hardware", "require": "profiles.profile",
 }  # fmt: skip
 __all__ = [
-    "AccessMethod", "AccessSection", "Accounts", "AnswerUnreadable", "Blame", "BootFailed", "BootTimes", "CallerError",
-    "ChannelError", "Clock", "ClockCorrection", "ClockTracking", "Cluster", "ColdBoots", "CommandFailed",
-    "CommandResult", "Console", "ConsoleAccess", "ConsoleLine", "ContainerRuntime", "Deadline", "Deployments",
-    "DiskDamaged", "Disks", "Document", "EmulatorFailed", "Explained", "FaultInjection", "Files", "FirstBoot", "Fleet",
-    "FleetMaker", "Guest", "GuestCrashed", "GuestFailure", "GuestNetwork", "HostError", "Image", "ImageRefused",
-    "InitialState", "Instance", "InterruptedNode", "JoinedNode", "KEPT_IN_ETC", "KEPT_IN_HOME", "KEPT_IN_VAR", "Kernel",
-    "Kubelet", "LaunchError", "MACHINE_ID", "Machine", "MachineFactory", "MachinePool", "MachineSpec", "MachineStarved",
-    "Measure", "MetadataFaults", "NotJudged", "NotReady", "Offer", "OperationsContainer", "Outages", "Packages",
-    "PendingWork", "PodRun", "Power", "PowerCuts", "Profile", "ProfileRefused", "ReadinessLevel", "Reason", "Rebooted",
-    "RolledBack", "Selinux", "Services", "Shell", "StaticPod", "System", "TestbedError", "TimerStarved", "Twins",
-    "Units", "UpgradeChain", "UpgradeTool", "Upgraded", "UpgradesSection", "VisibleHardware", "WaitTimedOut",
-    "await_level", "claim", "guest_hardware", "require",
+    "AccessMethod", "AccessSection", "Accounts", "AnswerUnreadable", "AnswersDiffer", "Blame", "BootFailed",
+    "BootTimes", "CallerError", "ChannelError", "Clock", "ClockCorrection", "ClockTracking", "Cluster", "ColdBoots",
+    "CommandFailed", "CommandResult", "Console", "ConsoleAccess", "ConsoleLine", "ContainerRuntime", "CrossCheck",
+    "Deadline", "Deployments", "DiskDamaged", "Disks", "Document", "EmulatorFailed", "Explained", "FaultInjection",
+    "Files", "FirstBoot", "Fleet", "FleetMaker", "Guest", "GuestCrashed", "GuestFailure", "GuestNetwork", "HostError",
+    "Image", "ImageRefused", "InitialState", "Instance", "InterruptedNode", "JoinedNode", "KEPT_IN_ETC", "KEPT_IN_HOME",
+    "KEPT_IN_VAR", "Kernel", "Kubelet", "LaunchError", "MACHINE_ID", "Machine", "MachineFactory", "MachinePool",
+    "MachineSpec", "MachineStarved", "Measure", "MetadataFaults", "NotJudged", "NotReady", "Offer",
+    "OperationsContainer", "Outages", "Packages", "PendingWork", "PodRun", "Power", "PowerCuts", "Profile",
+    "ProfileRefused", "ReadinessLevel", "Reason", "Rebooted", "RolledBack", "Selinux", "Services", "Shell", "StaticPod",
+    "System", "TestbedError", "TimerLost", "TimerStarved", "Twins", "Units", "UpgradeChain", "UpgradeTool", "Upgraded",
+    "UpgradesSection", "VisibleHardware", "WaitTimedOut", "await_level", "claim", "guest_hardware", "require",
 ]  # fmt: skip
 
 

@@ -7,15 +7,17 @@
     │   │   │   └── EmulatorFailed  by a fault of its own
     │   │   └── MachineStarved  the host withheld the processor from the machine
     │   │       └── TimerStarved  so that the guest's timer did not tick
-    │   ├── ChannelError      the protocol between test bed and guest was broken
+    │   │           └── TimerLost  or the emulator lost it
     │   └── CallerError       bad input from the user                     → one line, exit status 4
     │       ├── ImageRefused
     │       └── ProfileRefused
     └── GuestFailure          the image under test broke a promise        → failed
         ├── BootFailed        never became ready
         ├── GuestCrashed      panic, oops, emergency mode, unexpected power-off or reset
+        ├── ChannelError      its end of the command channel exited or broke the protocol
         ├── CommandFailed     a command that had to succeed did not
         ├── AnswerUnreadable  the guest answered a question with something that cannot be parsed
+        ├── AnswersDiffer     the guest's answer is not that of its disk, or of its kernel
         ├── DiskDamaged       the data structures on its disk are inconsistent
         └── WaitTimedOut      a condition did not become true before its deadline
 
@@ -28,6 +30,7 @@ import enum
 from pathlib import Path
 
 from lifsea_testbed.support.redact import redact
+from lifsea_testbed.support.sanitize import printable
 
 
 class Blame(enum.StrEnum):
@@ -40,14 +43,12 @@ class Blame(enum.StrEnum):
 
 
 class Explained(Exception):
-    """An exception with what happened, what was expected, the evidence, and a hint what to do next."""
+    """An exception with what happened, what was expected, the evidence, and a hint what to do next, all printable."""
 
     blame: Blame = Blame.HARNESS
 
     def __init__(self, happened: str, *, expected: str = "", evidence: str = "", hint: str = "") -> None:
-        # The user's own input is not redacted: it would match the patterns of secrets ("token: required").
-        happened, expected, evidence = (text if self.blame is Blame.CALLER else redact(text)
-                                        for text in (happened, expected, evidence))  # fmt: skip
+        happened, expected, evidence, hint = map(self._shown, (happened, expected, evidence, hint))
         super().__init__(happened)
         self.happened = happened
         self.expected = expected
@@ -55,6 +56,10 @@ class Explained(Exception):
         self.hint = hint
         #: The directory with the records of the machine on which it happened, if that is closed already.
         self.records: Path | None = None
+
+    def _shown(self, text: str) -> str:
+        """A text that may come from a guest, printable; the user's own ("token: required") has no secrets."""
+        return printable(text) if self.blame is Blame.CALLER else redact(printable(text))
 
     @property
     def one_line(self) -> str:
@@ -98,8 +103,8 @@ class TimerStarved(MachineStarved):
     """The guest's kernel waited for a timer that did not tick on a busy host or emulator; a retry may succeed."""
 
 
-class ChannelError(TestbedError):
-    """The guest's end of the command channel exited or broke the protocol."""
+class TimerLost(TimerStarved):
+    """The emulator lost the guest's timer: no processor of the guest will ever run again; a retry may succeed."""
 
 
 class CallerError(TestbedError):
@@ -130,12 +135,20 @@ class GuestCrashed(GuestFailure):
     """The guest's kernel or init crashed, or the machine went down unexpectedly."""
 
 
+class ChannelError(GuestFailure):
+    """The guest's end of the command channel exited or broke the protocol."""
+
+
 class CommandFailed(GuestFailure):
     """A command in the guest ended with a status that it must not have."""
 
 
 class AnswerUnreadable(GuestFailure):
     """The guest answered a question with what cannot be parsed; the evidence is the command and its output."""
+
+
+class AnswersDiffer(GuestFailure):
+    """A program of the guest answers otherwise than its disk, or its kernel: it does not tell what is there."""
 
 
 class DiskDamaged(GuestFailure):

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from lifsea_testbed import Machine, Profile, claim, require
+from lifsea_testbed import CrossCheck, Machine, Profile, claim, require
 
 pytestmark = pytest.mark.shares_machine
 
 
 @claim("no-sshd")
-def test_there_is_no_ssh_server(machine: Machine, profile: Profile) -> None:
+def test_there_is_no_ssh_server(machine: Machine, cross_check: CrossCheck, profile: Profile) -> None:
     """No program is an ssh server by name, and no unit starts one."""
-    assert machine.guest.files.executables_named(profile.absent.ssh) == []
-    assert machine.guest.units.named(r"(ssh.*|.*(sshd|dropbear|tinyssh).*)\.(service|socket)") == []
+    assert cross_check(machine).files.executables_named(profile.absent.ssh) == []
+    assert cross_check(machine).units.named(r"(ssh.*|.*(sshd|dropbear|tinyssh).*)\.(service|socket)") == []
 
 
 @claim("no-sshd")
@@ -23,16 +23,17 @@ def test_nothing_speaks_ssh(watched: Machine) -> None:
 
 
 @claim("no-sshd")
-def test_no_program_is_an_ssh_server_under_another_name(machine: Machine, profile: Profile) -> None:
+def test_no_program_is_an_ssh_server_under_another_name(machine: Machine, cross_check: CrossCheck,
+                                                       profile: Profile) -> None:  # fmt: skip
     """No program, of any name and mode, contains a text that identifies an ssh server."""
-    assert machine.guest.files.executables_holding(profile.absent.ssh_marks) == []
+    assert cross_check(machine).files.executables_holding(profile.absent.ssh_marks) == []
 
 
 @claim("no-sshd")
-def test_there_is_no_host_key(watched: Machine, profile: Profile) -> None:
+def test_there_is_no_host_key(watched: Machine, cross_check: CrossCheck, profile: Profile) -> None:
     """No ssh host key was shipped, and none was made at boot, under its usual name or by its content."""
-    assert watched.guest.files.matching(profile.absent.host_keys) == []
-    assert watched.guest.files.holding(profile.absent.key_lines) == []
+    assert cross_check(watched).files.matching(profile.absent.host_keys) == []
+    assert cross_check(watched).files.holding(profile.absent.key_lines) == []
 
 
 @claim("no-surprise-listeners")
@@ -49,10 +50,10 @@ def test_selinux_is_in_the_promised_mode(watched: Machine, profile: Profile) -> 
 
 
 @claim("setuid-known")
-def test_only_known_files_give_privileges(watched: Machine, profile: Profile) -> None:
+def test_only_known_files_give_privileges(watched: Machine, cross_check: CrossCheck, profile: Profile) -> None:
     """Each file that is setuid or setgid, or has capabilities, is on the profile's list."""
     allowed = require(profile.security.setuid, "security.setuid")
-    assert [file for file in watched.guest.files.setuid() if file not in allowed] == []
+    assert [file for file in cross_check(watched).files.setuid() if file not in allowed] == []
 
 
 @claim("sysctls")
@@ -63,15 +64,15 @@ def test_the_kernel_is_set_as_promised(watched: Machine, profile: Profile) -> No
 
 
 @claim("no-default-password")
-def test_no_account_has_a_password(watched: Machine) -> None:
+def test_no_account_has_a_password(watched: Machine, cross_check: CrossCheck) -> None:
     """Every password field, of accounts and groups, is one with which nobody can log in, and root has no double."""
-    assert watched.guest.accounts.with_password() == []
+    assert cross_check(watched).accounts.with_password() == []
 
 
 @claim("no-default-password")
-def test_no_account_is_opened_without_a_password(machine: Machine) -> None:
+def test_no_account_is_opened_without_a_password(machine: Machine, cross_check: CrossCheck) -> None:
     """PAM lets nobody in who answered every question wrongly, at no service by which an account is entered."""
-    assert machine.guest.accounts.without_password() == []
+    assert cross_check(machine).accounts.without_password() == []
 
 
 @claim("no-default-password")

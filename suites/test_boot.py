@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lifsea_testbed import ColdBoots, Machine, Measure, Profile, claim, require
+from lifsea_testbed import ColdBoots, CrossCheck, Machine, Measure, Profile, claim, require
 
 
 @claim("boots-to-ready")
@@ -24,9 +24,9 @@ def test_first_boot_is_as_quick_as_promised(cold_boots: ColdBoots, profile: Prof
 
 
 @claim("no-initramfs")
-def test_nothing_loads_an_initramfs(booted: Machine) -> None:
+def test_nothing_loads_an_initramfs(booted: Machine, cross_check: CrossCheck) -> None:
     """No boot entry names an initramfs, and the kernel unpacked none."""
-    assert booted.guest.kernel.initramfs_signs() == []
+    assert cross_check(booted).kernel.initramfs_signs() == []
 
 
 @claim("drivers-built-in")
@@ -38,11 +38,11 @@ def test_no_virtio_or_ext4_module_is_loaded(watched: Machine) -> None:
 
 @claim("drivers-built-in")
 @pytest.mark.shares_machine
-def test_no_such_module_is_on_the_disk(machine: Machine) -> None:
+def test_no_such_module_is_on_the_disk(machine: Machine, cross_check: CrossCheck) -> None:
     """Nor can they be loaded later: no file is such a module, loaded or not."""
     modules = ("virtio.ko*", "virtio_ring.ko*", "virtio_pci*.ko*", "virtio_blk.ko*", "virtio_net.ko*",
                "net_failover.ko*", "ext4.ko*", "jbd2.ko*")  # fmt: skip
-    assert machine.guest.files.matching(modules) == []
+    assert cross_check(machine).files.matching(modules) == []
 
 
 @claim("console-clean")
@@ -61,15 +61,15 @@ def test_nothing_fails_after_the_boot(watched: Machine) -> None:
 
 @claim("few-units")
 @pytest.mark.shares_machine
-def test_there_are_few_units(machine: Machine, profile: Profile, measure: Measure) -> None:
+def test_there_are_few_units(machine: Machine, cross_check: CrossCheck, profile: Profile, measure: Measure) -> None:
     """There are no more unit files than the profile's budget."""
-    count = len(machine.guest.units.named(r".*"))
+    count = len(cross_check(machine).units.named(r".*"))
     measure("units", count, unit="units", better="lower", exact=True)
     assert count <= require(profile.budget.units, "budget.units")
 
 
 @claim("few-udev-rules")
 @pytest.mark.shares_machine
-def test_there_are_few_udev_rules(machine: Machine, profile: Profile) -> None:
+def test_there_are_few_udev_rules(machine: Machine, cross_check: CrossCheck, profile: Profile) -> None:
     """udev's files have no more rules than the profile's budget."""
-    assert len(machine.guest.system.udev_rules()) <= require(profile.budget.udev_rules, "budget.udev_rules")
+    assert len(cross_check(machine).system.udev_rules()) <= require(profile.budget.udev_rules, "budget.udev_rules")

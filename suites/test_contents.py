@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lifsea_testbed import Machine, MachineFactory, Measure, Profile, claim, require
+from lifsea_testbed import CrossCheck, Machine, MachineFactory, Measure, Profile, claim, require
 
 pytestmark = pytest.mark.shares_machine
 
@@ -12,9 +12,10 @@ _MEBIBYTE = 1 << 20
 
 
 @claim("packages-about-200")
-def test_there_are_about_200_packages(machine: Machine, profile: Profile, measure: Measure) -> None:
+def test_there_are_about_200_packages(machine: Machine, cross_check: CrossCheck, profile: Profile,
+                                      measure: Measure) -> None:  # fmt: skip
     """The package database has neither too many packages nor suspiciously few."""
-    count = len(machine.guest.packages.installed())
+    count = len(cross_check(machine).packages.installed())
     measure("packages", count, unit="packages", better="lower", exact=True)
     assert profile.packages.least <= count <= profile.packages.most
 
@@ -28,26 +29,26 @@ def test_the_image_is_small(bench: MachineFactory, profile: Profile, measure: Me
 
 
 @claim("no-python")
-def test_there_is_no_python(machine: Machine, profile: Profile) -> None:
+def test_there_is_no_python(machine: Machine, cross_check: CrossCheck, profile: Profile) -> None:
     """No program or library anywhere is a python, by its name or by its content; no standard library is there."""
-    assert machine.guest.files.executables_named(profile.absent.python) == []
-    assert machine.guest.files.executables_holding(profile.absent.python_marks) == []
-    assert machine.guest.files.matching(profile.absent.python_files) == []
+    assert cross_check(machine).files.executables_named(profile.absent.python) == []
+    assert cross_check(machine).files.executables_holding(profile.absent.python_marks) == []
+    assert cross_check(machine).files.matching(profile.absent.python_files) == []
 
 
 @claim("no-interpreters")
-def test_there_is_no_other_interpreter(machine: Machine, profile: Profile) -> None:
+def test_there_is_no_other_interpreter(machine: Machine, cross_check: CrossCheck, profile: Profile) -> None:
     """No program or library anywhere is a perl or ruby, by its name or by its content; no standard library is there."""
-    assert machine.guest.files.executables_named(profile.absent.interpreters) == []
-    assert machine.guest.files.executables_holding(profile.absent.interpreter_marks) == []
-    assert machine.guest.files.matching(profile.absent.interpreter_files) == []
+    assert cross_check(machine).files.executables_named(profile.absent.interpreters) == []
+    assert cross_check(machine).files.executables_holding(profile.absent.interpreter_marks) == []
+    assert cross_check(machine).files.matching(profile.absent.interpreter_files) == []
 
 
 @claim("no-package-manager")
-def test_there_is_no_package_manager(machine: Machine, profile: Profile) -> None:
+def test_there_is_no_package_manager(machine: Machine, cross_check: CrossCheck, profile: Profile) -> None:
     """No program anywhere is a package manager, by its name or by its content, whatever its mode."""
-    assert machine.guest.files.executables_named(profile.absent.package_managers) == []
-    assert machine.guest.files.executables_holding(profile.absent.package_manager_marks) == []
+    assert cross_check(machine).files.executables_named(profile.absent.package_managers) == []
+    assert cross_check(machine).files.executables_holding(profile.absent.package_manager_marks) == []
 
 
 @claim("no-package-manager")
@@ -57,43 +58,43 @@ def test_a_single_package_cannot_be_installed(machine: Machine) -> None:
 
 
 @claim("no-debug-tools")
-def test_there_is_no_debug_tool(machine: Machine, profile: Profile) -> None:
+def test_there_is_no_debug_tool(machine: Machine, cross_check: CrossCheck, profile: Profile) -> None:
     """No program anywhere debugs others or records network traffic, by its name or by its content."""
-    assert machine.guest.files.executables_named(profile.absent.debug_tools) == []
-    assert machine.guest.files.executables_holding(profile.absent.debug_tool_marks) == []
+    assert cross_check(machine).files.executables_named(profile.absent.debug_tools) == []
+    assert cross_check(machine).files.executables_holding(profile.absent.debug_tool_marks) == []
 
 
 @claim("no-debug-tools")
-def test_no_package_brings_a_debug_tool(machine: Machine, profile: Profile) -> None:
+def test_no_package_brings_a_debug_tool(machine: Machine, cross_check: CrossCheck, profile: Profile) -> None:
     """No installed package is one of such tools."""
-    assert machine.guest.packages.named(profile.absent.debug_packages) == []
+    assert cross_check(machine).packages.named(profile.absent.debug_packages) == []
 
 
 @claim("shell-kept")
-def test_a_posix_shell_is_kept(machine: Machine) -> None:
+def test_a_posix_shell_is_kept(machine: Machine, cross_check: CrossCheck) -> None:
     """/bin/sh runs a script."""
-    assert machine.guest.system.has_posix_shell()
+    assert cross_check(machine).system.has_posix_shell()
 
 
 @claim("shell-absent")
-def test_there_is_no_posix_shell(machine: Machine, profile: Profile) -> None:
+def test_there_is_no_posix_shell(machine: Machine, cross_check: CrossCheck, profile: Profile) -> None:
     """There is no /bin/sh, and no program anywhere is a shell, by its name or by its content."""
-    assert not machine.guest.system.has_posix_shell()
-    assert machine.guest.files.executables_named(profile.absent.shells) == []
-    assert machine.guest.files.programs_holding(profile.absent.shell_marks) == []
+    assert not cross_check(machine).system.has_posix_shell()
+    assert cross_check(machine).files.executables_named(profile.absent.shells) == []
+    assert cross_check(machine).files.programs_holding(profile.absent.shell_marks) == []
 
 
 @claim("no-logind")
-def test_there_is_no_logind(machine: Machine) -> None:
+def test_there_is_no_logind(machine: Machine, cross_check: CrossCheck) -> None:
     """Neither the unit nor the program exists, and no other program has its name on the system bus."""
-    assert machine.guest.units.named(r"systemd-logind\.service") == []
-    assert machine.guest.files.executables_named(["systemd-logind"]) == []
+    assert cross_check(machine).units.named(r"systemd-logind\.service") == []
+    assert cross_check(machine).files.executables_named(["systemd-logind"]) == []
     assert "org.freedesktop.login1" not in machine.guest.units.bus_names()
 
 
 @claim("no-resolved")
-def test_there_is_no_resolved(machine: Machine) -> None:
+def test_there_is_no_resolved(machine: Machine, cross_check: CrossCheck) -> None:
     """Neither the unit nor the program exists, and no other program has its name on the system bus."""
-    assert machine.guest.units.named(r"systemd-resolved\.service") == []
-    assert machine.guest.files.executables_named(["systemd-resolved"]) == []
+    assert cross_check(machine).units.named(r"systemd-resolved\.service") == []
+    assert cross_check(machine).files.executables_named(["systemd-resolved"]) == []
     assert "org.freedesktop.resolve1" not in machine.guest.units.bus_names()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lifsea_testbed import Machine, Profile, Rebooted, claim
+from lifsea_testbed import CrossCheck, Machine, Profile, Rebooted, claim
 
 
 @claim("root-read-only")
@@ -20,6 +20,12 @@ def test_a_write_outside_is_refused(watched: Machine, profile: Profile) -> None:
     assert watched.guest.files.accepted_writes_outside(profile.paths.writable) == []
 
 
+@claim("root-read-only")
+def test_no_other_file_system_is_writable(watched: Machine, profile: Profile) -> None:
+    """By the kernel's table of mounts, each mount that can be written to lies inside a promised path."""
+    assert watched.guest.disks.writable_mounts_outside(profile.paths.writable) == []
+
+
 @claim("escaped-container-cannot-write")
 def test_a_privileged_container_cannot_write_to_the_image(machine: Machine, profile: Profile) -> None:
     """With the host's root mounted for writing, it still cannot make a file in the directories of the image."""
@@ -29,9 +35,9 @@ def test_a_privileged_container_cannot_write_to_the_image(machine: Machine, prof
 
 @claim("paths-as-promised")
 @pytest.mark.shares_machine
-def test_the_changing_paths_lead_into_var(machine: Machine, profile: Profile) -> None:
+def test_the_changing_paths_lead_into_var(machine: Machine, cross_check: CrossCheck, profile: Profile) -> None:
     """Each of them resolves to a directory below /var."""
-    targets = {path: machine.guest.files.link_target(path) for path in profile.paths.into_var}
+    targets = {path: cross_check(machine).files.link_target(path) for path in profile.paths.into_var}
     assert {path: target for path, target in targets.items() if not target.startswith("/var/")} == {}
 
 

@@ -25,7 +25,7 @@ OWNERS = {
     "qemu": {"qemu.qmp"}, "pexpect": {"console.socket_io"}, "allure": {"report.allure"},
     "kubernetes": {"cluster.api"}, "cryptography": {"cluster.authority"},
     "minisign": {"report.signature"}, "xdist": {"plugin.xdist"}, "filelock": {"machine.snapshot_cache"},
-    "packaging": {"report.known_issues"},
+    "packaging": {"report.known_issues"}, "msgspec": {"support.questions"},
     "pydantic": {"profiles.profile", "machine.context", "machine.snapshot", "perf.jsonlines", "perf.sweeps",
                  "report.known_issues", "report.document"},
     "pytest": {"plugin"},
@@ -45,15 +45,17 @@ OF_THEIR_OWN = {
     "boottime.observe": "the observer", "cli.shell": "a terminal",
     "disk.image_formats": "formats of files", "disk.image_lock": "a lock", "disk.journal": "a journal",
     "disk.mounts": "a table of mounts", "ecs.metadata_tree": "the tree of metadata",
-    "guest.kernel_log": "the kernel's log", "guest.pam": "a stack of PAM",
-    "guest.protobuf": "a wire format", "guest.rpm": "a package database", "machine.clock_reseed": "the guest's clock",
-    "machine.descriptors": "descriptors", "machine.diagnosis": "whose fault a silence is",
+    "guest.disk_questions": "questions", "guest.kernel_log": "the kernel's log", "guest.open_disk": "an open disk",
+    "guest.protobuf": "a wire format", "guest.rpm": "a package database", "guest.sqlite_log": "a log of a database",
+    "machine.clock_reseed": "the guest's clock",
+    "machine.descriptors": "descriptors",
     "machine.fidelity": "fidelity", "machine.network": "a machine's network", "machine.postmortem": "records",
     "machine.time_server": "a time server", "perf.change_points": "a change point",
-    "plugin.ending": "the end of a run", "plugin.fixture_teardown": "teardown", "plugin.fixtures": "the fixtures",
+    "plugin.fixture_teardown": "teardown",
     "plugin.judgement": "a judgement", "plugin.judges": "a judge", "plugin.judges_written": "a judge in a source",
-    "plugin.log_output": "the output in a log", "plugin.results": "the result of a test", "plugin.shards": "a shard",
-    "powercut.report": "a report", "powercut.timeline_svg": "a picture",
+    "plugin.log_output": "the output in a log", "plugin.shards": "a shard",
+    "plugin.stop_signals": "a signal", "plugin.time_limit": "a time limit",
+    "powercut.report": "a report", "powercut.timeline_svg": "a picture", "support.reader_process": "a process",
 }  # fmt: skip
 LARGEST_MODULE = 400
 MEDIAN_FUNCTION, TENTH_FUNCTION = 10, 30
@@ -174,7 +176,7 @@ def test_tests_have_a_folder_for_each_package() -> None:
     packages = {package for floor in FLOORS for package in floor.packages} - {"__main__", "errors"}
     folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and not path.name.startswith("__")}
     assert packages - folders == set()
-    assert folders - packages == {"images", "mutants", "suites"}
+    assert folders - packages == {"faults", "images", "mutants", "suites"}
 
 
 def test_no_module_is_too_long() -> None:

@@ -29,7 +29,7 @@ SUITE = '''
 import pytest
 from pathlib import Path
 from lifsea_testbed import claim
-from lifsea_testbed.errors import ChannelError, CommandFailed, HostError, NotJudged, Reason
+from lifsea_testbed.errors import TestbedError, CommandFailed, HostError, NotJudged, Reason
 
 @pytest.fixture
 def profile(bench):
@@ -67,7 +67,7 @@ def test_boot_time(measure):
 @claim("no-initramfs")
 def test_initramfs():
     """There is none."""
-    raise ChannelError("the channel sent garbage")
+    raise TestbedError("the restored clock is wrong")
 
 @claim("few-units")
 def test_units():

@@ -33,3 +33,13 @@ replace() {
 	chmod --reference="$1" "$1.new"
 	mv "$1.new" "$1"
 }
+
+# lie PROGRAM: a script, which comes on standard input, takes the place of that program in /usr/bin; the program itself
+# lies in /usr/libexec/honest.
+lie() {
+	mkdir -p usr/libexec/honest
+	cp -aL usr/bin/$1 usr/libexec/honest/$1
+	rm usr/bin/$1
+	cat >usr/bin/$1
+	chmod 755 usr/bin/$1
+}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from html import escape
 
 from lifsea_testbed.boottime.attribution import Growth
 from lifsea_testbed.boottime.marks import PHASES
 from lifsea_testbed.boottime.observation import Observation, Progress
 from lifsea_testbed.guest.boot import UnitTimes
+from lifsea_testbed.support.sinks import markup
 
 _COLOURS = dict(zip(PHASES.values(), ("#718096", "#805ad5", "#2b6cb0", "#2c7a7b", "#2f855a"), strict=True))
 _WIDTH, _LEFT, _RIGHT, _TOP, _ROW, _LOAD = 1200.0, 10.0, 20.0, 34.0, 16.0, 60.0
@@ -28,7 +28,7 @@ def boot(seen: Observation) -> str:
     below = _TOP + 2 * _ROW + _LOAD + 12 * _MARK_ROWS + 6
     height = below + _ROW * (len(units) + 2)
     return _svg(height, [
-        f'<text x="{_LEFT}" y="18" font-size="14">{escape(seen.image)}, {seen.which} boot; marks of the guest\'s clock '
+        f'<text x="{_LEFT}" y="18" font-size="14">{markup(seen.image)}, {seen.which} boot; marks of the guest\'s clock '
         f"± {seen.error * 1000:.1f} ms</text>",
         *_phases(seen, scale), *_load(seen.curve, scale), *_marks(seen, scale, height), *_units(units, scale, below),
     ])  # fmt: skip
@@ -39,7 +39,7 @@ def difference(growths: Sequence[Growth], title: str) -> str:
     most = max((abs(growth.share) for growth in growths), default=1.0) or 1.0
     scale = (_WIDTH - _NAMES - _RIGHT - 230) / 2 / most
     middle = _NAMES + 115 + scale * most
-    rows = [f'<text x="{_LEFT}" y="18" font-size="14">{escape(title)}</text>']
+    rows = [f'<text x="{_LEFT}" y="18" font-size="14">{markup(title)}</text>']
     for number, growth in enumerate(growths):
         rows += _bar(growth, middle, scale, _TOP + _ROW * 1.3 * (number + 1))
     height = _TOP + _ROW * 1.3 * (len(growths) + 2)
@@ -52,9 +52,9 @@ def _bar(growth: Growth, middle: float, scale: float, y: float) -> Iterator[str]
     grew = growth.by > 0
     x = middle if grew else middle - width
     end = (x + width + 4, "start") if grew else (x - 4, "end")
-    yield f'<text x="{_LEFT}" y="{y:.1f}">{escape(_cut(f"{growth.kind} {growth.name}"))}</text>'
+    yield f'<text x="{_LEFT}" y="{y:.1f}">{markup(_cut(f"{growth.kind} {growth.name}"))}</text>'
     yield (f'<rect x="{x:.1f}" y="{y - 10:.1f}" width="{max(width, 1):.1f}" height="12" '
-           f'fill="{"#c53030" if grew else "#2f855a"}"><title>{escape(str(growth))}</title></rect>')
+           f'fill="{"#c53030" if grew else "#2f855a"}"><title>{markup(str(growth))}</title></rect>')
     yield f'<text x="{end[0]:.1f}" y="{y:.1f}" text-anchor="{end[1]}">{growth.share:+.2%}</text>'
 
 
@@ -88,7 +88,7 @@ def _marks(seen: Observation, scale: float, height: float) -> Iterator[str]:
     """A line for each mark, its name on the first row that has room for it."""
     y, taken = _TOP + 2 * _ROW + _LOAD, [0.0] * _MARK_ROWS
     for mark, at in sorted(seen.marks.items(), key=lambda item: item[1]):
-        x, name = _LEFT + at * scale, f"{mark} {at:.2f}"
+        x, name = _LEFT + at * scale, markup(f"{mark} {at:.2f}")
         width = _LETTER * len(name)
         left = min(x + 3, _WIDTH - width)
         row = next((row for row, end in enumerate(taken) if end < left), _MARK_ROWS - 1)
@@ -103,9 +103,9 @@ def _units(units: Sequence[UnitTimes], scale: float, top: float) -> Iterator[str
         label = f"{unit.name} {unit.active - unit.started:.2f} s"
         inside = x + width + 8 * len(label) < _WIDTH
         yield (f'<rect x="{x:.1f}" y="{y - 11:.1f}" width="{max(width, 1):.1f}" height="13" fill="#90cdf4">'
-               f"<title>{escape(label)}, {unit.processor:.2f} s of processor</title></rect>"
+               f"<title>{markup(label)}, {unit.processor:.2f} s of processor</title></rect>"
                f'<text x="{x + width + 4 if inside else x - 4:.1f}" y="{y:.1f}" '
-               f'text-anchor="{"start" if inside else "end"}">{escape(label)}</text>')  # fmt: skip
+               f'text-anchor="{"start" if inside else "end"}">{markup(label)}</text>')  # fmt: skip
 
 
 def _cut(text: str, length: int = 58) -> str:

@@ -13,9 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from lifsea_testbed.boottime.attribution import Growth, GrowthKind, apart
-from lifsea_testbed.disk.filesystem import Tree
 from lifsea_testbed.disk.image import Image
-from lifsea_testbed.disk.os_root import BootEntry, parse_entry
 from lifsea_testbed.errors import HostError, NotJudged, Reason
 from lifsea_testbed.guest.offline import OfflineTree
 from lifsea_testbed.qemu import processor
@@ -26,7 +24,6 @@ from lifsea_testbed.support.private_dir import PrivateDirectory
 from lifsea_testbed.support.sanitize import printable
 
 _KERNEL = "kernel"
-_SMALL = 1 << 16
 _LARGEST_KERNEL = 256 << 20
 #: How long the run may take on the host (seconds): a kernel needs about ten, on a processor that is shared.
 _LONGEST_RUN = 180.0
@@ -58,21 +55,15 @@ def find(image: Image) -> Bootable:
     """Returns the kernel of the boot entry that comes first.
 
     Raises:
-        NotJudged: the image has no readable boot entry, or no kernel at the path that the entry names.
+        NotJudged: the image has no readable boot entry, or no kernel at the path that the entry names; or that is
+            larger than any.
     """
-    with OfflineTree(image).tree() as tree:
-        entries = [(parse_entry(path.name, _text(tree, str(path))), _text(tree, str(path)))
-                   for path in tree.glob("/boot/loader/entries/*.conf")]  # fmt: skip
-        if not entries:
-            raise NotJudged("the image has no boot entry below /boot/loader/entries to take a kernel from",
-                            Reason.IMAGE)
-        text = max(entries, key=lambda entry: BootEntry.rank(entry[0]))[1]
-        fields = {words[0]: words[1:] for line in split_lines(text) if (words := line.split())}
-        path = "".join(fields.get("linux", []))
-        kernel = tree.read(f"/boot/{path.lstrip('/').removeprefix('boot/')}", _LARGEST_KERNEL) if path else None
-    if kernel is None:
-        raise NotJudged(f"the boot entry names the kernel {path!r}, which is not there", Reason.IMAGE)
-    return Bootable(kernel=kernel, options=tuple(fields.get("options", [])))
+    offline = OfflineTree(image)
+    entry = offline.first_entry()
+    if entry.kernel.size > _LARGEST_KERNEL:
+        raise NotJudged(f"the kernel {entry.kernel.path} has {entry.kernel.size} bytes; at most {_LARGEST_KERNEL} are "
+                        "read offline", Reason.IMAGE)  # fmt: skip
+    return Bootable(kernel=b"".join(offline.content(entry.kernel)), options=entry.options)
 
 
 def command(emulator: Emulator, options: tuple[str, ...]) -> list[str]:
@@ -132,7 +123,3 @@ def parse(console: str) -> KernelPhase:
 def differences(before: KernelPhase, after: KernelPhase) -> list[Growth]:
     """Returns the initcalls whose times differ; the times have no noise."""
     return apart(GrowthKind.INITCALL, "µs", [before.initcalls], [after.initcalls])
-
-
-def _text(tree: Tree, path: str) -> str:
-    return (tree.read(path, _SMALL) or b"").decode("utf-8", "replace")

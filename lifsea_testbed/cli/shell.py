@@ -10,7 +10,7 @@ import tty
 from collections.abc import Iterator
 
 from lifsea_testbed.console.login import console_shell_script, console_shell_user_data
-from lifsea_testbed.errors import CallerError, ChannelError, GuestFailure, NotJudged, TestbedError
+from lifsea_testbed.errors import CallerError, GuestFailure, NotJudged, TestbedError
 from lifsea_testbed.machine.boot import Boot
 from lifsea_testbed.machine.factory import InitialState, MachineFactory, MachineSpec
 from lifsea_testbed.machine.machine import Machine
@@ -58,7 +58,7 @@ def resume(factory: MachineFactory, kept: Snapshot) -> None:
             machine.resume(kept.facts.access, access_method=kept.facts.access_method,
                            shell_after=kept.facts.shell_after)
             machine.run(console_shell_script(), check=False)
-        except (GuestFailure, ChannelError, NotJudged) as error:
+        except (GuestFailure, NotJudged) as error:
             print(f"no shell: {printable(str(error))}\r")
         attach(machine)
 

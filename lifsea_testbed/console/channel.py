@@ -12,14 +12,14 @@ from typing import Protocol
 
 from lifsea_testbed.console import port_frames
 from lifsea_testbed.console.socket_io import SocketStream, StreamClosed, StreamStalled
-from lifsea_testbed.errors import ChannelError, Explained, NotJudged, Reason, WaitTimedOut
+from lifsea_testbed.errors import ChannelError, Explained, HostError, NotJudged, Reason, WaitTimedOut
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.liveness import Liveness
 from lifsea_testbed.support.protocols import CommandResult
 from lifsea_testbed.support.sanitize import first_line
 
 #: The most output that is accepted from one command (bytes), so that a faulty guest cannot fill the host's memory.
-LARGEST_ANSWER = 1 << 30
+LARGEST_ANSWER = 256 << 20
 #: How long a killed command may take to end, and a restarted shell to answer (seconds, on the host).
 GRACE = 10.0
 #: How long a guest may send nothing in the middle of an answer (seconds, on the host).
@@ -278,10 +278,10 @@ class PortChannel:
             raise self._broken(error) from error
 
     def _broken(self, error: StreamClosed) -> Explained:
-        """The error for a broken stream: mostly the machine ended, which is known a moment later."""
+        """The error for a stream that QEMU closed, as no guest can: mostly its end is known a moment later."""
         self._machine.wait(Deadline.after(1.0))
         self._machine.check()
-        return ChannelError(f"the command channel broke while {self._doing}: {error}")
+        return HostError(f"the command channel broke while {self._doing}: {error}")
 
     def _receive_line(self, deadline: Deadline) -> bytes:
         while (end := self._received.find(b"\n")) < 0:

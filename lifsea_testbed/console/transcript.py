@@ -17,7 +17,7 @@ from pathlib import Path
 from lifsea_testbed.console import fatal_lines
 from lifsea_testbed.console.serial_frames import Frame, Splitter
 from lifsea_testbed.console.socket_io import SocketStream, StreamClosed, StreamStalled
-from lifsea_testbed.errors import ChannelError, Explained, GuestCrashed, HostError, TestbedError, WaitTimedOut
+from lifsea_testbed.errors import Explained, GuestCrashed, HostError, TestbedError, WaitTimedOut
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.liveness import Liveness
 from lifsea_testbed.support.protocols import ConsoleLine
@@ -234,7 +234,7 @@ class Transcript:
 
         Raises:
             WaitTimedOut: the guest did not read its input in time.
-            ChannelError: QEMU closed the console.
+            HostError: QEMU closed the console.
             GuestCrashed, LaunchError: the machine ended first.
         """
         try:
@@ -244,7 +244,7 @@ class Transcript:
         except StreamClosed as error:
             self._liveness.wait(Deadline.after(1.0))
             self._liveness.check()
-            raise ChannelError(f"the console broke while {len(data)} bytes were typed: {error}") from error
+            raise HostError(f"the console broke while {len(data)} bytes were typed: {error}") from error
 
     def mirror_to(self, show: Callable[[bytes], None]) -> None:
         """Passes the console's bytes to `show` as well, as they arrive."""

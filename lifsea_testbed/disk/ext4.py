@@ -26,6 +26,10 @@ _ATTRIBUTES = b"\x00\x00\x02\xea"
 _PREFIXES = {1: "user.", 2: "system.posix_acl_access", 3: "system.posix_acl_default", 4: "trusted.", 6: "security.",
              7: "system."}  # fmt: skip
 _LONGEST_RUN = 32768
+#: The bytes of a file that are read at a time.
+_PIECE = 4 << 20
+#: The longest path that a symbolic link holds (PATH_MAX of Linux, without the byte that ends it).
+_LONGEST_LINK = 4095
 _DEEPEST = 5
 #: The largest file that is read, and the largest directory (bytes); package databases are much smaller.
 LARGEST_FILE, LARGEST_DIRECTORY = 256 << 20, 16 << 20
@@ -106,18 +110,36 @@ class Ext4:
         """
         if inode.size > limit:
             raise NotJudged(f"a file of {inode.size} bytes is not read offline; the limit is {limit}", Reason.IMAGE)
+        return self.part(inode, 0, inode.size)
+
+    def part(self, inode: Inode, offset: int, length: int) -> bytes:
+        """Returns so many bytes of a file from that offset on, fewer where it ends; raises what `read` raises."""
+        length = max(0, min(length, inode.size - offset))
+        content = bytearray(length)
+        for start, piece in self.pieces(inode, offset, offset + length):
+            content[start - offset:start - offset + len(piece)] = piece
+        return bytes(content)
+
+    def pieces(self, inode: Inode, start: int = 0, end: int | None = None) -> Iterator[tuple[int, bytes]]:
+        """Yields offset and content of the parts of a file between `start` and `end` that are no holes, in order.
+
+        A part has at most 4 MiB; raises what `read` raises.
+        """
         if inode.flags & (_IN_INODE | _ENCRYPTED):
             raise NotJudged("the file system keeps files encrypted or within their inodes; that is not read offline",
                             Reason.IMAGE)
-        size = self.layout.block_size
-        content = bytearray(-(-inode.size // size) * size)
-        for first, place, count in self._runs(inode, len(content) // size):
-            content[first * size:(first + count) * size] = self._blocks(place, count)
-        return bytes(content[:inode.size])
+        size, end = self.layout.block_size, inode.size if end is None else min(end, inode.size)
+        for first, place, count in self._runs(inode, -(-end // size)):
+            for index in range(max(0, start // size - first), count, _PIECE // size):
+                at = (first + index) * size
+                piece = self._blocks(place + index, min(count - index, _PIECE // size))
+                yield max(at, start), piece[max(0, start - at):end - at]
 
     def link_target(self, inode: Inode) -> str:
         """Returns the target of a symbolic link."""
         short = inode.size < len(inode.block) and not inode.flags & _IN_EXTENTS
+        if inode.size > _LONGEST_LINK:
+            raise _damaged(f"has a symbolic link of {inode.size} bytes; {_LONGEST_LINK} are the most")
         target = inode.block[:inode.size] if short else self.read(inode, self.layout.block_size)
         return target.decode("utf-8", "surrogateescape")
 

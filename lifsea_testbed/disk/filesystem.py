@@ -11,9 +11,12 @@ from pathlib import PurePosixPath
 from lifsea_testbed.disk.ext4 import LARGEST_FILE, ROOT, Ext4, Inode
 from lifsea_testbed.errors import NotJudged, Reason
 
-_MOST_LINKS, _MOST_MATCHES = 40, 1000
-#: The bounds of a walk, so that it ends on a hostile disk: an OS of 200 packages has some 20,000 entries.
-MOST_ENTRIES, DEEPEST = 1_000_000, 256
+#: The links that one path leads through at most, as in Linux (MAXSYMLINKS), and its components with theirs: Linux
+#: bounds the length of each path by PATH_MAX, 4096 bytes, of which every second may be a slash.
+_MOST_LINKS, _MOST_STEPS, _MOST_MATCHES = 40, 2048, 1000
+#: The bounds of a walk, so that it ends on a hostile disk: an OS of 200 packages has some 20,000 entries, a desktop's
+#: distribution 300,000.
+MOST_ENTRIES, DEEPEST = 500_000, 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +41,18 @@ class TreeEntry:
         """Whether it is a regular file."""
         return stat.S_ISREG(self.inode.mode)
 
+    def read(self, limit: int = LARGEST_FILE) -> bytes:
+        """Returns the whole content of a file, of at most `limit` bytes."""
+        return self.file_system.read(self.inode, limit)
+
+    def part(self, offset: int, length: int) -> bytes:
+        """Returns so many bytes of a file from that offset on, fewer where it ends."""
+        return self.file_system.part(self.inode, offset, length)
+
+    def pieces(self) -> Iterator[tuple[int, bytes]]:
+        """Yields offset and content of the parts of a file that are no holes, in order."""
+        return self.file_system.pieces(self.inode)
+
 
 def root_of(file_system: Ext4) -> TreeEntry:
     """Returns the topmost directory of a file system."""
@@ -54,6 +69,7 @@ class Tree:
         self.unread: tuple[str, ...] = ()
         self._root = root
         self._mounts = dict(mounts or {})
+        self._mount_names = {path.name for path in self._mounts}
         self._beside: list[PurePosixPath] = []
         self._directories: dict[tuple[int, int], dict[str, int]] = {}
 
@@ -77,9 +93,17 @@ class Tree:
         return self._resolve(PurePosixPath(path), follow=True)[0]
 
     def read(self, path: str | PurePosixPath, limit: int = LARGEST_FILE) -> bytes | None:
-        """Returns the content of a regular file, or None if there is none."""
+        """Returns the content of a regular file, or None if there is none.
+
+        Raises:
+            NotJudged: it is larger than `limit` bytes.
+        """
         place = self.find(path)
-        return place.file_system.read(place.inode, limit) if place and place.is_regular else None
+        if place is None or not place.is_regular:
+            return None
+        if place.inode.size > limit:
+            raise NotJudged(f"{path} has {place.inode.size} bytes; at most {limit} are read offline", Reason.IMAGE)
+        return place.read(limit)
 
     def names(self, path: str | PurePosixPath) -> list[str]:
         """Returns the names in a directory, sorted; none if there is no such directory."""
@@ -134,8 +158,10 @@ class Tree:
         return [pattern] if self.find(directory / pattern) else []
 
     def _resolve(self, path: PurePosixPath, *, follow: bool) -> tuple[PurePosixPath, TreeEntry | None]:
-        waiting, at, links = _backwards(path), [(PurePosixPath("/"), self._root)], 0
-        while waiting:
+        waiting, at, links = _backwards(path), [("/", self._root)], 0
+        for _ in range(_MOST_STEPS):
+            if not waiting:
+                break
             name = waiting.pop()
             if name == "..":
                 at = at[:-1] or at
@@ -143,17 +169,19 @@ class Tree:
             here, place = at[-1]
             below = self._child(here, place, name)
             if below is None or links > _MOST_LINKS:
-                return here.joinpath(name, *reversed(waiting)), None
+                return PurePosixPath(here, name, *reversed(waiting)), None
             if below.is_link and (waiting or follow):
-                target = PurePosixPath(below.file_system.link_target(below.inode))
-                links, waiting = links + 1, waiting + _backwards(target)
-                at = at[:1] if target.is_absolute() else at
+                target = below.file_system.link_target(below.inode)
+                links += 1
+                waiting += _backwards(PurePosixPath(target))
+                del at[1 if target.startswith("/") else len(at):]
             else:
-                at.append((here / name, below))
-        return at[-1]
+                at.append((f"{here.rstrip('/')}/{name}", below))
+        here, place = at[-1]
+        return (PurePosixPath(here, *reversed(waiting)), None) if waiting else (PurePosixPath(here), place)
 
-    def _child(self, here: PurePosixPath, place: TreeEntry, name: str) -> TreeEntry | None:
-        if mounted := self._mounts.get(here / name):
+    def _child(self, here: str, place: TreeEntry, name: str) -> TreeEntry | None:
+        if name in self._mount_names and (mounted := self._mounts.get(PurePosixPath(here, name))):
             return mounted
         number = self._entries(place).get(name) if place.is_directory else None
         return None if number is None else _entry_of(place.file_system, number)

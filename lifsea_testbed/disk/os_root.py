@@ -48,11 +48,6 @@ class BootEntry:
         return self.version, self.name
 
 
-def boots_next(disk: ByteSource) -> Tree:
-    """Returns the files of the root file system that boots next; raises what `os_root` raises."""
-    return os_root(disk).tree
-
-
 def os_root(disk: ByteSource) -> OsRoot:
     """Returns the root file system that boots next, as the running system sees it.
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import struct
 import zlib
 from array import array
 from collections.abc import Iterator
-from pathlib import Path
 
-from lifsea_testbed.disk.image import LARGEST, DiskFormat, Image, parse_qcow2_header
-from lifsea_testbed.disk.source import ByteSource, RawFile
+from lifsea_testbed.disk.image import LARGEST, parse_qcow2_header
+from lifsea_testbed.disk.source import ByteSource
 from lifsea_testbed.errors import DiskDamaged, NotJudged, Reason
 
 _HEADER = 104
@@ -110,23 +108,6 @@ class Qcow2:
         if len(data) != self._cluster:
             raise DiskDamaged("a compressed cluster is too short", hint="qemu-img check")
         return data
-
-
-@contextlib.contextmanager
-def open_layers(image: Image, *overlays: Path) -> Iterator[ByteSource]:
-    """Yields the disk of a machine with those overlays (qcow2, the lowest first) above the image.
-
-    The machine must be off.
-
-    Raises:
-        DiskDamaged, NotJudged: one of the files cannot be read.
-    """
-    with contextlib.ExitStack() as stack:
-        file = stack.enter_context(RawFile(image.path))
-        disk: ByteSource = Qcow2(file) if image.format is DiskFormat.QCOW2 else file
-        for overlay in overlays:
-            disk = Qcow2(stack.enter_context(RawFile(overlay)), disk)
-        yield disk
 
 
 def _refuse(incompatible: int, *, encrypted: bool) -> None:

@@ -24,12 +24,13 @@ class ByteSource(Protocol):
 
 
 class RawFile:
-    """A file of the host, open for reading within the context; several threads may read it."""
+    """A file of the host, by its path or an open descriptor, for reading within the context, by several threads."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file = path.open("rb", buffering=0)
-        self.size = self._file.seek(0, 2)
+    def __init__(self, file: Path | int) -> None:
+        self._name = "the image" if isinstance(file, int) else str(file)
+        self.descriptor = file if isinstance(file, int) else os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        self._is_own = not isinstance(file, int)
+        self.size = os.fstat(self.descriptor).st_size
 
     def __enter__(self) -> Self:
         """Returns the file itself."""
@@ -37,15 +38,16 @@ class RawFile:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
-        """Closes the file."""
-        self._file.close()
+        """Closes a file that was opened by its path."""
+        if self._is_own:
+            os.close(self.descriptor)
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Returns exactly `length` bytes of the file."""
-        within(self, offset, length, str(self._path))
-        data = os.pread(self._file.fileno(), length, offset)
+        within(self, offset, length, self._name)
+        data = os.pread(self.descriptor, length, offset)
         if len(data) != length:
-            raise DiskDamaged(f"{self._path} ends before byte {offset + length}", hint="copy it again, compare digests")
+            raise DiskDamaged(f"{self._name} ends before byte {offset + length}", hint="copy it again, compare digests")
         return data
 
 

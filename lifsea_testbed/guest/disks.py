@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from lifsea_testbed.errors import GuestFailure
+from lifsea_testbed.guest import kernel_files
 from lifsea_testbed.guest.answers import readable
+from lifsea_testbed.guest.files import KERNEL_INTERFACES
 from lifsea_testbed.support.lines import split_lines
 from lifsea_testbed.support.protocols import Shell
 
@@ -67,10 +71,18 @@ class Disks:
         Raises:
             GuestFailure: neither /sysroot nor / is mounted from a disk.
         """
-        point, device = root_mount(self._shell.run("cat /proc/self/mountinfo").stdout)
+        point, device = root_mount(self._mounts())
         answer = self._shell.run(_SIZES.format(device=device, point=point))
         with readable(answer, expected="five numbers: disk, partition, start, blocks, size of a block"):
             return parse_sizes(answer.stdout)
+
+    def writable_mounts_outside(self, directories: Iterable[str]) -> list[str]:
+        """Returns the mount points, outside of those directories, of file systems that can be written to, sorted.
+
+        By the kernel's own table of mounts. The kernel's interfaces do not count, nor does what is mounted inside one
+        of the directories as well, as ostree mounts /var below /sysroot.
+        """
+        return parse_writable(self._mounts(), directories)
 
     def by_serial(self) -> dict[str, str]:
         """Returns the virtio disks by their serial: device name as in /dev."""
@@ -81,12 +93,30 @@ class Disks:
         """Returns the mounted ext4 file systems that found errors in themselves, with their number (ext4(5))."""
         return [line for line in self._shell.run(_ERRORS).lines if not line.endswith(": 0")]
 
+    def _mounts(self) -> str:
+        return self._shell.run(kernel_files.shown("/proc/self/mountinfo")).stdout
+
     def full_var(self) -> str:
         """Returns a sentence on the space left in /var if 95 % or more of it are used; empty otherwise."""
         fields = self._shell.run(_VAR, check=False).stdout.split()
         if len(fields) != 3 or not re.fullmatch(r"[0-9]{1,3}%", fields[1]) or int(fields[1].rstrip("%")) < _FULL:
             return ""
         return f"/var is full: {fields[2]} MiB are left"
+
+
+def parse_writable(mountinfo: str, directories: Iterable[str]) -> list[str]:
+    """Reads /proc/PID/mountinfo (proc(5)): mount points whose mount and file system are writable, outside of those."""
+    places = [PurePosixPath(directory) for directory in directories]
+    found = [row for row in map(str.split, split_lines(mountinfo)) if _is_writable(row)]
+    inside = [row for row in found if any(PurePosixPath(row[4]).is_relative_to(place) for place in places)]
+    shown = {(row[2], row[3]) for row in inside}
+    return sorted({row[4] for row in found if (row[2], row[3]) not in shown})
+
+
+def _is_writable(row: list[str]) -> bool:
+    if len(row) < 10 or "-" not in row or row[row.index("-") + 1] in KERNEL_INTERFACES:
+        return False
+    return "rw" in row[5].split(",") and "rw" in row[-1].split(",")
 
 
 def parse_sizes(text: str) -> RootDisk:

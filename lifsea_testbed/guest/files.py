@@ -20,7 +20,7 @@ from lifsea_testbed.support.digest import TOOLS, parse_digest, same
 from lifsea_testbed.support.protocols import Shell
 
 #: The kernel's own interfaces: no files of the system, regardless of their permission bits.
-_KERNEL_INTERFACES = (
+KERNEL_INTERFACES = (
     "proc", "sysfs", "cgroup", "cgroup2", "devpts", "mqueue", "hugetlbfs", "securityfs", "debugfs", "tracefs",
     "configfs", "pstore", "bpf", "efivarfs", "binfmt_misc", "fusectl", "autofs", "rpc_pipefs", "nsfs",
 )  # fmt: skip
@@ -325,7 +325,7 @@ def _described(found: str, test: Callable[[formats.FileHead], bool]) -> list[str
 
 
 def _kernel_interfaces() -> list[str]:
-    return [argument for name in _KERNEL_INTERFACES for argument in ("-o", "-fstype", name)][1:]
+    return [argument for name in KERNEL_INTERFACES for argument in ("-o", "-fstype", name)][1:]
 
 
 def _not_of_the_system() -> list[str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from lifsea_testbed.guest import initramfs, kernel_log
+from lifsea_testbed.errors import AnswersDiffer
+from lifsea_testbed.guest import initramfs, kernel_files, kernel_log
 from lifsea_testbed.guest.answers import first_words, number, readable
 from lifsea_testbed.guest.kernel_log import KernelLog, KernelMessage
 from lifsea_testbed.support.lines import split_lines
@@ -32,7 +33,7 @@ class Kernel:
 
     def loaded_modules(self) -> list[str]:
         """Returns the names of the loaded modules; a kernel without modules has none."""
-        return first_words(self._shell.run("cat /proc/modules 2>/dev/null || :"))
+        return first_words(self._shell.run(kernel_files.shown("/proc/modules")))
 
     def uptime(self) -> float:
         """Returns the seconds since the kernel started."""
@@ -48,11 +49,16 @@ class Kernel:
             return sizes["MemTotal:"] - sizes["MemAvailable:"]
 
     def sysctls(self, names: Iterable[str]) -> dict[str, int | str]:
-        """Returns the value of each kernel setting (sysctl(8)); "absent" for one that the kernel does not have."""
+        """Returns the value of each kernel setting (sysctl(8)); "absent" for one that the kernel does not have.
+
+        Raises:
+            AnswersDiffer: `cat` prints another value than the shell itself reads.
+        """
         paths = {name: f"/proc/sys/{name.replace('.', '/')}" for name in names}
         script = "; ".join(f"cat {path} 2>/dev/null || echo absent" for path in paths.values())
-        answer = self._shell.run(script or ":")
-        with readable(answer, expected=f"a line for each of {', '.join(paths)}"):
+        answer, raw = self._shell.run(script or ":"), self._shell.run(kernel_files.first_lines(paths.values()))
+        with readable(answer, raw, expected=f"a line for each of {', '.join(paths)}"):
+            _require_same(paths, split_lines(answer.stdout), split_lines(raw.stdout))
             return {name: int(value) if re.fullmatch(r"-?[0-9]+", value) else value
                     for name, value in zip(paths, split_lines(answer.stdout), strict=True)}  # fmt: skip
 
@@ -102,6 +108,14 @@ class Kernel:
         signs += initramfs.parse_unified(self._shell.run(initramfs.UNIFIED).stdout)
         log = kernel_log.read(self._shell)
         return _known(log, signs + [one.text for one in log.messages if initramfs.MESSAGES.search(one.text)])
+
+
+def _require_same(names: Iterable[str], printed: Sequence[str], raw: Sequence[str]) -> None:
+    """Makes sure that a program printed what the shell reads, which may be no more than the first byte of a number."""
+    for name, shown, read in zip(names, printed, raw, strict=True):
+        if read != shown and not (len(read) == 1 and shown.startswith(read)):
+            raise AnswersDiffer(f"cat prints {shown!r} of {name}, the kernel's file begins with {read!r}",
+                                expected="a cat that prints what is in a file")
 
 
 def _known(log: KernelLog, found: list[str]) -> list[str]:

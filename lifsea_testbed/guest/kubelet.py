@@ -6,14 +6,32 @@ import json
 import re
 import shlex
 
+from lifsea_testbed.guest import kernel_files
+from lifsea_testbed.guest.answers import readable
 from lifsea_testbed.guest.network import GuestNetwork
 from lifsea_testbed.profiles.profile import ClusterSection
 from lifsea_testbed.support.protocols import Shell
 
 KUBELET, CONTAINERD = "kubelet.service", "containerd.service"
 #: KubeletHealthzPort of kubeadm.
-HEALTHZ = "http://127.0.0.1:10248/healthz"
+PORT = 10248
+HEALTHZ = f"http://127.0.0.1:{PORT}/healthz"
 _DRIVER = re.compile(r"(?m)^\s*cgroupDriver:\s*[\"']?(\w+)")
+# The processes that hold a socket that listens at that port: for each its name and its control groups (proc(5)).
+_LISTENING = f"{kernel_files.SHOW}port={PORT:04X}" + r"""
+for table in tcp tcp6; do show /proc/net/$table; done | while read -r _ local _ state _ _ _ _ _ inode _; do
+    case $local in *:$port) [ "$state" = 0A ] || continue;; *) continue;; esac
+    owners=$(find /proc/[0-9]*/fd -lname "socket:\\[$inode\\]" 2>/dev/null)
+    [ -n "$owners" ] || echo "kernel -"
+    for owner in $owners; do
+        owner=${owner%/fd/*}
+        IFS= read -r name <$owner/comm
+        groups=$(show $owner/cgroup)
+        echo "$name" $groups
+    done
+done
+:
+"""
 _OPTIONS = """
 pid=$(systemctl show --property=MainPID --value {unit})
 tr '\\0' '\\n' </proc/$pid/cmdline 2>/dev/null || systemctl show --property=ExecStart {unit} | tr ' ' '\\n'
@@ -30,6 +48,16 @@ class Kubelet:
     def health(self) -> str | None:
         """Returns the body that the healthz endpoint answers with, or nothing if it does not."""
         return GuestNetwork(self._shell).http_get(HEALTHZ)
+
+    def imposters(self) -> list[str]:
+        """Returns the programs that listen at the port of healthz and are no processes of the kubelet's service.
+
+        By the kernel's tables of sockets and of control groups; `kernel` stands for a socket that no process holds.
+        """
+        answer = self._shell.run(_LISTENING)
+        with readable(answer, expected="the name of a program and its control group on each line"):
+            rows = [line.partition(" ") for line in answer.lines]
+            return sorted({name for name, _, group in rows if f"/{KUBELET}" not in group})
 
     def version(self) -> str:
         """Returns the version, in the form that a node object has it."""

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from lifsea_testbed.errors import NotJudged, Reason
+from lifsea_testbed.guest import kernel_files
 from lifsea_testbed.guest.answers import readable
 from lifsea_testbed.support.deadline import HARDWARE_SPEED, TimeScale
 from lifsea_testbed.support.lines import split_lines
@@ -16,21 +17,23 @@ from lifsea_testbed.support.protocols import Shell
 
 #: State 0A is TCP_LISTEN, and an unconnected UDP socket is in 07, TCP_CLOSE (include/net/tcp_states.h).
 _LISTEN, _UNCONNECTED = "0A", "07"
-_TABLES = "for table in tcp tcp6 udp udp6; do sed \"s/^/${table%6} /\" /proc/net/$table 2>/dev/null; done"
+_TABLES = kernel_files.SHOW + "for table in tcp tcp6 udp udp6; do show /proc/net/$table ${table%6}; done; :"
 _OWNERS = "find /proc/[0-9]*/fd -lname 'socket:*' -printf '%h %l\\n' 2>/dev/null || :"
 _PROGRAMS = "grep -H . /proc/[0-9]*/comm 2>/dev/null || :"
 # The listeners of the shell's own network namespace, then those of each other, after a process that is in it.
-_NAMESPACES = """
+_NAMESPACES = kernel_files.SHOW + """
 own=$(readlink /proc/self/ns/net)
 seen=" $own "
 echo '= self'
-cat /proc/net/tcp /proc/net/tcp6 2>/dev/null
+show /proc/net/tcp
+show /proc/net/tcp6
 for process in /proc/[0-9]*; do
     name=$(readlink $process/ns/net 2>/dev/null) || continue
     case $seen in *" $name "*) continue;; esac
     seen="$seen$name "
     echo "= ${process#/proc/}"
-    cat $process/net/tcp $process/net/tcp6 2>/dev/null
+    show $process/net/tcp
+    show $process/net/tcp6
 done
 exit 0
 """
@@ -102,7 +105,7 @@ class GuestNetwork:
 
     def listeners(self) -> list[Listener]:
         """Returns every listening TCP socket of the guest's own network namespace, sorted."""
-        answer = self._shell.run("cat /proc/net/tcp /proc/net/tcp6 2>/dev/null || :")
+        answer = self._shell.run(kernel_files.shown("/proc/net/tcp", "/proc/net/tcp6"))
         with readable(answer):
             return parse_sockets(answer.stdout)
 

@@ -1,63 +1,40 @@
-"""The files of an image read from its disk, and the subjects of a guest that they can answer for without a shell."""
+"""The files of an image read from its disk, and the subjects of a guest that they can answer for without a shell.
+
+No byte of the disk is parsed here: every question goes to a confined reader (disk_questions.py).
+"""
 
 from __future__ import annotations
 
-import contextlib
-import fnmatch
-import functools
-import re
-import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import ParamSpec, TypeVar
 
-from lifsea_testbed.disk.filesystem import Tree
+from lifsea_testbed.disk import layers
 from lifsea_testbed.disk.image import Image
-from lifsea_testbed.disk.os_root import OsRoot, os_root
-from lifsea_testbed.disk.qcow2 import open_layers
 from lifsea_testbed.errors import NotJudged, Reason
-from lifsea_testbed.guest import accounts, capabilities, formats, initramfs, kernel, packages, rpm, system, units
-from lifsea_testbed.guest.answers import readable
-from lifsea_testbed.guest.files import NOT_OF_THE_SYSTEM, SMALL, Files
+from lifsea_testbed.guest import accounts, disk_questions, files, kernel, packages, system, units
+from lifsea_testbed.guest.disk_questions import FileSize, KernelEntry
 from lifsea_testbed.profiles.recognition import ReleaseFacts
-from lifsea_testbed.support.lines import split_lines
-from lifsea_testbed.support.protocols import CommandResult, Shell
+from lifsea_testbed.support.protocols import Shell
+from lifsea_testbed.support.questions import Question
 
-#: Where a running system has file systems of the kernel, or memory, mounted.
-_HIDDEN = ("/proc", "/sys", "/dev", "/run")
-#: systemd.unit(5), "System Unit Search Path", without the directories that are filled anew at each boot.
-_UNIT_PATHS = ("/etc/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system",
-               "/lib/systemd/system")  # fmt: skip
-_UNIT_KINDS = (".service", ".socket", ".device", ".mount", ".automount", ".swap", ".target", ".path", ".timer",
-               ".slice", ".scope")  # fmt: skip
-_SYSTEM_RELEASE = "/etc/system-release"
-_TEXT = 64 << 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class OfflineFile:
-    """A regular file: its path, its mode as in stat(2), and whether it has capabilities."""
-
-    path: PurePosixPath
-    mode: int
-    has_capabilities: bool
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class OfflineTree:
-    """The files of the system that boots next from an image.
+    """The files of the system that boots next from an image, as a confined reader finds them.
 
-    Nothing stays open between calls. Every call raises DiskDamaged where the disk contradicts itself, and NotJudged
-    where it holds something that is not read offline.
+    The reader runs until the object is gone. Every call raises DiskDamaged where the disk contradicts itself, and
+    NotJudged where it holds something that is not read offline, or more than a reader may read.
     """
 
-    def __init__(self, image: Image, *layers: Path) -> None:
-        self._image, self._layers = image, layers
+    def __init__(self, image: Image, *overlays: Path) -> None:
+        self._reader = layers.reader(disk_questions.__name__, image, *overlays)
 
-    @contextlib.contextmanager
-    def tree(self) -> Iterator[Tree]:
-        """Yields the tree of files."""
-        with self._root() as root:
-            yield root.tree
+    def ask(self, question: Question[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Returns the answer to a question of `disk_questions`."""
+        return self._reader.ask(question, *args, **kwargs)
 
     def os_release(self) -> dict[str, str]:
         """Returns the fields of os-release(5), unquoted.
@@ -65,7 +42,7 @@ class OfflineTree:
         Raises:
             NotJudged: the image has no such file.
         """
-        return system.parse_os_release(self.text(*system.OS_RELEASE))
+        return self.ask(disk_questions.os_release)
 
     def release(self, markers: Iterable[str]) -> ReleaseFacts:
         """Returns what tells which OS this is, and which of those files exist.
@@ -73,72 +50,33 @@ class OfflineTree:
         Raises:
             NotJudged: the image has neither an os-release nor a system-release.
         """
-        with self._root() as root:
-            fields = system.parse_os_release(_first_text(root.tree, system.OS_RELEASE) or "")
-            line = _first_text(root.tree, (_SYSTEM_RELEASE,)) or ""
-            files = frozenset(path for path in markers if root.tree.find(path))
-        if not fields and not line.strip():
-            raise NotJudged(f"the image has no {', '.join((*system.OS_RELEASE, _SYSTEM_RELEASE))}", Reason.IMAGE)
-        others = f" (partition {', '.join(map(str, root.others))} holds a system as well)" if root.others else ""
-        return ReleaseFacts(os_release=fields, system_release=line, files=files,
-                            place=f"partition {root.partition}{others}")  # fmt: skip
+        found = self.ask(disk_questions.release, list(markers))
+        if not found.os_release and not found.system_release.strip():
+            names = ", ".join((*system.OS_RELEASE, disk_questions.SYSTEM_RELEASE))
+            raise NotJudged(f"the image has no {names}", Reason.IMAGE)
+        others = f" (partition {', '.join(map(str, found.others))} holds a system as well)" if found.others else ""
+        return ReleaseFacts(os_release=found.os_release, system_release=found.system_release, files=found.files,
+                            place=f"partition {found.partition}{others}")  # fmt: skip
 
-    @functools.cached_property
-    def files(self) -> list[OfflineFile]:
-        """Every regular file of the system, sorted by path."""
-        with self.tree() as tree:
-            without = {path for pattern in NOT_OF_THE_SYSTEM for path in tree.glob(pattern)}
-            found = [OfflineFile(path=path, mode=place.inode.mode,
-                                 has_capabilities=capabilities.ATTRIBUTE in place.file_system.attributes(place.inode))
-                     for path, place in tree.walk(without | set(map(PurePosixPath, _HIDDEN)))
-                     if place.is_regular]  # fmt: skip
-        return sorted(found, key=lambda file: file.path)
-
-    @functools.cached_property
-    def unread(self) -> tuple[str, ...]:
-        """The parts of the disk that hold something and cannot be read."""
-        with self.tree() as tree:
-            return tree.unread
-
-    def require_all_read(self) -> None:
-        """Makes sure that everything on the disk can be read, so that what was not found is not there.
+    def first_entry(self) -> KernelEntry:
+        """Returns the kernel and the options of the boot entry that comes first.
 
         Raises:
-            NotJudged: a part of the disk cannot be read.
+            NotJudged: the image has no readable boot entry, or no kernel at the path that the entry names.
         """
-        if self.unread:
-            raise NotJudged(f"a part of the disk cannot be read offline: {'; '.join(self.unread)}", Reason.IMAGE)
+        return self.ask(disk_questions.first_entry)
 
-    def text(self, *paths: str) -> str:
-        """Returns the text of the first of those files that exists.
+    def journal_files(self) -> list[FileSize]:
+        """Returns the files of the system's journal, sorted by path."""
+        return self.ask(disk_questions.journal_files)
 
-        Raises:
-            NotJudged: the image has none of them.
-        """
-        with self.tree() as tree:
-            text = _first_text(tree, paths)
-        if text is None:
-            raise NotJudged(f"the image has no {', no '.join(paths)}", Reason.IMAGE)
-        return text
-
-    @contextlib.contextmanager
-    def _root(self) -> Iterator[OsRoot]:
-        with open_layers(self._image, *self._layers) as disk:
-            yield os_root(disk)
+    def content(self, file: FileSize) -> Iterator[bytes]:
+        """Yields the content of a file in pieces of at most 4 MiB: no more bytes than it said to have."""
+        for offset in range(0, file.size, disk_questions.PART):
+            yield self.ask(disk_questions.part, file.path, offset, min(disk_questions.PART, file.size - offset))
 
 
-def _first_text(tree: Tree, paths: Iterable[str]) -> str | None:
-    contents = (tree.read(path, _TEXT) for path in paths)
-    return next((content.decode("utf-8", "replace") for content in contents if content is not None), None)
-
-
-def _texts(tree: Tree, patterns: Iterable[str]) -> dict[str, str]:
-    """The texts of the files that match one of the patterns, by path."""
-    found = {str(path): tree.read(path, _TEXT) for pattern in patterns for path in tree.glob(pattern)}
-    return {path: content.decode("utf-8", "replace") for path, content in found.items() if content is not None}
-
-
-def read(image: Image, *layers: Path) -> OfflineTree:
+def read(image: Image, *overlays: Path) -> OfflineTree:
     """Returns the files of the image, with those that a machine wrote above it: the layers of its disk, lowest first.
 
     Nobody may write to the layers.
@@ -147,12 +85,12 @@ def read(image: Image, *layers: Path) -> OfflineTree:
         DiskDamaged: the disk contradicts itself.
         NotJudged: it cannot be read offline.
     """
-    offline = OfflineTree(image, *layers)
-    with offline.tree():
-        return offline
+    offline = OfflineTree(image, *overlays)
+    offline.ask(disk_questions.require_root)
+    return offline
 
 
-class OfflineFiles(Files):
+class OfflineFiles(files.Files):
     """Programs, names, privileges and links read from the disk; everything else needs a shell.
 
     What is not found anywhere is not judged where a part of the disk cannot be read.
@@ -162,53 +100,33 @@ class OfflineFiles(Files):
         super().__init__(shell)
         self._offline = offline
 
-    @functools.cached_property
-    def listed(self) -> dict[PurePosixPath, int]:
-        """Every regular file of the system with its mode."""
-        return {file.path: file.mode for file in self._offline().files}
-
     def holding(self, lines: Iterable[str]) -> list[str]:
         """Returns the small files, of at most 32 KiB, that have one of these as a whole line, sorted."""
-        wanted = {line.encode() for line in lines}
-        return self._found(lambda _, content: len(content) <= SMALL and not wanted.isdisjoint(split_lines(content)))
+        return self._offline().ask(disk_questions.holding, list(lines))
 
     def matching(self, patterns: Iterable[str]) -> list[str]:
         """Returns the files whose name matches one of the shell's patterns, sorted."""
-        wanted = list(patterns)
-        return self._complete(str(path) for path in self.listed
-                              if any(fnmatch.fnmatchcase(path.name, pattern) for pattern in wanted))  # fmt: skip
+        return self._offline().ask(disk_questions.matching, list(patterns))
 
     def setuid(self) -> list[str]:
         """Returns every regular file that gives privileges to its caller, sorted: setuid, setgid, or capabilities."""
-        self._offline().require_all_read()
-        return [str(file.path) for file in self._offline().files
-                if file.mode & (stat.S_ISUID | stat.S_ISGID) or file.has_capabilities]  # fmt: skip
+        return self._offline().ask(disk_questions.setuid)
 
     def link_target(self, path: str) -> str:
         """Returns the path that this one leads to when every link is followed; the last part need not exist."""
-        with self._offline().tree() as tree:
-            return str(tree.real_path(path))
+        return self._offline().ask(disk_questions.link_target, path)
 
-    def _programs(self, paths: Sequence[PurePosixPath]) -> list[str]:
-        with self._offline().tree() as tree:
-            return self._complete(str(path) for path in paths if self.listed[path] & formats.EXECUTABLE
-                                  or formats.is_program(formats.FileHead.of(0, tree.read(path) or b"")))  # fmt: skip
+    def executables_named(self, patterns: Iterable[str]) -> list[str]:
+        """Returns the programs whose whole file name matches one of the patterns (regular expressions), sorted."""
+        return self._offline().ask(disk_questions.executables_named, list(patterns))
 
-    def _holding(self, marks: Iterable[str], test: Callable[[formats.FileHead], bool]) -> list[str]:
-        sought = re.compile(b"|".join(re.escape(mark.encode()) for mark in marks))
-        return self._found(lambda mode, content: sought.search(content) is not None
-                           and test(formats.FileHead.of(mode, content)))  # fmt: skip
+    def executables_holding(self, marks: Iterable[str]) -> list[str]:
+        """Returns the programs, libraries, archives and disk images in whose content a mark occurs, sorted."""
+        return self._offline().ask(disk_questions.executables_holding, list(marks))
 
-    def _found(self, test: Callable[[int, bytes], bool]) -> list[str]:
-        """The files of which mode and content pass the test."""
-        with self._offline().tree() as tree:
-            return self._complete(str(path) for path, mode in self.listed.items() if test(mode, tree.read(path) or b""))
-
-    def _complete(self, found: Iterable[str]) -> list[str]:
-        paths = sorted(found)
-        if not paths:
-            self._offline().require_all_read()
-        return paths
+    def programs_holding(self, marks: Iterable[str]) -> list[str]:
+        """Returns the programs and libraries in whose content one of the marks occurs, sorted, without archives."""
+        return self._offline().ask(disk_questions.programs_holding, list(marks))
 
 
 class OfflinePackages(packages.Packages):
@@ -224,12 +142,7 @@ class OfflinePackages(packages.Packages):
         Raises:
             NotJudged: the image carries no database that can be read.
         """
-        with self._offline().tree() as tree:
-            for path in (*self._databases, *packages.DPKG_DATABASES):
-                if status := tree.read(path, _TEXT):
-                    with readable(_file(path, status), expected="paragraphs with Package and Version (deb822(5))"):
-                        return packages.parse_dpkg_status(status.decode("utf-8", "replace"))
-            return rpm.packages(tree)
+        return self._offline().ask(disk_questions.installed, list(self._databases))
 
 
 class OfflineUnits(units.Units):
@@ -241,9 +154,7 @@ class OfflineUnits(units.Units):
 
     def named(self, pattern: str) -> list[str]:
         """Returns the unit files whose whole name matches, without those of generators and of /run."""
-        with self._offline().tree() as tree:
-            names = {name for path in _UNIT_PATHS for name in tree.names(path) if name.endswith(_UNIT_KINDS)}
-        return units.named(sorted(names), pattern)
+        return self._offline().ask(disk_questions.units_named, pattern)
 
 
 class OfflineKernel(kernel.Kernel):
@@ -259,14 +170,7 @@ class OfflineKernel(kernel.Kernel):
         Raises:
             NotJudged: there is no boot entry that can be read.
         """
-        with self._offline().tree() as tree:
-            read = {file.path: tree.read(file.path, _TEXT) or b"" for file in self._offline().files
-                    if _is_of_boot_loader(file.path)}  # fmt: skip
-        unified = initramfs.unified((str(path), content[:initramfs.HEAD]) for path, content in read.items())
-        if not unified and not any(map(initramfs.is_entry, read)):
-            raise NotJudged("no boot entry can be read offline: there is none on an ext4 file system", Reason.IMAGE)
-        texts = {path: content.decode("utf-8", "replace") for path, content in read.items() if b"\0" not in content}
-        return [sign for path, text in texts.items() for sign in initramfs.parse_entry(str(path), text)] + unified
+        return self._offline().ask(disk_questions.initramfs_signs)
 
 
 class OfflineSystem(system.System):
@@ -282,15 +186,11 @@ class OfflineSystem(system.System):
 
     def udev_rules(self) -> list[str]:
         """Returns the rules of all udev files on the disk; none of those that a boot makes in /run."""
-        with self._offline().tree() as tree:
-            texts = _texts(tree, (f"{directory}/*.rules" for directory in system.UDEV_RULES))
-        return [rule for text in texts.values() for rule in system.parse_udev_rules(text)]
+        return self._offline().ask(disk_questions.udev_rules)
 
     def has_posix_shell(self) -> bool:
         """Returns whether /bin/sh leads to an executable file; it is not run."""
-        with self._offline().tree() as tree:
-            shell = tree.find("/bin/sh")
-        return shell is not None and shell.is_regular and bool(shell.inode.mode & formats.EXECUTABLE)
+        return self._offline().ask(disk_questions.has_posix_shell)
 
 
 class OfflineAccounts(accounts.Accounts):
@@ -300,26 +200,14 @@ class OfflineAccounts(accounts.Accounts):
         super().__init__(shell)
         self._offline = offline
 
+    def with_password(self) -> list[str]:
+        """Returns the accounts that a password opens, or none is needed for, and groups with a password, sorted."""
+        return self._offline().ask(disk_questions.with_password)
+
+    def without_password(self) -> list[str]:
+        """Returns the services of PAM that let in whoever gives a wrong password, each with the module that does."""
+        return self._offline().ask(disk_questions.without_password)
+
     def automatic_logins(self) -> list[str]:
         """Returns the unit files that log somebody in without a password, or start a shell on a terminal at boot."""
-        units = self._texts(f"{place}/{name}" for place in _UNIT_PATHS for name in ("*.service", "*.service.d/*.conf"))
-        with self._offline().tree() as tree:
-            wanted = {path.name for place in _UNIT_PATHS for kind in ("wants", "requires")
-                      for path in tree.glob(f"{place}/*.{kind}/*")}  # fmt: skip
-        return sorted(path for path, text in units.items() if accounts.logs_in(text)
-                      or (accounts.opens_shell(text) and PurePosixPath(path).name in wanted))  # fmt: skip
-
-    def _texts(self, patterns: Iterable[str]) -> dict[str, str]:
-        with self._offline().tree() as tree:
-            return _texts(tree, patterns)
-
-
-def _is_of_boot_loader(path: PurePosixPath) -> bool:
-    """Whether a file is where boot loaders read, or on a partition that nothing mounts and has the name of an entry."""
-    return str(path).startswith(tuple(f"{place}/" for place in initramfs.PLACES)) \
-        or (path.parts[1].startswith("partition-") and initramfs.is_entry(path))
-
-
-def _file(path: str, content: bytes) -> CommandResult:
-    """A file of the disk as `cat` would print it in the guest."""
-    return CommandResult(script=f"cat {path}", exit_status=0, output=content, errors=b"", duration=0.0)
+        return self._offline().ask(disk_questions.automatic_logins)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import email
 import re
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from email.message import Message
+from email.parser import Parser
 
 from lifsea_testbed.errors import NotJudged, Reason
 from lifsea_testbed.guest.answers import readable
@@ -86,7 +86,7 @@ def parse_dpkg_status(text: str) -> list[Package]:
     Raises:
         ValueError: a paragraph is not that of a package.
     """
-    paragraphs = (email.message_from_string(paragraph) for paragraph in text.split("\n\n") if paragraph.strip())
+    paragraphs = (Parser().parsestr(paragraph) for paragraph in text.split("\n\n") if paragraph.strip())
     return sorted(
         Package(name=_field(fields, "Package"), version=_field(fields, "Version"))
         for fields in paragraphs

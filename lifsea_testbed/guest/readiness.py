@@ -133,7 +133,13 @@ def _kubelet(machine: NodeMachine, profile: Profile) -> str:
     if health != "ok":
         error = machine.guest.services.last_error(KUBELET)
         return f"healthz answers {first_line(health) if health else 'nothing'}: {error}"
-    return _cgroup_conflict(machine) or _swap(machine)
+    return _imposters(machine) or _cgroup_conflict(machine) or _swap(machine)
+
+
+def _imposters(machine: NodeMachine) -> str:
+    """The programs that answer in the kubelet's place."""
+    found = machine.guest.kubelet.imposters()
+    return f"healthz is answered by {', '.join(found)}, which is not of {KUBELET}" if found else ""
 
 
 def _cgroup_conflict(machine: NodeMachine) -> str:

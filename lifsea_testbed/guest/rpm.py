@@ -10,8 +10,8 @@ from pathlib import PurePosixPath
 
 from lifsea_testbed.disk.filesystem import Tree
 from lifsea_testbed.errors import DiskDamaged, NotJudged, Reason
+from lifsea_testbed.guest import sqlite_log
 from lifsea_testbed.guest.packages import Package, is_package
-from lifsea_testbed.support.private_dir import PrivateDirectory
 
 _PLACES = ("/usr/lib/sysimage/rpm", "/usr/share/rpm", "/var/lib/rpm")
 # Tags of a header (rpm docs/manual/tags.md).
@@ -19,6 +19,12 @@ _NAME, _VERSION, _RELEASE, _EPOCH = 1000, 1001, 1002, 1003
 _INTEGER, _STRING = 4, 6
 #: How many steps of SQLite's machine a sound database may take: some 100 a package.
 _STEPS = 10_000_000
+#: The memory of SQLite beyond that of the database itself (bytes): a cache of pages, a value.
+_SQLITE_HEAP = 64 << 20
+#: What a statement may read from; SELECT itself has no name.
+_READ_FROM = ("", "packages", "sqlite_master", "sqlite_schema")
+#: The largest database, and log of one, that is read (bytes): a full distribution's has some 100 MB.
+_LARGEST, _LARGEST_LOG = 128 << 20, 32 << 20
 # Berkeley DB's pages (db 5.3, src/dbinc/db_page.h).
 _HASH_MAGIC, _PAGE_HEADER = 0x061561, 26
 _HASH_PAGES, _OVERFLOW_PAGE, _OFF_PAGE = (2, 13), 7, 3
@@ -34,11 +40,11 @@ def packages(tree: Tree) -> list[Package]:
         NotJudged: there is none, or it is of a kind that is not read here.
     """
     for place in map(PurePosixPath, _PLACES):
-        if database := tree.read(place / "rpmdb.sqlite"):
-            return _sorted(_from_sqlite(database, tree.read(place / "rpmdb.sqlite-wal") or b""))
-        if database := tree.read(place / "Packages"):
+        if database := tree.read(place / "rpmdb.sqlite", _LARGEST):
+            return _sorted(_from_sqlite(database, tree.read(place / "rpmdb.sqlite-wal", _LARGEST_LOG) or b""))
+        if database := tree.read(place / "Packages", _LARGEST):
             return _sorted(berkeley_values(database))
-        if database := tree.read(place / "Packages.db"):
+        if database := tree.read(place / "Packages.db", _LARGEST):
             return _sorted(ndb_values(database))
     raise NotJudged("the image carries neither a dpkg status file nor an rpm database", Reason.IMAGE)
 
@@ -146,28 +152,38 @@ def _overflowing(database: bytes, size: int, number: int, length: int) -> bytes:
     return bytes(value[:length])
 
 
-def _from_sqlite(database: bytes, log: bytes) -> list[bytes]:
-    with PrivateDirectory() as directory:
-        path = directory.path / "rpmdb.sqlite"
-        path.write_bytes(database)
-        path.with_name("rpmdb.sqlite-wal").write_bytes(log)
-        connection = sqlite3.connect(path)
-        try:
-            connection.execute("PRAGMA trusted_schema = OFF")
-            connection.execute("PRAGMA cell_size_check = ON")
-            connection.set_progress_handler(lambda: 1, _STEPS)
-            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, len(database) + len(log))
-            connection.text_factory = bytes
-            return list(_blobs(connection, len(database) + len(log)))
-        except (sqlite3.Error, UnicodeError, OverflowError, MemoryError) as error:
-            # A name in a damaged schema that is not UTF-8 makes sqlite3 fail to word its own error.
-            raise _damaged(f"cannot be read: {error!r}") from None
-        finally:
-            connection.close()
+def _from_sqlite(database: bytes, log: bytes) -> Iterator[bytes]:
+    """Yields the packages' headers."""
+    whole = sqlite_log.applied(database, log)
+    connection = sqlite3.connect(":memory:", cached_statements=0)
+    try:
+        connection.deserialize(whole)
+        for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "query_only = ON"):
+            connection.execute(f"PRAGMA {pragma}")
+        connection.execute(f"PRAGMA hard_heap_limit = {len(whole) + _SQLITE_HEAP}")
+        connection.set_progress_handler(lambda: 1, _STEPS)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, len(whole) + 1)
+        connection.text_factory = bytes
+        connection.set_authorizer(_authorise)
+        yield from _blobs(connection, len(whole))
+    except (sqlite3.Error, UnicodeError, OverflowError) as error:
+        # A name in a damaged schema that is not UTF-8 makes sqlite3 fail to word its own error.
+        raise _damaged(f"cannot be read: {error!r}") from None
+    finally:
+        connection.close()
+
+
+def _authorise(action: int, name: str | None, *_: object) -> int:
+    """Lets a statement read columns and nothing else: no view has functions, or recursion, of its own."""
+    allowed = action in (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ) and (name or "").lower() in _READ_FROM
+    return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
 
 
 def _blobs(connection: sqlite3.Connection, left: int) -> Iterator[bytes]:
     """Yields the values of the column, as many bytes as the database can hold."""
+    kinds = [kind for (kind,) in connection.execute("SELECT type FROM sqlite_master WHERE name = 'Packages'")]
+    if kinds != [b"table"]:
+        raise _damaged("has no table of packages")
     for (blob,) in connection.execute("SELECT blob FROM Packages"):
         if isinstance(blob, bytes):
             if (left := left - len(blob)) < 0:
@@ -175,7 +191,7 @@ def _blobs(connection: sqlite3.Connection, left: int) -> Iterator[bytes]:
             yield blob
 
 
-def _sorted(headers: Iterator[bytes] | list[bytes]) -> list[Package]:
+def _sorted(headers: Iterator[bytes]) -> list[Package]:
     return sorted(package for header in headers if (package := parse_header(header)) and is_package(package.name))
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lifsea_testbed.errors import NotJudged, Reason
+from lifsea_testbed.guest import kernel_files
 from lifsea_testbed.guest.answers import number, readable
 from lifsea_testbed.support.guest_paths import USER_DATA_RUNS
 from lifsea_testbed.support.lines import split_lines
@@ -19,6 +21,11 @@ _READINGS = 3
 OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")
 #: udev(7), "Rules Files": the directories of rules on a disk; a running system has those in /run as well.
 UDEV_RULES = ("/etc/udev/rules.d", "/usr/local/lib/udev/rules.d", "/usr/lib/udev/rules.d")
+#: The parts of a value: what is quoted, escaped, bare, or between words (POSIX.1-2017, Shell Command Language, 2.2).
+_FORMS = r"""'{}[^']*)'|"{}(?:[^"\\]|\\.)*)"|\\{}.)|{}[^\s'"\\]+)|\s+"""
+_PART = re.compile(_FORMS.format("(?P<single>", "(?P<double>", "(?P<escaped>", "(?P<bare>"), re.DOTALL)
+_WORDS = re.compile(f"(?:{_FORMS.format(*('(?:',) * 4)})*+", re.DOTALL)
+_ESCAPED = re.compile(r"\\([\\\"$`])")
 _UDEV_RULES = f"""
 for directory in /run/udev/rules.d {" ".join(UDEV_RULES)}; do
     cat "$directory"/*.rules 2>/dev/null
@@ -40,7 +47,7 @@ class System:
 
     def host_name(self) -> str:
         """Returns the kernel's host name."""
-        return self._shell.run("cat /proc/sys/kernel/hostname").stdout.strip()
+        return self._shell.run(kernel_files.first_lines(["/proc/sys/kernel/hostname"])).stdout.strip()
 
     def has_posix_shell(self) -> bool:
         """Returns whether /bin/sh exists and runs a script."""
@@ -152,7 +159,12 @@ def parse_udev_rules(text: str) -> list[str]:
 
 
 def _unquoted(value: str) -> str:
-    try:
-        return "".join(shlex.split(value)) if value else ""
-    except ValueError:  # A quotation that does not end: the system that reads it takes it as it is.
-        return value
+    """The value as a shell takes it, in linear time; as it is where a quotation does not end."""
+    whole = _WORDS.fullmatch(value)
+    return "".join(map(_plain, _PART.finditer(value))) if whole else value
+
+
+def _plain(part: re.Match[str]) -> str:
+    if part["double"] is not None:
+        return _ESCAPED.sub(r"\1", part["double"])
+    return part["single"] or part["escaped"] or part["bare"] or ""

@@ -33,6 +33,7 @@ from lifsea_testbed.machine import descriptors, diagnosis
 from lifsea_testbed.machine.access import ConsoleAccess, console_access
 from lifsea_testbed.profiles.profile import AccessMethod, AccessSection, ChannelDevice
 from lifsea_testbed.qemu import command_line
+from lifsea_testbed.qemu.accelerator import AcceleratorKind
 from lifsea_testbed.qemu.instruction_counter import Counter, Tally
 from lifsea_testbed.qemu.process import QemuProcess
 from lifsea_testbed.qemu.qmp import Event, EventName, Monitor
@@ -51,6 +52,8 @@ _MIGRATING = 60.0
 _POLLING = 0.003
 #: After an event that reports the end of the guest, its last console lines are awaited for this long (seconds).
 _LAST_LINES = 0.3
+#: How long the last event of a QEMU that has ended may take to be read (seconds).
+_LAST_EVENT = 5.0
 
 
 class Boot:
@@ -77,6 +80,7 @@ class Boot:
         self.power_on = time.monotonic()
         self.started_at = 0
         self._saved_state = memory.state if memory else None
+        self._image, self._emulated = image.path, hardware.accelerator.kind is AcceleratorKind.TCG
         self._disks, self._disk_mtimes = [overlay, *([data] if data else [])], list[int]()
         redactor = redactor or Redactor()
         self._access_methods = access_methods or {}
@@ -258,9 +262,14 @@ class Boot:
             hint="read the transcript; an image without a shell needs a profile with access.methods = ['none']",
         )  # fmt: skip
 
-    def diagnose_silence(self) -> HostError | None:
-        """Returns the host's fault if the guest does not answer because QEMU does not run it."""
-        return diagnosis.silence(self.monitor, self.process, self.transcript)
+    @property
+    def is_starved(self) -> bool:
+        """Whether the host withheld the processor from QEMU for a third of the last minute, or of its life."""
+        return diagnosis.is_starved(self.process)
+
+    def diagnose_silence(self) -> Explained | None:
+        """Returns why the guest does not answer if QEMU does not run it: by the host's fault, or its own."""
+        return diagnosis.silence(self.monitor, self.process, self.transcript, emulated=self._emulated)
 
     def wait_until_off(self, deadline: Deadline) -> bool:
         """Waits for a machine that is shutting down, and returns whether it is off.
@@ -318,8 +327,10 @@ class Boot:
     def _on_exit(self, process: QemuProcess) -> None:
         if self.liveness.end_is_expected:
             self.liveness.end(lambda: LaunchError("the machine is off"))
-        else:
-            self.liveness.end(process.exit_error)
+            return
+        if process.ended_well:  # because the guest went down, as an event says that may not have been read yet
+            self.liveness.wait(Deadline.after(_LAST_EVENT))
+        self.liveness.end(process.exit_error)
 
     def _on_event(self, event: Event) -> None:
         self.events.append(event)
@@ -331,10 +342,14 @@ class Boot:
             self._guest_ended(f"the guest went down by itself ({event.data.get('reason')})")
 
     def _on_disk_error(self, event: Event) -> None:
-        reason = "the host's disk is full" if event.data.get("nospace") else str(event.data.get("reason"))
-        error = HostError(f"the host failed to {event.data.get('operation')} the machine's disk: {reason}",
-                          evidence=self.transcript.tail(), hint="free disk space, or set TMPDIR to another disk")
-        self.liveness.end(lambda: error)
+        operation, reason = str(event.data.get("operation")), str(event.data.get("reason"))
+        if event.data.get("nospace"):
+            error = HostError(f"the host failed to {operation} the machine's disk: the host's disk is full",
+                              evidence=self.transcript.tail(), hint="free disk space, or set TMPDIR to another disk")
+            self.liveness.end(lambda: error)
+            return
+        self.liveness.end(functools.cache(lambda: diagnosis.disk_error(
+            operation, reason, [self._image, *self._disks], self.transcript.tail())))
 
     def _on_port(self, event: Event) -> None:
         if event.data.get("id") == command_line.CHANNEL_DEVICE and not event.data.get("open"):

@@ -1,21 +1,34 @@
 """Whose fault it is that a guest gave up or does not answer: what the host and QEMU show of it.
 
 A fatal line that a busy host can cause is the host's fault if the host withheld the processor from QEMU for long
-enough before it (`qemu.processor_share`). A guest that does not answer is not at fault if QEMU does not answer either,
-or does not run it, or if the emulator lost its timer: then every virtual CPU has halted, with interrupts enabled as in
-the idle loop of a kernel, has no timer that will wake it, and executes nothing for half a minute. Measured: a kernel
-all of whose processes are stopped has a timer armed, and works for 1 to 3 ms a second. A guest whose CPUs all halted
-with interrupts disabled stopped by itself.
+enough before it (`qemu.processor_share`). A guest that does not answer is not at fault if QEMU is stopped, hangs or
+lacks the processor, or does not run it for a reason that no guest can bring about, or if the emulator lost its timer:
+then every virtual CPU has halted, with interrupts enabled as in the idle loop of a kernel, has no timer that will wake
+it, and executes nothing for half a minute. Measured: a kernel all of whose processes are stopped has a timer armed, and
+works for 1 to 3 ms a second. A guest whose CPUs all halted with interrupts disabled stopped by itself. KVM has the
+timers of its guests in the host's kernel, which loses none.
 """
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from lifsea_testbed.console.fatal_lines import Suspicion
 from lifsea_testbed.console.transcript import Measured, Transcript
-from lifsea_testbed.errors import HostError, TestbedError, TimerStarved
+from lifsea_testbed.errors import (
+    BootFailed,
+    DiskDamaged,
+    Explained,
+    GuestCrashed,
+    HostError,
+    TestbedError,
+    TimerLost,
+    TimerStarved,
+)
 from lifsea_testbed.qemu.process import QemuProcess
 from lifsea_testbed.qemu.processor_share import idle_for, withheld
 from lifsea_testbed.qemu.qmp import Monitor
@@ -33,6 +46,18 @@ _INTERRUPTS_ENABLED = 1 << 9
 _KERNEL = re.compile(r"\[ *\d+\.\d{6}\] ")
 #: How many lines of the console are searched for it.
 _LINES = 500
+#: The states of QEMU that a guest brings about itself (qapi/run-state.json, RunState), and what it did.
+_BY_THE_GUEST = {
+    "suspended": "suspended itself (ACPI S3)", "shutdown": "shut down", "guest-panicked": "reported a panic",
+    "watchdog": "let its watchdog expire", "internal-error": "made KVM unable to run its processor any more",
+}  # fmt: skip
+#: Shares of the time for which QEMU is silent: it lacked a processor for that long, or used one. States of a process
+#: that can do neither: stopped, or waiting for the host's disk (proc(5)).
+_LACKED, _USED, _HELD = 1 / 3, 0.1, "TtD"
+#: The time for which a machine that starves is measured (seconds).
+_RECENT = 60.0
+#: How much is read at once of a disk that failed (bytes), and how long reading may take (seconds).
+_CHUNK, _READING = 1 << 20, 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,17 +82,15 @@ def measured(process: QemuProcess, suspicion: Suspicion) -> Measured:
     return Measured(host_is_at_fault=True, text=str(found), hint="start fewer machines at once, or use a faster host")
 
 
-def silence(monitor: Monitor, process: QemuProcess, transcript: Transcript) -> HostError | None:
-    """Returns the host's fault if the guest does not answer because QEMU does not run it; None if that is its own."""
+def silence(monitor: Monitor, process: QemuProcess, transcript: Transcript, *, emulated: bool) -> Explained | None:
+    """Returns why a guest does not answer that QEMU does not run; None if it runs, and is at fault itself."""
     try:
         status = monitor.execute("query-status", deadline=Deadline.after(_STATUS))
     except TestbedError:
-        return HostError("QEMU itself does not answer", expected="an answer of its monitor",
-                         evidence=process.state(), hint="it was stopped, or the host is overloaded")
+        return _silent_emulator(process)
     if not status.get("running"):
-        return HostError(f"the machine does not run: its state in QEMU is {status.get('status')}",
-                         expected="it runs until the test bed stops it", evidence=transcript.tail())
-    if not _KERNEL.search(transcript.tail(_LINES)):
+        return _not_running(str(status.get("status")), process, transcript.tail())
+    if not emulated or not _KERNEL.search(transcript.tail(_LINES)):
         return None
     try:
         found = _processors(monitor)
@@ -75,6 +98,69 @@ def silence(monitor: Monitor, process: QemuProcess, transcript: Transcript) -> H
         return None
     idle = idle_for(process.share.samples(), found.threads)
     return _lost_timer(idle, transcript.tail()) if idle >= _LOST and found.wait_in_vain else None
+
+
+def _silent_emulator(process: QemuProcess) -> HostError | None:
+    """The host's fault if QEMU is held, lacks the processor, or hangs; a guest can keep it too busy to answer."""
+    state, found = process.state(), withheld(process.share.samples(), _STATUS)
+    is_held = state.removeprefix("State:").strip()[:1] in _HELD
+    if not is_held and found.seconds < _LACKED * found.within and found.ran >= _USED * found.within:
+        return None
+    return HostError("QEMU itself does not answer", expected="an answer of its monitor", evidence=f"{state}\n{found}",
+                     hint="it was stopped, or the host is overloaded")
+
+
+def _not_running(state: str, process: QemuProcess, console: str) -> Explained:
+    if did := _BY_THE_GUEST.get(state):
+        return GuestCrashed(f"the guest {did}", expected="it runs until the test bed stops it",
+                            evidence=f"QEMU's state: {state}\n{process.stderr()}\n{console}")
+    return HostError(f"the machine does not run: its state in QEMU is {state}",
+                     expected="it runs until the test bed stops it", evidence=console)
+
+
+def is_starved(process: QemuProcess) -> bool:
+    """Returns whether the host withheld the processor from QEMU for a third of the last minute, or of its life."""
+    found = withheld(process.share.samples(), _RECENT)
+    return found.seconds >= _LACKED * found.within
+
+
+def of_attempts(ends: Sequence[Explained], *, is_starved: bool) -> Explained:
+    """Returns the error of a machine whose attempts to power on ended with those: mostly the last.
+
+    A timer fails to tick once in many boots, by a short pause or a fault of the emulator. A guest can say so, or stop
+    all its processors, at each: that is the host's fault only if it withholds the processor.
+    """
+    if is_starved or len(ends) == 1 or not all(isinstance(end, TimerStarved) for end in ends):
+        return ends[-1]
+    return BootFailed(f"at each of {len(ends)} power-ons the guest stopped for want of a timer: {ends[-1].happened}",
+                      expected=ends[-1].expected, evidence=ends[-1].evidence)  # fmt: skip
+
+
+def disk_error(operation: str, reason: str, files: Sequence[Path], console: str) -> Explained:
+    """Returns whose fault it is that QEMU could not read or write a disk in those files, for another reason than space.
+
+    The host's where it cannot read one of them whole, or sync it; else the image holds data that QEMU cannot read, such
+    as a compressed cluster that is damaged.
+    """
+    happened, deadline = f"the machine's disk failed to {operation}: {reason}", Deadline.after(_READING)
+    try:
+        for path in files:
+            _read_whole(path, deadline)
+    except OSError as error:
+        return HostError(happened, evidence=f"{path}: {error.strerror or error}\n{console}",
+                         hint="the host's disk fails: see its kernel log, or set TMPDIR to another disk")
+    return DiskDamaged(happened, expected="an image whose data QEMU can read", hint="copy the image again",
+                       evidence=f"the host reads image and overlay whole, and syncs them, without an error\n{console}")
+
+
+def _read_whole(path: Path, deadline: Deadline) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        os.fdatasync(descriptor)
+        while os.read(descriptor, _CHUNK) and not deadline.expired:
+            pass
+    finally:
+        os.close(descriptor)
 
 
 def _processors(monitor: Monitor) -> _Processors:
@@ -87,10 +173,10 @@ def _processors(monitor: Monitor) -> _Processors:
                        timers=tuple(shown("info lapic", **{"cpu-index": cpu["cpu-index"]}) for cpu in cpus))
 
 
-def _lost_timer(idle: float, console: str) -> TimerStarved:
-    return TimerStarved(f"the emulator lost the guest's timer: no virtual CPU executed anything for {idle:.0f} s",
-                        expected=f"a kernel that waits for an interrupt gets one of its timer within {_LOST:.0f} s",
-                        evidence=console, hint="a fault of QEMU's emulation: try again, another version of it, or KVM")
+def _lost_timer(idle: float, console: str) -> TimerLost:
+    return TimerLost(f"the emulator lost the guest's timer: no virtual CPU executed anything for {idle:.0f} s",
+                     expected=f"a kernel that waits for an interrupt gets one of its timer within {_LOST:.0f} s",
+                     evidence=console, hint="a fault of QEMU's emulation: try again, another version of it, or KVM")
 
 
 def timer_is_armed(timer: str) -> bool:

@@ -22,6 +22,7 @@ from lifsea_testbed.errors import (
     ChannelError,
     CommandFailed,
     EmulatorFailed,
+    Explained,
     GuestCrashed,
     GuestFailure,
     LaunchError,
@@ -30,6 +31,7 @@ from lifsea_testbed.errors import (
 )
 from lifsea_testbed.guest import offline
 from lifsea_testbed.guest.guest import Guest, SubjectFactory
+from lifsea_testbed.machine import diagnosis
 from lifsea_testbed.machine.access import ConsoleAccess
 from lifsea_testbed.machine.boot import Boot
 from lifsea_testbed.machine.fidelity import HardwareFidelity
@@ -84,8 +86,7 @@ class Machine:
         self.boots: list[Boot] = []
         self._hardware = hardware
         self.image = image
-        self._profile = profile
-        self._time_scale = time_scale
+        self._profile, self._time_scale = profile, time_scale
         self._access_methods = access_methods or {}
         self._directory = directory
         self._confinement = confinement
@@ -142,20 +143,22 @@ class Machine:
         Powers on again if the guest's timer did not tick, or QEMU failed, before the guest wrote to its disk.
 
         Raises:
-            BootFailed: no shell opened in time.
+            BootFailed: no shell opened in time, or the guest stopped for want of a timer at each attempt.
             GuestCrashed: a line of the console, or an event of QEMU, shows that the guest will never come up.
             LaunchError: QEMU did not start.
             MachineStarved: the host was too busy at each attempt.
             EmulatorFailed: QEMU failed.
         """
-        for attempt in range(1, _POWER_ONS + 1):
+        ends: list[Explained] = []
+        while True:
             self.start()
             try:
                 self._await_shell()
                 return
-            except (MachineStarved, EmulatorFailed):
-                if attempt == _POWER_ONS or not self.boot.disk_is_untouched:
-                    raise
+            except (MachineStarved, EmulatorFailed) as error:
+                ends.append(error)
+                if len(ends) == _POWER_ONS or not self.boot.disk_is_untouched:
+                    raise diagnosis.of_attempts(ends, is_starved=self.boot.is_starved) from None
                 self.boots.pop().close()
 
     def start(self) -> None:
@@ -201,21 +204,19 @@ class Machine:
             CommandFailed: its exit status was not 0, and `check` is set.
             WaitTimedOut: it exceeded `within` and was killed; the shell stays usable.
             GuestCrashed, LaunchError: the machine ended meanwhile.
-            HostError: the guest does not answer because QEMU does not run it.
+            HostError: the guest does not answer because QEMU does not run it, by the host's fault.
         """
         script = command if isinstance(command, str) else shlex.join(command)
-        started = time.monotonic() - self.boot.power_on
+        words, started = first_line(script), time.monotonic() - self.boot.power_on
         try:
-            with step(f"run: {first_line(script)}"):
+            with step(f"run: {words}"):
                 result = self.boot.channel.run(script, input=input, deadline=self._time_scale.deadline(within))
         except WaitTimedOut as error:
             raise self.boot.diagnose_silence() or error from error
-        self._records.append("commands.txt", f"[{started:9.3f}] {result.exit_status:3d} {result.duration:7.3f} s  "
-                             f"{first_line(script)}\n")  # fmt: skip
+        ended = f"{result.exit_status:3d} {result.duration:7.3f} s"
+        self._records.append("commands.txt", f"[{started:9.3f}] {ended}  {words}\n")
         if check and not result.ok:
-            raise CommandFailed(
-                f"status {result.exit_status} from: {first_line(script)}", evidence=printable(result.stderr)[-2000:]
-            )
+            raise CommandFailed(f"status {result.exit_status} from: {words}", evidence=result.stderr[-2000:])
         return result
 
     def wait_until(self, question: Callable[[], T], what: str, *, within: float, every: float = 0.2) -> T:
@@ -354,8 +355,7 @@ class Machine:
         self.boot.close()
         self.power_on()
         if before and self.boot_id == before:
-            raise GuestFailure("the boot id is the same after a boot", expected="a new random boot_id",
-                               evidence=before)  # fmt: skip
+            raise GuestFailure("the boot id is the same after a boot", expected="a new random id", evidence=before)
 
     def _await_shell(self) -> None:
         access = self._profile().access

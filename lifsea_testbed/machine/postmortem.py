@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lifsea_testbed.disk.image import Image
-from lifsea_testbed.disk.os_root import boots_next
-from lifsea_testbed.disk.qcow2 import open_layers
 from lifsea_testbed.errors import NotJudged, Reason
+from lifsea_testbed.guest.offline import OfflineTree
 from lifsea_testbed.machine.boot import Boot
 from lifsea_testbed.support.confinement import Confinement
 from lifsea_testbed.support.deadline import Deadline
@@ -140,7 +139,8 @@ def journal(image: Image, overlay: Path, directory: Path, confinement: Confineme
     confinement.admit(files)
     for number, content in enumerate(_files(image, overlay)):
         path = files / f"{number}.journal"
-        path.write_bytes(content)
+        with path.open("xb") as file:
+            file.writelines(content)
         confinement.admit(path)
     if not any(files.iterdir()):
         raise NotJudged("the disk has no journal (/var/log/journal)", Reason.IMAGE)
@@ -152,13 +152,10 @@ def journal(image: Image, overlay: Path, directory: Path, confinement: Confineme
     return printable(read.stdout)
 
 
-def _files(image: Image, overlay: Path) -> Iterator[bytes]:
-    with open_layers(image, overlay) as disk:
-        tree = boots_next(disk)
-        for path in tree.glob("/var/log/journal/*/system*.journal")[-_MOST:]:
-            content = tree.read(path, _LARGEST)
-            if content is not None:
-                yield content
+def _files(image: Image, overlay: Path) -> Iterator[Iterator[bytes]]:
+    """Yields the content of each file of the journal, in pieces."""
+    offline = OfflineTree(image, overlay)
+    yield from (offline.content(file) for file in offline.journal_files()[-_MOST:] if file.size <= _LARGEST)
 
 
 def _write_by_qemu(boot: Boot, path: Path, command: str, arguments: dict[str, object], target: str, form: str,

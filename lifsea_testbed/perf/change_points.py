@@ -34,7 +34,9 @@ class Step:
 
     @property
     def share(self) -> float:
-        """The change as a share of the level before; infinite from nothing."""
+        """The change as a share of the level before; infinite from nothing, 0 where there is none."""
+        if self.after == self.before:
+            return 0.0
         if self.before == 0:
             return float(np.copysign(np.inf, self.after))
         return (self.after - self.before) / abs(self.before)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.resources
-import json
 import math
 import shutil
 import time
@@ -17,6 +16,7 @@ from lifsea_testbed.perf.compare import Comparison
 from lifsea_testbed.perf.metric import Build, Setting
 from lifsea_testbed.perf.trend import Point, Trend
 from lifsea_testbed.support.sanitize import slug
+from lifsea_testbed.support.sinks import json_text
 
 #: The number of builds that share a file of samples.
 CHUNK = 20
@@ -48,8 +48,7 @@ def write(trends: Iterable[Trend], output: Path) -> None:
 
 def _save(output: Path, name: str, content: Any) -> None:
     """Writes the content as a script that passes it to the page: a page opened from a disk may load scripts only."""
-    text = json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-    (output / "data" / f"{name}.js").write_text(f'receive("{name}",{text});\n', "utf-8")
+    (output / "data" / f"{name}.js").write_text(f'receive("{name}",{json_text(content, indent=None)});\n', "utf-8")
 
 
 def _builds(trends: Iterable[Trend]) -> list[Build]:

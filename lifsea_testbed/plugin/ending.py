@@ -34,7 +34,7 @@ def concluded(config: pytest.Config) -> Generator[None, Any, Any]:
         pytest.UsageError: bad input; no report was touched.
     """
     is_worker = xdist.is_worker(config)
-    with StopSignals(is_worker=is_worker):
+    with StopSignals(is_worker=is_worker) as signals:
         status, error = pytest.ExitCode.INTERNAL_ERROR, None
         try:
             status = yield
@@ -46,7 +46,7 @@ def concluded(config: pytest.Config) -> Generator[None, Any, Any]:
             error = raised
         run = fixtures.bound(config)
         if run is None:
-            return _not_started(status, error)
+            return _not_started(status, error, signals.received)
         if run.ending:
             return run.ending.conclude(status, error)
         run.end()
@@ -94,9 +94,6 @@ class Ending:
             return (yield)
         except BaseException as error:
             session.exitstatus = self._break_off(error, _AT_THE_END).exit_status
-            if reporter := self._config.pluginmanager.get_plugin("terminalreporter"):
-                with contextlib.suppress(OSError, ValueError):
-                    reporter.ensure_newline()
             return None
 
     def stopped(self, status: int) -> list[str]:
@@ -150,14 +147,19 @@ class Ending:
 
     def _publish(self) -> None:
         """Puts the reports in their place; if there is no room for that, without their evidence."""
+        tried = 0
         while not self._attempt(self.directory.publish, "the reports cannot be put in their place"):
-            if not self.directory.make_room():
+            tried += 1
+            if tried > 1 and not self.directory.make_room():
                 break
         self.directory.close()
 
     def _say(self) -> int:
         """Prints the verdict and returns its exit status."""
         assert self.document is not None
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        if reporter and reporter._tw.width_of_current_line:
+            _print("")
         for line in github.commands(self.document, self._lines, os.environ):
             _print(line)
         gate = self._context.destination / GATE
@@ -167,10 +169,10 @@ class Ending:
         return self.document.exit_status
 
 
-def _not_started(status: int, error: BaseException | None) -> int:
+def _not_started(status: int, error: BaseException | None, received: str) -> int:
     """The exit status of a run that ended before there was anything to judge."""
-    if error is None and status == pytest.ExitCode.INTERRUPTED:
-        verdict, why = Verdict.INTERRUPTED, "it was ended before anything was judged"
+    if isinstance(error, KeyboardInterrupt) or (error is None and status == pytest.ExitCode.INTERRUPTED):
+        verdict, why = Verdict.INTERRUPTED, f"{received or 'the user'} ended the run before anything was judged"
     else:
         verdict, why = Verdict.BROKEN, "the run did not start"
         if error is not None:

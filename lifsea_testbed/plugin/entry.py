@@ -49,7 +49,11 @@ def pytest_cmdline_main(config: pytest.Config) -> Generator[None, Any, Any]:
         return (yield)
     if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
         config.option.dist = "loadgroup"
-    from lifsea_testbed.plugin import ending
+    try:
+        from lifsea_testbed.plugin import ending
+    except ImportError as error:
+        raise pytest.UsageError(f"the test bed is not installed as a whole: {error} "
+                                "(hint: pip install --force-reinstall lifsea-testbed)") from None  # fmt: skip
 
     return (yield from ending.concluded(config))
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lifsea_testbed.plugin import options
+from lifsea_testbed.plugin.items import moment_of
 from lifsea_testbed.plugin.ordering import LATE, MOMENTS
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from lifsea_testbed.powercut.campaign import PowerCuts
     from lifsea_testbed.profiles.profile import Profile
     from lifsea_testbed.scenarios.basics import Rebooted, RolledBack, Twins, Upgraded
+    from lifsea_testbed.scenarios.cross_check import CrossCheck, DiskCopies
     from lifsea_testbed.scenarios.first_boot import ClockCorrection, FirstBoot
     from lifsea_testbed.scenarios.outages import Outages
     from lifsea_testbed.scenarios.static_pod import StaticPod
@@ -165,6 +167,23 @@ def watched(request: pytest.FixtureRequest, booted: Machine, bench: MachineFacto
     if request.param == LATE:
         return basics.bring_forward(booted, boot)
     return basics.watch(booted, boot.watched)
+
+
+@pytest.fixture(scope="session")
+def disk_copies(bench: MachineFactory) -> Iterator[DiskCopies]:
+    """The copies of machines' disks, as far as tests have asked for them."""
+    from lifsea_testbed.scenarios.cross_check import DiskCopies
+
+    with DiskCopies(bench) as copies:
+        yield copies
+
+
+@pytest.fixture
+def cross_check(disk_copies: DiskCopies, request: pytest.FixtureRequest) -> CrossCheck:
+    """Compares a guest's answers with its disk: `cross_check(machine).files.setuid()` fails where they disagree."""
+    from lifsea_testbed.scenarios.cross_check import CrossCheck
+
+    return CrossCheck(disk_copies, moment_of(request.node))
 
 
 # Scenarios

@@ -10,6 +10,7 @@ from lifsea_testbed.profiles.claims import catalogue
 
 if TYPE_CHECKING:
     from lifsea_testbed.machine.machine import Machine
+    from lifsea_testbed.scenarios.cross_check import CrossCheck
 
 
 def claim(name: str) -> pytest.MarkDecorator:
@@ -30,6 +31,14 @@ def machines_of(item: pytest.Item) -> dict[str, Machine]:
              for number, machine in enumerate(getattr(values.get("machines"), "machines", ()), start=1)}  # fmt: skip
     held = {name: getattr(value, "machine", value) for name, value in values.items()}
     return fleet | {name: machine for name, machine in held.items() if isinstance(machine, Machine)}
+
+
+def cross_check_of(item: pytest.Item) -> CrossCheck | None:
+    """Returns the cross-check of the test, if it has made one."""
+    from lifsea_testbed.scenarios.cross_check import CrossCheck
+
+    found = getattr(item, "funcargs", {}).get("cross_check")
+    return found if isinstance(found, CrossCheck) else None
 
 
 def fixtures_of(item: pytest.Item) -> tuple[str, ...]:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from lifsea_testbed.support.sanitize import log_line, log_lines, log_text
+from lifsea_testbed.support.sanitize import log_line, log_lines, log_text, printable
 
 #: Sections that the test bed writes: paths and commands, which are copied from there.
 OURS = frozenset({"kept", "more"})
+_NATIVE = "native"
+
+
+def clean(report: pytest.TestReport) -> None:
+    """Shows control and invisible characters in the report's texts as escapes: no writer of a report fails on them."""
+    _rewrite(report, whole=printable, line=printable, output=lambda name, text: printable(text))
 
 
 def disarm(report: pytest.TestReport) -> None:
@@ -18,18 +25,25 @@ def disarm(report: pytest.TestReport) -> None:
     Each line of captured output, of a console, and of an explanation begins with a bar. The lines of a traceback begin
     with pytest's own marks, or are source code.
     """
-    report.sections = [(log_line(name), log_line(text) if name in OURS else log_text(text))
-                       for name, text in report.sections]  # fmt: skip
+    _rewrite(report, whole=log_lines, line=log_line,
+             output=lambda name, text: log_line(text) if name in OURS else log_text(text))  # fmt: skip
+
+
+def _rewrite(report: pytest.TestReport, *, whole: Callable[[str], str], line: Callable[[str], str],
+             output: Callable[[str, str], str]) -> None:
+    """Rewrites an explanation as a whole, a traceback line by line, and output, of a section with its name."""
+    report.sections = [(line(name), output(name, text)) for name, text in report.sections]
     shown: Any = report.longrepr
     if isinstance(shown, str):
-        report.longrepr = log_lines(shown)
+        report.longrepr = whole(shown)
     elif isinstance(shown, tuple):
-        path, line, why = shown
-        report.longrepr = path, line, log_line(why).replace("\n", " ")
+        path, number, why = shown
+        report.longrepr = path, number, line(why).replace("\n", " ")
     for entry in _entries(shown):
-        entry.lines = [log_line(line) for line in entry.lines]
+        # Python's own traceback, of an exception that was never raised or by --tb=native: pieces of one text.
+        entry.lines = [output("", "".join(entry.lines))] if entry.style == _NATIVE else list(map(line, entry.lines))
     if crash := getattr(shown, "reprcrash", None):
-        crash.message = log_lines(crash.message)  # in CI, pytest's summary has all of it
+        crash.message = whole(crash.message)  # in CI, pytest's summary has all of it
 
 
 def _entries(shown: Any) -> list[Any]:

@@ -14,7 +14,7 @@ import pytest
 from lifsea_testbed.errors import Blame, Explained, NotJudged
 from lifsea_testbed.machine.pool import MachinePool
 from lifsea_testbed.plugin import log_output, options, xdist
-from lifsea_testbed.plugin.items import attempt_of, claim_of, judges_hardware, machines_of
+from lifsea_testbed.plugin.items import attempt_of, claim_of, cross_check_of, judges_hardware, machines_of
 from lifsea_testbed.plugin.judgement import NOT_RUN, judge_test
 from lifsea_testbed.profiles.claims import catalogue
 from lifsea_testbed.report import allure, evidence, known_issues
@@ -78,14 +78,15 @@ class Results:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Judges the test by the exception that ended it, keeps evidence, and attaches the outcome to the report."""
         error = call.excinfo.value if call.excinfo else None
-        if isinstance(error, AssertionError):
-            error.args = tuple(redact(each) if isinstance(each, str) else each for each in error.args)
+        if error is not None:
+            error.args = tuple(redact(printable(each)) if isinstance(each, str) else each for each in error.args)
         report = yield
+        log_output.clean(report)
         if (error is None and call.when != "call") or (isinstance(error, NOT_RUN) and not self._counts(item, call)):
             return report
         judgement = self._judge(item, report, error)
         if isinstance(error, Explained):
-            report.longrepr = printable(f"{type(error).__name__}: {error}")
+            report.longrepr = f"{type(error).__name__}: {error}"
         wrong = judgement.status.is_wrong
         folder = self._evidence(item, report, error, judgement) if wrong or call.when == "call" else None
         if wrong and folder:
@@ -231,10 +232,13 @@ class Results:
     def _stamp(self, report: pytest.TestReport, item: pytest.Item, judgement: Judgement, folder: Path | None) -> None:
         kept = str(folder.relative_to(self._context.reports)) if folder else ""
         why = printable(judgement.why).replace("\n", " ")[:_LONGEST_WHY]
+        checked = cross_check_of(item)
         outcome = TestOutcome(claim=claim_of(item) or "", test=item.nodeid, status=judgement.status, why=why,
                               evidence=kept, blame=str(judgement.blame or ""), reason=str(judgement.reason or ""),
                               issue=judgement.issue, attempt=attempt_of(item),
-                              hardware=judges_hardware(item), uptime=_uptime(item, judgement))  # fmt: skip
+                              hardware=judges_hardware(item), uptime=_uptime(item, judgement),
+                              roads=checked.roads if checked else (),
+                              one_road=printable(checked.why_one)[:_LONGEST_WHY] if checked else "")  # fmt: skip
         earlier = self._ended.get(item.nodeid)
         if earlier is None or outcome.status.gravity < earlier.status.gravity:
             self._ended[item.nodeid] = outcome

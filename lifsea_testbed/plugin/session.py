@@ -233,7 +233,7 @@ class Session:
 
     def _announce(self, line: str) -> None:
         if self._spinner and getattr(self._config.option, "verbose", 0) >= 0:
-            self._spinner.show(line)
+            self._spinner.show(log_line(line).replace("\n", " "))
 
     def _write_line(self, line: str) -> None:
         reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")

@@ -21,6 +21,8 @@ class StopSignals:
         self._handles = self._pass if is_worker else self._interrupt
         self._signals = _SIGNALS[1:] if is_worker else _SIGNALS
         self._before: dict[signal.Signals, Any] = {}
+        #: The name of the signal that came.
+        self.received = ""
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -37,7 +39,8 @@ class StopSignals:
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         for each in self._before:
             signal.signal(each, signal.SIG_DFL)
-        raise KeyboardInterrupt(signal.Signals(number).name)
+        self.received = signal.Signals(number).name
+        raise KeyboardInterrupt(self.received)
 
     def _pass(self, number: int, frame: FrameType | None) -> None:
         """Does nothing; unlike SIG_IGN, programs that are started do not inherit that."""

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from lifsea_testbed.disk import layers
 from lifsea_testbed.disk.image import Image
-from lifsea_testbed.disk.qcow2 import Qcow2, open_layers
+from lifsea_testbed.disk.qcow2 import Qcow2
 from lifsea_testbed.disk.source import ByteSource, RawFile
 from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.errors import CallerError, LaunchError, TestbedError
@@ -120,6 +121,14 @@ def timeline(recording: Recording, image: Image, *, seed: int = 1) -> Iterator[T
         log = WriteLog(file, disk_size=facts.disk_size)
         yield Timeline(facts=facts, log=log, contents=DiskContents(log, base),
                        states=CrashStates(log.entries, start=facts.started, seed=seed))  # fmt: skip
+
+
+@contextlib.contextmanager
+def open_layers(image: Image, *overlays: Path) -> Iterator[ByteSource]:
+    """Yields the disk of a machine with those overlays above the image; the machine must be off."""
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(RawFile(path)) for path in (image.path, *overlays)]
+        yield layers.opened(image.format, files)
 
 
 def instance(factory: MachineFactory, facts: RecordingFacts) -> Instance:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from html import escape
 
 from lifsea_testbed.powercut.crash_states import CrashKind, CrashState
 from lifsea_testbed.powercut.recording import Timeline
 from lifsea_testbed.powercut.verdicts import CrashResult, CrashVerdict
+from lifsea_testbed.support.sinks import markup
 
 _COLOURS = {CrashVerdict.OLD: "#2b6cb0", CrashVerdict.NEW: "#2f855a", CrashVerdict.BROKEN: "#c53030"}
 _WIDTH, _LEFT, _RIGHT, _TOP, _BARS, _ROW = 1200.0, 130.0, 20.0, 40.0, 90.0, 22.0
@@ -59,7 +59,7 @@ def _marks(timeline: Timeline, first: int, step: float, height: float) -> Iterat
 
 def _rows() -> Iterator[str]:
     for number, kind in enumerate(CrashKind):
-        yield f'<text x="4" y="{_height_of(number) + 4:.0f}">{escape(kind)}</text>'
+        yield f'<text x="4" y="{_height_of(number) + 4:.0f}">{markup(kind)}</text>'
 
 
 def _together(judged: Sequence[tuple[CrashState, CrashResult]]) -> list[list[tuple[CrashState, CrashResult]]]:
@@ -76,7 +76,7 @@ def _dot(found: Sequence[tuple[CrashState, CrashResult]], first: int, step: floa
     more = f", and {len(found) - 1} more" if len(found) > 1 else ""
     why = f": {result.why}" if result.why else ""
     return (f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{_COLOURS[result.outcome]}" fill-opacity="0.8">'
-            f"<title>{escape(f'{state.name}{more}: {result.outcome}{why}')}</title></circle>")
+            f"<title>{markup(f'{state.name}{more}: {result.outcome}{why}')}</title></circle>")
 
 
 def _height_of(row: int) -> float:

@@ -53,6 +53,11 @@ class QemuProcess:
         """Whether it has ended."""
         return self._process.poll() is not None
 
+    @property
+    def ended_well(self) -> bool:
+        """Whether it has ended with status 0: the guest went down, or QEMU was told to end."""
+        return self._process.poll() == 0
+
     def state(self) -> str:
         """The state of the process as the kernel reports it (proc(5): running, sleeping, stopped, …)."""
         with contextlib.suppress(OSError):

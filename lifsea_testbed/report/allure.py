@@ -6,8 +6,6 @@ Without --alluredir every call for the running test does nothing.
 from __future__ import annotations
 
 import contextlib
-import html
-import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -23,6 +21,7 @@ from lifsea_testbed.report.document import Document
 from lifsea_testbed.report.outcome import Status, in_words
 from lifsea_testbed.support.redact import redact
 from lifsea_testbed.support.sanitize import printable
+from lifsea_testbed.support.sinks import json_text, markup, property_value
 
 _LONGEST_TITLE = 200
 _PAGE = "claims.html"
@@ -151,7 +150,7 @@ def prepare(document: Document, reports: Path, results: Path) -> None:
 
 
 def _environment(document: Document) -> Iterator[str]:
-    """The lines of a Java properties file, whose values have no line ends and no backslashes."""
+    """The lines of a Java properties file."""
     facts = {
         "verdict": gate.headline(document), "why": document.why, "image": document.image.name,
         "image.sha256": document.image.sha256, "image.version": document.image.version,
@@ -160,11 +159,7 @@ def _environment(document: Document) -> Iterator[str]:
     for run in document.runs:
         facts |= {"accelerator": run.accelerator, "host": f"{run.host.processor}, {run.host.cores} cores",
                   "kernel": run.host.kernel, **run.tools}  # fmt: skip
-    yield from (f"{name}={_one_line(value)}" for name, value in facts.items() if value)
-
-
-def _one_line(value: str) -> str:
-    return " ".join(printable(value).replace("\\", "/").split())
+    yield from (f"{name}={property_value(value)}" for name, value in facts.items() if value)
 
 
 def _outcomes(status: Status) -> list[str]:
@@ -203,10 +198,10 @@ def _family(error: type[Exception]) -> Iterator[type[Exception]]:
 
 
 def _claims() -> str:
-    sections = (f'<section id="{html.escape(name)}"><h2>{html.escape(name)}</h2>\n'
-                f"<pre>{html.escape(str(explain(name)))}</pre></section>" for name in catalogue())  # fmt: skip
+    sections = (f'<section id="{markup(name)}"><h2>{markup(name)}</h2>\n'
+                f"<pre>{markup(str(explain(name)))}</pre></section>" for name in catalogue())  # fmt: skip
     return _HTML.format(claims="\n".join(sections))
 
 
 def _write_json(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    path.write_text(json_text(content) + "\n", "utf-8")

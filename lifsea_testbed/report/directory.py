@@ -56,11 +56,11 @@ class ReportsDirectory:
         """Puts the reports of this run in the place of the earlier ones; after an exception those are still there.
 
         Raises:
-            OSError: a file cannot be moved.
+            OSError: there is no verdict any more, or a file cannot be moved.
         """
+        (self.work / GATE).stat()
         if self.is_published:
             return
-        self.work.mkdir(parents=True, exist_ok=True)
         earlier, moved = self._new(_EARLIER), list[tuple[Path, Path]]()
         new = sorted((path.name for path in self.work.iterdir()), key=lambda name: (name == GATE, name))
         old = sorted(filter(self._exists, {*self._names, *new}), key=lambda name: (name != GATE, name))

@@ -65,6 +65,9 @@ class TestRecord(_Record):
     attempts: list[Attempt] = Field(description="in order; more than one only where a test was run again")
     evidence: list[str] = Field(default=[], description="folders, relative to gate.json")
     uptime: int | None = Field(default=None, description="seconds that the watched machine had been up")
+    roads: list[Literal["guest", "disk"]] = Field(
+        default=[], description="who answered the questions that a disk can answer: the guest's programs, its disk")
+    one_road: str = Field(default="", description="why not both answered")
 
 
 class Figure(_Record):
@@ -92,6 +95,9 @@ class ClaimRecord(_Record):
     figures: list[Figure] = []
     tests: list[TestRecord] = []
     missing: list[str] = Field(default=[], description="the tests that judge it, and that were not run to their end")
+    roads: list[Literal["guest", "disk"]] = Field(
+        default=[], description="who answered the questions that a disk can answer: the guest's programs, its disk")
+    one_road: str = Field(default="", description="why not both answered")
 
 
 class ImageRecord(_Record):

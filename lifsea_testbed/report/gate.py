@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from lifsea_testbed.errors import Blame, Reason
 from lifsea_testbed.report.document import Attempt, ClaimRecord, Document, Figure, TestRecord, Verdict
@@ -16,7 +16,8 @@ class TestOutcome:
     """The outcome of one attempt at one test, of a claim or of none; `issue` is the link of a known issue.
 
     `hardware` marks a test of the test bed's model of the hardware. `uptime` is that of the watched machine when the
-    test looked at it (seconds).
+    test looked at it (seconds). `roads` are those by which the questions were answered that a disk can answer as well,
+    `one_road` is the reason if they are not both.
     """
 
     __test__ = False  # pytest would otherwise take the name for a test class
@@ -32,6 +33,8 @@ class TestOutcome:
     evidence: str = ""
     hardware: bool = False
     uptime: int | None = None
+    roads: tuple[str, ...] = ()
+    one_road: str = ""
 
     def fields(self) -> dict[str, Any]:
         """Returns the fields of the outcome as values of JSON."""
@@ -40,7 +43,7 @@ class TestOutcome:
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> TestOutcome:
         """Reads the fields of an outcome after they went through JSON."""
-        return cls(**{**fields, "status": Status(fields["status"])})
+        return cls(**{**fields, "status": Status(fields["status"]), "roads": tuple(fields.get("roads", ()))})
 
 
 #: The word of --require for every claim; other words are reasons and claims.
@@ -48,6 +51,7 @@ ALL = "all"
 #: In counts of what was not judged, the key of claims whose judges were not all run.
 NOT_RUN = "not run"
 NO_JUDGE = "no test judges it"
+_ROADS: tuple[Literal["guest", "disk"], ...] = ("guest", "disk")
 #: The number of claims, and of tests of one claim, named in the verdict's line; gate.json has them all.
 _NAMED, _TESTS_NAMED = 8, 3
 
@@ -90,6 +94,7 @@ def judged(claim: str, promise: str, tests: list[TestRecord], figures: Iterable[
         last_looked=max((test.uptime for test in tests if test.uptime is not None), default=None),
         evidence=[folder for test in tests for folder in test.evidence], tests=tests, missing=missing,
         figures=sorted((figure for figure in figures if figure.test in names), key=lambda figure: figure.test),
+        roads=_roads(tests), one_road=next((test.one_road for test in tests if test.one_road), ""),
     )  # fmt: skip
     if not missing or worst.status.gravity < Status.NOT_JUDGED.gravity:
         return result
@@ -163,6 +168,12 @@ def hardware_counted(tests: Sequence[TestRecord]) -> str:
     return f"{len(tests)} test{'s' * (len(tests) > 1)}, {counted(tests)}"
 
 
+def one_road(claims: Iterable[ClaimRecord]) -> str:
+    """Returns a sentence on the claims that were judged by one road where a disk could have answered; or nothing."""
+    found = [claim for claim in claims if claim.one_road]
+    return f"not cross-checked: {_named([claim.id for claim in found])} ({found[0].one_road})" if found else ""
+
+
 def counted(results: Iterable[ClaimRecord | TestRecord]) -> str:
     """Returns how many claims or tests have each status, as text."""
     statuses = [result.status for result in results]
@@ -221,7 +232,14 @@ def _record(test: str, outcomes: list[TestOutcome]) -> TestRecord:
         attempts=[Attempt(status=each.status, why=each.why, blame=_blame(each), reason=_reason(each))
                   for each in worst],
         evidence=sorted({outcome.evidence for outcome in outcomes if outcome.evidence}), uptime=worst[-1].uptime,
+        roads=[road for road in _ROADS if road in worst[-1].roads], one_road=worst[-1].one_road,
     )  # fmt: skip
+
+
+def _roads(tests: Iterable[TestRecord]) -> list[Literal["guest", "disk"]]:
+    """The roads by which all tests were answered that have any."""
+    found = [test.roads for test in tests if test.roads]
+    return [road for road in _ROADS if found and all(road in roads for roads in found)]
 
 
 def _blame(outcome: TestOutcome) -> Blame | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from lifsea_testbed.report import markdown
 from lifsea_testbed.report.document import Document, TestRecord
 from lifsea_testbed.report.outcome import Status, in_words
+from lifsea_testbed.support.sinks import workflow_message, workflow_property
 
 _LEVELS = {Status.FAILED: "error", Status.EXPIRED: "error", Status.BROKEN: "error", Status.KNOWN: "warning",
            Status.FLAKY: "warning", Status.NOT_JUDGED: "notice"}  # fmt: skip
@@ -37,13 +38,5 @@ def add_summary(document: Document, environment: Mapping[str, str]) -> None:
 def _command(claim: str, test: TestRecord, lines: Mapping[str, int]) -> str:
     place = {"file": test.id.partition("::")[0], "line": str(lines.get(test.id, 1)),
              "title": f"{in_words(test.status, test.reason)}: {claim}"}  # fmt: skip
-    fields = ",".join(f"{name}={_property(value)}" for name, value in place.items())
-    return f"::{_LEVELS[test.status]} {fields}::{_data(test.why or str(test.status))}"
-
-
-def _data(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _property(text: str) -> str:
-    return _data(text).replace(":", "%3A").replace(",", "%2C")
+    fields = ",".join(f"{name}={workflow_property(value)}" for name, value in place.items())
+    return f"::{_LEVELS[test.status]} {fields}::{workflow_message(test.why or str(test.status))}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from xml.etree import ElementTree
@@ -17,8 +16,6 @@ from lifsea_testbed.support.whole_file import write_whole
 #: The longest text of an explanation (characters); the evidence has all of it.
 _LONGEST = 16_000
 _EXPLANATION = "explanation.txt"
-#: Characters that XML 1.0 cannot represent; control characters are removed earlier.
-_NO_CHARACTERS = re.compile("[\ud800-\udfff\ufffe\uffff]")
 _Case = tuple[ClaimRecord | None, TestRecord]
 
 
@@ -27,7 +24,7 @@ def write(document: Document, path: Path, *, durations: Mapping[str, float]) -> 
     cases: list[_Case] = [(claim, test) for claim in document.claims for test in (*claim.tests, *_missing(claim))]
     cases += [(None, test) for test in (*document.others, *document.hardware)]
     suite = ElementTree.Element("testsuite", {
-        "name": f"{document.profile} ({document.image.name})", "tests": str(len(cases)),
+        "name": printable(f"{document.profile} ({document.image.name})"), "tests": str(len(cases)),
         "failures": str(_count(cases, Status.FAILED, Status.EXPIRED)), "errors": str(_count(cases, Status.BROKEN)),
         "skipped": str(_count(cases, Status.KNOWN, Status.NOT_JUDGED)),
         "time": f"{sum(durations.values()):.3f}",
@@ -35,7 +32,7 @@ def write(document: Document, path: Path, *, durations: Mapping[str, float]) -> 
     properties = ElementTree.SubElement(suite, "properties")
     for name, value in (("verdict", gate.headline(document)), ("why", document.why),
                         ("sha256", document.image.sha256)):
-        ElementTree.SubElement(properties, "property", {"name": name, "value": value})
+        ElementTree.SubElement(properties, "property", {"name": name, "value": printable(value)})
     suite.extend(_case(claim, test, path.parent, durations) for claim, test in cases)
     root = ElementTree.Element("testsuites")
     root.append(suite)
@@ -57,7 +54,8 @@ def _case(claim: ClaimRecord | None, test: TestRecord, reports: Path,
           durations: Mapping[str, float]) -> ElementTree.Element:
     where, _, name = test.id.partition("::")
     case = ElementTree.Element("testcase", {
-        "classname": f"{claim.id}" if claim else where.removesuffix(".py").replace("/", "."), "name": name or where,
+        "classname": printable(claim.id if claim else where.removesuffix(".py").replace("/", ".")),
+        "name": printable(name or where),
         "time": f"{durations.get(test.id, 0.0):.3f}",
     })  # fmt: skip
     kind = in_words(test.status, test.reason)
@@ -74,16 +72,15 @@ def _case(claim: ClaimRecord | None, test: TestRecord, reports: Path,
         _add(case, element, message, str(test.blame or ""), "")
     output = [f"evidence: {folder}" for folder in test.evidence]
     output += [f"claim {claim.id}: {claim.promise}"] if claim else []
-    ElementTree.SubElement(case, "system-out").text = "\n".join(output)
+    ElementTree.SubElement(case, "system-out").text = printable("\n".join(output))
     return case
 
 
 def _add(case: ElementTree.Element, name: str, message: str, kind: str, text: str) -> None:
-    message = _NO_CHARACTERS.sub("\ufffd", message)
-    ElementTree.SubElement(case, name, {"message": message, "type": kind}).text = text or message
+    ElementTree.SubElement(case, name, {"message": printable(message), "type": kind}).text = printable(text or message)
 
 
 def _explanation(test: TestRecord, reports: Path) -> str:
     paths = [reports / folder / _EXPLANATION for folder in test.evidence]
     texts = [path.read_text("utf-8", "replace") for path in paths if path.is_file() and not path.is_symlink()]
-    return _NO_CHARACTERS.sub("\ufffd", printable("\n".join(texts)))[:_LONGEST]
+    return "\n".join(texts)[:_LONGEST]

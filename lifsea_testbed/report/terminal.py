@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from lifsea_testbed.report.document import Document, IssueState
-from lifsea_testbed.report.gate import counted, hardware_counted, headline, late_look
+from lifsea_testbed.report.gate import counted, hardware_counted, headline, late_look, one_road
 from lifsea_testbed.report.outcome import Status
 
 #: The number of claims and of known issues with a line of their own; the whole summary has 24 lines.
@@ -30,6 +30,8 @@ def lines(document: Document, width: int) -> Iterator[tuple[str, str]]:
         yield f"{Status.PASSED:>10}  {kept} claims", "green"
     if late := late_look(document.claims):
         yield _cut(f"{'':>10}  {late}", width), "green"
+    if single := one_road(document.claims):
+        yield _cut(f"{'':>10}  {single}", width), "yellow"
     if tests := document.hardware:
         worst = min((test.status for test in tests), key=lambda status: status.gravity)
         yield _cut(f"hardware model: {hardware_counted(tests)}", width), _COLOURS.get(worst, "red")
@@ -74,7 +76,7 @@ class Spinner:
             self._write_line(line)
             return
         self.stop()
-        columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+        columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
         self._progress = Progress(*columns, console=self._console, transient=True, redirect_stdout=False,
                                   redirect_stderr=False)  # fmt: skip
         self._progress.add_task(line, total=None)

@@ -12,9 +12,13 @@ from lifsea_testbed.support.lines import split_lines
 SEQUENCE = (r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\](?:R|P[0-9a-fA-F]{7}|[^\x07\x1b\n]*(?:\x07|\x1b\\)?)"
             r"|[PX^_][^\x1b\n]*(?:\x1b\\)?|[ -/]*[0-~])")  # fmt: skip
 _SEQUENCES = re.compile(SEQUENCE)
-#: Control characters (C0, C1), line separators, marks that change the direction of text, and halves of a surrogate
-#: pair, which no file takes.
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+#: Control characters (C0, C1), line separators, what no file (halves of a surrogate pair) or no XML takes (U+FFFE), and
+#: what nobody sees: format characters, which change the direction of text or have no width, tags, fillers, variation
+#: selectors (Unicode: categories Cc, Cf, Zl, Zp and Cs, and the property Default_Ignorable_Code_Point).
+_CONTROLS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160\u17b4\u17b5"
+    "\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ud800-\udfff\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\ufffe\uffff"
+    "\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]")
 #: What the log readers of CI systems take for a command wherever it stands in a line (GitHub Actions and Azure
 #: Pipelines: `##[`, `##vso[`; TeamCity: `##teamcity[`).
 _LOG_COMMANDS = re.compile(r"#(?=#(?:\[|\w+\[))")
@@ -52,7 +56,7 @@ def log_line(text: str) -> str:
 
 def _escaped(character: str) -> str:
     code = ord(character)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def first_line(script: str) -> str:

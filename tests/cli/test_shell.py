@@ -14,7 +14,7 @@ import pytest
 
 from lifsea_testbed.cli import main
 from lifsea_testbed.cli.shell import Keyboard, split_keys
-from lifsea_testbed.errors import ChannelError
+from lifsea_testbed.errors import TestbedError
 from lifsea_testbed.machine import preflight
 
 
@@ -35,7 +35,7 @@ def test_any_other_error_is_shown_with_its_evidence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run_context(**options: object) -> NoReturn:
-        error = ChannelError("the shell ended", expected="it stays open", evidence="\x1b[31mlast words")
+        error = TestbedError("the shell ended", expected="it stays open", evidence="\x1b[31mlast words")
         error.records = Path("reports/machines/x")
         raise error
 

@@ -186,7 +186,7 @@ class Announcing:
 
     def transmit(self, data: bytes, deadline: Deadline) -> None:
         verb, nonce, *rest = data.decode().split()
-        answers = {"put": f"{rest[0]}:{rest[1]}" if verb == "put" else "", "run": "0:1000000000:0:none:none"}
+        answers = {"put": f"{rest[0]}:{rest[1]}" if verb == "put" else "", "run": "0:100000000:0:none:none"}
         if verb in answers:
             self._answer("end" if verb == "run" else verb, nonce, answers[verb])
         elif verb == "get" and self._left >= int(rest[2]):
@@ -206,7 +206,7 @@ def test_what_a_guest_announces_does_not_lengthen_the_wait() -> None:
 
 def test_a_guest_that_sends_no_more_of_what_it_announced_breaks_the_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serial_channel, "IDLE", 0.3)
-    with pytest.raises(ChannelError, match="only 6000 of 1000000000 bytes of output arrived intact"):
+    with pytest.raises(ChannelError, match="only 6000 of 100000000 bytes of output arrived intact"):
         Announcing(6000).channel.run("true", deadline=Deadline.after(SOON))
 
 

@@ -20,9 +20,9 @@ MAIN = int(os.environ.setdefault("MAIN_PROCESS", str(os.getpid())))
 REPORTS = Path("reports")
 
 
-def at(moment: str) -> None:
+def at(moment: str, *, in_hook: bool = False) -> None:
     """Causes the fault, if this is its moment."""
-    if moment == MOMENT:
+    if moment == MOMENT and (FAULT != "raise" or in_hook):
         cause()
 
 
@@ -74,21 +74,21 @@ def _fill(path: Path) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main() -> None:
-    at("before the start")
+    at("before the start", in_hook=True)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure() -> None:
-    at("start")
+    at("start", in_hook=True)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if "test_fault" in report.nodeid and report.when == "call" and FAULT == "raise":
-        at("test")
+        at("test", in_hook=True)
 
 
 def pytest_lifsea_report() -> None:
-    at("end")
+    at("end", in_hook=True)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -102,4 +102,4 @@ def pytest_sessionfinish(session: Any) -> Generator[None, object, object]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure() -> None:
-    at("after the end")
+    at("after the end", in_hook=True)

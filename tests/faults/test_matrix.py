@@ -32,7 +32,7 @@ def test_fault(request):
         with while_booting():
             machine = request.getfixturevalue("own_machine")
         at("test")
-        machine.power_cut()
+        machine.wait_until(lambda: False, "the end", within=5)
     else:
         at("test")
 
@@ -111,5 +111,5 @@ def left(place: Path, mark: str) -> list[object]:
         with contextlib.suppress(psutil.Error):
             if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
                 processes.append(process)
-    halves = [path for path in (place / "reports").glob(".*")] if (place / "reports").exists() else []
-    return [*psutil.wait_procs(processes, timeout=20.0)[1], *(place / "tmp").rglob("*"), *halves]
+    alive = psutil.wait_procs(processes, timeout=20.0)[1]
+    return [*alive, *(place / "tmp").rglob("*"), *(place / "reports").glob(".*")]

@@ -45,6 +45,8 @@ def machine(**traits: Any) -> Machine:
      "failed to load Kubelet config file"),
     (ReadinessLevel.KUBELET, {"kubelet.cgroup_driver": "cgroupfs"},
      "kubelet not ready: its cgroup driver is cgroupfs, and containerd's is systemd"),
+    (ReadinessLevel.KUBELET, {"kubelet.imposters": ["nc", "systemd"]},
+     "kubelet not ready: healthz is answered by nc, systemd, which is not of kubelet.service"),
     (ReadinessLevel.KUBELET, {"kernel.swaps": ["/var/swap"]}, "kubelet not ready: swap is on: /var/swap"),
     (ReadinessLevel.KUBELET, {"kernel.cgroup_version": 1}, "kubelet not ready: control groups are of version 1, not 2"),
     (ReadinessLevel.KUBELET, {"kubelet.health": None},

@@ -18,6 +18,7 @@ from lifsea_testbed.console.transcript import Transcript
 from lifsea_testbed.errors import (
     AnswerUnreadable,
     ChannelError,
+    DiskDamaged,
     Explained,
     GuestCrashed,
     HostError,
@@ -113,8 +114,8 @@ def test_a_disk_that_fails(own: Machine) -> None:
     own.boot.execute("blockdev-reopen", {"options": [{
         "driver": "qcow2", "node-name": "overlay", "file": "failing", "backing": "image", "discard": "unmap",
     }]})  # fmt: skip
-    error = ends(own, HostError, "dd if=/dev/urandom of=/var/x bs=1M count=50; sync; sleep 600", after=20.0)
-    assert "failed to write the machine's disk" in error.happened
+    error = ends(own, DiskDamaged, "dd if=/dev/urandom of=/var/x bs=1M count=50; sync; sleep 600", after=20.0)
+    assert "disk failed to write" in error.happened and "the host reads image and overlay whole" in error.evidence
 
 
 #: What a guest's kernel prints when something took too long.

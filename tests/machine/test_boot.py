@@ -18,12 +18,15 @@ from lifsea_testbed.disk.image import DiskFormat, examine
 from lifsea_testbed.ecs import instance_types
 from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.errors import (
+    BootFailed,
     ChannelError,
     CommandFailed,
     EmulatorFailed,
     Explained,
     GuestCrashed,
     LaunchError,
+    MachineStarved,
+    TimerLost,
     TimerStarved,
     WaitTimedOut,
 )
@@ -41,11 +44,11 @@ from tests.support.boot_sector import raw_image
 class Starving(Machine):
     """A machine whose power-ons end with these errors, until none is left."""
 
-    def __init__(self, *ends: type[Explained], writes: bool = False) -> None:
-        self.boots, self.closed, self._ends, self._writes = [], 0, list(ends), writes
+    def __init__(self, *ends: type[Explained], writes: bool = False, starved: bool = False) -> None:
+        self.boots, self.closed, self._ends, self._writes, self._starved = [], 0, list(ends), writes, starved
 
     def start(self) -> None:
-        made: Any = SimpleNamespace(close=self._close, disk_is_untouched=not self._writes)
+        made: Any = SimpleNamespace(close=self._close, disk_is_untouched=not self._writes, is_starved=self._starved)
         self.boots.append(made)
 
     def _close(self) -> None:
@@ -63,10 +66,22 @@ def test_a_starved_timer_is_tried_again() -> None:
 
 
 def test_a_host_that_is_always_too_busy_is_an_error() -> None:
-    machine = Starving(*[TimerStarved] * 3)
+    machine = Starving(*[TimerStarved] * 3, starved=True)
     with pytest.raises(TimerStarved):
         machine.power_on()
     assert (len(machine.boots), machine.closed) == (1, 2)
+
+
+@pytest.mark.parametrize(("ends", "error"), [
+    ([TimerStarved] * 3, BootFailed), ([TimerLost, TimerStarved, TimerLost], BootFailed),
+    ([TimerLost, TimerLost, EmulatorFailed], EmulatorFailed), ([MachineStarved] * 3, MachineStarved),
+])  # fmt: skip
+def test_a_timer_that_never_ticks_on_a_host_with_time_to_spare_is_the_guests(
+    ends: list[type[Explained]], error: type[Explained]
+) -> None:
+    with pytest.raises(error) as caught:
+        Starving(*ends).power_on()
+    assert caught.type is error
 
 
 @pytest.mark.parametrize("end", [EmulatorFailed, TimerStarved])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import numpy as np
 import pytest
 
 from lifsea_testbed.perf import compare
-from lifsea_testbed.perf.change_points import exact_steps, steps
+from lifsea_testbed.perf.change_points import Step, exact_steps, steps
 from lifsea_testbed.perf.compare import Change
 from lifsea_testbed.perf.metric import Better, Metric
 from tests.support.perf_cases import BOOT, shifting
@@ -119,3 +121,13 @@ def test_steps_are_found_where_neighbours_are_equal() -> None:
 @pytest.mark.parametrize("values", [[], [1.0], [1.0, 2.0, 3.0], [0.0] * 50])
 def test_short_and_empty_histories_have_no_change_points(values: list[float]) -> None:
     assert steps(values) == []
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_series_that_is_mostly_zero_has_no_step_from_zero_to_zero(seed: int) -> None:
+    """Restarts, retries: now and then there is one, in the second half more often; the median stays."""
+    random = Random(seed)
+    values = [float(random.random() < share) for share in (0.02,) * 60 + (0.4,) * 60]
+    assert [step for step in steps(values) if step.before == step.after] == []
+    assert Step(index=60, before=0.0, after=0.0, p=0.0).share == 0.0
+    assert Step(index=60, before=0.0, after=1.0, p=0.0).share == float("inf")

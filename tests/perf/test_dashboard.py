@@ -17,10 +17,12 @@ from lifsea_testbed.perf.change_points import Step
 from lifsea_testbed.perf.history import History
 from lifsea_testbed.perf.metric import Better, BuildKind, Metric
 from lifsea_testbed.perf.trend import Point, Trend, trends
+from lifsea_testbed.support.sanitize import printable
+from tests.support import attacks
 from tests.support.browser import Browser, browser
 from tests.support.perf_cases import BOOT, build, nightly, samples
 
-HOSTILE = "<img src=x onerror=window.owned=1></script><script>window.owned=1</script>\"'&"
+HOSTILE = " ".join(text for text in attacks.MARKUP if printable(text) == text)
 PHASES = ("firmware", "kernel", "userspace")
 #: Five years of nightly runs.
 BUILDS, METRICS, SAMPLES = 2000, 40, 10

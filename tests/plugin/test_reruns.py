@@ -92,7 +92,7 @@ def test_a_fault_of_the_guest_is_never_run_again_as_the_harness_s(pytester: pyte
              for claim in claims for test in claim["tests"]}  # fmt: skip
     assert tests == {
         "unreadable": ["failed product"], "failed": ["failed product"], "assertion": ["failed product"],
-        "words": ["failed product"], "starved": ["broken host"] * 2, "channel": ["broken harness"] * 2,
+        "words": ["failed product"], "starved": ["broken host"] * 2, "channel": ["failed product"],
         "bug": ["broken harness"] * 2,
     }  # fmt: skip
 

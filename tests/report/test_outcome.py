@@ -46,7 +46,7 @@ def unjudged(claim: str, reason: str, test: str = "t") -> TestOutcome:
     (WaitTimedOut("x"), Status.FAILED, Blame.PRODUCT),
     (LaunchError("x"), Status.BROKEN, Blame.HOST),
     (HostError("x"), Status.BROKEN, Blame.HOST),
-    (ChannelError("x"), Status.BROKEN, Blame.HARNESS),
+    (ChannelError("x"), Status.FAILED, Blame.PRODUCT),
     (CallerError("x"), Status.BROKEN, Blame.CALLER),
     (KeyError("x"), Status.BROKEN, Blame.HARNESS),
     (NotJudged("emulated", Reason.HOST), Status.NOT_JUDGED, None),
@@ -185,7 +185,7 @@ def test_a_failure_beside_the_claims_fails_the_gate() -> None:
 
 
 def test_each_verdict_has_its_exit_status() -> None:
-    assert [verdict.exit_status for verdict in Verdict] == [0, 1, 6, 7]
+    assert [verdict.exit_status for verdict in Verdict] == [0, 1, 6, 7, 2]
 
 
 @pytest.mark.parametrize(("status", "verdict"), [

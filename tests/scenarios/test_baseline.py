@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -26,6 +26,7 @@ from lifsea_testbed.profiles.baseline import Baseline
 from lifsea_testbed.profiles.profile import Profile
 from lifsea_testbed.scenarios import baseline
 from lifsea_testbed.scenarios.baseline import READINGS, listener_patterns
+from lifsea_testbed.scenarios.cross_check import CrossCheck
 from tests.guest.test_offline import NoShell
 from tests.suites.test_suites import SOUND
 from tests.support import disks
@@ -89,14 +90,16 @@ def judges(profile: Profile, size: int, **traits: Any) -> dict[str, Callable[[],
     """The tests of the suites that judge what a baseline holds, on a guest with those traits."""
     machine: Any = SimpleNamespace(guest=guest(**traits), wait_until_ready=lambda: None)
     bench: Any = SimpleNamespace(image=image(Path(), size))
-    measure = Measure()
+    measure, unchecked = Measure(), cast(CrossCheck, lambda one: one.guest)
     return {
-        "few-units": lambda: suites.test_boot.test_there_are_few_units(machine, profile, measure),
-        "few-udev-rules": lambda: suites.test_boot.test_there_are_few_udev_rules(machine, profile),
+        "few-units": lambda: suites.test_boot.test_there_are_few_units(machine, unchecked, profile, measure),
+        "few-udev-rules": lambda: suites.test_boot.test_there_are_few_udev_rules(machine, unchecked, profile),
         "image-small": lambda: suites.test_contents.test_the_image_is_small(bench, profile, measure),
-        "packages-about-200": lambda: suites.test_contents.test_there_are_about_200_packages(machine, profile, measure),
+        "packages-about-200":
+            lambda: suites.test_contents.test_there_are_about_200_packages(machine, unchecked, profile, measure),
         "no-surprise-listeners": lambda: suites.test_access.test_only_known_programs_take_what_comes(machine, profile),
-        "setuid-known": lambda: suites.test_access.test_only_known_files_give_privileges(machine, profile),
+        "setuid-known":
+            lambda: suites.test_access.test_only_known_files_give_privileges(machine, unchecked, profile),
     }  # fmt: skip
 
 

@@ -15,7 +15,8 @@ import pytest
 from lifsea_testbed.boottime.campaign import ColdBoots
 from lifsea_testbed.ecs import guest_hardware, instance_types
 from lifsea_testbed.ecs.instance import Instance
-from lifsea_testbed.errors import NotJudged
+from lifsea_testbed.errors import AnswersDiffer, NotJudged
+from lifsea_testbed.guest.cross_checked import CrossCheckedGuest
 from lifsea_testbed.guest.hardware import NetworkCard
 from lifsea_testbed.machine.fidelity import HardwareFidelity
 from lifsea_testbed.perf.metric import Measure
@@ -41,7 +42,7 @@ SOUND: dict[str, Any] = {
     "accounts.automatic_logins": [], "accounts.with_password": [], "accounts.without_password": [],
     "clock.time_sources": ["t1", "t2"],
     "deployments.changed_files": [], "deployments.repository_damage": [],
-    "disks.by_serial": {INSTANCE.disk_serial: "vda"},
+    "disks.writable_mounts_outside": [], "disks.by_serial": {INSTANCE.disk_serial: "vda"},
     "files.accepted_writes_outside": [], "files.executables_holding": [], "files.executables_named": [],
     "files.holding": [], "files.missing": [], "files.programs_holding": [],
     "files.file_system_of": "tmpfs", "files.link_target": "/var/x", "files.matching": [], "files.setuid": [],
@@ -55,7 +56,7 @@ SOUND: dict[str, Any] = {
     "hardware.vulnerabilities": {"meltdown": "Not affected", "mds": "Not affected", "spectre_v2": "Mitigation: IBRS"},
     "kernel.crashes_and_denials": [], "kernel.errors": [], "kernel.initramfs_signs": [], "kernel.loaded_modules": [],
     "kernel.memory_used": 200 << 20, "kernel.uptime": 60.0,
-    "kubelet.health": "ok",
+    "kubelet.health": "ok", "kubelet.imposters": [],
     "network.ssh_listeners": [], "network.unlisted_ports": [],
     "packages.named": [], "packages.writable_databases": [], "selinux.deviations": [],
     "runtime.containerd_version": "1.7", "runtime.cri_plugin_state": "ok", "runtime.escaped_writes": [],
@@ -163,6 +164,7 @@ DEFECTS: dict[str, list[dict[str, Any]]] = {
         {"audit": "none"}, {"audit": "overwrite"}, {"operations_at_start": None}, {"operations_at_start": None},
     ],
     "test_only_the_promised_paths_are_writable": [{"writable": ["/usr"]}],
+    "test_no_other_file_system_is_writable": [{"disks.writable_mounts_outside": ["/usr"]}],
     "test_a_write_outside_is_refused": [{"files.accepted_writes_outside": ["/usr"]}, {"files.missing": ["/usr/etc"]}],
     "test_the_changing_paths_lead_into_var": [{"files.link_target": "/home"}],
     "test_the_passing_paths_lie_in_memory": [{"files.file_system_of": "ext2/ext3"}],
@@ -249,6 +251,8 @@ def run(name: str, defect: dict[str, Any], *, emulated: bool = False) -> None:
         "machine": machine, "booted": machine, "watched": machine, "own_machine": machine, "profile": profile,
         "measure": Measure(), "bench": SimpleNamespace(image=image), **journeys.offered({**SOUND, **defect}),
     }  # fmt: skip
+    disk: Any = FakeGuest({**SOUND, **defect, **defect.get("disk", {})}, profile)
+    offered["cross_check"] = lambda one: CrossCheckedGuest(one.guest, disk, lambda answered: None)
     offered |= first_boots.offered({**SOUND, **defect}, machine)
     offered |= pods.offered({**SOUND, **defect}, machine, profile.paths.writable)
     seen = [boot(took={**SOUND, **defect}["boot"], counted=False)] * 3
@@ -292,6 +296,46 @@ def test_a_sound_machine_passes(name: str) -> None:
 def test_a_defect_is_found(name: str, defect: dict[str, Any]) -> None:
     with pytest.raises(AssertionError):
         run(name, defect)
+
+
+@pytest.mark.parametrize(("name", "on_disk"), [
+    ("test_there_is_no_ssh_server", {"files.executables_named": ["/usr/sbin/sshd"]}),
+    ("test_there_is_no_ssh_server", {"units": ["ssh.socket"]}),
+    ("test_no_program_is_an_ssh_server_under_another_name", {"files.executables_holding": ["/usr/libexec/x"]}),
+    ("test_there_is_no_host_key", {"files.matching": ["/etc/ssh/ssh_host_rsa_key"]}),
+    ("test_there_is_no_host_key", {"files.holding": ["/usr/share/seed"]}),
+    ("test_only_known_files_give_privileges", {"files.setuid": ["/usr/bin/find"]}),
+    ("test_no_account_has_a_password", {"accounts.with_password": ["root"]}),
+    ("test_no_account_is_opened_without_a_password", {"accounts.without_password": ["login (pam_permit)"]}),
+    ("test_nothing_loads_an_initramfs", {"kernel.initramfs_signs": ["/boot/x.conf:initrd /i"]}),
+    ("test_no_such_module_is_on_the_disk", {"files.matching": ["/usr/lib/modules/6.1/ext4.ko"]}),
+    ("test_there_are_few_units", {"units_many": 10}),
+    ("test_there_are_few_udev_rules", {"system.udev_rules": ["hidden"]}),
+    ("test_there_are_about_200_packages", {"packages": 191}), ("test_there_are_about_200_packages", {"packages": 189}),
+    ("test_there_is_no_python", {"files.executables_named": ["/usr/bin/python3"]}),
+    ("test_there_is_no_python", {"files.executables_holding": ["/usr/libexec/helper"]}),
+    ("test_there_is_no_python", {"files.matching": ["/usr/lib/x/_collections_abc.pyc"]}),
+    ("test_there_is_no_other_interpreter", {"files.executables_named": ["/usr/bin/perl"]}),
+    ("test_there_is_no_other_interpreter", {"files.executables_holding": ["/usr/bin/awk2"]}),
+    ("test_there_is_no_other_interpreter", {"files.matching": ["/usr/lib/libperl.so.5.40"]}),
+    ("test_there_is_no_package_manager", {"files.executables_named": ["/usr/bin/yum"]}),
+    ("test_there_is_no_package_manager", {"files.executables_holding": ["/usr/bin/pkg"]}),
+    ("test_there_is_no_debug_tool", {"files.executables_named": ["/usr/bin/strace"]}),
+    ("test_there_is_no_debug_tool", {"files.executables_holding": ["/usr/libexec/netd"]}),
+    ("test_no_package_brings_a_debug_tool", {"packages.named": ["tcpdump"]}),
+    ("test_a_posix_shell_is_kept", {"system.has_posix_shell": False}),
+    ("test_there_is_no_posix_shell", {"system.has_posix_shell": True}),
+    ("test_there_is_no_posix_shell", {"files.executables_named": ["/usr/libexec/ash"]}),
+    ("test_there_is_no_posix_shell", {"files.programs_holding": ["/usr/libexec/helper"]}),
+    ("test_there_is_no_logind", {"units": ["systemd-logind.service"]}),
+    ("test_there_is_no_logind", {"files.executables_named": ["systemd-logind"]}),
+    ("test_there_is_no_resolved", {"units": ["systemd-resolved.service"]}),
+    ("test_there_is_no_resolved", {"files.executables_named": ["systemd-resolved"]}),
+    ("test_the_changing_paths_lead_into_var", {"files.link_target": "/home"}),
+])  # fmt: skip
+def test_what_a_guest_hides_and_its_disk_shows_is_found(name: str, on_disk: dict[str, Any]) -> None:
+    with pytest.raises(AnswersDiffer, match="guest and disk disagree"):
+        run(name, {**SOUND_FOR.get(name, {}), "disk": on_disk})
 
 
 @pytest.mark.parametrize(("name", "lack", "reason"), [

@@ -1,4 +1,4 @@
-"""The matrix of faults: what goes wrong at which moment of a run, and what the run makes of it; docs/faults.md shows it."""
+"""The matrix of faults: what goes wrong at which moment of a run, and what the run makes of it."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from dataclasses import dataclass
 _PAGE = """\
 # What a sick host does to a run
 
-Each row is a fault that the tests (`pytest tests/faults`) cause at a moment of a run whose guest is fine, and what the run
-makes of it. Exit status 1 is not among them: it says that the image broke a promise, and nothing else. After each of them no
-process, no private directory and no half-written report is left, and the verdict, where there is one, is the last line of
-the output.
+Each row is a fault that the tests (`pytest tests/faults`) cause at a moment of a run whose guest is fine, and what the
+run makes of it. Exit status 1 is not among them: it says that the image broke a promise, and nothing else. After each
+of them no process, no private directory and no half-written report is left, and the verdict, where there is one, is the
+last line of the output.
 
-*New* in the column of the reports: gate.json, `junit.xml` and `summary.md` are of this run; *earlier*: those of the run before
-are still there, all of them. There is never a mix of two runs.
+In the column of the reports, *new*: gate.json, `junit.xml` and `summary.md` are of this run; *earlier*: those of the
+run before are still there, all of them. There is never a mix of two runs.
 
 | fault | moment | exit | verdict | fault of | reports |
 |---|---|---|---|---|---|
 {rows}
 
-A signal ends a run as Ctrl-C does: what was judged until then is in the reports, the verdict is *interrupted*, and a second
-signal ends the process at once. A run that is killed (SIGKILL) leaves the reports of the run before as they are; its own are
-removed by the next run, as are its private directories.
+A signal ends a run as Ctrl-C does: what was judged until then is in the reports, the verdict is *interrupted*, and a
+second signal ends the process at once. A run that is killed (SIGKILL) leaves the reports of the run before as they are;
+its own are removed by the next run, as are its private directories.
 """
 
 
@@ -79,7 +79,7 @@ def _interrupted(key: str, moment: Moment, *, machine: bool = False, options: tu
     before = moment is Moment.BEFORE
     return Cell(fault=fault or key, key=key, moment=moment, status=2, verdict="interrupted", machine=machine,
                 options=options, reports=Reports.EARLIER if before else Reports.NEW, slow=slow,
-                says="it was ended before anything was judged" if before else f"{key} ended the run")
+                says=f"{key} ended the run before anything was judged" if before else f"{key} ended the run")
 
 
 def _broken(fault: str, key: str, moment: Moment, says: str, **others: object) -> Cell:
@@ -104,7 +104,7 @@ mkdir small; mount -t tmpfs -o size={size} small small; cp -a reports/. small/; 
 "$@"; status=$?
 umount reports; rm -r reports; cp -a small reports; exit $status
 """
-_FULL = 'exec unshare -rm sh -c \'' + _SMALL.format(size="96k") + '\' sh "$@"'
+_FULL = 'exec unshare -m sh -c \'' + _SMALL.format(size="96k") + '\' sh "$@"'
 
 CELLS = (
     *(_interrupted(key, moment) for key in ("SIGTERM", "SIGHUP", "SIGINT")
@@ -128,8 +128,8 @@ CELLS = (
     _broken("a test ends pytest with status 1", "exit", Moment.TEST, "pytest stopped early (tests_failed: pytest.exit"),
     _broken("a time limit ends the process", "sleep", Moment.TEST, "did not end within 1 s",
             options=("--timeout=1", "--timeout-method=thread")),
-    _broken("the reports are lost", "lose", Moment.TEST, "the reports cannot be written", reports=Reports.NEW),
-    _broken("the reports are lost", "lose", Moment.END, "the end of the run failed"),
+    _broken("the reports are lost", "lose", Moment.TEST, "pytest stopped early (internal_error: FileNotFoundError"),
+    _broken("the reports are lost", "lose", Moment.END, "the reports cannot be put in their place"),
     Cell(fault="the reports are lost", key="lose", moment=Moment.LAST, status=6, verdict="broken", reports=Reports.NEW,
          says="the reports cannot be put in their place"),
     _broken("the disk of the reports is full", "fill", Moment.TEST, "", shell=_FULL, reports=Reports.EARLIER),
@@ -137,8 +137,9 @@ CELLS = (
     _broken("standard output is full", "", Moment.BEFORE, "", shell='exec "$@" >/dev/full'),
     _refused("another run writes to the same reports", "another run writes its reports there", key="lock"),
     _refused("a name that is not UTF-8", "not UTF-8", options=("--next-image", "bad\udcff.raw")),
-    _refused("500 MiB of address space", "", shell='ulimit -v 500000; exec "$@"'),
-    _refused("12 descriptors", "", shell='ulimit -n 12; exec "$@"'),
+    _refused("500 MiB of address space", "this process is limited: ulimit -v unlimited",
+             shell='ulimit -v 500000; exec "$@"'),
+    _refused("12 descriptors", "Too many open files", shell='ulimit -n 12; exec "$@"'),
     _fine("umask 077", 'umask 077; exec "$@"', machine=True),
     _fine("HOME is not set", 'unset HOME; exec "$@"'),
     _fine("no place for temporary files", 'TMPDIR=/nowhere exec "$@"'),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from tests.support import ROOT, api_page, house
+from tests.support import ROOT, api_page, faults, house, third_party
 
 #: Each generated file, and what returns its text.
-GENERATED = {ROOT / "docs/floors.svg": house.picture, ROOT / "docs/api.md": api_page.text}
+GENERATED = {ROOT / "docs/floors.svg": house.picture, ROOT / "docs/api.md": api_page.text,
+             ROOT / "docs/faults.md": faults.page, ROOT / "THIRD-PARTY.md": third_party.text}
 
 
 def main() -> None:

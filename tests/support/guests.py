@@ -16,7 +16,7 @@ from lifsea_testbed.guest.kubelet import Kubelet
 from lifsea_testbed.guest.network import GuestNetwork
 from lifsea_testbed.guest.operations import OperationsContainer
 from lifsea_testbed.guest.ostree import Deployments
-from lifsea_testbed.guest.packages import Packages
+from lifsea_testbed.guest.packages import Package, Packages
 from lifsea_testbed.guest.selinux import Selinux
 from lifsea_testbed.guest.services import Services, ServiceState
 from lifsea_testbed.guest.system import Clock, System
@@ -88,14 +88,15 @@ class FakeUnits(FakeSubject):
     """Many units, or those of the traits."""
 
     def named(self, pattern: str) -> list[str]:
-        return ["x"] * self.traits["units_many"] if pattern == ".*" else list(self.traits["units"])
+        many = [f"{number}.service" for number in range(self.traits["units_many"])]
+        return many if pattern == ".*" else list(self.traits["units"])
 
 
 class FakePackages(FakeSubject):
     """As many packages as the traits have."""
 
-    def installed(self) -> list[SimpleNamespace]:
-        return [SimpleNamespace(name=str(number), version="1") for number in range(self.traits["packages"])]
+    def installed(self) -> list[Package]:
+        return [Package(name=str(number), version="1") for number in range(self.traits["packages"])]
 
 
 class FakeDisks(FakeSubject):

@@ -51,7 +51,7 @@ DEFECTS: dict[str, list[dict[str, Any]]] = {
     ],
     "test_the_kubelet_is_healthy": [
         {"kubelet.health": "etcd failed"}, {"kubelet.health": None}, {"runs": False}, {"kernel.cgroup_version": 1},
-        {"kubelet.cgroup_driver": "cgroupfs"}, {"kernel.swaps": ["/var/swap"]},
+        {"kubelet.cgroup_driver": "cgroupfs"}, {"kernel.swaps": ["/var/swap"]}, {"kubelet.imposters": ["systemd"]},
     ],
     "test_a_pod_outlives_a_crash_of_the_kubelet": [{"kubelets": (1, 1)}, {"orphaned": "c"}],
     "test_a_static_pod_runs": [{"ran": ""}],

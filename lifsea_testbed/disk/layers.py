@@ -1,0 +1,42 @@
+"""The disk of a machine that is off: an image, and the overlays (qcow2) above it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from lifsea_testbed.disk.image import DiskFormat, Image
+from lifsea_testbed.disk.qcow2 import Qcow2
+from lifsea_testbed.disk.source import ByteSource
+from lifsea_testbed.support.reader import ConfinedReader, open_file
+
+
+def reader(module: str, image: Image, *overlays: Path) -> ConfinedReader:
+    """Returns a reader of the disk with those overlays, the lowest first; the questions are those of that module.
+
+    Raises:
+        ImageRefused: one of the files is no regular file.
+        OSError: it cannot be opened.
+    """
+    files: list[int] = []
+    try:
+        for path in (image.path, *overlays):
+            files.append(open_file(path))
+        return ConfinedReader(module, files, image.format, name=image.path.name)
+    except BaseException:
+        for descriptor in files:
+            os.close(descriptor)
+        raise
+
+
+def opened(form: str, files: Sequence[ByteSource]) -> ByteSource:
+    """Returns the disk in those files: the image, of that format, and overlays, the lowest first.
+
+    Raises:
+        DiskDamaged, NotJudged: one of the files cannot be read.
+    """
+    disk: ByteSource = Qcow2(files[0]) if form == DiskFormat.QCOW2 else files[0]
+    for overlay in files[1:]:
+        disk = Qcow2(overlay, disk)
+    return disk

@@ -1,0 +1,152 @@
+"""The cross-check: what a running machine answers is compared with a copy of its disk, read offline.
+
+The copy is made while the machine stands still, after the guest synced: it holds what a power cut at that moment would
+leave, and the readers replay the file system's journal as a boot would. Nothing that runs in the guest takes part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lifsea_testbed.errors import HostError
+from lifsea_testbed.guest.cross_checked import Answered, CrossCheckedGuest, Road
+from lifsea_testbed.guest.guest import Guest
+from lifsea_testbed.guest.offline import OfflineTree
+from lifsea_testbed.machine.factory import MachineFactory
+from lifsea_testbed.machine.machine import Machine
+from lifsea_testbed.profiles.profile import AccessMethod
+
+_PIECE = 16 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Copy:
+    """A machine, the moment at which its disk was copied, and the guest that reads the copy."""
+
+    machine: Machine
+    moment: tuple[int, str]
+    disk: Guest
+
+
+class DiskCopies:
+    """The last copy of each machine's disk; all are removed at the end of the context."""
+
+    def __init__(self, factory: MachineFactory) -> None:
+        self._factory = factory
+        self._copies: dict[int, _Copy] = {}
+        self._files = contextlib.ExitStack()
+
+    def __enter__(self) -> DiskCopies:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Removes every copy."""
+        self._copies.clear()
+        self._files.close()
+
+    def of(self, machine: Machine, moment: str = "") -> Guest:
+        """Returns the guest that reads a copy of the machine's disk, made in this boot and at that moment.
+
+        Raises:
+            HostError: the copy could not be written.
+        """
+        seen = len(machine.boots), moment
+        found = self._copies.get(id(machine))
+        if found is None or found.moment != seen:
+            path = self._factory.scratch_path("disk-copy.qcow2")
+            self._files.callback(path.unlink, missing_ok=True)
+            copy_overlay(machine, path)
+            tree = OfflineTree(machine.image, *machine.disks[:-1], path)
+            found = _Copy(machine=machine, moment=seen, disk=machine.guest.without_shell(lambda: tree))
+            self._copies[id(machine)] = found
+        return found.disk
+
+
+class CrossCheck:
+    """Compares the answers of guests with their disks, for one test; `answers` are those given so far.
+
+    Called with a machine, it returns the subjects of its guest of which each answer is compared. One without a shell is
+    read from its disk alone.
+    """
+
+    def __init__(self, copies: DiskCopies, moment: str = "") -> None:
+        self.answers: list[Answered] = []
+        self._copies, self._moment = copies, moment
+
+    def __call__(self, machine: Machine) -> CrossCheckedGuest:
+        """Returns the subjects of the machine's guest, each answer compared with that of its disk."""
+        has_shell = machine.access_method != AccessMethod.NONE
+        disk = self._copies.of(machine, self._moment) if has_shell else None
+        return CrossCheckedGuest(machine.guest, disk, self.answers.append)
+
+    @property
+    def roads(self) -> tuple[Road, ...]:
+        """The roads by which every answer was given."""
+        return tuple(road for road in Road if self.answers and all(road in one.roads for one in self.answers))
+
+    @property
+    def why_one(self) -> str:
+        """Why an answer was not given by both, in one line; empty if all were."""
+        return next((one.why for one in self.answers if one.why), "")
+
+
+def copy_overlay(machine: Machine, target: Path) -> None:
+    """Copies the uppermost layer of a machine's disk, which stands still meanwhile.
+
+    Raises:
+        HostError: the copy could not be written, or the overlay is no regular file any more.
+    """
+    if machine.boot.liveness.ended:
+        _copy(machine.disks[-1], target)
+        return
+    machine.run("sync", check=False)
+    with _standing_still(machine):
+        _copy(machine.disks[-1], target)
+
+
+@contextlib.contextmanager
+def _standing_still(machine: Machine) -> Iterator[None]:
+    """Stops the machine between two instructions; QEMU then has written all that it had cached (QMP, stop)."""
+    machine.boot.execute("stop")
+    try:
+        yield
+    finally:
+        machine.boot.execute("cont")
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copies a regular file with its holes; a symbolic link is not followed."""
+    try:
+        descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb", buffering=0) as file, target.open("xb", buffering=0) as copy:
+            seen = os.fstat(descriptor)
+            if not stat.S_ISREG(seen.st_mode):
+                raise HostError(f"the overlay {source} is no regular file any more")
+            copy.truncate(seen.st_size)
+            for start, end in _extents(descriptor, seen.st_size):
+                os.lseek(copy.fileno(), start, os.SEEK_SET)
+                os.lseek(descriptor, start, os.SEEK_SET)
+                while start < end and (piece := file.read(min(_PIECE, end - start))):
+                    copy.write(piece)
+                    start += len(piece)
+    except OSError as error:
+        raise HostError(f"the disk of a machine could not be copied: {error}",
+                        hint="free disk space, or set TMPDIR to another disk") from error
+
+
+def _extents(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
+    """The parts of a file that are no holes (lseek(2), SEEK_DATA)."""
+    start = 0
+    while start < size:
+        try:
+            start = os.lseek(descriptor, start, os.SEEK_DATA)
+        except OSError:  # ENXIO: there is only a hole until the end
+            return
+        end = os.lseek(descriptor, start, os.SEEK_HOLE)
+        yield start, end
+        start = end
