@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Generator, Mapping
 from typing import IO, Any
@@ -24,6 +25,8 @@ from lifsea_testbed.support.sanitize import log_line, printable
 
 #: The exit statuses of pytest after which all is known: tests passed, tests failed, no test was selected.
 _TO_THE_END = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
+#: How long a run that is out of time waits until its machines and their files are gone (seconds).
+_RELEASING = 20.0
 _AT_THE_END = "the end of the run failed"
 
 
@@ -126,6 +129,9 @@ class Ending:
             self._break_off(HostError(reason), "the run was stopped")
             self._publish()
             status = self._say()
+            releasing = threading.Thread(target=self._release, name="release", daemon=True)
+            releasing.start()
+            releasing.join(_RELEASING)
         finally:
             os._exit(status)
 

@@ -52,6 +52,8 @@ HANGING = 300.0
     pytest.param(cell, id=str(cell), marks=[pytest.mark.nightly] if cell.slow else []) for cell in CELLS
 ])  # fmt: skip
 def test_a_fault_at_a_moment(cell: Cell, tmp_path: Path) -> None:
+    if cell.small and os.geteuid():
+        pytest.skip("only root mounts a small disk")
     options = lay_out(tmp_path, SUITE.format(machine=cell.machine),
                       conftest=Path(__file__).with_name("causes.py").read_text("utf-8"))
     reports = tmp_path / "reports"
@@ -100,7 +102,7 @@ def reports_of(reports: Path, cell: Cell) -> Reports:
     assert (str(found.verdict), found.exit_status) == (cell.verdict, cell.status)
     blamed = {str(claim.blame) for claim in found.claims if claim.blame}
     assert blamed == ({cell.blame} if cell.blame else set())
-    assert {(reports / name).exists() for name in ("junit.xml", "summary.md")} == {True}
+    assert cell.small or {(reports / name).exists() for name in ("junit.xml", "summary.md")} == {True}
     return Reports.NEW
 
 

@@ -13,8 +13,8 @@ run makes of it. Exit status 1 is not among them: it says that the image broke a
 of them no process, no private directory and no half-written report is left, and the verdict, where there is one, is the
 last line of the output.
 
-In the column of the reports, *new*: gate.json, `junit.xml` and `summary.md` are of this run; *earlier*: those of the
-run before are still there, all of them. There is never a mix of two runs.
+In the column of the reports, *new*: gate.json is of this run, and so are `junit.xml` and `summary.md`, if there is room
+for them; *earlier*: those of the run before are still there, all of them. There is never a mix of two runs.
 
 | fault | moment | exit | verdict | fault of | reports |
 |---|---|---|---|---|---|
@@ -53,7 +53,7 @@ class Cell:
     """A fault at a moment, and what is expected of the run.
 
     `key` names what causes it in the run (tests/faults/causes.py); `shell` is run before pytest, which is `"$@"`.
-    `slow` cells are run at night.
+    `small` ones have no room for more than a gate.json. `slow` cells are run at night.
     """
 
     fault: str
@@ -67,6 +67,7 @@ class Cell:
     reports: Reports
     says: str = ""
     machine: bool = False
+    small: bool = False
     slow: bool = False
 
     def __str__(self) -> str:
@@ -132,15 +133,14 @@ CELLS = (
     _broken("the reports are lost", "lose", Moment.END, "the reports cannot be put in their place"),
     Cell(fault="the reports are lost", key="lose", moment=Moment.LAST, status=6, verdict="broken", reports=Reports.NEW,
          says="the reports cannot be put in their place"),
-    _broken("the disk of the reports is full", "fill", Moment.TEST, "", shell=_FULL, reports=Reports.EARLIER),
-    _broken("the disk of the reports is full", "fill", Moment.END, "", shell=_FULL, reports=Reports.EARLIER),
+    _broken("the disk of the reports is full", "fill", Moment.TEST, "No space left on device", shell=_FULL, small=True),
+    _broken("the disk of the reports is full", "fill", Moment.END, "No space left on device", shell=_FULL, small=True),
     _broken("standard output is full", "", Moment.BEFORE, "", shell='exec "$@" >/dev/full'),
     _refused("another run writes to the same reports", "another run writes its reports there", key="lock"),
     _refused("a name that is not UTF-8", "not UTF-8", options=("--next-image", "bad\udcff.raw")),
     _refused("500 MiB of address space", "this process is limited: ulimit -v unlimited",
              shell='ulimit -v 500000; exec "$@"'),
     _refused("12 descriptors", "Too many open files", shell='ulimit -n 12; exec "$@"'),
-    _fine("umask 077", 'umask 077; exec "$@"', machine=True),
     _fine("HOME is not set", 'unset HOME; exec "$@"'),
     _fine("no place for temporary files", 'TMPDIR=/nowhere exec "$@"'),
 )
