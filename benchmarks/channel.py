@@ -162,8 +162,9 @@ def bare_boot(bench: MachineFactory) -> float:
         monitor, console, assistant, channel, image, overlay = inherited
         wires = command_line.Descriptors(monitor=monitor, console=console, assistant=assistant, channel=channel,
                                          image=image, overlay=overlay)  # fmt: skip
-        qemu = subprocess.Popen(bench.accelerator.confinement.wrap(command_line.command(machine._hardware, wires)),
-                                cwd=machine._directory, pass_fds=inherited)  # fmt: skip
+        command, directory = command_line.command(machine._hardware, wires), machine.network.directory
+        confined = machine._confinement.wrap(command, directory=directory)
+        qemu = subprocess.Popen(confined, cwd=directory, pass_fds=inherited)
         try:
             return _until_hello({name: ours for name, (ours, _) in pairs.items()})
         finally:

@@ -33,7 +33,7 @@ def control_plane(pool: MachinePool, programs: Path, records: Path) -> Iterator[
     """A control plane; prints how long it took to be ready."""
     started = time.monotonic()
     factory = pool.factory
-    with Cluster(factory.profile, programs, factory.accelerator.confinement, records=records) as cluster:
+    with Cluster(factory.profile, programs, records=records) as cluster:
         print(f"control plane: ready after {time.monotonic() - started:.1f} s")
         yield cluster
 

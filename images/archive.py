@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from images.command import run
 from images.errors import BuildError
+from images.fetched import note
 
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 _DIRECTORIES = ("lists/partial", "cache/archives/partial", "state", "etc/preferences.d", "etc/sources.list.d")
@@ -47,6 +49,9 @@ class Archive:
         run("apt-get", "download", *packages, cwd=with_downloads, environment=self._environment)
         for file in sorted(with_downloads.glob("*.deb")):
             run("dpkg-deb", "--extract", file, into)
+            fields = run("dpkg-deb", "--show", "--showformat=${Package} ${Version} ${Architecture}", file)
+            name, version, architecture = fields.split()
+            note(name, version, architecture, file)
             file.unlink()
         with_downloads.rmdir()
 
@@ -56,7 +61,9 @@ class Archive:
         downloads.mkdir()
         run("apt-get", "source", "--download-only", package, cwd=downloads, environment=self._environment)
         (description,) = downloads.glob("*.dsc")
-        run("dpkg-source", "--no-check", "--extract", description, into)
+        run("dpkg-source", "--extract", description, into)
+        version = re.findall(r"^Version: (\S+)", description.read_text("utf-8"), re.MULTILINE)[0]
+        note(package, version, "source", description)
         return description.stem.partition("_")[2]
 
 

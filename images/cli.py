@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from images import control, control_plane, lines, mutations, progress, reference
+from images import contents, control, control_plane, lines, mutations, progress, reference, sbom
 from images.command import run
 from images.errors import BuildError
 from images.store import Store
@@ -44,9 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _deliver(name: str, output: Path, suite: str) -> list[Path]:
-    """Builds an image, or the programs of the control plane, and returns the files."""
+    """Builds an image with its bill of materials, or the programs of the control plane; returns the built files."""
     if name != _CONTROL_PLANE:
-        deliver(_made(name, Store(), suite) / "image.qcow2", output)
+        made = _made(name, store := Store(), suite) / "image.qcow2"
+        deliver(made, output)
+        if name in _RECIPES:
+            deliver(_bill(name, made, store), output.with_name(f"{output.stem}.spdx.json"))
         return [output]
     made = control_plane.control_plane(Store())
     for program in control_plane.PROGRAMS:
@@ -58,6 +61,16 @@ def _made(name: str, store: Store, suite: str) -> Path:
     if name.startswith(mutations.PREFIX):
         return mutations.build(store, suite, name.removeprefix(mutations.PREFIX))
     return _RECIPES[name](store, suite)
+
+
+def _bill(name: str, image: Path, store: Store) -> Path:
+    """The bill of materials of an image in the cache, made from what the image holds; it is an artefact of its own."""
+    code = [Path(module.__file__ or "") for module in (contents, sbom)]
+
+    def make(into: Path) -> None:
+        sbom.write(into / "spdx.json", name, image, contents.read(image, store.packages_of))
+
+    return store.artefact(f"bill-{name}", [*code, str(image)], make) / "spdx.json"
 
 
 def deliver(image: Path, output: Path) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 import psutil
 from filelock import FileLock
 
-from images import progress
+from images import fetched, progress
+from images.fetched import Fetched
 
 #: A part of a recipe: a text, or a file or directory with its content.
 Ingredient = str | Path
@@ -23,6 +24,7 @@ _SCRATCH = "scratch-of-"
 #: Hexadecimal digits of a recipe's hash, and the number of last used results that are kept for each name.
 _DIGITS = 16
 _KEPT = 3
+_SECTOR = 512
 
 
 def fingerprint(ingredients: Iterable[Ingredient]) -> str:
@@ -56,12 +58,26 @@ class Store:
         with self.scratch() as scratch, progress.step(name):
             made = scratch / "made"
             made.mkdir()
-            make(made)
+            with fetched.collected() as packages:
+                make(made)
+            fetched.write(_record(final), packages)
             made.rename(final)
         digits = "[0-9a-f]" * _DIGITS
         by_use = sorted(self._directory.glob(f"{name}-{digits}"), key=lambda path: path.stat().st_mtime)
         for outdated in by_use[:-_KEPT]:
+            _record(outdated).unlink(missing_ok=True)
             _remove(outdated)
+
+    def packages_of(self, name: str, file: str, content: bytes) -> list[Fetched]:
+        """Returns the packages that a program is made of, by its content: the artefact of that name with that file.
+
+        GRUB on a disk differs from the file in its first sector, which has the places of the others.
+        """
+        for directory in self._directory.glob(f"{name}-{'[0-9a-f]' * _DIGITS}"):
+            made = (directory / file).read_bytes() if (directory / file).is_file() else b""
+            if made and content[_SECTOR:len(made)] == made[_SECTOR:]:
+                return fetched.read(_record(directory))
+        return []
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
@@ -77,6 +93,11 @@ class Store:
         for directory in self._directory.glob(f"{_SCRATCH}*-*"):
             if not psutil.pid_exists(int(directory.name.removeprefix(_SCRATCH).partition("-")[0])):
                 _remove(directory)
+
+
+def _record(artefact: Path) -> Path:
+    """The list of the packages in an artefact, beside it: what is in it goes into images."""
+    return artefact.with_name(f"{artefact.name}.packages")
 
 
 def _remove(directory: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.server
 import importlib.metadata
 import json
@@ -19,6 +20,11 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import images.archive
+from images import tree
+from images.archive import Archive
+from images.errors import BuildError
+from images.store import Store
 from tests.support import ROOT, third_party
 
 LOCK = (ROOT / "ci/requirements.txt").read_text("utf-8")
@@ -27,6 +33,14 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf
 _COPIED = re.compile(r"[.](js|mjs|css|html|svg|png|jpe?g|gif|ico|woff2?|ttf|otf|wasm|map|xsd|patch|config|jar|whl|gz)$")
 _NOTICE = re.compile(r"copyright \(?c?\)? ?[0-9]|SPDX-License-Identifier:\s|@license\s|^\W*licensed under ",
                      re.IGNORECASE | re.MULTILINE)
+
+
+#: What downloads, and what switches off a check of pip, npm, apt, Go or git.
+_DOWNLOAD = re.compile(r"\b(curl|wget) +-|urlopen|urlretrieve|requests\.|https?://|ftp://|git clone|"
+                       r"go (get|install|mod)|allow-unauthenticated|trusted=yes|AllowInsecure|no-check|"
+                       r"insecure|strict-ssl|GONOSUM|GOPROXY|trusted-host|no-verify|--no-gpg")
+#: The address of the metadata service, in scripts that run in a guest.
+_METADATA = "http://100.100.100.200/"
 
 
 def locked() -> dict[str, Requirement]:
@@ -150,6 +164,58 @@ def test_no_advisory_is_known_for_any_package() -> None:
     if told.returncode == 7:
         pytest.skip(told.stderr.strip())
     assert told.returncode == 0, told.stdout
+
+
+def test_nothing_is_downloaded_without_a_check() -> None:
+    """Recipes and scripts get things by apt, pip and npm alone, and switch off none of their checks."""
+    names = ["images/*.py", "images/mutants", "images/reference/*.sh", "images/reference/*/*.sh", "ci", ":!ci/npm",
+             ":!ci/requirements.txt"]  # fmt: skip
+    listed = subprocess.run(["git", "ls-files", *names], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    lines = [f"{name}: {line}" for name in listed.split() for line in (ROOT / name).read_text("utf-8").splitlines()
+             if _DOWNLOAD.search(line) and _METADATA not in line]  # fmt: skip
+    assert lines == []
+    npm = re.findall(r"npm (?:ci|install|exec|i) .*", (ROOT / "ci/tool").read_text("utf-8"))
+    assert len(npm) == 1 and npm[0].startswith("npm ci ") and "--ignore-scripts" in npm[0]
+    assert "GO111MODULE\": \"off" in (ROOT / "images/kubelet.py").read_text("utf-8")
+
+
+def debian_archive(place: Path) -> str:
+    """The address of a Debian archive without packages, whose release file is not signed."""
+    release = place / "dists/trixie"
+    (release / "main/binary-amd64").mkdir(parents=True)
+    (release / "main/binary-amd64/Packages").touch()
+    fields = {"Suite": "trixie", "Codename": "trixie", "Architectures": "amd64", "Components": "main",
+              "Date": "Thu, 01 Jan 2026 00:00:00 UTC",
+              "SHA256": f"\n {hashlib.sha256(b'').hexdigest()} 0 main/binary-amd64/Packages"}  # fmt: skip
+    (release / "Release").write_text("".join(f"{name}: {value}\n" for name, value in fields.items()))
+    return f"file:{place}"
+
+
+def signed(place: Path, home: Path) -> Path:
+    """Signs that archive, and returns the keyring of who did."""
+    home.mkdir(mode=0o700)
+    release, keyring = place / "dists/trixie/Release", home / "keyring.gpg"
+    for command in (["--passphrase", "", "--quick-generate-key", "x@example.org"], ["--export", "-o", str(keyring)],
+                    ["--clearsign", "-o", str(release.with_name("InRelease")), str(release)]):  # fmt: skip
+        subprocess.run(["gpg", "--homedir", str(home), "--batch", *command], check=True, capture_output=True)
+    subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "gpg-agent"], check=True)
+    return keyring
+
+
+def test_an_archive_that_debian_did_not_sign_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the private apt of the recipes, and by mmdebstrap."""
+    address = debian_archive(tmp_path / "archive")
+    for module in (images.archive, tree):
+        monkeypatch.setattr(module, "mirror", lambda: address)
+    with pytest.raises(BuildError, match="is not signed"):
+        Archive(tmp_path / "unsigned", packages="trixie")
+    keyring = signed(tmp_path / "archive", tmp_path / "key")
+    with pytest.raises(BuildError, match="is not signed"):
+        Archive(tmp_path / "another", packages="trixie")
+    with pytest.raises(BuildError, match="is not signed"):
+        tree.debian(Store(tmp_path / "store"), "x", "trixie", ["hello"])
+    monkeypatch.setattr(images.archive, "_KEYRING", str(keyring))
+    Archive(tmp_path / "known", packages="trixie")
 
 
 def test_what_is_of_others_is_listed() -> None:

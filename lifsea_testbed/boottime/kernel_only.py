@@ -8,7 +8,6 @@ waits for it; so the kernel runs on one processor until it finds no root file sy
 from __future__ import annotations
 
 import re
-import subprocess
 from collections import Counter
 from dataclasses import dataclass
 
@@ -21,6 +20,7 @@ from lifsea_testbed.qemu.accelerator import AcceleratorKind, confine
 from lifsea_testbed.qemu.emulator import MACHINE_TYPE, Emulator
 from lifsea_testbed.support.lines import split_lines
 from lifsea_testbed.support.private_dir import PrivateDirectory
+from lifsea_testbed.support.programs import Late, run_tool
 from lifsea_testbed.support.sanitize import printable
 
 _KERNEL = "kernel"
@@ -87,16 +87,17 @@ def run(image: Image, emulator: Emulator) -> KernelPhase:
         HostError: it did not end in time.
     """
     bootable = find(image)
-    with PrivateDirectory() as directory:
+    with PrivateDirectory() as directory, confine(AcceleratorKind.TCG) as confinement:
         directory.path.chmod(0o755)
-        (directory.path / _KERNEL).write_bytes(bootable.kernel)
+        kernel = directory.path / _KERNEL
+        kernel.write_bytes(bootable.kernel)
+        kernel.chmod(0o644)
+        started = confinement.wrap(command(emulator, bootable.options), directory=directory.path)
         try:
-            done = subprocess.run(confine(AcceleratorKind.TCG).wrap(command(emulator, bootable.options)),
-                                  cwd=directory.path, stdin=subprocess.DEVNULL, capture_output=True, check=False,
-                                  timeout=_LONGEST_RUN)  # fmt: skip
-        except subprocess.TimeoutExpired as error:
+            done = run_tool(started, within=_LONGEST_RUN, directory=directory.path)
+        except Late as error:
             raise HostError(f"the kernel alone did not end within {_LONGEST_RUN:.0f} s",
-                            evidence=printable(error.stdout or b"")[-2000:]) from None
+                            evidence=printable(error.evidence)[-2000:]) from None
     return parse(printable(done.stdout))
 
 

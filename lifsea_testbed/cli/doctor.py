@@ -6,7 +6,6 @@ import argparse
 import enum
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,8 +20,9 @@ from lifsea_testbed.qemu import emulator as emulators
 from lifsea_testbed.qemu.accelerator import Accelerator, AcceleratorKind
 from lifsea_testbed.qemu.emulator import Emulator
 from lifsea_testbed.support import host, private_dir
-from lifsea_testbed.support.confinement import confinement
+from lifsea_testbed.support.confinement import confined
 from lifsea_testbed.support.host_packages import install_hint, reinstall_hint
+from lifsea_testbed.support.programs import Ended, run_tool
 from lifsea_testbed.support.sanitize import printable
 
 _KVM = Path("/dev/kvm")
@@ -237,14 +237,14 @@ def _missing_features(emulator: Emulator) -> Iterator[str]:
 def _sandbox_trouble(emulator: Emulator) -> str:
     """The last line of QEMU's error when it is started confined as in a run; empty if it starts and ends well."""
     command = [emulator.binary, "-machine", "none", *command_line.PROCESS, "-qmp", "stdio"]
-    ended = _run_qemu(confinement().wrap(command), _QMP_QUIT)
+    with confined() as confinement:
+        ended = _run_qemu(confinement.wrap(command), _QMP_QUIT)
     return "" if ended.returncode == 0 else printable(ended.stderr).strip().rpartition("\n")[2] or \
         f"QEMU ended with status {ended.returncode}"  # fmt: skip
 
 
-def _run_qemu(command: list[str], stdin: str = "") -> subprocess.CompletedProcess[str]:
+def _run_qemu(command: list[str], stdin: str = "") -> Ended:
     try:
-        return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=_TIMEOUT)
-    except subprocess.TimeoutExpired:
-        error = f"QEMU did not end within {_TIMEOUT:.0f} s"
-        return subprocess.CompletedProcess(command, returncode=-1, stdout="", stderr=error)
+        return run_tool(command, within=_TIMEOUT, input=stdin)
+    except HostError as error:
+        return Ended(command, returncode=-1, stdout="", stderr=error.happened)

@@ -17,7 +17,6 @@ from lifsea_testbed.ecs.relay import Relay, connect_to
 from lifsea_testbed.errors import NotJudged, Reason
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.profiles.profile import Profile
-from lifsea_testbed.support.confinement import Confinement
 from lifsea_testbed.support.steps import step
 
 #: The port at which a kubelet serves logs to the API server.
@@ -54,13 +53,13 @@ class Cluster:
     `programs` is the directory of the control plane's programs; the ends of their logs are written to `records`.
     """
 
-    def __init__(self, profile: Profile, programs: Path | None, confinement: Confinement, *, records: Path) -> None:
+    def __init__(self, profile: Profile, programs: Path | None, *, records: Path) -> None:
         if not profile.cluster.join:
             raise NotJudged("the profile has no script by which a machine joins a cluster (cluster.join)",
                             Reason.PROFILE)
         self.members: list[Member] = []
         self._profile = profile
-        self.plane = ControlPlane(control_plane.find(programs), confinement, records=records)
+        self.plane = ControlPlane(control_plane.find(programs), records=records)
         certificate, key = self.plane.admin
         self.api = Api(f"https://{self.plane.address}:{CLUSTER_PORT}", authority=self.plane.certificate,
                        certificate=certificate, key=key, require=self.require)  # fmt: skip

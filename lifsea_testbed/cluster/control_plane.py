@@ -15,9 +15,9 @@ import re
 import secrets
 import shlex
 import shutil
+import signal
 import socket
 import ssl
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,8 +28,10 @@ from lifsea_testbed.cluster.authority import Authority, ClientIdentity, private_
 from lifsea_testbed.ecs.instance import CLUSTER_ADDRESS, CLUSTER_PORT
 from lifsea_testbed.ecs.relay import Relay, connect_to
 from lifsea_testbed.errors import HostError, LaunchError, NotJudged, Reason
-from lifsea_testbed.qemu.process import describe_exit, processor_time, starter
-from lifsea_testbed.support.confinement import Confinement
+from lifsea_testbed.qemu.process import describe_exit, processor_time
+from lifsea_testbed.qemu.storage import open_regular
+from lifsea_testbed.support.confined_process import ConfinedProcess
+from lifsea_testbed.support.confinement import Confinement, Limits, confined
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.private_dir import PrivateDirectory
 from lifsea_testbed.support.programs import run_tool
@@ -51,6 +53,8 @@ GRACE = 25
 _LOG_END = 3000
 #: How long a program may take to end after SIGTERM before it is killed (seconds).
 _ENDING = 5.0
+#: Programs in Go reserve more address space than they use, and have a thread for each call that blocks.
+_LIMITS = Limits(processes=1024, files=8192, file_size=2 << 30)
 #: A request through the tunnel, its end, and its greatest length (bytes).
 _REQUEST = re.compile(rb"CONNECT ([^\s:]+):\d+ HTTP/1\.[01]\r\n")
 _END = b"\r\n\r\n"
@@ -90,19 +94,19 @@ class ControlPlane:
     When it ends, also because it could not start, the ends of its programs' logs are written to `records`, if given.
     """
 
-    def __init__(self, programs: ControlPlanePaths, confinement: Confinement, *,
-                 records: Path | None = None) -> None:
+    def __init__(self, programs: ControlPlanePaths, *, records: Path | None = None) -> None:
         self.authority = Authority()
         self.address = ".".join(["127", *(str(secrets.randbelow(254) + 1) for _ in range(3))])
         self._programs = programs
-        self._confinement = confinement
         self._records = records
         self._started: list[ControlPlaneProgram] = []
         self._stack = contextlib.ExitStack()
         self._directory = self._stack.enter_context(PrivateDirectory()).path
         self._directory.chmod(0o711)
+        #: The users of the three programs: none reads what another one has, such as its keys.
+        self._store, self._api, self._manager = (self._stack.enter_context(confined()) for _ in range(3))
         self.admin = self._write_identity("admin", self.authority.issue("lifsea-testbed", group="system:masters"))
-        self.tunnel = KubeletTunnel(self._place("") / "tunnel")
+        self.tunnel = KubeletTunnel(self._place("sockets") / "tunnel")
 
     def __enter__(self) -> Self:
         """Starts the programs one after the other; returns when the API server is ready.
@@ -113,11 +117,11 @@ class ControlPlane:
         """
         with contextlib.ExitStack() as undo:
             undo.callback(self.__exit__)
-            self._stack.enter_context(self.tunnel.admitted(self._confinement.uid, self._confinement.gid))
-            self._start(self._programs.etcd, self._etcd())
-            self._start(self._programs.api_server, self._api_server())
+            self._stack.enter_context(self.tunnel.admitted(self._api.uid, self._api.gid))
+            self._start(self._programs.etcd, self._etcd(), self._store)
+            self._start(self._programs.api_server, self._api_server(), self._api)
             self._await()
-            self._start(self._programs.controller_manager, self._controller_manager())
+            self._start(self._programs.controller_manager, self._controller_manager(), self._manager)
             self._started[-1].require(within=_SURVIVING)
             self.require()
             undo.pop_all()
@@ -133,8 +137,10 @@ class ControlPlane:
 
     @property
     def certificate(self) -> Path:
-        """The file of the authority's certificate."""
-        return self._write("authority.crt", self.authority.certificate)
+        """The file of the authority's certificate, which is no secret."""
+        path = self._write("authority.crt", self.authority.certificate)
+        path.chmod(0o644)
+        return path
 
     def kubeconfig(self, name: str, server: str, identity: ClientIdentity) -> str:
         """Returns a kubeconfig (JSON, which is YAML) with which that identity connects to a server."""
@@ -165,9 +171,9 @@ class ControlPlane:
         """Returns the processor time of all programs together (seconds)."""
         return sum(program.processor_time() for program in self._started)
 
-    def _start(self, path: Path, options: Sequence[str]) -> None:
-        directory = self._place(path.name)
-        program = ControlPlaneProgram(path, options, directory=directory, confinement=self._confinement)
+    def _start(self, path: Path, options: Sequence[str], user: Confinement) -> None:
+        program = ControlPlaneProgram(path, options, readable=self._directory, writable=self._place(path.name, user),
+                                      confinement=user)  # fmt: skip
         self._stack.enter_context(program)
         self._started.append(program)
 
@@ -193,11 +199,12 @@ class ControlPlane:
         return False
 
     def _etcd(self) -> list[str]:
-        certificate, key = self._write_identity("etcd", self.authority.issue("etcd", addresses=[self.address]))
+        certificate, key = self._write_identity("etcd", self.authority.issue("etcd", addresses=[self.address]),
+                                                    self._store)  # fmt: skip
         peers, clients = (f"https://{self.address}:{port}" for port in (_PEERS, _CLIENTS))
         trusted = [f"--{kind}trusted-ca-file={self.certificate}" for kind in ("", "peer-")]
         return [
-            "--name=testbed", f"--data-dir={self._place('etcd-data')}", f"--listen-client-urls={clients}",
+            "--name=testbed", f"--data-dir={self._place('etcd', self._store)}", f"--listen-client-urls={clients}",
             f"--advertise-client-urls={clients}", f"--listen-peer-urls={peers}",
             f"--initial-advertise-peer-urls={peers}", f"--initial-cluster=testbed={peers}", "--client-cert-auth",
             "--peer-client-cert-auth", f"--cert-file={certificate}", f"--key-file={key}",
@@ -206,10 +213,11 @@ class ControlPlane:
 
     def _api_server(self) -> list[str]:
         addresses = [self.address, CLUSTER_ADDRESS, _SERVICES.replace("0.0/16", "0.1")]
-        certificate, key = self._write_identity("api", self.authority.issue("kube-apiserver", addresses=addresses))
-        to_etcd, to_nodes = (self._write_identity(name, self.authority.issue(name, group="system:masters"))
+        certificate, key = self._write_identity("api", self.authority.issue("kube-apiserver", addresses=addresses),
+                                                    self._api)  # fmt: skip
+        to_etcd, to_nodes = (self._write_identity(name, self.authority.issue(name, group="system:masters"), self._api)
                              for name in ("api-etcd", "api-kubelet"))  # fmt: skip
-        tokens = self._write("tokens.key", private_key())
+        tokens = self._write("tokens.key", private_key(), self._api)
         return [
             f"--bind-address={self.address}", f"--secure-port={CLUSTER_PORT}", f"--advertise-address={CLUSTER_ADDRESS}",
             f"--tls-cert-file={certificate}", f"--tls-private-key-file={key}", f"--client-ca-file={self.certificate}",
@@ -222,7 +230,8 @@ class ControlPlane:
             "--disable-admission-plugins=ServiceAccount", "--allow-privileged=true",
             f"--service-account-key-file={tokens}", f"--service-account-signing-key-file={tokens}",
             f"--service-account-issuer=https://{CLUSTER_ADDRESS}:{CLUSTER_PORT}",
-            f"--service-cluster-ip-range={_SERVICES}", f"--cert-dir={self._place('api-data')}", "--profiling=false",
+            f"--service-cluster-ip-range={_SERVICES}", f"--cert-dir={self._place('kube-apiserver', self._api)}",
+            "--profiling=false",
         ]  # fmt: skip
 
     def _egress(self) -> Path:
@@ -232,35 +241,45 @@ class ControlPlane:
         return self._write("egress.yaml", json.dumps({
             "apiVersion": "apiserver.k8s.io/v1beta1", "kind": "EgressSelectorConfiguration",
             "egressSelections": [selection],
-        }).encode())  # fmt: skip
+        }).encode(), self._api)  # fmt: skip
 
     def _controller_manager(self) -> list[str]:
         identity = self.authority.issue("system:kube-controller-manager", group="system:masters")
         text = self.kubeconfig("controllers", f"https://{self.address}:{CLUSTER_PORT}", identity)
         return [
-            f"--kubeconfig={self._write('controllers.yaml', text.encode())}", "--controllers=nodelifecycle,nodeipam",
+            f"--kubeconfig={self._write('controllers.yaml', text.encode(), self._manager)}",
+            "--controllers=nodelifecycle,nodeipam",
             f"--cluster-cidr={_PODS}", "--allocate-node-cidrs=true", f"--node-monitor-grace-period={GRACE}s",
             "--leader-elect=false", "--secure-port=0",
             # Kubernetes before 1.24 would serve on a second port, without certificates.
             *(["--port=0"] if takes(self._programs.controller_manager, "--port") else []),
         ]  # fmt: skip
 
-    def _write_identity(self, name: str, identity: ClientIdentity) -> tuple[Path, Path]:
-        return self._write(f"{name}.crt", identity.certificate), self._write(f"{name}.key", identity.key)
+    def _write_identity(self, name: str, identity: ClientIdentity,
+                        owner: Confinement | None = None) -> tuple[Path, Path]:
+        return (self._write(f"{name}.crt", identity.certificate, owner),
+                self._write(f"{name}.key", identity.key, owner))  # fmt: skip
 
-    def _write(self, name: str, content: bytes) -> Path:
+    def _write(self, name: str, content: bytes, owner: Confinement | None = None) -> Path:
+        """Writes a file that its owner alone reads, or this process alone without one."""
         path = self._directory / name
         if not path.exists():
-            path.touch(mode=0o600)
-            path.write_bytes(content)
-            self._confinement.admit(path)
+            with os.fdopen(open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
+                file.write(content)
+                if owner is not None:
+                    owner.own(file.fileno())
         return path
 
-    def _place(self, name: str) -> Path:
-        path = self._directory / name if name else self._directory / "sockets"
+    def _place(self, name: str, owner: Confinement | None = None) -> Path:
+        """Makes a directory that its owner alone reads and writes; without one all read it, and nobody else writes."""
+        path = self._directory / name
         if not path.exists():
-            path.mkdir(mode=0o700)
-            self._confinement.admit(path)
+            path.mkdir()
+            path.chmod(0o755)
+            if owner is not None:
+                directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                owner.own(directory)
+                os.close(directory)
         return path
 
 
@@ -279,19 +298,17 @@ def _base64(data: bytes) -> str:
 class ControlPlaneProgram:
     """One running program, confined, in a directory of its own; it ends with the context, or with this process."""
 
-    def __init__(self, path: Path, options: Sequence[str], *, directory: Path, confinement: Confinement) -> None:
+    def __init__(self, path: Path, options: Sequence[str], *, readable: Path, writable: Path,
+                 confinement: Confinement) -> None:
         self.name = path.name
-        self._log = directory / f"{path.name}.log"
         self._command = [str(path), *options]
         # By descriptor: the confined user may have no access to the program's directory.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            command = confinement.wrap([f"/proc/self/fd/{descriptor}", *options])
-            with self._log.open("ab") as log:
-                self._process = starter().submit(
-                    subprocess.Popen, command, cwd=directory, pass_fds=[descriptor], stdin=subprocess.DEVNULL,
-                    stdout=log, stderr=log,
-                ).result()
+            self._process = ConfinedProcess(
+                [f"/proc/self/fd/{descriptor}", *options], confinement, directory=writable, kept=_LOG_END,
+                inherit=[descriptor], limits=_LIMITS, readable=[readable], writable=[writable], network=True,
+            )  # fmt: skip
         finally:
             os.close(descriptor)
 
@@ -301,13 +318,11 @@ class ControlPlaneProgram:
 
     def __exit__(self, *_: object) -> None:
         """Sends SIGTERM, then SIGKILL if it does not end in time; returns when it has ended."""
-        self._process.terminate()
-        try:
+        self._process.send(signal.SIGTERM)
+        if not self._process.wait(_ENDING):
+            self._process.send(signal.SIGKILL)
             self._process.wait(_ENDING)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_ENDING)
+        self._process.close()
 
     def processor_time(self) -> float:
         """Returns the processor time that it has used (seconds)."""
@@ -315,7 +330,7 @@ class ControlPlaneProgram:
 
     def log(self) -> str:
         """Returns the end of its log."""
-        return printable(self._log.read_bytes()[-_LOG_END:])
+        return printable(self._process.output())
 
     def require(self, *, within: float = 0.0) -> None:
         """Makes sure that it runs, and does not end within that time (seconds).
@@ -323,9 +338,8 @@ class ControlPlaneProgram:
         Raises:
             LaunchError: it has ended.
         """
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(within)
-        status = self._process.poll()
+        self._process.wait(within)
+        status = self._process.status
         if status is not None:
             raise LaunchError(f"{self.name} {describe_exit(status)}", expected="it runs until the cluster ends",
                               evidence=f"{shlex.join(self._command)}\n{self.log()}",

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import functools
 import hashlib
 import os
-import resource
-import stat
+import shutil
 import struct
-import subprocess
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from lifsea_testbed.disk.image_formats import HEAD, TAIL, identify
 from lifsea_testbed.disk.image_lock import is_written, users
+from lifsea_testbed.disk.source import ByteSource, RawFile
 from lifsea_testbed.errors import HostError, ImageRefused
+from lifsea_testbed.support.confinement import Limits, confined, exit_status
 from lifsea_testbed.support.host_packages import install_hint
 from lifsea_testbed.support.lines import split_lines
+from lifsea_testbed.support.programs import Late, run_tool
+from lifsea_testbed.support.questions import question
+from lifsea_testbed.support.reader import ConfinedReader, open_file
 from lifsea_testbed.support.sanitize import printable
 
 SECTOR = 512
+#: The bounds of qemu-img check.
+_CHECK = Limits(memory=4 << 30, cpu=100, file_size=0)
 _PIECE = 1 << 20
 _QCOW2_MAGIC = b"QFI\xfb"
 _QCOW2_DIRTY, _QCOW2_CORRUPT, _QCOW2_EXTERNAL_DATA = 1, 2, 4
@@ -91,6 +97,15 @@ class Image:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImageContents:
+    """What an image's header says; `virtual_size` in bytes, `unknown_features` are those that QEMU 10 does not know."""
+
+    format: DiskFormat
+    virtual_size: int
+    unknown_features: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Qcow2Header:
     """The fields of a qcow2 header that decide whether the file is accepted (QEMU docs/interop/qcow2.txt)."""
 
@@ -114,18 +129,39 @@ def examine(path: Path) -> Image:
         ImageRefused: it does not exist, is no regular file or no disk image, is truncated, corrupt or encrypted, refers
             to another file, or another program writes to it.
     """
-    with _opened(path) as file:
-        _refuse_large(path, size := os.fstat(file.fileno()).st_size)
-        head = file.read(HEAD)
-        file.seek(max(0, size - TAIL))
-        if other := identify(head, file.read(TAIL), size):
-            raise ImageRefused(f"{path}: is {other.name}, neither qcow2 nor raw", hint=other.hint(path))
-        _refuse_written(path, file.fileno())
-        disk_format = DiskFormat.QCOW2 if head.startswith(_QCOW2_MAGIC) else DiskFormat.RAW
-        virtual_size = _examine_qcow2(path, head, file) if disk_format is DiskFormat.QCOW2 else \
-            _examine_raw(path, head, size)  # fmt: skip
-        return Image(path=path.resolve(), format=disk_format, virtual_size=virtual_size, file_size=size,
-                     stamp=_stamp(os.fstat(file.fileno())))  # fmt: skip
+    with contextlib.closing(_reader(path)) as reader:
+        descriptor = reader.files[0]
+        status = os.fstat(descriptor)
+        _refuse_large(path, status.st_size)
+        if is_written(descriptor):
+            raise _in_use(path, descriptor)
+        found = reader.ask(contents, str(path))
+        if found.format is DiskFormat.QCOW2:
+            _refuse_inconsistent(path, found.unknown_features, descriptor)
+        return Image(path=path.resolve(), format=found.format, virtual_size=found.virtual_size,
+                     file_size=status.st_size, stamp=_stamp(status))  # fmt: skip
+
+
+# In the reader's process
+
+
+def opened(arguments: Sequence[str]) -> RawFile:
+    """Returns the open file with that descriptor."""
+    return RawFile(int(arguments[0]))
+
+
+@question("its header")
+def contents(file: ByteSource, name: str) -> ImageContents:
+    """Returns what the first and last bytes of a file say, which errors call by that name.
+
+    Raises:
+        ImageRefused: it is no disk image, is truncated, corrupt or encrypted, or refers to another file.
+    """
+    head = file.read_at(0, min(HEAD, file.size))
+    tail = min(TAIL, file.size)
+    if other := identify(head, file.read_at(file.size - tail, tail), file.size):
+        raise ImageRefused(f"{name}: is {other.name}, neither qcow2 nor raw", hint=other.hint(Path(name)))
+    return _qcow2_contents(name, head) if head.startswith(_QCOW2_MAGIC) else _raw_contents(name, head, file.size)
 
 
 def parse_qcow2_header(head: bytes) -> Qcow2Header:
@@ -145,14 +181,14 @@ def parse_qcow2_header(head: bytes) -> Qcow2Header:
                        incompatible=incompatible)
 
 
-def unknown_features(head: bytes) -> list[str]:
+def unknown_features(head: bytes) -> tuple[str, ...]:
     """Returns the incompatible features of a qcow2 file that are not in docs/interop/qcow2.txt of QEMU 10.
 
     Each is `bit N`, with the name that the file's own table of feature names gives it, if it has one.
     """
     bits = parse_qcow2_header(head).incompatible & ~_KNOWN_FEATURES
     names = _feature_names(head)
-    return [f"{names[bit]} (bit {bit})" if bit in names else f"bit {bit}" for bit in range(64) if bits >> bit & 1]
+    return tuple(f"{names[bit]} (bit {bit})" if bit in names else f"bit {bit}" for bit in range(64) if bits >> bit & 1)
 
 
 def _feature_names(head: bytes) -> dict[int, str]:
@@ -173,18 +209,14 @@ def _stamp(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _opened(path: Path) -> BinaryIO:
-    """The file, open for reading; a pipe is not waited for."""
+def _reader(path: Path) -> ConfinedReader:
+    """The reader of the open file; a pipe is not waited for."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        return ConfinedReader(__name__, [open_file(path)], name=str(path))
     except FileNotFoundError:
         raise ImageRefused(f"{path}: no such image", hint=_GIVE) from None
     except OSError as error:
         raise ImageRefused(f"{path}: not readable: {error.strerror}", hint="check its permissions") from None
-    if not stat.S_ISREG(mode := os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise ImageRefused(f"{path}: {'a directory' if stat.S_ISDIR(mode) else 'not a regular file'}", hint=_GIVE)
-    return os.fdopen(descriptor, "rb")
 
 
 def _refuse_large(path: Path, size: int) -> None:
@@ -194,18 +226,13 @@ def _refuse_large(path: Path, size: int) -> None:
                            "small by qemu-img convert -f raw -O qcow2 IN OUT")  # fmt: skip
 
 
-def _refuse_written(path: Path, descriptor: int) -> None:
-    if is_written(descriptor):
-        raise _in_use(path, descriptor)
-
-
 def _in_use(path: Path, descriptor: int) -> ImageRefused:
     by = ", ".join(users(descriptor)) or "of another user or host"
     return ImageRefused(f"{path}: is in use by another program that writes to it: {by}",
                         hint="stop that machine, or give --image a copy made while it is off")
 
 
-def _examine_qcow2(path: Path, head: bytes, file: BinaryIO) -> int:
+def _qcow2_contents(path: str, head: bytes) -> ImageContents:
     try:
         header = parse_qcow2_header(head)
     except ValueError as error:
@@ -220,33 +247,34 @@ def _examine_qcow2(path: Path, head: bytes, file: BinaryIO) -> int:
         raise ImageRefused(f"{path}: was not closed cleanly or is marked corrupt", hint="qemu-img check -r all")
     if not 0 < header.virtual_size <= LARGEST:
         raise ImageRefused(f"{path}: claims a disk of {header.virtual_size} bytes", hint="64 TiB is the most")
-    _refuse_inconsistent(path, head, file.fileno())
-    return header.virtual_size
+    return ImageContents(format=DiskFormat.QCOW2, virtual_size=header.virtual_size,
+                         unknown_features=unknown_features(head))  # fmt: skip
 
 
-def _refuse_inconsistent(path: Path, head: bytes, descriptor: int) -> None:
+def _refuse_inconsistent(path: Path, features: Sequence[str], descriptor: int) -> None:
     # By its descriptor: a name could be an option or a protocol for QEMU (json:, nbd:), or another file by now.
     name = f"/proc/self/fd/{descriptor}"
     command = ["qemu-img", "check", "-q", "-f", "qcow2", "--", name]
+    if shutil.which("qemu-img") is None:
+        raise HostError("qemu-img not found on PATH", hint=install_hint("qemu-img"))
     try:
-        check = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=120,
-                               preexec_fn=_bound_resources, pass_fds=[descriptor], env={**os.environ, "LC_ALL": "C"})
-    except FileNotFoundError:
-        raise HostError("qemu-img not found on PATH", hint=install_hint("qemu-img")) from None
-    except subprocess.TimeoutExpired:
+        with confined(Path(name)) as confinement:
+            check = run_tool(confinement.wrap(command, limits=_CHECK), within=120.0, inherit=[descriptor])
+    except Late:
         raise ImageRefused(f"{path}: qemu-img check did not end within 120 s", hint="copy it again") from None
     # 3 means leaked clusters only (qemu-img(1)): they waste space and do no harm.
-    if check.returncode in (0, 3):
+    status = exit_status(check.returncode) or 0
+    if status in (0, 3):
         return
     if _LOCKED in check.stderr:
         raise _in_use(path, descriptor)
-    raise _failed_check(path, head, check.returncode, check.stderr.replace(name, str(path)))
+    raise _failed_check(path, features, status, check.stderr.replace(name, str(path)))
 
 
-def _failed_check(path: Path, head: bytes, status: int, output: str) -> ImageRefused:
+def _failed_check(path: Path, features: Sequence[str], status: int, output: str) -> ImageRefused:
     """The refusal of an image that `qemu-img check` ended with that status on: 2 means damage (qemu-img(1))."""
     last = (split_lines(printable(output).strip()) or [f"qemu-img check ended with status {status}"])[-1]
-    if features := unknown_features(head):
+    if features:
         return ImageRefused(f"{path}: has features that this QEMU does not know: {', '.join(features)}",
                             evidence=last, hint="it needs a newer QEMU, or an image made with fewer features")
     if status < 0:
@@ -259,12 +287,7 @@ def _failed_check(path: Path, head: bytes, status: int, output: str) -> ImageRef
     return ImageRefused(f"{path}: {what} ({last})", hint="copy it again, compare digests")
 
 
-def _bound_resources() -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
-    resource.setrlimit(resource.RLIMIT_CPU, (100, 100))
-
-
-def _examine_raw(path: Path, head: bytes, size: int) -> int:
+def _raw_contents(path: str, head: bytes, size: int) -> ImageContents:
     if head[510:512] != b"\x55\xaa":
         raise ImageRefused(f"{path}: not a disk image (no qcow2 header, no partition table)", hint=_GIVE)
     if size % SECTOR:
@@ -275,4 +298,4 @@ def _examine_raw(path: Path, head: bytes, size: int) -> int:
         if backup > size:
             raise ImageRefused(f"{path}: truncated: its partition table ends at byte {backup}, the file at {size}",
                                hint="copy it again, compare digests")
-    return size
+    return ImageContents(format=DiskFormat.RAW, virtual_size=size)

@@ -12,8 +12,10 @@ from lifsea_testbed.disk.source import ByteSource
 from lifsea_testbed.support.reader import ConfinedReader, open_file
 
 
-def reader(module: str, image: Image, *overlays: Path) -> ConfinedReader:
+def reader(module: str, image: Image, *overlays: Path, beside: Sequence[Path] = ()) -> ConfinedReader:
     """Returns a reader of the disk with those overlays, the lowest first; the questions are those of that module.
+
+    Its function `opened` gets the format, with files `beside` the disk the number of layers, and all descriptors.
 
     Raises:
         ImageRefused: one of the files is no regular file.
@@ -21,9 +23,10 @@ def reader(module: str, image: Image, *overlays: Path) -> ConfinedReader:
     """
     files: list[int] = []
     try:
-        for path in (image.path, *overlays):
+        for path in (image.path, *overlays, *beside):
             files.append(open_file(path))
-        return ConfinedReader(module, files, image.format, name=image.path.name)
+        count = [str(1 + len(overlays))] if beside else []
+        return ConfinedReader(module, files, image.format, *count, name=image.path.name)
     except BaseException:
         for descriptor in files:
             os.close(descriptor)

@@ -1,6 +1,6 @@
-"""A relay: forwards connections to a unix socket to a server elsewhere, until the relay is cut.
+"""Relays of connections: from a guest to a server elsewhere, until the relay is cut, and from this host to a guest.
 
-QEMU's user network passes the guest's connections to it: the guest needs no route to the host, no port is opened.
+QEMU's user network passes the guest's connections to a unix socket: the guest needs no route to the host.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import socket
 import socketserver
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from lifsea_testbed.ecs.http_server import SocketServer, SocketService
+from lifsea_testbed.ecs.http_server import Service, SocketServer, SocketService
 
 #: Opens the connection to the server for a new connection of a client; raises OSError if there is no server.
 Connect = Callable[[socket.socket], socket.socket]
@@ -62,10 +63,7 @@ class Relay(SocketService):
             if not self._hold(near, far):
                 return
             try:
-                back = threading.Thread(target=_pump, args=(far, near), name="relay-back", daemon=True)
-                back.start()
-                _pump(near, far)
-                back.join()
+                _join(near, far)
             finally:
                 with self._lock:
                     self._open -= {near, far}
@@ -76,6 +74,38 @@ class Relay(SocketService):
             if not self._is_cut:
                 self._open |= set(ends)
             return not self._is_cut
+
+
+class PortForward(Service):
+    """Listens at an address of this host; `connect` opens the far end of each connection, and closes it after it."""
+
+    def __init__(self, address: tuple[str, int], connect: Callable[[], AbstractContextManager[socket.socket]]) -> None:
+        super().__init__(_PortServer(address, connect), "port-forward")
+
+
+class _PortServer(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, address: tuple[str, int], connect: Callable[[], AbstractContextManager[socket.socket]]) -> None:
+        self.connect = connect
+        super().__init__(address, _PortHandler)
+
+
+class _PortHandler(socketserver.BaseRequestHandler):
+    server: _PortServer
+
+    def handle(self) -> None:
+        with contextlib.suppress(OSError), self.server.connect() as far:
+            _join(self.request, far)
+
+
+def _join(near: socket.socket, far: socket.socket) -> None:
+    """Forwards bytes in both directions until both ends have closed."""
+    back = threading.Thread(target=_pump, args=(far, near), name="relay-back", daemon=True)
+    back.start()
+    _pump(near, far)
+    back.join()
 
 
 def _pump(source: socket.socket, sink: socket.socket) -> None:

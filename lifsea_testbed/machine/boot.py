@@ -32,12 +32,12 @@ from lifsea_testbed.errors import (
 from lifsea_testbed.machine import descriptors, diagnosis
 from lifsea_testbed.machine.access import ConsoleAccess, console_access
 from lifsea_testbed.profiles.profile import AccessMethod, AccessSection, ChannelDevice
-from lifsea_testbed.qemu import command_line
+from lifsea_testbed.qemu import command_line, limits
 from lifsea_testbed.qemu.accelerator import AcceleratorKind
 from lifsea_testbed.qemu.instruction_counter import Counter, Tally
 from lifsea_testbed.qemu.process import QemuProcess
 from lifsea_testbed.qemu.qmp import Event, EventName, Monitor
-from lifsea_testbed.qemu.storage import Layers, MemoryFile
+from lifsea_testbed.qemu.storage import HeldDisks, Layers, MemoryFile
 from lifsea_testbed.support.confinement import Confinement
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.liveness import Liveness
@@ -62,14 +62,13 @@ class Boot:
     Every wait on any of them ends at once when the machine does. `close` ends all of them.
     """
 
-    def __init__(self, hardware: command_line.HardwareSpec, *, image: Image, overlay: Path, directory: Path,
+    def __init__(self, hardware: command_line.HardwareSpec, *, image: Image, disks: HeldDisks, directory: Path,
                  transcript: Path, confinement: Confinement, with_virtio_console: bool = False,
                  layers: Layers | None = None, memory: MemoryFile | None = None, redactor: Redactor | None = None,
-                 log: Callable[[str], None] = lambda line: None, data: Path | None = None,
+                 log: Callable[[str], None] = lambda line: None,
                  counter: Counter | None = None,
                  access_methods: Mapping[str, ConsoleAccess] | None = None) -> None:
         self.liveness = Liveness()
-        self.events: list[Event] = []
         self._reactions: dict[str, Callable[[Event], None]] = {
             EventName.GUEST_PANICKED: lambda event: self._guest_ended("the guest's kernel panicked"),
             EventName.WATCHDOG: lambda event: self._guest_ended("the guest's watchdog expired"),
@@ -81,7 +80,9 @@ class Boot:
         self.started_at = 0
         self._saved_state = memory.state if memory else None
         self._image, self._emulated = image.path, hardware.accelerator.kind is AcceleratorKind.TCG
-        self._disks, self._disk_mtimes = [overlay, *([data] if data else [])], list[int]()
+        self._disks, self._disk_mtimes = disks, list[int]()
+        self._limits = limits.of_machine(memory=hardware.memory, cpus=hardware.instance.type.cpus,
+                                         data_disk=hardware.instance.data_disk)  # fmt: skip
         redactor = redactor or Redactor()
         self._access_methods = access_methods or {}
         with contextlib.ExitStack() as inherited, contextlib.ExitStack() as made:
@@ -110,14 +111,15 @@ class Boot:
                 made.callback(console.close)
             numbers = command_line.Descriptors(
                 **theirs, image=descriptors.opened(inherited, image.path, os.O_RDONLY),
-                overlay=descriptors.opened(inherited, overlay, os.O_RDWR),
-                data=descriptors.opened(inherited, data, os.O_RDWR) if data else None,
+                overlay=descriptors.held(inherited, disks.overlay),
+                data=descriptors.held(inherited, disks.data) if disks.data else None,
                 counter=(counter.library, self.counts.descriptor) if counter and self.counts else None,
-                **descriptors.of_layers(inherited, layers or Layers()), **descriptors.of_memory(inherited, memory),
+                **descriptors.of_layers(inherited, layers or Layers(), confinement),
+                **descriptors.of_memory(inherited, memory, confinement),
             )  # fmt: skip
             self.command = command_line.command(hardware, numbers)
             self.process = QemuProcess(self.command, directory=directory, inherit=_descriptor_numbers(numbers),
-                                       confinement=confinement, on_exit=self._on_exit)
+                                       confinement=confinement, on_exit=self._on_exit, limits=self._limits)
             made.callback(self.process.kill)
             self._resources = made.pop_all()
 
@@ -301,7 +303,7 @@ class Boot:
         return (before + time.time_ns()) // 2000
 
     def _modified_at(self) -> list[int]:
-        return [path.stat().st_mtime_ns for path in self._disks]
+        return [file.modified_at for file in self._disks.all]
 
     def _load(self, state: Path) -> None:
         try:
@@ -333,7 +335,6 @@ class Boot:
         self.liveness.end(process.exit_error)
 
     def _on_event(self, event: Event) -> None:
-        self.events.append(event)
         if react := self._reactions.get(event.name):
             react(event)
 
@@ -347,9 +348,12 @@ class Boot:
             error = HostError(f"the host failed to {operation} the machine's disk: the host's disk is full",
                               evidence=self.transcript.tail(), hint="free disk space, or set TMPDIR to another disk")
             self.liveness.end(lambda: error)
-            return
-        self.liveness.end(functools.cache(lambda: diagnosis.disk_error(
-            operation, reason, [self._image, *self._disks], self.transcript.tail())))
+        elif reason == limits.TOO_LARGE:
+            self.liveness.end(lambda: limits.disk_is_full(self._limits, self.transcript.tail()))
+        else:
+            files = [self._image, *(file.path for file in self._disks.all)]
+            self.liveness.end(functools.cache(
+                lambda: diagnosis.disk_error(operation, reason, files, self.transcript.tail())))
 
     def _on_port(self, event: Event) -> None:
         if event.data.get("id") == command_line.CHANNEL_DEVICE and not event.data.get("open"):

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TypedDict
 
-from lifsea_testbed.qemu.storage import Layers, MemoryFile
+from lifsea_testbed.qemu.storage import HeldFile, Layers, MemoryFile, open_regular
+from lifsea_testbed.support.confinement import Confinement
 
 
 class _LayerDescriptors(TypedDict):
@@ -39,24 +40,35 @@ def socket_pairs(inherited: contextlib.ExitStack, kept: contextlib.ExitStack,
 
 def opened(inherited: contextlib.ExitStack, path: Path, mode: int) -> int:
     """Returns a descriptor of the file, which `inherited` closes."""
-    descriptor = os.open(path, mode | os.O_CLOEXEC)
-    inherited.callback(os.close, descriptor)
-    return descriptor
+    return _closed_by(inherited, os.open(path, mode | os.O_CLOEXEC))
 
 
-def of_layers(inherited: contextlib.ExitStack, layers: Layers) -> _LayerDescriptors:
+def held(inherited: contextlib.ExitStack, file: HeldFile) -> int:
+    """Returns a descriptor of that file to read and write, which `inherited` closes."""
+    return _closed_by(inherited, file.open(os.O_RDWR))
+
+
+def of_layers(inherited: contextlib.ExitStack, layers: Layers, confinement: Confinement) -> _LayerDescriptors:
     """Returns the descriptors of the layers between image and overlay, and of the logs of writes and reads."""
-    log = None if layers.write_log is None else opened(inherited, layers.write_log, os.O_RDWR | os.O_CREAT)
-    reads = None if layers.reads is None else opened(inherited, layers.reads, os.O_WRONLY | os.O_CREAT)
+    log, reads = (None if path is None else _closed_by(inherited, open_regular(path, mode | os.O_CREAT))
+                  for path, mode in ((layers.write_log, os.O_RDWR), (layers.reads, os.O_WRONLY)))  # fmt: skip
     if reads is not None:
-        os.fchmod(reads, 0o666)  # QEMU opens it again, by /dev/fd, as the user that it is confined to
+        confinement.own(reads)  # QEMU opens it again, by /dev/fd, as the user that it is confined to
     return {"layers": tuple(opened(inherited, path, os.O_RDONLY) for path in layers.below), "write_log": log,
             "reads": reads}  # fmt: skip
 
 
-def of_memory(inherited: contextlib.ExitStack, memory: MemoryFile | None) -> _MemoryDescriptors:
+def of_memory(inherited: contextlib.ExitStack, memory: MemoryFile | None,
+              confinement: Confinement) -> _MemoryDescriptors:
     """Returns the descriptor of the memory's file; QEMU opens it again, by /proc, as the user it is confined to."""
     if memory is None:
         return {"memory": None, "copied": False, "incoming": False}
-    descriptor = opened(inherited, memory.path, os.O_RDONLY if memory.copied else os.O_RDWR)
+    descriptor = _closed_by(inherited, open_regular(memory.path, os.O_RDONLY if memory.copied else os.O_RDWR))
+    if not memory.copied:
+        confinement.own(descriptor)
     return {"memory": descriptor, "copied": memory.copied, "incoming": memory.state is not None}
+
+
+def _closed_by(inherited: contextlib.ExitStack, descriptor: int) -> int:
+    inherited.callback(os.close, descriptor)
+    return descriptor

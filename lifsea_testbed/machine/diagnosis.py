@@ -96,7 +96,7 @@ def silence(monitor: Monitor, process: QemuProcess, transcript: Transcript, *, e
         found = _processors(monitor)
     except TestbedError:
         return None
-    idle = idle_for(process.share.samples(), found.threads)
+    idle = idle_for(process.share.samples(), process.threads_on_host(found.threads))
     return _lost_timer(idle, transcript.tail()) if idle >= _LOST and found.wait_in_vain else None
 
 

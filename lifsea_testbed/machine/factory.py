@@ -189,11 +189,11 @@ class MachineFactory:
     @contextlib.contextmanager
     def _off(self, spec: MachineSpec) -> Iterator[Machine]:
         """A machine that is still off; if it fails, its post-mortem records are collected."""
-        with self._directories(spec.name) as (directory, records):
+        with self._directories(spec.name) as (directory, records), self.accelerator.confined() as confinement:
             machine = Machine(
                 hardware=_special(self.hardware(spec.instance, spec.guest_memory), spec), image=self.image,
                 profile=lambda: self.profile, time_scale=self.time_scale, directory=directory, records=records,
-                confinement=self.accelerator.confinement, user_data=spec.user_data, layers=spec.layers,
+                confinement=confinement, user_data=spec.user_data, layers=spec.layers,
                 memory=spec.memory, dump_memory=self.context.dump_memory, counter=spec.counter,
                 access_methods=self._access_methods, guest_subjects=self._guest_subjects, faults=spec.faults,
             )  # fmt: skip

@@ -38,9 +38,9 @@ from lifsea_testbed.machine.fidelity import HardwareFidelity
 from lifsea_testbed.machine.network import MachineNetwork
 from lifsea_testbed.machine.postmortem import Postmortem, Records
 from lifsea_testbed.profiles.profile import AccessMethod, AccessSection, ChannelDevice, Profile
-from lifsea_testbed.qemu import command_line, storage
+from lifsea_testbed.qemu import command_line
 from lifsea_testbed.qemu.instruction_counter import Counter
-from lifsea_testbed.qemu.storage import Layers, MemoryFile
+from lifsea_testbed.qemu.storage import HeldDisks, Layers, MemoryFile
 from lifsea_testbed.support.confinement import Confinement
 from lifsea_testbed.support.deadline import Deadline, TimeScale
 from lifsea_testbed.support.protocols import QUESTION, CommandResult
@@ -88,7 +88,6 @@ class Machine:
         self.image = image
         self._profile, self._time_scale = profile, time_scale
         self._access_methods = access_methods or {}
-        self._directory = directory
         self._confinement = confinement
         self._layers = layers or Layers()
         self._counter = counter
@@ -102,12 +101,12 @@ class Machine:
                                  token_required=faults.token_required or profile().metadata.token == "required")
         self._redactor = Redactor(lambda: [*secrets, profile().access.password, *self.metadata.tokens])
         self._records = Records(records, self._redactor)
-        self._postmortem = Postmortem(records=self._records, image=image, directory=directory, confinement=confinement,
+        self._postmortem = Postmortem(records=self._records, image=image, directory=directory,
                                       overlay=None if self._layers.below else self._overlay, dump_memory=dump_memory)
-        storage.create_overlay(self._overlay, image_size=image.virtual_size)
-        self._data = storage.create_data_disk(directory / "data.raw", size=hardware.instance.data_disk)
-        confinement.admit(directory)
-        self.network = MachineNetwork(self.metadata, directory, confinement, faults=faults,
+        directory.chmod(0o711)
+        self._disks = HeldDisks(self._overlay, directory / "data.raw", image_size=image.virtual_size,
+                                data_disk=hardware.instance.data_disk)  # fmt: skip
+        self.network = MachineNetwork(self.metadata, directory / "services", confinement, faults=faults,
                                       serves_time=hardware.has_hub)  # fmt: skip
 
     @property
@@ -171,10 +170,10 @@ class Machine:
             self._records.append(f"qmp-{number}.txt", f"[{time.monotonic() - boot.power_on:9.3f}] {line}\n")
 
         number = len(self.boots) + 1
-        boot = Boot(self._hardware, image=self.image, overlay=self._overlay, directory=self._directory,
+        boot = Boot(self._hardware, image=self.image, disks=self._disks, directory=self.network.directory,
                     transcript=self.records / f"transcript-{number}.txt", confinement=self._confinement,
                     with_virtio_console=self._profile().access.line is ChannelDevice.VIRTIO, layers=self._layers,
-                    memory=None if self.boots else self._memory, redactor=self._redactor, log=log, data=self._data,
+                    memory=None if self.boots else self._memory, redactor=self._redactor, log=log,
                     counter=self._counter, access_methods=self._access_methods)  # fmt: skip
         self.boots.append(boot)
         self._records.append("qemu-argv.txt", f"{shlex.join(boot.command)}\n")
@@ -316,7 +315,7 @@ class Machine:
         start = self.boots[0].power_on if self.boots else 0.0
         requests = "".join(f"[{request.at - start:9.3f}] {request.method} {request.path} {request.status}"
                            f"{' token' if request.with_token else ''}\n" for request in self.requests)  # fmt: skip
-        self._records.write("metadata-requests.txt", requests)
+        self._records.write("metadata-requests.txt", requests + self.network.bounds_reached())
 
     def collect_postmortem(self) -> None:
         """Records everything that can still be collected of a machine that failed; a dead one is powered off first.
@@ -336,6 +335,7 @@ class Machine:
             boot.close()
         self._postmortem.finish(len(self.boots))
         self.network.close()
+        self._disks.close()
 
     def _shut_down(self, command: str) -> None:
         self._save_journal()

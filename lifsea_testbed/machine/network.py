@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
-from lifsea_testbed.ecs.http_server import HttpService, MetadataService, Responder, SocketService
+from lifsea_testbed.ecs.http_server import MOST_CONNECTIONS, HttpService, MetadataService, Responder, SocketService
 from lifsea_testbed.ecs.instance import MIRROR_ADDRESS, PRIVATE_ADDRESS, NetworkInterface
 from lifsea_testbed.ecs.metadata import Metadata
 from lifsea_testbed.ecs.metadata_faults import NO_FAULTS, MetadataFaults
-from lifsea_testbed.ecs.relay import Connect, Relay
+from lifsea_testbed.ecs.relay import Connect, PortForward, Relay
 from lifsea_testbed.errors import LaunchError
 from lifsea_testbed.machine.boot import Boot
 from lifsea_testbed.machine.time_server import TimeServer
 from lifsea_testbed.qemu import command_line
-from lifsea_testbed.support.confinement import Confinement
+from lifsea_testbed.support import programs
+from lifsea_testbed.support.confinement import Confinement, isolation
 from lifsea_testbed.support.deadline import Deadline
 
 #: How long QEMU may take to connect the time server (seconds on the host).
@@ -31,13 +34,17 @@ class MachineNetwork:
     def __init__(self, metadata: Metadata, directory: Path, confinement: Confinement, *,
                  faults: MetadataFaults = NO_FAULTS, serves_time: bool = False) -> None:
         self.nics: list[NetworkInterface] = []
-        self._directory = directory
+        #: QEMU's working directory: it finds the sockets of its services there, and may write nothing.
+        self.directory = directory
+        directory.mkdir()
+        directory.chmod(0o755)
         self._confinement = confinement
         self._forwards: list[tuple[str, int]] = []
         self._boot: Boot | None = None
         self._services = contextlib.ExitStack()
         self._time = self._services.enter_context(TimeServer()) if serves_time else None
-        self._admit(MetadataService(metadata, directory / command_line.METADATA_SOCKET, faults))
+        self._metadata = MetadataService(metadata, directory / command_line.METADATA_SOCKET, faults)
+        self._admit(self._metadata)
 
     def connect(self, boot: Boot) -> None:
         """Restores the port forwards of a machine that was just powered on, and its time servers."""
@@ -49,7 +56,7 @@ class MachineNetwork:
 
     def serve_mirror(self, repository: Responder) -> str:
         """Serves that repository at the address of the cloud's mirror from now on; returns its URL."""
-        self._admit(HttpService(repository, self._directory / command_line.REPOSITORY_SOCKET))
+        self._admit(HttpService(repository, self.directory / command_line.REPOSITORY_SOCKET))
         return f"http://{MIRROR_ADDRESS}/"
 
     def attach_nic(self, nic: NetworkInterface) -> None:
@@ -65,7 +72,7 @@ class MachineNetwork:
 
     def relay_api_server(self, connect: Connect) -> Relay:
         """Relays connections to the cluster's API server to those that `connect` opens; the relay can be cut."""
-        relay = Relay(self._directory / command_line.CLUSTER_SOCKET, connect)
+        relay = Relay(self.directory / command_line.CLUSTER_SOCKET, connect)
         self._admit(relay)
         return relay
 
@@ -79,7 +86,15 @@ class MachineNetwork:
         self._forwards.append((address, port))
         if self._boot and not self._boot.liveness.ended:
             self._forward(self._boot, address, port)
+        if isolation().has_network:
+            self._services.enter_context(PortForward((address, port), lambda: self._connection(address, port)))
         return address, port
+
+    def bounds_reached(self) -> str:
+        """Returns a line for each bound of the metadata service that the guest reached; nothing if it reached none."""
+        lost = f"{self._metadata.refused} connections were refused: more than {MOST_CONNECTIONS} at one time\n"
+        cut = "further requests are not recorded, and were answered with 429\n"
+        return (lost if self._metadata.refused else "") + (cut if self._metadata.metadata.is_cut else "")
 
     def close(self) -> None:
         """Stops every server."""
@@ -95,6 +110,24 @@ class MachineNetwork:
             boot.monitor.add_socket(connection.fileno(), name, deadline=Deadline.after(_CONNECTING))
         boot.execute("netdev_add", {"type": "socket", "id": name, "fd": name})
         boot.execute("netdev_add", {"type": "hubport", "id": f"{name}-port", "hubid": command_line.HUB, "netdev": name})
+
+    @contextlib.contextmanager
+    def _connection(self, address: str, port: int) -> Iterator[socket.socket]:
+        """A connection to a port that QEMU listens on in its own network; none if the machine is off."""
+        if self._boot is None or self._boot.liveness.ended:
+            raise ConnectionRefusedError
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                command = self._confinement.enter_network(
+                    self._boot.process.pid, ["socat", "-t", "3600", "STDIO", f"TCP4:{address}:{port}"])
+                process = programs.start(command, directory=self.directory, stdin=theirs.fileno(),
+                                         stdout=theirs.fileno(), stderr=programs.NOWHERE)  # fmt: skip
+            try:
+                yield ours
+            finally:
+                process.kill()
+                process.wait()
 
     def _forward(self, boot: Boot, address: str, port: int) -> None:
         rule = f"tcp:{address}:{port}-{PRIVATE_ADDRESS}:{port}"

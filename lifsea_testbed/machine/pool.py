@@ -170,7 +170,6 @@ class MachinePool:
             create_memory_file(path, size=self.factory.context.memory)
         else:
             copy_sparse(snapshot.memory.path, path)
-        self.factory.accelerator.confinement.admit(path)
         return MemoryFile(path=path, state=snapshot.memory.state if snapshot else None)
 
     def _scratch_file(self, stack: contextlib.ExitStack, name: str) -> Path:

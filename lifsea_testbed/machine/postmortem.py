@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,20 +11,23 @@ from lifsea_testbed.disk.image import Image
 from lifsea_testbed.errors import NotJudged, Reason
 from lifsea_testbed.guest.offline import OfflineTree
 from lifsea_testbed.machine.boot import Boot
-from lifsea_testbed.support.confinement import Confinement
+from lifsea_testbed.support.confinement import Limits, confined
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.lines import split_lines
+from lifsea_testbed.support.programs import run_tool
 from lifsea_testbed.support.redact import Redactor
-from lifsea_testbed.support.sanitize import printable
+from lifsea_testbed.support.sanitize import printable, shortened
 
-#: The largest record that grows with what a guest does (bytes).
-_LARGEST_RECORD = 4 << 20
+#: The largest record that grows with what a guest does (bytes), and how much of a text is read for one (characters): a
+#: longer one loses its end before its secrets are searched, and then its middle.
+_LARGEST_RECORD, _LONGEST_TEXT = 4 << 20, 64 << 20
 MISSING = "missing.txt"
 #: How long QEMU may take for a picture of the screen, and for a dump of the memory (seconds on the host).
 _PICTURE, _DUMP = 10.0, 600.0
 #: The largest journal file that is read from a disk (bytes; journald's own limit is 128 MiB), and the number of files.
 _LARGEST, _MOST = 128 << 20, 8
 _READING = 60.0
+_READER = Limits(memory=4 << 30, cpu=int(_READING), file_size=0)
 
 
 class Records:
@@ -37,15 +39,21 @@ class Records:
         self._attempted: set[str] = set()
 
     def write(self, name: str, text: str) -> None:
-        """Writes a file, or replaces it."""
-        (self._directory / name).write_text(self._redactor.text(printable(text)), "utf-8")
+        """Writes a file, or replaces it; a text that is too long loses its middle, and says so."""
+        shown = self._redactor.text(printable(text[:_LONGEST_TEXT]))
+        cut = f"\n... cut at {_LONGEST_TEXT >> 20} MiB ...\n" if len(text) > _LONGEST_TEXT else ""
+        (self._directory / name).write_text(shortened(shown + cut, _LARGEST_RECORD), "utf-8")
 
     def append(self, name: str, text: str) -> None:
-        """Appends to a file, unless it has reached the largest size of a record."""
+        """Appends to a file, until it has reached the largest size of a record; its last line says so then."""
         path = self._directory / name
-        if not path.exists() or path.stat().st_size < _LARGEST_RECORD:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(self._redactor.text(printable(text)))
+        size = path.stat().st_size if path.exists() else 0
+        if size >= _LARGEST_RECORD:
+            return
+        shown = self._redactor.text(printable(text[:_LARGEST_RECORD]))
+        cut = f"... cut at {_LARGEST_RECORD >> 20} MiB ...\n" if size + len(shown.encode()) >= _LARGEST_RECORD else ""
+        with path.open("a", encoding="utf-8") as file:
+            file.write(shown + cut)
 
     def attempt(self, name: str, make: Callable[[Path], None]) -> None:
         """Calls `make` with the path of a file; if that fails, missing.txt gets the reason, once."""
@@ -79,7 +87,6 @@ class Postmortem:
     image: Image
     overlay: Path | None
     directory: Path
-    confinement: Confinement
     dump_memory: bool
 
     def collect(self, boot: Boot, number: int) -> None:
@@ -103,7 +110,7 @@ class Postmortem:
         name, overlay = f"journal-{number}.txt", self.overlay
         if overlay is not None and not self.records.has(name) and not self.records.was_attempted(name):
             self.records.attempt(name, lambda path: self.records.write(path.name, journal(
-                self.image, overlay, self.directory, self.confinement)))  # fmt: skip
+                self.image, overlay, self.directory)))  # fmt: skip
 
 
 def screen(boot: Boot, path: Path) -> None:
@@ -125,27 +132,29 @@ def memory(boot: Boot, path: Path) -> None:
                    Deadline.after(_DUMP))
 
 
-def journal(image: Image, overlay: Path, directory: Path, confinement: Confinement) -> str:
+def journal(image: Image, overlay: Path, directory: Path) -> str:
     """Returns the last boot's journal from the disk of a machine that is off; `directory` is for temporary files.
+
+    journalctl reads files that are whole before it is started, and writes none.
 
     Raises:
         NotJudged: there is none on the disk, or it cannot be read offline.
         DiskDamaged: the disk contradicts itself.
-        OSError: journalctl cannot be run.
-        subprocess.TimeoutExpired: journalctl did not end.
+        HostError: journalctl cannot be run, or did not end.
     """
     files = directory / "journal"
-    files.mkdir(mode=0o700)
-    confinement.admit(files)
+    files.mkdir()
+    files.chmod(0o755)
     for number, content in enumerate(_files(image, overlay)):
         path = files / f"{number}.journal"
         with path.open("xb") as file:
             file.writelines(content)
-        confinement.admit(path)
+        path.chmod(0o644)
     if not any(files.iterdir()):
         raise NotJudged("the disk has no journal (/var/log/journal)", Reason.IMAGE)
     command = ["journalctl", "--directory", str(files), "--boot", "--no-pager", "--quiet", "--output=short-monotonic"]
-    read = subprocess.run(confinement.wrap(command), capture_output=True, check=False, timeout=_READING)
+    with confined() as confinement:
+        read = run_tool(confinement.wrap(command, limits=_READER, readable=[files]), within=_READING)
     if not read.stdout:
         raise NotJudged(f"journalctl cannot read the journal on the disk: {printable(read.stderr).strip()[-200:]}",
                         Reason.IMAGE)

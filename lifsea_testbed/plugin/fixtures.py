@@ -354,7 +354,7 @@ def cluster(bench: MachineFactory, pytestconfig: pytest.Config) -> Iterator[Clus
                         Reason.HOST) \
             from None
     programs = options.of(pytestconfig).control_plane
-    with Cluster(bench.profile, Path(programs).absolute() if programs else None, bench.accelerator.confinement,
+    with Cluster(bench.profile, Path(programs).absolute() if programs else None,
                  records=bench.records / "cluster") as cluster:  # fmt: skip
         pytestconfig.stash[_CLUSTER] = cluster
         try:

@@ -88,14 +88,67 @@ class CrashDisk:
         return b"".join(parts)
 
 
-class DiskContents:
+class CrashDisks:
     """The disks of all states of one log on one base: `count` entries, disks of `size` bytes."""
 
     def __init__(self, log: WriteLog, base: ByteSource) -> None:
         self.count, self.size = len(log.entries), log.disk_size
         self._log, self._base = log, base
-        self._versions: dict[int, _Versions] = {}
         self._touched: defaultdict[int, list[int]] = defaultdict(list)
+        for place, entry in enumerate(log.entries):
+            for cluster in _clusters(entry) if entry.is_write else ():
+                self._touched[cluster].append(place)
+
+    def clusters(self, state: CrashState, since: int = 0) -> Iterator[tuple[int, bytes]]:
+        """Yields number and content of the clusters written from entry `since` up to that state, in order.
+
+        No write that the state lacks may lie before `since`.
+        """
+        for cluster in sorted(self._touched_within(since, state.position)):
+            content = self._changed(cluster, state)
+            if content is not None:
+                yield cluster, content
+
+    def disk(self, state: CrashState) -> CrashDisk:
+        """Returns the state's disk as a source of bytes that is computed as it is read."""
+        return CrashDisk(self._base, lambda cluster: self._changed(cluster, state))
+
+    def touched(self) -> set[int]:
+        """Returns the numbers of the clusters that the log writes."""
+        return set(self._touched)
+
+    def _touched_within(self, place: int, end: int) -> Iterable[int]:
+        writes = (entry for entry in self._log.entries[place:end] if entry.is_write)
+        return {cluster for entry in writes for cluster in _clusters(entry)}
+
+    def _changed(self, cluster: int, state: CrashState) -> bytes | None:
+        """The content of a cluster in that state, or None if no entry has written it by then."""
+        places = [place for place in self._touched.get(cluster, ()) if place < state.position]
+        return self._cluster(cluster, places, dict(state.kept)) if places else None
+
+    def _cluster(self, cluster: int, places: list[int], kept: dict[int, int]) -> bytes:
+        first = cluster * _IN_CLUSTER
+        newest = self._log.entries[places[-1]]
+        if places[-1] not in kept and newest.sector <= first and first + _IN_CLUSTER <= newest.sector + newest.sectors:
+            return self._log.data(newest, first - newest.sector, _IN_CLUSTER)
+        size = min(CLUSTER, self._base.size - cluster * CLUSTER)
+        content = bytearray(self._base.read_at(cluster * CLUSTER, size).ljust(CLUSTER, b"\0"))
+        for place in places:
+            entry = self._log.entries[place]
+            start = max(first, entry.sector)
+            end = min(first + _IN_CLUSTER, entry.sector + min(entry.sectors, kept.get(place, entry.sectors)))
+            if start < end:
+                content[(start - first) * SECTOR:(end - first) * SECTOR] = \
+                    self._log.data(entry, start - entry.sector, end - start)  # fmt: skip
+        return bytes(content)
+
+
+class DiskContents(CrashDisks):
+    """The same, with digests of the disks: all data of the log, and what lies below, are read once."""
+
+    def __init__(self, log: WriteLog, base: ByteSource) -> None:
+        super().__init__(log, base)
+        self._versions: dict[int, _Versions] = {}
         for place, entry in enumerate(log.entries):
             if entry.is_write:
                 self._record(place)
@@ -113,29 +166,6 @@ class DiskContents:
         """Returns the digests over these sectors alone; the log must write each of them."""
         return StateDigests(self._log.entries, {sector: self._versions[sector] for sector in sectors})
 
-    def clusters(self, state: CrashState, since: int = 0) -> Iterator[tuple[int, bytes]]:
-        """Yields number and content of the clusters written from entry `since` up to that state, in order.
-
-        No write that the state lacks may lie before `since`.
-        """
-        for cluster in sorted(self._touched_within(since, state.position)):
-            content = self._changed(cluster, state)
-            if content is not None:
-                yield cluster, content
-
-    def disk(self, state: CrashState) -> CrashDisk:
-        """Returns the state's disk as a source of bytes that is computed as it is read."""
-        return CrashDisk(self._base, lambda cluster: self._changed(cluster, state))
-
-    def _touched_within(self, place: int, end: int) -> Iterable[int]:
-        writes = (entry for entry in self._log.entries[place:end] if entry.is_write)
-        return {cluster for entry in writes for cluster in _clusters(entry)}
-
-    def _changed(self, cluster: int, state: CrashState) -> bytes | None:
-        """The content of a cluster in that state, or None if no entry has written it by then."""
-        places = [place for place in self._touched.get(cluster, ()) if place < state.position]
-        return self._cluster(cluster, places, dict(state.kept)) if places else None
-
     def _record(self, place: int) -> None:
         """Records the hashes of the sectors that a write changes."""
         entry = self._log.entries[place]
@@ -145,24 +175,6 @@ class DiskContents:
             if sector not in self._versions:
                 self._versions[sector] = [(-1, _hash(sector, below[start:start + SECTOR]))]
             self._versions[sector].append((place, _hash(sector, data[start:start + SECTOR])))
-        for cluster in _clusters(entry):
-            self._touched[cluster].append(place)
-
-    def _cluster(self, cluster: int, places: list[int], kept: dict[int, int]) -> bytes:
-        first = cluster * _IN_CLUSTER
-        newest = self._log.entries[places[-1]]
-        if places[-1] not in kept and newest.sector <= first and first + _IN_CLUSTER <= newest.sector + newest.sectors:
-            return self._log.data(newest, first - newest.sector, _IN_CLUSTER)
-        size = min(CLUSTER, self._base.size - cluster * CLUSTER)
-        content = bytearray(self._base.read_at(cluster * CLUSTER, size).ljust(CLUSTER, b"\0"))
-        for place in places:
-            entry = self._log.entries[place]
-            start = max(first, entry.sector)
-            end = min(first + _IN_CLUSTER, entry.sector + min(entry.sectors, kept.get(place, entry.sectors)))
-            if start < end:
-                content[(start - first) * SECTOR:(end - first) * SECTOR] = \
-                    self._log.data(entry, start - entry.sector, end - start)  # fmt: skip
-        return bytes(content)
 
 
 def _clusters(entry: LogEntry) -> range:

@@ -7,20 +7,14 @@ the recovery of a journal, are left out of its reads.
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import replace
 
-from lifsea_testbed.disk.ext4 import UnreplayedExt4, is_ext4
-from lifsea_testbed.disk.partitions import Partition, partitions
-from lifsea_testbed.disk.source import ByteSource
-from lifsea_testbed.errors import DiskDamaged, NotJudged
 from lifsea_testbed.powercut.crash_states import CrashState
 from lifsea_testbed.powercut.disk_contents import DiskContents, StateDigests
 from lifsea_testbed.powercut.verdicts import CrashResult, Evidence
-from lifsea_testbed.powercut.write_log import SECTOR
 from lifsea_testbed.qemu.command_line import TRACED
 
 #: One in 20 inferred results is confirmed by a boot, at most 300 of a sweep: if none of 300 differs,
@@ -29,16 +23,16 @@ _ONE_IN, _MOST = 20, 300
 _READ, _WRITE, _STATUS = TRACED
 _EVENT = re.compile(
     rf"^({'|'.join(TRACED)}) vdev (\S+) (?:.*\bsector (\d+) nsectors (\d+)|val 0)$", re.MULTILINE)
-#: Where programs look for the signatures of file systems, in sectors of a partition (util-linux,
-#: libblkid/src/superblocks): in the first 512 KiB, the last MiB, and the 8 KiB from each higher power of two on.
-_FIRST, _LAST, _EACH = (512 << 10) // SECTOR, (1 << 20) // SECTOR, (8 << 10) // SECTOR
 
 
 class Inference:
-    """The verdicts that follow for states not booted from the boots so far."""
+    """The verdicts that follow for states not booted from the boots so far.
 
-    def __init__(self, contents: DiskContents) -> None:
-        self._contents = contents
+    `never_used` returns the sectors of a state's disk whose content makes no difference to its boot.
+    """
+
+    def __init__(self, contents: DiskContents, never_used: Callable[[CrashState], Set[int]]) -> None:
+        self._contents, self._never_used = contents, never_used
         self._known: dict[frozenset[int], tuple[StateDigests, dict[str, CrashResult]]] = {}
 
     def learn(self, result: CrashResult, state: CrashState) -> None:
@@ -46,7 +40,7 @@ class Inference:
         if not result.reads or result.how is Evidence.INFERRED:
             return
         read = {sector for first, count in result.reads for sector in range(first, first + count)}
-        sectors = frozenset(read - never_used(self._contents.disk(state)))
+        sectors = frozenset(read - self._never_used(state))
         if sectors not in self._known:
             self._known[sectors] = self._contents.within(sectors), {}
         digests, results = self._known[sectors]
@@ -131,36 +125,3 @@ def _ranges(sectors: list[int]) -> Iterator[tuple[int, int]]:
         first, count = sector, 1
     if count:
         yield first, count
-
-
-def never_used(disk: ByteSource) -> set[int]:
-    """Returns sectors whose content makes no difference to a boot of that disk: idle blocks of ext4 journals.
-
-    A file system that cannot be read here adds none.
-    """
-    return {partition.first + sector for partition, sector in _sectors(disk, UnreplayedExt4.idle_journal)}
-
-
-def overwritten_unseen(disk: ByteSource) -> set[int]:
-    """Returns sectors that a journal's recovery overwrites before the kernel uses them, although it reads them ahead.
-
-    A boot loader may use them: it is another driver, and writes none of them. File systems as above.
-    """
-    return {partition.first + sector for partition, sector in _sectors(disk, UnreplayedExt4.replayed_inodes)
-            if not may_hold_signature(sector, partition.content.size // SECTOR)}  # fmt: skip
-
-
-def may_hold_signature(sector: int, end: int) -> bool:
-    """Whether programs look for a file system's signature in that sector of a partition of `end` sectors."""
-    return sector < _FIRST or sector >= end - _LAST or sector - (1 << sector.bit_length() - 1) < _EACH
-
-
-def _sectors(disk: ByteSource, blocks: Callable[[UnreplayedExt4], set[int]]) -> Iterator[tuple[Partition, int]]:
-    """Yields the sectors of those blocks, each relative to its partition."""
-    with contextlib.suppress(DiskDamaged, NotJudged):
-        for partition in partitions(disk):
-            with contextlib.suppress(DiskDamaged, NotJudged):
-                if is_ext4(partition.content):
-                    system = UnreplayedExt4(partition.content)
-                    each = system.layout.block_size // SECTOR
-                    yield from ((partition, block * each + part) for block in blocks(system) for part in range(each))

@@ -7,18 +7,18 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
-from lifsea_testbed.disk import layers
 from lifsea_testbed.disk.image import Image
-from lifsea_testbed.disk.qcow2 import Qcow2
-from lifsea_testbed.disk.source import ByteSource, RawFile
+from lifsea_testbed.disk.source import RawFile
 from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.errors import CallerError, LaunchError, TestbedError
 from lifsea_testbed.machine.factory import InitialState, MachineFactory, MachineSpec
 from lifsea_testbed.machine.machine import Machine
-from lifsea_testbed.powercut.crash_states import CrashStates, prefix
-from lifsea_testbed.powercut.disk_contents import CLUSTER, DiskContents
+from lifsea_testbed.powercut.crash_states import CrashState, CrashStates
+from lifsea_testbed.powercut.disk_contents import DiskContents
 from lifsea_testbed.powercut.operation import OFFER, Operation, OperationResult, PreparedDisk
+from lifsea_testbed.powercut.recorded_disk import RecordedDisk
 from lifsea_testbed.powercut.write_log import WriteLog
 from lifsea_testbed.qemu.storage import Layers
 from lifsea_testbed.support.deadline import Deadline
@@ -82,12 +82,29 @@ class Recording:
         return Repository(self.directory / OFFER)
 
 
+class StateReader(Protocol):
+    """What is read of the file systems on crash states' disks; RecordedDisk has the guarantees."""
+
+    def never_used(self, state: CrashState) -> set[int]:
+        """Returns sectors whose content makes no difference to a boot of that state's disk."""
+        ...
+
+    def overwritten_unseen(self, state: CrashState) -> set[int]:
+        """Returns sectors that a journal's recovery overwrites before the kernel uses them."""
+        ...
+
+    def listing(self, state: CrashState) -> str:
+        """Returns a listing of ostree's boot directories."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Timeline:
-    """An open recording: its log, the contents of each state's disk, and the states."""
+    """An open recording: its log, its disk, the contents of each state's disk, and the states."""
 
     facts: RecordingFacts
     log: WriteLog
+    disk: StateReader
     contents: DiskContents
     states: CrashStates
 
@@ -117,18 +134,11 @@ def load(directory: Path, image: Image, next_image: Image | None, operation: str
 def timeline(recording: Recording, image: Image, *, seed: int = 1) -> Iterator[Timeline]:
     """Opens a recording for as long as the context."""
     facts = recording.facts
-    with open_layers(image, *recording.layers) as base, RawFile(recording.log) as file:
+    disk = RecordedDisk(image, recording.layers, recording.log)
+    with contextlib.closing(disk), RawFile(recording.log) as file:
         log = WriteLog(file, disk_size=facts.disk_size)
-        yield Timeline(facts=facts, log=log, contents=DiskContents(log, base),
+        yield Timeline(facts=facts, log=log, disk=disk, contents=DiskContents(log, disk),
                        states=CrashStates(log.entries, start=facts.started, seed=seed))  # fmt: skip
-
-
-@contextlib.contextmanager
-def open_layers(image: Image, *overlays: Path) -> Iterator[ByteSource]:
-    """Yields the disk of a machine with those overlays above the image; the machine must be off."""
-    with contextlib.ExitStack() as stack:
-        files = [stack.enter_context(RawFile(path)) for path in (image.path, *overlays)]
-        yield layers.opened(image.format, files)
 
 
 def instance(factory: MachineFactory, facts: RecordingFacts) -> Instance:
@@ -155,9 +165,10 @@ def record(factory: MachineFactory, directory: Path, operation: Operation, *, se
         done = operation.run(machine, prepared, lambda: log.stat().st_size)
         if not machine.boot.liveness.end_is_expected:
             _settle(machine, settle)
-    with open_layers(factory.image, *prepared.layers) as below, RawFile(log) as file, RawFile(final) as last:
-        read = WriteLog(file, disk_size=below.size)
-        check(read, below, Qcow2(last, below))
+    disk = RecordedDisk(factory.image, prepared.layers, log, final)
+    with contextlib.closing(disk), RawFile(log) as file:
+        read = WriteLog(file, disk_size=disk.size)
+        disk.check_replay()
     facts = _facts(factory, operation, prepared, done, read)
     (directory / _FACTS).write_text(json.dumps(asdict(facts), indent=1) + "\n", "utf-8")
     final.unlink()
@@ -187,21 +198,3 @@ def _facts(factory: MachineFactory, operation: Operation, prepared: PreparedDisk
         offer=prepared.offer,
         announced=len(log.entries) + 1 if done.announced is None else log.count_at(done.announced),
     )  # fmt: skip
-
-
-def check(log: WriteLog, base: ByteSource, final: Qcow2) -> None:
-    """Checks that the whole log, replayed on the base, gives the disk at the end, byte for byte.
-
-    Raises:
-        TestbedError: it differs.
-    """
-    replayed = dict(DiskContents(log, base).clusters(prefix(len(log.entries))))
-    written = {place // CLUSTER for offset, length in final.own() for place in range(offset, offset + length, CLUSTER)}
-    for cluster in sorted(replayed.keys() | written):
-        wanted = replayed.get(cluster)
-        if wanted is None:
-            wanted = base.read_at(cluster * CLUSTER, CLUSTER)
-        if final.read_at(cluster * CLUSTER, CLUSTER) != wanted:
-            raise TestbedError(f"the replay of the log differs from the recorded disk at byte {cluster * CLUSTER}",
-                               expected="a replay of the whole log gives the disk as it was at the end",
-                               hint="record again; QEMU before 9.0 may corrupt the log")  # fmt: skip

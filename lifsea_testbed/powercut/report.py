@@ -13,11 +13,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lifsea_testbed.disk.ext4 import Ext4, UnreplayedExt4, is_ext4
-from lifsea_testbed.disk.filesystem import Tree, root_of
-from lifsea_testbed.disk.partitions import partitions
-from lifsea_testbed.disk.source import ByteSource
-from lifsea_testbed.errors import DiskDamaged, NotJudged
 from lifsea_testbed.powercut import timeline_svg
 from lifsea_testbed.powercut.crash_states import CrashState
 from lifsea_testbed.powercut.inference import unconfirmed
@@ -25,10 +20,6 @@ from lifsea_testbed.powercut.recording import Timeline
 from lifsea_testbed.powercut.sweep import SweepPlan
 from lifsea_testbed.powercut.verdicts import CrashResult, CrashResults, CrashVerdict, Evidence, judged_as
 from lifsea_testbed.support.lines import split_lines
-from lifsea_testbed.support.sanitize import printable
-
-#: The directories of ostree's boot entries and deployments, on a separate /boot or on the root file system.
-_PATHS = ("/loader", "/loader/entries", "/ostree", "/boot/loader", "/boot/ostree")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +94,7 @@ def write(place: Path, timeline: Timeline, summary: SweepSummary) -> None:
     """Writes the JSON document and the SVG picture, at `place` with their suffixes."""
     numbers = {name: value for name, value in vars(summary).items() if name != "states"}
     broken = [{"state": result.state, "why": result.why, "console": result.console,
-               "on disk": split_lines(listing(timeline.contents.disk(timeline.states.find(result.state))))}
+               "on disk": split_lines(timeline.disk.listing(timeline.states.find(result.state)))}
               for result in summary.failures]  # fmt: skip
     report = {
         "recording": asdict(timeline.facts), "summary": numbers, "epochs": len(timeline.states.tried),
@@ -132,47 +123,3 @@ def _states(timeline: Timeline, planned: SweepPlan, results: CrashResults) -> It
     for digest, states in planned.of.items():
         if result := results.of.get(digest):
             yield from ((state, judged_as(result, state, timeline.facts)) for state in states)
-
-
-def listing(disk: ByteSource) -> str:
-    """Returns a listing of ostree's boot directories on each ext4 partition, without and with its journal."""
-    return "\n".join(printable(line) for line in _lines(disk))
-
-
-def _lines(disk: ByteSource) -> Iterator[str]:
-    try:
-        found = [partition for partition in partitions(disk) if is_ext4(partition.content)]
-    except (DiskDamaged, NotJudged) as error:
-        yield _unread(error)
-        return
-    for partition in found:
-        for view, kind in (("without its journal", UnreplayedExt4), ("with its journal", Ext4)):
-            yield f"partition {partition.number} {view}:"
-            yield from (f"  {line}" for line in _tree_lines(partition.content, kind))
-
-
-def _tree_lines(content: ByteSource, kind: type[Ext4]) -> Iterator[str]:
-    try:
-        tree = Tree(root_of(kind(content)))
-        yield from [line for path in _PATHS for line in _path_lines(tree, path)] or ["nothing of ostree"]
-    except (DiskDamaged, NotJudged) as error:
-        yield _unread(error)
-
-
-def _unread(error: Exception) -> str:
-    return f"cannot be read: {str(error).partition(chr(10))[0]}"
-
-
-def _path_lines(tree: Tree, path: str) -> Iterator[str]:
-    place = tree.find(path, follow=False)
-    if place is not None and place.is_link:
-        yield f"{path} -> {place.file_system.link_target(place.inode)}"
-    if names := tree.names(path):
-        yield f"{path}: {' '.join(names)}"
-        yield from (line for name in names for line in _link_line(tree, f"{path}/{name}"))
-
-
-def _link_line(tree: Tree, path: str) -> Iterator[str]:
-    place = tree.find(path, follow=False)
-    if place is not None and place.is_link:
-        yield f"{path} -> {place.file_system.link_target(place.inode)}"

@@ -16,7 +16,7 @@ from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.powercut import qcow2_writer
 from lifsea_testbed.powercut import recording as recordings
 from lifsea_testbed.powercut.crash_states import CrashKind, CrashState
-from lifsea_testbed.powercut.inference import Inference, overwritten_unseen, parse_reads, unconfirmed
+from lifsea_testbed.powercut.inference import Inference, parse_reads, unconfirmed
 from lifsea_testbed.powercut.operation import CheckDepth
 from lifsea_testbed.powercut.recording import Recording, Timeline
 from lifsea_testbed.powercut.verdicts import CrashResult, CrashResults, CrashVerdict, Evidence, judge
@@ -161,7 +161,7 @@ class Sweep:
         return self.boot(state, digest)
 
     def _inference(self, results: CrashResults) -> Inference:
-        inference = Inference(self._timeline.contents)
+        inference = Inference(self._timeline.contents, self._timeline.disk.never_used)
         for digest, result in results.of.items():
             if not results.lacks(digest, self._depth):
                 inference.learn(result, self._timeline.states.find(result.state))
@@ -178,7 +178,7 @@ class Sweep:
             except GuestFailure as error:
                 outcome, why = CrashVerdict.BROKEN, error.happened
             console = machine.boot.transcript.tail() if outcome is CrashVerdict.BROKEN else ""
-            unseen = overwritten_unseen(self._timeline.contents.disk(state))
+            unseen = self._timeline.disk.overwritten_unseen(state)
             reads = parse_reads(self._reads(state).read_text("ascii"), self._timeline.contents, unseen)
         return CrashResult(digest=digest, state=state.name, outcome=outcome, why=why, console=console,
                            depth=self._depth, at=round(at, 1), seconds=round(time.monotonic() - started, 1),

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import enum
 import os
-import subprocess
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from lifsea_testbed.errors import HostError
 from lifsea_testbed.qemu import processor
 from lifsea_testbed.qemu.emulator import BINARY, Emulator
-from lifsea_testbed.support import host
-from lifsea_testbed.support.confinement import Confinement, confinement
+from lifsea_testbed.support import host, programs
+from lifsea_testbed.support.confinement import Confinement, confined
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.host_packages import reinstall_hint
 from lifsea_testbed.support.polling import wait_for_ready
@@ -112,9 +112,8 @@ class Accelerator:
             return ""
         return f"KVM runs {self.speed:.1f} M instructions/s here, an ecs.g7 {_LEAST_OF_G7:.0f} to {_MOST_OF_G7} M"
 
-    @property
-    def confinement(self) -> Confinement:
-        """The confinement of a QEMU that uses this accelerator."""
+    def confined(self) -> AbstractContextManager[Confinement]:
+        """The confinement of a QEMU that uses this accelerator, with a user of its own until the context is left."""
         return confine(self.kind)
 
     def __str__(self) -> str:
@@ -122,9 +121,9 @@ class Accelerator:
         return f"{self.kind} ({self.why})"
 
 
-def confine(kind: AcceleratorKind) -> Confinement:
-    """Returns the confinement of a QEMU that uses that accelerator."""
-    return confinement(_KVM if kind is AcceleratorKind.KVM else None)
+def confine(kind: AcceleratorKind) -> AbstractContextManager[Confinement]:
+    """The confinement of a QEMU that uses that accelerator, with a user of its own until the context is left."""
+    return confined(_KVM if kind is AcceleratorKind.KVM else None)
 
 
 def payload_rom() -> bytes:
@@ -171,7 +170,9 @@ def decide(requested: str, *, kvm: Speed, tcg: Speed) -> Accelerator:
 def measure_kvm(emulator: Emulator, *, least: float, within: float) -> Speed:
     """Measures the first processor model that runs code under KVM, or the last one; `least` and `within` as below."""
     speed = Speed(rate=0.0)
-    for model in processor.candidates(emulator, confine(AcceleratorKind.KVM)):
+    with confine(AcceleratorKind.KVM) as kvm:
+        models = processor.candidates(emulator, kvm)
+    for model in models:
         speed = measure(AcceleratorKind.KVM, emulator, cpu_model=model, least=least, within=within)
         if speed.rate:
             break
@@ -184,13 +185,13 @@ def measure(kind: AcceleratorKind, emulator: Emulator, *, cpu_model: str = proce
 
     A guest slower than `least` (millions of instructions a second) is measured for 0.3 s only.
     """
-    with PrivateDirectory() as directory:
+    with PrivateDirectory() as directory, confine(kind) as confinement:
         directory.path.chmod(0o755)
-        (directory.path / _ROM).write_bytes(payload_rom())
-        process = subprocess.Popen(
-            confine(kind).wrap(_command(kind, emulator, cpu_model)), cwd=directory.path,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )
+        rom = directory.path / _ROM
+        rom.write_bytes(payload_rom())
+        rom.chmod(0o644)
+        command = confinement.wrap(_command(kind, emulator, cpu_model), directory=directory.path)
+        process = programs.start(command, directory=directory.path, stderr=programs.PIPE)
         try:
             assert process.stdout is not None
             rate, after = _rate(process.stdout.fileno(), least, within)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
-import functools
 import os
 import shlex
 import signal
-import subprocess
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import IO
 
 from lifsea_testbed.errors import EmulatorFailed, HostError, LaunchError
 from lifsea_testbed.qemu.processor_share import ProcessorShare
-from lifsea_testbed.support.confinement import Confinement
+from lifsea_testbed.support.confined_process import ConfinedProcess
+from lifsea_testbed.support.confinement import UNLIMITED, Confinement, Limits
 from lifsea_testbed.support.lines import split_lines
 from lifsea_testbed.support.sanitize import printable
 
@@ -29,14 +26,17 @@ _OWN_ERRORS = frozenset({signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.S
 
 
 class QemuProcess:
-    """One running QEMU in a directory of its own; `on_exit` is called from a thread when it has ended."""
+    """One running QEMU, confined, in a working directory; `on_exit` is called from a thread when it has ended."""
 
     def __init__(self, command: Sequence[str], *, directory: Path, inherit: Sequence[int], confinement: Confinement,
-                 on_exit: Callable[[QemuProcess], None]) -> None:
+                 on_exit: Callable[[QemuProcess], None], limits: Limits = UNLIMITED) -> None:
         self.command = tuple(command)
-        self._stderr = directory / "qemu.stderr"
-        with self._stderr.open("ab") as stderr:
-            self._process = _started(confinement.wrap(list(command)), directory, inherit, stderr)
+        try:
+            self._process = ConfinedProcess(command, confinement, directory=directory, kept=_STDERR_SHOWN,
+                                            inherit=inherit, limits=limits)  # fmt: skip
+        except OSError as error:
+            raise LaunchError(f"QEMU cannot be started: {error.strerror or error}", evidence=shlex.join(command)) \
+                from None
         #: The processor time that the host gives to its threads, and withholds from them.
         self.share = ProcessorShare(self.pid)
         self._on_exit = on_exit
@@ -51,19 +51,29 @@ class QemuProcess:
     @property
     def exited(self) -> bool:
         """Whether it has ended."""
-        return self._process.poll() is not None
+        return self._process.status is not None
 
     @property
     def ended_well(self) -> bool:
         """Whether it has ended with status 0: the guest went down, or QEMU was told to end."""
-        return self._process.poll() == 0
+        return self._process.status == 0
 
     def state(self) -> str:
         """The state of the process as the kernel reports it (proc(5): running, sleeping, stopped, …)."""
         with contextlib.suppress(OSError):
             lines = split_lines(Path(f"/proc/{self.pid}/status").read_text("utf-8"))
             return next((line for line in lines if line.startswith("State:")), "")
-        return describe_exit(self._process.poll())
+        return describe_exit(self._process.status)
+
+    def threads_on_host(self, numbers: Collection[int]) -> set[int]:
+        """Returns the threads that have these numbers in QEMU's own namespace, by their numbers on the host."""
+        found = set()
+        for thread in Path(f"/proc/{self.pid}/task").iterdir():
+            with contextlib.suppress(OSError, ValueError):  # it has ended
+                on_host, *_, own = _numbers(thread)
+                if own in numbers:
+                    found.add(on_host)
+        return found
 
     def processor_time(self) -> float:
         """The CPU time that it has used on the host (seconds)."""
@@ -71,11 +81,11 @@ class QemuProcess:
 
     def stderr(self) -> str:
         """The last 4000 bytes of its standard output and standard error, printable."""
-        return printable(self._stderr.read_bytes()[-_STDERR_SHOWN:]) if self._stderr.exists() else ""
+        return printable(self._process.output())
 
     def exit_error(self) -> LaunchError:
         """The error for its end: exit status or signal, with its command line and its output as evidence."""
-        status = self._process.returncode
+        status = self._process.status
         happened, evidence = f"QEMU {describe_exit(status)}", f"{shlex.join(self.command)}\n{self.stderr()}"
         if -(status or 0) in _OWN_ERRORS:
             return EmulatorFailed(happened, evidence=evidence, hint="a fault of QEMU itself: try another version of it")
@@ -91,44 +101,31 @@ class QemuProcess:
         Raises:
             HostError: the host's kernel does not end it.
         """
-        self._process.kill()
+        self._process.send(signal.SIGKILL)
         if not self.wait(_DYING):
             raise HostError(f"QEMU (process {self.pid}) is not gone {_DYING:.0f} s after SIGKILL",
                             evidence=self.state(),
                             hint="it waits for a disk or a device of the host that does not answer")  # fmt: skip
+        self._process.close()
 
     def wait(self, seconds: float) -> bool:
         """Waits at most that long for its end, and returns whether it ended."""
-        try:
-            self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
+        if not self._process.wait(seconds):
             return False
         self._watcher.join(_DYING)
         return True
 
     def _watch(self) -> None:
-        self._process.wait()
+        self._process.wait(None)
         self.share.close()
         self._on_exit(self)
 
 
-def _started(command: list[str], directory: Path, inherit: Sequence[int],
-             stderr: IO[bytes]) -> subprocess.Popen[bytes]:
-    try:
-        return starter().submit(subprocess.Popen, command, cwd=directory, pass_fds=inherit, stdin=subprocess.DEVNULL,
-                                stdout=stderr, stderr=stderr).result()  # fmt: skip
-    except OSError as error:
-        raise LaunchError(f"QEMU cannot be started: {error.strerror or error}", evidence=shlex.join(command)) from None
-
-
-@functools.cache
-def starter() -> concurrent.futures.ThreadPoolExecutor:
-    """Returns the one thread that starts every process of the test bed; it lives as long as this process.
-
-    The kernel sends the signal of PR_SET_PDEATHSIG (prctl(2)) when the thread that started the child ends: a child
-    started by a short-lived thread would be killed with that thread.
-    """
-    return concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="qemu-start")
+def _numbers(thread: Path) -> list[int]:
+    """A thread's numbers in the namespaces that it is in, the outermost first, twice if it is in that alone."""
+    _, _, line = (thread / "status").read_text("utf-8", "replace").partition("\nNSpid:")
+    numbers = [int(word) for word in line.partition("\n")[0].split()]
+    return numbers * 2 if len(numbers) == 1 else numbers
 
 
 def processor_time(process: int) -> float:

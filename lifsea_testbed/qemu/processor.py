@@ -10,14 +10,15 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import subprocess
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lifsea_testbed.ecs import guest_hardware
+from lifsea_testbed.errors import HostError
 from lifsea_testbed.qemu.emulator import Emulator
 from lifsea_testbed.support.confinement import Confinement
 from lifsea_testbed.support.lines import split_lines
+from lifsea_testbed.support.programs import run_tool
 
 #: The model under emulation.
 EMULATED = "max"
@@ -86,12 +87,8 @@ def definitions(emulator: Emulator, kvm: Confinement) -> list[dict[str, Any]]:
                "-accel", "kvm", "-qmp", "stdio"]  # fmt: skip
     requests = "".join(json.dumps({"execute": name}) + "\n"
                        for name in ("qmp_capabilities", "query-cpu-definitions", "quit"))  # fmt: skip
-    try:
-        ended = subprocess.run(kvm.wrap(command), input=requests, capture_output=True, text=True, check=False,
-                               timeout=_LISTING)  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return []
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, HostError):
+        ended = run_tool(kvm.wrap(command), within=_LISTING, input=requests)
         answers = [json.loads(line).get("return") for line in split_lines(ended.stdout) if line.startswith("{")]
         return next((answer for answer in answers if isinstance(answer, list)), [])
     return []

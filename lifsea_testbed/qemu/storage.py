@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shlex
-import subprocess
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from lifsea_testbed.errors import HostError
 from lifsea_testbed.support.lines import split_lines
-from lifsea_testbed.support.programs import run_tool
+from lifsea_testbed.support.programs import Ended, run_tool
 
 #: The smallest system disk that ECS sells with a g7 (ESSD, 20 GiB): a smaller image can grow into it.
 SYSTEM_DISK = 20 << 30
@@ -47,6 +48,71 @@ class MemoryFile:
     state: Path | None = None
 
 
+class HeldFile:
+    """A regular file that is opened once and held until `close`: later it is opened by descriptor, never by name.
+
+    Raises:
+        HostError: it is no regular file.
+        OSError: it cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor = open_regular(path, os.O_RDWR)
+
+    def open(self, mode: int) -> int:
+        """Returns a new descriptor of the same file, which shares neither position nor locks with others."""
+        return os.open(f"/proc/self/fd/{self._descriptor}", mode | os.O_CLOEXEC)
+
+    @property
+    def modified_at(self) -> int:
+        """When it was last written to (nanoseconds since the epoch)."""
+        return os.fstat(self._descriptor).st_mtime_ns
+
+    def close(self) -> None:
+        """Releases the file; a second call does nothing."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class HeldDisks:
+    """The overlay and the data disk of a machine, created anew, and held over all its power cycles.
+
+    Raises:
+        HostError: the host's disk is full, or its file system has no files of that size.
+    """
+
+    def __init__(self, overlay: Path, data: Path, *, image_size: int, data_disk: int) -> None:
+        create_overlay(overlay, image_size=image_size)
+        made = create_data_disk(data, size=data_disk)
+        self.overlay, self.data = HeldFile(overlay), HeldFile(made) if made else None
+
+    @property
+    def all(self) -> tuple[HeldFile, ...]:
+        """Both, or the overlay alone."""
+        return (self.overlay, self.data) if self.data else (self.overlay,)
+
+    def close(self) -> None:
+        """Releases the files; a second call does nothing."""
+        for file in self.all:
+            file.close()
+
+
+def open_regular(path: Path, mode: int) -> int:
+    """Opens a file of the test bed's own, with mode 0600 if it is created; never what a link leads to.
+
+    Raises:
+        HostError: it is no regular file.
+        OSError: it is a symbolic link, or cannot be opened.
+    """
+    descriptor = os.open(path, mode | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise HostError(f"{path} is no regular file", hint="another program changed a directory of the test bed")
+    return descriptor
+
+
 def create_overlay(path: Path, *, image_size: int) -> None:
     """Creates an empty overlay with the size of the instance's system disk, or of the image if that is larger.
 
@@ -54,9 +120,10 @@ def create_overlay(path: Path, *, image_size: int) -> None:
     followed.
 
     Raises:
-        HostError: the disk is full, or qemu-img failed for another reason.
+        HostError: the disk is full, the directory is not there, or qemu-img failed for another reason.
     """
     size = max(image_size, SYSTEM_DISK)
+    _create_empty(path)
     command = ["qemu-img", "create", "-q", "-f", "qcow2", str(path), str(size)]
     created = run_tool(command, within=_CREATING)
     if created.returncode:
@@ -72,7 +139,7 @@ def create_data_disk(path: Path, *, size: int) -> Path | None:
     if not size:
         return None
     try:
-        with path.open("wb") as file:
+        with os.fdopen(open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
             file.truncate(size << 30)
     except OSError as error:
         raise HostError(f"no data disk of {size} GiB can be made in {path.parent}: {error.strerror}",
@@ -82,7 +149,7 @@ def create_data_disk(path: Path, *, size: int) -> Path | None:
 
 def create_memory_file(path: Path, *, size: int) -> None:
     """Creates a sparse file for `size` MiB of memory; it takes room on disk as the guest touches its pages."""
-    with path.open("xb") as file:
+    with os.fdopen(open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
         file.truncate(size << 20)
 
 
@@ -98,7 +165,14 @@ def copy_sparse(source: Path, target: Path) -> None:
         raise _failed(f"cp could not write {target}", command, copied)
 
 
-def _failed(happened: str, command: list[str], ended: subprocess.CompletedProcess[str]) -> HostError:
+def _create_empty(path: Path) -> None:
+    try:
+        os.close(open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC))
+    except OSError as error:
+        raise HostError(f"the overlay {path} cannot be created: {error.strerror}", hint=_NO_ROOM) from None
+
+
+def _failed(happened: str, command: list[str], ended: Ended) -> HostError:
     """The error for a tool that failed: the first line of its stderr, and a hint only if the disk may be full."""
     first = (split_lines(ended.stderr.strip()) or [f"exited with status {ended.returncode}"])[0]
     full = "No space left" in ended.stderr or "quota" in ended.stderr.lower()

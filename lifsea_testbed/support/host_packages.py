@@ -7,8 +7,9 @@ from pathlib import Path
 #: Program → the package of Debian, and that of the rpm family (Alibaba Cloud Linux, Anolis OS, CentOS Stream, Fedora).
 _PACKAGES = {
     "qemu-system-x86_64": ("qemu-system-x86", "qemu-kvm"), "qemu-img": ("qemu-utils", "qemu-img"),
-    "socat": ("socat", "socat"), "setpriv": ("util-linux", "util-linux"), "gcc": ("gcc libc6-dev", "gcc glibc-devel"),
-    "as": ("binutils", "binutils"), "ld": ("binutils", "binutils"),
+    "socat": ("socat", "socat"), "setpriv": ("util-linux", "util-linux"), "bwrap": ("bubblewrap", "bubblewrap"),
+    "prlimit": ("util-linux", "util-linux"), "nsenter": ("util-linux", "util-linux"),
+    "gcc": ("gcc libc6-dev", "gcc glibc-devel"), "as": ("binutils", "binutils"), "ld": ("binutils", "binutils"),
 }  # fmt: skip
 _APT, _DNF = Path("/usr/bin/apt-get"), Path("/usr/bin/dnf")
 #: RHEL and its relatives install QEMU where no PATH leads, under another name.

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from lifsea_testbed.errors import DiskDamaged, HostError, ImageRefused, NotJudged, Reason, TestbedError
-from lifsea_testbed.support.confinement import confinement
+from lifsea_testbed.support.confinement import confined
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.questions import LARGEST, AnswerFrame, Question, QuestionFrame, receive, send
 from lifsea_testbed.support.reader_process import MEMORY, OUT_OF_MEMORY, PROCESSOR_TIME, TOO_LONG
@@ -44,10 +44,12 @@ class ConfinedReader:
     """
 
     def __init__(self, module: str, files: Sequence[int], *arguments: str, name: str) -> None:
-        self._module, self._files, self._arguments, self._name = module, tuple(files), arguments, name
+        #: The descriptors of the files, as long as the reader is not closed.
+        self.files = tuple(files)
+        self._module, self._arguments, self._name = module, arguments, name
         self._lock = threading.Lock()
         self._open: list[_Process] = []
-        self._finalizer = weakref.finalize(self, _close, self._open, self._files)
+        self._finalizer = weakref.finalize(self, _close, self._open, self.files)
 
     def close(self) -> None:
         """Ends the reader and closes the files; a second call does nothing."""
@@ -85,7 +87,7 @@ class ConfinedReader:
 
     def _process(self) -> _Process:
         if not self._open:
-            self._open.append(_Process(self._module, self._files, self._arguments))
+            self._open.append(_Process(self._module, self.files, self._arguments))
         return self._open[0]
 
     def _end(self) -> None:
@@ -119,7 +121,8 @@ class _Process:
     """The running child of a reader."""
 
     def __init__(self, module: str, files: Sequence[int], arguments: Sequence[str]) -> None:
-        own = confinement()
+        self._user = contextlib.ExitStack()
+        own = self._user.enter_context(confined())
         self._connection, theirs = socket.socketpair()
         command = [sys.executable, "-I", "-m", "lifsea_testbed.support.reader_process", str(own.uid), str(own.gid),
                    module, *arguments, *map(str, files)]  # fmt: skip
@@ -151,7 +154,9 @@ class _Process:
         if self._process.stderr:
             self._process.stderr.close()
         self._process.kill()
-        return self._process.wait()
+        status = self._process.wait()
+        self._user.close()
+        return status
 
     def status(self) -> int:
         """Returns the status of a process that has closed its end of the socket."""
@@ -175,9 +180,10 @@ def open_file(path: Path) -> int:
         OSError: it does not exist, or may not be read.
     """
     descriptor = os.open(path.resolve(), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    if not stat.S_ISREG(mode := os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise ImageRefused(f"{path}: not a regular file", hint="give the path of a qcow2 or raw disk image")
+        kind = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
+        raise ImageRefused(f"{path}: {kind}", hint="give --image the path of a qcow2 or raw disk image")
     return descriptor
 
 

@@ -33,7 +33,7 @@ def factory(restorer: MachinePool) -> MachineFactory:
 
 @pytest.fixture
 def cluster(factory: MachineFactory, tmp_path: Path) -> Iterator[Cluster]:
-    with Cluster(factory.profile, real.control_plane(), factory.accelerator.confinement, records=tmp_path) as cluster:
+    with Cluster(factory.profile, real.control_plane(), records=tmp_path) as cluster:
         yield cluster
 
 

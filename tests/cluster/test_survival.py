@@ -14,7 +14,6 @@ from lifsea_testbed.cluster import control_plane
 from lifsea_testbed.cluster.api import Api
 from lifsea_testbed.cluster.control_plane import ControlPlane, ControlPlanePaths
 from lifsea_testbed.errors import Blame, LaunchError
-from lifsea_testbed.support.confinement import confinement
 from tests.support import quick
 
 LIVES = "exec sleep 60"
@@ -38,7 +37,7 @@ def plane(place: Path, etcd: str = LIVES, api_server: str = LIVES, controller_ma
         (place / name).chmod(0o755)
     paths = ControlPlanePaths(etcd=place / "etcd", api_server=place / "kube-apiserver",
                               controller_manager=place / "kube-controller-manager")  # fmt: skip
-    return ControlPlane(paths, confinement())
+    return ControlPlane(paths)
 
 
 @pytest.mark.parametrize("program", ["etcd", "api_server", "controller_manager"])

@@ -220,3 +220,16 @@ def test_a_header_of_another_kind_is_no_qcow2() -> None:
 def test_a_file_fits_as_it_is_or_compressed(tmp_path: Path, most: int, fits: bool) -> None:
     path = with_bytes(raw_image(tmp_path / "disk.raw"), 4096, os.urandom(80_000))
     assert examine(path).fits_into(most) is fits
+
+
+def test_the_check_of_an_image_has_no_privileges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tool := tmp_path / "bin" / "qemu-img").parent.mkdir()
+    tool.write_text("#!/bin/sh\n{ env; cat /proc/self/status; } | grep -E '^(SECRET|CapEff|NoNewPrivs)' | "
+                    "tr '\\n\\t' '  ' >&2\nexit 2\n")  # fmt: skip
+    tool.chmod(0o755)
+    image = tmp_path / "image.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "1M"], check=True)
+    monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("SECRET", "x")
+    with pytest.raises(ImageRefused, match=r"\(CapEff: 0000000000000000 NoNewPrivs: 1\)"):
+        examine(image)

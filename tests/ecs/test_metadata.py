@@ -26,7 +26,7 @@ from lifsea_testbed.ecs.metadata import TOKEN_HEADER, TTL_HEADER, Metadata, Requ
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.qemu.accelerator import Accelerator, AcceleratorKind
-from lifsea_testbed.support.confinement import confinement
+from lifsea_testbed.support.confinement import Confinement
 from lifsea_testbed.support.deadline import TimeScale
 
 INSTANCE = Instance(type=instance_types.find("ecs.g7.large"))
@@ -150,7 +150,7 @@ def test_a_guest_that_never_stops_asking_does_not_fill_the_hosts_memory(
     assert list(metadata.tokens) == tokens[-256:]
     assert get(metadata, "/latest/user-data", **{TOKEN_HEADER: tokens[-1]})[0] == 200
     monkeypatch.setattr(metadata_module, "_MOST_REQUESTS", 1002)
-    assert get(metadata, f"/{'x' * 60_000}")[0] == 404
+    assert get(metadata, f"/{'x' * 60_000}")[0] == 414
     assert get(metadata, "/latest/user-data") == (429, b"")
     assert len(metadata.requests) == 1002 and len(metadata.requests[-1].path) == 1000
 
@@ -175,9 +175,9 @@ def test_a_machine_of_a_profile_that_requires_tokens_requires_them(tmp_path: Pat
                                     accelerator=Accelerator(kind=AcceleratorKind.TCG, speed=1800.0, why="requested"))
     image: Any = SimpleNamespace(virtual_size=1 << 20)
     machine = Machine(hardware=hardware, image=image, profile=lambda: profile, time_scale=TimeScale(factor=1.0),
-                      directory=tmp_path, records=tmp_path, confinement=confinement())  # fmt: skip
+                      directory=tmp_path, records=tmp_path, confinement=Confinement(uid=os.geteuid(), gid=os.getegid()))
     with contextlib.closing(machine):
-        assert fetch(tmp_path / "metadata", "GET", "/latest/user-data")[0] == 403
+        assert fetch(tmp_path / "services" / "metadata", "GET", "/latest/user-data")[0] == 403
         assert [(seen.path, seen.status) for seen in machine.requests] == [("/latest/user-data", 403)]
 
 

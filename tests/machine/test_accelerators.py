@@ -46,7 +46,6 @@ def answer(machine: Machine, received: bytes, expected: str) -> None:
 def with_memory(factory: MachineFactory, path: Path, *, copied: bool = False, state: Path | None = None) -> MemoryFile:
     if not path.exists():
         create_memory_file(path, size=factory.context.memory)
-    factory.accelerator.confinement.admit(path)
     return MemoryFile(path=path, copied=copied, state=state)
 
 

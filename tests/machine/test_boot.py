@@ -36,7 +36,7 @@ from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.qemu import command_line, storage
 from lifsea_testbed.qemu.accelerator import Accelerator, AcceleratorKind
 from lifsea_testbed.qemu.emulator import BINARY, Emulator
-from lifsea_testbed.support.confinement import confinement
+from lifsea_testbed.support.confinement import confined
 from lifsea_testbed.support.deadline import Deadline, TimeScale
 from tests.support.boot_sector import raw_image
 
@@ -142,12 +142,11 @@ def boot_of(directory: Path) -> Iterator[dict[str, Any]]:
         accelerator=Accelerator(kind=AcceleratorKind.TCG, speed=1800.0, why="requested"),
         instance=Instance(type=instance_types.find("ecs.g7.large")), memory=64, image_format=DiskFormat.RAW,
     )  # fmt: skip
-    storage.create_overlay(directory / "overlay.qcow2", image_size=1 << 20)
-    allowed = confinement()
-    allowed.admit(directory)
-    yield {"hardware": hardware, "image": examine(raw_image(directory / "disk.raw", "up\n")),
-           "overlay": directory / "overlay.qcow2", "directory": directory, "transcript": directory / "transcript.txt",
-           "confinement": allowed}  # fmt: skip
+    disks = storage.HeldDisks(directory / "overlay.qcow2", directory / "data.raw", image_size=1 << 20, data_disk=0)
+    with confined() as confinement, contextlib.closing(disks):
+        yield {"hardware": hardware, "image": examine(raw_image(directory / "disk.raw", "up\n")), "disks": disks,
+               "directory": directory, "transcript": directory / "transcript.txt",
+               "confinement": confinement}  # fmt: skip
 
 
 def resources() -> tuple[int, int]:
@@ -174,13 +173,13 @@ def test_a_start_that_fails_leaves_nothing_behind(
             case "command":
                 monkeypatch.setattr(command_line, "command", fail)
             case "descriptors":
-                arguments["data"] = tmp_path / "no-such-disk"
+                monkeypatch.setattr(arguments["disks"].overlay, "open", fail)
             case "process":
                 monkeypatch.setattr(boots, "QemuProcess", fail)
             case "monitor":
                 monkeypatch.setattr(boots, "Monitor", fail)
             case _:
-                arguments["confinement"] = SimpleNamespace(wrap=lambda command: ["/no/such/program"])
+                arguments["confinement"] = SimpleNamespace(wrap=lambda command, **options: ["/no/such/program"])
         with pytest.raises((OSError, LaunchError)):
             Boot(**arguments)
         assert resources() == before

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from lifsea_testbed.disk.qcow2 import Qcow2
+from lifsea_testbed.disk.image import DiskFormat, Image
 from lifsea_testbed.disk.source import RawFile
 from lifsea_testbed.errors import TestbedError
-from lifsea_testbed.powercut import recording
+from lifsea_testbed.powercut.recorded_disk import RecordedDisk
 from lifsea_testbed.powercut.write_log import WriteLog
 from tests.qemu.test_command_line import INSTANCE, command
 
@@ -27,6 +28,10 @@ def base(tmp_path: Path) -> Path:
     path = tmp_path / "base.raw"
     path.write_bytes(random.Random(1).randbytes(SIZE))
     return path
+
+
+def image_of(path: Path) -> Image:
+    return Image(path=path, format=DiskFormat.RAW, virtual_size=SIZE, file_size=SIZE, stamp=(0, 0, 0))
 
 
 def recorded(base: Path, *requests: str) -> tuple[Path, Path]:
@@ -47,9 +52,10 @@ def recorded(base: Path, *requests: str) -> tuple[Path, Path]:
 
 def test_a_real_log_replays_to_the_disk(base: Path) -> None:
     log, overlay = recorded(base, *REQUESTS)
-    with RawFile(base) as below, RawFile(log) as file, RawFile(overlay) as top:
+    with contextlib.closing(RecordedDisk(image_of(base), (), log, overlay)) as disk, RawFile(log) as file:
         read = WriteLog(file, disk_size=SIZE)
-        recording.check(read, below, Qcow2(top, below))
+        disk.check_replay()
+        assert disk.size == SIZE and disk.read_at(4097, 6 << 20) == base.read_bytes()[4097:(6 << 20) + 4097]
         assert sum(entry.is_write for entry in read.entries) == 7
         assert sum(entry.is_flush for entry in read.entries) >= 2
 
@@ -57,9 +63,9 @@ def test_a_real_log_replays_to_the_disk(base: Path) -> None:
 def test_a_disk_changed_without_the_log_is_noticed(base: Path) -> None:
     log, overlay = recorded(base, *REQUESTS)
     subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -P 9 7M 4k", overlay], check=True, capture_output=True)
-    with RawFile(base) as below, RawFile(log) as file, RawFile(overlay) as top, \
-            pytest.raises(TestbedError, match="the replay of the log differs"):  # fmt: skip
-        recording.check(WriteLog(file, disk_size=SIZE), below, Qcow2(top, below))
+    with contextlib.closing(RecordedDisk(image_of(base), (), log, overlay)) as disk, \
+            pytest.raises(TestbedError, match=f"the replay of the log differs .* at byte {7 << 20}"):  # fmt: skip
+        disk.check_replay()
 
 
 def test_layers_and_log_are_on_the_command_line() -> None:

@@ -45,10 +45,23 @@ FACTS = RecordingFacts(subject="upgrade", image="a", next_image="b", profile="re
                        announced=6, disk_size=len(BASE), qemu="10.0.2")  # fmt: skip
 
 
+class NoFileSystem:
+    """Disks without a file system."""
+
+    def never_used(self, state: CrashState) -> set[int]:
+        return set()
+
+    def overwritten_unseen(self, state: CrashState) -> set[int]:
+        return set()
+
+    def listing(self, state: CrashState) -> str:
+        return "nothing of ostree"
+
+
 @pytest.fixture
 def timeline() -> Timeline:
     log = read(logged(MADE))
-    return Timeline(facts=FACTS, log=log, contents=DiskContents(log, Bytes(BASE)),
+    return Timeline(facts=FACTS, log=log, disk=NoFileSystem(), contents=DiskContents(log, Bytes(BASE)),
                     states=CrashStates(log.entries, start=FACTS.started))  # fmt: skip
 
 

@@ -291,5 +291,5 @@ def test_an_overlay_names_no_backing_file(tmp_path: Path) -> None:
 
 
 def test_an_overlay_that_cannot_be_made_is_the_hosts_fault(tmp_path: Path) -> None:
-    with pytest.raises(HostError, match=r"could not create the overlay .*No such file"):
+    with pytest.raises(HostError, match=r"overlay .* cannot be created: No such file"):
         storage.create_overlay(tmp_path / "none" / "overlay.qcow2", image_size=1)

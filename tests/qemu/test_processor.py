@@ -69,7 +69,8 @@ def test_the_hosts_own_processor_is_the_last_resort(answer: str, found: list[str
         fake.write_text(f"#!/bin/sh\ncat >/dev/null\necho '{answer}'\n")
         fake.chmod(0o755)
         private.path.chmod(0o755)
-        candidates = processor.candidates(Emulator(binary=str(fake), version="10.0.2"), confine(AcceleratorKind.TCG))
+        with confine(AcceleratorKind.TCG) as confinement:
+            candidates = processor.candidates(Emulator(binary=str(fake), version="10.0.2"), confinement)
     assert candidates == (*found, *processor.HOSTS_OWN)
 
 
@@ -85,7 +86,8 @@ def test_a_qemu_that_does_not_answer_is_no_reason_to_wait(monkeypatch: pytest.Mo
 def test_this_hosts_kvm_runs_code_on_the_processor_that_is_chosen() -> None:
     speed = accelerator.measure_kvm(emulator.find(), least=1e9, within=15.0)
     assert speed.rate > 0.0, speed.last_line
-    assert speed.cpu_model in processor.candidates(emulator.find(), confine(AcceleratorKind.KVM))
+    with confine(AcceleratorKind.KVM) as confinement:
+        assert speed.cpu_model in processor.candidates(emulator.find(), confinement)
 
 
 @needs_kvm
@@ -111,6 +113,7 @@ def test_without_the_device_there_is_no_kvm(monkeypatch: pytest.MonkeyPatch) -> 
 @needs_kvm
 @pytest.mark.boots
 def test_qemu_lists_its_models_under_kvm() -> None:
-    listed = processor.definitions(emulator.find(), confine(AcceleratorKind.KVM))
+    with confine(AcceleratorKind.KVM) as confinement:
+        listed = processor.definitions(emulator.find(), confinement)
     assert {"host", "Icelake-Server-v1"} <= {definition["name"] for definition in listed}
     assert all("unavailable-features" in definition for definition in listed)

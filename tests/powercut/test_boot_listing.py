@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from lifsea_testbed.disk.source import RawFile
+from lifsea_testbed.powercut.boot_listing import listing
 from lifsea_testbed.powercut.disk_contents import CrashDisk
-from lifsea_testbed.powercut.report import listing
 from tests.support.disks import disk, fill
 
 ROOT = {"ostree/boot.1": "-> boot.1.1", "ostree/boot.1.1/os/0/readme": "x"}

@@ -11,8 +11,8 @@ import pytest
 from lifsea_testbed.disk.ext4 import Ext4
 from lifsea_testbed.disk.filesystem import Tree, root_of
 from lifsea_testbed.disk.source import RawFile
-from lifsea_testbed.powercut import inference
-from lifsea_testbed.powercut.inference import may_hold_signature, never_used, overwritten_unseen
+from lifsea_testbed.powercut import unused_sectors
+from lifsea_testbed.powercut.unused_sectors import may_hold_signature, never_used, overwritten_unseen
 from lifsea_testbed.powercut.write_log import SECTOR
 from tests.support import disks
 
@@ -84,7 +84,7 @@ def replaying(tmp_path: Path) -> Path:
 
 def test_inodes_that_a_recovery_overwrites_make_no_difference(
         replaying: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inference, "may_hold_signature", lambda sector, end: False)
+    monkeypatch.setattr(unused_sectors, "may_hold_signature", lambda sector, end: False)
     with RawFile(replaying) as source:
         unseen = overwritten_unseen(source)
     assert len(unseen) == 2
