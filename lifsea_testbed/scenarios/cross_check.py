@@ -102,15 +102,15 @@ def copy_overlay(machine: Machine, target: Path) -> None:
         HostError: the copy could not be written, or the overlay is no regular file any more.
     """
     if machine.boot.liveness.ended:
-        _copy(machine.disks[-1], target)
+        copy_file(machine.disks[-1], target)
         return
     machine.run("sync", check=False)
-    with _standing_still(machine):
-        _copy(machine.disks[-1], target)
+    with standing_still(machine):
+        copy_file(machine.disks[-1], target)
 
 
 @contextlib.contextmanager
-def _standing_still(machine: Machine) -> Iterator[None]:
+def standing_still(machine: Machine) -> Iterator[None]:
     """Stops the machine between two instructions; QEMU then has written all that it had cached (QMP, stop)."""
     machine.boot.execute("stop")
     try:
@@ -119,8 +119,12 @@ def _standing_still(machine: Machine) -> Iterator[None]:
         machine.boot.execute("cont")
 
 
-def _copy(source: Path, target: Path) -> None:
-    """Copies a regular file with its holes; a symbolic link is not followed."""
+def copy_file(source: Path, target: Path) -> None:
+    """Copies a regular file with its holes; a symbolic link is not followed.
+
+    Raises:
+        HostError: it is another kind of file, or cannot be read, or the copy cannot be written.
+    """
     try:
         descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb", buffering=0) as file, target.open("xb", buffering=0) as copy:
