@@ -205,7 +205,7 @@ def _file_systems() -> list[bytes]:
     """A small ext4 with links, attributes and a journal that has something newer."""
     with tempfile.TemporaryDirectory() as place:
         root = fill(Path(place, "root"), {"etc/os-release": "ID=x\n", "f": "old", "l": "-> etc/os-release", "d/x": "",
-                                          "large": bytes(range(256)) * 200, "up": "-> ../../f"})  # fmt: skip
+                                          "large": bytes(range(256)) * 20, "up": "-> ../../f"})  # fmt: skip
         for name in range(40):
             (root / "d" / ("n" * 60 + str(name))).write_text("x")
         disk = made.file_system(Path(place, "fs"), root, "-b", "1024", size=8)
