@@ -117,7 +117,7 @@ def test_the_process_at_a_port_is_found(shell: str) -> None:
 @pytest.mark.parametrize("shell", SHELLS)
 def test_a_process_with_another_root_is_found_and_no_thread_of_the_kernel(shell: str, tmp_path: Path) -> None:
     waits = "import os, sys; os.chroot(sys.argv[1]); print(flush=True); sys.stdin.read()"
-    command = [sys.executable, "-c", waits, tmp_path]
+    command = [sys.executable, "-c", waits, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as one:
         assert one.stdout is not None and one.stdout.readline() == b"\n"
         found = run(shell, operations._CONTAINED).splitlines()
