@@ -30,7 +30,10 @@ import enum
 from pathlib import Path
 
 from lifsea_testbed.support.redact import redact
-from lifsea_testbed.support.sanitize import printable
+from lifsea_testbed.support.sanitize import printable, shortened
+
+#: The longest part of an error (bytes), which loses its middle, and how much of a text is read for it (characters).
+_LONGEST, _LONGEST_TEXT = 64 << 10, 1 << 20
 
 
 class Blame(enum.StrEnum):
@@ -59,7 +62,8 @@ class Explained(Exception):
 
     def _shown(self, text: str) -> str:
         """A text that may come from a guest, printable; the user's own ("token: required") has no secrets."""
-        return printable(text) if self.blame is Blame.CALLER else redact(printable(text))
+        text = printable(text[:_LONGEST_TEXT])
+        return shortened(text if self.blame is Blame.CALLER else redact(text), _LONGEST)
 
     @property
     def one_line(self) -> str:

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from lifsea_testbed import KEPT_IN_ETC, KEPT_IN_VAR, MACHINE_ID, Machine, Measure, RolledBack, Twins, Upgraded, claim
+from lifsea_testbed import (
+    KEPT_IN_ETC,
+    KEPT_IN_VAR,
+    MACHINE_ID,
+    CrossCheck,
+    Machine,
+    Measure,
+    RolledBack,
+    Twins,
+    Upgraded,
+    claim,
+)
 
 
 @claim("image-whole")
@@ -15,9 +26,9 @@ def test_the_running_system_is_the_deployed_commit(machine: Machine) -> None:
 
 
 @claim("image-whole")
-def test_usr_is_the_commits_byte_for_byte(machine: Machine) -> None:
+def test_usr_is_the_commits_byte_for_byte(machine: Machine, cross_check: CrossCheck) -> None:
     """Below /usr no file was added, none is missing, and none differs in a byte or a bit of its mode."""
-    assert machine.guest.deployments.changed_files() == []
+    assert cross_check(machine).deployments.changed_files() == []
 
 
 @claim("image-whole")

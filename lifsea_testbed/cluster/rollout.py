@@ -32,6 +32,8 @@ from lifsea_testbed.upgrade.tools import NO_EXTRA_TOOLS, MakeUpgradeTool, Upgrad
 _DRAINING = 120.0
 #: The interval of the watch, and so the resolution of its times (seconds).
 _EVERY = 0.25
+#: How long the watch may take to end (seconds): a request to the API server that does not answer ends by itself.
+_STOPPING = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +171,7 @@ class NodeWatch:
     def __exit__(self, *_: object) -> None:
         """Stops the polling thread."""
         self._ended.set()
-        self._thread.join()
+        self._thread.join(_STOPPING)
 
     def has_seen(self, name: str) -> bool:
         """Returns whether that node was ever Ready."""

@@ -31,6 +31,8 @@ _REPEAT_EVERY = 1.0
 _SLOWEST = 11_520
 #: Bytes in one piece of an answer: so few that a kernel that prints without pause lets them through, to a whole frame.
 _SMALLEST, _FIRST, _LARGEST = 48, 6_000, 96_000
+#: The frames that wait to be read (each of at most 1 MiB): an answer is one, or few. More of a guest are dropped.
+_MOST_WAITING = 64
 #: A terminal in canonical mode accepts lines of 4095 bytes (termios(3)); the rest is for the words before the text.
 _LONGEST_TEXT = 3_400
 
@@ -90,7 +92,7 @@ class SerialChannel:
     def on_frame(self, frame: Frame) -> bool:
         """Handles a frame received on the line; returns whether it answers the current request."""
         is_ours = frame.nonce == self._nonce
-        if is_ours:
+        if is_ours and self._arrived.qsize() < _MOST_WAITING:
             self._arrived.put(frame)
         return is_ours
 

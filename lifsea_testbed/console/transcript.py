@@ -314,7 +314,8 @@ class Transcript:
             self._judge(line)
             if self._written < _LARGEST_FILE:
                 self._written += len(str(line)) + 1
-                write(f"{line}\n")
+                cut = f"... cut at {_LARGEST_FILE >> 20} MiB ...\n" if self._written >= _LARGEST_FILE else ""
+                write(f"{line}\n{cut}")
 
     def _judge_prompt(self) -> None:
         line = self._reader.unfinished_since

@@ -45,10 +45,12 @@ _KEPT = 16 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Inode:
-    """A file of any kind: `mode` as in stat(2), `size` in bytes, `flags` and `block` as on disk (i_flags, i_block)."""
+    """A file of any kind: `mode` and owner as in stat(2), `size` in bytes, `flags`, `block` as on disk (i_flags, …)."""
 
     number: int
     mode: int
+    user: int
+    group: int
     size: int
     flags: int
     block: bytes
@@ -99,8 +101,9 @@ class Ext4:
             raise _damaged(f"refers to inode {number} of {self.layout.inodes}")
         table, place = self._inode_place(number)
         raw = self._bytes(table * self.layout.block_size + place, 128)
-        mode, low, flags, block, high = struct.unpack_from("<H2xI24xI4x60s8xI", raw)
-        return Inode(number=number, mode=mode, size=high << 32 | low, flags=flags, block=block)
+        mode, user, low, group, flags, block, high = struct.unpack_from("<2HI16xH6xI4x60s8xI", raw)
+        return Inode(number=number, mode=mode, user=_at("<H", raw, 0x78)[0] << 16 | user,
+                     group=_at("<H", raw, 0x7A)[0] << 16 | group, size=high << 32 | low, flags=flags, block=block)
 
     def read(self, inode: Inode, limit: int = LARGEST_FILE) -> bytes:
         """Returns the whole content of a file; holes are zeros.
@@ -156,11 +159,25 @@ class Ext4:
 
     def attributes(self, inode: Inode) -> list[str]:
         """Returns the names of a file's extended attributes, sorted, of the two places where ext4 keeps them."""
+        return sorted(name for name, _ in self._attributes(inode))
+
+    def attribute_values(self, inode: Inode) -> dict[str, bytes]:
+        """Returns the values of a file's extended attributes by their names, sorted.
+
+        Raises:
+            NotJudged: a value lies in an inode of its own.
+        """
+        found = dict(sorted(self._attributes(inode)))
+        if None in found.values():
+            raise NotJudged("an attribute in an inode of its own is not read offline", Reason.IMAGE)
+        return {name: value for name, value in found.items() if value is not None}
+
+    def _attributes(self, inode: Inode) -> list[tuple[str, bytes | None]]:
         table, place = self._inode_place(inode.number)
         raw = self._bytes(table * self.layout.block_size + place, self.layout.inode_size)
-        names = _attributes(raw[128 + _at("<H", raw, 128)[0]:], 4) if len(raw) > 128 else []
+        found = _attributes(raw[128 + _at("<H", raw, 128)[0]:], 4, 4) if len(raw) > 128 else []
         number = _at("<H", raw, 0x76)[0] << 32 | _at("<I", raw, 0x68)[0]
-        return sorted(names + (_attributes(self._block(number), 32) if number else []))
+        return found + (_attributes(self._block(number), 32, 0) if number else [])
 
     # Below are blocks.
 
@@ -347,16 +364,21 @@ def _entries(block: bytes) -> Iterator[tuple[str, int]]:
         place += length
 
 
-def _attributes(area: bytes, first: int) -> list[str]:
-    """Reads the names of an area of attributes (fs/ext4/xattr.h): a magic number, then entries up to one of zeros."""
-    names: list[str] = []
+def _attributes(area: bytes, first: int, base: int) -> list[tuple[str, bytes | None]]:
+    """Reads an area of attributes (fs/ext4/xattr.h): a magic number, then entries up to one of zeros.
+
+    Values lie at offsets from `base`; one that lies in an inode of its own is None.
+    """
+    found: list[tuple[str, bytes | None]] = []
     if area[:4] != _ATTRIBUTES:
-        return names
+        return found
     while first + 16 <= len(area) and area[first:first + 4] != bytes(4):
         length, kind = area[first], area[first + 1]
-        names.append(_PREFIXES.get(kind, f"{kind}:") + area[first + 16:first + 16 + length].decode("utf-8", "replace"))
+        name = _PREFIXES.get(kind, f"{kind}:") + area[first + 16:first + 16 + length].decode("utf-8", "replace")
+        offset, elsewhere, size = struct.unpack_from("<HII", area, first + 2)
+        found.append((name, None if elsewhere else area[base + offset:base + offset + size]))
         first += 16 + (length + 3 & ~3)
-    return names
+    return found
 
 
 def _name(raw: bytes) -> str:

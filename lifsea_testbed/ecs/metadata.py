@@ -19,8 +19,8 @@ TTL_HEADER = "x-aliyun-ecs-metadata-token-ttl-seconds"
 _LONGEST_TTL = 21600
 #: The tokens that are kept, and the requests that are answered and recorded: a guest cannot fill the host's memory.
 _MOST_TOKENS, _MOST_REQUESTS = 256, 20_000
-#: How much of a path is recorded (characters).
-_LONGEST_PATH = 1000
+#: The longest path that is answered, and how much of one is recorded (characters).
+LONGEST_PATH, _RECORDED = 2048, 1000
 _VERSIONS = ("latest", "2016-01-01")
 _META_DATA = "meta-data/"
 
@@ -62,7 +62,7 @@ class Metadata:
     in a slash lists the names below it. `clock` returns seconds. It may be called from several threads.
 
     At most 256 tokens are kept, the oldest is forgotten first; after 20 000 requests each further one is 429 and is not
-    recorded.
+    recorded. A path of more than 2048 characters is 414.
     """
 
     def __init__(self, instance: Instance, *, user_data: bytes, token_required: bool = False,
@@ -85,6 +85,11 @@ class Metadata:
         with self._lock:
             return {token: end - now for token, end in self._tokens.items()}
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether requests are missing on record, because there were more than are recorded."""
+        return len(self.requests) >= _MOST_REQUESTS
+
     def append_user_data(self, user_data: bytes) -> None:
         """Appends a script to the user-data."""
         self._texts["user-data"] = self._texts.get("user-data", b"#!/bin/sh\n") + user_data
@@ -100,13 +105,16 @@ class Metadata:
         """Returns the response to a request and records the request with its status."""
         if len(self.requests) >= _MOST_REQUESTS:
             return Response(status=429)
-        response = self._put_token(request) if request.method == "PUT" else self._get(request)
+        if len(request.path) > LONGEST_PATH:
+            response = Response(status=414)
+        else:
+            response = self._put_token(request) if request.method == "PUT" else self._get(request)
         self.record(request, response.status)
         return response
 
     def record(self, request: Request, status: int) -> None:
         """Records a request with the status of its answer, up to the bound."""
-        recorded = MetadataRequest(at=self._clock(), method=request.method, path=request.path[:_LONGEST_PATH],
+        recorded = MetadataRequest(at=self._clock(), method=request.method, path=request.path[:_RECORDED],
                                    status=status, with_token=TOKEN_HEADER in request.headers)  # fmt: skip
         with self._lock:
             if len(self.requests) < _MOST_REQUESTS:

@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lifsea_testbed.ecs.metadata import Metadata, Request, Response
+from lifsea_testbed.ecs.metadata import LONGEST_PATH, Metadata, Request, Response
 
 #: The status on record of a request whose connection was closed without an answer.
 NO_ANSWER = 0
+#: The paths that fail at first, each of at most LONGEST_PATH characters: a guest cannot fill the host's memory.
+_MOST_PATHS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +20,8 @@ class MetadataFaults:
     """The faults of a metadata service at a first boot.
 
     For `silent` seconds from the guest's first request on, connections are closed without an answer. After that each
-    path answers 503 to its first `errors` requests, and each answer takes `delay` seconds. With `token_required` a
-    request without a token is 403 (HttpTokens of an instance).
+    path, of the first thousand, answers 503 to its first `errors` requests, and each answer takes `delay` seconds. With
+    `token_required` a request without a token is 403 (HttpTokens of an instance).
     """
 
     silent: float = 0.0
@@ -54,7 +56,7 @@ class FaultyMetadata:
             self._metadata.record(request, NO_ANSWER)
             raise ConnectionAbortedError
         self._pause(self._faults.delay)
-        if self._fails(request.path):
+        if len(request.path) <= LONGEST_PATH and self._fails(request.path):
             self._metadata.record(request, 503)
             return Response(status=503)
         return self._metadata.answer(request)
@@ -66,5 +68,7 @@ class FaultyMetadata:
 
     def _fails(self, path: str) -> bool:
         with self._lock:
-            number = self._failed[path] = self._failed.get(path, 0) + 1
+            known = path in self._failed or len(self._failed) < _MOST_PATHS
+            number = self._failed.get(path, 0) + 1 if known else self._faults.errors + 1
+            self._failed |= {path: number} if known else {}
         return number <= self._faults.errors

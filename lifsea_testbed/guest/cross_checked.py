@@ -17,6 +17,7 @@ from lifsea_testbed.guest.accounts import Accounts
 from lifsea_testbed.guest.files import Files
 from lifsea_testbed.guest.guest import Guest
 from lifsea_testbed.guest.kernel import Kernel
+from lifsea_testbed.guest.ostree import Deployments
 from lifsea_testbed.guest.packages import Packages
 from lifsea_testbed.guest.system import System
 from lifsea_testbed.guest.units import Units
@@ -44,6 +45,7 @@ class Agreement(enum.Enum):
 #: The questions that are asked of both.
 QUESTIONS = {
     "accounts.with_password": Agreement.DISK_IN_GUEST, "accounts.without_password": Agreement.DISK_IN_GUEST,
+    "deployments.changed_files": Agreement.DISK_IN_GUEST,
     "files.executables_holding": Agreement.DISK_IN_GUEST, "files.executables_named": Agreement.DISK_IN_GUEST,
     "files.holding": Agreement.DISK_IN_GUEST, "files.link_target": Agreement.SAME,
     "files.matching": Agreement.DISK_IN_GUEST, "files.programs_holding": Agreement.DISK_IN_GUEST,
@@ -88,6 +90,11 @@ class CrossCheckedGuest:
     def accounts(self) -> Accounts:
         """The accounts."""
         return cast(Accounts, self._compared("accounts"))
+
+    @property
+    def deployments(self) -> Deployments:
+        """The ostree deployments."""
+        return cast(Deployments, self._compared("deployments"))
 
     @property
     def kernel(self) -> Kernel:

@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 from lifsea_testbed.disk.filesystem import Tree, TreeEntry
 from lifsea_testbed.disk.os_root import BootEntry, parse_entry
 from lifsea_testbed.errors import DiskDamaged, NotJudged, Reason
-from lifsea_testbed.guest import accounts, formats, initramfs, packages, pam, rpm, system, units
+from lifsea_testbed.guest import accounts, formats, initramfs, ostree_objects, packages, pam, rpm, system, units
 from lifsea_testbed.guest.answers import readable
 from lifsea_testbed.guest.files import SMALL
 from lifsea_testbed.guest.open_disk import ListedFile, OpenDisk, SearchBudget
@@ -169,6 +169,12 @@ def setuid(disk: OpenDisk) -> list[str]:
 def link_target(disk: OpenDisk, path: str) -> str:
     """Returns the path that this one leads to when every link is followed; the last part need not exist."""
     return str(disk.tree.real_path(path))
+
+
+@question("its ostree repository")
+def changed_files(disk: OpenDisk) -> list[str]:
+    """Returns the files below /usr that are not those of the deployed commit, as `ostree diff` names them."""
+    return ostree_objects.changed_files(disk.tree)
 
 
 # Packages, units, accounts

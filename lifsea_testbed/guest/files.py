@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from lifsea_testbed.errors import AnswerUnreadable, ChannelError, CommandFailed, NotJudged, Reason
-from lifsea_testbed.guest import capabilities, formats
+from lifsea_testbed.guest import archives, capabilities, formats
 from lifsea_testbed.guest.answers import readable, unreadable
 from lifsea_testbed.support.digest import TOOLS, parse_digest, same
 from lifsea_testbed.support.protocols import Shell
@@ -113,7 +113,7 @@ class Files:
             AnswerUnreadable: it does not end within 16 GiB.
         """
         with into.open("w+b") as file:
-            self._fetch(path, file)
+            self._fetch(path, file, largest=_LARGEST_FILE)
 
     def put_tree(self, directory: Path, path: str) -> None:
         """Copies the contents of a directory of the host into one of the guest, which is created if needed."""
@@ -129,17 +129,17 @@ class Files:
 
         Raises:
             ChannelError: the digests of the two ends differ.
-            AnswerUnreadable: the archive that the guest made is damaged, or holds device nodes or paths out of the
-                directory (tarfile's filter `data` refuses them).
+            AnswerUnreadable: the archive that the guest made is damaged, larger than `archives.unpack` takes, or holds
+                device nodes or paths out of the directory.
+            HostError: the host cannot write the files.
         """
         with tempfile.TemporaryFile() as file, self._temporary() as remote:
             packed = self._shell.run(f"tar -C {shlex.quote(path)} -cf {remote} .", within=_A_PIECE)
-            self._fetch(remote, file)
+            self._fetch(remote, file, largest=archives.LARGEST)
             into.mkdir(parents=True, exist_ok=True)
             try:
-                with tarfile.open(fileobj=file) as archive:
-                    archive.extractall(into, filter="data")
-            except tarfile.TarError as error:
+                archives.unpack(file, into)
+            except archives.UnreadableArchive as error:
                 raise unreadable(packed, why=f"the archive of {path} cannot be unpacked: {error}") from error
 
     # All files
@@ -280,16 +280,16 @@ class Files:
             self._shell.run(f"cat >>{shlex.quote(path)}", input=piece, within=_A_PIECE)
         self._compare(path, file)
 
-    def _fetch(self, path: str, file: IO[bytes]) -> None:
+    def _fetch(self, path: str, file: IO[bytes], *, largest: int) -> None:
         self._shell.run(f"[ -r {shlex.quote(path)} ]")
-        for number in range(_LARGEST_FILE // PIECE):
+        for number in range(largest // PIECE):
             script = f"dd if={shlex.quote(path)} bs={PIECE} skip={number} count=1"
             piece = self._shell.run(script, within=_A_PIECE).output
             file.write(piece)
             if len(piece) < PIECE:
                 self._compare(path, file)
                 return
-        raise AnswerUnreadable(f"{path}: the guest's file does not end within {_LARGEST_FILE >> 30} GiB",
+        raise AnswerUnreadable(f"{path}: the guest's file does not end within {largest >> 30} GiB",
                                hint="a device, or a file that something writes without pause")  # fmt: skip
 
     def _compare(self, path: str, file: IO[bytes]) -> None:

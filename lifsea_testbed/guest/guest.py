@@ -18,6 +18,7 @@ from lifsea_testbed.guest.kubelet import Kubelet
 from lifsea_testbed.guest.network import GuestNetwork
 from lifsea_testbed.guest.offline import (
     OfflineAccounts,
+    OfflineDeployments,
     OfflineFiles,
     OfflineKernel,
     OfflinePackages,
@@ -96,7 +97,7 @@ class Guest:
     @property
     def deployments(self) -> Deployments:
         """The ostree deployments."""
-        return Deployments(self._shell)
+        return OfflineDeployments(self._shell, self._offline) if self._offline else Deployments(self._shell)
 
     # The running system
 

@@ -12,7 +12,7 @@ from typing import ParamSpec, TypeVar
 from lifsea_testbed.disk import layers
 from lifsea_testbed.disk.image import Image
 from lifsea_testbed.errors import NotJudged, Reason
-from lifsea_testbed.guest import accounts, disk_questions, files, kernel, packages, system, units
+from lifsea_testbed.guest import accounts, disk_questions, files, kernel, ostree, packages, system, units
 from lifsea_testbed.guest.disk_questions import FileSize, KernelEntry
 from lifsea_testbed.profiles.recognition import ReleaseFacts
 from lifsea_testbed.support.protocols import Shell
@@ -143,6 +143,18 @@ class OfflinePackages(packages.Packages):
             NotJudged: the image carries no database that can be read.
         """
         return self._offline().ask(disk_questions.installed, list(self._databases))
+
+
+class OfflineDeployments(ostree.Deployments):
+    """The deployed files compared with their commit, read from the disk; everything else needs a shell."""
+
+    def __init__(self, shell: Shell, offline: Callable[[], OfflineTree]) -> None:
+        super().__init__(shell)
+        self._offline = offline
+
+    def changed_files(self) -> list[str]:
+        """Returns the files below /usr that differ from those of the commit that boots next, by its own checksums."""
+        return self._offline().ask(disk_questions.changed_files)
 
 
 class OfflineUnits(units.Units):

@@ -69,7 +69,6 @@ class Boot:
                  counter: Counter | None = None,
                  access_methods: Mapping[str, ConsoleAccess] | None = None) -> None:
         self.liveness = Liveness()
-        self.events: list[Event] = []
         self._reactions: dict[str, Callable[[Event], None]] = {
             EventName.GUEST_PANICKED: lambda event: self._guest_ended("the guest's kernel panicked"),
             EventName.WATCHDOG: lambda event: self._guest_ended("the guest's watchdog expired"),
@@ -336,7 +335,6 @@ class Boot:
         self.liveness.end(process.exit_error)
 
     def _on_event(self, event: Event) -> None:
-        self.events.append(event)
         if react := self._reactions.get(event.name):
             react(event)
 

@@ -28,6 +28,10 @@ _LARGEST = 4096 + 65536
 _SMALLEST = 14
 #: The number of frames queued for one port, and in flight on all links; further ones are lost, as in a real switch.
 _QUEUE = 4096
+#: The bytes that are queued for one port, and in flight on all links: frames of 64 KiB fill it before the queue.
+_QUEUED = 16 << 20
+#: How long the thread of a switch, or of a time server, may take to end (seconds): it never waits for a guest.
+STOPPING = 10.0
 _CHUNK = 1 << 18
 #: The size of the address table, which is cleared when a guest invents more senders.
 _ADDRESSES = 4096
@@ -110,6 +114,7 @@ class Switch:
         self._streams: dict[int, FrameStream] = {}
         self._ports: dict[bytes, int] = {}
         self._in_flight: list[tuple[float, int, int, int, bytes]] = []
+        self._bytes_in_flight = 0
         self._order = itertools.count()
         self._plugged: queue.SimpleQueue[tuple[int, socket.socket] | None] = queue.SimpleQueue()
         self._selector = selectors.DefaultSelector()
@@ -125,7 +130,7 @@ class Switch:
     def __exit__(self, *_: object) -> None:
         """Stops the thread and closes every port."""
         self._post(None)
-        self._thread.join()
+        self._thread.join(STOPPING)
         for stream in self._streams.values():
             stream.connection.close()
         self._selector.close()
@@ -201,9 +206,10 @@ class Switch:
         delay = link.admit(upward=port < other)
         if delay is None:
             return
-        if len(self._in_flight) >= _QUEUE:
+        if len(self._in_flight) >= _QUEUE or self._bytes_in_flight >= _QUEUED:
             link.overrun()
             return
+        self._bytes_in_flight += len(frame)
         heapq.heappush(self._in_flight, (time.monotonic() + delay, next(self._order), port, other, frame))
 
     def _until_next(self) -> float | None:
@@ -212,6 +218,7 @@ class Switch:
     def _deliver(self) -> None:
         while self._in_flight and self._in_flight[0][0] <= time.monotonic():
             _, _, port, other, frame = heapq.heappop(self._in_flight)
+            self._bytes_in_flight -= len(frame)
             link, stream = self.link(port, other), self._streams.get(other)
             if stream is None:
                 continue
@@ -240,6 +247,7 @@ class FrameStream:
         self.connection = connection
         self._unread = bytearray()
         self._unsent: collections.deque[memoryview] = collections.deque()
+        self._bytes_unsent = 0
 
     @property
     def is_waiting(self) -> bool:
@@ -249,7 +257,7 @@ class FrameStream:
     @property
     def has_room(self) -> bool:
         """Whether the queue has room for one more frame."""
-        return len(self._unsent) < _QUEUE
+        return len(self._unsent) < _QUEUE and self._bytes_unsent < _QUEUED
 
     def receive(self) -> Iterator[bytes]:
         """Yields the frames that have arrived.
@@ -276,12 +284,14 @@ class FrameStream:
     def send(self, frame: bytes) -> None:
         """Queues a frame; `flush` sends it."""
         self._unsent.append(memoryview(_LENGTH.pack(len(frame)) + frame))
+        self._bytes_unsent += _LENGTH.size + len(frame)
 
     def flush(self) -> None:
         """Sends as much as the peer accepts."""
         with contextlib.suppress(BlockingIOError):
             while self._unsent:
                 sent = self.connection.send(self._unsent[0])
+                self._bytes_unsent -= sent
                 self._unsent[0] = self._unsent[0][sent:]
                 if not self._unsent[0]:
                     self._unsent.popleft()

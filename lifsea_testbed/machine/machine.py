@@ -315,7 +315,7 @@ class Machine:
         start = self.boots[0].power_on if self.boots else 0.0
         requests = "".join(f"[{request.at - start:9.3f}] {request.method} {request.path} {request.status}"
                            f"{' token' if request.with_token else ''}\n" for request in self.requests)  # fmt: skip
-        self._records.write("metadata-requests.txt", requests)
+        self._records.write("metadata-requests.txt", requests + self.network.bounds_reached())
 
     def collect_postmortem(self) -> None:
         """Records everything that can still be collected of a machine that failed; a dead one is powered off first.

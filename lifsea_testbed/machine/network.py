@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from lifsea_testbed.ecs.http_server import HttpService, MetadataService, Responder, SocketService
+from lifsea_testbed.ecs.http_server import MOST_CONNECTIONS, HttpService, MetadataService, Responder, SocketService
 from lifsea_testbed.ecs.instance import MIRROR_ADDRESS, PRIVATE_ADDRESS, NetworkInterface
 from lifsea_testbed.ecs.metadata import Metadata
 from lifsea_testbed.ecs.metadata_faults import NO_FAULTS, MetadataFaults
@@ -43,7 +43,8 @@ class MachineNetwork:
         self._boot: Boot | None = None
         self._services = contextlib.ExitStack()
         self._time = self._services.enter_context(TimeServer()) if serves_time else None
-        self._admit(MetadataService(metadata, directory / command_line.METADATA_SOCKET, faults))
+        self._metadata = MetadataService(metadata, directory / command_line.METADATA_SOCKET, faults)
+        self._admit(self._metadata)
 
     def connect(self, boot: Boot) -> None:
         """Restores the port forwards of a machine that was just powered on, and its time servers."""
@@ -88,6 +89,12 @@ class MachineNetwork:
         if isolation().has_network:
             self._services.enter_context(PortForward((address, port), lambda: self._connection(address, port)))
         return address, port
+
+    def bounds_reached(self) -> str:
+        """Returns a line for each bound of the metadata service that the guest reached; nothing if it reached none."""
+        lost = f"{self._metadata.refused} connections were refused: more than {MOST_CONNECTIONS} at one time\n"
+        cut = "further requests are not recorded, and were answered with 429\n"
+        return (lost if self._metadata.refused else "") + (cut if self._metadata.metadata.is_cut else "")
 
     def close(self) -> None:
         """Stops every server."""

@@ -16,10 +16,11 @@ from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.lines import split_lines
 from lifsea_testbed.support.programs import run_tool
 from lifsea_testbed.support.redact import Redactor
-from lifsea_testbed.support.sanitize import printable
+from lifsea_testbed.support.sanitize import printable, shortened
 
-#: The largest record that grows with what a guest does (bytes).
-_LARGEST_RECORD = 4 << 20
+#: The largest record that grows with what a guest does (bytes), and how much of a text is read for one (characters): a
+#: longer one loses its end before its secrets are searched, and then its middle.
+_LARGEST_RECORD, _LONGEST_TEXT = 4 << 20, 64 << 20
 MISSING = "missing.txt"
 #: How long QEMU may take for a picture of the screen, and for a dump of the memory (seconds on the host).
 _PICTURE, _DUMP = 10.0, 600.0
@@ -38,15 +39,21 @@ class Records:
         self._attempted: set[str] = set()
 
     def write(self, name: str, text: str) -> None:
-        """Writes a file, or replaces it."""
-        (self._directory / name).write_text(self._redactor.text(printable(text)), "utf-8")
+        """Writes a file, or replaces it; a text that is too long loses its middle, and says so."""
+        shown = self._redactor.text(printable(text[:_LONGEST_TEXT]))
+        cut = f"\n... cut at {_LONGEST_TEXT >> 20} MiB ...\n" if len(text) > _LONGEST_TEXT else ""
+        (self._directory / name).write_text(shortened(shown + cut, _LARGEST_RECORD), "utf-8")
 
     def append(self, name: str, text: str) -> None:
-        """Appends to a file, unless it has reached the largest size of a record."""
+        """Appends to a file, until it has reached the largest size of a record; its last line says so then."""
         path = self._directory / name
-        if not path.exists() or path.stat().st_size < _LARGEST_RECORD:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(self._redactor.text(printable(text)))
+        size = path.stat().st_size if path.exists() else 0
+        if size >= _LARGEST_RECORD:
+            return
+        shown = self._redactor.text(printable(text[:_LARGEST_RECORD]))
+        cut = f"... cut at {_LARGEST_RECORD >> 20} MiB ...\n" if size + len(shown.encode()) >= _LARGEST_RECORD else ""
+        with path.open("a", encoding="utf-8") as file:
+            file.write(shown + cut)
 
     def attempt(self, name: str, make: Callable[[Path], None]) -> None:
         """Calls `make` with the path of a file; if that fails, missing.txt gets the reason, once."""

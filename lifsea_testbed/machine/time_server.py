@@ -10,7 +10,11 @@ import threading
 import time
 
 from lifsea_testbed.ecs import time_frames
-from lifsea_testbed.machine.ethernet import FrameStream
+from lifsea_testbed.machine.ethernet import STOPPING, FrameStream
+
+#: The frames that are answered in one second, of all connections together: a client asks a few times a minute. A guest
+#: that sends more gets no answer to them, and keeps no processor of the host busy with answers.
+_MOST_A_SECOND = 1000
 
 
 class TimeServer:
@@ -26,6 +30,7 @@ class TimeServer:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wake, selectors.EVENT_READ)
         self._stops = False
+        self._second, self._answered = 0, 0
         self._thread = threading.Thread(target=self._serve, name="time-server", daemon=True)
 
     def __enter__(self) -> TimeServer:
@@ -37,7 +42,7 @@ class TimeServer:
         """Stops, and closes every connection."""
         self._stops = True
         os.eventfd_write(self._wake, 1)
-        self._thread.join()
+        self._thread.join(STOPPING)
         streams = [key.data for key in self._selector.get_map().values() if key.data is not None]
         for connection in (*self._plugged, *(stream.connection for stream in streams)):
             connection.close()
@@ -70,11 +75,17 @@ class TimeServer:
         for connection in plugged:
             self._selector.register(connection, selectors.EVENT_READ, FrameStream(connection))
 
+    def _may_answer(self) -> bool:
+        """Counts a frame, and returns whether it is among those that are answered in this second."""
+        second = int(time.monotonic())
+        self._second, self._answered = second, (self._answered + 1 if second == self._second else 1)
+        return self._answered <= _MOST_A_SECOND
+
     def _serve_connection(self, stream: FrameStream) -> None:
         """Answers what has arrived; an answer for which the peer has no room is lost, as on a real network."""
         try:
             for frame in stream.receive():
-                if stream.has_room and (reply := time_frames.answer(frame, time.time())):
+                if stream.has_room and self._may_answer() and (reply := time_frames.answer(frame, time.time())):
                     stream.send(reply)
             stream.flush()
         except (OSError, EOFError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
 import enum
 import functools
@@ -60,7 +59,10 @@ class Monitor:
         self._client = QMPClient("lifsea-testbed")
         self._connection = connection
         self._on_event = on_event
-        self._events: concurrent.futures.Future[None] | None = None
+        self._has_failed = False
+        # The client's own listener, which cannot be removed, keeps every event that it accepts.
+        self._client.events.names = {"none"}
+        self._client.register_listener(_Events(self._pass_on))
 
     def connect(self, deadline: Deadline) -> None:
         """Negotiates capabilities and starts to deliver events.
@@ -73,7 +75,6 @@ class Monitor:
         except (ConnectError, TimeoutError) as error:
             raise LaunchError(f"QEMU's monitor sent no greeting within {deadline.allowance:.0f} s: {error!r}",
                               hint="QEMU exited or the host is overloaded") from error
-        self._events = asyncio.run_coroutine_threadsafe(self._listen(), _loop())
 
     def execute(self, name: str, arguments: Mapping[str, object] | None = None, *, deadline: Deadline) -> Any:
         """Executes one command and returns its result.
@@ -106,8 +107,6 @@ class Monitor:
 
     def close(self) -> None:
         """Ends the connection; a second time does nothing."""
-        if self._events is not None:
-            self._events.cancel()
         with contextlib.suppress(QMPError, TimeoutError, OSError, EOFError):
             _run(self._client.disconnect(), Deadline.after(2))
         self._connection.close()
@@ -118,23 +117,30 @@ class Monitor:
     async def _send_descriptor(self, descriptor: int) -> None:
         self._client.send_fd_scm(descriptor)
 
-    async def _listen(self) -> None:
-        listener = EventListener()
-        self._client.register_listener(listener)
+    def _pass_on(self, message: Mapping[str, Any]) -> None:
+        if self._has_failed:
+            return
         try:
-            # Events received between the greeting and this point are queued in the client's own listener.
-            for message in [*self._client.events.clear(), *listener.clear()]:
-                self._pass_on(message)
-            async for message in listener:
-                self._pass_on(message)
+            self._log(_line("<", dict(message)))
+            stamp = message.get("timestamp", {})
+            at = stamp.get("seconds", 0) + stamp.get("microseconds", 0) / 1e6
+            self._on_event(Event(name=str(message.get("event")), data=message.get("data", {}), at=at))
         except Exception as error:
+            self._has_failed = True
             self._on_failure(error)
 
-    def _pass_on(self, message: Mapping[str, Any]) -> None:
-        self._log(_line("<", dict(message)))
-        stamp = message.get("timestamp", {})
-        at = stamp.get("seconds", 0) + stamp.get("microseconds", 0) / 1e6
-        self._on_event(Event(name=str(message.get("event")), data=message.get("data", {}), at=at))
+
+class _Events(EventListener):
+    """Passes each event on, and keeps none: a guest causes as many as it likes."""
+
+    def __init__(self, pass_on: Callable[[Mapping[str, Any]], None]) -> None:
+        super().__init__()
+        self._pass_on = pass_on
+
+    def accept(self, event: Mapping[str, Any]) -> bool:
+        """Passes an event on, as it arrives; returns that it is not to be queued."""
+        self._pass_on(event)
+        return False
 
 
 def _line(direction: str, message: Mapping[str, Any]) -> str:

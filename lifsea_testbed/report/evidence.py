@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.support.redact import redact
-from lifsea_testbed.support.sanitize import slug
+from lifsea_testbed.support.sanitize import shortened, slug
 
 _TAIL = 30
 #: The largest file and the largest bundle (bytes); a longer text keeps its beginning and its end.
@@ -77,7 +77,7 @@ class Bundle:
         text = "".join(f"{name}: {value}\n" for name, value in facts.items()) + f"files:\n{files}"
         text += f"left out, the evidence of a test takes at most {_LARGEST_BUNDLE >> 20} MiB:\n{left_out}" \
             if left_out else ""
-        (self.folder / _ABOUT).write_bytes(_shortened(redact(text).encode("utf-8", "replace")))
+        (self.folder / _ABOUT).write_text(shortened(redact(text), _LARGEST), "utf-8", "replace")
 
     def _add(self, path: Path, name: str) -> None:
         if path.suffix == ".txt":
@@ -86,7 +86,7 @@ class Bundle:
             shutil.copy2(path, self.folder / name)
 
     def _write(self, name: str, text: str, *, source: str) -> None:
-        data = _shortened(redact(text).encode("utf-8", "replace"))
+        data = shortened(redact(text), _LARGEST).encode("utf-8", "replace")
         if self._takes(len(data), most=_LARGEST, source=source):
             (self.folder / name).write_bytes(data)
 
@@ -102,13 +102,6 @@ class Bundle:
 def tail(machine: Machine) -> str:
     """Returns the last lines of the console."""
     return machine.boot.transcript.tail(_TAIL) if machine.boots else ""
-
-
-def _shortened(data: bytes) -> bytes:
-    if len(data) <= _LARGEST:
-        return data
-    half = _LARGEST // 2 - 100
-    return b"%s\n... %d bytes are left out here ...\n%s" % (data[:half], len(data) - 2 * half, data[-half:])
 
 
 def _lines(machine: Machine, since: EvidenceMark) -> list[str]:

@@ -65,6 +65,16 @@ def first_line(script: str) -> str:
     return lines[0] if len(lines) == 1 else f"{lines[0]} … ({len(lines)} lines)"
 
 
+def shortened(text: str, most: int) -> str:
+    """Returns a text of at most so many bytes in UTF-8: a longer one loses its middle, and says how much that is."""
+    data = text.encode("utf-8", "replace")
+    if len(data) <= most:
+        return text
+    half = max(0, most // 2 - 50)
+    begin, end = data[:half].decode("utf-8", "ignore"), data[len(data) - half:].decode("utf-8", "ignore")
+    return f"{begin}\n... {len(data) - 2 * half} bytes are left out here ...\n{end}"
+
+
 def slug(name: str, *, limit: int = 100) -> str:
     """Returns a safe file name, another for each name: the end of `dashed`, with a digest where that is lossy."""
     safe = dashed(name)[-limit:] or "unnamed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -158,3 +159,21 @@ def _upset(member: Member, name: str) -> Iterator[None]:
     member.machine.run(f"systemctl mask {KUBELET}")
     yield
     member.machine.run(f"systemctl unmask {KUBELET}")
+
+
+def test_an_api_that_never_answers_does_not_keep_the_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollout, "_STOPPING", 0.1)
+    monkeypatch.setattr(rollout, "_EVERY", 0.0)
+    asked, go = threading.Event(), threading.Event()
+
+    def nodes() -> list[Any]:
+        asked.set()
+        go.wait(60.0)
+        return []
+
+    api: Any = SimpleNamespace(nodes=nodes)
+    with rollout.NodeWatch(api) as watch:
+        assert asked.wait(30.0)
+    assert watch._thread.is_alive()
+    go.set()
+    watch._thread.join(30.0)

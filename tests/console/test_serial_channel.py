@@ -268,3 +268,14 @@ def test_printf_makes_the_same_bytes_again(data: bytes) -> None:
 def test_pieces_fit_in_a_line(as_base64: bool) -> None:
     found = list(pieces(bytes(range(256)) * 40, as_base64=as_base64))
     assert len(found) > 1 and max(map(len, found)) <= 3_400 and list(pieces(b"", as_base64=as_base64)) == []
+
+
+def test_frames_that_nobody_reads_take_no_memory() -> None:
+    """A guest repeats the frame of a request, which it knows, while no command runs."""
+    guest = Announcing(0)
+    with contextlib.suppress(WaitTimedOut):
+        guest.channel.run("true", deadline=Deadline.after(0.1))
+    nonce = guest.channel._nonce
+    for _ in range(1000):
+        assert guest.channel.on_frame(Frame(nonce=nonce, kind="part", payload=bytes(10_000)))
+    assert guest.channel._arrived.qsize() <= 64

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from lifsea_testbed.console import fatal_lines, port_frames
+from lifsea_testbed.console import transcript as transcript_module
 from lifsea_testbed.console.channel import PortChannel
 from lifsea_testbed.console.cloud_assistant import CloudAssistant
 from lifsea_testbed.console.serial_channel import SerialChannel
@@ -350,3 +351,19 @@ def test_escape_sequences_do_not_reach_the_file(console: Console) -> None:
     console.guest.close()
     console.transcript.close()
     assert "\x1b" not in console.file.read_text()
+
+
+def test_a_file_that_is_full_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transcript_module, "_LARGEST_FILE", 2 << 20)
+    guest, host = socket.socketpair()
+    liveness = Liveness()
+    made = Transcript(host, liveness=liveness, file=tmp_path / "transcript.txt")
+    made.start(time.monotonic())
+    for _ in range(64):
+        guest.sendall(b"x" * (1 << 16) + b"\n")
+    guest.close()
+    made.close()
+    liveness.end(lambda: GuestCrashed("over"))
+    liveness.close()
+    text = (tmp_path / "transcript.txt").read_text()
+    assert len(text) < 2.1 * (1 << 20) and text.endswith("... cut at 2 MiB ...\n")

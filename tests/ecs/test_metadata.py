@@ -150,7 +150,7 @@ def test_a_guest_that_never_stops_asking_does_not_fill_the_hosts_memory(
     assert list(metadata.tokens) == tokens[-256:]
     assert get(metadata, "/latest/user-data", **{TOKEN_HEADER: tokens[-1]})[0] == 200
     monkeypatch.setattr(metadata_module, "_MOST_REQUESTS", 1002)
-    assert get(metadata, f"/{'x' * 60_000}")[0] == 404
+    assert get(metadata, f"/{'x' * 60_000}")[0] == 414
     assert get(metadata, "/latest/user-data") == (429, b"")
     assert len(metadata.requests) == 1002 and len(metadata.requests[-1].path) == 1000
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lifsea_testbed.ecs import instance_types
+from lifsea_testbed.ecs import instance_types, metadata_faults
 from lifsea_testbed.ecs.http_server import MetadataService
 from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.ecs.metadata import Metadata, Request
@@ -62,3 +62,12 @@ def test_a_late_service_sends_not_one_byte(tmp_path: Path) -> None:
         connection.sendall(f"GET {NAME} HTTP/1.1\r\nHost: guest\r\n\r\n".encode())
         assert connection.recv(1) == b""
     assert [seen.status for seen in metadata.requests] == [NO_ANSWER]
+
+
+def test_the_paths_that_fail_at_first_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metadata_faults, "_MOST_PATHS", 10)
+    metadata = Metadata(Instance(type=instance_types.find("ecs.g7.large")), user_data=b"")
+    faulty = FaultyMetadata(metadata, MetadataFaults(errors=1), pause=lambda seconds: None)
+    found = [faulty.answer(Request(method="GET", path=f"/{number}")).status for number in range(100)]
+    assert found == [503] * 10 + [404] * 90 and len(faulty._failed) == 10
+    assert faulty.answer(Request(method="GET", path="/" + "x" * 5000)).status == 414

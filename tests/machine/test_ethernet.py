@@ -185,3 +185,16 @@ def test_a_switch_that_is_left_closes_its_connections() -> None:
     assert [end.recv(1) for end in ends] == [b"", b""]
     for end in ends:
         end.close()
+
+
+def test_a_queue_is_bounded_in_bytes(switch: Switch, stations: list[Station]) -> None:
+    """A peer that reads nothing: what waits for it, and what is delayed on its link, has an end."""
+    frame = bytes(60_000)
+    switch.link(0, 1).delay(0.01)
+    for _ in range(600):
+        stations[0].send(stations[1].address, frame)
+    deadline = time.monotonic() + 30.0
+    while switch.link(0, 1).count.overrun == 0 and time.monotonic() < deadline:
+        stations[0].send(stations[1].address, frame)
+    assert switch.link(0, 1).count.overrun > 0
+    assert switch._bytes_in_flight + switch._streams[1]._bytes_unsent <= 2 * ((16 << 20) + 70_000)

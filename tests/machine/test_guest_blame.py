@@ -106,7 +106,8 @@ def test_a_guest_whose_shell_ends_is_at_fault() -> None:
 def on(event: Event, *files: Path) -> Explained:
     """How a machine on those files ends by that event."""
     boot: Any = object.__new__(Boot)
-    boot.liveness, boot._disks, boot._image = Liveness(), files[1:], files[0]
+    boot.liveness, boot._image = Liveness(), files[0]
+    boot._disks = SimpleNamespace(all=[SimpleNamespace(path=path) for path in files[1:]])
     boot.transcript = SimpleNamespace(tail=lambda: "the last lines")
     Boot._on_disk_error(boot, event)
     try:
@@ -171,7 +172,7 @@ def test_a_monitor_that_a_guest_keeps_busy_is_not_the_hosts_fault(measured: dict
 
 def test_a_guest_that_goes_down_is_at_fault_although_its_qemu_ends_before_the_event_is_read() -> None:
     boot: Any = object.__new__(Boot)
-    boot.liveness, boot.events = Liveness(), []
+    boot.liveness = Liveness()
     boot.transcript = SimpleNamespace(tail=lambda: "the last lines")
     ended: Any = SimpleNamespace(ended_well=True, exit_error=lambda: HostError("QEMU exited with status 0"))
     event = Event(name="SHUTDOWN", data={"guest": True, "reason": "guest-reset"}, at=0.0)

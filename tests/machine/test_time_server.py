@@ -6,6 +6,8 @@ import socket
 import struct
 import time
 
+import pytest
+
 from lifsea_testbed.machine.time_server import TimeServer
 from tests.ecs.test_time_frames import arp, ntp, timestamp, udp
 
@@ -52,3 +54,13 @@ def test_nothing_is_left_when_it_ends() -> None:
     guest.settimeout(10.0)
     with guest:
         assert guest.recv(1) == b""
+
+
+def test_a_flood_is_answered_no_more_than_a_thousand_times_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 7.5)
+    server = TimeServer()
+    assert [server._may_answer() for _ in range(1002)] == [True] * 1000 + [False] * 2
+    monkeypatch.setattr(time, "monotonic", lambda: 8.0)
+    assert server._may_answer()
+    with server:
+        pass

@@ -83,3 +83,14 @@ def test_an_event_that_cannot_be_handled_is_reported() -> None:
     qemu.hang_up()
     monitor.close()
     assert [str(failure) for failure in failures] == ["no handler for SHUTDOWN"]
+
+
+def test_events_that_were_passed_on_are_not_kept() -> None:
+    """A guest that opens and closes a port causes as many as it likes."""
+    with connected() as (monitor, qemu, events):
+        for _ in range(100):
+            qemu.say({"event": "VSERPORT_CHANGE", "data": {}, "timestamp": {"seconds": 5, "microseconds": 0}})
+        deadline = Deadline.after(SOON)
+        while len(events) < 100 and not deadline.expired:
+            time.sleep(0.01)
+        assert len(events) == 100 and monitor._client.events.history == ()

@@ -252,3 +252,9 @@ def test_the_order_of_the_tests_does_not_matter() -> None:
 def test_statuses_are_counted_in_words() -> None:
     results = gate.settle(PROMISES, [outcome("a", Status.PASSED), outcome("b", Status.NOT_JUDGED)])
     assert gate.counted(results) == "1 passed, 1 not judged"
+
+
+def test_an_error_is_bounded_whatever_a_guest_prints() -> None:
+    error = CommandFailed("x" * (1 << 21), evidence=f"begin {'é' * (1 << 19)} end", expected="y" * (1 << 17))
+    assert len(str(error).encode()) < 4 * (64 << 10) and "bytes are left out here" in error.evidence
+    assert error.evidence.startswith("begin ") and error.evidence.endswith(" end")

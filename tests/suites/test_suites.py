@@ -331,6 +331,7 @@ def test_a_defect_is_found(name: str, defect: dict[str, Any]) -> None:
     ("test_there_is_no_logind", {"files.executables_named": ["systemd-logind"]}),
     ("test_there_is_no_resolved", {"units": ["systemd-resolved.service"]}),
     ("test_there_is_no_resolved", {"files.executables_named": ["systemd-resolved"]}),
+    ("test_usr_is_the_commits_byte_for_byte", {"deployments.changed_files": ["M /usr/bin/sh"]}),
     ("test_the_changing_paths_lead_into_var", {"files.link_target": "/home"}),
 ])  # fmt: skip
 def test_what_a_guest_hides_and_its_disk_shows_is_found(name: str, on_disk: dict[str, Any]) -> None:

@@ -95,7 +95,12 @@ def test_a_record_is_bounded_and_says_what_is_missing(tmp_path: Path) -> None:
     records = Records(tmp_path, Redactor())
     for _ in range(6):
         records.append("qmp.txt", "x" * (1 << 20))
-    assert (tmp_path / "qmp.txt").stat().st_size == 4 << 20
+    text = (tmp_path / "qmp.txt").read_text()
+    assert len(text) < (4 << 20) + 100 and text.endswith("x... cut at 4 MiB ...\n")
+    records.write("journal.txt", f"begin\ntoken: {SECRET}\n{'é' * (4 << 20)}\nend\n")
+    text = (tmp_path / "journal.txt").read_text()
+    assert len(text.encode()) <= 4 << 20 and text.startswith(f"begin\ntoken: {MASK}\n") and text.endswith("\nend\n")
+    assert "bytes are left out here" in text
 
     def fail(path: Path) -> None:
         raise CommandFailed("QEMU is gone", evidence="…")
