@@ -18,7 +18,7 @@ BINARY = "qemu-system-x86_64"
 #: (full-cpuid-auto-level=off), so that a 64-bit kernel hangs before its first line.
 MACHINE_TYPE = "pc"
 #: What QEMU is run with: overlays, the guest's connections to services, confinement.
-_TOOLS = (BINARY, "qemu-img", "socat", "setpriv")
+_TOOLS = (BINARY, "qemu-img", "socat", "setpriv", "prlimit")
 
 
 @dataclass(frozen=True, kw_only=True)
