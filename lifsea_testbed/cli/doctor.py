@@ -130,8 +130,7 @@ def gather_facts() -> HostFacts:
 def _accelerator(facts: HostFacts) -> Check:
     found = facts.accelerator
     if isinstance(found, HostError):
-        why = f": {found.evidence}" if found.evidence else ""
-        return Check(name="accelerator", state=CheckState.MISSING, found=f"{found.happened}{why}",
+        return Check(name="accelerator", state=CheckState.MISSING, found=found.happened,
                      remedy=found.hint or _QEMU_REMEDY)  # fmt: skip
     if found.kind is AcceleratorKind.KVM:
         return _kvm(found)

@@ -80,7 +80,6 @@ class Figures:
         `flakes` maps each test that passed only at a later attempt to the number of that attempt.
         """
         path = self._context.reports / "metrics.jsonl"
-        path.unlink(missing_ok=True)
         self._taken += [(test, Measurement(metric=ATTEMPTS, value=attempts))
                         for test, attempts in sorted(flakes.items())]  # fmt: skip
         if not self._taken:

@@ -140,7 +140,8 @@ def choose(requested: str, emulator: Emulator) -> Accelerator:
     """
     tcg = measure(AcceleratorKind.TCG, emulator)
     if tcg.rate == 0.0:
-        raise HostError("QEMU executes no code on this host, not even with TCG", evidence=tcg.last_line,
+        why = f": {tcg.last_line}" if tcg.last_line else ""
+        raise HostError(f"QEMU executes no code on this host, not even with TCG{why}",
                         hint=hint_for(tcg.last_line, reinstall_hint(BINARY)))
     if requested == AcceleratorKind.TCG:
         return decide(requested, kvm=Speed(rate=0.0), tcg=tcg)

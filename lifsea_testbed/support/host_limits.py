@@ -8,7 +8,8 @@ import resource
 from lifsea_testbed.support.host import available_memory
 
 _NO_MEMORY = re.compile(r"Cannot allocate memory|failed to map segment|[Oo]ut of memory")
-_NO_PROCESS, _NO_DESCRIPTOR, _NO_ACCESS = "Resource temporarily unavailable", "Too many open files", "Permission denied"
+_NO_PROCESS, _NO_DESCRIPTOR = "Resource temporarily unavailable", "Too many open files"
+_TOO_LARGE, _NO_ACCESS = "File too large", "Permission denied"
 
 
 def hint_for(error: str, otherwise: str = "") -> str:
@@ -19,6 +20,8 @@ def hint_for(error: str, otherwise: str = "") -> str:
         return f"this user may have {_soft(resource.RLIMIT_NPROC)} processes and threads here: raise ulimit -u"
     if _NO_DESCRIPTOR in error:
         return f"a process may have {_soft(resource.RLIMIT_NOFILE)} open files here: raise ulimit -n"
+    if _TOO_LARGE in error:
+        return f"a process may write files of {_soft(resource.RLIMIT_FSIZE)} bytes here: raise ulimit -f"
     if _NO_ACCESS in error:
         return "a file of QEMU's cannot be read by other users, as after an installation with umask 077: chmod go+rX"
     return otherwise
