@@ -78,8 +78,8 @@ def find() -> list[Leftover]:
 
 def places() -> list[Path]:
     """Returns where private directories are created: on disk, and in memory unless TMPDIR is set."""
-    on_disk = Path(tempfile.gettempdir())
-    return [on_disk] if os.environ.get("TMPDIR") or not IN_MEMORY.is_dir() else [on_disk, IN_MEMORY]
+    on_disk, has_memory = Path(tempfile.gettempdir()), IN_MEMORY.is_dir() and os.access(IN_MEMORY, os.W_OK | os.X_OK)
+    return [on_disk] if os.environ.get("TMPDIR") or not has_memory else [on_disk, IN_MEMORY]
 
 
 def remove(leftover: Leftover) -> None:
