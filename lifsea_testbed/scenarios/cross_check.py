@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,28 +26,27 @@ _PIECE = 16 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class _Copy:
-    """A machine, the moment at which its disk was copied, and the guest that reads the copy."""
+    """A machine, the moment at which its disk was copied, the file with the copy, and the guest that reads it."""
 
     machine: Machine
     moment: tuple[int, str]
+    path: Path
     disk: Guest
 
 
 class DiskCopies:
-    """The last copy of each machine's disk; all are removed at the end of the context."""
+    """The last copy of each machine's disk, as long as the machine runs; all are removed at the end of the context."""
 
     def __init__(self, factory: MachineFactory) -> None:
         self._factory = factory
-        self._copies: dict[int, _Copy] = {}
-        self._files = contextlib.ExitStack()
+        self._copies: list[_Copy] = []
 
     def __enter__(self) -> DiskCopies:
         return self
 
     def __exit__(self, *_: object) -> None:
         """Removes every copy."""
-        self._copies.clear()
-        self._files.close()
+        self._keep(lambda copy: False)
 
     def of(self, machine: Machine, moment: str = "") -> Guest:
         """Returns the guest that reads a copy of the machine's disk, made in this boot and at that moment.
@@ -56,15 +55,22 @@ class DiskCopies:
             HostError: the copy could not be written.
         """
         seen = len(machine.boots), moment
-        found = self._copies.get(id(machine))
-        if found is None or found.moment != seen:
-            path = self._factory.scratch_path("disk-copy.qcow2")
-            self._files.callback(path.unlink, missing_ok=True)
-            copy_overlay(machine, path)
-            tree = OfflineTree(machine.image, *machine.disks[:-1], path)
-            found = _Copy(machine=machine, moment=seen, disk=machine.guest.without_shell(lambda: tree))
-            self._copies[id(machine)] = found
-        return found.disk
+        for copy in self._copies:
+            if copy.machine is machine and copy.moment == seen:
+                return copy.disk
+        self._keep(lambda copy: copy.machine is not machine and not copy.machine.boot.liveness.ended)
+        path = self._factory.scratch_path("disk-copy.qcow2")
+        copy_overlay(machine, path)
+        tree = OfflineTree(machine.image, *machine.disks[:-1], path)
+        disk = machine.guest.without_shell(lambda: tree)
+        self._copies.append(_Copy(machine=machine, moment=seen, path=path, disk=disk))
+        return disk
+
+    def _keep(self, wanted: Callable[[_Copy], bool]) -> None:
+        for copy in self._copies:
+            if not wanted(copy):
+                copy.path.unlink(missing_ok=True)
+        self._copies = [copy for copy in self._copies if wanted(copy)]
 
 
 class CrossCheck:
@@ -139,6 +145,7 @@ def copy_file(source: Path, target: Path) -> None:
                     copy.write(piece)
                     start += len(piece)
     except OSError as error:
+        target.unlink(missing_ok=True)
         raise HostError(f"the disk of a machine could not be copied: {error}",
                         hint="free disk space, or set TMPDIR to another disk") from error
 

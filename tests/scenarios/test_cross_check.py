@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -15,6 +15,7 @@ from lifsea_testbed.errors import AnswersDiffer, HostError
 from lifsea_testbed.guest.cross_checked import Answered, Road
 from lifsea_testbed.guest.guest import Guest
 from lifsea_testbed.machine.factory import MachineSpec
+from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.profiles.profile import AccessMethod
 from lifsea_testbed.qemu.accelerator import AcceleratorKind
@@ -86,6 +87,16 @@ def test_the_machine_stands_still_once_for_a_moment(machine: Any, copies: DiskCo
     assert machine.seen == ["sync", "stop", "cont"]
     assert copies.of(machine, "late") is not one
     assert machine.seen == ["sync", "stop", "cont"] * 2
+
+
+def test_a_copy_is_kept_as_long_as_its_machine_runs(machine: Any, copies: DiskCopies, tmp_path: Path) -> None:
+    other = FakeMachine(machine.image.path, machine.disks[0])
+    copies.of(machine)
+    copies.of(machine, "late")
+    assert len(list((tmp_path / "scratch").iterdir())) == 1
+    machine.boot.liveness.ended = True
+    copies.of(cast(Machine, other))
+    assert len(list((tmp_path / "scratch").iterdir())) == 1
 
 
 def test_a_reboot_makes_the_copy_old(machine: Any, copies: DiskCopies) -> None:
