@@ -58,6 +58,8 @@ def cause() -> None:
         time.sleep(600)
     elif FAULT == "lose":
         shutil.rmtree(REPORTS)
+    elif FAULT == "vanish":
+        shutil.rmtree(Path.cwd())
     elif FAULT == "fill":
         _fill(REPORTS / "ballast")
 

@@ -146,6 +146,7 @@ CELLS = (
     _broken("the reports are lost", "lose", Moment.END, "the reports cannot be put in their place"),
     Cell(fault="the reports are lost", key="lose", moment=Moment.LAST, status=6, verdict="broken", reports=Reports.NEW,
          says="the reports cannot be put in their place"),
+    _broken("the working directory is lost", "vanish", Moment.TEST, "the end of the run failed: FileNotFoundError"),
     _broken("the disk of the reports is full", "fill", Moment.TEST, "No space left on device", shell=_FULL, small=True,
             root=True),
     _broken("the disk of the reports is full", "fill", Moment.END, "No space left on device", shell=_FULL, small=True,
