@@ -43,7 +43,8 @@ OWNERS = {
 OF_THEIR_OWN = {
     "boottime.budget": "a budget", "boottime.charts": "a chart", "boottime.kernel_only": "a kernel without a disk",
     "boottime.observe": "the observer", "cli.shell": "a terminal",
-    "disk.image_formats": "formats of files", "disk.image_lock": "a lock", "disk.journal": "a journal",
+    "disk.ext4_attributes": "attributes", "disk.image_formats": "formats of files", "disk.image_lock": "a lock",
+    "disk.journal": "a journal",
     "disk.mounts": "a table of mounts", "ecs.metadata_tree": "the tree of metadata",
     "guest.archives": "an archive",
     "guest.disk_questions": "questions", "guest.kernel_log": "the kernel's log", "guest.open_disk": "an open disk",
@@ -54,9 +55,10 @@ OF_THEIR_OWN = {
     "machine.fidelity": "fidelity", "machine.network": "a machine's network", "machine.postmortem": "records",
     "machine.time_server": "a time server", "perf.change_points": "a change point",
     "support.user_range": "a user",
-    "plugin.ending": "the end of a run", "plugin.fixture_teardown": "teardown", "plugin.fixtures": "the fixtures",
+    "plugin.fixture_teardown": "teardown",
     "plugin.judgement": "a judgement", "plugin.judges": "a judge", "plugin.judges_written": "a judge in a source",
-    "plugin.log_output": "the output in a log", "plugin.results": "the result of a test", "plugin.shards": "a shard",
+    "plugin.log_output": "the output in a log", "plugin.shards": "a shard",
+    "plugin.stop_signals": "a signal", "plugin.time_limit": "a time limit",
     "powercut.boot_listing": "a listing", "powercut.recorded_disk": "a disk",
     "powercut.recording_questions": "questions", "powercut.report": "a report",
     "powercut.timeline_svg": "a picture", "powercut.unused_sectors": "sectors", "support.reader_process": "a process",
@@ -124,6 +126,17 @@ def test_each_library_has_its_owner() -> None:
     assert wrong == []
 
 
+def test_one_module_starts_programs() -> None:
+    """It gives none of them the environment, and with it the passwords and tokens, of this process."""
+    starters = {"subprocess", "multiprocessing", "pty", "asyncio.subprocess"}
+    assert [name_of(path) for path in modules() if starters & set(imports(path))] == ["support.programs"]
+    calls = {f"{name_of(path)}: os.{node.attr}" for path in modules()
+             for node in ast.walk(ast.parse(path.read_text("utf-8")))
+             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "os"
+             and node.attr.startswith(("exec", "spawn", "posix_spawn", "system", "popen", "fork"))}  # fmt: skip
+    assert calls == set()
+
+
 def test_suites_import_the_public_api_and_nothing_else() -> None:
     """No regular expressions, no sleeping, no processes, no module below the package."""
     names = {f"lifsea_testbed.{name}" for name in lifsea_testbed.__all__}
@@ -180,7 +193,7 @@ def test_tests_have_a_folder_for_each_package() -> None:
     packages = {package for floor in FLOORS for package in floor.packages} - {"__main__", "errors"}
     folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and not path.name.startswith("__")}
     assert packages - folders == set()
-    assert folders - packages == {"images", "mutants", "suites"}
+    assert folders - packages == {"faults", "fuzz", "images", "mutants", "suites"}
 
 
 def test_no_module_is_too_long() -> None:

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lifsea_testbed.disk import journal
+from lifsea_testbed.disk import ext4_attributes, journal
 from lifsea_testbed.disk.source import ByteSource
 from lifsea_testbed.errors import DiskDamaged, NotJudged, Reason
 
@@ -21,10 +21,6 @@ _RECOVER, _WIDE, _META_GROUPS = 0x4, 0x80, 0x10
 #: Supported: filetype, recover, meta_bg, extents, 64bit, mmp, flex_bg, ea_inode, csum_seed, largedir, casefold.
 _KNOWN = 0x2 | _RECOVER | _META_GROUPS | 0x40 | _WIDE | 0x100 | 0x200 | 0x400 | 0x2000 | 0x4000 | 0x20000
 _IN_EXTENTS, _IN_INODE, _ENCRYPTED = 0x80000, 0x10000000, 0x800
-_ATTRIBUTES = b"\x00\x00\x02\xea"
-#: The name spaces of extended attributes, by their numbers on disk.
-_PREFIXES = {1: "user.", 2: "system.posix_acl_access", 3: "system.posix_acl_default", 4: "trusted.", 6: "security.",
-             7: "system."}  # fmt: skip
 _LONGEST_RUN = 32768
 #: The bytes of a file that are read at a time.
 _PIECE = 4 << 20
@@ -32,9 +28,9 @@ _PIECE = 4 << 20
 _LONGEST_LINK = 4095
 _DEEPEST = 5
 #: The largest file that is read, and the largest directory (bytes); package databases are much smaller.
-LARGEST_FILE, LARGEST_DIRECTORY = 256 << 20, 16 << 20
-#: The total bytes of directories that are read, counting repeated reads of the same directory.
-_MOST_LISTED = 256 << 20
+LARGEST_FILE, LARGEST_DIRECTORY = 256 << 20, 4 << 20
+#: The total bytes, and names, of directories that are read, counting repeated reads of the same directory.
+_MOST_LISTED, _MOST_NAMES = 256 << 20, 1 << 20
 #: mke2fs makes no journal beyond 1 GiB.
 _LARGEST_JOURNAL = 1 << 30
 #: The blocks of inodes that the kernel reads ahead, starting at a multiple (EXT4_DEF_INODE_READAHEAD_BLKS).
@@ -89,7 +85,7 @@ class Ext4:
     def __init__(self, source: ByteSource) -> None:
         self._source = source
         self._newer: dict[int, journal.JournalBlock] = {}
-        self._listed_bytes = 0
+        self._listed_bytes = self._listed_names = 0
         self.layout = parse_superblock(source.read_at(1024, 1024))
         self._block = functools.lru_cache(_KEPT // self.layout.block_size)(self._read_block)
         if self.layout.incompatible & _RECOVER:
@@ -153,9 +149,17 @@ class Ext4:
         self._listed_bytes += directory.size
         if self._listed_bytes > _MOST_LISTED:
             raise NotJudged(f"the directories hold more than {_MOST_LISTED} bytes: the rest is not read", Reason.IMAGE)
-        content, size = self.read(directory, LARGEST_DIRECTORY), self.layout.block_size
+        if directory.size > LARGEST_DIRECTORY:
+            raise NotJudged(f"a directory has {directory.size} bytes; at most {LARGEST_DIRECTORY} are read offline",
+                            Reason.IMAGE)
+        content, size = self.read(directory), self.layout.block_size
         for start in range(0, len(content), size):
-            yield from _entries(content[start:start + size])
+            found = list(_entries(content[start:start + size]))
+            self._listed_names += len(found)
+            if self._listed_names > _MOST_NAMES:
+                raise NotJudged(f"the directories hold more than {_MOST_NAMES} names: the rest is not read",
+                                Reason.IMAGE)
+            yield from found
 
     def attributes(self, inode: Inode) -> list[str]:
         """Returns the names of a file's extended attributes, sorted, of the two places where ext4 keeps them."""
@@ -167,7 +171,7 @@ class Ext4:
         Raises:
             NotJudged: a value lies in an inode of its own.
         """
-        found = dict(sorted(self._attributes(inode)))
+        found = dict(sorted(self._attributes(inode), key=lambda attribute: attribute[0]))
         if None in found.values():
             raise NotJudged("an attribute in an inode of its own is not read offline", Reason.IMAGE)
         return {name: value for name, value in found.items() if value is not None}
@@ -175,9 +179,9 @@ class Ext4:
     def _attributes(self, inode: Inode) -> list[tuple[str, bytes | None]]:
         table, place = self._inode_place(inode.number)
         raw = self._bytes(table * self.layout.block_size + place, self.layout.inode_size)
-        found = _attributes(raw[128 + _at("<H", raw, 128)[0]:], 4, 4) if len(raw) > 128 else []
+        found = ext4_attributes.parse(raw[128 + _at("<H", raw, 128)[0]:], 4, 4) if len(raw) > 128 else []
         number = _at("<H", raw, 0x76)[0] << 32 | _at("<I", raw, 0x68)[0]
-        return found + (_attributes(self._block(number), 32, 0) if number else [])
+        return found + (ext4_attributes.parse(self._block(number), 32, 0) if number else [])
 
     # Below are blocks.
 
@@ -362,23 +366,6 @@ def _entries(block: bytes) -> Iterator[tuple[str, int]]:
         if number and name not in (b".", b".."):
             yield _name(name), number
         place += length
-
-
-def _attributes(area: bytes, first: int, base: int) -> list[tuple[str, bytes | None]]:
-    """Reads an area of attributes (fs/ext4/xattr.h): a magic number, then entries up to one of zeros.
-
-    Values lie at offsets from `base`; one that lies in an inode of its own is None.
-    """
-    found: list[tuple[str, bytes | None]] = []
-    if area[:4] != _ATTRIBUTES:
-        return found
-    while first + 16 <= len(area) and area[first:first + 4] != bytes(4):
-        length, kind = area[first], area[first + 1]
-        name = _PREFIXES.get(kind, f"{kind}:") + area[first + 16:first + 16 + length].decode("utf-8", "replace")
-        offset, elsewhere, size = struct.unpack_from("<HII", area, first + 2)
-        found.append((name, None if elsewhere else area[base + offset:base + offset + size]))
-        first += 16 + (length + 3 & ~3)
-    return found
 
 
 def _name(raw: bytes) -> str:

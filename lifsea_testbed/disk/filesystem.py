@@ -14,9 +14,9 @@ from lifsea_testbed.errors import NotJudged, Reason
 #: The links that one path leads through at most, as in Linux (MAXSYMLINKS), and its components with theirs: Linux
 #: bounds the length of each path by PATH_MAX, 4096 bytes, of which every second may be a slash.
 _MOST_LINKS, _MOST_STEPS, _MOST_MATCHES = 40, 2048, 1000
-#: The bounds of a walk, so that it ends on a hostile disk: an OS of 200 packages has some 20,000 entries, a desktop's
-#: distribution 300,000.
-MOST_ENTRIES, DEEPEST = 500_000, 256
+#: The bounds of a walk, so that it ends on a hostile disk: an OS of 200 packages has some 20,000 entries, a server's
+#: distribution 40,000.
+MOST_ENTRIES, DEEPEST = 200_000, 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,11 +146,13 @@ class Tree:
 
     def _below(self, directory: PurePosixPath, place: TreeEntry,
                without: Collection[PurePosixPath]) -> Iterator[tuple[PurePosixPath, TreeEntry]]:
+        special = self._mount_names.union(path.name for path in without)
         for name, number in place.file_system.entries(place.inode):
             path = directory / name
-            if path not in without:
-                there = self._mounts.get(path)
-                yield path, there or _entry_of(place.file_system, number)
+            if name not in special:
+                yield path, _entry_of(place.file_system, number)
+            elif path not in without:
+                yield path, self._mounts.get(path) or _entry_of(place.file_system, number)
 
     def _matching(self, directory: PurePosixPath, pattern: str) -> list[str]:
         if "*" in pattern:

@@ -16,8 +16,10 @@ from pathlib import Path
 
 from lifsea_testbed.disk.image_formats import HEAD, TAIL, identify
 from lifsea_testbed.disk.image_lock import is_written, users
+from lifsea_testbed.disk.qcow2 import Qcow2
+from lifsea_testbed.disk.qcow2_header import LARGEST, MAGIC, parse_qcow2_header, unknown_features
 from lifsea_testbed.disk.source import ByteSource, RawFile
-from lifsea_testbed.errors import HostError, ImageRefused
+from lifsea_testbed.errors import DiskDamaged, HostError, ImageRefused, NotJudged
 from lifsea_testbed.support.confinement import Limits, confined, exit_status
 from lifsea_testbed.support.host_packages import install_hint
 from lifsea_testbed.support.lines import split_lines
@@ -30,13 +32,9 @@ SECTOR = 512
 #: The bounds of qemu-img check.
 _CHECK = Limits(memory=4 << 30, cpu=100, file_size=0)
 _PIECE = 1 << 20
-_QCOW2_MAGIC = b"QFI\xfb"
 _QCOW2_DIRTY, _QCOW2_CORRUPT, _QCOW2_EXTERNAL_DATA = 1, 2, 4
-_KNOWN_FEATURES, _FEATURE_NAMES = 0b11111, 0x6803F857
 _LOCKED, _NO_MEMORY, _DAMAGED = 'Failed to get shared "write" lock', "Cannot allocate memory", 2
 _GIVE = "give --image the path of a qcow2 or raw disk image"
-#: The largest virtual disk that is accepted: cloud disks of an ecs.g7 have at most 64 TiB (ESSD, block storage limits).
-LARGEST = 64 << 40
 #: The largest file that is accepted: its digest takes six minutes at 1.4 GB/s.
 LARGEST_FILE = 512 << 30
 
@@ -105,17 +103,6 @@ class ImageContents:
     unknown_features: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Qcow2Header:
-    """The fields of a qcow2 header that decide whether the file is accepted (QEMU docs/interop/qcow2.txt)."""
-
-    version: int
-    has_backing_file: bool
-    virtual_size: int
-    encrypted: bool
-    incompatible: int
-
-
 def digest(path: Path) -> str:
     """Returns the SHA-256 digest of a file in hexadecimal."""
     with path.open("rb") as file:
@@ -138,6 +125,9 @@ def examine(path: Path) -> Image:
         found = reader.ask(contents, str(path))
         if found.format is DiskFormat.QCOW2:
             _refuse_inconsistent(path, found.unknown_features, descriptor)
+            # A disk that is not read offline, for its features or its size, is left to the machine.
+            with contextlib.suppress(DiskDamaged, NotJudged):
+                reader.ask(require_boot_sector, str(path))
         return Image(path=path.resolve(), format=found.format, virtual_size=found.virtual_size,
                      file_size=status.st_size, stamp=_stamp(status))  # fmt: skip
 
@@ -158,51 +148,33 @@ def contents(file: ByteSource, name: str) -> ImageContents:
         ImageRefused: it is no disk image, is truncated, corrupt or encrypted, or refers to another file.
     """
     head = file.read_at(0, min(HEAD, file.size))
-    tail = min(TAIL, file.size)
-    if other := identify(head, file.read_at(file.size - tail, tail), file.size):
+    if other := identify(head, _tail(file), file.size):
         raise ImageRefused(f"{name}: is {other.name}, neither qcow2 nor raw", hint=other.hint(Path(name)))
-    return _qcow2_contents(name, head) if head.startswith(_QCOW2_MAGIC) else _raw_contents(name, head, file.size)
+    return _qcow2_contents(name, head) if head.startswith(MAGIC) else _raw_contents(name, head, file.size)
 
 
-def parse_qcow2_header(head: bytes) -> Qcow2Header:
-    """Parses the header of a qcow2 file from its first 104 bytes.
+@question("the start of its disk")
+def require_boot_sector(file: ByteSource, name: str) -> None:
+    """Makes sure that the disk in a qcow2 file, which errors call by that name, is one that a machine boots from.
 
     Raises:
-        ValueError: the bytes are too few, or not a qcow2 header of version 2 or 3.
+        ImageRefused: it is empty, has no partition table, or is a file of another format that was taken for a disk.
+        DiskDamaged, NotJudged: it cannot be read offline.
     """
-    try:
-        magic, version, backing, _, _, size, crypt = struct.unpack_from(">4sIQIIQI", head)
-        incompatible = struct.unpack_from(">Q", head, 72)[0] if version >= 3 else 0
-    except struct.error:
-        raise ValueError("the header is cut short") from None
-    if magic != _QCOW2_MAGIC or version not in (2, 3):
-        raise ValueError(f"unknown qcow2 version {version}")
-    return Qcow2Header(version=version, has_backing_file=backing != 0, virtual_size=size, encrypted=crypt != 0,
-                       incompatible=incompatible)
+    disk = Qcow2(file)
+    head = disk.read_at(0, min(HEAD, disk.size))
+    if other := identify(head, _tail(disk), disk.size):
+        raise ImageRefused(f"{name}: the disk in it is {other.name}",
+                           hint="make it from the image of a whole disk; qemu-img convert -O raw IN OUT takes that out")
+    if not _is_bootable(head):
+        raise ImageRefused(f"{name}: the disk in it has no partition table",
+                           hint="make it from the image of a whole disk")
+    _refuse_truncated(name, head, disk.size)
 
 
-def unknown_features(head: bytes) -> tuple[str, ...]:
-    """Returns the incompatible features of a qcow2 file that are not in docs/interop/qcow2.txt of QEMU 10.
-
-    Each is `bit N`, with the name that the file's own table of feature names gives it, if it has one.
-    """
-    bits = parse_qcow2_header(head).incompatible & ~_KNOWN_FEATURES
-    names = _feature_names(head)
-    return tuple(f"{names[bit]} (bit {bit})" if bit in names else f"bit {bit}" for bit in range(64) if bits >> bit & 1)
-
-
-def _feature_names(head: bytes) -> dict[int, str]:
-    """The names of incompatible features: rows of type, bit and 46 bytes of name, in a header extension."""
-    place = struct.unpack_from(">I", head, 100)[0] if len(head) >= 104 else len(head)
-    while place + 8 <= len(head):
-        kind, length = struct.unpack_from(">II", head, place)
-        if kind == _FEATURE_NAMES:
-            table = head[place + 8:place + 8 + length]
-            rows = (table[start:start + 48] for start in range(0, len(table), 48))
-            return {row[1]: printable(row[2:].partition(b"\0")[0].decode("ascii", "replace")) for row in rows
-                    if len(row) == 48 and row[0] == 0}
-        place += 8 + -(-length // 8) * 8 if kind else len(head)
-    return {}
+def _tail(file: ByteSource) -> bytes:
+    length = min(TAIL, file.size)
+    return file.read_at(file.size - length, length)
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int, int]:
@@ -288,14 +260,23 @@ def _failed_check(path: Path, features: Sequence[str], status: int, output: str)
 
 
 def _raw_contents(path: str, head: bytes, size: int) -> ImageContents:
-    if head[510:512] != b"\x55\xaa":
+    if not _is_bootable(head):
         raise ImageRefused(f"{path}: not a disk image (no qcow2 header, no partition table)", hint=_GIVE)
     if size % SECTOR:
         raise ImageRefused(f"{path}: ends in the middle of a sector: {size} bytes are no multiple of {SECTOR}",
                            hint="copy it again, compare digests; if it was made so: truncate -s %512 COPY")
+    _refuse_truncated(path, head, size)
+    return ImageContents(format=DiskFormat.RAW, virtual_size=size)
+
+
+def _is_bootable(head: bytes) -> bool:
+    """Whether there is a boot sector; a GPT has one as well, for protection."""
+    return head[510:512] == b"\x55\xaa"
+
+
+def _refuse_truncated(name: str, head: bytes, size: int) -> None:
     if head[SECTOR:SECTOR + 8] == b"EFI PART":
         backup = (struct.unpack_from("<Q", head, SECTOR + 32)[0] + 1) * SECTOR
         if backup > size:
-            raise ImageRefused(f"{path}: truncated: its partition table ends at byte {backup}, the file at {size}",
+            raise ImageRefused(f"{name}: truncated: its partition table ends at byte {backup}, the disk at {size}",
                                hint="copy it again, compare digests")
-    return ImageContents(format=DiskFormat.RAW, virtual_size=size)

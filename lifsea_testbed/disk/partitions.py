@@ -39,7 +39,9 @@ def partitions(disk: ByteSource) -> list[Partition]:
     Raises:
         DiskDamaged: the table is inconsistent, or refers to sectors behind the end of the disk.
     """
-    head = disk.read_at(0, min(disk.size, 2 * SECTOR))
+    if disk.size < 2 * SECTOR:
+        return []
+    head = disk.read_at(0, 2 * SECTOR)
     if head[SECTOR:SECTOR + 8] == b"EFI PART":
         return _gpt(disk, head[SECTOR:])
     return _mbr(disk, head) if head[510:512] == b"\x55\xaa" else []

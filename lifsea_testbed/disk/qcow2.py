@@ -8,7 +8,7 @@ import zlib
 from array import array
 from collections.abc import Iterator
 
-from lifsea_testbed.disk.image import LARGEST, parse_qcow2_header
+from lifsea_testbed.disk.qcow2_header import LARGEST, parse_qcow2_header
 from lifsea_testbed.disk.source import ByteSource
 from lifsea_testbed.errors import DiskDamaged, NotJudged, Reason
 

@@ -15,10 +15,21 @@ from pathlib import PurePosixPath
 from lifsea_testbed.disk.filesystem import Tree, TreeEntry
 from lifsea_testbed.disk.os_root import BootEntry, parse_entry
 from lifsea_testbed.errors import DiskDamaged, NotJudged, Reason
-from lifsea_testbed.guest import accounts, formats, initramfs, ostree_objects, packages, pam, rpm, system, units
+from lifsea_testbed.guest import (
+    accounts,
+    capabilities,
+    formats,
+    initramfs,
+    ostree_objects,
+    packages,
+    pam,
+    rpm,
+    system,
+    units,
+)
 from lifsea_testbed.guest.answers import readable
 from lifsea_testbed.guest.files import SMALL
-from lifsea_testbed.guest.open_disk import ListedFile, OpenDisk, SearchBudget
+from lifsea_testbed.guest.open_disk import OpenDisk, SearchBudget
 from lifsea_testbed.support.lines import split_lines
 from lifsea_testbed.support.protocols import CommandResult
 from lifsea_testbed.support.questions import question
@@ -152,17 +163,17 @@ def programs_holding(disk: OpenDisk, marks: list[str]) -> list[str]:
 def holding(disk: OpenDisk, lines: list[str]) -> list[str]:
     """Returns the files of at most SMALL bytes that have one of these as a whole line, sorted."""
     wanted = {line.encode() for line in lines}
-    small = ((path, file) for path, file in disk.listed.items() if file.place.inode.size <= SMALL)
+    small = ((path, file) for path, file in disk.listed.items() if file.inode.size <= SMALL)
     return disk.complete(str(path) for path, file in small
-                         if not wanted.isdisjoint(split_lines(file.place.read(SMALL))))  # fmt: skip
+                         if not wanted.isdisjoint(split_lines(file.read(SMALL))))  # fmt: skip
 
 
 @question("the modes of its files")
 def setuid(disk: OpenDisk) -> list[str]:
     """Returns every regular file that gives privileges to its caller, sorted: setuid, setgid, or capabilities."""
     disk.require_all_read()
-    return [str(path) for path, file in disk.listed.items()
-            if file.mode & (stat.S_ISUID | stat.S_ISGID) or file.has_capabilities]  # fmt: skip
+    return [str(path) for path, file in disk.listed.items() if file.inode.mode & (stat.S_ISUID | stat.S_ISGID)
+            or capabilities.ATTRIBUTE in file.file_system.attributes(file.inode)]  # fmt: skip
 
 
 @question("a path")
@@ -225,7 +236,7 @@ def automatic_logins(disk: OpenDisk) -> list[str]:
 @question("the files of its boot loader")
 def initramfs_signs(disk: OpenDisk) -> list[str]:
     """Returns the boot entries and unified kernel images that load an initramfs."""
-    found = {path: file.place for path, file in disk.listed.items() if _is_of_boot_loader(path)}
+    found = {path: file for path, file in disk.listed.items() if _is_of_boot_loader(path)}
     heads = {path: place.part(0, initramfs.HEAD) for path, place in found.items()}
     unified = initramfs.unified((str(path), head) for path, head in heads.items())
     if not unified and not any(map(initramfs.is_entry, found)):
@@ -283,8 +294,8 @@ def _text_of(place: TreeEntry) -> str:
     return "" if b"\0" in content else content.decode("utf-8", "replace")
 
 
-def _is_program(file: ListedFile) -> bool:
-    return bool(file.mode & formats.EXECUTABLE) or formats.is_program(formats.FileHead.of(0, _head(file.place)))
+def _is_program(file: TreeEntry) -> bool:
+    return bool(file.inode.mode & formats.EXECUTABLE) or formats.is_program(formats.FileHead.of(0, _head(file)))
 
 
 def _head(place: TreeEntry) -> bytes:
@@ -298,10 +309,10 @@ def _holding(disk: OpenDisk, marks: Sequence[str], test: Callable[[formats.FileH
     budget, known = SearchBudget(), dict[tuple[int, int], bool]()
     found = []
     for path, file in disk.listed.items():
-        inode = id(file.place.file_system), file.place.inode.number
+        inode = id(file.file_system), file.inode.number
         if inode not in known:
-            known[inode] = test(formats.FileHead.of(file.mode, _head(file.place))) \
-                and any(mark in window for window in budget.windows(path, file.place, longest) for mark in sought)
+            known[inode] = test(formats.FileHead.of(file.inode.mode, _head(file))) \
+                and any(mark in window for window in budget.windows(path, file, longest) for mark in sought)
         if known[inode]:
             found.append(str(path))
     return disk.complete(found)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from lifsea_testbed.disk import layers
@@ -12,7 +11,6 @@ from lifsea_testbed.disk.filesystem import Tree, TreeEntry
 from lifsea_testbed.disk.os_root import OsRoot, os_root
 from lifsea_testbed.disk.source import RawFile
 from lifsea_testbed.errors import DiskDamaged, NotJudged, Reason
-from lifsea_testbed.guest import capabilities
 from lifsea_testbed.guest.files import NOT_OF_THE_SYSTEM
 
 #: Where a running system has file systems of the kernel, or memory, mounted.
@@ -21,19 +19,6 @@ _HIDDEN = ("/proc", "/sys", "/dev", "/run")
 TEXT_SIZE, TEXTS_SIZE = 1 << 20, 16 << 20
 #: The bytes of files that are searched in one question.
 _MOST_SEARCHED = 16 << 30
-
-
-@dataclass(frozen=True, kw_only=True)
-class ListedFile:
-    """A regular file of the system, and whether it has capabilities."""
-
-    place: TreeEntry
-    has_capabilities: bool
-
-    @property
-    def mode(self) -> int:
-        """The mode as in stat(2)."""
-        return self.place.inode.mode
 
 
 class OpenDisk:
@@ -53,14 +38,11 @@ class OpenDisk:
         return self.root.tree
 
     @functools.cached_property
-    def listed(self) -> dict[PurePosixPath, ListedFile]:
+    def listed(self) -> dict[PurePosixPath, TreeEntry]:
         """Every regular file of the system, sorted by path."""
         without = {path for pattern in NOT_OF_THE_SYSTEM for path in self.tree.glob(pattern)}
-        found = {path: ListedFile(place=place, has_capabilities=capabilities.ATTRIBUTE
-                               in place.file_system.attributes(place.inode))
-                 for path, place in self.tree.walk(without | set(map(PurePosixPath, _HIDDEN)))
-                 if place.is_regular}  # fmt: skip
-        return dict(sorted(found.items()))
+        found = self.tree.walk(without | set(map(PurePosixPath, _HIDDEN)))
+        return dict(sorted(((path, place) for path, place in found if place.is_regular), key=lambda pair: pair[0]))
 
     def require_all_read(self) -> None:
         """Makes sure that everything on the disk can be read, so that what was not found is not there.

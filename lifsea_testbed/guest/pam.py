@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from lifsea_testbed.support.lines import split_lines
 
@@ -17,7 +17,8 @@ _OF_ROOT = {"login", "remote", "sshd", "cockpit", "gdm-password", "lightdm"}
 _CONTROLS = {"required": ("ok", "bad"), "requisite": ("ok", "die"), "sufficient": ("done", "ignore"),
              "optional": ("ok", "ignore"), "binding": ("done", "bad")}  # fmt: skip
 _LINE = re.compile(r"-?auth\s+(\[[^\]]*\]|\S+)\s+(\S+)")
-_DEEPEST = 8
+#: How deeply files include others, and the lines of one service with all of them: those of a sound one are some 50.
+_DEEPEST, _MOST_LINES = 8, 2000
 #: Modules that ask for nothing, and what they return to somebody who has shown nothing.
 _LETS_IN, _NEUTRAL = "success", "ignore"
 _FAILING = re.compile(r"pam_(?:unix|deny|sss|ldap|krb5|winbind|faillock|tally2?|google_authenticator|u2f|fprintd)\b")
@@ -31,19 +32,21 @@ def admitting(texts: Mapping[str, str]) -> list[str]:
     """
     found = []
     for service in SERVICES:
-        stack = _stack(texts, service, 0)
+        stack = _stack(texts, service, 0, iter(range(_MOST_LINES)))
         if stack and (module := _admits(stack, service)):
             found.append(f"{service} ({module})")
     return found
 
 
-def _stack(texts: Mapping[str, str], service: str, depth: int) -> list[tuple[str, str]]:
-    """The control and module of each step of a service, with what it includes."""
+def _stack(texts: Mapping[str, str], service: str, depth: int, budget: Iterator[int]) -> list[tuple[str, str]]:
+    """The control and module of each step of a service, with what it includes, until the budget of lines is spent."""
     text = next((texts[path] for path in (f"{place}/{service}" for place in DIRECTORIES) if path in texts), "")
     steps: list[tuple[str, str]] = []
     for line in split_lines(text.replace("\\\n", " ")) if depth < _DEEPEST else ():
+        if next(budget, None) is None:
+            break
         if include := re.match(r"@include\s+(\S+)|-?auth\s+(?:include|substack)\s+(\S+)", line.strip()):
-            steps += _stack(texts, (include[1] or include[2]).rpartition("/")[2], depth + 1)
+            steps += _stack(texts, (include[1] or include[2]).rpartition("/")[2], depth + 1, budget)
         elif step := _LINE.match(line.strip()):
             steps.append((step[1], step[2].rpartition("/")[2].removesuffix(".so")))
     return steps

@@ -27,7 +27,8 @@ class RunContext:
     `profile` is a name or a file, `profile_reason` says why it is that one; `accelerator_option` is the option as
     given, `accelerator` the one chosen. `required` has the claims and reasons that --require names, `durations`
     (seconds) those of the tests in an earlier run. `memory` (MiB) is the memory of each guest, `scratch` the directory
-    of overlays, `removed` the leftovers of killed runs that preflight removed.
+    of overlays, `removed` the leftovers of killed runs that preflight removed. The reports are written in `reports`;
+    when the run has ended they are in `published`.
     """
 
     image: Image
@@ -49,11 +50,21 @@ class RunContext:
     data_disk: int | None = None
     profile_reason: str = "named by --profile"
     removed: tuple[Leftover, ...] = ()
+    published: Path | None = None
 
     @property
     def memory_is_short(self) -> bool:
         """Whether guests have less memory than the instance type."""
         return self.memory < self.instance_type.memory
+
+    @property
+    def destination(self) -> Path:
+        """The directory that has the reports when the run has ended."""
+        return self.published or self.reports
+
+    def place_of(self, report: Path) -> Path:
+        """Returns where a report is when the run has ended."""
+        return self.destination / report.relative_to(self.reports)
 
     def to_json(self) -> str:
         """Returns the context for another process, with the digests of the images."""

@@ -224,13 +224,13 @@ class Machine:
         `within` and `every`, the interval, are in seconds; `within` is scaled to the accelerator.
 
         Raises:
-            WaitTimedOut: it did not become true; the evidence is the last result and the end of the console.
+            WaitTimedOut: it did not become true; the evidence is the console. HostError: QEMU did not run the guest.
         """
         deadline = self._time_scale.deadline(within)
         while not (answer := question()):
             if deadline.expired:
-                raise WaitTimedOut(f"{what}: not within {deadline.allowance:.0f} s; last answer {answer!r}",
-                                   evidence=self.boot.transcript.tail())  # fmt: skip
+                happened = f"{what}: not within {deadline.allowance:.0f} s; last answer {answer!r}"
+                raise self.boot.diagnose_silence() or WaitTimedOut(happened, evidence=self.boot.transcript.tail())
             self.boot.liveness.pause(every, deadline)
         return answer
 

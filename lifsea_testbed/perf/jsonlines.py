@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from lifsea_testbed.errors import CallerError
 from lifsea_testbed.perf.metric import Sample
 from lifsea_testbed.support.sanitize import printable
+from lifsea_testbed.support.whole_file import replaced
 
 SCHEMA = 1
 #: The longest text that a name, a link or a definition may have (characters).
@@ -31,11 +32,8 @@ def write(samples: Iterable[Sample], file: IO[str]) -> int:
 
 def save(samples: Iterable[Sample], path: Path) -> int:
     """Writes the file whole or not at all, and returns the number of samples in it."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        count = write(samples, file)
-    temporary.replace(path)
-    return count
+    with replaced(path) as file:
+        return write(samples, file)
 
 
 def read(lines: Iterable[str], source: str) -> Iterator[Sample]:

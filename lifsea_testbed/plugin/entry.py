@@ -10,7 +10,8 @@ import pytest
 from lifsea_testbed.plugin import fixtures, options
 
 #: The options with which pytest runs no test: the reports of an earlier run stay.
-_RUNS_NOTHING = ("help", "version", "collectonly", "markers", "showfixtures", "show_fixtures_per_test", "cacheshow")
+_RUNS_NOTHING = ("help", "version", "collectonly", "markers", "showfixtures", "show_fixtures_per_test", "cacheshow",
+                 "setupplan")  # fmt: skip
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,12 +39,23 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
     pluginmanager.add_hookspecs(hooks)
 
 
-@pytest.hookimpl(wrapper=True)
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> Generator[None, Any, Any]:
-    """Makes xdist keep the tests of one scenario together, unless --dist says how tests are distributed."""
-    if options.of(config).image and getattr(config.option, "numprocesses", None) and config.option.dist == "no":
+    """Makes xdist keep the tests of one scenario together, unless --dist says how tests are distributed.
+
+    Makes the exit status that of the verdict, whatever else fails.
+    """
+    if not _judges(config):
+        return (yield)
+    if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
         config.option.dist = "loadgroup"
-    return (yield)
+    try:
+        from lifsea_testbed.plugin import ending
+    except ImportError as error:
+        raise pytest.UsageError(f"the test bed is not installed as a whole: {error} "
+                                "(hint: pip install --force-reinstall lifsea-testbed)") from None  # fmt: skip
+
+    return (yield from ending.concluded(config))
 
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)
@@ -64,7 +76,7 @@ def pytest_configure(config: pytest.Config) -> None:
                                        "failure is 'broken'")
     config.addinivalue_line("markers", "shares_machine: the test changes nothing on its machine, which is checked")
     config.pluginmanager.register(fixtures)
-    if not options.of(config).image or any(getattr(config.option, option, False) for option in _RUNS_NOTHING):
+    if not _judges(config):
         return
     if (getattr(config.option, "reruns", None) or 0) < 0:
         raise pytest.UsageError(f"--reruns {config.option.reruns}: not a whole number from 0 on")
@@ -85,23 +97,21 @@ def pytest_sessionstart(session: pytest.Session) -> Generator[None, Any, Any]:
         run = fixtures.bound(session.config)
         if run is None:
             raise
-        run.pytest_sessionfinish(session, pytest.ExitCode.INTERNAL_ERROR)
-        pytest.exit(f"the run did not start: {error!r}", returncode=int(session.exitstatus))
+        pytest.exit(f"the run did not start: {error!r}", returncode=pytest.ExitCode.INTERNAL_ERROR)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Removes the machines' temporary files, and prints the verdict as the last line."""
+    """Ends the part of the run in pytest's session."""
     session = fixtures.bound(config)
     if session is not None:
         config.pluginmanager.unregister(session)
-        session.close()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Refuses to run suites without an image; puts the tests that share a machine before those that do not."""
     judges = [item for item in items if item.get_closest_marker("claim")]
-    if judges and not options.of(config).image and not config.option.collectonly:
+    if judges and not options.of(config).image and not _runs_nothing(config):
         raise pytest.UsageError(f"{judges[0].nodeid}: judges an image, and none was given (hint: --image out.qcow2)")
     if options.of(config).claim:
         _select(config, items)
@@ -129,11 +139,20 @@ def pytest_collection_finish(session: pytest.Session) -> Generator[None, None, N
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skips a test of a claim that the profile does not make, before its fixtures are set up."""
     marker = item.get_closest_marker("claim")
-    if marker is None:
+    if marker is None or _runs_nothing(item.config):
         return
     profile = fixtures.profile_of(item.config)
     if marker.args[0] not in profile.claims:
         pytest.skip(f"{profile.title} does not promise {marker.args[0]}")
+
+
+def _judges(config: pytest.Config) -> bool:
+    """Whether this run judges an image: one was given, and tests are run."""
+    return bool(options.of(config).image) and not _runs_nothing(config)
+
+
+def _runs_nothing(config: pytest.Config) -> bool:
+    return any(getattr(config.option, option, False) for option in _RUNS_NOTHING)
 
 
 def _select(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -294,7 +294,7 @@ def power_cuts(bench: MachineFactory, pytestconfig: pytest.Config) -> PowerCuts:
     """The state of the machine after a power cut at each moment of an upgrade."""
     from lifsea_testbed.powercut import campaign
 
-    return campaign.sweep_for_suite(bench, bench.context.reports, options.of(pytestconfig).power_cuts)
+    return campaign.sweep_for_suite(bench, bench.context.destination, options.of(pytestconfig).power_cuts)
 
 
 @pytest.fixture(scope="session")

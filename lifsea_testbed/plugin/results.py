@@ -19,7 +19,7 @@ from lifsea_testbed.plugin.judgement import NOT_RUN, judge_test
 from lifsea_testbed.profiles.claims import catalogue
 from lifsea_testbed.report import allure, evidence, known_issues
 from lifsea_testbed.report.collector import Collector, run_record
-from lifsea_testbed.report.document import figure
+from lifsea_testbed.report.document import Verdict, figure
 from lifsea_testbed.report.gate import TestOutcome
 from lifsea_testbed.report.known_issues import KnownIssueList
 from lifsea_testbed.report.outcome import Judgement, Status, in_words
@@ -38,12 +38,13 @@ _MARKS = pytest.StashKey[dict[str, evidence.EvidenceMark]]()
 class Results:
     """Judges tests and keeps evidence in each process; collects the outcomes of all processes in the main one.
 
-    `lines` maps each test that ended to its line in its file.
+    `lines` maps each test that ended to its line in its file, `troubles` has what could not be kept of one.
     """
 
     def __init__(self, config: pytest.Config, pool: MachinePool, known: KnownIssueList, collector: Collector | None,
                  spinner: Spinner | None) -> None:
         self.lines: dict[str, int] = {}
+        self.troubles: list[str] = []
         self._config = config
         self._pool = pool
         self._factory = pool.factory
@@ -87,7 +88,7 @@ class Results:
         if isinstance(error, Explained):
             report.longrepr = f"{type(error).__name__}: {error}"
         wrong = judgement.status.is_wrong
-        folder = self._keep_evidence(item, report, error, judgement) if wrong or call.when == "call" else None
+        folder = self._evidence(item, report, error, judgement) if wrong or call.when == "call" else None
         if wrong and folder:
             self._explain(report, item, error, folder)
         self._stamp(report, item, judgement, folder if wrong else None)
@@ -110,10 +111,16 @@ class Results:
         self._collector.add_duration(report.nodeid, report.duration)
         if figures := getattr(report, "lifsea_figures", ()):
             self._collector.add_figures(figure(report.nodeid, fields) for fields in figures)
+        if trouble := getattr(report, "lifsea_trouble", None):
+            self.troubles.append(trouble)
         if fields := getattr(report, "lifsea_outcome", None):
             profile, version = report.lifsea_image
             outcome = _agreed(TestOutcome.from_fields(fields), report)
-            self._collector.add(outcome, profile=profile, version=version)
+            try:
+                self._collector.add(outcome, profile=profile, version=version)
+            except OSError as error:
+                pytest.exit(f"the reports cannot be written: {error.strerror or error}",
+                            returncode=Verdict.BROKEN.exit_status)  # fmt: skip
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
         """Sets Allure's status details to the gate's verdict, in the process that ran the test."""
@@ -148,6 +155,17 @@ class Results:
         if judgement.status is Status.KNOWN:
             report.outcome, report.wasxfail = "skipped", printable(judgement.why)
         return judgement
+
+    def _evidence(self, item: pytest.Item, report: pytest.TestReport, error: BaseException | None,
+                  judgement: Judgement) -> Path | None:
+        """Keeps the evidence and returns its folder; if it cannot be written, that is a trouble of the run."""
+        try:
+            return self._keep_evidence(item, report, error, judgement)
+        except OSError as lost:
+            trouble = printable(f"{item.nodeid}: its evidence cannot be written: {lost.strerror or lost}")
+            report.lifsea_trouble = trouble  # type: ignore[attr-defined]
+            report.sections.append(("evidence", trouble))
+            return None
 
     def _keep_evidence(self, item: pytest.Item, report: pytest.TestReport, error: BaseException | None,
                        judgement: Judgement) -> Path | None:
@@ -189,7 +207,7 @@ class Results:
     def _keep_machines(self, item: pytest.Item) -> Iterator[str]:
         """Saves the machines of a failed test; yields the command that opens each, or why one cannot be saved."""
         for name in _KEPT & machines_of(item).keys():
-            directory = self._context.reports / "kept" / slug(f"{item.nodeid}-{name}")
+            directory = self._context.destination / "kept" / slug(f"{item.nodeid}-{name}")
             try:
                 self._pool.keep(machines_of(item)[name], directory)
             except (Explained, OSError) as error:
@@ -208,7 +226,8 @@ class Results:
             allure.attach_picture(picture.name, picture)
         if isinstance(error, Explained):
             allure.attach("explanation", report.longreprtext)
-        report.sections.append(("more", f"evidence: {relative(folder)}\nreproduce: {self._command(item)}"))
+        place = relative(self._context.place_of(folder))
+        report.sections.append(("more", f"evidence: {place}\nreproduce: {self._command(item)}"))
 
     def _stamp(self, report: pytest.TestReport, item: pytest.Item, judgement: Judgement, folder: Path | None) -> None:
         kept = str(folder.relative_to(self._context.reports)) if folder else ""

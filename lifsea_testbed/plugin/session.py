@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import traceback
 from collections.abc import Generator, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lifsea_testbed.errors import CallerError, Explained, HostError
+from lifsea_testbed.errors import CallerError, HostError
 from lifsea_testbed.machine import preflight, snapshot_cache
 from lifsea_testbed.machine.access import require_methods
 from lifsea_testbed.machine.context import RunContext
@@ -23,16 +22,19 @@ from lifsea_testbed.plugin.ending import Ending
 from lifsea_testbed.plugin.figures import Figures, open_history
 from lifsea_testbed.plugin.hooks import Extensions
 from lifsea_testbed.plugin.judges import COLLECTED, JudgeRegistry
-from lifsea_testbed.plugin.results import Results, relative
+from lifsea_testbed.plugin.results import Results
 from lifsea_testbed.plugin.shards import PLAN, ShardSelection, read_durations
+from lifsea_testbed.plugin.time_limit import ThreadTimeLimit
 from lifsea_testbed.qemu.accelerator import AcceleratorKind
 from lifsea_testbed.report import allure, github, known_issues, terminal
-from lifsea_testbed.report.collector import Collector, lock_reports
-from lifsea_testbed.report.document import Document
+from lifsea_testbed.report.collector import Collector
+from lifsea_testbed.report.directory import ReportsDirectory
+from lifsea_testbed.report.document import Document, Verdict
 from lifsea_testbed.report.known_issues import KnownIssueList
 from lifsea_testbed.report.signature import PASSWORD, Signer
 from lifsea_testbed.report.terminal import Spinner
 from lifsea_testbed.support import private_dir, steps
+from lifsea_testbed.support.confinement import isolation
 from lifsea_testbed.support.host_use import HostUse
 from lifsea_testbed.support.sanitize import log_line, printable
 from lifsea_testbed.upgrade.tools import require_tool
@@ -40,25 +42,19 @@ from lifsea_testbed.upgrade.tools import require_tool
 if TYPE_CHECKING:
     from lifsea_testbed.perf.history import History
 
-#: The exit statuses of pytest after which all is known: tests passed, tests failed, no test was selected.
-_TO_THE_END = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
-
 #: The directory of Allure's results where its plugin is switched off.
 _NO_ALLURE = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """The checked inputs of a run: its context, the known issues, and in the main process signer and history.
-
-    `lock` is the descriptor by which the main process has the directory of the reports to itself.
-    """
+    """The checked inputs of a run: its context, the known issues; in the main process signer, history and reports."""
 
     context: RunContext
     known: KnownIssueList
     signer: Signer | None
     history: History | None
-    lock: int | None
+    directory: ReportsDirectory | None
 
     @classmethod
     def check(cls, config: pytest.Config) -> Inputs:
@@ -74,8 +70,10 @@ class Inputs:
             known = known_issues.load(files, on=known_issues.today())
             context = xdist.receive_context(config) or _context(config)
             history = open_history(config)
-            lock = None if xdist.is_worker(config) else lock_reports(context.reports)
-            return cls(context=context, known=known, signer=signer, history=history, lock=lock)
+            directory = None if xdist.is_worker(config) else _directory(context.reports)
+            if directory:
+                context = replace(context, reports=directory.work, published=directory.path)
+            return cls(context=context, known=known, signer=signer, history=history, directory=directory)
         except (CallerError, HostError) as error:
             raise pytest.UsageError(_refusal(config, error)) from None
 
@@ -93,8 +91,8 @@ class Session:
                                       guest_subjects=self.extensions.guest_subjects)  # fmt: skip
         self.pool = MachinePool(self.factory, SnapshotCache(snapshot_cache.directory()), cold=options.of(config).cold,
                                 keeps=options.of(config).keep == "on-failure")  # fmt: skip
-        self._collector = None if xdist.is_worker(config) else Collector(
-            self.context, inputs.known, version=printable(options.of(config).image_version),
+        self._collector = None if inputs.directory is None else Collector(
+            self.context, inputs.directory, inputs.known, version=printable(options.of(config).image_version),
             flaky_fails=bool(getattr(config.option, "fail_on_flaky", False)))  # fmt: skip
         self.host = HostUse(applies=self.context.accelerator.kind is AcceleratorKind.KVM, announce=self._announce)
         self.controller = xdist.Controller(config, self.context)
@@ -104,9 +102,8 @@ class Session:
         self.shard = ShardSelection(shard, durations) if shard else None
         self.results = Results(config, self.pool, inputs.known, self._collector, self._spinner)
         self._signer = inputs.signer
-        self._lock = inputs.lock
-        self._document: Document | None = None
-        self._cancelled = False
+        self.ending = Ending(config, self.context, self._collector, inputs.directory, release=self.end,
+                             lines=self.results.lines) if self._collector and inputs.directory else None  # fmt: skip
 
     @classmethod
     def start(cls, config: pytest.Config) -> Session:
@@ -123,27 +120,14 @@ class Session:
         try:
             session.require_extensions()
         except CallerError as error:
-            session.factory.close()
+            session.abandon()
             raise pytest.UsageError(printable(error.one_line)) from None
-        if not xdist.is_worker(config):
-            config.pluginmanager.register(Ending(session.break_off))
-        for part in (session, session.results, session.judges, session.controller, session.shard, session.figures):
+        limit = ThreadTimeLimit(session.ending.expire) if session.ending else None
+        for part in (session, session.ending, limit, session.results, session.judges, session.controller,
+                     session.shard, session.figures):  # fmt: skip
             if part is not None:
                 config.pluginmanager.register(part)
         return session
-
-    def break_off(self, session: pytest.Session, error: Exception) -> None:
-        """Makes the run broken, because its end failed in that way."""
-        assert self._collector is not None
-        self._document = self._broken_off(self._collector, error)
-        session.exitstatus = self._document.exit_status
-        if reporter := self._config.pluginmanager.get_plugin("terminalreporter"):
-            reporter.ensure_newline()
-
-    def _broken_off(self, collector: Collector, error: Exception) -> Document:
-        if not isinstance(error, OSError | Explained):
-            traceback.print_exception(error)
-        return collector.break_off(printable(f"the end of the run failed: {error!r}"))
 
     def require_extensions(self) -> None:
         """Makes sure that the access methods and the upgrade tool named by the profile exist.
@@ -167,27 +151,13 @@ class Session:
         finally:
             self.host.leave()
 
-    def close(self) -> None:
-        """Removes the machines' temporary files and prints the verdict as the last line.
+    def abandon(self) -> None:
+        """Ends a run that is refused after all; the reports of the run before stay."""
+        self.end()
+        if self.ending:
+            self.ending.directory.close()
 
-        Raises:
-            SystemExit: they cannot be removed, and the exit status is that of a run whose end failed.
-        """
-        failed = None
-        try:
-            self._release()
-        except Exception as error:
-            if self._document is None or self._collector is None:
-                raise
-            failed = self._document = self._broken_off(self._collector, error)
-        if self._document and self._collector:
-            for line in github.commands(self._document, self.results.lines, os.environ):
-                print(line)
-            print(log_line(terminal.verdict(self._document, relative(self._collector.path))), flush=True)
-        if failed:
-            raise SystemExit(failed.exit_status)
-
-    def _release(self) -> None:
+    def end(self) -> None:
         """Gives back what the session holds."""
         self.pool.close()
         self.factory.close()
@@ -195,11 +165,9 @@ class Session:
         steps.listen()
         if self._spinner:
             self._spinner.close()
-        if self._collector:
+        if self.ending:
             self.controller.end_workers()
             private_dir.clean()  # a worker that died did not remove its machines' directory
-        if self._lock is not None:
-            os.close(self._lock)
 
     def pytest_report_header(self) -> list[str]:
         """Returns the lines on the image, the hardware, and how machines are made."""
@@ -216,6 +184,9 @@ class Session:
             lines.append(f"WARNING: {context.accelerator.other_pace}: the clock does not judge the boot time")
         if context.removed:
             lines.append(f"removed what dead runs had left: {', '.join(map(str, context.removed))}")
+        confinement = isolation()
+        if not confinement.is_full:
+            lines.append(f"WARNING: QEMU is confined less than it could be: {confinement} (lifsea-testbed doctor)")
         lines.append(f"machines: booted, not restored: {self.pool.why_cold}" if self.pool.why_cold else
                      f"machines: restored from a snapshot in {snapshot_cache.directory()}")  # fmt: skip
         if context.memory_is_short:
@@ -223,50 +194,41 @@ class Session:
                          "the host has no more to give")  # fmt: skip
         return lines
 
-    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-        """Leaves pytest's own exit status to a user who ends the run; not to --stepwise, -x, or a failed collection."""
-        self._cancelled = type(excinfo.value) in (KeyboardInterrupt, pytest.exit.Exception)
-
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """Settles the verdict and makes it the exit status."""
-        if self._collector is None:
+        """Settles the verdict, makes it the exit status, and writes every report."""
+        if self.ending is None or self._collector is None or exitstatus == pytest.ExitCode.USAGE_ERROR:
             return
-        document = self._settle(exitstatus)
+        document = self._settle(self._collector, self.ending, exitstatus)
         if self._signer:
             self._signer.sign(self._collector.path, document)
-        if not (self._cancelled and exitstatus == pytest.ExitCode.INTERRUPTED):
-            session.exitstatus = document.exit_status or int(exitstatus)
+        session.exitstatus = document.exit_status
         github.add_summary(document, os.environ)
         if folder := getattr(self._config.option, "allure_report_dir", _NO_ALLURE):
             allure.prepare(document, self.context.reports, Path(folder))
         self._config.hook.pytest_lifsea_report(document=document, reports=self.context.reports)
-        self._document = document
+        self.ending.document = document
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Prints the status of each claim."""
-        if self._document is None:
+        if self.ending is None or self.ending.document is None:
             return
         terminalreporter.section("claims")
-        for line, colour in terminal.lines(self._document, terminalreporter._tw.fullwidth):
+        for line, colour in terminal.lines(self.ending.document, terminalreporter._tw.fullwidth):
             terminalreporter.write_line(log_line(line), **{colour: True})
 
-    def _settle(self, exitstatus: int) -> Document:
+    def _settle(self, collector: Collector, ending: Ending, exitstatus: int) -> Document:
         """Returns the document of the finished run; an early end of pytest or a worker is a trouble of the test bed."""
-        assert self._collector is not None
         judges = self.judges.by_claim(self.controller.results.get(COLLECTED, ""))
-        judged = self.figures.finish(self._collector.flakes)
-        return self._collector.finish(
-            [*self.judges.troubles, *self._stopped(exitstatus), *self.controller.troubles, *judged.troubles],
-            judged.failures, plan=self._plan, findings=judged.findings, judges=judges,
+        judged = self.figures.finish(collector.flakes)
+        stopped = ending.stopped(exitstatus)
+        document = collector.finish(
+            [*self.judges.troubles, *stopped, *self.controller.troubles, *self.results.troubles, *judged.troubles],
+            judged.failures, plan=self._plan, findings=judged.findings, judges=judges, interrupted=ending.interrupted,
         )  # fmt: skip
-
-    def _stopped(self, exitstatus: int) -> list[str]:
-        """The trouble that pytest did not come to the end of its tests, if it did not."""
-        if exitstatus in _TO_THE_END and not self._cancelled:
-            return []
-        names = {code.value: code.name.lower() for code in pytest.ExitCode}
-        return [f"pytest stopped early ({names.get(exitstatus, f'exit status {exitstatus}')})"]
+        if exitstatus == pytest.ExitCode.TESTS_FAILED and document.verdict in (Verdict.PASS, Verdict.NOT_JUDGED):
+            return collector.break_off("pytest counts a failure that no test of this run explains")
+        return document
 
     @property
     def _plan(self) -> str:
@@ -296,6 +258,19 @@ def _context(config: pytest.Config) -> RunContext:
         workers=xdist.workers(config), data_disk=option.data_disk,
         durations=read_durations(map(Path, option.shard_durations)) if option.shard else {},
     )  # fmt: skip
+
+
+def _directory(path: Path) -> ReportsDirectory:
+    """The directory of the reports, which other runs cannot use from now on.
+
+    Raises:
+        CallerError: another run uses it, or it cannot be written.
+    """
+    try:
+        return ReportsDirectory(path)
+    except OSError as error:
+        raise CallerError(f"--reports {path}: cannot be written: {error.strerror}", hint="choose another directory") \
+            from None
 
 
 def _known_issues(config: pytest.Config) -> list[Path]:

@@ -20,6 +20,7 @@ from lifsea_testbed.qemu.emulator import BINARY, Emulator
 from lifsea_testbed.support import programs
 from lifsea_testbed.support.confinement import Confinement, confined
 from lifsea_testbed.support.deadline import Deadline
+from lifsea_testbed.support.host_limits import hint_for
 from lifsea_testbed.support.host_packages import reinstall_hint
 from lifsea_testbed.support.polling import wait_for_ready
 from lifsea_testbed.support.private_dir import PrivateDirectory
@@ -139,8 +140,9 @@ def choose(requested: str, emulator: Emulator) -> Accelerator:
     """
     tcg = measure(AcceleratorKind.TCG, emulator)
     if tcg.rate == 0.0:
-        raise HostError("QEMU executes no code on this host, not even with TCG", evidence=tcg.last_line,
-                        hint=reinstall_hint(BINARY))
+        why = f": {tcg.last_line}" if tcg.last_line else ""
+        raise HostError(f"QEMU executes no code on this host, not even with TCG{why}",
+                        hint=hint_for(tcg.last_line, reinstall_hint(BINARY)))
     if requested == AcceleratorKind.TCG:
         return decide(requested, kvm=Speed(rate=0.0), tcg=tcg)
     if not _KVM.exists():

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import functools
 import importlib.metadata
 import json
-import os
 import platform
 import time
 from collections.abc import Collection, Iterable, Mapping
@@ -15,11 +14,11 @@ from pathlib import Path
 import psutil
 
 from lifsea_testbed.disk.image import Image
-from lifsea_testbed.errors import CallerError
 from lifsea_testbed.machine.context import RunContext
 from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.profiles.claims import catalogue
 from lifsea_testbed.report import gate, junit, known_issues, markdown
+from lifsea_testbed.report.directory import GATE, ReportsDirectory
 from lifsea_testbed.report.document import (
     ClaimRecord,
     Document,
@@ -34,6 +33,7 @@ from lifsea_testbed.report.gate import TestOutcome
 from lifsea_testbed.report.known_issues import KnownIssueList
 from lifsea_testbed.report.outcome import Status
 from lifsea_testbed.support import host as hosts
+from lifsea_testbed.support.whole_file import write_whole
 
 _UNFINISHED = "the run did not come to its end"
 
@@ -41,7 +41,7 @@ _UNFINISHED = "the run did not come to its end"
 class Collector:
     """The outcomes of one run, from all its processes."""
 
-    def __init__(self, context: RunContext, known: KnownIssueList, *, version: str = "",
+    def __init__(self, context: RunContext, directory: ReportsDirectory, known: KnownIssueList, *, version: str = "",
                  flaky_fails: bool = False) -> None:
         self._context = context
         self._known = known
@@ -55,9 +55,14 @@ class Collector:
         self._started = time.time()
         self._profile = profiles.load(context.profile)
         self._findings: list[str] = []
-        self.path = context.reports / "gate.json"
-        for name in ("gate.json", "gate.json.minisig", "run.json", "junit.xml", "summary.md"):
-            self.path.with_name(name).unlink(missing_ok=True)
+        self._troubles: list[str] = []
+        self._failures: list[str] = []
+        self._directory = directory
+
+    @property
+    def path(self) -> Path:
+        """The place of gate.json now."""
+        return self._directory.work / GATE
 
     def add(self, outcome: TestOutcome, *, profile: str, version: str = "") -> None:
         """Adds one outcome, judged by that profile, and writes the results so far."""
@@ -77,29 +82,36 @@ class Collector:
         self._durations[test] = self._durations.get(test, 0.0) + seconds
 
     def finish(self, troubles: Iterable[str] = (), failures: Iterable[str] = (), *, plan: str = "",
-               findings: Iterable[str] = (), judges: Mapping[str, Collection[str]] | None = None) -> Document:
+               findings: Iterable[str] = (), judges: Mapping[str, Collection[str]] | None = None,
+               interrupted: str = "") -> Document:
         """Concludes the verdict, writes every report, and returns their document.
 
         `plan` is the digest of the shard plan, `findings` are the verdicts on the figures, a sentence each, `judges`
-        the tests of each claim, whether they were run or not.
+        the tests of each claim, whether they were run or not. `interrupted` says what ended the run, if it was ended.
         """
         self._plan, self._findings, self._judges = plan, list(findings), judges or {}
-        document = self._concluded(troubles, [*failures, *(self._flaky() if self._flaky_fails else [])])
-        document.write(self.path)
+        self._troubles = [*troubles]
+        self._failures = [*failures, *(self._flaky() if self._flaky_fails else [])]
+        document = self._concluded(interrupted)
+        self._write(document)
         self._write_run()
-        junit.write(document, self.path.with_name("junit.xml"), durations=self._durations)
-        self.path.with_name("summary.md").write_text(markdown.summary(document), "utf-8")
         return document
 
-    def break_off(self, reason: str) -> Document:
-        """Returns the document of a run whose end failed; gate.json is that, or not there, and nothing is signed."""
-        document = self._concluded([reason])
-        self.path.with_name("gate.json.minisig").unlink(missing_ok=True)
-        try:
-            document.write(self.path)
-        except OSError:
-            self.path.unlink(missing_ok=True)
-        return document
+    def break_off(self, reason: str, *, interrupted: bool = False) -> Document:
+        """Returns the document of a run whose end failed, or was `interrupted`, and writes it if it can.
+
+        It needs little room: if there is none, evidence is removed to make some. Nothing is signed.
+        """
+        self._troubles += [] if interrupted else [reason]
+        document = self._concluded(reason if interrupted else "")
+        while True:
+            with contextlib.suppress(OSError):
+                self._directory.work.mkdir(parents=True, exist_ok=True)
+                self.path.with_name(f"{GATE}.minisig").unlink(missing_ok=True)
+                self._write(document)
+                return document
+            if not self._directory.make_room():
+                return document
 
     @property
     def flakes(self) -> dict[str, int]:
@@ -126,17 +138,24 @@ class Collector:
             troubles=list(troubles), failures=list(failures),
         )  # fmt: skip
 
-    def _concluded(self, troubles: Iterable[str], failures: Iterable[str] = ()) -> Document:
+    def _concluded(self, interrupted: str) -> Document:
         """Returns the document with the verdict on the results so far."""
         context, shard = self._context, self._context.shard
         changed = [] if context.image.unchanged else [f"{context.image.path} changed during the run"]
-        troubles, failures = [*troubles, *changed], list(failures)
+        troubles, failures = [*self._troubles, *changed], self._failures
         bare = self.document(Verdict.BROKEN, _UNFINISHED)
         parts = [f"this is shard {shard}; gate merge joins it with the others"] if shard else []
         verdict, why = gate.conclude(bare.claims, others=bare.others, hardware=bare.hardware, troubles=troubles,
                                      failures=failures, selected=context.claims, required=context.required,
-                                     parts=parts)  # fmt: skip
-        return self.document(verdict, why, troubles=troubles, failures=failures)
+                                     parts=parts, interrupted=interrupted)  # fmt: skip
+        document = self.document(verdict, why, troubles=[*([interrupted] if interrupted else []), *troubles],
+                                 failures=failures)  # fmt: skip
+        return document.model_copy(update={"finished": not interrupted})
+
+    def _write(self, document: Document) -> None:
+        document.write(self.path)
+        junit.write(document, self.path.with_name("junit.xml"), durations=self._durations)
+        write_whole(self.path.with_name("summary.md"), markdown.summary(document))
 
     def _unfinished(self) -> Document:
         """The document of the run so far, from which nobody makes a verdict."""
@@ -163,27 +182,7 @@ class Collector:
             "findings": self._findings,
             "tests": {test: round(self._durations[test], 3) for test in sorted(self._durations)},
         }
-        self.path.with_name("run.json").write_text(json.dumps(times, indent=2) + "\n", "utf-8")
-
-
-def lock_reports(directory: Path) -> int:
-    """Keeps other runs out of a directory of reports, until the descriptor that it returns is closed.
-
-    A file system without locks (flock(2)) keeps nobody out.
-
-    Raises:
-        CallerError: another run writes there.
-    """
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise CallerError(f"--reports {directory}: another run writes its reports there",
-                          hint="choose another directory, or wait for that run") from None  # fmt: skip
-    except OSError:
-        pass
-    return descriptor
+        write_whole(self.path.with_name("run.json"), json.dumps(times, indent=2) + "\n")
 
 
 def run_record(context: RunContext, shard: Shard | None = None) -> RunRecord:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from lifsea_testbed.errors import Blame, CallerError, Reason
 from lifsea_testbed.report.outcome import Status
 from lifsea_testbed.support.sanitize import printable
+from lifsea_testbed.support.whole_file import write_whole
 
 SCHEMA = 3
 #: Larger files are refused as a gate.json (bytes).
@@ -27,11 +28,14 @@ class Verdict(enum.StrEnum):
     FAIL = "fail"
     BROKEN = "broken"
     NOT_JUDGED = "not judged"
+    #: A signal or the user ended the run.
+    INTERRUPTED = "interrupted"
 
     @property
     def exit_status(self) -> int:
-        """The exit status of the run: 1 is pytest's for failures; pytest itself does not use 6 and 7."""
-        return {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.BROKEN: 6, Verdict.NOT_JUDGED: 7}[self]
+        """The exit status of the run: 1 and 2 are pytest's as well; pytest itself does not use 6 and 7."""
+        return {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INTERRUPTED: 2, Verdict.BROKEN: 6,
+                Verdict.NOT_JUDGED: 7}[self]  # fmt: skip
 
 
 class _Record(BaseModel):
@@ -200,13 +204,7 @@ class Document(_Record):
 
     def write(self, path: Path) -> None:
         """Writes the file whole or not at all."""
-        temporary = path.with_suffix(".tmp")
-        try:
-            temporary.write_text(self.text(), "utf-8")
-            temporary.replace(path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
+        write_whole(path, self.text())
 
 
 def read(path: Path) -> Document:

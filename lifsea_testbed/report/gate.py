@@ -104,8 +104,10 @@ def judged(claim: str, promise: str, tests: list[TestRecord], figures: Iterable[
 
 def conclude(claims: Iterable[ClaimRecord], *, others: Iterable[TestRecord] = (), hardware: Iterable[TestRecord] = (),
              troubles: Iterable[str] = (), failures: Iterable[str] = (), selected: Collection[str] = (),
-             required: Collection[str] = (), parts: Collection[str] = ()) -> tuple[Verdict, str]:
+             required: Collection[str] = (), parts: Collection[str] = (), interrupted: str = "") -> tuple[Verdict, str]:
     """Returns the verdict and its reason in one line.
+
+    A run that was `interrupted` (by what) has no other verdict, whatever was judged until then.
 
     A failed claim, a failed test of no claim, or a failure outside the tests makes it *fail*. A broken claim or test
     (of the hardware's model as well) or a trouble of the run itself makes it *broken*. Only judged claims pass: if a
@@ -117,6 +119,8 @@ def conclude(claims: Iterable[ClaimRecord], *, others: Iterable[TestRecord] = ()
     claims, others, troubles, failures = list(claims), list(others), list(troubles), list(failures)
     wrong = [*_lines("not kept", [claim.id for claim in claims if claim.status.is_failure]),
              *_lines("failed beside the claims", [test.id for test in others if test.status.is_failure]), *failures]
+    if interrupted:
+        return Verdict.INTERRUPTED, "; ".join([interrupted, *wrong, *parts])
     if wrong:
         return Verdict.FAIL, "; ".join([*wrong, *parts])
     broken = [claim.id for claim in claims if claim.status is Status.BROKEN]

@@ -11,6 +11,7 @@ from lifsea_testbed.report import gate
 from lifsea_testbed.report.document import ClaimRecord, Document, TestRecord
 from lifsea_testbed.report.outcome import Status, in_words
 from lifsea_testbed.support.sanitize import printable
+from lifsea_testbed.support.whole_file import write_whole
 
 #: The longest text of an explanation (characters); the evidence has all of it.
 _LONGEST = 16_000
@@ -36,7 +37,7 @@ def write(document: Document, path: Path, *, durations: Mapping[str, float]) -> 
     root = ElementTree.Element("testsuites")
     root.append(suite)
     ElementTree.indent(root)
-    ElementTree.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)
+    write_whole(path, ElementTree.tostring(root, encoding="utf-8", xml_declaration=True).decode())
 
 
 def _missing(claim: ClaimRecord) -> Iterator[TestRecord]:

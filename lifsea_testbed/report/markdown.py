@@ -7,7 +7,8 @@ from lifsea_testbed.report.gate import counted, hardware_counted, headline, late
 from lifsea_testbed.report.outcome import in_words
 from lifsea_testbed.support.sinks import markdown, markdown_link
 
-_MARKS = {Verdict.PASS: "✅", Verdict.FAIL: "❌", Verdict.BROKEN: "💥", Verdict.NOT_JUDGED: "❔"}
+_MARKS = {Verdict.PASS: "✅", Verdict.FAIL: "❌", Verdict.BROKEN: "💥", Verdict.NOT_JUDGED: "❔",
+          Verdict.INTERRUPTED: "⏹️"}  # fmt: skip
 _LONGEST = 300
 
 

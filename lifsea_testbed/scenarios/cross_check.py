@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,28 +26,27 @@ _PIECE = 16 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class _Copy:
-    """A machine, the moment at which its disk was copied, and the guest that reads the copy."""
+    """A machine, the moment at which its disk was copied, the file with the copy, and the guest that reads it."""
 
     machine: Machine
     moment: tuple[int, str]
+    path: Path
     disk: Guest
 
 
 class DiskCopies:
-    """The last copy of each machine's disk; all are removed at the end of the context."""
+    """The last copy of each machine's disk, as long as the machine runs; all are removed at the end of the context."""
 
     def __init__(self, factory: MachineFactory) -> None:
         self._factory = factory
-        self._copies: dict[int, _Copy] = {}
-        self._files = contextlib.ExitStack()
+        self._copies: list[_Copy] = []
 
     def __enter__(self) -> DiskCopies:
         return self
 
     def __exit__(self, *_: object) -> None:
         """Removes every copy."""
-        self._copies.clear()
-        self._files.close()
+        self._keep(lambda copy: False)
 
     def of(self, machine: Machine, moment: str = "") -> Guest:
         """Returns the guest that reads a copy of the machine's disk, made in this boot and at that moment.
@@ -56,15 +55,22 @@ class DiskCopies:
             HostError: the copy could not be written.
         """
         seen = len(machine.boots), moment
-        found = self._copies.get(id(machine))
-        if found is None or found.moment != seen:
-            path = self._factory.scratch_path("disk-copy.qcow2")
-            self._files.callback(path.unlink, missing_ok=True)
-            copy_overlay(machine, path)
-            tree = OfflineTree(machine.image, *machine.disks[:-1], path)
-            found = _Copy(machine=machine, moment=seen, disk=machine.guest.without_shell(lambda: tree))
-            self._copies[id(machine)] = found
-        return found.disk
+        for copy in self._copies:
+            if copy.machine is machine and copy.moment == seen:
+                return copy.disk
+        self._keep(lambda copy: copy.machine is not machine and not copy.machine.boot.liveness.ended)
+        path = self._factory.scratch_path("disk-copy.qcow2")
+        copy_overlay(machine, path)
+        tree = OfflineTree(machine.image, *machine.disks[:-1], path)
+        disk = machine.guest.without_shell(lambda: tree)
+        self._copies.append(_Copy(machine=machine, moment=seen, path=path, disk=disk))
+        return disk
+
+    def _keep(self, wanted: Callable[[_Copy], bool]) -> None:
+        for copy in self._copies:
+            if not wanted(copy):
+                copy.path.unlink(missing_ok=True)
+        self._copies = [copy for copy in self._copies if wanted(copy)]
 
 
 class CrossCheck:
@@ -102,15 +108,15 @@ def copy_overlay(machine: Machine, target: Path) -> None:
         HostError: the copy could not be written, or the overlay is no regular file any more.
     """
     if machine.boot.liveness.ended:
-        _copy(machine.disks[-1], target)
+        copy_file(machine.disks[-1], target)
         return
     machine.run("sync", check=False)
-    with _standing_still(machine):
-        _copy(machine.disks[-1], target)
+    with standing_still(machine):
+        copy_file(machine.disks[-1], target)
 
 
 @contextlib.contextmanager
-def _standing_still(machine: Machine) -> Iterator[None]:
+def standing_still(machine: Machine) -> Iterator[None]:
     """Stops the machine between two instructions; QEMU then has written all that it had cached (QMP, stop)."""
     machine.boot.execute("stop")
     try:
@@ -119,8 +125,12 @@ def _standing_still(machine: Machine) -> Iterator[None]:
         machine.boot.execute("cont")
 
 
-def _copy(source: Path, target: Path) -> None:
-    """Copies a regular file with its holes; a symbolic link is not followed."""
+def copy_file(source: Path, target: Path) -> None:
+    """Copies a regular file with its holes; a symbolic link is not followed.
+
+    Raises:
+        HostError: it is another kind of file, or cannot be read, or the copy cannot be written.
+    """
     try:
         descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb", buffering=0) as file, target.open("xb", buffering=0) as copy:
@@ -135,6 +145,7 @@ def _copy(source: Path, target: Path) -> None:
                     copy.write(piece)
                     start += len(piece)
     except OSError as error:
+        target.unlink(missing_ok=True)
         raise HostError(f"the disk of a machine could not be copied: {error}",
                         hint="free disk space, or set TMPDIR to another disk") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import os
 import struct
 import subprocess
@@ -11,14 +12,25 @@ from pathlib import Path
 
 import pytest
 
-from lifsea_testbed.disk.image import LARGEST, DiskFormat, examine, parse_qcow2_header
+from lifsea_testbed.disk.image import DiskFormat, examine
+from lifsea_testbed.disk.qcow2_header import LARGEST, parse_qcow2_header
 from lifsea_testbed.errors import ImageRefused
-from tests.support.boot_sector import raw_image
+from tests.support.boot_sector import boot_sector, raw_image
 
 
 def qcow2(path: Path, *options: str) -> Path:
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *options, str(path), "64M"], check=True)
+    marks = [part for place, byte in ((510, 0x55), (511, 0xAA)) for part in ("-c", f"write -P {byte} {place} 1")]
+    subprocess.run(["qemu-io", "-f", "qcow2", *marks, str(path)], check=True, capture_output=True)
     return path
+
+
+def wrapped(path: Path, *options: str) -> Path:
+    """The qcow2 file that qemu-img makes of a file which it takes for a raw disk."""
+    made = path.with_name("wrapped.qcow2")
+    convert = ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", *options]
+    subprocess.run([*convert, str(path), str(made)], check=True)
+    return made
 
 
 def with_bytes(path: Path, offset: int, data: bytes) -> Path:
@@ -201,6 +213,24 @@ def test_a_header_that_is_cut_short_is_refused(tmp_path: Path) -> None:
 def test_a_header_that_means_trouble_is_refused(tmp_path: Path, offset: int, data: bytes, complaint: str) -> None:
     with pytest.raises(ImageRefused, match=complaint):
         examine(with_bytes(qcow2(tmp_path / "disk.qcow2"), offset, data))
+
+
+@pytest.mark.parametrize(("data", "complaint"), [
+    (gzip.compress(os.urandom(4096)), "the disk in it is a gzip file"),
+    (bytes(1 << 20), "the disk in it is empty"),
+    (b"#!/bin/sh\n".ljust(8192, b" "), "the disk in it has no partition table"),
+    (boot_sector("x") + b"EFI PART".ljust(32, b"\0") + struct.pack("<Q", 1 << 30), "truncated: its partition table"),
+])  # fmt: skip
+def test_a_qcow2_image_of_no_disk_is_refused_before_it_boots(tmp_path: Path, data: bytes, complaint: str) -> None:
+    """As `qemu-img convert` makes one of a compressed file: its verdict would be that the image is broken."""
+    (tmp_path / "file").write_bytes(data)
+    with pytest.raises(ImageRefused, match=complaint):
+        examine(wrapped(tmp_path / "file"))
+
+
+def test_a_qcow2_image_that_is_not_read_offline_is_left_to_the_machine(tmp_path: Path) -> None:
+    image = wrapped(raw_image(tmp_path / "disk.raw"), "-o", "compression_type=zstd", "-c")
+    assert examine(image).virtual_size == 1 << 20
 
 
 def test_a_truncated_raw_disk_is_told_by_its_partition_table(tmp_path: Path) -> None:

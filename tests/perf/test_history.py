@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -75,6 +77,21 @@ def test_what_is_there_stays_single(history: History) -> None:
     first, second = list(nightly([2.0, 2.1])), list(nightly([2.0, 2.1, 2.2]))
     assert (history.add(first), history.add(second), history.add(second)) == (10, 5, 0)
     assert len(list(history.samples())) == 15
+
+
+def test_several_create_it_at_the_same_time(tmp_path: Path) -> None:
+    """Each process finds a file that is new, and all of them can use it."""
+    program = ("import sys; from lifsea_testbed.perf.history import History; sys.stdin.readline()\n"
+               "with History(sys.argv[1]) as history: print(len(history.builds()))")  # fmt: skip
+    for number in range(3):
+        command = [sys.executable, "-c", program, str(tmp_path / f"{number}.db")]
+        running = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                    text=True) for _ in range(4)]  # fmt: skip
+        for process in running:
+            assert process.stdin
+            process.stdin.write("\n")
+            process.stdin.flush()
+        assert [process.communicate()[0] for process in running] == ["0\n"] * 4
 
 
 def test_several_add_at_the_same_time(history: History) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 
 import pytest
 
-from lifsea_testbed.errors import CallerError
-from lifsea_testbed.report.collector import lock_reports
+from lifsea_testbed.report.directory import ReportsDirectory
 from tests.support.boot_sector import raw_image
 from tests.support.quick import lay_out
 
@@ -67,11 +65,12 @@ def test_a_failure_is_one_however_the_run_ends(start: Start, pytester: pytest.Py
 
 
 def test_a_verdict_that_cannot_be_written_is_not_left_half(start: Start, pytester: pytest.Pytester) -> None:
-    """The name of gate.json is taken by a directory, as no disk can be filled here."""
-    body = "__import__('pathlib').Path('reports/gate.tmp').mkdir(exist_ok=True)"
-    result = start(body=body)
-    assert result.ret == 6 and "verdict: broken" in result.outlines[-1]
-    assert not (pytester.path / "reports/gate.json").exists()
+    """The name of gate.json is taken by a directory, as if the disk were full."""
+    result = start(body="__import__('pathlib').Path('reports/gate.json/x').mkdir(parents=True, exist_ok=True)")
+    assert result.ret == 6
+    assert result.outlines[-1].startswith("verdict: broken - ")
+    assert result.outlines[-1].endswith("(no report could be written)")
+    assert [path.name for path in (pytester.path / "reports").glob(".gate*")] == []
 
 
 def test_a_name_that_no_report_can_hold_is_refused(pytester: pytest.Pytester, start: Start) -> None:
@@ -86,14 +85,12 @@ def test_a_name_that_no_report_can_hold_is_refused(pytester: pytest.Pytester, st
 def test_two_runs_do_not_share_their_reports(start: Start, pytester: pytest.Pytester) -> None:
     (pytester.path / "reports").mkdir()
     (pytester.path / "reports/gate.json").write_text("of the run before")
-    lock = lock_reports(pytester.path / "reports")
-    with pytest.raises(CallerError, match="another run"):
-        lock_reports(pytester.path / "reports")
+    other = ReportsDirectory(pytester.path / "reports")
     result = start()
     assert result.ret == 4
     result.stderr.fnmatch_lines(["ERROR: --reports *reports: another run writes its reports there (hint: *)"])
     assert (pytester.path / "reports/gate.json").read_text() == "of the run before"
-    os.close(lock)
+    other.close()
     assert start().ret == 0
 
 

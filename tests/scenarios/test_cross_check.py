@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -14,11 +14,15 @@ from lifsea_testbed.disk import image
 from lifsea_testbed.errors import AnswersDiffer, HostError
 from lifsea_testbed.guest.cross_checked import Answered, Road
 from lifsea_testbed.guest.guest import Guest
+from lifsea_testbed.machine.factory import MachineSpec
+from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.profiles.profile import AccessMethod
+from lifsea_testbed.qemu.accelerator import AcceleratorKind
 from lifsea_testbed.scenarios import cross_check
 from lifsea_testbed.scenarios.cross_check import CrossCheck, DiskCopies
-from tests.support import disks
+from tests.support import disks, quick
+from tests.support.boot_sector import raw_image
 from tests.support.fakes import FakeShell
 
 #: A guest whose find names no python, and whose disk has one.
@@ -85,6 +89,16 @@ def test_the_machine_stands_still_once_for_a_moment(machine: Any, copies: DiskCo
     assert machine.seen == ["sync", "stop", "cont"] * 2
 
 
+def test_a_copy_is_kept_as_long_as_its_machine_runs(machine: Any, copies: DiskCopies, tmp_path: Path) -> None:
+    other = FakeMachine(machine.image.path, machine.disks[0])
+    copies.of(machine)
+    copies.of(machine, "late")
+    assert len(list((tmp_path / "scratch").iterdir())) == 1
+    machine.boot.liveness.ended = True
+    copies.of(cast(Machine, other))
+    assert len(list((tmp_path / "scratch").iterdir())) == 1
+
+
 def test_a_reboot_makes_the_copy_old(machine: Any, copies: DiskCopies) -> None:
     one = copies.of(machine)
     machine.boots.append(machine)
@@ -129,6 +143,18 @@ def test_a_copy_has_the_holes_and_bytes_of_its_file(machine: Any, tmp_path: Path
     cross_check.copy_overlay(machine, tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == machine.disks[0].read_bytes()
     assert (tmp_path / "copy").stat().st_blocks <= machine.disks[0].stat().st_blocks + 64
+
+
+def test_a_real_machine_stands_still_and_goes_on(tmp_path: Path) -> None:
+    made = quick.factory(raw_image(tmp_path / "disk.raw", "up and running\n"), quick.measured(AcceleratorKind.TCG))
+    with made as factory, factory.create(MachineSpec(name="machine")) as machine:
+        with cross_check.standing_still(machine):
+            assert machine.boot.execute("query-status")["status"] == "paused"
+            cross_check.copy_file(machine.disks[-1], tmp_path / "copy.qcow2")
+        assert machine.boot.execute("query-status")["status"] == "running"
+        assert not machine.boot.liveness.ended
+        header = (tmp_path / "copy.qcow2").read_bytes()[:4]
+    assert header == b"QFI\xfb"
 
 
 def test_a_machine_without_a_shell_is_read_from_its_disk_alone(machine: Any, copies: DiskCopies) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from tests.support import ROOT, api_page, house, third_party
+from tests.support import ROOT, api_page, faults, house, third_party
 
 #: Each generated file, and what returns its text.
 GENERATED = {ROOT / "docs/floors.svg": house.picture, ROOT / "docs/api.md": api_page.text,
-             ROOT / "THIRD-PARTY.md": third_party.text}
+             ROOT / "docs/faults.md": faults.page, ROOT / "THIRD-PARTY.md": third_party.text}
 
 
 def main() -> None:

@@ -1,0 +1,1 @@
+"""Fuzzing of everything that parses what an image or a guest wrote."""
