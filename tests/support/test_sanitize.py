@@ -11,7 +11,6 @@ import pytest
 from lifsea_testbed.errors import GuestCrashed
 from lifsea_testbed.support.deadline import Deadline, TimeScale
 from lifsea_testbed.support.liveness import Liveness
-from lifsea_testbed.support.redact import redact
 from lifsea_testbed.support.sanitize import log_text, printable, slug
 
 
