@@ -117,7 +117,7 @@ def test_a_text_four_times_as_long_takes_no_more_than_about_four_times_the_time(
 
 
 def test_the_parsers_are_found() -> None:
-    assert len(ALL) > 40 and {"guest.system.parse_os_release", "console.port_frames.parse_header"} <= set(ALL)
+    assert len(ALL) > 40 and {"guest.system.parse_os_release", "guest.network.parse_sockets"} <= set(ALL)
 
 
 def test_a_quadratic_reader_is_found() -> None:
