@@ -126,6 +126,17 @@ def test_each_library_has_its_owner() -> None:
     assert wrong == []
 
 
+def test_one_module_starts_programs() -> None:
+    """It gives none of them the environment, and with it the passwords and tokens, of this process."""
+    starters = {"subprocess", "multiprocessing", "pty", "asyncio.subprocess"}
+    assert [name_of(path) for path in modules() if starters & set(imports(path))] == ["support.programs"]
+    calls = {f"{name_of(path)}: os.{node.attr}" for path in modules()
+             for node in ast.walk(ast.parse(path.read_text("utf-8")))
+             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "os"
+             and node.attr.startswith(("exec", "spawn", "posix_spawn", "system", "popen", "fork"))}  # fmt: skip
+    assert calls == set()
+
+
 def test_suites_import_the_public_api_and_nothing_else() -> None:
     """No regular expressions, no sleeping, no processes, no module below the package."""
     names = {f"lifsea_testbed.{name}" for name in lifsea_testbed.__all__}

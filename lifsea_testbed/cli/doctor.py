@@ -20,7 +20,8 @@ from lifsea_testbed.qemu import emulator as emulators
 from lifsea_testbed.qemu.accelerator import Accelerator, AcceleratorKind
 from lifsea_testbed.qemu.emulator import Emulator
 from lifsea_testbed.support import host, private_dir
-from lifsea_testbed.support.confinement import confined
+from lifsea_testbed.support.confinement import Isolation, confined, isolation
+from lifsea_testbed.support.host_limits import hint_for
 from lifsea_testbed.support.host_packages import install_hint, reinstall_hint
 from lifsea_testbed.support.programs import Ended, run_tool
 from lifsea_testbed.support.sanitize import printable
@@ -67,6 +68,7 @@ class HostFacts:
     emulator: Emulator | HostError
     missing_features: tuple[str, ...]
     sandbox_trouble: str
+    isolation: Isolation
     accelerator: Accelerator | HostError
     kvm_exists: bool
     kvm_opens: bool
@@ -96,8 +98,9 @@ def run(options: argparse.Namespace) -> None:
 
 def checks_of(facts: HostFacts) -> list[Check]:
     """Returns the checks of a host with these facts."""
-    return [_accelerator(facts), _emulator(facts.emulator), _features(facts), _sandbox(facts), _memory(facts),
-            _disk(facts), _huge_pages(facts), _compilers(facts)]  # fmt: skip
+    return [_accelerator(facts), _emulator(facts.emulator), _features(facts), _sandbox(facts),
+            _confinement(facts.isolation), _memory(facts), _disk(facts), _huge_pages(facts),
+            _compilers(facts)]  # fmt: skip
 
 
 def gather_facts() -> HostFacts:
@@ -112,6 +115,7 @@ def gather_facts() -> HostFacts:
         emulator=emulator,
         missing_features=tuple(_missing_features(emulator)) if isinstance(emulator, Emulator) else (),
         sandbox_trouble=_sandbox_trouble(emulator) if isinstance(emulator, Emulator) else "",
+        isolation=isolation(),
         accelerator=_choose_accelerator(emulator) if isinstance(emulator, Emulator) else HostError("no usable QEMU"),
         kvm_exists=_KVM.exists(), kvm_opens=usable and os.access(_KVM, os.R_OK | os.W_OK),
         memory=host.available_memory(), directory=directory, disk=shutil.disk_usage(directory).free,
@@ -126,7 +130,8 @@ def gather_facts() -> HostFacts:
 def _accelerator(facts: HostFacts) -> Check:
     found = facts.accelerator
     if isinstance(found, HostError):
-        return Check(name="accelerator", state=CheckState.MISSING, found=found.happened, remedy=_QEMU_REMEDY)
+        return Check(name="accelerator", state=CheckState.MISSING, found=found.happened,
+                     remedy=found.hint or _QEMU_REMEDY)  # fmt: skip
     if found.kind is AcceleratorKind.KVM:
         return _kvm(found)
     if not facts.kvm_exists:
@@ -170,9 +175,16 @@ def _sandbox(facts: HostFacts) -> Check:
         return Check(name="sandbox", state=CheckState.MISSING, found="no usable QEMU", remedy=facts.emulator.hint)
     if facts.sandbox_trouble:
         return Check(name="sandbox", state=CheckState.MISSING, found=facts.sandbox_trouble,
-                     remedy="a container or policy forbids seccomp or a change of user: allow both, or run as a user "
-                     "other than root")  # fmt: skip
+                     remedy=hint_for(facts.sandbox_trouble, "a container or policy forbids seccomp or a change of "
+                                     "user: allow both, or run as a user other than root"))  # fmt: skip
     return Check(name="sandbox", state=CheckState.GOOD, found="QEMU runs confined by seccomp, without privileges")
+
+
+def _confinement(found: Isolation) -> Check:
+    if found.is_full:
+        return Check(name="confinement", state=CheckState.GOOD, found=str(found))
+    return Check(name="confinement", state=CheckState.LIMITED, found=str(found),
+                 remedy=found.hint or "run as root, so that no machine can reach this user's processes")
 
 
 def _memory(facts: HostFacts) -> Check:

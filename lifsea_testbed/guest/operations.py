@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from lifsea_testbed.guest.answers import readable
 from lifsea_testbed.profiles.profile import OperationsSection
 from lifsea_testbed.support.protocols import Shell
 
 #: Starting the container may have to unpack an image first (seconds on real hardware).
 _START = 60.0
-# The root directory of each process, and its program, as the kernel has them: device and inode. A thread of the kernel
-# has no program, and may have a root of its own, as kdevtmpfs does.
-_ROOTS = "stat -L -c '%d:%i %n' /proc/self/root/ /proc/[0-9]*/root/ /proc/[0-9]*/exe 2>/dev/null || :"
-_OWN = "/proc/self/root/"
+# The processes whose root directory is another file than the shell's own, by builtins of the shell alone. A thread of
+# the kernel has no program, and may have a root of its own, as kdevtmpfs does.
+_CONTAINED = """
+for process in /proc/[0-9]*; do
+    [ -e $process/exe ] && [ -e $process/root/ ] || continue
+    [ $process/root/ -ef /proc/self/root/ ] || echo $process/
+done
+:
+"""
 
 
 class OperationsContainer:
@@ -37,11 +41,7 @@ class OperationsContainer:
 
         The kernel is asked, and not the tool: an answer of the tool is no more than its word.
         """
-        answer = self._shell.run(_ROOTS)
-        with readable(answer, expected="a device, an inode and a process on each line"):
-            places = {path: place for place, path in (line.split(maxsplit=1) for line in answer.lines)}
-            processes = [path.removesuffix("exe") for path in places if path.endswith("/exe")]
-            return sorted(path for path in processes if places.get(f"{path}root/", places[_OWN]) != places[_OWN])
+        return sorted(self._shell.run(_CONTAINED).lines)
 
     def start(self) -> None:
         """Starts it."""

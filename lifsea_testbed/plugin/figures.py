@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 import uuid
 from collections.abc import Generator, Iterator, Mapping
@@ -18,6 +17,7 @@ from lifsea_testbed.perf.metric import Better, Build, BuildKind, Measure, Measur
 from lifsea_testbed.plugin import options, xdist
 from lifsea_testbed.report import collector
 from lifsea_testbed.report.document import Host
+from lifsea_testbed.support.programs import run_tool
 from lifsea_testbed.support.sanitize import printable
 
 if TYPE_CHECKING:
@@ -188,6 +188,6 @@ def _revision() -> str:
     """The git revision of the working directory, with the suffix -dirty if it was changed; empty outside git."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=10).stdout.strip()
-    except (OSError, subprocess.TimeoutExpired):
+        return run_tool(command, within=10.0, kept=["HOME"]).stdout.strip()  # git reads ~/.gitconfig: safe.directory
+    except HostError:
         return ""

@@ -34,6 +34,7 @@ from lifsea_testbed.report.known_issues import KnownIssueList
 from lifsea_testbed.report.signature import PASSWORD, Signer
 from lifsea_testbed.report.terminal import Spinner
 from lifsea_testbed.support import private_dir, steps
+from lifsea_testbed.support.confinement import isolation
 from lifsea_testbed.support.host_use import HostUse
 from lifsea_testbed.support.sanitize import log_line, printable
 from lifsea_testbed.upgrade.tools import require_tool
@@ -183,6 +184,9 @@ class Session:
             lines.append(f"WARNING: {context.accelerator.other_pace}: the clock does not judge the boot time")
         if context.removed:
             lines.append(f"removed what dead runs had left: {', '.join(map(str, context.removed))}")
+        confinement = isolation()
+        if not confinement.is_full:
+            lines.append(f"WARNING: QEMU is confined less than it could be: {confinement} (lifsea-testbed doctor)")
         lines.append(f"machines: booted, not restored: {self.pool.why_cold}" if self.pool.why_cold else
                      f"machines: restored from a snapshot in {snapshot_cache.directory()}")  # fmt: skip
         if context.memory_is_short:

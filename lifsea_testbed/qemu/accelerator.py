@@ -17,9 +17,10 @@ from pathlib import Path
 from lifsea_testbed.errors import HostError
 from lifsea_testbed.qemu import processor
 from lifsea_testbed.qemu.emulator import BINARY, Emulator
-from lifsea_testbed.support import host, programs
+from lifsea_testbed.support import programs
 from lifsea_testbed.support.confinement import Confinement, confined
 from lifsea_testbed.support.deadline import Deadline
+from lifsea_testbed.support.host_limits import hint_for
 from lifsea_testbed.support.host_packages import reinstall_hint
 from lifsea_testbed.support.polling import wait_for_ready
 from lifsea_testbed.support.private_dir import PrivateDirectory
@@ -141,7 +142,7 @@ def choose(requested: str, emulator: Emulator) -> Accelerator:
     if tcg.rate == 0.0:
         why = f": {tcg.last_line}" if tcg.last_line else ""
         raise HostError(f"QEMU executes no code on this host, not even with TCG{why}",
-                        hint=host.limits_hint() or reinstall_hint(BINARY))
+                        hint=hint_for(tcg.last_line, reinstall_hint(BINARY)))
     if requested == AcceleratorKind.TCG:
         return decide(requested, kvm=Speed(rate=0.0), tcg=tcg)
     if not _KVM.exists():

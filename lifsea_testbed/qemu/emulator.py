@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from lifsea_testbed.errors import HostError
 from lifsea_testbed.qemu.process import describe_exit
+from lifsea_testbed.support.host_limits import hint_for
 from lifsea_testbed.support.host_packages import install_hint, reinstall_hint
 from lifsea_testbed.support.programs import run_tool
 
@@ -17,7 +18,7 @@ BINARY = "qemu-system-x86_64"
 #: (full-cpuid-auto-level=off), so that a 64-bit kernel hangs before its first line.
 MACHINE_TYPE = "pc"
 #: What QEMU is run with: overlays, the guest's connections to services, confinement.
-_TOOLS = (BINARY, "qemu-img", "socat", "setpriv")
+_TOOLS = (BINARY, "qemu-img", "socat", "setpriv", "prlimit")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,5 +66,5 @@ def _output(binary: str, *arguments: str) -> str:
     ended = run_tool([binary, *arguments], within=30.0)
     if ended.returncode:
         raise HostError(f"{binary} {' '.join(arguments)} {describe_exit(ended.returncode)}", evidence=ended.stderr,
-                        hint=reinstall_hint(BINARY))
+                        hint=hint_for(ended.stderr, reinstall_hint(BINARY)))
     return ended.stdout

@@ -155,7 +155,7 @@ def built(directory: Path) -> Iterator[Counter]:
     source.write_text(importlib.resources.files("lifsea_testbed.qemu").joinpath("counter.c").read_text("utf-8"))
     command = [compiler, "-O2", "-shared", "-fPIC", "-fvisibility=hidden", "-o", str(library), str(source)]
     try:
-        done = run_tool(command, within=_BUILDING)
+        done = run_tool(command, within=_BUILDING, kept=["TMPDIR"])
     except HostError as error:
         raise NotJudged(f"the counter of instructions cannot be built: {error.happened}", Reason.HOST) from error
     if done.returncode:

@@ -14,6 +14,7 @@ from lifsea_testbed.errors import EmulatorFailed, HostError, LaunchError
 from lifsea_testbed.qemu.processor_share import ProcessorShare
 from lifsea_testbed.support.confined_process import ConfinedProcess
 from lifsea_testbed.support.confinement import UNLIMITED, Confinement, Limits
+from lifsea_testbed.support.host_limits import hint_for
 from lifsea_testbed.support.lines import split_lines
 from lifsea_testbed.support.sanitize import printable
 
@@ -92,8 +93,8 @@ class QemuProcess:
         if (status or 0) < 0:
             return LaunchError(happened, evidence=evidence,
                                hint="another process killed it; the host may be out of memory: see its kernel log")
-        return LaunchError(happened, evidence=evidence,
-                           hint="see QEMU's message below its command line; the host may be out of memory or disk")
+        return LaunchError(happened, evidence=evidence, hint=hint_for(self.stderr(),
+                           "see QEMU's message below its command line; the host may be out of memory or disk"))
 
     def kill(self) -> None:
         """Kills it and returns when it is gone.

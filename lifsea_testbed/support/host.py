@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import resource
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,6 @@ OVERHEAD = 512
 VCPUS_PER_CPU = 2
 _ROOT = Path("/")
 #: The limits that are there only if somebody has set them; that of processes is always there.
-_LIMITS = {"-v": resource.RLIMIT_AS, "-f": resource.RLIMIT_FSIZE}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,16 +37,6 @@ _VERSIONS = {
     "cgroup": _Version(limit="memory.limit_in_bytes", usage="memory.usage_in_bytes", reclaimable="total_inactive_file"),
     "cgroup2": _Version(limit="memory.max", usage="memory.current", reclaimable="inactive_file"),
 }
-
-
-def limits_hint() -> str:
-    """Returns how to lift the limits of this process that keep a virtual machine from starting; empty if it has none.
-
-    Limits of memory and file sizes (setrlimit(2)) are named as ulimit(1) does.
-    """
-    limits = [f"ulimit {option} unlimited" for option, limit in _LIMITS.items()
-              if resource.getrlimit(limit)[0] != resource.RLIM_INFINITY]  # fmt: skip
-    return f"this process is limited: {', '.join(limits)}" if limits else ""
 
 
 def processor_name() -> str:

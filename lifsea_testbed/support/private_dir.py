@@ -77,9 +77,12 @@ def find() -> list[Leftover]:
 
 
 def places() -> list[Path]:
-    """Returns where private directories are created: on disk, and in memory unless TMPDIR is set."""
+    """Returns where private directories are created: on disk, and in memory unless TMPDIR is set.
+
+    A file system in memory to which this user cannot write is none.
+    """
     on_disk = Path(tempfile.gettempdir())
-    return [on_disk] if os.environ.get("TMPDIR") or not IN_MEMORY.is_dir() else [on_disk, IN_MEMORY]
+    return [on_disk] if os.environ.get("TMPDIR") or not _is_writable(IN_MEMORY) else [on_disk, IN_MEMORY]
 
 
 def remove(leftover: Leftover) -> None:
@@ -124,6 +127,14 @@ def die_with_parent(parent: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_SIGNAL_AT_PARENTS_DEATH, signal.SIGKILL)
         if os.getppid() != parent:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _is_writable(place: Path) -> bool:
+    """Whether a file can be written there: neither the mode of a directory nor free space in it shows that."""
+    with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=place) as file:
+        file.write(b"\0")
+        return True
+    return False
 
 
 def _make(place: Path | None) -> tuple[Path, int]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from lifsea_testbed.errors import HostError
+from lifsea_testbed.support.host_limits import hint_for
 
 #: How long the last output of a program that has ended may take to arrive (seconds).
 _LAST_OUTPUT = 1.0
@@ -60,8 +61,9 @@ def run_tool(command: Sequence[str], *, within: float, input: str = "", director
                    evidence=f"{shlex.join(command)}\n{output[-_CHUNK:].decode('utf-8', 'replace')}",
                    hint="the host is overloaded, or its disk does not answer") from None  # fmt: skip
     except OSError as error:
-        raise HostError(f"{command[0]} cannot be started: {error.strerror or error}",
-                        evidence=shlex.join(command)) from None
+        reason = error.strerror or str(error)
+        raise HostError(f"{command[0]} cannot be started: {reason}", evidence=shlex.join(command),
+                        hint=hint_for(reason)) from None  # fmt: skip
 
 
 def start(command: Sequence[str], *, directory: Path, inherit: Sequence[int] = (), stdin: int = subprocess.DEVNULL,

@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 import stat
-import subprocess
 import sys
 import threading
 import weakref
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from lifsea_testbed.errors import DiskDamaged, HostError, ImageRefused, NotJudged, Reason, TestbedError
+from lifsea_testbed.support import programs
 from lifsea_testbed.support.confinement import confined
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.questions import LARGEST, AnswerFrame, Question, QuestionFrame, receive, send
@@ -127,9 +127,8 @@ class _Process:
         command = [sys.executable, "-I", "-m", "lifsea_testbed.support.reader_process", str(own.uid), str(own.gid),
                    module, *arguments, *map(str, files)]  # fmt: skip
         with theirs:
-            self._process = subprocess.Popen(command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL,
-                                             stderr=subprocess.PIPE, pass_fds=files, cwd="/",
-                                             env={"LC_ALL": "C.UTF-8"})  # fmt: skip
+            self._process = programs.start(command, directory=Path("/"), inherit=files, stdin=theirs.fileno(),
+                                           stdout=programs.NOWHERE, stderr=programs.PIPE)  # fmt: skip
         try:
             ready = receive(self._connection, AnswerFrame, Deadline.after(_STARTING))
         except (TimeoutError, ValueError):
@@ -160,9 +159,7 @@ class _Process:
 
     def status(self) -> int:
         """Returns the status of a process that has closed its end of the socket."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return self._process.wait(_ENDING)
-        return self.close()
+        return self._process.returncode if programs.wait(self._process, _ENDING) else self.close()
 
     def _failed(self, command: list[str]) -> HostError:
         self._process.kill()

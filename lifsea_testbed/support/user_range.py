@@ -55,13 +55,13 @@ def of_this_host(uid_map: str) -> range:
 
 
 def processes_of(number: int) -> list[int]:
-    """Returns the processes of that user."""
+    """Returns the processes of that user, without those that have ended and that nobody has waited for."""
     found = []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError, IndexError):  # it has ended, or is no process
             # Not the owner of the directory, which a process can hide (prctl(2), PR_SET_DUMPABLE).
-            words = (entry / "status").read_text("ascii", "replace").partition("\nUid:")[2].split(maxsplit=4)
-            if str(number) in words[:4]:
+            status = (entry / "status").read_text("ascii", "replace")
+            if str(number) in status.partition("\nUid:")[2].split(maxsplit=4)[:4] and "\nState:\tZ" not in status:
                 found.append(int(entry.name))
     return found
 

@@ -15,9 +15,11 @@ from lifsea_testbed.cli.main import main
 from lifsea_testbed.errors import HostError
 from lifsea_testbed.qemu.accelerator import Accelerator, AcceleratorKind
 from lifsea_testbed.qemu.emulator import Emulator
+from lifsea_testbed.support.confinement import Isolation
 
 GOOD = HostFacts(
     emulator=Emulator(binary="/usr/bin/qemu-system-x86_64", version="10.0.2"), missing_features=(), sandbox_trouble="",
+    isolation=Isolation(namespaces=("network", "files", "IPC", "processes")),
     accelerator=Accelerator(kind=AcceleratorKind.KVM, speed=9000.0, why="KVM runs 9000.0 M instructions/s, TCG 1000 M"),
     kvm_exists=True, kvm_opens=True, memory=30_000, directory=Path("/tmp"), disk=50 << 30,
     huge_pages="always [madvise] never", compilers=("gcc", "as", "ld"),
@@ -44,6 +46,9 @@ def test_a_good_host_has_no_troubles() -> None:
     ({"emulator": Emulator(binary="qemu", version="7.2.22")}, "QEMU", CheckState.LIMITED, "backports"),
     ({"missing_features": ("blklogwrites",)}, "features", CheckState.MISSING, "apt-get install"),
     ({"sandbox_trouble": "seccomp is not allowed"}, "sandbox", CheckState.MISSING, "allow"),
+    ({"isolation": Isolation(missing=("network",), why="Operation not permitted", hint="allow namespaces")},
+     "confinement", CheckState.LIMITED, "allow namespaces"),
+    ({"isolation": Isolation(own_users=False)}, "confinement", CheckState.LIMITED, "run as root"),
     ({"memory": 6000}, "memory", CheckState.LIMITED, "larger host"),
     ({"memory": 1000}, "memory", CheckState.MISSING, "larger host"),
     ({"disk": 1 << 30}, "disk", CheckState.MISSING, "TMPDIR"),

@@ -161,15 +161,8 @@ def test_a_file_that_is_not_there_reads_as_nothing() -> None:
 
 
 def test_a_process_in_a_container_has_another_root() -> None:
-    roots = ("254:2 /proc/self/root/\n254:2 /proc/7/root/\n0:55 /proc/9/root/\n6:1 /proc/25/root/\n"
-             "254:70 /proc/7/exe\n0:71 /proc/9/exe\n254:72 /proc/11/exe\n")  # fmt: skip
-    assert OperationsContainer(FakeShell({"stat -L": roots}), OperationsSection()).contained() == ["/proc/9/"]
-
-
-def test_a_thread_of_the_kernel_lives_in_no_container() -> None:
-    """kdevtmpfs has a root of its own on every machine, and no program."""
-    roots = "254:2 /proc/self/root/\n6:1 /proc/25/root/\n"
-    assert OperationsContainer(FakeShell({"stat -L": roots}), OperationsSection()).contained() == []
+    shell = FakeShell({"/proc/self/root/": "/proc/9/\n/proc/11/\n"})
+    assert OperationsContainer(shell, OperationsSection()).contained() == ["/proc/11/", "/proc/9/"]
 
 
 def test_a_file_of_the_identity_that_is_named_has_to_exist() -> None:

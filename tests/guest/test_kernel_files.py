@@ -6,12 +6,13 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from lifsea_testbed.errors import AnswersDiffer
-from lifsea_testbed.guest import disks, kernel_files, kubelet, network
+from lifsea_testbed.guest import disks, kernel_files, kubelet, network, operations
 from lifsea_testbed.guest.disks import Disks
 from lifsea_testbed.guest.kernel import Kernel
 from lifsea_testbed.guest.kubelet import Kubelet
@@ -110,3 +111,16 @@ def test_the_process_at_a_port_is_found(shell: str) -> None:
         done = subprocess.run([shell, "-c", script], capture_output=True, text=True, check=True)
         name, group = Path("/proc/self/comm").read_text().strip(), Path("/proc/self/cgroup").read_text().split()
         assert done.stdout.splitlines()[0] == " ".join([name, *group])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="chroot(2) is root's")
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_process_with_another_root_is_found_and_no_thread_of_the_kernel(shell: str, tmp_path: Path) -> None:
+    waits = "import os, sys; os.chroot(sys.argv[1]); print(flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", waits, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as one:
+        assert one.stdout is not None and one.stdout.readline() == b"\n"
+        found = run(shell, operations._CONTAINED).splitlines()
+        one.communicate()
+    assert f"/proc/{one.pid}/" in found and f"/proc/{os.getpid()}/" not in found
+    assert "/proc/2/" not in found  # kthreadd

@@ -56,3 +56,14 @@ def counting_image(path: Path, text: str) -> Path:
     """Writes a raw disk whose boot sector prints the text, counts what it receives, and resets on request."""
     path.write_bytes(boot_sector(text, _COUNTING_CODE).ljust(1 << 20, b"\0"))
     return path
+
+
+#: ds = 0; for ever: writes 127 sectors to the boot disk (int 13h, function 43h), by the packet behind the code, and
+#: adds 127 to the number of the first one in that packet.
+_FILLING_CODE = bytes.fromhex("31c0 8ed8 be167c b80043 cd13 6683061e7c7f ebf0 9090 10007f00 00000010 0100000000000000")
+
+
+def filling_image(path: Path) -> Path:
+    """Writes a raw disk whose boot sector writes to the disk without end."""
+    path.write_bytes(boot_sector("", _FILLING_CODE).ljust(1 << 20, b"\0"))
+    return path

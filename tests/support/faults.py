@@ -138,7 +138,7 @@ CELLS = (
     _broken("standard output is full", "", Moment.BEFORE, "", shell='exec "$@" >/dev/full'),
     _refused("another run writes to the same reports", "another run writes its reports there", key="lock"),
     _refused("a name that is not UTF-8", "not UTF-8", options=("--next-image", "bad\udcff.raw")),
-    _refused("500 MiB of address space", "this process is limited: ulimit -v unlimited",
+    _refused("500 MiB of address space", "a process may have 488 MiB of address space here: raise ulimit -v",
              shell='ulimit -v 500000; exec "$@"'),
     _refused("12 descriptors", "Too many open files", shell='ulimit -n 12; exec "$@"'),
     _fine("HOME is not set", 'unset HOME; exec "$@"'),

@@ -149,3 +149,14 @@ def test_the_doctor_says_what_is_left_and_cleans_it(dead: Path, capsys: pytest.C
     assert f"removed: {dead} (3 MiB, 0 processes)\n" in capsys.readouterr().out
     assert main.main(["doctor"]) == 0
     assert str(dead) not in capsys.readouterr().out
+
+
+def test_a_memory_file_system_that_cannot_be_written_is_no_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mode of the directory and the space in it do not show that: root may write where the mode forbids it."""
+    monkeypatch.delenv("TMPDIR", raising=False)
+    monkeypatch.setattr(private_dir, "IN_MEMORY", tmp_path)
+    assert private_dir.places()[1:] == [tmp_path]
+    monkeypatch.setattr(private_dir, "IN_MEMORY", Path("/proc/self"))
+    assert len(private_dir.places()) == 1

@@ -47,7 +47,8 @@ def test_no_tool_of_the_test_bed_may_hang(
     (tmp_path / tool).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     for module in (storage, emulator, instruction_counter):
-        monkeypatch.setattr(module, "run_tool", lambda command, *, within: run_tool(command, within=min(within, 0.3)))
+        monkeypatch.setattr(module, "run_tool",
+                            lambda command, *, within, **_: run_tool(command, within=min(within, 0.3)))
     started = time.monotonic()
     with pytest.raises((HostError, NotJudged), match="did not end within 0 s"):
         use(tmp_path)
