@@ -110,10 +110,17 @@ def test_processes_that_share_a_cpu_withhold_it_from_each_other(processes: ExitS
 
 
 def test_a_process_that_crowds_itself_out_lacks_no_processor(processes: ExitStack) -> None:
-    crowd = f"import threading\n[threading.Thread(target=exec, args=({BUSY!r},)).start() for _ in range(3)]"
-    found = measure(processes, started(processes, sys.executable, "-c", crowd), 4.0)
-    others = processor_share.sample(Path("/proc/self")).others
-    assert found.ran > 0.0 and others > 0.0, found
+    crowd = ("import hashlib, os, threading\nos.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+             "def work():\n    while True: hashlib.sha256(bytes(1 << 22))\n"
+             "[threading.Thread(target=work).start() for _ in range(3)]")  # fmt: skip
+    process = started(processes, sys.executable, "-c", crowd)
+    place = Path(f"/proc/{process.pid}")
+    before = processor_share.sample(place)
+    found = measure(processes, process, 4.0)
+    after = processor_share.sample(place)
+    waited = sum(thread.waited for thread in after.threads.values())
+    assert waited > found.seconds, "its threads waited for each other"
+    assert found.seconds <= after.others - before.others + 0.5
 
 
 def test_nothing_is_withheld_from_a_process_that_sleeps(processes: ExitStack) -> None:
