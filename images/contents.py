@@ -87,7 +87,10 @@ class Contents:
 
 @dataclass(frozen=True, kw_only=True)
 class _Known:
-    """A program of the recipes: where it lies, what tells its version, and the artefact and file that it is from."""
+    """A program of the recipes: where it lies, the artefact and file that it is from, and what tells its version.
+
+    That is an expression for its content, or the package whose version it has.
+    """
 
     name: str
     path: str
@@ -95,17 +98,18 @@ class _Known:
     artefact: str = ""
     file: str = ""
     version: bytes = b""
+    package: str = ""
 
 
 _GRUB = _Known(name="grub", path=f"partition {_BIOS_BOOT}", licence="GPL-3.0-or-later", artefact="grub",
-               file="core.img")  # fmt: skip
+               file="core.img", package="grub-pc-bin")  # fmt: skip
 _KNOWN = (
     _Known(name="linux", path="/usr/lib/modules/*/vmlinuz", artefact="kernel",
            licence="GPL-2.0-only WITH Linux-syscall-note", version=rb"(\d+\.\d+\.\d+\S*) \(root@reference\)"),
     _Known(name="kubelet", path="/usr/*bin/kubelet", licence="Apache-2.0", artefact="kubelet", file="kubelet",
            version=rb"v(1\.\d\d\.\d+)(?![\w.])"),
     _Known(name="ostree-prepare-root", path="/usr/lib/ostree/ostree-prepare-root", licence="LGPL-2.0-or-later",
-           artefact="prepare-root", file="ostree-prepare-root"),
+           artefact="prepare-root", file="ostree-prepare-root", package="ostree"),
     _Known(name="busybox", path="*/fs/bin/busybox", licence="GPL-2.0-only", artefact="containers",
            file="io.containerd.snapshotter.v1.overlayfs/snapshots/2/fs/bin/busybox",
            version=rb"BusyBox v\d\S* \(Debian ([^)\s]+)\)"),
@@ -205,8 +209,10 @@ def _bios_boot(disk: ByteSource) -> list[bytes]:
 
 
 def _program(known: _Known, path: str, content: bytes, origin: Origin) -> Program:
-    versions = {match.decode() for match in re.findall(known.version, content)} if known.version else set()
     made_of = origin(known.artefact, known.file, content) if known.file else []
+    versions = {package.version for package in made_of if package.name == known.package}
+    if known.version:
+        versions = {match.decode() for match in re.findall(known.version, content)}
     return Program(name=known.name, path=path, licence=known.licence, sha256=hashlib.sha256(content).hexdigest(),
                    version=versions.pop() if len(versions) == 1 else "", made_of=tuple(made_of))  # fmt: skip
 

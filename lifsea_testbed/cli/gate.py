@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 from pathlib import Path
 
 from lifsea_testbed.errors import CallerError
 from lifsea_testbed.report import document, junit, markdown, merge, signature, terminal
+from lifsea_testbed.report.directory import GATE, VERDICT, ReportsDirectory
+from lifsea_testbed.support.whole_file import write_whole
 
 
 def join(options: argparse.Namespace) -> int:
     """Merges the gate.json of each shard into a directory of reports, and returns the exit status of the verdict."""
     signer = _signer(options.sign_with) if options.sign_with else None
     joined = merge.merge([(str(path), _moved_below(options.output, path)) for path in options.files])
-    path = options.output / "gate.json"
+    durations = _durations(options.files)
     try:
         options.output.mkdir(parents=True, exist_ok=True)
-        path.with_name(path.name + signature.SUFFIX).unlink(missing_ok=True)
-        joined.write(path)
-        junit.write(joined, path.with_name("junit.xml"), durations=_durations(options.files))
-        path.with_name("summary.md").write_text(markdown.summary(joined), "utf-8")
-        if signer:
-            signer.sign(path, joined)
+        with contextlib.closing(ReportsDirectory(options.output, VERDICT, option="--output")) as reports:
+            _write(joined, reports, durations, signer)
+            reports.publish()
     except OSError as error:
         raise CallerError(f"--output {options.output}: cannot be written: {error.strerror}",
                           hint="choose another directory") from None
-    print(terminal.verdict(joined, str(path)))
+    print(terminal.verdict(joined, str(options.output / GATE)))
     return joined.exit_status
+
+
+def _write(joined: document.Document, reports: ReportsDirectory, durations: dict[str, float],
+           signer: signature.Signer | None) -> None:  # fmt: skip
+    joined.write(reports.work / GATE)
+    junit.write(joined, reports.work / "junit.xml", durations=durations, reports=reports.path)
+    write_whole(reports.work / "summary.md", markdown.summary(joined))
+    if signer:
+        signer.sign(reports.work / GATE, joined)
 
 
 def verify(options: argparse.Namespace) -> int:

@@ -27,6 +27,10 @@ class Package:
     name: str
     version: str
 
+    def __str__(self) -> str:
+        """Its name and its version."""
+        return f"{self.name} {self.version}"
+
 
 class Packages:
     """The installed packages; `databases` are the dpkg status files that the profile names."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -51,6 +52,7 @@ def run_context(*, image: str, reports: Path, next_image: str | None = None, pro
                           hint=f"one of {', '.join(REQUIRED)}, or a claim; lifsea-testbed explain lists those")
     if profile != AUTO:
         profiles.load(profile)
+    _require_temporary()
     emulator = emulators.find()
     removed = tuple(private_dir.clean())
     examined, other = examine(Path(image)), examine(Path(next_image)) if next_image else None
@@ -132,6 +134,18 @@ def workers(instance_type: str) -> int:
     size, available = instance_types.find(instance_type), host.available_memory()
     return host.workers(processors=host.processors(), memory=available, guest_processors=size.cpus,
                         guest_memory=fit_memory(size.memory, available))  # fmt: skip
+
+
+def _require_temporary() -> None:
+    """Makes sure that temporary files can be written where TMPDIR says; Python would quietly take another directory."""
+    place = os.environ.get("TMPDIR")
+    if place:
+        try:
+            with tempfile.TemporaryFile(dir=place, buffering=0) as file:
+                file.write(b"\0")
+        except OSError as error:
+            raise CallerError(f"TMPDIR {place}: cannot be written: {error.strerror or error}",
+                              hint="set it to a directory on a disk with room") from None  # fmt: skip
 
 
 def _require_directory(path: Path) -> None:

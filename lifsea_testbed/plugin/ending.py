@@ -198,7 +198,7 @@ def _reason(error: BaseException, happened: str) -> str:
 
 
 def _print(line: str) -> None:
-    """Prints a line on standard output, or on standard error if that is lost; neither is written to once it is lost."""
+    """Prints a line on standard output, which becomes standard error if it is lost."""
     for stream in (sys.stdout, sys.stderr):
         try:
             encoding = stream.encoding or "utf-8"
@@ -206,6 +206,7 @@ def _print(line: str) -> None:
             return
         except (OSError, ValueError):
             _silence(stream)
+            sys.stdout = sys.stderr
 
 
 def _silence(stream: IO[str]) -> None:

@@ -28,6 +28,11 @@ def pytest_load_initial_conftests(
         early_config.known_args_namespace.file_or_dir = paths
     try:
         return (yield)
+    except Exception as error:
+        # pytest reports its own exceptions; any other one would end it with a traceback and status 1.
+        if type(error).__module__.startswith("_pytest.") or not options.names_an_image(args):
+            raise
+        raise pytest.UsageError(f"a plugin or conftest.py failed while pytest started: {error!r}") from error
     finally:
         options.add_short_names(parser)
 

@@ -86,7 +86,7 @@ def pytest_lifsea_guest_subjects() -> Mapping[str, Callable[[Shell, Profile], ob
 
 @pytest.hookspec
 def pytest_lifsea_report(document: Document, reports: Path) -> None:
-    """Writes a further report when the verdict is settled; `reports` is the directory of --reports.
+    """Writes a further report when the verdict is settled, into `reports`: what is there will be in that of --reports.
 
     Example::
 

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lifsea_testbed.profiles.claims import catalogue
-
 if TYPE_CHECKING:
     from lifsea_testbed.machine.machine import Machine
     from lifsea_testbed.scenarios.cross_check import CrossCheck
@@ -19,6 +17,8 @@ def claim(name: str) -> pytest.MarkDecorator:
     Raises:
         KeyError: claims.toml has no such claim.
     """
+    from lifsea_testbed.profiles.claims import catalogue
+
     return pytest.mark.claim(catalogue()[name].id)
 
 

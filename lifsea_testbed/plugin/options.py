@@ -88,6 +88,12 @@ def add_short_names(parser: pytest.Parser) -> None:
             group.addoption(option.short, dest=option.destination, **attributes)
 
 
+def names_an_image(arguments: Sequence[str]) -> bool:
+    """Returns whether the arguments, not parsed yet, have the option that makes a run judge an image."""
+    image = _OPTIONS[0]
+    return any(word.partition("=")[0] in (image.short, image.long) for word in arguments)
+
+
 def test_paths(arguments: Sequence[str], config: pytest.Config, parser: pytest.Parser) -> list[str] | None:
     """Returns the files and directories among the arguments before `add_short_names`; None if they are misspelt.
 

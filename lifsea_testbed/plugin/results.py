@@ -294,8 +294,10 @@ def _uptime(item: pytest.Item, judgement: Judgement) -> int | None:
 
 def relative(path: Path) -> str:
     """Returns the path below the working directory, or the whole path of a file elsewhere."""
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (ValueError, FileNotFoundError):
+        return str(path)
 
 
 def _reruns(config: pytest.Config) -> int:

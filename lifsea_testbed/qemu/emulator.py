@@ -17,6 +17,8 @@ BINARY = "qemu-system-x86_64"
 #: is not used: QEMU removes types after about six years, and those before 2.8 hide the CPU leaves that `-cpu max` needs
 #: (full-cpuid-auto-level=off), so that a 64-bit kernel hangs before its first line.
 MACHINE_TYPE = "pc"
+#: The oldest QEMU with all that the command line uses: that of Debian 12.
+_OLDEST = (7, 2)
 #: What QEMU is run with: overlays, the guest's connections to services, confinement.
 _TOOLS = (BINARY, "qemu-img", "socat", "setpriv", "prlimit")
 
@@ -52,14 +54,18 @@ def find() -> Emulator:
     """Returns the QEMU on PATH.
 
     Raises:
-        HostError: it is not installed, or a tool that it needs is not.
+        HostError: it is not installed, is too old, or does not answer, or a tool that it needs is not installed.
     """
     missing = [tool for tool in _TOOLS if shutil.which(tool) is None]
     if missing:
         raise HostError(f"{', '.join(missing)} not found on PATH", hint=install_hint(*missing))
     binary = shutil.which(BINARY) or BINARY
     version = re.search(r"version (\S+)", _output(binary, "--version"))
-    return Emulator(binary=binary, version=version[1] if version else "unknown")
+    found = Emulator(binary=binary, version=version[1] if version else "unknown")
+    if version and not found._is_at_least(*_OLDEST):
+        raise HostError(f"{binary} is of version {found.version}, which is too old",
+                        expected=f"{'.'.join(map(str, _OLDEST))} or later", hint=install_hint(BINARY))
+    return found
 
 
 def _output(binary: str, *arguments: str) -> str:

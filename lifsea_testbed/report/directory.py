@@ -19,8 +19,8 @@ VERDICT = (GATE, "gate.json.minisig", "junit.xml", "summary.md")
 OF_A_RUN = (*VERDICT, "run.json", "metrics.jsonl", "claims.html", "allurerc.json", "evidence", "machines", "allure")
 #: The parts that take room and that a verdict can do without, the least important first.
 _BULK = ("allure", "machines", "evidence")
-#: The directories of a run that is not published yet, and of the reports that are being replaced.
-_WORK, _EARLIER = ".run-", ".earlier-"
+#: The directories of a run that is not published yet; of earlier reports, while they are moved away; and when all are.
+_WORK, _EARLIER, _REPLACED = ".run-", ".earlier-", ".replaced-"
 
 
 class ReportsDirectory:
@@ -30,8 +30,8 @@ class ReportsDirectory:
     whatever ended which run when: gate.json is the first to go and the last to come.
     """
 
-    def __init__(self, path: Path, names: Iterable[str] = OF_A_RUN) -> None:
-        """Locks the directory, and finishes or undoes what a run that was killed has left.
+    def __init__(self, path: Path, names: Iterable[str] = OF_A_RUN, *, option: str = "--reports") -> None:
+        """Locks the directory, and finishes or undoes what a run that was killed has left; `option` is for messages.
 
         Raises:
             CallerError: another run writes there.
@@ -39,7 +39,7 @@ class ReportsDirectory:
         """
         self.path = path
         self._names = tuple(names)
-        self._lock = _locked(path)
+        self._lock = _locked(path, option)
         try:
             self._recover()
             self.work = self._new(_WORK) if any(map(self._exists, self._names)) else path
@@ -61,20 +61,21 @@ class ReportsDirectory:
         (self.work / GATE).stat()
         if self.is_published:
             return
-        earlier, moved = self._new(_EARLIER), list[tuple[Path, Path]]()
-        new = sorted((path.name for path in self.work.iterdir()), key=lambda name: (name == GATE, name))
+        new, earlier, moved = _gate_last(self.work), self._new(_EARLIER), list[tuple[Path, Path]]()
         old = sorted(filter(self._exists, {*self._names, *new}), key=lambda name: (name != GATE, name))
+        replaced = self.path / earlier.name.replace(_EARLIER, _REPLACED)
         try:
-            for source, target in [*((self.path / name, earlier / name) for name in old),
+            for source, target in [*((self.path / name, earlier / name) for name in old), (earlier, replaced),
                                    *((self.work / name, self.path / name) for name in new)]:
                 source.rename(target)
                 moved.append((source, target))
         except OSError:
             for source, target in reversed(moved):
                 target.rename(source)
+            _remove(earlier)
             raise
-        shutil.rmtree(earlier, ignore_errors=True)
-        shutil.rmtree(self.work, ignore_errors=True)
+        _remove(replaced)
+        _remove(self.work)
         self.work = self.path
 
     def make_room(self) -> bool:
@@ -91,16 +92,14 @@ class ReportsDirectory:
         os.close(self._lock)
 
     def _recover(self) -> None:
-        for earlier in self.path.glob(f"{_EARLIER}*"):
-            if not self._exists(GATE):
-                old = sorted((path.name for path in earlier.iterdir()), key=lambda name: (name == GATE, name))
-                for name in (*self._names, *old):
-                    _remove(self.path / name)
-                for name in old:
-                    (earlier / name).rename(self.path / name)
-            _remove(earlier)
-        for work in self.path.glob(f"{_WORK}*"):
-            _remove(work)
+        """Puts back what a killed run had begun to move away; once all was away, puts that run's own in its place."""
+        works = sorted(self.path.glob(f"{_WORK}*"))
+        for source in [*self.path.glob(f"{_EARLIER}*"), *(works if any(self.path.glob(f"{_REPLACED}*")) else [])]:
+            for name in _gate_last(source):
+                (source / name).rename(self.path / name)
+        for kind in (_EARLIER, _WORK, _REPLACED):
+            for path in self.path.glob(f"{kind}*"):
+                _remove(path)
 
     def _exists(self, name: str) -> bool:
         return os.path.lexists(self.path / name)
@@ -111,18 +110,22 @@ class ReportsDirectory:
         return made
 
 
-def _locked(directory: Path) -> int:
+def _locked(directory: Path, option: str) -> int:
     """The descriptor that keeps other runs out; a file system without locks (flock(2)) keeps nobody out."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        raise CallerError(f"--reports {directory}: another run writes its reports there",
+        raise CallerError(f"{option} {directory}: another run writes its reports there",
                           hint="choose another directory, or wait for that run") from None  # fmt: skip
     except OSError:
         pass
     return descriptor
+
+
+def _gate_last(directory: Path) -> list[str]:
+    return sorted((path.name for path in directory.iterdir()), key=lambda name: (name == GATE, name))
 
 
 def _remove(path: Path) -> None:

@@ -19,8 +19,11 @@ _EXPLANATION = "explanation.txt"
 _Case = tuple[ClaimRecord | None, TestRecord]
 
 
-def write(document: Document, path: Path, *, durations: Mapping[str, float]) -> None:
-    """Writes the document as JUnit XML, with the duration (seconds) of each test where it is known."""
+def write(document: Document, path: Path, *, durations: Mapping[str, float], reports: Path | None = None) -> None:
+    """Writes the document as JUnit XML, with the duration (seconds) of each test where it is known.
+
+    The evidence is below `reports`, by default the directory of the file.
+    """
     cases: list[_Case] = [(claim, test) for claim in document.claims for test in (*claim.tests, *_missing(claim))]
     cases += [(None, test) for test in (*document.others, *document.hardware)]
     suite = ElementTree.Element("testsuite", {
@@ -33,7 +36,7 @@ def write(document: Document, path: Path, *, durations: Mapping[str, float]) -> 
     for name, value in (("verdict", gate.headline(document)), ("why", document.why),
                         ("sha256", document.image.sha256)):
         ElementTree.SubElement(properties, "property", {"name": name, "value": printable(value)})
-    suite.extend(_case(claim, test, path.parent, durations) for claim, test in cases)
+    suite.extend(_case(claim, test, reports or path.parent, durations) for claim, test in cases)
     root = ElementTree.Element("testsuites")
     root.append(suite)
     ElementTree.indent(root)

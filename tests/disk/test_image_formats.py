@@ -14,9 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
 
 from lifsea_testbed.disk.image import examine
-from lifsea_testbed.disk.image_formats import HEAD, identify
+from lifsea_testbed.disk.image_formats import HEAD, TAIL, identify
+from lifsea_testbed.disk.qcow2_header import parse_qcow2_header, unknown_features
 from lifsea_testbed.errors import ImageRefused
 from tests.support.boot_sector import boot_sector, raw_image
 
@@ -162,3 +165,26 @@ def test_what_is_no_disk_is_named(tmp_path: Path, data: bytes, name: str, advice
 ], ids=["disk", "boots-from-a-file-system", "qcow2", "left-over-iso", "nothing", "short", "nowhere"])  # fmt: skip
 def test_what_may_be_a_disk_is_none_of_them(data: bytes) -> None:
     assert identify(data[:HEAD], data[-512:], len(data)) is None
+
+
+#: What a parser looks for, and where: a random input alone would be turned away at the first byte.
+_MARKS = [(0, b"MZ"), (510, b"\x55\xaa"), (257, b"ustar"), (769, b"ustar"), (32768, b"\x01CD001"), (514, b"HdrS"),
+          (0, b"QFI\xfb\0\0\0\x03"), (100, b"\0\0\0\x68"), (104, b"\x68\x03\xf8\x57"), (64, b"PE\0\0")]  # fmt: skip
+
+
+@settings(max_examples=2000, deadline=None)
+@given(some.binary(max_size=1200), some.lists(some.sampled_from(_MARKS), unique=True), some.booleans(),
+       some.integers(min_value=0, max_value=1 << 63))  # fmt: skip
+def test_no_bytes_break_what_tells_formats_apart(
+    noise: bytes, marks: list[tuple[int, bytes]], long: bool, size: int
+) -> None:
+    head = bytearray(noise + bytes(36000 if long else 0))
+    for place, mark in marks:
+        head[place:place + len(mark)] = mark if place < len(head) else b""
+    found = identify(bytes(head), bytes(head[-TAIL:]), size)
+    assert found is None or "\n" not in found.hint(Path("x"))
+    try:
+        parse_qcow2_header(bytes(head))
+    except ValueError:
+        return
+    assert len(unknown_features(bytes(head))) <= 64

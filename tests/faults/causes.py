@@ -50,7 +50,7 @@ def cause() -> None:
     elif FAULT in ("qemu", "stop"):
         for process in _machines():
             process.send_signal(signal.SIGKILL if FAULT == "qemu" else signal.SIGSTOP)
-    elif FAULT == "raise":
+    elif FAULT in ("raise", "load"):
         raise RuntimeError("a defect of a plugin")
     elif FAULT == "exit":
         pytest.exit("enough", returncode=1)
@@ -58,6 +58,8 @@ def cause() -> None:
         time.sleep(600)
     elif FAULT == "lose":
         shutil.rmtree(REPORTS)
+    elif FAULT == "vanish":
+        shutil.rmtree(Path.cwd())
     elif FAULT == "fill":
         _fill(REPORTS / "ballast")
 
@@ -70,6 +72,11 @@ def _fill(path: Path) -> None:
     with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(512))
+
+
+def pytest_addoption() -> None:
+    if FAULT == "load":
+        cause()
 
 
 @pytest.hookimpl(tryfirst=True)

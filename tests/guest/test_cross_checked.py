@@ -11,6 +11,7 @@ import pytest
 from lifsea_testbed.errors import AnswersDiffer, GuestFailure, NotJudged, Reason
 from lifsea_testbed.guest import cross_checked, offline
 from lifsea_testbed.guest.cross_checked import QUESTIONS, Agreement, CrossCheckedGuest, Road
+from lifsea_testbed.guest.packages import Package
 
 
 class Subject:
@@ -59,6 +60,12 @@ def test_what_lies_in_memory_is_in_the_guest_alone() -> None:
 def test_packages_are_the_same_ones(asked: list[str], read: list[str]) -> None:
     made, _ = checked(guest(installed=asked), guest(installed=read))
     with pytest.raises(AnswersDiffer, match="alone has \\[b\\]"):
+        made.packages.installed()
+
+
+def test_a_package_is_named_with_its_version() -> None:
+    made, _ = checked(guest(installed=[]), guest(installed=[Package(name="rpm", version="4-1")]))
+    with pytest.raises(AnswersDiffer, match=r"the disk alone has \[rpm 4-1\]"):
         made.packages.installed()
 
 

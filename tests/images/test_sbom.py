@@ -157,6 +157,14 @@ def test_what_a_program_is_made_of_is_in_the_bill(image: Path, tmp_path: Path) -
         [made(bill, "kubelet")["SPDXID"]]  # fmt: skip
 
 
+def test_a_program_that_does_not_tell_its_version_has_that_of_its_package(tmp_path: Path) -> None:
+    root = disks.fill(tmp_path / "root", {"usr/lib/os-release": "ID=x\n", "var/lib/dpkg/status": _STATUS,
+                                          "usr/lib/ostree/ostree-prepare-root*": "\x7fELF"})  # fmt: skip
+    package = Fetched(name="ostree", version="2022.7-2", architecture="source", sha256="0" * 64)
+    held = contents.read(disks.disk(tmp_path / "disk.raw", root=root), lambda artefact, file, content: [package])
+    assert [(each.name, each.version) for each in held.programs] == [("ostree-prepare-root", "2022.7-2")]
+
+
 @pytest.mark.parametrize("content", [b"", b"\x7fELF", b"#!/bin/sh\n\xff Go buildinf:", _KUBELET[:78] + b"\0" * 20])
 def test_what_is_no_go_program_is_none(content: bytes) -> None:
     assert contents.go_program("/usr/bin/x", content) is None

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -100,3 +103,36 @@ def test_a_plugin_that_is_switched_off_is_not_missed(start: Start, pytester: pyt
     assert result.ret == 0
     assert json.loads((pytester.path / "reports/gate.json").read_text())["verdict"] == "pass"
     assert (pytester.path / "reports/allure").exists() == (plugin != "allure_pytest")
+
+
+@pytest.mark.parametrize("option", ["--markers", "--fixtures", "--fixtures-per-test", "--cache-show", "--collect-only",
+                                    "--setup-plan", "--help", "--version"])  # fmt: skip
+def test_what_runs_no_test_touches_no_report_and_needs_no_image(pytester: pytest.Pytester, option: str) -> None:
+    always = lay_out(pytester.path, SUITE.format(body="pass"))
+    (pytester.path / "reports").mkdir()
+    (pytester.path / "reports/gate.json").write_text("of the run before")
+    for given in (always[:-2], []):
+        result = pytester.runpytest_subprocess(*given, "-p", "no:hypothesispytest", option)
+        assert result.ret == 0
+        result.stdout.no_fnmatch_line("verdict:*")
+    assert [path.name for path in (pytester.path / "reports").iterdir()] == ["gate.json"]
+    assert (pytester.path / "reports/gate.json").read_text() == "of the run before"
+
+
+def test_a_reader_that_has_enough_changes_no_verdict(pytester: pytest.Pytester) -> None:
+    """As in `pytest | head`: Python would end with status 1 when the pipe is closed."""
+    always = lay_out(pytester.path, SUITE.format(body="pass"))
+    reader, writer = os.pipe()
+    command = [sys.executable, "-m", "pytest", *always, "-p", "no:hypothesispytest"]
+    run = subprocess.Popen(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    os.close(reader)
+    assert run.communicate()[1].splitlines()[-1].startswith("verdict: broken - ")
+    assert run.returncode == 6
+
+
+def test_an_installation_that_is_not_whole_is_no_failure(start: Start) -> None:
+    """Python's own status for an exception that nobody handles is 1."""
+    result = start(conftest="import sys\nsys.modules['pydantic'] = None\n")
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["ERROR: the test bed is not installed as a whole: *pydantic*(hint: pip install *)"])

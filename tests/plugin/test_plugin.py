@@ -73,7 +73,7 @@ def test_one():
     heavy = {"sqlalchemy", "numpy", "rich", "pydantic", "qemu", "psutil", "pexpect", "minisign", "cryptography"}
     assert sorted(heavy & set(sys.modules)) == []
     ours = sorted(name for name in sys.modules if name.startswith("lifsea_testbed."))
-    light = ("entry", "fixtures", "hooks", "options", "ordering")
+    light = ("entry", "fixtures", "hooks", "items", "options", "ordering")
     assert ours == ["lifsea_testbed.plugin", *(f"lifsea_testbed.plugin.{name}" for name in light)]
 """
 

@@ -16,7 +16,7 @@ import xmlschema
 
 from lifsea_testbed.cli.main import main
 from lifsea_testbed.errors import CallerError
-from lifsea_testbed.report import document, gate, markdown, signature
+from lifsea_testbed.report import document, gate, junit, markdown, signature
 from lifsea_testbed.report.document import (
     Document,
     Host,
@@ -320,3 +320,22 @@ def test_a_wrong_password_is_reported_before_anything_runs(
     files = written(tmp_path, whole())
     assert main(["gate", "merge", *files, "-o", str(tmp_path / "out"), "--sign-with", str(secret)]) == 4
     assert "wrong password" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_merged_verdict_replaces_the_earlier_one_as_a_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The explanation of a failure comes from the evidence of its shard, wherever the new files are written first."""
+    (path,) = written(tmp_path, [shard(1, outcome("no-sshd", Status.FAILED), verdict=Verdict.FAIL, exit_status=1)])
+    out = tmp_path / "out"
+    assert main(["gate", "merge", str(path), "-o", str(out)]) in (1, 6)
+    earlier = {each.name: each.read_bytes() for each in out.iterdir()}
+    with monkeypatch.context() as context:
+        context.setattr(junit, "write", _full)
+        assert main(["gate", "merge", str(path), "-o", str(out)]) == 4
+    assert {each.name: each.read_bytes() for each in out.iterdir()} == earlier
+    assert "--output" in capsys.readouterr().err
+
+
+def _full(*_: object, **__: object) -> None:
+    raise OSError(28, "No space left on device")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import Any
 
 _PAGE = """\
 # What a sick host does to a run
@@ -53,7 +54,8 @@ class Cell:
     """A fault at a moment, and what is expected of the run.
 
     `key` names what causes it in the run (tests/faults/causes.py); `shell` is run before pytest, which is `"$@"`.
-    `small` ones have no room for more than a gate.json. `slow` cells are run at night.
+    `small` ones have no room for more than a gate.json. `slow` cells are run at night,
+    cells of `root` by root alone, who mounts file systems of their own.
     """
 
     fault: str
@@ -68,6 +70,7 @@ class Cell:
     says: str = ""
     machine: bool = False
     small: bool = False
+    root: bool = False
     slow: bool = False
 
     def __str__(self) -> str:
@@ -83,19 +86,17 @@ def _interrupted(key: str, moment: Moment, *, machine: bool = False, options: tu
                 says=f"{key} ended the run before anything was judged" if before else f"{key} ended the run")
 
 
-def _broken(fault: str, key: str, moment: Moment, says: str, **others: object) -> Cell:
+def _broken(fault: str, key: str, moment: Moment, says: str, **others: Any) -> Cell:
     fields = {"reports": Reports.NEW, **others}
-    return Cell(fault=fault, key=key, moment=moment, status=6, verdict="broken", says=says, **fields)  # type: ignore[arg-type]
+    return Cell(fault=fault, key=key, moment=moment, status=6, verdict="broken", says=says, **fields)
 
 
-def _refused(fault: str, says: str, shell: str = 'exec "$@"', options: tuple[str, ...] = (), key: str = "") -> Cell:
-    return Cell(fault=fault, key=key, moment=Moment.BEFORE, status=4, says=says, shell=shell, options=options,
-                reports=Reports.EARLIER)  # fmt: skip
+def _refused(fault: str, says: str, **others: Any) -> Cell:
+    return Cell(fault=fault, moment=Moment.BEFORE, status=4, says=says, reports=Reports.EARLIER, **others)
 
 
-def _fine(fault: str, shell: str, **others: object) -> Cell:
-    return Cell(fault=fault, moment=Moment.BEFORE, status=0, verdict="pass", shell=shell, reports=Reports.NEW,
-                **others)  # type: ignore[arg-type]
+def _fine(fault: str, shell: str) -> Cell:
+    return Cell(fault=fault, moment=Moment.BEFORE, status=0, verdict="pass", shell=shell, reports=Reports.NEW)
 
 
 _WORKER = ("-n", "1")
@@ -106,6 +107,18 @@ mkdir small; mount -t tmpfs -o size={size} small small; cp -a reports/. small/; 
 umount reports; rm -r reports; cp -a small reports; exit $status
 """
 _FULL = 'exec unshare -m sh -c \'' + _SMALL.format(size="96k") + '\' sh "$@"'
+#: The same for the directory of a run, and for its temporary files.
+_READ_ONLY = """exec unshare -m sh -c '
+mount --bind . . && cd "$PWD" && mount -t tmpfs tmp tmp && mount -o remount,bind,ro . && exec "$@"' sh "$@"
+"""
+_FULL_TMPDIR = """exec unshare -m sh -c '
+mkdir full && mount -t tmpfs -o size=4k full full && head -c 4096 /dev/zero >full/ballast
+TMPDIR=full exec "$@"' sh "$@"
+"""
+#: A program in the place of QEMU.
+_FAKE = """mkdir bin && printf '#!/bin/sh\\n{}\\n' >bin/qemu-system-x86_64 && chmod 755 bin/*
+PATH=$PWD/bin:$PATH exec "$@"
+"""
 
 CELLS = (
     *(_interrupted(key, moment) for key in ("SIGTERM", "SIGHUP", "SIGINT")
@@ -133,8 +146,11 @@ CELLS = (
     _broken("the reports are lost", "lose", Moment.END, "the reports cannot be put in their place"),
     Cell(fault="the reports are lost", key="lose", moment=Moment.LAST, status=6, verdict="broken", reports=Reports.NEW,
          says="the reports cannot be put in their place"),
-    _broken("the disk of the reports is full", "fill", Moment.TEST, "No space left on device", shell=_FULL, small=True),
-    _broken("the disk of the reports is full", "fill", Moment.END, "No space left on device", shell=_FULL, small=True),
+    _broken("the working directory is lost", "vanish", Moment.TEST, "the end of the run failed: FileNotFoundError"),
+    _broken("the disk of the reports is full", "fill", Moment.TEST, "No space left on device", shell=_FULL, small=True,
+            root=True),
+    _broken("the disk of the reports is full", "fill", Moment.END, "No space left on device", shell=_FULL, small=True,
+            root=True),
     _broken("standard output is full", "", Moment.BEFORE, "", shell='exec "$@" >/dev/full'),
     _refused("another run writes to the same reports", "another run writes its reports there", key="lock"),
     _refused("a name that is not UTF-8", "not UTF-8", options=("--next-image", "bad\udcff.raw")),
@@ -142,7 +158,16 @@ CELLS = (
              shell='ulimit -v 500000; exec "$@"'),
     _refused("12 descriptors", "Too many open files", shell='ulimit -n 12; exec "$@"'),
     _fine("HOME is not set", 'unset HOME; exec "$@"'),
-    _fine("no place for temporary files", 'TMPDIR=/nowhere exec "$@"'),
+    _refused("the working directory is read-only", "reports: cannot be written", shell=_READ_ONLY, root=True),
+    _refused("TMPDIR does not exist", "TMPDIR /nowhere: cannot be written: No such file",
+             shell='TMPDIR=/nowhere exec "$@"'),
+    _refused("TMPDIR is full", "TMPDIR full: cannot be written: No space left", shell=_FULL_TMPDIR, root=True),
+    _refused("QEMU does not answer", "qemu-system-x86_64 did not end within 30 s", shell=_FAKE.format("exec sleep 600"),
+             slow=True),
+    _refused("QEMU is too old", "is of version 5.2.0, which is too old",
+             shell=_FAKE.format("echo QEMU emulator version 5.2.0")),
+    _refused("a conftest.py fails at once", "a plugin or conftest.py failed while pytest started: RuntimeError",
+             key="load"),
 )
 
 
