@@ -63,6 +63,13 @@ OF_THEIR_OWN = {
     "powercut.recording_questions": "questions", "powercut.report": "a report",
     "powercut.timeline_svg": "a picture", "powercut.unused_sectors": "sectors", "support.reader_process": "a process",
 }  # fmt: skip
+#: The modules that parse what an image's author wrote, and those with the functions that confined readers run.
+PARSERS = {
+    "disk.ext4", "disk.ext4_attributes", "disk.filesystem", "disk.journal", "disk.mounts", "disk.os_root",
+    "disk.partitions", "disk.qcow2", "guest.open_disk", "guest.ostree_objects", "guest.rpm", "guest.sqlite_log",
+    "powercut.boot_listing", "powercut.unused_sectors",
+}  # fmt: skip
+READERS = {"disk.image", "disk.layers", "guest.disk_questions", "powercut.recording_questions"}
 LARGEST_MODULE = 400
 MEDIAN_FUNCTION, TENTH_FUNCTION = 10, 30
 _TYPED = re.compile(r"^    from lifsea_testbed\.(\S+) import (\w+) as \2$", re.MULTILINE)
@@ -124,6 +131,15 @@ def test_each_library_has_its_owner() -> None:
         and not OWNERS[library] & {name_of(path), name_of(path).partition(".")[0]}
     ]
     assert wrong == []
+
+
+def test_an_image_is_parsed_by_confined_readers_alone() -> None:
+    """What runs with the privileges of the run puts questions to a reader, and imports none of its parsers."""
+    names = {name_of(path): {imported.removeprefix("lifsea_testbed.") for imported in imports(path)}
+             for path in modules()}  # fmt: skip
+    assert names.keys() >= PARSERS | READERS
+    assert {name: sorted(found) for name, imported in names.items() if name not in PARSERS | READERS
+            and (found := imported & PARSERS)} == {}  # fmt: skip
 
 
 def test_one_module_starts_programs() -> None:

@@ -122,7 +122,7 @@ def examine(path: Path) -> Image:
         _refuse_large(path, status.st_size)
         if is_written(descriptor):
             raise _in_use(path, descriptor)
-        found = reader.ask(contents, str(path))
+        found = _contents(reader, path)
         if found.format is DiskFormat.QCOW2:
             _refuse_inconsistent(path, found.unknown_features, descriptor)
             # A disk that is not read offline, for its features or its size, is left to the machine.
@@ -189,6 +189,13 @@ def _reader(path: Path) -> ConfinedReader:
         raise ImageRefused(f"{path}: no such image", hint=_GIVE) from None
     except OSError as error:
         raise ImageRefused(f"{path}: not readable: {error.strerror}", hint="check its permissions") from None
+
+
+def _contents(reader: ConfinedReader, path: Path) -> ImageContents:
+    try:
+        return reader.ask(contents, str(path))
+    except (DiskDamaged, NotJudged) as error:
+        raise ImageRefused(f"{path}: cannot be examined: {error}", hint="copy it again, compare digests") from None
 
 
 def _refuse_large(path: Path, size: int) -> None:

@@ -166,7 +166,7 @@ def _from_sqlite(database: bytes, log: bytes) -> Iterator[bytes]:
         connection.text_factory = bytes
         connection.set_authorizer(_authorise)
         yield from _blobs(connection, len(whole))
-    except (sqlite3.Error, UnicodeError, OverflowError) as error:
+    except (sqlite3.Error, UnicodeError, OverflowError, MemoryError) as error:
         # A name in a damaged schema that is not UTF-8 makes sqlite3 fail to word its own error.
         raise _damaged(f"cannot be read: {error!r}") from None
     finally:

@@ -161,6 +161,7 @@ def built(directory: Path) -> Iterator[Counter]:
     if done.returncode:
         last = printable(done.stderr).strip().rpartition("\n")[2]
         raise NotJudged(f"the counter of instructions cannot be built: {last}", Reason.HOST)
+    library.chmod(0o755)  # QEMU opens it again as the user that it is confined to, whatever the umask
     counter = Counter(library)
     try:
         yield counter

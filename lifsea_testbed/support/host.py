@@ -21,7 +21,6 @@ OVERHEAD = 512
 #: Virtual CPUs for each CPU of the host: guests under test are mostly idle.
 VCPUS_PER_CPU = 2
 _ROOT = Path("/")
-#: The limits that are there only if somebody has set them; that of processes is always there.
 
 
 @dataclass(frozen=True, kw_only=True)

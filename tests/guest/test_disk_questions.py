@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import signal
 import sqlite3
+import struct
 from pathlib import Path
 
 import psutil
@@ -97,6 +99,27 @@ def share(path: Path, given: str, taken: str) -> None:
     place = content.index(inodes[1].block)
     content[place:place + 60] = inodes[0].block
     content[place - 36:place - 32] = inodes[0].size.to_bytes(4, "little")  # i_size_lo, 36 bytes before i_block
+    path.write_bytes(content)
+
+
+def test_a_giant_directory_is_not_walked(tmp_path: Path) -> None:
+    """A file of the entries of a directory, each of the shortest length, is made one."""
+    names = (bytes(name) for name in itertools.product(b"abcdefghijklmnopqrstuvwxyz", repeat=4))
+    entries = b"".join(struct.pack("<IHBB4s", 12, 12, 4, 1, name) for name in itertools.islice(names, 340))
+    block = entries + struct.pack("<IHBB8s", 12, 16, 4, 1, b"last")
+    path = made(tmp_path, {"giant": block * (6 * MIB // 4096), "second": "x"})
+    become_directory(path, "/giant")
+    with pytest.raises(NotJudged, match=rf"a directory has {6 * MIB} bytes; at most {4 * MIB} are read offline"):
+        files_of(path).setuid()
+
+
+def become_directory(path: Path, name: str) -> None:
+    with RawFile(path) as source:
+        place = OpenDisk("raw", [source.descriptor]).tree.find(name)
+    content = bytearray(path.read_bytes())
+    assert place is not None
+    start = content.index(place.inode.block)
+    content[start - 40:start - 38] = (0o40755).to_bytes(2, "little")  # i_mode, 40 bytes before i_block
     path.write_bytes(content)
 
 

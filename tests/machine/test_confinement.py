@@ -194,6 +194,7 @@ def test_a_guest_that_fills_its_disk_is_at_fault(tmp_path: Path, monkeypatch: py
 def test_a_user_who_is_not_root_runs_a_machine_confined() -> None:
     with PrivateDirectory() as place:
         disk = raw_image(place.path / "disk.raw", UP)
+        disk.chmod(0o644)
         os.chown(place.path, 1000, 1000)
         command = attacker.as_ordinary_user(ORDINARY, str(disk))
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT,
