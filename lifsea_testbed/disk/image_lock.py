@@ -8,6 +8,8 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+from lifsea_testbed.support.sanitize import printable
+
 #: Locked by who writes (100 + BLK_PERM_WRITE's bit) or resizes, and by who does not let others read (200 + the bit).
 _WRITES, _RESIZES, _READS_ALONE = 101, 103, 200
 #: struct flock on Linux: type, whence, start, length, process.
@@ -55,6 +57,6 @@ def _is(place: Path, status: os.stat_result) -> bool:
 
 def _name(process: Path) -> str:
     try:
-        return (process / "comm").read_text("utf-8", "replace").strip()
+        return printable((process / "comm").read_bytes().strip())
     except OSError:
         return "process"

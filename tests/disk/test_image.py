@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from lifsea_testbed.disk import image_lock
 from lifsea_testbed.disk.image import DiskFormat, examine
 from lifsea_testbed.disk.qcow2_header import LARGEST, parse_qcow2_header
 from lifsea_testbed.errors import ImageRefused
+from lifsea_testbed.support.sanitize import printable
 from tests.support.boot_sector import boot_sector, raw_image
 
 
@@ -102,6 +104,11 @@ def test_a_file_in_use_by_a_machine_is_not_called_damaged(tmp_path: Path) -> Non
                 pytest.raises(ImageRefused, match=rf"is in use by another program .*qemu-io \({holder}\)") as caught:
             examine(image)
         assert "stop that machine" in caught.value.hint
+
+
+def test_a_process_cannot_draw_on_the_terminal_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "comm").write_bytes(b"a\x1b[2J\xff\n")
+    assert image_lock._name(tmp_path) == printable(b"a\x1b[2J\xff") and "\x1b" not in image_lock._name(tmp_path)
 
 
 def test_a_lock_that_only_qemu_img_meets_is_told_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ is kept in a file. The exit status is 1 if there is one.
 from __future__ import annotations
 
 import argparse
+import gc
 import hashlib
 import resource
 import sys
@@ -22,6 +23,8 @@ from tests.fuzz.targets import TARGETS, Target
 
 #: How often progress is shown (seconds).
 _EVERY = 60.0
+#: After how many inputs what refers to itself is removed: a file system with its cache, of megabytes each.
+_COLLECTED = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,8 @@ def fuzz(name: str, target: Target, count: int, seed: int = 1, *, progress: bool
     spent = slowest = 0.0
     shown = time.monotonic()
     for number in range(1, count + 1):
+        if number % _COLLECTED == 0:
+            gc.collect()
         data, began = mutator.next(), time.process_time()
         if error := undeclared(target, data):
             errors.setdefault(error, data)

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from images import mutations
+from lifsea_testbed.disk.image import examine
+from lifsea_testbed.errors import AnswersDiffer
+from lifsea_testbed.guest import disk_questions, offline
+from lifsea_testbed.guest.cross_checked import Answered, CrossCheckedGuest, Road
+from lifsea_testbed.guest.guest import Guest
+from lifsea_testbed.profiles import profile as profiles
+from lifsea_testbed.profiles.profile import Profile
 from tests.support import ROOT
+from tests.support.mounted import MountedShell
+from tests.support.real import built
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts file systems")
 
 #: What asks each liar, in its tree, and what an honest program would print and it does not.
 ASKED = {
@@ -87,3 +101,59 @@ def test_a_socket_answers_for_the_kubelet(tree: Path) -> None:
     assert re.fullmatch(r"HTTP/1.1 200 OK\n.*\n\nok", asked.stdout, re.DOTALL)
     units = tree / "usr/lib/systemd/system"
     assert "10248" in (units / "health.socket").read_text() and (units / "sockets.target.wants/health.socket").exists()
+
+
+#: What each liar is asked by its claim, and the words of the disagreement.
+TOLD: dict[str, tuple[Callable[[CrossCheckedGuest, Profile], object], str]] = {
+    "lying-find": (lambda guest, profile: guest.files.executables_named(profile.absent.python), "/usr/bin/python3"),
+    "lying-grep": (lambda guest, profile: guest.files.executables_holding(profile.absent.interpreter_marks),
+                   "/usr/libexec/lifsea/lifsea-helper"),
+    "lying-cat": (lambda guest, profile: guest.accounts.with_password(), "root"),
+    "lying-systemctl": (lambda guest, profile: guest.units.named(".*"), "extra-1.service"),
+    "lying-rpm": (lambda guest, profile: guest.packages.installed(), "package200 1-1"),
+    "lying-sh": (lambda guest, profile: guest.files.executables_named(profile.absent.interpreters), "/usr/bin/perl"),
+}  # fmt: skip
+
+
+def mutant(name: str, into: Path) -> Path:
+    image = into / f"{name}.qcow2"
+    subprocess.run([sys.executable, "-m", "images", "build", f"{mutations.PREFIX}{name}", "-o", str(image)], cwd=ROOT,
+                   check=True)  # fmt: skip
+    return image
+
+
+@needs_root
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", TOLD)
+def test_a_liar_is_told_by_its_disk(name: str, tmp_path: Path) -> None:
+    """Its own programs answer, run in its own file system, and its disk is read: a boot is not needed for either."""
+    image, profile = mutant(name, tmp_path), profiles.load("reference")
+    shell, tree = MountedShell(image, tmp_path), offline.read(examine(image))
+    asked = Guest(shell, lambda: profile)
+    question, hidden = TOLD[name]
+    with pytest.raises(AnswersDiffer, match=rf"the disk alone has \[{re.escape(hidden)}"):
+        question(CrossCheckedGuest(asked, asked.without_shell(lambda: tree), lambda answered: None), profile)
+
+
+@needs_root
+@pytest.mark.nightly
+def test_an_ostree_that_lies_is_told_by_its_disk(tmp_path: Path) -> None:
+    image = mutant("lying-ostree", tmp_path)
+    assert MountedShell(image, tmp_path).run("ostree diff any /; ostree fsck").output == b""
+    assert offline.read(examine(image)).ask(disk_questions.changed_files) == ["M /usr/bin/lifseacli"]
+
+
+@needs_root
+@pytest.mark.nightly
+def test_a_sound_image_is_not_called_a_liar(tmp_path: Path) -> None:
+    image, profile = built("reference"), profiles.load("reference")
+    shell, tree = MountedShell(image, tmp_path), offline.read(examine(image))
+    asked = Guest(shell, lambda: profile)
+    answered: list[Answered] = []
+    guest = CrossCheckedGuest(asked, asked.without_shell(lambda: tree), answered.append)
+    for question, _ in TOLD.values():
+        question(guest, profile)
+    assert guest.files.setuid() and guest.system.udev_rules() and guest.system.has_posix_shell()
+    assert guest.accounts.without_password() == [] and guest.files.matching(profile.absent.host_keys) == []
+    assert {path: guest.files.link_target(path) for path in profile.paths.into_var} != {}
+    assert {one.roads for one in answered} == {(Road.GUEST, Road.DISK)}

@@ -19,7 +19,7 @@ from tests.support.real import built
 #: Machines that are booted cold, and how often all of these tests are run on each.
 MACHINES, ROUNDS = 5, 10
 #: What a test is given that does no more than look; a `machine` that is its own, and not shared, it changes.
-LOOKS_AT = {"machine", "booted", "watched", "profile", "measure", "bench"}
+LOOKS_AT = {"machine", "booted", "watched", "profile", "measure", "bench", "cross_check"}
 #: A plugin that has all that was collected run again and again, in order.
 AGAIN = f"""
 import pytest
