@@ -100,7 +100,7 @@ class EmulatorFailed(LaunchError):
 
 
 class MachineStarved(HostError):
-    """The host withheld the processor from the machine for so long that its kernel gave up; a retry may succeed."""
+    """The host withheld the processor from the machine until a wait for it, or its kernel, gave up; try again."""
 
 
 class TimerStarved(MachineStarved):

@@ -24,6 +24,7 @@ MOST_ENTRIES = 20
 OWNERS = {
     "qemu": {"qemu.qmp"}, "pexpect": {"console.socket_io"}, "allure": {"report.allure"},
     "kubernetes": {"cluster.api"}, "cryptography": {"cluster.authority"},
+    "html": {"support.sinks"},
     "minisign": {"report.signature"}, "xdist": {"plugin.xdist"}, "filelock": {"machine.snapshot_cache"},
     "packaging": {"report.known_issues"}, "msgspec": {"support.questions"},
     "pydantic": {"profiles.profile", "machine.context", "machine.snapshot", "perf.jsonlines", "perf.sweeps",

@@ -16,7 +16,7 @@ KUBELET, CONTAINERD = "kubelet.service", "containerd.service"
 #: KubeletHealthzPort of kubeadm.
 PORT = 10248
 HEALTHZ = f"http://127.0.0.1:{PORT}/healthz"
-_DRIVER = re.compile(r"(?m)^\s*cgroupDriver:\s*[\"']?(\w+)")
+_DRIVER = re.compile(r"(?m)^[ \t]*cgroupDriver:[ \t]*[\"']?(\w+)")
 # The processes that hold a socket that listens at that port: for each its name and its control groups (proc(5)).
 _LISTENING = f"{kernel_files.SHOW}port={PORT:04X}" + r"""
 for table in tcp tcp6; do show /proc/net/$table; done | while read -r _ local _ state _ _ _ _ _ inode _; do

@@ -190,7 +190,7 @@ def parse_namespaces(output: str) -> list[Listener]:
 
 def parse_sockets(table: str) -> list[Listener]:
     """Reads /proc/net/tcp and tcp6 (Documentation/networking/proc_net_tcp.rst): addresses are words in host order."""
-    rows = re.findall(r"^\s*\d+: ([0-9A-F]{8}|[0-9A-F]{32}):([0-9A-F]{4}) \S+ " + _LISTEN + r"\b", table, re.MULTILINE)
+    rows = re.findall(r"^ *\d+: ([0-9A-F]{8}|[0-9A-F]{32}):([0-9A-F]{4}) \S+ " + _LISTEN + r"\b", table, re.MULTILINE)
     return sorted({Listener(port=int(port, 16), address=_address(address)) for address, port in rows})
 
 

@@ -56,7 +56,7 @@ def arguments(command_line: str, mode: str) -> list[str]:
 
 def configured(text: str, mode: str) -> list[str]:
     """Returns what is wrong with /etc/selinux/config: the last line with SELINUX= decides the mode of the next boot."""
-    values = re.findall(r"(?m)^\s*SELINUX\s*=\s*(\w*)", text)
+    values = re.findall(r"(?m)^[ \t]*SELINUX[ \t]*=[ \t]*(\w*)", text)
     if not values:
         return ["/etc/selinux/config: no SELINUX="]
     return [] if values[-1].lower() == mode else [f"/etc/selinux/config: SELINUX={values[-1]}"]

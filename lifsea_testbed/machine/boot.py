@@ -269,9 +269,13 @@ class Boot:
         """Whether the host withheld the processor from QEMU for a third of the last minute, or of its life."""
         return diagnosis.is_starved(self.process)
 
-    def diagnose_silence(self) -> Explained | None:
-        """Returns why the guest does not answer if QEMU does not run it: by the host's fault, or its own."""
-        return diagnosis.silence(self.monitor, self.process, self.transcript, emulated=self._emulated)
+    def diagnose_silence(self, waited: float) -> Explained | None:
+        """Returns why the guest did nothing for so long (s) if QEMU does not run it, or the host was too busy."""
+        return diagnosis.silence(self.monitor, self.process, self.transcript, emulated=self._emulated, waited=waited)
+
+    def overdue(self, happened: str, deadline: Deadline) -> Explained:
+        """Returns the error of a wait for the guest that came to its deadline."""
+        return self.diagnose_silence(deadline.allowance) or WaitTimedOut(happened, evidence=self.transcript.tail())
 
     def wait_until_off(self, deadline: Deadline) -> bool:
         """Waits for a machine that is shutting down, and returns whether it is off.

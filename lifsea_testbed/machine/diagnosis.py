@@ -25,6 +25,7 @@ from lifsea_testbed.errors import (
     Explained,
     GuestCrashed,
     HostError,
+    MachineStarved,
     TestbedError,
     TimerLost,
     TimerStarved,
@@ -51,9 +52,9 @@ _BY_THE_GUEST = {
     "suspended": "suspended itself (ACPI S3)", "shutdown": "shut down", "guest-panicked": "reported a panic",
     "watchdog": "let its watchdog expire", "internal-error": "made KVM unable to run its processor any more",
 }  # fmt: skip
-#: Shares of the time for which QEMU is silent: it lacked a processor for that long, or used one. States of a process
-#: that can do neither: stopped, or waiting for the host's disk (proc(5)).
-_LACKED, _USED, _HELD = 1 / 3, 0.1, "TtD"
+#: The share of the time for which QEMU is silent that it used a processor; states of a process that cannot use one:
+#: stopped, or waiting for the host's disk (proc(5)).
+_USED, _HELD = 0.1, "TtD"
 #: The time for which a machine that starves is measured (seconds).
 _RECENT = 60.0
 #: How much is read at once of a disk that failed (bytes), and how long reading may take (seconds).
@@ -82,14 +83,22 @@ def measured(process: QemuProcess, suspicion: Suspicion) -> Measured:
     return Measured(host_is_at_fault=True, text=str(found), hint="start fewer machines at once, or use a faster host")
 
 
-def silence(monitor: Monitor, process: QemuProcess, transcript: Transcript, *, emulated: bool) -> Explained | None:
-    """Returns why a guest does not answer that QEMU does not run; None if it runs, and is at fault itself."""
+def silence(monitor: Monitor, process: QemuProcess, transcript: Transcript, *, emulated: bool,
+            waited: float) -> Explained | None:
+    """Returns why a guest did nothing for so long (s) if that is not its own fault, or QEMU does not run it.
+
+    The host is at fault if it withheld the processor from QEMU for a third of that time, or of its last 300 s.
+    """
     try:
         status = monitor.execute("query-status", deadline=Deadline.after(_STATUS))
     except TestbedError:
         return _silent_emulator(process)
     if not status.get("running"):
         return _not_running(str(status.get("status")), process, transcript.tail())
+    return _timer_lost(monitor, process, transcript, emulated=emulated) or _starved(process, transcript, waited)
+
+
+def _timer_lost(monitor: Monitor, process: QemuProcess, transcript: Transcript, *, emulated: bool) -> TimerLost | None:
     if not emulated or not _KERNEL.search(transcript.tail(_LINES)):
         return None
     try:
@@ -100,11 +109,20 @@ def silence(monitor: Monitor, process: QemuProcess, transcript: Transcript, *, e
     return _lost_timer(idle, transcript.tail()) if idle >= _LOST and found.wait_in_vain else None
 
 
+def _starved(process: QemuProcess, transcript: Transcript, waited: float) -> MachineStarved | None:
+    found = withheld(process.share.samples(), waited)
+    if not found.is_starvation:
+        return None
+    return MachineStarved(f"the guest was too slow, on a host that is too busy: {found}",
+                          expected="a host that lets QEMU run for two thirds of the time", evidence=transcript.tail(),
+                          hint="start fewer machines at once, stop other programs, or use a faster host")  # fmt: skip
+
+
 def _silent_emulator(process: QemuProcess) -> HostError | None:
     """The host's fault if QEMU is held, lacks the processor, or hangs; a guest can keep it too busy to answer."""
     state, found = process.state(), withheld(process.share.samples(), _STATUS)
     is_held = state.removeprefix("State:").strip()[:1] in _HELD
-    if not is_held and found.seconds < _LACKED * found.within and found.ran >= _USED * found.within:
+    if not is_held and not found.is_starvation and found.ran >= _USED * found.within:
         return None
     return HostError("QEMU itself does not answer", expected="an answer of its monitor", evidence=f"{state}\n{found}",
                      hint="it was stopped, or the host is overloaded")
@@ -120,8 +138,7 @@ def _not_running(state: str, process: QemuProcess, console: str) -> Explained:
 
 def is_starved(process: QemuProcess) -> bool:
     """Returns whether the host withheld the processor from QEMU for a third of the last minute, or of its life."""
-    found = withheld(process.share.samples(), _RECENT)
-    return found.seconds >= _LACKED * found.within
+    return withheld(process.share.samples(), _RECENT).is_starvation
 
 
 def of_attempts(ends: Sequence[Explained], *, is_starved: bool) -> Explained:

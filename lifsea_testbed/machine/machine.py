@@ -207,11 +207,12 @@ class Machine:
         """
         script = command if isinstance(command, str) else shlex.join(command)
         words, started = first_line(script), time.monotonic() - self.boot.power_on
+        deadline = self._time_scale.deadline(within)
         try:
             with step(f"run: {words}"):
-                result = self.boot.channel.run(script, input=input, deadline=self._time_scale.deadline(within))
+                result = self.boot.channel.run(script, input=input, deadline=deadline)
         except WaitTimedOut as error:
-            raise self.boot.diagnose_silence() or error from error
+            raise self.boot.diagnose_silence(deadline.allowance) or error from error
         ended = f"{result.exit_status:3d} {result.duration:7.3f} s"
         self._records.append("commands.txt", f"[{started:9.3f}] {ended}  {words}\n")
         if check and not result.ok:
@@ -229,8 +230,8 @@ class Machine:
         deadline = self._time_scale.deadline(within)
         while not (answer := question()):
             if deadline.expired:
-                happened = f"{what}: not within {deadline.allowance:.0f} s; last answer {answer!r}"
-                raise self.boot.diagnose_silence() or WaitTimedOut(happened, evidence=self.boot.transcript.tail())
+                raise self.boot.overdue(
+                    f"{what}: not within {deadline.allowance:.0f} s; last answer {answer!r}", deadline)
             self.boot.liveness.pause(every, deadline)
         return answer
 
@@ -347,8 +348,7 @@ class Machine:
             if not self.boot.wait_until_off(deadline):
                 raise
         if not self.boot.wait_until_off(deadline):
-            raise WaitTimedOut(f"the guest did not shut down within {deadline.allowance:.0f} s",
-                               evidence=self.boot.transcript.tail())  # fmt: skip
+            raise self.boot.overdue(f"the guest did not shut down within {deadline.allowance:.0f} s", deadline)
 
     def _power_cycle(self) -> None:
         before = self.boot_id
@@ -371,7 +371,7 @@ class Machine:
                 continue
             self.shell_after = time.monotonic() - self.boot.power_on
             return
-        raise self.boot.diagnose_silence() or self._no_shell_error()
+        raise self.boot.diagnose_silence(time.monotonic() - self.boot.power_on) or self._no_shell_error()
 
     def _no_shell_error(self) -> BootFailed:
         requests = ", ".join(dict.fromkeys(printable(request.path) for request in self.requests)) or "none"
@@ -386,7 +386,7 @@ class Machine:
             else self.boot.assistant.answers(deadline)  # fmt: skip
         if not is_up:
             missing = f"no console line matched {wanted!r}" if wanted else "Cloud Assistant did not answer on its port"
-            raise self.boot.diagnose_silence() or BootFailed(
+            raise self.boot.diagnose_silence(deadline.allowance) or BootFailed(
                 f"{missing} within {deadline.allowance:.0f} s", expected="a sign that the system is up",
                 evidence=self.boot.transcript.tail())  # fmt: skip
         self.shell_after = time.monotonic() - self.boot.power_on

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from lifsea_testbed.support.lines import split_lines
+
 if TYPE_CHECKING:
     from lifsea_testbed.support.shard import ShardIndex
 
@@ -125,7 +127,7 @@ def _from_files(arguments: Iterable[str]) -> Iterator[str]:
     for word in arguments:
         if word.startswith("@"):
             with contextlib.suppress(OSError, UnicodeDecodeError):
-                yield from Path(word[1:]).read_text("utf-8").splitlines()
+                yield from split_lines(Path(word[1:]).read_text("utf-8"))
         else:
             yield word
 

@@ -215,6 +215,8 @@ class SharingSection(_Section):
 
     files: list[Regex] = Field(default=[
         r"/run/lifsea-testbed.*", r"/(run|var)/log/journal.*", r"/run/systemd/(journal|units)/?.*", r"/run/udev.*",
+        # What systemd makes when a timer starts a unit, as systemd-tmpfiles-clean a quarter of an hour after the boot.
+        r"/run/credentials(/.*)?",
         r"/run/systemd(/transient(/(kubepods.*|run-r[0-9a-f]+\.scope))?)?", r"/var/lib/chrony/.*",
         # What a kubelet makes when it starts, which takes half a minute on a busy host.
         r"/var/lib/kubelet(/(cpu|memory)_manager_state|/(device-plugins|pki|plugins|pod-resources|pods|volumeplugins).*)?",

@@ -21,13 +21,15 @@ EVERY = 1.0
 _KEPT = 300.0
 #: A pause of the samples that is longer than this (seconds) was one of the whole host, or of all processes of the run.
 _PAUSE = 5.0
+_TICKS = os.sysconf("SC_CLK_TCK")
+#: A process that lacks a processor for this part of a time is starved.
+_LACKED = 1 / 3
 #: A thread that ran for more than this part of a time was not paused in it.
 _RUNNING = 0.1
 #: A thread that was on a processor for less than this part of a time executed nothing of a guest.
 _IDLE = 0.005
-#: States of a thread that would run if the host let it: it waits for a processor or for the host's disk (proc(5)).
-_WILLING = "RD"
-_STOPPED = "Tt"
+#: States of a thread that is stopped, or waits for the host's disk (proc(5)).
+_HELD = "TtD"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +43,16 @@ class ThreadTimes:
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessorSample:
-    """The threads of a process at one moment (seconds), and the time that a hypervisor took from each CPU."""
+    """The threads of a process at one moment (seconds), and what others had of the host's CPUs until then.
+
+    `stolen` is the time that a hypervisor took from each CPU, `others` the time that all processes but this one and
+    the test bed's used, on all CPUs together.
+    """
 
     at: float
     threads: Mapping[int, ThreadTimes] = field(default_factory=dict)
     stolen: float = 0.0
+    others: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +62,11 @@ class WithheldTime:
     seconds: float
     ran: float
     within: float
+
+    @property
+    def is_starvation(self) -> bool:
+        """Whether it lacked a processor for a third of the time."""
+        return self.within > 0 and self.seconds >= _LACKED * self.within
 
     def __str__(self) -> str:
         """The measurement in words."""
@@ -66,12 +78,14 @@ def withheld(samples: Sequence[ProcessorSample], within: float) -> WithheldTime:
     """Returns how long the process lacked a processor in the last `within` seconds of the samples.
 
     That is the waiting time of the thread that waited longest, with the time for which the process was stopped, the
-    time taken by a hypervisor below the host, and the pauses in which no sample could be taken.
+    time taken by a hypervisor below the host, and the pauses in which no sample could be taken. Threads that wait for
+    each other's processor, as a busy guest makes them, lack none: no more counts than others used meanwhile.
     """
     recent = [sample for sample in samples if sample.at >= samples[-1].at - within - EVERY / 2] if samples else []
     steps = list(itertools.pairwise(recent))
     threads = {thread for sample in recent for thread in sample.threads}
-    waited = max((sum(_waited(*step, thread) for step in steps) for thread in threads), default=0.0)
+    waited = max((sum(_held(*step, thread) or min(_queued(*step, thread), step[1].others - step[0].others)
+                      for step in steps) for thread in threads), default=0.0)  # fmt: skip
     span = recent[-1].at - recent[0].at if recent else 0.0
     seconds = waited + sum(_paused(*step, threads) + max(0.0, step[1].stolen - step[0].stolen) for step in steps)
     ran = sum(_ran(*step, thread) for step in steps for thread in threads)
@@ -119,7 +133,9 @@ class ProcessorShare:
 
 def sample(process: Path) -> ProcessorSample:
     """Returns a sample of a process, by its directory in /proc."""
-    return ProcessorSample(at=time.monotonic(), threads=dict(_threads(process)), stolen=_stolen())
+    stolen, busy = _host_times()
+    return ProcessorSample(at=time.monotonic(), threads=dict(_threads(process)), stolen=stolen,
+                           others=busy - _used(process) - time.process_time())  # fmt: skip
 
 
 def _threads(process: Path) -> Iterator[tuple[int, ThreadTimes]]:
@@ -131,12 +147,23 @@ def _threads(process: Path) -> Iterator[tuple[int, ThreadTimes]]:
                 yield int(thread.name), ThreadTimes(ran=ran / 1e9, waited=waited / 1e9, state=state)
 
 
-def _stolen() -> float:
-    """The time that a hypervisor took from each CPU of the host since it started (seconds; proc(5), stat: steal)."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
+def _host_times() -> tuple[float, float]:
+    """The time that a hypervisor took from each CPU of the host, and that all processes used (seconds since its start).
+
+    proc(5), stat: user, nice, system, idle, iowait, irq, softirq, steal; the time of guests is part of user.
+    """
+    with contextlib.suppress(OSError, ValueError):
         text = Path("/proc/stat").read_text("ascii", "replace")
-        ticks = int(text.partition("\n")[0].split()[8])
-        return ticks / os.sysconf("SC_CLK_TCK") / max(1, os.cpu_count() or 1)
+        user, nice, system, _, _, irq, softirq, steal = map(int, text.partition("\n")[0].split()[1:9])
+        return steal / _TICKS / max(1, os.cpu_count() or 1), (user + nice + system + irq + softirq) / _TICKS
+    return 0.0, 0.0
+
+
+def _used(process: Path) -> float:
+    """The processor time of a process, with that of its threads that have ended (seconds; proc(5), stat)."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        fields = (process / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS
     return 0.0
 
 
@@ -146,14 +173,21 @@ def _ran(before: ProcessorSample, after: ProcessorSample, thread: int) -> float:
     return max(0.0, after.threads[thread].ran - before.threads[thread].ran)
 
 
-def _waited(before: ProcessorSample, after: ProcessorSample, thread: int) -> float:
+def _held(before: ProcessorSample, after: ProcessorSample, thread: int) -> float:
+    """How long a thread was stopped, or waited for the host's disk."""
+    if thread not in before.threads or thread not in after.threads:
+        return 0.0
+    first, last = before.threads[thread], after.threads[thread]
+    is_held = all(state in _HELD for state in (first.state, last.state)) and last.ran == first.ran
+    return after.at - before.at if is_held else 0.0
+
+
+def _queued(before: ProcessorSample, after: ProcessorSample, thread: int) -> float:
     """How long a thread waited for a processor; a wait that has not ended is not in the kernel's sum yet."""
     if thread not in before.threads or thread not in after.threads:
         return 0.0
     first, last, length = before.threads[thread], after.threads[thread], after.at - before.at
-    if first.state in _STOPPED and last.state in _STOPPED:
-        return length
-    still_waits = first.state in _WILLING and last.state in _WILLING and last.ran == first.ran
+    still_waits = first.state == last.state == "R" and last.ran == first.ran
     return length if still_waits else min(length, max(0.0, last.waited - first.waited))
 
 

@@ -22,6 +22,8 @@ from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.profiles.profile import AccessMethod
 
 _PIECE = 16 << 20
+#: How long the guest may take to write to its disk what it holds in memory (seconds on real hardware).
+_SYNCING = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +112,7 @@ def copy_overlay(machine: Machine, target: Path) -> None:
     if machine.boot.liveness.ended:
         copy_file(machine.disks[-1], target)
         return
-    machine.run("sync", check=False)
+    machine.run("sync", check=False, within=_SYNCING)
     with standing_still(machine):
         copy_file(machine.disks[-1], target)
 

@@ -65,7 +65,8 @@ def cause() -> None:
 
 
 def _machines() -> list[psutil.Process]:
-    return [process for process in psutil.Process().children(recursive=True) if process.name().startswith("qemu")]
+    children = psutil.Process().children(recursive=True)
+    return [process for process in children if process.name().startswith("qemu-system")]
 
 
 def _fill(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import uuid
@@ -81,7 +82,13 @@ def start(cell: Cell, place: Path, options: list[str], mark: str) -> subprocess.
                    "PYTHONPATH": str(ROOT), MARK: mark}  # fmt: skip
     command = [sys.executable, "-m", "pytest", "-q", "--basetemp", str(place / "of-pytest"), *options, *cell.options]
     return subprocess.run(["sh", "-c", cell.shell, "sh", *command], cwd=place, env=environment, capture_output=True,
-                          text=True, errors="replace", check=False, timeout=HANGING)  # fmt: skip
+                          text=True, errors="replace", check=False, timeout=HANGING,
+                          preexec_fn=_hear_interrupts)  # fmt: skip
+
+
+def _hear_interrupts() -> None:
+    """A program in the background of a shell ignores SIGINT, and so do those that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @contextlib.contextmanager

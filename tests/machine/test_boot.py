@@ -107,7 +107,7 @@ class GoingDown(Machine):
     def __init__(self, end: Explained | None, *, off: bool) -> None:
         made: Any = SimpleNamespace(
             liveness=SimpleNamespace(ended=False, expect_end=lambda: None), wait_until_off=lambda deadline: off,
-            transcript=SimpleNamespace(tail=lambda: "the last lines"))  # fmt: skip
+            overdue=lambda happened, deadline: WaitTimedOut(happened))  # fmt: skip
         self.boots, self.boot_id, self._end, self._time_scale = [made], "", end, TimeScale()
 
     def run(self, *words: Any, **options: Any) -> Any:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import pwd
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -23,6 +24,7 @@ from lifsea_testbed.qemu.accelerator import AcceleratorKind
 from lifsea_testbed.qemu.storage import MemoryFile, create_memory_file
 from lifsea_testbed.support import user_range
 from lifsea_testbed.support.confinement import isolation
+from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.private_dir import PrivateDirectory
 from lifsea_testbed.support.programs import Ended
 from tests.support import ROOT, attacker, quick
@@ -201,3 +203,15 @@ def test_a_user_who_is_not_root_runs_a_machine_confined() -> None:
                               env={"PATH": os.environ["PATH"], "TMPDIR": str(place.path)})  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == dict.fromkeys(("net", "mnt", "ipc", "pid"), True)
+
+
+@isolated
+def test_a_forwarded_port_leads_through_the_network_that_is_qemus_own(factory: MachineFactory) -> None:
+    with factory.create(MachineSpec(name="forwarded")) as machine:
+        address = machine.network.forward_port(10250)
+        deadline, ends = Deadline.after(30.0), ""
+        with socket.create_connection(address, timeout=10.0):
+            while f"{address[1]:04X} 0" not in ends and not deadline.expired:
+                table = Path(f"/proc/{machine.boot.process.pid}/net/tcp").read_text("ascii").splitlines()[1:]
+                ends = "\n".join(f"{line.split()[1]} {line.split()[3]}" for line in table if line.split()[3] == "01")
+        assert f":{address[1]:04X} 01" in ends

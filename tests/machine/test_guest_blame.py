@@ -11,7 +11,16 @@ from typing import Any
 
 import pytest
 
-from lifsea_testbed.errors import Blame, BootFailed, DiskDamaged, Explained, GuestCrashed, HostError, TestbedError
+from lifsea_testbed.errors import (
+    Blame,
+    BootFailed,
+    DiskDamaged,
+    Explained,
+    GuestCrashed,
+    HostError,
+    MachineStarved,
+    TestbedError,
+)
 from lifsea_testbed.machine import diagnosis
 from lifsea_testbed.machine.boot import Boot
 from lifsea_testbed.machine.factory import MachineFactory, MachineSpec
@@ -23,6 +32,7 @@ from lifsea_testbed.support.liveness import Liveness
 from tests.console.test_channel import SOON, talk
 from tests.machine.test_diagnosis import PRINT, PROFILE
 from tests.support.boot_sector import boot_sector
+from tests.support.quick import skip_if_busy
 
 #: What a guest executes after it has printed its text, in real mode.
 DOES = {
@@ -60,6 +70,7 @@ def end(place: Path, text: str, does: str, accelerator: str = "tcg") -> Explaine
     with contextlib.closing(MachineFactory(context)) as factory, pytest.raises(Explained) as caught, \
             factory.create(MachineSpec(name="guest")):  # fmt: skip
         pass
+    skip_if_busy(caught.value)
     return caught.value
 
 
@@ -147,13 +158,21 @@ def silence(status: Callable[[], dict[str, object]], *, state: str = "State:\tS 
             waited: float = 0.0) -> Explained | None:
     """The diagnosis of a guest whose QEMU answers so, in that state, with threads that ran and waited so long."""
     def sample(at: float, share: float) -> ProcessorSample:
-        return ProcessorSample(at=at, threads={1: ThreadTimes(ran=ran * share, waited=waited * share)})
+        threads = {1: ThreadTimes(ran=ran * share, waited=waited * share)}
+        return ProcessorSample(at=at, threads=threads, others=at)
 
     process: Any = SimpleNamespace(stderr=lambda: "KVM says why", state=lambda: state,
                                    share=SimpleNamespace(samples=lambda: [sample(0.0, 0.0), sample(2.0, 1.0)]))
     monitor: Any = SimpleNamespace(execute=lambda *_, **__: status())
     transcript: Any = SimpleNamespace(tail=lambda lines=30: "the last lines")
-    return diagnosis.silence(monitor, process, transcript, emulated=True)
+    return diagnosis.silence(monitor, process, transcript, emulated=True, waited=2.0)
+
+
+@pytest.mark.parametrize(("waited", "blame"), [(0.6, None), (0.8, MachineStarved)])
+def test_a_guest_that_was_late_is_at_fault_unless_the_host_was_too_busy(waited: float, blame: object) -> None:
+    error = silence(lambda: {"running": True}, ran=1.0, waited=waited)
+    assert (error and type(error)) is blame
+    assert error is None or "withheld the processor from QEMU for 0.8 s" in error.happened
 
 
 def no_answer() -> dict[str, object]:

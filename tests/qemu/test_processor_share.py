@@ -26,8 +26,9 @@ from lifsea_testbed.qemu.processor_share import (
 BUSY = "import os\nos.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\nwhile True: pass"
 
 
-def samples(*threads: dict[int, ThreadTimes], every: float = 1.0, stolen: float = 0.0) -> list[ProcessorSample]:
-    return [ProcessorSample(at=number * every, threads=seen, stolen=number * stolen)
+def samples(*threads: dict[int, ThreadTimes], every: float = 1.0, stolen: float = 0.0,
+            others: float = 1.0) -> list[ProcessorSample]:
+    return [ProcessorSample(at=number * every, threads=seen, stolen=number * stolen, others=number * others)
             for number, seen in enumerate(threads)]  # fmt: skip
 
 
@@ -46,6 +47,13 @@ def test_a_wait_counts_before_it_has_ended() -> None:
     assert withheld(samples(*[{7: times(1.0, 0.0, "R")}] * 5), 4.0).seconds == 4.0
     assert withheld(samples(*[{7: times(1.0, 0.0, "D")}] * 5), 4.0).seconds == 4.0
     assert withheld(samples(*[{7: times(1.0, 0.0, "S")}] * 5), 4.0).seconds == 0.0
+
+
+def test_threads_that_wait_for_each_other_lack_no_processor() -> None:
+    crowded = [{7: times(number * 0.5, number * 0.5), 8: times(number * 0.5, number * 0.5)} for number in range(5)]
+    assert withheld(samples(*crowded, others=0.1), 4.0).seconds == pytest.approx(0.4)
+    assert withheld(samples(*crowded, others=0.5), 4.0).seconds == pytest.approx(2.0)
+    assert withheld(samples(*[{7: times(state="T")}] * 5, others=0.0), 4.0).seconds == 4.0
 
 
 def test_a_stopped_process_a_hypervisor_and_a_pause_of_the_host_withhold_as_well() -> None:
@@ -99,6 +107,20 @@ def test_processes_that_share_a_cpu_withhold_it_from_each_other(processes: ExitS
     one, *_ = (started(processes, sys.executable, "-c", BUSY) for _ in range(3))
     found = measure(processes, one, 4.0)
     assert found.seconds > 4.0 / 3 and 0.0 < found.ran < 3.0, found
+
+
+def test_a_process_that_crowds_itself_out_lacks_no_processor(processes: ExitStack) -> None:
+    crowd = ("import hashlib, os, threading\nos.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+             "def work():\n    while True: hashlib.sha256(bytes(1 << 22))\n"
+             "[threading.Thread(target=work).start() for _ in range(3)]")  # fmt: skip
+    process = started(processes, sys.executable, "-c", crowd)
+    place = Path(f"/proc/{process.pid}")
+    before = processor_share.sample(place)
+    found = measure(processes, process, 4.0)
+    after = processor_share.sample(place)
+    waited = sum(thread.waited for thread in after.threads.values())
+    assert waited > found.seconds, "its threads waited for each other"
+    assert found.seconds <= after.others - before.others + 0.5
 
 
 def test_nothing_is_withheld_from_a_process_that_sleeps(processes: ExitStack) -> None:

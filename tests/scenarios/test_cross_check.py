@@ -42,7 +42,7 @@ class FakeMachine:
         self.guest = Guest(FakeShell(LIAR), lambda: profiles.load("reference"))
         self.boot = SimpleNamespace(execute=self.seen.append, liveness=SimpleNamespace(ended=False))
 
-    def run(self, command: str, *, check: bool = True) -> None:
+    def run(self, command: str, *, check: bool = True, within: float = 0.0) -> None:
         self.seen.append(command)
 
 

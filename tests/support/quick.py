@@ -12,6 +12,7 @@ import pytest
 
 from lifsea_testbed.disk.image import examine
 from lifsea_testbed.ecs import instance_types
+from lifsea_testbed.errors import Explained, MachineStarved, TimerLost
 from lifsea_testbed.machine.context import RunContext
 from lifsea_testbed.machine.factory import MachineFactory
 from lifsea_testbed.qemu import accelerator, emulator
@@ -21,6 +22,15 @@ from tests.support.boot_sector import raw_image
 
 #: For tests of what only KVM does: guests of some instructions run even where KVM is emulated in software.
 needs_kvm = pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="/dev/kvm cannot be opened")
+
+
+def skip_if_busy(error: Explained) -> None:
+    """Skips a test whose guest waited for other programs of this host, which runs more than it has processors."""
+    load, processors = os.getloadavg()[0], os.cpu_count() or 1
+    if isinstance(error, MachineStarved) and not isinstance(error, TimerLost) and load > processors:
+        pytest.skip(f"the host is busy (load {load}): {error.happened}")
+
+
 PROFILE = """
 extends = "reference"
 name = "quick"
