@@ -19,7 +19,7 @@ from lifsea_testbed.qemu import command_line
 from lifsea_testbed.qemu import emulator as emulators
 from lifsea_testbed.qemu.accelerator import Accelerator, AcceleratorKind
 from lifsea_testbed.qemu.emulator import Emulator
-from lifsea_testbed.support import host, private_dir
+from lifsea_testbed.support import host, private_dir, reader
 from lifsea_testbed.support.confinement import Isolation, confined, isolation
 from lifsea_testbed.support.host_limits import hint_for
 from lifsea_testbed.support.host_packages import install_hint, reinstall_hint
@@ -69,6 +69,7 @@ class HostFacts:
     missing_features: tuple[str, ...]
     sandbox_trouble: str
     isolation: Isolation
+    reader_reaches: tuple[str, ...]
     accelerator: Accelerator | HostError
     kvm_exists: bool
     kvm_opens: bool
@@ -99,8 +100,8 @@ def run(options: argparse.Namespace) -> None:
 def checks_of(facts: HostFacts) -> list[Check]:
     """Returns the checks of a host with these facts."""
     return [_accelerator(facts), _emulator(facts.emulator), _features(facts), _sandbox(facts),
-            _confinement(facts.isolation), _memory(facts), _disk(facts), _huge_pages(facts),
-            _compilers(facts)]  # fmt: skip
+            _confinement(facts.isolation), _reader(facts), _memory(facts), _disk(facts),
+            _huge_pages(facts), _compilers(facts)]  # fmt: skip
 
 
 def gather_facts() -> HostFacts:
@@ -115,7 +116,7 @@ def gather_facts() -> HostFacts:
         emulator=emulator,
         missing_features=tuple(_missing_features(emulator)) if isinstance(emulator, Emulator) else (),
         sandbox_trouble=_sandbox_trouble(emulator) if isinstance(emulator, Emulator) else "",
-        isolation=isolation(),
+        isolation=isolation(), reader_reaches=reader.reachable(),
         accelerator=_choose_accelerator(emulator) if isinstance(emulator, Emulator) else HostError("no usable QEMU"),
         kvm_exists=_KVM.exists(), kvm_opens=usable and os.access(_KVM, os.R_OK | os.W_OK),
         memory=host.available_memory(), directory=directory, disk=shutil.disk_usage(directory).free,
@@ -185,6 +186,14 @@ def _confinement(found: Isolation) -> Check:
         return Check(name="confinement", state=CheckState.GOOD, found=str(found))
     return Check(name="confinement", state=CheckState.LIMITED, found=str(found),
                  remedy=found.hint or "run as root, so that no machine can reach this user's processes")
+
+
+def _reader(facts: HostFacts) -> Check:
+    if not facts.reader_reaches:
+        return Check(name="reader", state=CheckState.GOOD, found="images are parsed by a process that reaches nothing")
+    return Check(name="reader", state=CheckState.LIMITED,
+                 found=f"the process that parses images can reach {', '.join(facts.reader_reaches)}",
+                 remedy="allow namespaces; Landlock needs Linux 5.13 with CONFIG_SECURITY_LANDLOCK")  # fmt: skip
 
 
 def _memory(facts: HostFacts) -> Check:

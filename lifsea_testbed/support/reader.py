@@ -7,6 +7,7 @@ reader cannot do within its bounds is one line, with what of the image was too m
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -20,8 +21,9 @@ from typing import ParamSpec, TypeVar
 
 from lifsea_testbed.errors import DiskDamaged, HostError, ImageRefused, NotJudged, Reason, TestbedError
 from lifsea_testbed.support import programs
-from lifsea_testbed.support.confinement import confined
+from lifsea_testbed.support.confinement import Confinement, confined
 from lifsea_testbed.support.deadline import Deadline
+from lifsea_testbed.support.lines import split_lines
 from lifsea_testbed.support.questions import LARGEST, AnswerFrame, Question, QuestionFrame, receive, send
 from lifsea_testbed.support.reader_process import MEMORY, OUT_OF_MEMORY, PROCESSOR_TIME, TOO_LONG
 
@@ -31,6 +33,21 @@ T = TypeVar("T")
 _STARTING, _ANSWERING = 120.0, 300.0
 #: How long the kernel may take to end a process that went beyond its bounds (seconds).
 _ENDING = 10.0
+
+
+@functools.cache
+def reachable() -> tuple[str, ...]:
+    """Returns what the kernel of this host does not keep from a reader; nothing on a host that confines it wholly.
+
+    Raises:
+        HostError: no reader starts here.
+    """
+    with confined() as own:
+        command = _command(own)
+        ended = programs.run_tool(command, within=_STARTING)
+    if ended.returncode:
+        raise _not_started(command, f"{ended.stderr}\nstatus {ended.returncode}")
+    return tuple(split_lines(ended.stdout.strip()))
 
 
 class ConfinedReader:
@@ -124,8 +141,7 @@ class _Process:
         self._user = contextlib.ExitStack()
         own = self._user.enter_context(confined())
         self._connection, theirs = socket.socketpair()
-        command = [sys.executable, "-I", "-m", "lifsea_testbed.support.reader_process", str(own.uid), str(own.gid),
-                   module, *arguments, *map(str, files)]  # fmt: skip
+        command = [*_command(own), module, *arguments, *map(str, files)]
         with theirs:
             self._process = programs.start(command, directory=Path("/"), inherit=files, stdin=theirs.fileno(),
                                            stdout=programs.NOWHERE, stderr=programs.PIPE)  # fmt: skip
@@ -165,8 +181,16 @@ class _Process:
         self._process.kill()
         printed = self._process.stderr.read(4096).decode("utf-8", "replace") if self._process.stderr else ""
         status = self.close()
-        return HostError("the process that reads disk images does not start", evidence=f"{printed}\nstatus {status}",
-                         expected=" ".join(command[:4]))  # fmt: skip
+        return _not_started(command, f"{printed}\nstatus {status}")
+
+
+def _command(own: Confinement) -> list[str]:
+    return [sys.executable, "-I", "-m", "lifsea_testbed.support.reader_process", str(own.uid), str(own.gid)]
+
+
+def _not_started(command: list[str], evidence: str) -> HostError:
+    return HostError("the process that reads disk images does not start", evidence=evidence,
+                     expected=" ".join(command[:4]))  # fmt: skip
 
 
 def open_file(path: Path) -> int:

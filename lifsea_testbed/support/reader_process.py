@@ -1,7 +1,8 @@
 """The process of a confined reader: it takes its code in, gives every privilege away, and only then reads a byte.
 
 Started as `python -I -m lifsea_testbed.support.reader_process UID GID MODULE ARGUMENT…` with a socket as its standard
-input. The module has questions, and a function `opened` that returns what they are put to.
+input. The module has questions, and a function `opened` that returns what they are put to. Without a module it prints
+what this host does not keep from a reader, a line each.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import ctypes
 import importlib
 import os
 import resource
+import signal
 import socket
 import sys
 from collections.abc import Mapping
@@ -25,10 +27,10 @@ OUT_OF_MEMORY, TOO_LONG = "memory", "length"
 _DESCRIPTORS = 64
 #: What Python loads on first use: the names in a GPT are UTF-16 (UEFI specification 2.10, 5.3.3).
 _CODECS = ("utf-8", "ascii", "latin-1", "utf-16-le", "raw-unicode-escape", "unicode-escape")
-# unshare(2); prctl(2): PR_SET_NO_NEW_PRIVS; the numbers of Landlock's system calls, the same on every architecture
-# (Linux Documentation/userspace-api/landlock.rst), and all the rights to files of its first version.
+# unshare(2); prctl(2): PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG; the numbers of Landlock's system calls, the same on every
+# architecture (Linux Documentation/userspace-api/landlock.rst), and all the rights to files of its first version.
 _NEW_USER, _NEW_NETWORK, _NEW_IPC = 0x10000000, 0x40000000, 0x08000000
-_NO_NEW_PRIVILEGES = 38
+_NO_NEW_PRIVILEGES, _SIGNAL_AT_PARENTS_DEATH = 38, 1
 _CREATE_RULESET, _RESTRICT_SELF, _ALL_RIGHTS = 444, 446, (1 << 13) - 1
 #: capset(2), _LINUX_CAPABILITY_VERSION_3.
 _CAPABILITY_VERSION = 0x20080522
@@ -36,7 +38,11 @@ _CAPABILITY_VERSION = 0x20080522
 
 def main() -> None:
     """Serves the questions of a module until the parent closes the socket."""
-    uid, gid, name, *arguments = sys.argv[1:]
+    uid, gid, *served = sys.argv[1:]
+    if not served:
+        print(*confine_self(int(uid), int(gid)), sep="\n")
+        return
+    name, *arguments = served
     module = importlib.import_module(name)
     for codec in _CODECS:
         codecs.lookup(codec)
@@ -46,24 +52,28 @@ def main() -> None:
     serve(connection, table(vars(module)), module.opened(arguments))
 
 
-def confine_self(uid: int, gid: int) -> None:
+def confine_self(uid: int, gid: int) -> list[str]:
     """Gives up privileges, the network, all files that are not open, other processes, and bounds memory and files.
 
-    As root it becomes that user. What the kernel does not have is left out; the bounds are always set.
+    As root it becomes that user. Returns what the kernel does not keep from it; the bounds are always set. The kernel
+    ends it with the thread that started it.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     is_root = os.geteuid() == 0
-    libc.unshare((0 if is_root else _NEW_USER) | _NEW_NETWORK | _NEW_IPC)
+    has_network = libc.unshare((0 if is_root else _NEW_USER) | _NEW_NETWORK | _NEW_IPC) != 0
     if is_root:
         os.setgroups([])
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
     libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
+    libc.prctl(_SIGNAL_AT_PARENTS_DEATH, signal.SIGKILL, 0, 0, 0)
     _drop_capabilities(libc)
-    _forbid_files(libc)
+    has_files = not _forbid_files(libc)
     for kind, limit in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_NPROC, 0),
                         (resource.RLIMIT_NOFILE, _DESCRIPTORS), (resource.RLIMIT_CORE, 0)):  # fmt: skip
         resource.setrlimit(kind, (limit, limit))
+    return [*(["the network of this host"] if has_network else []),
+            *(["files that everybody may read (no Landlock in this kernel)"] if has_files else [])]
 
 
 def _drop_capabilities(libc: ctypes.CDLL) -> None:
@@ -72,13 +82,15 @@ def _drop_capabilities(libc: ctypes.CDLL) -> None:
     libc.capset(ctypes.byref(header), ctypes.byref(none))
 
 
-def _forbid_files(libc: ctypes.CDLL) -> None:
-    """Opens no file from now on, whatever its permissions: a ruleset of Landlock without a rule."""
+def _forbid_files(libc: ctypes.CDLL) -> bool:
+    """Opens no file from now on, whatever its permissions: a ruleset of Landlock without a rule; whether it could."""
     rights = ctypes.c_uint64(_ALL_RIGHTS)
     ruleset = libc.syscall(_CREATE_RULESET, ctypes.byref(rights), ctypes.sizeof(rights), 0)
-    if ruleset >= 0:
-        libc.syscall(_RESTRICT_SELF, ruleset, 0)
-        os.close(ruleset)
+    if ruleset < 0:
+        return False
+    status = libc.syscall(_RESTRICT_SELF, ruleset, 0)
+    os.close(ruleset)
+    return bool(status == 0)
 
 
 def serve(connection: socket.socket, questions: Mapping[str, Question[..., Any]], subject: object) -> None:

@@ -19,7 +19,7 @@ from lifsea_testbed.support.confinement import Isolation
 
 GOOD = HostFacts(
     emulator=Emulator(binary="/usr/bin/qemu-system-x86_64", version="10.0.2"), missing_features=(), sandbox_trouble="",
-    isolation=Isolation(namespaces=("network", "files", "IPC", "processes")),
+    isolation=Isolation(namespaces=("network", "files", "IPC", "processes")), reader_reaches=(),
     accelerator=Accelerator(kind=AcceleratorKind.KVM, speed=9000.0, why="KVM runs 9000.0 M instructions/s, TCG 1000 M"),
     kvm_exists=True, kvm_opens=True, memory=30_000, directory=Path("/tmp"), disk=50 << 30,
     huge_pages="always [madvise] never", compilers=("gcc", "as", "ld"),
@@ -49,6 +49,7 @@ def test_a_good_host_has_no_troubles() -> None:
     ({"isolation": Isolation(missing=("network",), why="Operation not permitted", hint="allow namespaces")},
      "confinement", CheckState.LIMITED, "allow namespaces"),
     ({"isolation": Isolation(own_users=False)}, "confinement", CheckState.LIMITED, "run as root"),
+    ({"reader_reaches": ("the network of this host",)}, "reader", CheckState.LIMITED, "Landlock"),
     ({"memory": 6000}, "memory", CheckState.LIMITED, "larger host"),
     ({"memory": 1000}, "memory", CheckState.MISSING, "larger host"),
     ({"disk": 1 << 30}, "disk", CheckState.MISSING, "TMPDIR"),
@@ -71,7 +72,8 @@ def test_without_qemu_nothing_that_needs_it_is_ok() -> None:
 def test_this_host_can_run_an_image(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     shown = capsys.readouterr().out
-    assert [what for what in ("accelerator", "QEMU", "sandbox", "memory", "huge pages") if what not in shown] == []
+    expected = ("accelerator", "QEMU", "sandbox", "reader", "memory", "huge pages")
+    assert [what for what in expected if what not in shown] == []
 
 
 def test_a_host_that_can_run_nothing_gets_exit_status_6(monkeypatch: pytest.MonkeyPatch,

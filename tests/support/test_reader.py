@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -11,10 +13,11 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from lifsea_testbed.errors import DiskDamaged, ImageRefused, NotJudged, Reason, TestbedError
-from lifsea_testbed.support import questions, reader_process
+from lifsea_testbed.support import questions, reader, reader_process
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.questions import AnswerFrame, QuestionFrame, question
 from lifsea_testbed.support.reader import ConfinedReader, open_file
+from tests.support import ROOT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,3 +142,18 @@ def test_a_link_is_followed_and_a_pipe_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ImageRefused, match="not a regular file"):
         open_file(tmp_path / "pipe")
+
+
+def test_what_the_kernel_does_not_keep_from_a_reader_is_known() -> None:
+    """In a process of its own, which loses its privileges, on a kernel that refuses everything."""
+    script = ("import ctypes, os\nfrom lifsea_testbed.support import reader_process\n"
+              "class Old:\n"
+              "    def __init__(self, *a, **k): pass\n"
+              "    unshare = prctl = capset = lambda self, *a: -1\n"
+              "    def syscall(self, *a): return -1\n"
+              "reader_process.ctypes.CDLL = Old\n"
+              "print(*reader_process.confine_self(65534, 65534), sep='\\n')")  # fmt: skip
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert shown.splitlines() == ["the network of this host",
+                                  "files that everybody may read (no Landlock in this kernel)"]  # fmt: skip
+    assert all(place in shown for place in reader.reachable())
