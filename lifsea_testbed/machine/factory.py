@@ -85,6 +85,7 @@ class MachineFactory:
         self.time_scale = TimeScale(factor=context.accelerator.time_scale)
         self.profile = profiles.load(context.profile)
         self.image_version = ""
+        self._tells_no_version = False
         self._announce = announce
         self._announcing = threading.Lock()
         self._first_boot_error: Explained | None = None
@@ -141,10 +142,15 @@ class MachineFactory:
             yield machine
 
     def identify(self, machine: Machine) -> None:
-        """Reads the image's version from a machine that is up."""
-        if not self.image_version:
-            with contextlib.suppress(Explained, NotJudged):
-                self.image_version = machine.guest.system.os_release().get("VERSION_ID", "")
+        """Reads the image's version from a machine that is up, unless the image is known to tell none."""
+        if self.image_version or self._tells_no_version:
+            return
+        try:
+            self.image_version = machine.guest.system.os_release().get("VERSION_ID", "")
+        except NotJudged:
+            self._tells_no_version = True
+        except Explained:
+            pass
 
     def announce(self, line: str) -> None:
         """Reports a line about progress; safe to call from several threads."""

@@ -1,4 +1,4 @@
-"""The machine factory: the profile that a run is held to, as the hint of a failed boot names it."""
+"""The machine factory: the profile that a run is held to, as the hint of a failed boot names it; the version."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lifsea_testbed.errors import BootFailed, Explained, GuestCrashed, TimerStarved, WaitTimedOut
+from lifsea_testbed.errors import BootFailed, Explained, GuestCrashed, NotJudged, Reason, TimerStarved, WaitTimedOut
 from lifsea_testbed.machine.factory import MachineFactory
 from tests.machine.test_context import context
 from tests.support.boot_sector import raw_image
@@ -46,3 +46,25 @@ def test_a_fault_of_the_host_names_no_profile(tmp_path: Path) -> None:
     with contextlib.closing(MachineFactory(run)) as factory, pytest.raises(TimerStarved) as caught:
         factory._power_on(machine)
     assert caught.value.hint == "free the host"
+
+
+@pytest.mark.parametrize(("answers", "version", "asked"), [
+    ([{"VERSION_ID": "3.3.0"}, {"VERSION_ID": "9"}], "3.3.0", 1),
+    ([GuestCrashed("panic"), {"VERSION_ID": "3.3.0"}], "3.3.0", 2),
+    ([NotJudged("no os-release", Reason.IMAGE), {"VERSION_ID": "9"}], "", 1),
+])  # fmt: skip
+def test_an_image_is_asked_for_its_version_as_long_as_it_may_tell_one(answers: list[Any], version: str,
+                                                                      asked: int) -> None:
+    rest = list(answers)
+
+    def os_release() -> dict[str, str]:
+        answer = rest.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return dict(answer)
+
+    factory: Any = SimpleNamespace(image_version="", _tells_no_version=False)
+    machine: Any = SimpleNamespace(guest=SimpleNamespace(system=SimpleNamespace(os_release=os_release)))
+    for _ in range(2):
+        MachineFactory.identify(factory, machine)
+    assert (factory.image_version, len(answers) - len(rest)) == (version, asked)
