@@ -83,12 +83,13 @@ def start(cell: Cell, place: Path, options: list[str], mark: str) -> subprocess.
     command = [sys.executable, "-m", "pytest", "-q", "--basetemp", str(place / "of-pytest"), *options, *cell.options]
     return subprocess.run(["sh", "-c", cell.shell, "sh", *command], cwd=place, env=environment, capture_output=True,
                           text=True, errors="replace", check=False, timeout=HANGING,
-                          preexec_fn=_hear_interrupts)  # fmt: skip
+                          preexec_fn=_hear_signals)  # fmt: skip
 
 
-def _hear_interrupts() -> None:
-    """A program in the background of a shell ignores SIGINT, and so do those that it starts."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def _hear_signals() -> None:
+    """A program in the background of a shell ignores SIGINT, one under nohup SIGHUP, and so do those that they start."""
+    for ignored in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(ignored, signal.SIG_DFL)
 
 
 @contextlib.contextmanager
