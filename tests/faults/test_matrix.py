@@ -87,7 +87,7 @@ def start(cell: Cell, place: Path, options: list[str], mark: str) -> subprocess.
 
 
 def _hear_signals() -> None:
-    """A program in the background of a shell ignores SIGINT, one under nohup SIGHUP, and so do those that they start."""
+    """A program in the background of a shell ignores SIGINT, under nohup SIGHUP, and so do those that it starts."""
     for ignored in (signal.SIGINT, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_DFL)
 
