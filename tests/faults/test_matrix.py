@@ -17,7 +17,7 @@ import pytest
 from lifsea_testbed.report import document
 from lifsea_testbed.report.directory import VERDICT, ReportsDirectory
 from tests.support import ROOT
-from tests.support.faults import CELLS, Cell, Reports
+from tests.support.faults import CELLS, Cell, Moment, Reports
 from tests.support.quick import lay_out
 
 SUITE = """
@@ -49,8 +49,13 @@ MARK = "LIFSEA_TESTBED_FAULT"
 HANGING = 300.0
 
 
+#: One moment of each fault, a test if it can come then; the others are tried at night.
+USUAL = [min((cell for cell in CELLS if cell.fault == fault), key=lambda cell: cell.moment is not Moment.TEST)
+         for fault in dict.fromkeys(cell.fault for cell in CELLS if not cell.slow)]  # fmt: skip
+
+
 @pytest.mark.parametrize("cell", [
-    pytest.param(cell, id=str(cell), marks=[pytest.mark.nightly] if cell.slow else []) for cell in CELLS
+    pytest.param(cell, id=str(cell), marks=[] if cell in USUAL else [pytest.mark.nightly]) for cell in CELLS
 ])  # fmt: skip
 def test_a_fault_at_a_moment(cell: Cell, tmp_path: Path) -> None:
     if cell.root and os.geteuid():
