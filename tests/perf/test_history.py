@@ -24,10 +24,11 @@ from lifsea_testbed.perf import assessment, jsonlines
 from lifsea_testbed.perf.compare import Change
 from lifsea_testbed.perf.history import History
 from lifsea_testbed.perf.metric import Better, BuildKind, Metric, Sample
+from lifsea_testbed.support.sanitize import printable
 from tests.support.perf_cases import BOOT, build, nightly, samples
 from tests.support.postgres import server
 
-_TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20)
+_TEXT = st.text(max_size=20).map(printable)
 _SAMPLES = st.builds(
     Sample,
     build=st.builds(build, st.integers(0, 5), image_version=_TEXT, kind=st.sampled_from(BuildKind)),
