@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lifsea_testbed.support.lines import split_lines
-
 if TYPE_CHECKING:
     from lifsea_testbed.support.shard import ShardIndex
 
@@ -126,6 +124,8 @@ def _from_files(arguments: Iterable[str]) -> Iterator[str]:
     """The arguments, those in a file (`@file`, one a line) in place of its name; pytest complains of a bad file."""
     for word in arguments:
         if word.startswith("@"):
+            from lifsea_testbed.support.lines import split_lines
+
             with contextlib.suppress(OSError, UnicodeDecodeError):
                 yield from split_lines(Path(word[1:]).read_text("utf-8"))
         else:
