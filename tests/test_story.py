@@ -196,10 +196,10 @@ def in_allure(story: Story) -> dict[str, str]:
 def in_markdown(story: Story) -> dict[str, str]:
     text = (story.reports / "summary.md").read_text()
     assert (story.reports.parent / "step.md").read_text() == f"{text}\n"
-    rows = re.findall(r"^\| ([a-z-]+) \| ([a-z ]+) \| [a-z]* \| .* \|$", text, re.MULTILINE)
+    rows = re.findall(r"^\| `([a-z-]+)` \| ([a-z ]+) \| [a-z]* \| .* \|$", text, re.MULTILINE)
     kept = re.search(r"<summary>passed</summary>\n\n(.*)\n", text)
     words = {claim: word for claim, word in rows if claim in CLAIMS}
-    return {**words, **(dict.fromkeys(kept[1].split(", "), "passed") if kept else {})}
+    return {**words, **(dict.fromkeys(re.findall("`(.+?)`", kept[1]), "passed") if kept else {})}
 
 
 def in_annotations(story: Story) -> dict[str, str]:
