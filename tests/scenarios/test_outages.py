@@ -36,7 +36,8 @@ class WorkingMachine:
                                         for name in ("kernel", "units", "services", "disks")})  # fmt: skip
         guest.files = SimpleNamespace(write=self._write, read=lambda path: self._text,
                                       names_in=lambda path: ["10-lifsea.conflist"])
-        guest.kubelet = SimpleNamespace(put_static_pod=self._put, health=lambda: "ok", cgroup_driver=lambda: "systemd")
+        guest.kubelet = SimpleNamespace(put_static_pod=self._put, health=lambda: "ok", cgroup_driver=lambda: "systemd",
+                                        imposters=lambda: [])
         guest.runtime = SimpleNamespace(status=lambda: pods.READY, containers=self._containers,
                                         images=lambda: [PROFILE.cluster.pause])
         self.guest = guest
