@@ -19,6 +19,7 @@ from lifsea_testbed.disk.layers import opened
 from lifsea_testbed.disk.os_root import os_root
 from lifsea_testbed.disk.partitions import partitions
 from lifsea_testbed.disk.source import ByteSource, RawFile
+from lifsea_testbed.guest.system import parse_os_release
 
 _DATABASES = ("/usr/share/package-db/status", "/var/lib/dpkg/status")
 _NOT_WALKED = tuple(map(PurePosixPath, ("/proc", "/sys", "/dev", "/run", "/sysroot", "/ostree")))
@@ -138,13 +139,13 @@ def read(image: Path, origin: Origin) -> Contents:
         release, debian = (tree.read(path) or b"" for path in ("/usr/lib/os-release", "/etc/debian_version"))
     if status is None:
         raise BuildError(f"{image} has no {' and no '.join(_DATABASES)}")
-    return Contents(release=_fields(release.decode(), "="), debian=debian.decode().strip(), go=tuple(go),
+    return Contents(release=parse_os_release(release.decode()), debian=debian.decode().strip(), go=tuple(go),
                     packages=debian_packages(status.decode()), programs=tuple(programs))  # fmt: skip
 
 
 def debian_packages(status: str) -> tuple[DebianPackage, ...]:
     """Returns the installed packages of a dpkg status file, sorted by name."""
-    stanzas = [_fields(text, ": ") for text in status.split("\n\n") if text.strip()]
+    stanzas = [_fields(text) for text in status.split("\n\n") if text.strip()]
     return tuple(sorted((_debian(fields) for fields in stanzas if fields.get("Status", "").endswith(" installed")),
                         key=lambda package: (package.name, package.architecture)))  # fmt: skip
 
@@ -217,10 +218,10 @@ def _program(known: _Known, path: str, content: bytes, origin: Origin) -> Progra
                    version=versions.pop() if len(versions) == 1 else "", made_of=tuple(made_of))  # fmt: skip
 
 
-def _fields(text: str, separator: str) -> dict[str, str]:
-    """The lines NAME SEPARATOR VALUE of a text; those that go on from the line before are left out."""
-    lines = (line.partition(separator) for line in text.splitlines() if line[:1].isalpha())
-    return {name: value.strip().strip('"') for name, _, value in lines}
+def _fields(text: str) -> dict[str, str]:
+    """The lines `NAME: VALUE` of a stanza; those that go on from the line before are left out."""
+    lines = (line.partition(": ") for line in text.splitlines() if line[:1].isalpha())
+    return {name: value.strip() for name, _, value in lines}
 
 
 def _debian(fields: dict[str, str]) -> DebianPackage:

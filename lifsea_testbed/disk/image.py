@@ -14,10 +14,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lifsea_testbed.disk.image_formats import HEAD, TAIL, identify
+from lifsea_testbed.disk.image_formats import HEAD, TAIL, has_boot_sector, identify
 from lifsea_testbed.disk.image_lock import is_written, users
 from lifsea_testbed.disk.qcow2 import Qcow2
-from lifsea_testbed.disk.qcow2_header import LARGEST, MAGIC, parse_qcow2_header, unknown_features
+from lifsea_testbed.disk.qcow2_header import (
+    LARGEST,
+    MAGIC,
+    IncompatibleFeature,
+    parse_qcow2_header,
+    unknown_features,
+)
 from lifsea_testbed.disk.source import ByteSource, RawFile
 from lifsea_testbed.errors import DiskDamaged, HostError, ImageRefused, NotJudged
 from lifsea_testbed.support.confinement import Limits, confined, exit_status
@@ -32,7 +38,6 @@ SECTOR = 512
 #: The bounds of qemu-img check.
 _CHECK = Limits(memory=4 << 30, cpu=100, file_size=0)
 _PIECE = 1 << 20
-_QCOW2_DIRTY, _QCOW2_CORRUPT, _QCOW2_EXTERNAL_DATA = 1, 2, 4
 _LOCKED, _NO_MEMORY, _DAMAGED = 'Failed to get shared "write" lock', "Cannot allocate memory", 2
 _GIVE = "give --image the path of a qcow2 or raw disk image"
 #: The largest file that is accepted: its digest takes six minutes at 1.4 GB/s.
@@ -166,7 +171,7 @@ def require_boot_sector(file: ByteSource, name: str) -> None:
     if other := identify(head, _tail(disk), disk.size):
         raise ImageRefused(f"{name}: the disk in it is {other.name}",
                            hint="make it from the image of a whole disk; qemu-img convert -O raw IN OUT takes that out")
-    if not _is_bootable(head):
+    if not has_boot_sector(head):
         raise ImageRefused(f"{name}: the disk in it has no partition table",
                            hint="make it from the image of a whole disk")
     _refuse_truncated(name, head, disk.size)
@@ -216,13 +221,13 @@ def _qcow2_contents(path: str, head: bytes) -> ImageContents:
         header = parse_qcow2_header(head)
     except ValueError as error:
         raise ImageRefused(f"{path}: not a whole qcow2 image: {error}", hint="copy it again") from None
-    if header.has_backing_file or header.incompatible & _QCOW2_EXTERNAL_DATA:
+    if header.has_backing_file or header.incompatible & IncompatibleFeature.EXTERNAL_DATA:
         other = "a backing file" if header.has_backing_file else "an external data file"
         raise ImageRefused(f"{path}: refers to {other}, which is never opened",
                            hint="flatten it: qemu-img convert -O qcow2 IN OUT")
     if header.encrypted:
         raise ImageRefused(f"{path}: is encrypted", hint="decrypt it: qemu-img convert")
-    if header.incompatible & (_QCOW2_DIRTY | _QCOW2_CORRUPT):
+    if header.incompatible & (IncompatibleFeature.DIRTY | IncompatibleFeature.CORRUPT):
         raise ImageRefused(f"{path}: was not closed cleanly or is marked corrupt", hint="qemu-img check -r all")
     if not 0 < header.virtual_size <= LARGEST:
         raise ImageRefused(f"{path}: claims a disk of {header.virtual_size} bytes", hint="64 TiB is the most")
@@ -267,18 +272,13 @@ def _failed_check(path: Path, features: Sequence[str], status: int, output: str)
 
 
 def _raw_contents(path: str, head: bytes, size: int) -> ImageContents:
-    if not _is_bootable(head):
+    if not has_boot_sector(head):
         raise ImageRefused(f"{path}: not a disk image (no qcow2 header, no partition table)", hint=_GIVE)
     if size % SECTOR:
         raise ImageRefused(f"{path}: ends in the middle of a sector: {size} bytes are no multiple of {SECTOR}",
                            hint="copy it again, compare digests; if it was made so: truncate -s %512 COPY")
     _refuse_truncated(path, head, size)
     return ImageContents(format=DiskFormat.RAW, virtual_size=size)
-
-
-def _is_bootable(head: bytes) -> bool:
-    """Whether there is a boot sector; a GPT has one as well, for protection."""
-    return head[510:512] == b"\x55\xaa"
 
 
 def _refuse_truncated(name: str, head: bytes, size: int) -> None:

@@ -7,10 +7,11 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from lifsea_testbed.disk.qcow2_header import MAGIC
+
 #: The bytes at the start and at the end of a file that tell what it is: btrfs has its name at 65,600.
 HEAD, TAIL = 128 << 10, 512
-_QCOW, _QCOW1 = b"QFI\xfb", b"QFI\xfb\0\0\0\x01"
-_BOOT_MARK = b"\x55\xaa"
+_QCOW1 = MAGIC + b"\0\0\0\x01"
 _ISO_DESCRIPTOR, _ISO_BLOCK = 32768, 2048
 _TAR_BLOCK, _MOST_MEMBERS = 512, 64
 
@@ -121,13 +122,17 @@ def identify(head: bytes, tail: bytes, size: int) -> FileFormat | None:
         tail: its last TAIL bytes, or all of them.
         size: its size in bytes.
     """
-    if head.startswith(_QCOW) and not head.startswith(_QCOW1):
+    if head.startswith(MAGIC) and not head.startswith(_QCOW1):
         return None
-    bootable = head[510:512] == _BOOT_MARK
     return (next((kind for magic, kind in _COMPRESSED if head.startswith(magic)), None)
             or _at(_DISKS, head) or _trailer(tail) or _executable(head) or _iso(head, size)
             or _at(_OTHERS, head) or _archive(head)
-            or (None if bootable else _at(_FILE_SYSTEMS, head) or _blank(head)))  # fmt: skip
+            or (None if has_boot_sector(head) else _at(_FILE_SYSTEMS, head) or _blank(head)))  # fmt: skip
+
+
+def has_boot_sector(head: bytes) -> bool:
+    """Returns whether there is a boot sector; a GPT has one as well, for protection."""
+    return head[510:512] == b"\x55\xaa"
 
 
 def _at(rows: tuple[tuple[int, bytes, FileFormat], ...], head: bytes) -> FileFormat | None:
@@ -143,7 +148,7 @@ def _trailer(tail: bytes) -> FileFormat | None:
 
 def _executable(head: bytes) -> FileFormat | None:
     """Kernels (Documentation/arch/x86/boot.rst) have a boot sector's mark; an EFI program has a PE header."""
-    if head[510:512] == _BOOT_MARK and head[514:518] == b"HdrS":
+    if has_boot_sector(head) and head[514:518] == b"HdrS":
         return _KERNEL
     if not head.startswith(b"MZ") or len(head) < 64:
         return None

@@ -7,6 +7,7 @@ import uuid
 from dataclasses import dataclass
 
 from lifsea_testbed.disk.image import SECTOR
+from lifsea_testbed.disk.image_formats import has_boot_sector
 from lifsea_testbed.disk.source import ByteSource, Window
 from lifsea_testbed.errors import DiskDamaged, NotJudged, Reason
 
@@ -44,7 +45,7 @@ def partitions(disk: ByteSource) -> list[Partition]:
     head = disk.read_at(0, 2 * SECTOR)
     if head[SECTOR:SECTOR + 8] == b"EFI PART":
         return _gpt(disk, head[SECTOR:])
-    return _mbr(disk, head) if head[510:512] == b"\x55\xaa" else []
+    return _mbr(disk, head) if has_boot_sector(head) else []
 
 
 def _gpt(disk: ByteSource, header: bytes) -> list[Partition]:

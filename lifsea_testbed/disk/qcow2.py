@@ -8,13 +8,11 @@ import zlib
 from array import array
 from collections.abc import Iterator
 
-from lifsea_testbed.disk.qcow2_header import LARGEST, parse_qcow2_header
+from lifsea_testbed.disk.qcow2_header import KNOWN_FEATURES, LARGEST, IncompatibleFeature, parse_qcow2_header
 from lifsea_testbed.disk.source import ByteSource
 from lifsea_testbed.errors import DiskDamaged, NotJudged, Reason
 
 _HEADER = 104
-_CORRUPT, _EXTERNAL_DATA, _COMPRESSION, _EXTENDED_TABLES = 2, 4, 8, 16
-_KNOWN = 1 | _CORRUPT | _EXTERNAL_DATA | _COMPRESSION | _EXTENDED_TABLES
 _COMPRESSED, _ZERO = 1 << 62, 1
 _OFFSET = 0x00FF_FFFF_FFFF_FE00
 #: The bound of QEMU (QCOW_MAX_L1_SIZE).
@@ -111,12 +109,13 @@ class Qcow2:
 
 
 def _refuse(incompatible: int, *, encrypted: bool) -> None:
-    if incompatible & _CORRUPT:
+    if incompatible & IncompatibleFeature.CORRUPT:
         raise DiskDamaged("a qcow2 disk that is marked corrupt", hint="qemu-img check -r all")
-    if encrypted or incompatible & _EXTERNAL_DATA:
+    if encrypted or incompatible & IncompatibleFeature.EXTERNAL_DATA:
         raise NotJudged("a qcow2 disk that is encrypted or keeps its data in another file is not read offline",
                         Reason.IMAGE)
-    if incompatible & (_COMPRESSION | _EXTENDED_TABLES) or incompatible & ~_KNOWN:
+    unread = IncompatibleFeature.COMPRESSION | IncompatibleFeature.EXTENDED_TABLES
+    if incompatible & (unread | ~KNOWN_FEATURES):
         raise NotJudged("a qcow2 disk with zstd, subclusters or unknown features is not read offline; "
                         "qemu-img convert -O qcow2 IN OUT makes one that is", Reason.IMAGE)  # fmt: skip
 

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import enum
+import functools
+import operator
 import struct
 from dataclasses import dataclass
 
 from lifsea_testbed.support.sanitize import printable
 
 MAGIC = b"QFI\xfb"
-_KNOWN_FEATURES, _FEATURE_NAMES = 0b11111, 0x6803F857
+_FEATURE_NAMES = 0x6803F857
 #: The largest virtual disk that is accepted: cloud disks of an ecs.g7 have at most 64 TiB (ESSD, block storage limits).
 LARGEST = 64 << 40
+
+
+class IncompatibleFeature(enum.IntFlag):
+    """The incompatible features that QEMU 10 knows."""
+
+    DIRTY = 1
+    CORRUPT = 2
+    EXTERNAL_DATA = 4
+    COMPRESSION = 8
+    EXTENDED_TABLES = 16
+
+
+#: All of them.
+KNOWN_FEATURES = functools.reduce(operator.or_, IncompatibleFeature)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +63,7 @@ def unknown_features(head: bytes) -> tuple[str, ...]:
 
     Each is `bit N`, with the name that the file's own table of feature names gives it, if it has one.
     """
-    bits = parse_qcow2_header(head).incompatible & ~_KNOWN_FEATURES
+    bits = parse_qcow2_header(head).incompatible & ~KNOWN_FEATURES
     names = _feature_names(head)
     return tuple(f"{names[bit]} (bit {bit})" if bit in names else f"bit {bit}" for bit in range(64) if bits >> bit & 1)
 

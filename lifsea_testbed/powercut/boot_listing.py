@@ -45,9 +45,7 @@ def _unread(error: Exception) -> str:
 
 
 def _path_lines(tree: Tree, path: str) -> Iterator[str]:
-    place = tree.find(path, follow=False)
-    if place is not None and place.is_link:
-        yield f"{path} -> {place.file_system.link_target(place.inode)}"
+    yield from _link_line(tree, path)
     if names := tree.names(path):
         yield f"{path}: {' '.join(names)}"
         yield from (line for name in names for line in _link_line(tree, f"{path}/{name}"))

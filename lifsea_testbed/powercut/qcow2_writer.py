@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from lifsea_testbed.disk.qcow2_header import MAGIC
 from lifsea_testbed.powercut.crash_states import CrashState, CrashStates, prefix
 from lifsea_testbed.powercut.disk_contents import CLUSTER, DiskContents
 
 _BITS = CLUSTER.bit_length() - 1
-_MAGIC, _VERSION, _HEADER_LENGTH = b"QFI\xfb", 3, 104
+_VERSION, _HEADER_LENGTH = 3, 104
 #: Reference counts of 16 bits, and how many there are in a cluster.
 _REFCOUNT_ORDER, _COUNTS = 4, CLUSTER // 2
 _IN_TABLE = CLUSTER // 8
@@ -118,7 +119,7 @@ def _first_entries(size: int) -> int:
 def _header(layout: _Layout, size: int) -> bytes:
     first_table = (1 + layout.table_of_counts + layout.counts) * CLUSTER
     return struct.pack(
-        ">4sIQIIQIIQQIIQQQQII", _MAGIC, _VERSION, 0, 0, _BITS, size, 0, _first_entries(size), first_table,
+        ">4sIQIIQIIQQIIQQQQII", MAGIC, _VERSION, 0, 0, _BITS, size, 0, _first_entries(size), first_table,
         CLUSTER, layout.table_of_counts, 0, 0, 0, 0, 0, _REFCOUNT_ORDER, _HEADER_LENGTH,
     )  # fmt: skip
 

@@ -154,13 +154,19 @@ def create_memory_file(path: Path, *, size: int) -> None:
 
 
 def copy_sparse(source: Path, target: Path) -> None:
-    """Copies a file with its holes, by reference (reflink) where the file system supports it.
+    """Copies a regular file with its holes, by reference (reflink) where the file system supports it; follows no link.
 
     Raises:
-        HostError: the disk is full, or cp failed for another reason.
+        HostError: the source is no regular file or cannot be read, the disk is full, or cp failed for another reason.
     """
-    command = ["cp", "--sparse=always", "--reflink=auto", "--no-preserve=mode", str(source), str(target)]
-    copied = run_tool(command, within=_COPYING)
+    try:
+        descriptor = open_regular(source, os.O_RDONLY)
+    except OSError as error:
+        raise HostError(f"{source} cannot be read: {error.strerror}") from None
+    with os.fdopen(descriptor, "rb"):
+        command = ["cp", "--sparse=always", "--reflink=auto", "--no-preserve=mode", f"/proc/self/fd/{descriptor}",
+                   str(target)]  # fmt: skip
+        copied = run_tool(command, within=_COPYING, inherit=[descriptor])
     if copied.returncode:
         raise _failed(f"cp could not write {target}", command, copied)
 

@@ -7,8 +7,6 @@ leave, and the readers replay the file system's journal as a boot would. Nothing
 from __future__ import annotations
 
 import contextlib
-import os
-import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +18,8 @@ from lifsea_testbed.guest.offline import OfflineTree
 from lifsea_testbed.machine.factory import MachineFactory
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.profiles.profile import AccessMethod
+from lifsea_testbed.qemu.storage import copy_sparse
 
-_PIECE = 16 << 20
 #: How long the guest may take to write to its disk what it holds in memory (seconds on real hardware).
 _SYNCING = 60.0
 
@@ -134,32 +132,8 @@ def copy_file(source: Path, target: Path) -> None:
         HostError: it is another kind of file, or cannot be read, or the copy cannot be written.
     """
     try:
-        descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb", buffering=0) as file, target.open("xb", buffering=0) as copy:
-            seen = os.fstat(descriptor)
-            if not stat.S_ISREG(seen.st_mode):
-                raise HostError(f"the overlay {source} is no regular file any more")
-            copy.truncate(seen.st_size)
-            for start, end in _extents(descriptor, seen.st_size):
-                os.lseek(copy.fileno(), start, os.SEEK_SET)
-                os.lseek(descriptor, start, os.SEEK_SET)
-                while start < end and (piece := file.read(min(_PIECE, end - start))):
-                    copy.write(piece)
-                    start += len(piece)
-    except OSError as error:
+        copy_sparse(source, target)
+    except HostError as error:
         target.unlink(missing_ok=True)
-        raise HostError(f"the disk of a machine could not be copied: {error}",
+        raise HostError(f"the disk of a machine could not be copied: {error.happened}", evidence=error.evidence,
                         hint="free disk space, or set TMPDIR to another disk") from error
-
-
-def _extents(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
-    """The parts of a file that are no holes (lseek(2), SEEK_DATA)."""
-    start = 0
-    while start < size:
-        try:
-            start = os.lseek(descriptor, start, os.SEEK_DATA)
-        except OSError:  # ENXIO: there is only a hole until the end
-            return
-        end = os.lseek(descriptor, start, os.SEEK_HOLE)
-        yield start, end
-        start = end

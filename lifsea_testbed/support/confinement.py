@@ -60,7 +60,7 @@ class Limits:
         wanted = (("as", resource.RLIMIT_AS, self.memory), ("cpu", resource.RLIMIT_CPU, self.cpu),
                   ("nproc", resource.RLIMIT_NPROC, processes), ("nofile", resource.RLIMIT_NOFILE, self.files),
                   ("fsize", resource.RLIMIT_FSIZE, self.file_size), ("core", resource.RLIMIT_CORE, 0))  # fmt: skip
-        return [f"--{name}={_at_most(value, resource.getrlimit(number)[1])}"
+        return [f"--{name}={lowered(value, resource.getrlimit(number)[1])}"
                 for name, number, value in wanted if value is not None]  # fmt: skip
 
 
@@ -245,5 +245,6 @@ def _bound(places: Sequence[Path], option: str = "--ro-bind") -> list[str]:
     return options
 
 
-def _at_most(value: int, limit: int) -> int:
+def lowered(value: int, limit: int) -> int:
+    """Returns the value, or a hard limit of this process (getrlimit(2)) that is below it."""
     return value if limit == resource.RLIM_INFINITY else min(value, limit)

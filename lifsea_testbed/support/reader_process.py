@@ -18,6 +18,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from lifsea_testbed.support.confinement import lowered
 from lifsea_testbed.support.questions import AnswerFrame, Question, QuestionFrame, receive, send, table
 
 #: The memory of a reader (bytes), and the processor time of one answer (seconds).
@@ -71,9 +72,7 @@ def confine_self(uid: int, gid: int) -> list[str]:
     has_files = not _forbid_files(libc)
     for kind, limit in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_NPROC, 0),
                         (resource.RLIMIT_NOFILE, _DESCRIPTORS), (resource.RLIMIT_CORE, 0)):  # fmt: skip
-        hard = resource.getrlimit(kind)[1]
-        limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-        resource.setrlimit(kind, (limit, limit))
+        resource.setrlimit(kind, (lowered(limit, resource.getrlimit(kind)[1]),) * 2)
     return [*(["the network of this host"] if has_network else []),
             *(["files that everybody may read (no Landlock in this kernel)"] if has_files else [])]
 
