@@ -12,6 +12,8 @@ pytest_plugins = ["pytester"]
 settings.register_profile("any-host", deadline=None)
 settings.load_profile("any-host")
 
-# A program in the background of a shell ignores SIGINT, and so would every run that a test starts and interrupts.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A program in the background of a shell ignores SIGINT, one under nohup SIGHUP, and so would every run that a test
+# starts and interrupts. A handler is not inherited: these tests go on ignoring the signal, what they start does not.
+for ignored in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(ignored) is signal.SIG_IGN:
+        signal.signal(ignored, lambda number, frame: None)

@@ -44,7 +44,7 @@ OWNERS = {
 OF_THEIR_OWN = {
     "boottime.budget": "a budget", "boottime.charts": "a chart", "boottime.kernel_only": "a kernel without a disk",
     "boottime.observe": "the observer", "cli.shell": "a terminal",
-    "disk.ext4_attributes": "attributes", "disk.image_formats": "formats of files", "disk.image_lock": "a lock",
+    "disk.ext4_attributes": "attributes", "disk.image_lock": "a lock",
     "disk.journal": "a journal",
     "disk.mounts": "a table of mounts", "ecs.metadata_tree": "the tree of metadata",
     "guest.archives": "an archive",

@@ -115,7 +115,7 @@ def _refuse(incompatible: int, *, encrypted: bool) -> None:
         raise NotJudged("a qcow2 disk that is encrypted or keeps its data in another file is not read offline",
                         Reason.IMAGE)
     unread = IncompatibleFeature.COMPRESSION | IncompatibleFeature.EXTENDED_TABLES
-    if incompatible & (unread | ~KNOWN_FEATURES):
+    if incompatible & unread or incompatible & ~KNOWN_FEATURES:
         raise NotJudged("a qcow2 disk with zstd, subclusters or unknown features is not read offline; "
                         "qemu-img convert -O qcow2 IN OUT makes one that is", Reason.IMAGE)  # fmt: skip
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import enum
-import functools
-import operator
 import struct
 from dataclasses import dataclass
 
@@ -26,8 +24,8 @@ class IncompatibleFeature(enum.IntFlag):
     EXTENDED_TABLES = 16
 
 
-#: All of them.
-KNOWN_FEATURES = functools.reduce(operator.or_, IncompatibleFeature)
+#: All of them, as a number, whose complement has the bits of all others.
+KNOWN_FEATURES = sum(IncompatibleFeature)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,13 +12,13 @@ import ctypes
 import importlib
 import os
 import resource
-import signal
 import socket
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 from lifsea_testbed.support.confinement import lowered
+from lifsea_testbed.support.private_dir import die_with_parent
 from lifsea_testbed.support.questions import AnswerFrame, Question, QuestionFrame, receive, send, table
 
 #: The memory of a reader (bytes), and the processor time of one answer (seconds).
@@ -28,10 +28,10 @@ OUT_OF_MEMORY, TOO_LONG = "memory", "length"
 _DESCRIPTORS = 64
 #: What Python loads on first use: the names in a GPT are UTF-16 (UEFI specification 2.10, 5.3.3).
 _CODECS = ("utf-8", "ascii", "latin-1", "utf-16-le", "raw-unicode-escape", "unicode-escape")
-# unshare(2); prctl(2): PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG; the numbers of Landlock's system calls, the same on every
+# unshare(2); prctl(2): PR_SET_NO_NEW_PRIVS; the numbers of Landlock's system calls, the same on every
 # architecture (Linux Documentation/userspace-api/landlock.rst), and all the rights to files of its first version.
 _NEW_USER, _NEW_NETWORK, _NEW_IPC = 0x10000000, 0x40000000, 0x08000000
-_NO_NEW_PRIVILEGES, _SIGNAL_AT_PARENTS_DEATH = 38, 1
+_NO_NEW_PRIVILEGES = 38
 _CREATE_RULESET, _RESTRICT_SELF, _ALL_RIGHTS = 444, 446, (1 << 13) - 1
 #: capset(2), _LINUX_CAPABILITY_VERSION_3.
 _CAPABILITY_VERSION = 0x20080522
@@ -67,7 +67,7 @@ def confine_self(uid: int, gid: int) -> list[str]:
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
     libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
-    libc.prctl(_SIGNAL_AT_PARENTS_DEATH, signal.SIGKILL, 0, 0, 0)
+    die_with_parent(os.getppid())
     _drop_capabilities(libc)
     has_files = not _forbid_files(libc)
     for kind, limit in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_NPROC, 0),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -55,16 +54,10 @@ def test_the_unit_is_started_however_often_it_ends() -> None:
     assert b"\nStartLimitIntervalSec=0\n[Service]\n" in login.user_data(PORT, ChannelDevice.PORT)
 
 
-def default_interrupts() -> None:
-    """A process started in the background ignores SIGINT, and dash inherits that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @pytest.mark.parametrize("shell", ["bash --norc", "dash -i"])
 def test_an_interrupted_shell_discards_incomplete_input(shell: str) -> None:
     """It accepts commands again."""
-    with pexpect.spawn(shell, encoding="utf-8", timeout=30, env={"PS1": "ready# ", "PS2": "more> "},
-                       preexec_fn=default_interrupts) as typed:  # fmt: skip
+    with pexpect.spawn(shell, encoding="utf-8", timeout=30, env={"PS1": "ready# ", "PS2": "more> "}) as typed:
         typed.expect_exact("ready# ")
         typed.send("cat <<'END-OF-AGENT'\nEND-OF-AG\n")
         typed.expect_exact("more> ")

@@ -319,6 +319,18 @@ def test_a_damaged_qcow2_disk_is_said_to_be_one(plain: Path, place: int, change:
         Qcow2(file)
 
 
+@pytest.mark.parametrize(("bit", "error"), [
+    (1, DiskDamaged), (2, NotJudged), (3, NotJudged), (4, NotJudged), (5, NotJudged), (63, NotJudged),
+])  # fmt: skip
+def test_a_qcow2_disk_with_a_feature_that_is_not_read_is_refused(plain: Path, bit: int, error: type[Exception]) -> None:
+    path = disks.qcow2(plain)
+    changed = bytearray(path.read_bytes())
+    changed[72:80] = (int.from_bytes(changed[72:80]) | 1 << bit).to_bytes(8)
+    path.write_bytes(changed)
+    with RawFile(path) as file, pytest.raises(error):
+        Qcow2(file)
+
+
 # The guest without a shell
 
 

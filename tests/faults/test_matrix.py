@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import uuid
@@ -87,14 +86,7 @@ def start(cell: Cell, place: Path, options: list[str], mark: str) -> subprocess.
                    "PYTHONPATH": str(ROOT), MARK: mark}  # fmt: skip
     command = [sys.executable, "-m", "pytest", "-q", "--basetemp", str(place / "of-pytest"), *options, *cell.options]
     return subprocess.run(["sh", "-c", cell.shell, "sh", *command], cwd=place, env=environment, capture_output=True,
-                          text=True, errors="replace", check=False, timeout=HANGING,
-                          preexec_fn=_hear_signals)  # fmt: skip
-
-
-def _hear_signals() -> None:
-    """A program in the background of a shell ignores SIGINT, under nohup SIGHUP, and so do those that it starts."""
-    for ignored in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(ignored, signal.SIG_DFL)
+                          text=True, errors="replace", check=False, timeout=HANGING)  # fmt: skip
 
 
 @contextlib.contextmanager

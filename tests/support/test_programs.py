@@ -36,7 +36,7 @@ def _build(directory: Path) -> None:
 
 @pytest.mark.parametrize(("tool", "use"), [
     ("qemu-img", lambda path: storage.create_overlay(path / "overlay", image_size=1)),
-    ("cp", lambda path: storage.copy_sparse(path / "one", path / "other")),
+    ("cp", lambda path: storage.copy_sparse(path / "cp", path / "other")),
     ("qemu-system-x86_64", lambda path: emulator._output(str(path / "qemu-system-x86_64"), "--version")),
     ("gcc", _build),
 ])  # fmt: skip
