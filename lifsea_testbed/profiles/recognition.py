@@ -60,7 +60,8 @@ class ProfileChoice:
 def choose(facts: ReleaseFacts) -> ProfileChoice:
     """Returns the built-in profile that is made for that OS and version.
 
-    Where the version is known too roughly to decide, as with VERSION_ID=3, the marker files decide.
+    Where the version is known too roughly to decide, as with VERSION_ID=3, the marker files decide between the profiles
+    that name some; one without marker files is chosen by its version alone, or where it is the only one left.
 
     Raises:
         ProfileRefused: no profile is made for it, or more than one may be; the hint has the names of all.
@@ -68,7 +69,8 @@ def choose(facts: ReleaseFacts) -> ProfileChoice:
     known = [profile for profile in _built_in() if is_of(profile.identity, facts)]
     sure = [profile for profile in known if profile.identity.range.holds(facts.version)]
     maybe = [profile for profile in known if profile.identity.range.may_hold(facts.version)]
-    fitting = sure or [profile for profile in maybe if _has_marks(profile.identity, facts)]
+    marked = [profile for profile in maybe if profile.identity.has or profile.identity.lacks]
+    fitting = sure or ([profile for profile in marked if _has_marks(profile.identity, facts)] if marked else maybe)
     if len(fitting) != 1:
         found = f"fits more than one profile: {_names(fitting)}" if fitting else "fits no profile"
         raise ProfileRefused(f"--profile auto: the image's release ({facts}{_where(facts)}) {found}", hint=hint())

@@ -80,7 +80,7 @@ def bash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
 def test_bash_completes_commands_claims_and_names(bash: Path) -> None:
     assert {"doctor", "explain"} <= set(completed(bash, ""))
     assert completed(bash, "explain", "no-py") == ["no-python"]
-    assert completed(bash, "shell", "--profile", "lifsea-3") == ["lifsea-3.3", "lifsea-3.4", "lifsea-3.5"]
+    assert completed(bash, "shell", "--profile", "lifsea-3") == [f"lifsea-3.{line}" for line in range(3, 8)]
     assert completed(bash, "shell", "--instance-type", "ecs.g7.xl") == ["ecs.g7.xlarge"]
     assert completed(bash, "shell", "--ima") == ["--image"]
 

@@ -21,10 +21,11 @@ def facts(os: str = "", version: str = "", *files: str, variant: str = "", syste
 @pytest.mark.parametrize(("found", "name"), [
     (facts("lifsea", "3.2"), "lifsea-3.3"), (facts("lifsea", "3.3.2"), "lifsea-3.3"),
     (facts("lifsea", "3.4.0"), "lifsea-3.4"), (facts("lifsea", "3.4.6-1.al8"), "lifsea-3.4"),
-    *((facts("lifsea", version), "lifsea-3.5") for version in ("3.5.1", "3.6.0", "3.6.1", "3.7", "3.10", "3.40")),
+    (facts("lifsea", "3.5.1"), "lifsea-3.5"), (facts("lifsea", "3.6.0"), "lifsea-3.6"),
+    *((facts("lifsea", version), "lifsea-3.7") for version in ("3.7", "3.7.2", "3.10", "3.40")),
     (facts("lifsea", "3", SH), "lifsea-3.3"), (facts("lifsea", "3", SH, RPM_OSTREE), "lifsea-3.4"),
     (facts("lifsea", "3"), "lifsea-3.5"), (facts("lifsea"), "lifsea-3.5"),
-    (facts("lifsea", "3", SH, system_release=f"{LIFSEA}3.6\n"), "lifsea-3.5"),
+    (facts("lifsea", "3", SH, system_release=f"{LIFSEA}3.6\n"), "lifsea-3.6"),
     (facts("", "", SH, system_release=f"{LIFSEA}3\n"), "lifsea-3.3"),
     (facts("alinux", "3", SH, RPM_OSTREE, system_release=f"{LIFSEA}3\n"), "lifsea-3.4"),
     (facts("alinux", "3", SH, system_release="Alibaba Cloud Linux release 3 (Soaring Falcon)\n"), "alinux-3"),
@@ -34,7 +35,7 @@ def facts(os: str = "", version: str = "", *files: str, variant: str = "", syste
     (facts("bottlerocket", "1.20.0", variant="aws-k8s-1.30"), "bottlerocket"),
     (facts("rancheros", "v1.5.8"), "rancheros"),
     (facts("lifsea-reference", "3.3.0"), "reference"), (facts("lifsea-reference", "3.4.0"), "reference-3.4"),
-    (facts("lifsea-reference", "3.5.0"), "reference-3.5"),
+    (facts("lifsea-reference", "3.5.0"), "reference-3.5"), (facts("lifsea-reference", "3.6.0"), "reference-3.6"),
 ], ids=str)  # fmt: skip
 def test_an_image_gets_the_profile_of_its_os_and_version(found: ReleaseFacts, name: str) -> None:
     assert choose(found).name == name
@@ -52,14 +53,20 @@ def test_an_os_without_a_profile_gets_none(found: ReleaseFacts) -> None:
     assert "--profile" in caught.value.hint and "\n" not in caught.value.one_line
 
 
+def test_without_a_version_that_decides_an_image_without_a_shell_is_held_to_what_all_its_lines_promise() -> None:
+    earliest, *later = (set(profiles.load(name).claims) for name in ("lifsea-3.5", "lifsea-3.6", "lifsea-3.7"))
+    assert all(earliest <= claims for claims in later)
+    assert choose(facts("lifsea", "3")).name == "lifsea-3.5"
+
+
 def test_a_version_that_two_profiles_may_hold_is_refused_with_both() -> None:
-    with pytest.raises(ProfileRefused, match=r"more than one profile: reference, reference-3\.4, reference-3\.5"):
+    with pytest.raises(ProfileRefused, match=r"more than one profile: reference, reference-3\.4, .*-3\.6"):
         choose(facts("lifsea-reference", "3"))
 
 
 @pytest.mark.parametrize(("found", "why"), [
     (ReleaseFacts(os_release={"ID": "lifsea", "VERSION_ID": "3.6.0"}, place="partition 4"),
-     "chosen by ID=lifsea, VERSION_ID=3.6.0 on partition 4, versions >=3.5, <4"),
+     "chosen by ID=lifsea, VERSION_ID=3.6.0 on partition 4, versions >=3.6, <3.7"),
     (ReleaseFacts(os_release={"ID": "lifsea", "VERSION_ID": "3"}, files=frozenset([SH])),
      "chosen by ID=lifsea, VERSION_ID=3, versions <3.4, by its files (has /bin/sh, lacks /usr/bin/rpm-ostree)"),
     (ReleaseFacts(os_release={"ID": "flatcar"}), "chosen by ID=flatcar"),
