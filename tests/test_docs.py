@@ -37,6 +37,7 @@ PARSED = {
     "README.md:lifsea-testbed boot-time": COMPARE, "boot-time.md:lifsea-testbed boot-time": COMPARE,
     "fleet.md:ci/gate": GATE, "machines.md:pytest": KEPT, "machines.md:lifsea-testbed shell": KEPT,
     "README.md:lifsea-testbed powercut": "half an hour; docs/powercut.md has a shorter one that is run",
+    "instance.md:lifsea-testbed instance": "it needs a real instance; tests/cli/test_instance.py compares one",
     "channel.md:lifsea-testbed shell": TERMINAL, "quick-start.md:lifsea-testbed shell": TERMINAL,
     "your-own-os.md:lifsea-testbed shell": TERMINAL, "red-gate.md:lifsea-testbed shell": TERMINAL,
     "quick-start.md:ci/gate": GATE, "ci.md:ci/gate": "tests/test_pipelines.py runs it with all that it starts replaced",

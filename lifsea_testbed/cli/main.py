@@ -87,6 +87,8 @@ def parser() -> argparse.ArgumentParser:
     _add_doctor(commands.add_parser("doctor", help="check this host for everything that a run needs, and list the "
                                     "leftovers of killed runs"))  # fmt: skip
     _add_explain(commands.add_parser("explain", help="show a claim: its promise, its test, and what breaks it"))
+    instance = commands.add_parser("instance", help="compare a real instance with what the test bed takes it for")
+    _add_instance(instance.add_subparsers(required=True, metavar="COMMAND"))
     _add_shell(commands.add_parser("shell", help="boot an image and connect its console to this terminal"))
     _add_boot_time(commands.add_parser("boot-time", help="boot an image many times; show the times and their causes"))
     _add_baseline(commands.add_parser("baseline", help="write a profile with what a released image has, to hold later "
@@ -110,6 +112,17 @@ def _count(option: str, *, least: int = 0) -> Callable[[str], int]:
 def _add_explain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("claim", nargs="?", metavar="CLAIM", help="the claim's id; without one, all claims are listed")
     parser.set_defaults(command="explain:run")
+
+
+def _add_instance(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    script = commands.add_parser("script", help="print the script that is to be run on the instance")
+    script.set_defaults(command="instance:print_script")
+    comparing = commands.add_parser("compare", help="show how the instance differs; the exit status is 6 if it does")
+    comparing.add_argument("record", nargs="?", type=Path, metavar="FILE",
+                           help="what the script printed (default: standard input)")
+    comparing.add_argument("--instance-type", default=instance_types.DEFAULT, metavar="TYPE",
+                           help="the type that the instance was sold as (default: %(default)s)")
+    comparing.set_defaults(command="instance:compare")
 
 
 def _add_machine(parser: argparse.ArgumentParser, *, image_needed: bool = True) -> None:

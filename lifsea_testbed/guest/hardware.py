@@ -29,6 +29,12 @@ for device in /sys/bus/virtio/devices/*; do
     echo "${path##*/} $(cat "$device/device")"
 done
 """
+_VIRTIO_FEATURES = """
+for device in /sys/bus/virtio/devices/*; do
+    path=$(readlink -f "$device") && path=${path%/*}
+    echo "${path##*/} $(cat "$device/features")"
+done
+"""
 _CARDS = """
 for card in /sys/class/net/*; do
     [ -e "$card/device" ] || continue
@@ -41,6 +47,9 @@ _PORTS = "cat /sys/class/virtio-ports/*/name 2>/dev/null || :"
 _CONSOLE = "cd /sys/class/tty/ttyS0 2>/dev/null && cat port irq type"
 _VULNERABILITIES = "cd /sys/devices/system/cpu/vulnerabilities 2>/dev/null && grep -H . *"
 _CLOCK = "cat /sys/class/rtc/rtc0/since_epoch 2>/dev/null && date -u +%s"
+_NODES = "cd /sys/devices/system/node 2>/dev/null && ls -d node[0-9]*"
+_CLOCK_SOURCE = "cat /sys/devices/system/clocksource/clocksource0/current_clocksource"
+_TPM = "cat /sys/class/tpm/tpm0/tpm_version_major 2>/dev/null || :"
 _MEBIBYTE = 1 << 20
 
 
@@ -85,6 +94,10 @@ class VisibleHardware:
         with readable(answer, expected="ranges of addresses"):
             return parse_memory(answer.stdout)
 
+    def memory_nodes(self) -> int:
+        """The nodes of memory (NUMA); one where the kernel does not tell them apart."""
+        return max(1, len(self._shell.run(_NODES, check=False).lines))
+
     def dmi(self) -> dict[str, str]:
         """The firmware's DMI strings, by the names that the kernel gives them.
 
@@ -111,6 +124,13 @@ class VisibleHardware:
         answer = self._shell.run(_VIRTIO)
         with readable(answer, expected="address and number on each line"):
             return {_slot(row[0]): int(row[1], 16) for row in map(str.split, answer.lines) if len(row) == 2}
+
+    def virtio_features(self) -> dict[str, set[int]]:
+        """The features that each virtio device negotiated, by PCI slot (virtio specification, 6: numbers of bits)."""
+        answer = self._shell.run(_VIRTIO_FEATURES)
+        with readable(answer, expected="address and bits on each line"):
+            return {_slot(row[0]): {number for number, bit in enumerate(row[1]) if bit == "1"}
+                    for row in map(str.split, answer.lines) if len(row) == 2}  # fmt: skip
 
     def network_cards(self) -> list[NetworkCard]:
         """The network cards that are devices, in order of their names."""
@@ -145,6 +165,14 @@ class VisibleHardware:
         with readable(answer, expected="seconds since the epoch, twice"):
             hardware, system = map(int, answer.stdout.split())
             return hardware - system
+
+    def clock_source(self) -> str:
+        """The kernel's source of time, as `kvm-clock`."""
+        return self._shell.run(_CLOCK_SOURCE).stdout.strip()
+
+    def tpm(self) -> str:
+        """The version of the trusted platform module, as `2`; empty where the kernel has found none."""
+        return self._shell.run(_TPM).stdout.strip()
 
     def _cpuinfo(self) -> CommandResult:
         return self._shell.run("cat /proc/cpuinfo")
