@@ -9,7 +9,8 @@ import termios
 import tty
 from collections.abc import Iterator
 
-from lifsea_testbed.console.login import console_shell_script, console_shell_user_data
+from lifsea_testbed.console.login import console_shell_script
+from lifsea_testbed.console.user_data import console_shell_user_data
 from lifsea_testbed.errors import CallerError, GuestFailure, NotJudged, TestbedError
 from lifsea_testbed.machine.boot import Boot
 from lifsea_testbed.machine.factory import InitialState, MachineFactory, MachineSpec
@@ -32,7 +33,8 @@ def boot(factory: MachineFactory) -> None:
         GuestCrashed, LaunchError: the machine ended by itself.
     """
     require_terminal()
-    spec = MachineSpec(name="interactive", state=InitialState.STARTED, user_data=console_shell_user_data())
+    spec = MachineSpec(name="interactive", state=InitialState.STARTED,
+                       user_data=console_shell_user_data(factory.profile.access))  # fmt: skip
     with factory.create(spec) as machine:
         attach(machine)
 

@@ -25,8 +25,8 @@ GRACE = 10.0
 #: How long a guest may send nothing in the middle of an answer (seconds, on the host).
 IDLE = 30.0
 _NO_SHELL = "the image offers no shell: only what the disk holds can be read"
-#: A greeting waits in the device until the guest opens the port. It is sent again after so long (seconds), in case a
-#: reader took it and ended.
+#: A greeting waits in the device until the guest opens the port. To a port that is open it is sent again after so long
+#: (seconds), in case its reader took it for something else.
 _GREETING_EVERY = 5.0
 
 
@@ -82,26 +82,31 @@ class PortChannel:
         liveness.on_end(self._end_with_machine)
         self._turn = threading.Lock()
         self._received = bytearray()
-        self._in_step = True
+        self._in_step, self._is_open = True, False
 
     def greet(self, deadline: Deadline) -> str:
         """Sends greetings until the shell answers, and discards everything before the answer; returns the boot id.
 
+        To a port that the guest has not opened, one greeting is sent.
+
         Raises:
             WaitTimedOut: no shell answered in time.
         """
-        nonce, self._doing = new_nonce(), "greeting the shell"
+        nonce, self._doing, is_waiting = new_nonce(), "greeting the shell", False
         while not deadline.expired:
             self._expect_shell()
             attempt = deadline.at_most(_GREETING_EVERY)
             try:
-                self._send(port_frames.hello(nonce), attempt)
+                if self._is_open or not is_waiting:
+                    self._send(port_frames.hello(nonce), attempt)
+                is_waiting = True
                 boot_id = self._await_hello(nonce, attempt)
             except WaitTimedOut:
                 continue
             except ChannelError:
                 if not self._shell.ended:  # the guest may open a closed port again; any other error is final
                     raise
+                is_waiting = False
             else:
                 self._in_step = True
                 return boot_id
@@ -159,8 +164,13 @@ class PortChannel:
             header = self._receive_header(nonce, deadline)
             return header, self._receive_body(header, deadline)
 
+    def port_opened(self) -> None:
+        """Records that a process in the guest has opened the port."""
+        self._is_open = True
+
     def port_closed(self) -> None:
         """Records that no process in the guest has the port open any more: waits for a result end."""
+        self._is_open = False
         self._shell.end(lambda: ChannelError(
             f"the test bed's shell in the guest exited (its virtio-serial port was closed) while {self._doing}",
             expected="channel.sh keeps its port open",

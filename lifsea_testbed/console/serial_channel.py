@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import enum
 import queue
 import threading
 import time
@@ -27,6 +28,9 @@ from lifsea_testbed.support.protocols import CommandResult
 
 #: A request is repeated after so long (seconds).
 _REPEAT_EVERY = 1.0
+#: A line that is typed at a prompt is typed again after that, then after twice as long, up to this (seconds): a busy
+#: shell answers each that it finds later.
+_LONGEST_PAUSE = 30.0
 #: The slowest line for which a request waits before it is repeated (bytes a second): 115200 baud.
 _SLOWEST = 11_520
 #: Bytes in one piece of an answer: so few that a kernel that prints without pause lets them through, to a whole frame.
@@ -35,6 +39,22 @@ _SMALLEST, _FIRST, _LARGEST = 48, 6_000, 96_000
 _MOST_WAITING = 64
 #: A terminal in canonical mode accepts lines of 4095 bytes (termios(3)); the rest is for the words before the text.
 _LONGEST_TEXT = 3_400
+
+#: Prints a frame with the place of the shell that reads it: one of an initramfs if systemd's mark of one is there
+#: (initrd-release(5)), or if the kernel was to mount a root (kernel-parameters.txt, root=) and / still is the rootfs.
+_READY = (
+    r"""c= f= p=system; while read -r d m t o; do [ "$m" != / ] || f=$t; done </proc/mounts; """
+    r"""read -r c </proc/cmdline; [ "$f" != rootfs ] || """
+    r"""case " $c" in *" root=/dev/ram"*) ;; *" root="*) p=initramfs ;; esac; """
+    r"""[ ! -e /etc/initrd-release ] || p=initramfs; printf '\036%s %s %s %s\n' {nonce} ready ${{#p}} $p"""
+)
+
+
+class ShellPlace(enum.StrEnum):
+    """Where a shell at a console's prompt runs: in the system, or in the initramfs that was to mount its root."""
+
+    SYSTEM = "system"
+    INITRAMFS = "initramfs"
 
 
 class SerialLine(Protocol):
@@ -85,7 +105,7 @@ class SerialChannel:
         self._liveness = liveness
         self._turn = threading.Lock()
         self._arrived: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
-        self._nonce = ""
+        self._nonce, self._ready, self._pause = "", new_nonce(), _REPEAT_EVERY
         self._base64 = False
         liveness.on_end(lambda: self._arrived.put(None))
 
@@ -108,13 +128,23 @@ class SerialChannel:
         self._base64 = code == "base64"
         return boot_id
 
-    def wait_for_shell(self, deadline: Deadline) -> None:
-        """Waits until a shell at its prompt has printed a frame; the echo of the typed line is not a frame.
+    def wait_for_shell(self, deadline: Deadline) -> ShellPlace:
+        """Waits until a shell at its prompt has printed a frame, and returns where it runs; an echo is not a frame.
+
+        What an earlier call typed counts as well, and the pause until the line is typed again grows.
 
         Raises:
             WaitTimedOut: no shell did so in time.
         """
-        self._request(rf"printf '\036%s %s %s %s\n' {self._begin()} ready 1 0", ("ready",), "", deadline)
+        self._nonce = self._ready
+        request = f"{_READY.format(nonce=self._ready)}\n".encode()
+        while not deadline.expired:
+            self._line.transmit(request, deadline)
+            frame = self._next(("ready",), "", min(self._pause, deadline.remaining))
+            self._pause = min(_LONGEST_PAUSE, 2 * self._pause)
+            if frame is not None:
+                return _place(frame)
+        raise WaitTimedOut(f"no shell answered at a prompt of the serial line within {deadline.allowance:.0f} s")
 
     def run(self, script: str, *, input: bytes = b"", deadline: Deadline) -> CommandResult:
         """Runs a script of the POSIX shell and returns its result.
@@ -238,6 +268,11 @@ class SerialChannel:
             fits = frame is not None and frame.nonce == self._nonce and frame.kind in kinds
             if frame is not None and fits and frame.payload.startswith(start.encode()):
                 return frame
+
+
+def _place(frame: Frame) -> ShellPlace:
+    is_initramfs = frame.payload == ShellPlace.INITRAMFS.encode()
+    return ShellPlace.INITRAMFS if is_initramfs else ShellPlace.SYSTEM
 
 
 def _too_little(arrived: str, doing: str, deadline: Deadline) -> Explained:

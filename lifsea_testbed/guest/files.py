@@ -64,10 +64,10 @@ _A_PIECE = 400.0
 
 
 class Files:
-    """The file system as root sees it."""
+    """The file system as root sees it; `own` returns the paths of programs that the test bed put there."""
 
-    def __init__(self, shell: Shell) -> None:
-        self._shell = shell
+    def __init__(self, shell: Shell, own: Callable[[], Sequence[str]] = tuple) -> None:
+        self._shell, self._own = shell, own
 
     # One file or directory
 
@@ -204,11 +204,15 @@ class Files:
 
         Of any name and any mode; other files, such as documentation, do not count.
         """
-        return self._holding(marks, formats.holds_programs)
+        return self._without_own(self._holding(marks, formats.holds_programs))
 
     def programs_holding(self, marks: Iterable[str]) -> list[str]:
         """Returns the programs and libraries in whose content one of the marks occurs, sorted, without archives."""
-        return self._holding(marks, formats.is_program)
+        return self._without_own(self._holding(marks, formats.is_program))
+
+    def _without_own(self, paths: list[str]) -> list[str]:
+        own = {self.link_target(path) for path in self._own()} if paths else set()
+        return [path for path in paths if path not in own]
 
     def _holding(self, marks: Iterable[str], test: Callable[[formats.FileHead], bool]) -> list[str]:
         """The files whose content holds one of the marks and whose head passes the test."""

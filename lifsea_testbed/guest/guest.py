@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from lifsea_testbed.errors import CallerError
@@ -47,22 +47,24 @@ class Guest:
 
     `offline` gives the disk of an image without a shell: subjects then read from there what the disk holds, and
     everything else raises NotJudged, as the shell of such a machine does. `subjects` are those that plugins register.
-    `time_scale` is that of waits within the guest.
+    `time_scale` is that of waits within the guest; `own_files` returns the paths of programs that the test bed put
+    there, which no search finds.
     """
 
     def __init__(self, shell: Shell, profile: Callable[[], Profile],
                  offline: Callable[[], OfflineTree] | None = None,
                  subjects: Mapping[str, SubjectFactory] = MappingProxyType({}),
-                 time_scale: TimeScale = HARDWARE_SPEED) -> None:
+                 time_scale: TimeScale = HARDWARE_SPEED, own_files: Callable[[], Sequence[str]] = tuple) -> None:
         self._shell = shell
         self._profile = profile
         self._offline = offline
         self._subjects = subjects
         self._time_scale = time_scale
+        self._own_files = own_files
 
     def without_shell(self, offline: Callable[[], OfflineTree]) -> Guest:
         """Returns the same guest with subjects that read from its disk what the disk holds."""
-        return Guest(self._shell, self._profile, offline, self._subjects, self._time_scale)
+        return Guest(self._shell, self._profile, offline, self._subjects, self._time_scale, self._own_files)
 
     def subject(self, name: str) -> object:
         """Returns the additional subject that a plugin registered under that name.
@@ -80,7 +82,8 @@ class Guest:
     @functools.cached_property
     def files(self) -> Files:
         """The file system, and transfers."""
-        return OfflineFiles(self._shell, self._offline) if self._offline else Files(self._shell)
+        own = self._own_files
+        return OfflineFiles(self._shell, self._offline, own) if self._offline else Files(self._shell, own)
 
     @property
     def packages(self) -> Packages:

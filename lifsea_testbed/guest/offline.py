@@ -96,8 +96,9 @@ class OfflineFiles(files.Files):
     What is not found anywhere is not judged where a part of the disk cannot be read.
     """
 
-    def __init__(self, shell: Shell, offline: Callable[[], OfflineTree]) -> None:
-        super().__init__(shell)
+    def __init__(self, shell: Shell, offline: Callable[[], OfflineTree],
+                 own: Callable[[], Sequence[str]] = tuple) -> None:  # fmt: skip
+        super().__init__(shell, own)
         self._offline = offline
 
     def holding(self, lines: Iterable[str]) -> list[str]:
@@ -122,11 +123,11 @@ class OfflineFiles(files.Files):
 
     def executables_holding(self, marks: Iterable[str]) -> list[str]:
         """Returns the programs, libraries, archives and disk images in whose content a mark occurs, sorted."""
-        return self._offline().ask(disk_questions.executables_holding, list(marks))
+        return self._without_own(self._offline().ask(disk_questions.executables_holding, list(marks)))
 
     def programs_holding(self, marks: Iterable[str]) -> list[str]:
         """Returns the programs and libraries in whose content one of the marks occurs, sorted, without archives."""
-        return self._offline().ask(disk_questions.programs_holding, list(marks))
+        return self._without_own(self._offline().ask(disk_questions.programs_holding, list(marks)))
 
 
 class OfflinePackages(packages.Packages):

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from lifsea_testbed.console.login import log_in
 from lifsea_testbed.errors import ProfileRefused
-from lifsea_testbed.profiles.profile import AccessMethod, AccessSection
+from lifsea_testbed.profiles.profile import OPENED_BY_USER_DATA, AccessMethod, AccessSection
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.protocols import Console
 
@@ -39,7 +39,7 @@ def console_access(name: str, further: Mapping[str, ConsoleAccess]) -> ConsoleAc
     """
     known = {**_BUILT_IN, **further}
     if name not in known:
-        names = ", ".join([AccessMethod.USER_DATA, AccessMethod.NONE, *known])
+        names = ", ".join([*(method for method in AccessMethod if method not in _BUILT_IN), *known])
         raise ProfileRefused(f"access.methods: unknown access method {name!r}", hint=f"one of {names}")
     return known[name]
 
@@ -51,5 +51,5 @@ def require_methods(access: AccessSection, further: Mapping[str, ConsoleAccess])
         ProfileRefused: one is unknown.
     """
     for method in access.methods:
-        if method not in (AccessMethod.USER_DATA, AccessMethod.NONE):
+        if method not in (*OPENED_BY_USER_DATA, AccessMethod.NONE):
             console_access(method, further)

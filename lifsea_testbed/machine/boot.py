@@ -15,7 +15,7 @@ from lifsea_testbed.console.channel import Channel, NoChannel, PortChannel
 from lifsea_testbed.console.cloud_assistant import CloudAssistant
 from lifsea_testbed.console.fatal_lines import Suspicion
 from lifsea_testbed.console.login import interrupt, type_agent
-from lifsea_testbed.console.serial_channel import SerialChannel
+from lifsea_testbed.console.serial_channel import SerialChannel, ShellPlace
 from lifsea_testbed.console.transcript import Measured, Transcript
 from lifsea_testbed.disk.image import Image
 from lifsea_testbed.ecs.instance import NetworkInterface
@@ -31,7 +31,7 @@ from lifsea_testbed.errors import (
 )
 from lifsea_testbed.machine import descriptors, diagnosis
 from lifsea_testbed.machine.access import ConsoleAccess, console_access
-from lifsea_testbed.profiles.profile import AccessMethod, AccessSection, ChannelDevice
+from lifsea_testbed.profiles.profile import OPENED_BY_USER_DATA, AccessSection, ChannelDevice
 from lifsea_testbed.qemu import command_line, limits
 from lifsea_testbed.qemu.accelerator import AcceleratorKind
 from lifsea_testbed.qemu.instruction_counter import Counter, Tally
@@ -70,8 +70,8 @@ class Boot:
                  access_methods: Mapping[str, ConsoleAccess] | None = None) -> None:
         self.liveness = Liveness()
         self._reactions: dict[str, Callable[[Event], None]] = {
-            EventName.GUEST_PANICKED: lambda event: self._guest_ended("the guest's kernel panicked"),
-            EventName.WATCHDOG: lambda event: self._guest_ended("the guest's watchdog expired"),
+            EventName.GUEST_PANICKED: lambda event: self._crashed("the guest's kernel panicked"),
+            EventName.WATCHDOG: lambda event: self._crashed("the guest's watchdog expired"),
             EventName.SHUTDOWN: self._on_shutdown,
             EventName.BLOCK_IO_ERROR: self._on_disk_error,
             EventName.VSERPORT_CHANGE: self._on_port,
@@ -178,10 +178,11 @@ class Boot:
 
         Raises:
             WaitTimedOut: no shell opened in time.
+            BootFailed: the shell at the prompt is one of the initramfs, which did not mount the system.
             GuestCrashed, LaunchError: the machine ended first.
             ProfileRefused: there is no such access method.
         """
-        if method == AccessMethod.USER_DATA:
+        if method in OPENED_BY_USER_DATA:
             return self.attach_channel(method, access, deadline)
         bring_to_prompt = console_access(method, self._access_methods)
         console, channel = self._use_console(access)
@@ -191,7 +192,9 @@ class Boot:
                 if not at_prompt:
                     bring_to_prompt(console, access, deadline)
                 at_prompt = False
-                channel.wait_for_shell(deadline.at_most(_SHELL_ANSWERS))
+                place = channel.wait_for_shell(deadline.at_most(_SHELL_ANSWERS))
+                if place is ShellPlace.INITRAMFS:
+                    raise diagnosis.in_initramfs(method, console.tail())
                 at_prompt = True
                 type_agent(console, access)
                 return channel.greet(deadline.at_most(_SHELL_ANSWERS))
@@ -210,7 +213,7 @@ class Boot:
             WaitTimedOut: no shell answered in time.
             GuestCrashed, LaunchError: the machine ended first.
         """
-        if method == AccessMethod.USER_DATA and access.line is ChannelDevice.PORT:
+        if method in OPENED_BY_USER_DATA and access.line is ChannelDevice.PORT:
             self.channel = self._port
         else:
             self._use_console(access)
@@ -344,7 +347,7 @@ class Boot:
 
     def _on_shutdown(self, event: Event) -> None:
         if event.data.get("guest") and not self.liveness.end_is_expected:
-            self._guest_ended(f"the guest went down by itself ({event.data.get('reason')})")
+            self._guest_ended(functools.partial(diagnosis.went_down, str(event.data.get("reason"))))
 
     def _on_disk_error(self, event: Event) -> None:
         operation, reason = str(event.data.get("operation")), str(event.data.get("reason"))
@@ -360,15 +363,19 @@ class Boot:
                 lambda: diagnosis.disk_error(operation, reason, files, self.transcript.tail())))
 
     def _on_port(self, event: Event) -> None:
-        if event.data.get("id") == command_line.CHANNEL_DEVICE and not event.data.get("open"):
-            self._port.port_closed()
+        if event.data.get("id") == command_line.CHANNEL_DEVICE:
+            (self._port.port_opened if event.data.get("open") else self._port.port_closed)()
 
-    def _guest_ended(self, happened: str) -> None:
+    def _crashed(self, happened: str) -> None:
+        self._guest_ended(lambda console: GuestCrashed(happened, evidence=console))
+
+    def _guest_ended(self, error: Callable[[str], Explained]) -> None:
+        """Ends every wait with the error that is made of the last lines of the console."""
         seen = time.monotonic()
 
         def reason() -> Explained:
             time.sleep(max(0.0, seen + _LAST_LINES - time.monotonic()))
-            return GuestCrashed(happened, evidence=self.transcript.tail())
+            return error(self.transcript.tail())
 
         self.liveness.end(reason)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import struct
+from dataclasses import dataclass
 
 from lifsea_testbed.console import port_frames
 from lifsea_testbed.console.channel import PortChannel, new_nonce
@@ -21,11 +22,37 @@ from lifsea_testbed.errors import ChannelError
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.protocols import Shell
 
+#: Where a program may run in the guest, tried in this order: distributions mount some of these without exec.
+_PLACES = ("/run/lifsea-testbed", "/dev/shm", "/etc/lifsea-testbed", "/var/tmp", "/tmp", "/root")
+_NAME = "lifsea-testbed-clock"
+#: Exit statuses of a shell that cannot run a program (POSIX, 2.8.2), and of the program without its parameters.
+_NOT_RUN, _READ_FAILED = "126|127", 5
 #: Runs the script's input as a program: the channel stores it in a file below /run that root alone can access. The next
 #: input replaces the content and keeps the mode, which spares the second call a chmod process.
-_SCRIPT = "[ -x /proc/self/fd/0 ] || chmod 700 /proc/self/fd/0; exec /proc/self/fd/0"
-_PROGRAM = "/run/lifsea-testbed/clock-reseed"
-_INSTALL = f"umask 077; cat >{_PROGRAM}; chmod 700 {_PROGRAM}"
+_SCRIPT = """[ -x /proc/self/fd/0 ] || chmod 700 /proc/self/fd/0
+/proc/self/fd/0
+status=$?
+for place in {places}; do
+	case $status in {not_run}) [ -d "$place" ] || continue ;; *) break ;; esac
+	(umask 077 && cat /proc/self/fd/0 >"$place/{name}") && chmod 700 "$place/{name}" && "$place/{name}"
+	status=$?
+	rm -f "$place/{name}"
+done
+exit $status
+"""
+#: Stores the input where it runs, and prints its path; without its parameters it ends.
+_INSTALL = """for place in {places}; do
+	[ -d "$place" ] && (umask 077 && cat /proc/self/fd/0 >"$place/{name}") || continue
+	chmod 700 "$place/{name}"
+	"$place/{name}" </dev/null >/dev/null
+	if [ $? = {read_failed} ]; then
+		echo "$place/{name}"
+		exit
+	fi
+	rm -f "$place/{name}"
+done
+exit 126
+"""
 _SEED = 64
 _MICROSECONDS = 1_000_000
 _ADJ_SETOFFSET, _STA_NANO = 0x100, 0x2000
@@ -34,7 +61,7 @@ _TIMEX, _TIMEX_SIZE = struct.Struct("<I36xI28xqq"), 208
 _WRITE_FAILED = 4
 #: The operations of the program, by the exit status when one fails.
 _OPERATIONS = {1: "step its clock", 2: "take entropy", 3: "reseed its random number generator",
-               _WRITE_FAILED: "return its clock", 5: "read the step and the seed"}  # fmt: skip
+               _WRITE_FAILED: "return its clock", _READ_FAILED: "read the step and the seed"}  # fmt: skip
 #: The room for the header of the answer in the program (bytes).
 _HEADER = 40
 #: The program's configuration: sizes of greeting and input, start and size of the answer; the greeting, the header.
@@ -59,27 +86,40 @@ def step_and_reseed(shell: Shell, *, step: int) -> int:
     The clock is in microseconds since the epoch, read after the step.
 
     Raises:
-        ChannelError: the guest runs no program from /run, or its kernel refused.
+        ChannelError: the guest runs no program from any of the places, or its kernel refused.
     """
-    result = shell.run(_SCRIPT, input=program(step=step, seed=os.urandom(_SEED)), check=False)
+    result = shell.run(_filled(_SCRIPT), input=program(step=step, seed=os.urandom(_SEED)), check=False)
     return _parse_clock(result.exit_status, result.output, result.stderr)
 
 
-def install_waiting_program(shell: Shell) -> str:
-    """Writes the program that waits for its parameters into the guest; returns the nonce that marks its answers."""
+@dataclass(frozen=True, kw_only=True)
+class WaitingProgram:
+    """The program that waits for its parameters: its path in the guest, and the nonce that marks its answers."""
+
+    path: str
+    nonce: str
+
+
+def install_waiting_program(shell: Shell) -> WaitingProgram:
+    """Writes the program that waits for its parameters into the guest, where it may run.
+
+    Raises:
+        ChannelError: the guest runs no program from any of the places.
+    """
     nonce = new_nonce()
-    shell.run(_INSTALL, input=waiting_program(nonce))
-    return nonce
+    result = shell.run(_filled(_INSTALL), input=waiting_program(nonce), check=False)
+    _raise_for_status(result.exit_status, result.stderr)
+    return WaitingProgram(path=result.stdout.strip(), nonce=nonce)
 
 
-def start_waiting_program(channel: PortChannel, nonce: str, deadline: Deadline) -> None:
+def start_waiting_program(channel: PortChannel, program: WaitingProgram, deadline: Deadline) -> None:
     """Starts the installed program; until it has its parameters, the channel takes no command.
 
     Raises:
-        ChannelError: the guest runs no program from /run, or its kernel refused.
+        ChannelError: its kernel refused.
         WaitTimedOut: it did not start.
     """
-    _raise_for_status(channel.lend(_PROGRAM, nonce, deadline).status, "")
+    _raise_for_status(channel.lend(program.path, program.nonce, deadline).status, "")
 
 
 def step_and_reseed_waiting(channel: PortChannel, nonce: str, *, step: int, deadline: Deadline) -> int:
@@ -112,6 +152,10 @@ def parameters(*, step: int, seed: bytes) -> bytes:
     return timex + struct.pack("<II", 8 * _SEED, _SEED) + seed
 
 
+def _filled(script: str) -> str:
+    return script.format(places=" ".join(_PLACES), name=_NAME, not_run=_NOT_RUN, read_failed=_READ_FAILED)
+
+
 def _parse_clock(status: int, output: bytes, stderr: str) -> int:
     _raise_for_status(status if status or len(output) == _TIMEX_SIZE else _WRITE_FAILED, stderr)
     _, state, seconds, fraction = _TIMEX.unpack_from(output)
@@ -120,5 +164,5 @@ def _parse_clock(status: int, output: bytes, stderr: str) -> int:
 
 def _raise_for_status(status: int, stderr: str) -> None:
     if status:
-        failed = _OPERATIONS.get(status, f"run a program from /run (status {status})")
+        failed = _OPERATIONS.get(status, f"run a program from {', '.join(_PLACES)} (status {status})")
         raise ChannelError(f"the guest did not {failed}", evidence=stderr)

@@ -52,6 +52,10 @@ _BY_THE_GUEST = {
     "suspended": "suspended itself (ACPI S3)", "shutdown": "shut down", "guest-panicked": "reported a panic",
     "watchdog": "let its watchdog expire", "internal-error": "made KVM unable to run its processor any more",
 }  # fmt: skip
+#: What systemd prints when it reboots or powers off by itself (src/core/emergency-action.c, since 229), and for a unit
+#: that failed.
+_ACTION = re.compile(r"((?:Forcibly )?(?:rebooting|powering off)(?: immediately)?: .+)", re.IGNORECASE)
+_UNIT_FAILED = re.compile(r"\[FAILED\] (Failed to (?:start|mount) .+)")
 #: The share of the time for which QEMU is silent that it used a processor; states of a process that cannot use one:
 #: stopped, or waiting for the host's disk (proc(5)).
 _USED, _HELD = 0.1, "TtD"
@@ -134,6 +138,23 @@ def _not_running(state: str, process: QemuProcess, console: str) -> Explained:
                             evidence=f"QEMU's state: {state}\n{process.stderr()}\n{console}")
     return HostError(f"the machine does not run: its state in QEMU is {state}",
                      expected="it runs until the test bed stops it", evidence=console)
+
+
+def went_down(reason: str, console: str) -> GuestCrashed:
+    """Returns the error of a guest that went down by itself, with the cause that its console names, if it names one."""
+    happened = f"the guest went down by itself ({reason})"
+    if actions := _ACTION.findall(console):
+        return GuestCrashed(f"{happened}: its console says: {actions[-1]}", evidence=console,
+                            expected="a system whose own checks pass", hint="see why that unit failed")
+    failed = "; ".join(_UNIT_FAILED.findall(console)[-3:])
+    return GuestCrashed(f"{happened} after: {failed}" if failed else happened, evidence=console)
+
+
+def in_initramfs(method: str, console: str) -> BootFailed:
+    """Returns the error of a boot whose console has the shell of an initramfs that did not mount the system."""
+    return BootFailed(f"the shell that the access method {method} found is one of the initramfs",
+                      expected="the root file system is mounted, and the prompt is the system's", evidence=console,
+                      hint="see on the console which device was waited for")  # fmt: skip
 
 
 def is_starved(process: QemuProcess) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from lifsea_testbed.console import login
+from lifsea_testbed.console import user_data as user_data_scripts
 from lifsea_testbed.console.channel import Channel
 from lifsea_testbed.disk.image import Image
 from lifsea_testbed.ecs.instance import Instance
@@ -77,7 +77,8 @@ class Machine:
                  faults: MetadataFaults = NO_FAULTS) -> None:
         self.instance: Instance = hardware.instance
         self.records = records
-        self.guest = Guest(self, profile, subjects=guest_subjects or {}, time_scale=time_scale)
+        self.guest = Guest(self, profile, subjects=guest_subjects or {}, time_scale=time_scale,
+                           own_files=lambda: user_data_scripts.own_files(self.access_method))  # fmt: skip
         self.fidelity = HardwareFidelity.of(hardware)
         self.boot_id = ""
         self.shell_after = self.recording_time = 0.0
@@ -95,8 +96,7 @@ class Machine:
         self._overlay = self._layers.overlay or directory / "overlay.qcow2"
         secrets = [line for line in printable(user_data or b"").split("\n") if not line.startswith("#")]
         if user_data is None:
-            has_none, port = self.access.has_no_shell, command_line.CHANNEL_PORT
-            user_data = b"" if has_none else login.user_data(port, self.access.line)
+            user_data = user_data_scripts.user_data(command_line.CHANNEL_PORT, self.access)
         self.metadata = Metadata(self.instance, user_data=user_data,
                                  token_required=faults.token_required or profile().metadata.token == "required")
         self._redactor = Redactor(lambda: [*secrets, profile().access.password, *self.metadata.tokens])

@@ -177,9 +177,9 @@ def prepare_reseed(machine: Machine) -> str:
     channel = machine.boot.channel
     if not isinstance(channel, PortChannel):
         return ""
-    nonce = clock_reseed.install_waiting_program(machine)
-    clock_reseed.start_waiting_program(channel, nonce, Deadline.after(_RESEEDING))
-    return nonce
+    program = clock_reseed.install_waiting_program(machine)
+    clock_reseed.start_waiting_program(channel, program, Deadline.after(_RESEEDING))
+    return program.nonce
 
 
 def resume(snapshot: Snapshot, machine: Machine) -> None:

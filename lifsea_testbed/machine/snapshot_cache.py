@@ -20,7 +20,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from lifsea_testbed.console import login
+from lifsea_testbed.console import login, user_data
 from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.errors import HostError, TestbedError
 from lifsea_testbed.machine.factory import MachineFactory
@@ -54,7 +54,7 @@ def key(factory: MachineFactory) -> dict[str, str]:
     placeholder = Instance(type=factory.instance_type, id="i-", uuid="", disk_serial="", mac="")
     command = command_line.command(factory.hardware(placeholder), _PLACEHOLDERS)
     access = factory.profile.access
-    sent = login.user_data(command_line.CHANNEL_PORT, access.line) + login.typed(access)
+    sent = user_data.user_data(command_line.CHANNEL_PORT, access) + login.typed(access)
     processor = "any" if factory.accelerator.kind is AcceleratorKind.TCG else processor_name()
     return {"format": str(FORMAT), "image": factory.image.sha256,
             "profile": _digest(factory.profile.model_dump_json().encode()),

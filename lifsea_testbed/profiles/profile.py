@@ -14,6 +14,7 @@ from lifsea_testbed.profiles.claims import Need, catalogue
 from lifsea_testbed.profiles.profile_files import DOCUMENTED
 from lifsea_testbed.profiles.profile_files import names as names
 from lifsea_testbed.profiles.versions import VersionRange
+from lifsea_testbed.support import guest_paths
 
 T = TypeVar("T")
 _BASELINE = "add the keys, drop the claims, or let lifsea-testbed baseline read what a released image has"
@@ -34,6 +35,10 @@ def _range(text: str) -> str:
 
 #: A regular expression of Python's `re`.
 Regex = Annotated[str, AfterValidator(_compilable)]
+
+
+#: An absolute path that a script may hold without quotes.
+GuestPath = Annotated[str, Field(pattern=r"^(/[\w.-]+)+$")]
 
 
 class _Section(BaseModel):
@@ -58,9 +63,14 @@ class AccessMethod(enum.StrEnum):
     """The built-in access methods: how the test bed gets a root shell. A plugin may register others by name."""
 
     USER_DATA = "user-data"
+    BOOTSTRAP = "bootstrap"
     LOGIN = "login"
     PROMPT = "prompt"
     NONE = "none"
+
+
+#: The access methods by which the guest opens its shell by itself, since its user-data says so.
+OPENED_BY_USER_DATA: frozenset[str] = frozenset({AccessMethod.USER_DATA, AccessMethod.BOOTSTRAP})
 
 
 class ChannelDevice(enum.StrEnum):
@@ -84,6 +94,9 @@ class AccessSection(_Section):
     user: str = "root"
     password: str = ""
     become: str = Field(default="", description="the command by which that user becomes root: sudo -n")
+    directory: GuestPath = Field(default=guest_paths.DIRECTORY, description="where user-data puts the shell's script")
+    units: GuestPath = Field(default="/etc/systemd/system",
+                             description="where it puts the unit that starts it: systemd reads it at each boot")
 
     @property
     def console(self) -> ChannelDevice:

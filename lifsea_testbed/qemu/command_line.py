@@ -282,8 +282,9 @@ def throttle(limit: DiskLimits) -> str:
 
 
 def _network(instance: Instance, *, has_hub: bool) -> list[str]:
-    # restrict: the guest reaches these services only, neither the host nor any network.
-    services = "".join(f",guestfwd=tcp:{server}-cmd:socat - UNIX-CONNECT:{socket}" for server, socket in (
+    # restrict: the guest reaches these services only, neither the host nor any network. QEMU sends the guest what socat
+    # prints, errors as well: it prints none, so that a service that is not served closes the connection.
+    services = "".join(f",guestfwd=tcp:{server}-cmd:socat -lf /dev/null - UNIX-CONNECT:{socket}" for server, socket in (
         (f"{METADATA_ADDRESS}:80", METADATA_SOCKET), (f"{MIRROR_ADDRESS}:80", REPOSITORY_SOCKET),
         (f"{CLUSTER_ADDRESS}:{CLUSTER_PORT}", CLUSTER_SOCKET)))  # fmt: skip
     peer = "card-port" if has_hub else USER_NETWORK

@@ -11,3 +11,6 @@ KEPT_IN_ETC, KEPT_IN_VAR = "/etc/lifsea-testbed-kept", "/var/lifsea-testbed-kept
 KEPT_IN_HOME = "/root/lifsea-testbed-kept"
 #: machine-id(5).
 MACHINE_ID = "/etc/machine-id"
+#: Where user-data that runs in a bootstrap container leaves the container's shell, under that name: the first of these
+#: directories in which the host runs programs.
+BOOTSTRAP_PLACES, BOOTSTRAP_SHELL = ("/usr/local/lifsea-testbed", "/opt/lifsea-testbed"), "shell"

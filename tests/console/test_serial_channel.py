@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pexpect
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lifsea_testbed.console import serial_channel
-from lifsea_testbed.console.serial_channel import CommandEnd, SerialChannel, pieces
+from lifsea_testbed.console.serial_channel import CommandEnd, SerialChannel, ShellPlace, pieces
 from lifsea_testbed.console.serial_frames import Frame, Splitter, octal
 from lifsea_testbed.console.transcript import Transcript
 from lifsea_testbed.errors import ChannelError, GuestCrashed, WaitTimedOut
@@ -175,6 +176,77 @@ def test_nobody_at_the_other_end_is_noticed() -> None:
     channel = SerialChannel(Nobody(), liveness=Liveness())
     with pytest.raises(WaitTimedOut, match="no shell"):
         channel.greet(Deadline.after(0.2))
+
+
+class Prompt:
+    """A shell of this host at the prompt of a terminal of its own, which waits so many seconds before it reads."""
+
+    def __init__(self, shell: str, late: float = 0.0) -> None:
+        self.channel = SerialChannel(self, liveness=Liveness())
+        self.typed = 0
+        self._late, self._splitter = Deadline.after(late), Splitter()
+        environment = {"PS1": "# ", "PATH": os.environ["PATH"]}
+        self._shell: pexpect.spawn[bytes] = pexpect.spawn(shell, timeout=SOON, env=environment)
+        self._reading = threading.Thread(target=self._read, daemon=True)
+
+    def __enter__(self) -> Prompt:
+        self._reading.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._shell.kill(signal.SIGKILL)
+        self._reading.join()
+        self._shell.close()
+
+    def transmit(self, data: bytes, deadline: Deadline) -> None:
+        self.typed += 1
+        self._shell.send(data)
+
+    def _read(self) -> None:
+        while not self._late.expired:
+            time.sleep(0.01)
+        with contextlib.suppress(pexpect.EOF, OSError):
+            while True:
+                for frame in self._splitter.feed(self._shell.read_nonblocking(4096, SOON))[1]:
+                    self.channel.on_frame(frame)
+
+
+EXT4 = "/dev/root / ext4 ro,relatime 0 0"
+
+
+@pytest.mark.parametrize("shell", ["bash --norc", "dash -i", "busybox sh"])
+@pytest.mark.parametrize(("mounts", "cmdline", "mark", "place"), [
+    (["rootfs / rootfs rw", EXT4], "root=/dev/vda4 ro", "", ShellPlace.SYSTEM),
+    ([EXT4, "none /mnt rootfs rw"], "console=ttyS0 root=LABEL=root", "", ShellPlace.SYSTEM),
+    (["rootfs / rootfs rw", "proc /proc proc rw"], "quiet root=LABEL=gone rw", "", ShellPlace.INITRAMFS),
+    (["rootfs / rootfs rw"], "console=ttyS0 noroot=/dev/vda", "", ShellPlace.SYSTEM),
+    (["rootfs / rootfs rw"], "root=/dev/ram0", "", ShellPlace.SYSTEM),
+    (["overlay / overlay rw"], "root=/dev/vda4", "initrd-release", ShellPlace.INITRAMFS),
+])  # fmt: skip
+def test_a_shell_at_the_prompt_says_whether_it_is_the_initramfss(
+    tmp_path: Path, shell: str, mounts: list[str], cmdline: str, mark: str, place: ShellPlace
+) -> None:
+    """A system that runs from its initramfs was not told of another root, or of a RAM disk."""
+    line = serial_channel._READY
+    for path, text in (("mounts", "\n".join(mounts)), ("cmdline", cmdline)):
+        (tmp_path / path).write_text(f"{text}\n")
+        line = line.replace(f"/proc/{path}", str(tmp_path / path))
+    (tmp_path / mark).touch()
+    line = line.replace("/etc/initrd-release", str(tmp_path / "initrd-release"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(serial_channel, "_READY", line)
+        with Prompt(shell) as prompt:
+            assert prompt.channel.wait_for_shell(Deadline.after(SOON)) is place
+
+
+def test_a_busy_shell_is_not_buried_and_its_late_answer_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pause doubles, over several calls, and what an earlier one typed is an answer to a later one."""
+    monkeypatch.setattr(serial_channel, "_REPEAT_EVERY", 0.05)
+    with Prompt("dash -i", late=1.5) as prompt:
+        with pytest.raises(WaitTimedOut, match="no shell answered at a prompt"):
+            prompt.channel.wait_for_shell(Deadline.after(0.4))
+        assert prompt.channel.wait_for_shell(Deadline.after(SOON)) is ShellPlace.SYSTEM
+        assert 4 <= prompt.typed <= 7
 
 
 class Announcing:

@@ -71,6 +71,16 @@ def test_an_archive_of_programs_is_no_program(root: Path) -> None:
     assert found == below(root, "bin/perl", "lib/quiet", "bin/a b")
 
 
+def test_a_program_of_the_test_beds_own_is_not_the_images(root: Path) -> None:
+    """By its real path; one that is not there hides nothing, nor does one beside it."""
+    (root / "usr").symlink_to("bin")
+    own = [f"{root}/usr/perl", f"{root}/lib/gone"]
+    files = Files(LocalShell(root), lambda: own)
+    assert files.programs_holding(["perl_parse"]) == below(root, "lib/quiet", "bin/a b")
+    assert f"{root}/bin/perl" not in files.executables_holding(["perl_parse"])
+    assert files.executables_named(["perl"]) == below(root, "bin/perl")
+
+
 def test_a_mark_is_looked_for_as_it_is(root: Path) -> None:
     (root / "bin/c").write_bytes(ELF + b"it's (a mark)")
     assert Files(LocalShell(root)).executables_holding(["it's (a mark)", "[x"]) == below(root, "bin/c")

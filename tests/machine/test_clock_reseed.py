@@ -16,6 +16,7 @@ from lifsea_testbed.console.channel import PortChannel
 from lifsea_testbed.errors import ChannelError
 from lifsea_testbed.machine import clock_reseed
 from lifsea_testbed.support.deadline import Deadline
+from lifsea_testbed.support.protocols import CommandResult, Shell
 from tests.support.fakes import FakeShell
 
 SOURCE = Path(clock_reseed.__file__).with_name("clock_reseed.S")
@@ -62,7 +63,9 @@ def test_the_clock_is_read_in_the_unit_that_the_kernel_keeps(status: int, fracti
     assert clock_reseed.step_and_reseed(shell, step=0) == 7_250_000
 
 
-@pytest.mark.parametrize(("status", "message"), [(1, "step its clock"), (3, "reseed its random"), (126, "from /run")])
+@pytest.mark.parametrize(("status", "message"), [
+    (1, "step its clock"), (3, "reseed its random"), (126, "from /run/lifsea-testbed, /dev/shm"),
+])  # fmt: skip
 def test_a_guest_that_refuses_names_the_operation(status: int, message: str) -> None:
     with pytest.raises(ChannelError, match=message):
         clock_reseed.step_and_reseed(FakeShell({"chmod": (status, "")}), step=0)
@@ -76,4 +79,45 @@ def test_a_waiting_program_that_fails_names_the_operation(status: int, output: b
         clock_reseed.step_and_reseed_waiting(channel, "n", step=0, deadline=Deadline.after(1.0))
     if status:
         with pytest.raises(ChannelError, match=message):
-            clock_reseed.start_waiting_program(channel, "n", Deadline.after(1.0))
+            program = clock_reseed.WaitingProgram(path="/run/program", nonce="n")
+            clock_reseed.start_waiting_program(channel, program, Deadline.after(1.0))
+
+
+class HostShell:
+    """A shell of this host, as the channel's is: the input is a file in the first place, which is mounted so."""
+
+    def __init__(self, place: Path, monkeypatch: pytest.MonkeyPatch, *, exec_from: str) -> None:
+        self.places = [place / name for name in ("run", "shm", "etc")]
+        monkeypatch.setattr(clock_reseed, "_PLACES", [str(place / "missing"), *map(str, self.places)])
+        self._mounts = "".join(f"mount -t tmpfs {'' if each.name == exec_from else '-o noexec'} tmpfs {each}\n"
+                               for each in self.places)  # fmt: skip
+        for each in self.places:
+            each.mkdir()
+
+    def run(self, command: str, *, check: bool = True, within: float = 20.0, input: bytes = b"") -> CommandResult:
+        script = f"{self._mounts}cat >{self.places[0]}/input; exec sh -c \"$1\" <{self.places[0]}/input"
+        done = subprocess.run(["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh",
+                               f"{command}"], input=input, capture_output=True, check=False)  # fmt: skip
+        return CommandResult(script=command, exit_status=done.returncode, output=done.stdout, errors=done.stderr,
+                             duration=0.0)  # fmt: skip
+
+
+@pytest.mark.parametrize("exec_from", ["run", "shm", "etc"])
+def test_the_programs_run_from_the_first_place_that_lets_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exec_from: str
+) -> None:
+    """One that steps the clock by nothing, and one that waits; the clock of this host is not set."""
+    shell = cast(Shell, HostShell(tmp_path, monkeypatch, exec_from=exec_from))
+    assert clock_reseed.install_waiting_program(shell).path == str(tmp_path / exec_from / "lifsea-testbed-clock")
+    unharmed = "#!/bin/sh\nread -r rest || exit 5\nprintf %0208d 0\n"
+    monkeypatch.setattr(clock_reseed, "program", lambda **_: f"{unharmed}\n".encode())
+    monkeypatch.setattr(clock_reseed, "_parse_clock", lambda status, output, errors: 1000 * status + len(output))
+    assert clock_reseed.step_and_reseed(shell, step=0) == 208
+
+
+def test_a_guest_that_runs_programs_from_nowhere_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shell = cast(Shell, HostShell(tmp_path, monkeypatch, exec_from="none"))
+    for attempt in (clock_reseed.install_waiting_program, lambda shell: clock_reseed.step_and_reseed(shell, step=0)):
+        with pytest.raises(ChannelError, match=r"did not run a program from .*/missing, .*/etc \(status 126\)"):
+            attempt(shell)
+    assert list(tmp_path.glob("*/*")) == []

@@ -103,3 +103,29 @@ def test_registers_show_whether_a_guest_waits(registers: str, waits: bool) -> No
 ])  # fmt: skip
 def test_a_timer_that_is_armed_will_wake_a_guest(timer: str, armed: bool) -> None:
     assert diagnosis.timer_is_armed(timer) is armed
+
+
+#: Resets the machine by the keyboard controller.
+RESETS = "b0fe e664 ebfe"
+
+
+@pytest.mark.parametrize(("text", "cause"), [
+    ("[  !!  ] Rebooting: unit healthy.service failed\n",
+     ": its console says: Rebooting: unit healthy.service failed"),
+    ("[FAILED] Failed to start Health check.\n", " after: Failed to start Health check."),
+    ("all is well\n", ""),
+])  # fmt: skip
+def test_a_guest_that_resets_by_itself_is_told_with_the_cause_that_its_console_names(
+    tmp_path: Path, text: str, cause: str
+) -> None:
+    found = end(tmp_path, text, RESETS)
+    skip_if_busy(found)
+    assert isinstance(found, GuestCrashed), found
+    assert found.happened == f"the guest went down by itself (guest-reset){cause}"
+
+
+def test_the_last_action_of_systemd_is_the_cause() -> None:
+    console = ("[FAILED] Failed to start Other.\nsystemd[1]: Forcibly rebooting: job timed out\n"
+               "[   12.345678] systemd[1]: Powering off immediately: unit a.service failed")  # fmt: skip
+    assert diagnosis.went_down("guest-shutdown", console).happened.endswith(
+        "(guest-shutdown): its console says: Powering off immediately: unit a.service failed")

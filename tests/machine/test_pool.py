@@ -16,7 +16,7 @@ from typing import Any
 import pexpect
 import pytest
 
-from lifsea_testbed.console import login
+from lifsea_testbed.console import user_data
 from lifsea_testbed.ecs.metadata import TOKEN_HEADER, TTL_HEADER, Metadata, Request
 from lifsea_testbed.errors import TestbedError
 from lifsea_testbed.machine import clock_reseed, snapshot_cache
@@ -138,11 +138,11 @@ def test_a_snapshot_with_the_channel_of_another_test_bed_is_not_restored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
 ) -> None:
     """The agent of access method user-data, and the one typed at a login, are both in the memory of a saved guest."""
-    agent = login._agent
+    agent = user_data.agent
     with real.bench(tmp_path) as factory:
         before = snapshot_cache.key(factory)
         assert snapshot_cache.key(factory) == before
-        monkeypatch.setattr(login, "_agent", lambda name: agent(name) + ("# later\n" if name == script else ""))
+        monkeypatch.setattr(user_data, "agent", lambda name: agent(name) + ("# later\n" if name == script else ""))
         after = snapshot_cache.key(factory)
     assert {name for name in before if before[name] != after[name]} == {"user-data"}
 

@@ -191,6 +191,17 @@ def test_the_guest_reaches_no_network() -> None:
     assert "restrict=on" in network and "hostfwd" not in network
 
 
+def test_a_service_that_is_not_served_answers_nothing(tmp_path: Path) -> None:
+    """QEMU sends the guest what the command prints, on both of its outputs: the error of a tool is no answer."""
+    (network,) = values("-netdev", command())
+    commands = [option.partition("-cmd:")[2] for option in network.split(",") if "-cmd:" in option]
+    assert len(commands) == 3
+    for words in commands:
+        done = subprocess.run(words.split(), cwd=tmp_path, input=b"GET / HTTP/1.1\r\n\r\n", capture_output=True,
+                              check=False)  # fmt: skip
+        assert (done.stdout, done.stderr) == (b"", b"") and done.returncode == 1
+
+
 def test_qemu_is_sandboxed() -> None:
     assert values("-sandbox", command()) == ["on,obsolete=deny,spawn=allow,resourcecontrol=deny"]
     assert {"-nodefaults", "-no-user-config"} <= set(command())
