@@ -17,6 +17,7 @@ from lifsea_testbed.disk.os_root import BootEntry, parse_entry
 from lifsea_testbed.errors import DiskDamaged, NotJudged, Reason
 from lifsea_testbed.guest import (
     accounts,
+    bus_policy,
     capabilities,
     formats,
     initramfs,
@@ -46,6 +47,8 @@ _RELEASE_SIZE = 64 << 10
 _DPKG_SIZE = 32 << 20
 #: The largest file of text in a boot loader's directory (bytes): a kernel's System.map has 5 MB.
 _BOOT_TEXT_SIZE = 16 << 20
+#: A file of a module, compressed or not; `-` in its name is `_` in the module's (kmod).
+_MODULE = re.compile(r"\.ko(?:\.\w+)?$")
 #: The largest part of a file that one answer holds (bytes).
 PART = 4 << 20
 
@@ -208,6 +211,16 @@ def units_named(disk: OpenDisk, pattern: str) -> list[str]:
     return units.named(sorted(names), pattern)
 
 
+@question("the policy of its system bus")
+def bus_name_grants(disk: OpenDisk, name: str) -> list[str]:
+    """Returns the files of the policy of the system bus that may let a program own that name, sorted."""
+    texts = disk.texts(bus_policy.FILES)
+    if not texts:
+        disk.require_all_read()
+        raise NotJudged(f"the disk has no policy of a system bus: {', '.join(bus_policy.FILES)}", Reason.IMAGE)
+    return sorted(path for path, text in texts.items() if bus_policy.parse_grants(name, text))
+
+
 @question("its accounts")
 def with_password(disk: OpenDisk) -> list[str]:
     """Returns the accounts that a password opens, or none is needed for, and groups with a password, sorted."""
@@ -243,6 +256,13 @@ def initramfs_signs(disk: OpenDisk) -> list[str]:
         raise NotJudged("no boot entry can be read offline: there is none on an ext4 file system", Reason.IMAGE)
     return [sign for path, place in found.items() if b"\0" not in heads[path]
             for sign in initramfs.parse_entry(str(path), _text_of(place))] + unified  # fmt: skip
+
+
+@question("the names of its files")
+def modules(disk: OpenDisk, prefixes: list[str]) -> list[str]:
+    """Returns the modules of the kernel whose name starts with one of those, sorted by path."""
+    return disk.complete(str(path) for path in disk.listed
+                         if _MODULE.search(path.name) and path.name.replace("-", "_").startswith(tuple(prefixes)))
 
 
 @question("its boot entries")

@@ -31,9 +31,10 @@ class Kernel:
         """Returns the kernel's release, as `uname -r` prints it."""
         return self._shell.run("uname -r").stdout.strip()
 
-    def loaded_modules(self) -> list[str]:
-        """Returns the names of the loaded modules; a kernel without modules has none."""
-        return first_words(self._shell.run(kernel_files.shown("/proc/modules")))
+    def loaded_modules(self, prefixes: Sequence[str]) -> list[str]:
+        """Returns the loaded modules whose name starts with one of those; a kernel without modules has none."""
+        loaded = first_words(self._shell.run(kernel_files.shown("/proc/modules")))
+        return [module for module in loaded if module.startswith(tuple(prefixes))]
 
     def uptime(self) -> float:
         """Returns the seconds since the kernel started."""

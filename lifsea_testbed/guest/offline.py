@@ -18,6 +18,8 @@ from lifsea_testbed.profiles.recognition import ReleaseFacts
 from lifsea_testbed.support.protocols import Shell
 from lifsea_testbed.support.questions import Question
 
+#: How many files an error names.
+_SHOWN = 5
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -169,6 +171,17 @@ class OfflineUnits(units.Units):
         """Returns the unit files whose whole name matches, without those of generators and of /run."""
         return self._offline().ask(disk_questions.units_named, pattern)
 
+    def has_bus_name(self, name: str) -> bool:
+        """Returns False where the policy on the disk lets no program own the name.
+
+        Raises:
+            NotJudged: a program may own it; whether one does is not on the disk.
+        """
+        if granting := self._offline().ask(disk_questions.bus_name_grants, name):
+            raise NotJudged(f"the disk does not show whether a program has the name {name} on the system bus, which "
+                            f"{', '.join(granting)} allows", Reason.IMAGE)
+        return False
+
 
 class OfflineKernel(kernel.Kernel):
     """Boot entries and kernel images read from the disk; the running kernel needs a shell."""
@@ -184,6 +197,17 @@ class OfflineKernel(kernel.Kernel):
             NotJudged: there is no boot entry that can be read.
         """
         return self._offline().ask(disk_questions.initramfs_signs)
+
+    def loaded_modules(self, prefixes: Sequence[str]) -> list[str]:
+        """Returns none where neither the disk nor an initramfs holds such a module.
+
+        Raises:
+            NotJudged: one of them may hold one; whether it was loaded is not on the disk.
+        """
+        if found := [*self.initramfs_signs(), *self._offline().ask(disk_questions.modules, list(prefixes))]:
+            raise NotJudged("the disk does not show which modules are loaded, and there are some to load: "
+                            f"{', '.join(found[:_SHOWN])}", Reason.IMAGE)
+        return []
 
 
 class OfflineSystem(system.System):

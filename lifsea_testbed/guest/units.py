@@ -36,9 +36,10 @@ class Units:
         """Returns the unit files whose whole name matches the regular expression."""
         return named(first_words(self._shell.run("systemctl list-unit-files --plain --no-legend --no-pager")), pattern)
 
-    def bus_names(self) -> list[str]:
-        """Returns the well-known names on the system bus, including those that would be started on demand."""
-        return first_words(self._shell.run("busctl list --acquired --activatable --no-legend --no-pager"))
+    def has_bus_name(self, name: str) -> bool:
+        """Returns whether a program has that name on the system bus, or would be started on demand for it."""
+        listed = self._shell.run("busctl list --acquired --activatable --no-legend --no-pager")
+        return name in first_words(listed)
 
 
 def named(units: Iterable[str], pattern: str) -> list[str]:

@@ -63,7 +63,7 @@ SAMPLES: dict[str, Any] = {
     "path": "/etc/x", "text": "x", "directory": "/usr", "directories": ["/usr", "/etc"],
     "paths": ["/usr"], "lines": ["x"], "content": b"content",
     "patterns": ["x.*"], "marks": ["Py_Main"], "unit": "x.service", "pattern": ".*", "mac": "00:16:3e:00:00:01",
-    "names": ["vm.swappiness", "kernel.x"], "name": "eth0", "address": "10.0.0.1/24", "url": "http://127.0.0.1/",
+    "names": ["vm.swappiness", "kernel.x"], "prefixes": ["x"], "name": "eth0", "address": "10.0.0.1/24", "url": "http://127.0.0.1/",
     "allowed": ["tcp .*"], "commit": "a" * 64, "key": "version", "device": "vdb", "os": "lifsea", "pod": "pod",
     "mode": "enforcing", "container": Container(id="x", pod="y", sandbox="z", attempt=0, state=ContainerState.RUNNING),
 }  # fmt: skip
@@ -123,7 +123,7 @@ STATUS = {"/proc/self/mountinfo": "21 1 253:4 / / rw - ext4 /dev/vda4 rw\n"}
     (lambda shell: Kernel(shell).uptime(), {"uptime": "inf 0\n"}),
     (lambda shell: Kernel(shell).memory_used(), {"meminfo": "MemTotal: 1 kB\n"}),
     (lambda shell: Kernel(shell).sysctls(["a.b", "c.d"]), {"/proc/sys": "1\n"}),
-    (lambda shell: Kernel(shell).loaded_modules(), {"modules": " \n"}),
+    (lambda shell: Kernel(shell).loaded_modules(["x"]), {"modules": " \n"}),
     (lambda shell: Disks(shell).root(), STATUS | {"readlink": "1 2 3\n"}),
     (lambda shell: Disks(shell).root(), STATUS | {"readlink": "9 0 0 9 9\n"}),
     (lambda shell: System(shell, ["/etc/x"]).identity(), {"sha256sum": "aa\n"}),

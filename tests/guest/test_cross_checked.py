@@ -100,8 +100,8 @@ def test_a_guest_without_a_shell_is_read_once() -> None:
 
 
 def test_other_questions_are_the_guests() -> None:
-    made, answers = checked(guest(bus_names=["x"]), guest())
-    assert made.units.bus_names() == ["x"]
+    made, answers = checked(guest(failed=["x"]), guest())
+    assert made.units.failed() == ["x"]
     assert answers == []
 
 

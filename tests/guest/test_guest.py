@@ -54,7 +54,8 @@ def test_an_image_without_a_database_is_not_judged() -> None:
 
 
 def test_modules_are_named() -> None:
-    assert Kernel(FakeShell({"/proc/modules": "virtio_blk 20480 2 - Live 0x0\n"})).loaded_modules() == ["virtio_blk"]
+    kernel = Kernel(FakeShell({"/proc/modules": "virtio_blk 20480 2 - Live 0x0\next4 1 1 - Live 0x0\n"}))
+    assert kernel.loaded_modules(["virtio", "jbd2"]) == ["virtio_blk"]
 
 
 def test_only_listening_sockets_count() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -83,7 +84,7 @@ def test_the_disk_answers_for_what_it_holds(guest: Guest, question: Callable[[Gu
 @pytest.mark.parametrize("question", [
     lambda guest: guest.files.writable_paths(), lambda guest: guest.files.read("/etc/os-release"),
     lambda guest: guest.packages.writable_databases(),
-    lambda guest: guest.units.state(), lambda guest: guest.units.bus_names(), lambda guest: guest.kernel.errors(),
+    lambda guest: guest.units.state(), lambda guest: guest.units.failed(), lambda guest: guest.kernel.errors(),
     lambda guest: guest.system.host_name(), lambda guest: guest.system.identity(),
     lambda guest: guest.deployments.booted(), lambda guest: guest.network.ssh_listeners(),
     lambda guest: guest.disks.root(), lambda guest: guest.hardware.dmi(), lambda guest: guest.clock.ahead(),
@@ -94,6 +95,67 @@ def test_the_disk_answers_for_what_it_holds(guest: Guest, question: Callable[[Gu
 def test_everything_else_is_not_judged_however_the_disk_is(question: Callable[[Guest], object]) -> None:
     with pytest.raises(NotJudged, match="offers no shell: only what the disk holds can be read"):
         question(without_shell(damaged))
+
+
+def test_a_program_of_the_test_beds_own_is_not_the_images(tmp_path: Path) -> None:
+    files = {**SYSTEM, "var/local/own*": "mark", "usr/local": "-> ../var/local"}
+    path = disks.disk(tmp_path / "disk.raw", root=disks.fill(tmp_path / "root", files))
+    guest = Guest(NoShell(), lambda: PROFILE, own_files=lambda: ["/usr/local/own"])
+    read = guest.without_shell(lambda: offline.read(image.examine(path))).files
+    assert read.programs_holding(["mark"]) == read.executables_holding(["mark"]) == ["/usr/bin/dash"]
+
+
+BUS = {
+    "usr/share/dbus-1/system.conf": '<busconfig><policy context="default"><deny own="*"/></policy>\n'
+                                    '<includedir>system.d</includedir></busconfig>\n',
+    "usr/share/dbus-1/system.d/seats.conf": '<policy user="root">\n<allow own="org.freedesktop.login1"/></policy>\n',
+    "etc/dbus-1/system.d/own.conf": '<policy user="x"><allow send_path="/" own_prefix=\'org.own\'/></policy>',
+}  # fmt: skip
+
+
+@pytest.fixture
+def built(tmp_path: Path) -> Callable[[dict[str, str | bytes]], Guest]:
+    """Makes a guest without a shell whose disk has those files."""
+    def make(files: dict[str, str | bytes]) -> Guest:
+        place = tmp_path / str(len(list(tmp_path.iterdir())))
+        path = disks.disk(place / "disk.raw", root=disks.fill(place / "root", SYSTEM | files))
+        return without_shell(lambda: offline.read(image.examine(path)))
+
+    return make
+
+
+def test_a_bus_name_that_no_policy_allows_is_nobodys(built: Callable[[dict[str, str | bytes]], Guest]) -> None:
+    """Whether a name that one allows is taken is not on the disk."""
+    guest = built({**BUS})
+    for name in ("org.freedesktop.resolve1", "org.freedesktop.login", "org.owner"):
+        assert not guest.units.has_bus_name(name)
+    for name, file in (("org.freedesktop.login1", "/usr/share/dbus-1/system.d/seats.conf"),
+                       ("org.own", "/etc/dbus-1/system.d/own.conf"), ("org.own.a", "/etc/dbus-1/system.d/own.conf")):
+        with pytest.raises(NotJudged, match=rf"has the name {name} on the system bus, which {file} allows"):
+            guest.units.has_bus_name(name)
+
+
+@pytest.mark.parametrize(("files", "why"), [
+    ({}, "no policy of a system bus"),
+    ({**BUS, "etc/dbus-1/system-local.conf": "<includedir>/opt/bus</includedir>"}, "system-local.conf allows"),
+    ({**BUS, "etc/dbus-1/system.conf": '<allow own="*"/>'}, "/etc/dbus-1/system.conf allows"),
+])  # fmt: skip
+def test_a_bus_whose_policy_is_not_known_is_not_judged(
+    built: Callable[[dict[str, str | bytes]], Guest], files: dict[str, str | bytes], why: str
+) -> None:
+    with pytest.raises(NotJudged, match=why):
+        built(files).units.has_bus_name("org.freedesktop.resolve1")
+
+
+def test_modules_that_are_nowhere_are_not_loaded(built: Callable[[dict[str, str | bytes]], Guest]) -> None:
+    """Whether one that could be loaded was loaded is not on the disk, nor what an initramfs brings."""
+    entry = {"boot/grub/grub.cfg": "linux /vmlinuz\n", "usr/lib/modules/6.1/kernel/drivers/net/virtio-net.ko.xz": ""}
+    guest = built({**entry})
+    assert guest.kernel.loaded_modules(["ext4", "net_failover"]) == []
+    with pytest.raises(NotJudged, match=r"there are some to load: /usr/lib/modules/6\.1/.*/virtio-net\.ko\.xz"):
+        guest.kernel.loaded_modules(["virtio_net"])
+    with pytest.raises(NotJudged, match=r"there are some to load: /boot/grub/grub\.cfg:initrd /i"):
+        built({}).kernel.loaded_modules(["ext4"])
 
 
 def test_a_damaged_disk_shows_when_it_is_read() -> None:
