@@ -45,8 +45,8 @@ OF_THEIR_OWN = {
     "boottime.budget": "a budget", "boottime.charts": "a chart", "boottime.kernel_only": "a kernel without a disk",
     "boottime.observe": "the observer", "cli.shell": "a terminal",
     "disk.ext4_attributes": "attributes", "disk.image_lock": "a lock",
-    "disk.journal": "a journal",
-    "disk.mounts": "a table of mounts", "ecs.metadata_tree": "the tree of metadata",
+    "disk.boot_choice": "a choice", "disk.journal": "a journal", "disk.probe": "a probe",
+    "ecs.metadata_tree": "the tree of metadata",
     "guest.archives": "an archive", "guest.bus_policy": "a policy",
     "guest.disk_questions": "questions", "guest.kernel_log": "the kernel's log", "guest.open_disk": "an open disk",
     "guest.ostree_objects": "the objects of a repository", "guest.protobuf": "a wire format",
@@ -66,9 +66,9 @@ OF_THEIR_OWN = {
 }  # fmt: skip
 #: The modules that parse what an image's author wrote, and those with the functions that confined readers run.
 PARSERS = {
-    "disk.ext4", "disk.ext4_attributes", "disk.filesystem", "disk.journal", "disk.mounts", "disk.os_root",
-    "disk.partitions", "disk.qcow2", "guest.bus_policy", "guest.open_disk", "guest.ostree_objects", "guest.rpm",
-    "guest.sqlite_log",
+    "disk.boot_choice", "disk.boot_entries", "disk.esp", "disk.ext4", "disk.ext4_attributes", "disk.fat",
+    "disk.filesystem", "disk.inodes", "disk.journal", "disk.mounts", "disk.os_root", "disk.partitions", "disk.probe",
+    "disk.qcow2", "guest.bus_policy", "guest.open_disk", "guest.ostree_objects", "guest.rpm", "guest.sqlite_log",
     "powercut.boot_listing", "powercut.unused_sectors",
 }  # fmt: skip
 READERS = {"disk.image", "disk.layers", "guest.disk_questions", "powercut.recording_questions"}

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import functools
-import stat
 import struct
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lifsea_testbed.disk import ext4_attributes, journal
+from lifsea_testbed.disk.inodes import PIECE, FileSystem, Inode
 from lifsea_testbed.disk.source import ByteSource
-from lifsea_testbed.errors import DiskDamaged, NotJudged, Reason
+from lifsea_testbed.errors import NotJudged, Reason
 
 ROOT = 2
 _MAGIC, _EXTENT_MAGIC = 0xEF53, 0xF30A
@@ -22,15 +22,7 @@ _RECOVER, _WIDE, _META_GROUPS = 0x4, 0x80, 0x10
 _KNOWN = 0x2 | _RECOVER | _META_GROUPS | 0x40 | _WIDE | 0x100 | 0x200 | 0x400 | 0x2000 | 0x4000 | 0x20000
 _IN_EXTENTS, _IN_INODE, _ENCRYPTED = 0x80000, 0x10000000, 0x800
 _LONGEST_RUN = 32768
-#: The bytes of a file that are read at a time.
-_PIECE = 4 << 20
-#: The longest path that a symbolic link holds (PATH_MAX of Linux, without the byte that ends it).
-_LONGEST_LINK = 4095
 _DEEPEST = 5
-#: The largest file that is read, and the largest directory (bytes); package databases are much smaller.
-LARGEST_FILE, LARGEST_DIRECTORY = 256 << 20, 4 << 20
-#: The total bytes, and names, of directories that are read, counting repeated reads of the same directory.
-_MOST_LISTED, _MOST_NAMES = 256 << 20, 1 << 20
 #: mke2fs makes no journal beyond 1 GiB.
 _LARGEST_JOURNAL = 1 << 30
 #: The blocks of inodes that the kernel reads ahead, starting at a multiple (EXT4_DEF_INODE_READAHEAD_BLKS).
@@ -40,14 +32,9 @@ _KEPT = 16 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inode:
-    """A file of any kind: `mode` and owner as in stat(2), `size` in bytes, `flags`, `block` as on disk (i_flags, …)."""
+class Ext4Inode(Inode):
+    """A file of any kind, with `flags` and `block` as on disk (i_flags, i_block)."""
 
-    number: int
-    mode: int
-    user: int
-    group: int
-    size: int
     flags: int
     block: bytes
 
@@ -72,8 +59,8 @@ class Layout:
     label: str
 
 
-class Ext4:
-    """The file system on a partition: inodes by number, their content, the entries of directories.
+class Ext4(FileSystem[Ext4Inode]):
+    """The file system on a partition: ext2, ext3 or ext4.
 
     Committed changes in the journal are included, as the kernel would replay them.
 
@@ -82,90 +69,60 @@ class Ext4:
         NotJudged: it uses an unsupported feature.
     """
 
+    checker, root = "e2fsck -fn", ROOT
+
     def __init__(self, source: ByteSource) -> None:
+        super().__init__()
         self._source = source
         self._newer: dict[int, journal.JournalBlock] = {}
-        self._listed_bytes = self._listed_names = 0
-        self.layout = parse_superblock(source.read_at(1024, 1024))
+        self._take_layout(source.read_at(_SUPERBLOCK, 1024))
         self._block = functools.lru_cache(_KEPT // self.layout.block_size)(self._read_block)
         if self.layout.incompatible & _RECOVER:
             self._replay()
 
-    def inode(self, number: int) -> Inode:
+    def inode(self, number: int) -> Ext4Inode:
         """Returns the inode with that number."""
         if not 0 < number <= self.layout.inodes:
-            raise _damaged(f"refers to inode {number} of {self.layout.inodes}")
+            raise Ext4.damaged(f"refers to inode {number} of {self.layout.inodes}")
         table, place = self._inode_place(number)
         raw = self._bytes(table * self.layout.block_size + place, 128)
         mode, user, low, group, flags, block, high = struct.unpack_from("<2HI16xH6xI4x60s8xI", raw)
-        return Inode(number=number, mode=mode, user=_at("<H", raw, 0x78)[0] << 16 | user,
-                     group=_at("<H", raw, 0x7A)[0] << 16 | group, size=high << 32 | low, flags=flags, block=block)
+        return Ext4Inode(number=number, mode=mode, user=_at("<H", raw, 0x78)[0] << 16 | user,
+                         group=_at("<H", raw, 0x7A)[0] << 16 | group, size=high << 32 | low, flags=flags,
+                         block=block)  # fmt: skip
 
-    def read(self, inode: Inode, limit: int = LARGEST_FILE) -> bytes:
-        """Returns the whole content of a file; holes are zeros.
-
-        Raises:
-            NotJudged: it is larger than `limit` bytes, encrypted, or stored within its inode.
-        """
-        if inode.size > limit:
-            raise NotJudged(f"a file of {inode.size} bytes is not read offline; the limit is {limit}", Reason.IMAGE)
-        return self.part(inode, 0, inode.size)
-
-    def part(self, inode: Inode, offset: int, length: int) -> bytes:
-        """Returns so many bytes of a file from that offset on, fewer where it ends; raises what `read` raises."""
-        length = max(0, min(length, inode.size - offset))
-        content = bytearray(length)
-        for start, piece in self.pieces(inode, offset, offset + length):
-            content[start - offset:start - offset + len(piece)] = piece
-        return bytes(content)
-
-    def pieces(self, inode: Inode, start: int = 0, end: int | None = None) -> Iterator[tuple[int, bytes]]:
+    def pieces(self, inode: Ext4Inode, start: int = 0, end: int | None = None) -> Iterator[tuple[int, bytes]]:
         """Yields offset and content of the parts of a file between `start` and `end` that are no holes, in order.
 
-        A part has at most 4 MiB; raises what `read` raises.
+        A part has at most 4 MiB.
+
+        Raises:
+            NotJudged: the file is encrypted, or stored within its inode.
         """
         if inode.flags & (_IN_INODE | _ENCRYPTED):
             raise NotJudged("the file system keeps files encrypted or within their inodes; that is not read offline",
                             Reason.IMAGE)
         size, end = self.layout.block_size, inode.size if end is None else min(end, inode.size)
         for first, place, count in self._runs(inode, -(-end // size)):
-            for index in range(max(0, start // size - first), count, _PIECE // size):
+            for index in range(max(0, start // size - first), count, PIECE // size):
                 at = (first + index) * size
-                piece = self._blocks(place + index, min(count - index, _PIECE // size))
+                piece = self._blocks(place + index, min(count - index, PIECE // size))
                 yield max(at, start), piece[max(0, start - at):end - at]
 
-    def link_target(self, inode: Inode) -> str:
-        """Returns the target of a symbolic link."""
+    def _target(self, inode: Ext4Inode) -> bytes:
         short = inode.size < len(inode.block) and not inode.flags & _IN_EXTENTS
-        if inode.size > _LONGEST_LINK:
-            raise _damaged(f"has a symbolic link of {inode.size} bytes; {_LONGEST_LINK} are the most")
-        target = inode.block[:inode.size] if short else self.read(inode, self.layout.block_size)
-        return target.decode("utf-8", "surrogateescape")
+        return inode.block[:inode.size] if short else self.read(inode, self.layout.block_size)
 
-    def entries(self, directory: Inode) -> Iterator[tuple[str, int]]:
-        """Yields the name and inode number of each entry except `.` and `..`."""
-        if not stat.S_ISDIR(directory.mode):
-            raise _damaged(f"refers to inode {directory.number} as a directory, which it is not")
-        self._listed_bytes += directory.size
-        if self._listed_bytes > _MOST_LISTED:
-            raise NotJudged(f"the directories hold more than {_MOST_LISTED} bytes: the rest is not read", Reason.IMAGE)
-        if directory.size > LARGEST_DIRECTORY:
-            raise NotJudged(f"a directory has {directory.size} bytes; at most {LARGEST_DIRECTORY} are read offline",
-                            Reason.IMAGE)
+    def _rows(self, directory: Ext4Inode) -> Iterator[tuple[bytes, int]]:
         content, size = self.read(directory), self.layout.block_size
         for start in range(0, len(content), size):
-            found = list(_entries(content[start:start + size]))
-            self._listed_names += len(found)
-            if self._listed_names > _MOST_NAMES:
-                raise NotJudged(f"the directories hold more than {_MOST_NAMES} names: the rest is not read",
-                                Reason.IMAGE)
-            yield from found
+            yield from _entries(content[start:start + size])
 
-    def attributes(self, inode: Inode) -> list[str]:
+    def attributes(self, inode: Ext4Inode) -> list[str]:
         """Returns the names of a file's extended attributes, sorted, of the two places where ext4 keeps them."""
         return sorted(name for name, _ in self._attributes(inode))
 
-    def attribute_values(self, inode: Inode) -> dict[str, bytes]:
+    def attribute_values(self, inode: Ext4Inode) -> dict[str, bytes]:
         """Returns the values of a file's extended attributes by their names, sorted.
 
         Raises:
@@ -176,12 +133,17 @@ class Ext4:
             raise NotJudged("an attribute in an inode of its own is not read offline", Reason.IMAGE)
         return {name: value for name, value in found.items() if value is not None}
 
-    def _attributes(self, inode: Inode) -> list[tuple[str, bytes | None]]:
+    def _attributes(self, inode: Ext4Inode) -> list[tuple[str, bytes | None]]:
         table, place = self._inode_place(inode.number)
         raw = self._bytes(table * self.layout.block_size + place, self.layout.inode_size)
         found = ext4_attributes.parse(raw[128 + _at("<H", raw, 128)[0]:], 4, 4) if len(raw) > 128 else []
         number = _at("<H", raw, 0x76)[0] << 32 | _at("<I", raw, 0x68)[0]
         return found + (ext4_attributes.parse(self._block(number), 32, 0) if number else [])
+
+    def _take_layout(self, superblock: bytes) -> None:
+        self.layout = parse_superblock(superblock)
+        self.capacity = self.layout.blocks * self.layout.block_size
+        self.identifier, self.label = self.layout.identifier, self.layout.label
 
     # Below are blocks.
 
@@ -198,19 +160,19 @@ class Ext4:
         high = int(_at("<I", raw, 0x28)[0]) if layout.descriptor_size >= 64 else 0
         return high << 32 | int(_at("<I", raw, 8)[0])
 
-    def _runs(self, inode: Inode, blocks: int) -> Iterator[tuple[int, int, int]]:
+    def _runs(self, inode: Ext4Inode, blocks: int) -> Iterator[tuple[int, int, int]]:
         """Yields the runs of a file's blocks, in order: the first in the file, the first on the disk, their number."""
         end = 0
         mapped = self._extents(inode.block, _DEEPEST, _budget(blocks)) if inode.flags & _IN_EXTENTS else \
             self._listed(inode, blocks)  # fmt: skip
         for first, place, count in mapped:
             if first < end:
-                raise _damaged(f"maps some blocks of inode {inode.number} twice")
+                raise Ext4.damaged(f"maps some blocks of inode {inode.number} twice")
             if first < blocks:
                 yield first, place, min(count, blocks - first)
             end = first + count
 
-    def _listed(self, inode: Inode, blocks: int) -> Iterator[tuple[int, int, int]]:
+    def _listed(self, inode: Ext4Inode, blocks: int) -> Iterator[tuple[int, int, int]]:
         direct = struct.unpack("<15I", inode.block)
         yield from ((index, place, 1) for index, place in enumerate(direct[:12]) if place and index < blocks)
         first = 12
@@ -221,7 +183,7 @@ class Ext4:
     def _extents(self, node: bytes, deepest: int, budget: Iterator[int]) -> Iterator[tuple[int, int, int]]:
         magic, count, _, depth = struct.unpack_from("<4H", node)
         if magic != _EXTENT_MAGIC or depth > deepest or 12 * (count + 1) > len(node):
-            raise _damaged("has an invalid extent tree")
+            raise Ext4.damaged("has an invalid extent tree")
         for place in range(12, 12 * (count + 1), 12):
             next(budget)
             if depth:
@@ -245,7 +207,7 @@ class Ext4:
     def _bytes(self, place: int, length: int) -> bytes:
         block, start = divmod(place, self.layout.block_size)
         if start + length > self.layout.block_size:
-            raise _damaged("has a table that is not aligned")
+            raise Ext4.damaged("has a table that is not aligned")
         return self._block(block)[start:start + length]
 
     def _blocks(self, first: int, count: int) -> bytes:
@@ -263,7 +225,7 @@ class Ext4:
         newer = journal.newer_blocks(self._block, self._journal())
         self._block.cache_clear()
         self._newer = newer
-        self.layout = parse_superblock((self._block(0) + self._block(1))[1024:2048])
+        self._take_layout((self._block(0) + self._block(1))[_SUPERBLOCK:2 * _SUPERBLOCK])
 
     def _journal(self) -> dict[int, int]:
         """Returns the block of the file system for each block of its journal."""
@@ -322,7 +284,7 @@ def parse_superblock(raw: bytes) -> Layout:
     size = descriptor if wide else 32
     if magic != _MAGIC or log > 6 or not per_group or inode_size not in (128, 256, 512, 1024, 2048, 4096) \
             or size not in (32, 64, 128, 256, 512, 1024):  # fmt: skip
-        raise _damaged("has an inconsistent superblock")
+        raise Ext4.damaged("has an inconsistent superblock")
     return Layout(block_size=1024 << log, blocks=(high << 32 if wide else 0) | low, inodes=inodes,
                   inodes_per_group=per_group, inode_size=inode_size, descriptor_size=size, first_block=first_block,
                   blocks_per_group=group, first_meta_group=first_meta, sparse=bool(read_only & 1),
@@ -353,25 +315,18 @@ def _is_power(number: int, base: int) -> bool:
 def _budget(blocks: int) -> Iterator[int]:
     """Bounds the entries of an extent tree: each maps at least one block of the file, and some lie beyond its end."""
     yield from range(2 * blocks + 1024)
-    raise _damaged("has an extent tree that is larger than its file")
+    raise Ext4.damaged("has an extent tree that is larger than its file")
 
 
-def _entries(block: bytes) -> Iterator[tuple[str, int]]:
+def _entries(block: bytes) -> Iterator[tuple[bytes, int]]:
     place = 0
     while place < len(block) - 8:
         number, length, name_length = struct.unpack_from("<IHB", block, place)
         if length < 8 or length % 4 or place + length > len(block) or 8 + name_length > length:
-            raise _damaged("has an inconsistent directory")
-        name = block[place + 8:place + 8 + name_length]
-        if number and name not in (b".", b".."):
-            yield _name(name), number
+            raise Ext4.damaged("has an inconsistent directory")
+        if number:
+            yield block[place + 8:place + 8 + name_length], number
         place += length
-
-
-def _name(raw: bytes) -> str:
-    if not raw or b"/" in raw or b"\0" in raw:
-        raise _damaged(f"has a file with the invalid name {raw!r}")
-    return raw.decode("utf-8", "surrogateescape")
 
 
 def _at(form: str, raw: bytes, place: int) -> tuple[int, ...]:
@@ -380,7 +335,3 @@ def _at(form: str, raw: bytes, place: int) -> tuple[int, ...]:
 
 def _uuid(raw: bytes) -> str:
     return str(uuid.UUID(bytes=raw))
-
-
-def _damaged(what: str) -> DiskDamaged:
-    return DiskDamaged(f"the file system {what}", hint="run e2fsck -fn on that partition")

@@ -7,8 +7,9 @@ import stat
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Any
 
-from lifsea_testbed.disk.ext4 import LARGEST_FILE, ROOT, Ext4, Inode
+from lifsea_testbed.disk.inodes import LARGEST_FILE, FileSystem, Inode
 from lifsea_testbed.errors import NotJudged, Reason
 
 #: The links that one path leads through at most, as in Linux (MAXSYMLINKS), and its components with theirs: Linux
@@ -23,7 +24,7 @@ MOST_ENTRIES, DEEPEST = 200_000, 256
 class TreeEntry:
     """A file of any kind: its file system and its inode."""
 
-    file_system: Ext4
+    file_system: FileSystem[Any]
     inode: Inode
 
     @property
@@ -54,9 +55,9 @@ class TreeEntry:
         return self.file_system.pieces(self.inode)
 
 
-def root_of(file_system: Ext4) -> TreeEntry:
+def root_of(file_system: FileSystem[Any]) -> TreeEntry:
     """Returns the topmost directory of a file system."""
-    return _entry_of(file_system, ROOT)
+    return _entry_of(file_system, file_system.root)
 
 
 class Tree:
@@ -155,9 +156,11 @@ class Tree:
                 yield path, self._mounts.get(path) or _entry_of(place.file_system, number)
 
     def _matching(self, directory: PurePosixPath, pattern: str) -> list[str]:
-        if "*" in pattern:
-            return [name for name in self.names(directory) if fnmatch.fnmatchcase(name, pattern)]
-        return [pattern] if self.find(directory / pattern) else []
+        if "*" not in pattern:
+            return [pattern] if self.find(directory / pattern) else []
+        place = self.find(directory)
+        fold = str.casefold if place and place.file_system.ignores_case else str
+        return [name for name in self.names(directory) if fnmatch.fnmatchcase(fold(name), fold(pattern))]
 
     def _resolve(self, path: PurePosixPath, *, follow: bool) -> tuple[PurePosixPath, TreeEntry | None]:
         waiting, at, links = _backwards(path), [("/", self._root)], 0
@@ -185,8 +188,15 @@ class Tree:
     def _child(self, here: str, place: TreeEntry, name: str) -> TreeEntry | None:
         if name in self._mount_names and (mounted := self._mounts.get(PurePosixPath(here, name))):
             return mounted
-        number = self._entries(place).get(name) if place.is_directory else None
+        number = self._number(place, name) if place.is_directory else None
         return None if number is None else _entry_of(place.file_system, number)
+
+    def _number(self, directory: TreeEntry, name: str) -> int | None:
+        entries = self._entries(directory)
+        if name in entries or not directory.file_system.ignores_case:
+            return entries.get(name)
+        folded = name.casefold()
+        return next((number for known, number in entries.items() if known.casefold() == folded), None)
 
     def _entries(self, place: TreeEntry) -> dict[str, int]:
         key = id(place.file_system), place.inode.number
@@ -195,7 +205,7 @@ class Tree:
         return self._directories[key]
 
 
-def _entry_of(file_system: Ext4, number: int) -> TreeEntry:
+def _entry_of(file_system: FileSystem[Any], number: int) -> TreeEntry:
     return TreeEntry(file_system=file_system, inode=file_system.inode(number))
 
 

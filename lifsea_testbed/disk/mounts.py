@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Any
 
-from lifsea_testbed.disk.ext4 import Ext4
 from lifsea_testbed.disk.filesystem import Tree
-from lifsea_testbed.disk.partitions import Partition
+from lifsea_testbed.disk.inodes import FileSystem
+from lifsea_testbed.disk.partitions import ESP, XBOOTLDR, Partition
 from lifsea_testbed.support.lines import split_lines
 
 #: systemd.unit(5), "System Unit Search Path", of which later directories go before earlier ones.
@@ -18,13 +19,15 @@ _UNITS = ("/usr/lib/systemd/system", "/lib/systemd/system", "/usr/local/lib/syst
 _AUTOMATIC = {
     "8484680c-9521-48c6-9c11-b0720656f69e": "/usr", "933ac7e1-2eb4-4f13-b844-0e14e2aef915": "/home",
     "3b8f8425-20e0-4f3b-907f-1a25a76f98e8": "/srv", "4d21b016-b534-45c2-a9fb-5c16e091fd2d": "/var",
-    "7ec6f557-3bc5-4aca-b293-16ef5df639d1": "/var/tmp", "bc13c2ff-59e6-4262-a352-b275fd6f7172": "/boot",
+    "7ec6f557-3bc5-4aca-b293-16ef5df639d1": "/var/tmp", XBOOTLDR: "/boot",
 }  # fmt: skip
 #: Names that count the partitions of a disk: those of the first disk of each driver, and links by path and identifier.
 _NUMBERED = re.compile(r"/dev/(?:(?:[vsxh]|xv)da|(?:nvme0n1|mmcblk0)p|disk/by-(?:path|id|diskseq)/\S+-part)(\d+)")
 _LINKED = re.compile(r"/dev/disk/by-(uuid|label|partuuid|partlabel)/(.+)")
 _ESCAPED = re.compile(r"\\(?:x([0-9a-fA-F]{2})|([0-7]{3}))")
 _SMALL = 1 << 20
+#: Options of mounts that a boot does without; types that hold no files of a disk.
+_OPTIONAL, _NO_FILES = {"nofail", "noauto"}, {"swap", "tmpfs", "none"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,21 +35,72 @@ class Volume:
     """A partition with a supported file system, and its files."""
 
     partition: Partition
-    file_system: Ext4
+    file_system: FileSystem[Any]
     tree: Tree
 
 
-def mounted(root: Tree, volumes: Sequence[Volume]) -> dict[PurePosixPath, Volume]:
-    """Returns the volumes that the system below that root mounts, by path; fstab goes before units, units before types.
+@dataclass(frozen=True, kw_only=True)
+class Mounts:
+    """The volumes that a system mounts, by path, and in words those mounts of its that cannot be found on the disk."""
 
-    Names that no partition of the disk has are those of other disks: nothing of the image is mounted by them.
+    volumes: dict[PurePosixPath, Volume]
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Wanted:
+    """A mount that a system is configured to make: a device or another source, a path, a type, and options."""
+
+    what: str
+    where: str
+    kind: str
+    options: frozenset[str]
+
+
+def mounted(root: Tree, volumes: Sequence[Volume]) -> Mounts:
+    """Returns what the system below that root mounts; fstab goes before units, units before types of partitions.
+
+    A mount is missing that it makes at each boot from a device which is not on the disk, or as an overlay.
     """
-    named = {name: volume for volume in volumes for name in _names(volume)}
-    wanted = {_AUTOMATIC[volume.partition.kind]: volume for volume in volumes if volume.partition.kind in _AUTOMATIC}
-    for what, where in (*_of_units(root), *_of_fstab(text(root, "/etc/fstab") or "")):
-        if volume := named.get(_plain(what)):
-            wanted[where] = volume
-    return {PurePosixPath(where): volume for where, volume in wanted.items() if len(PurePosixPath(where).parts) > 1}
+    names = named(volumes)
+    found = {where: volume for volume in volumes if (where := _automatic(root, volume, volumes))}
+    missing: dict[str, str] = {}
+    for wanted in (*_of_units(root), *_of_fstab(text(root, "/etc/fstab") or "")):
+        missing.pop(wanted.where, None)
+        if volume := names.get(normal_name(wanted.what)):
+            found[wanted.where] = volume
+        elif reason := _missing(wanted):
+            missing[wanted.where] = reason
+    return Mounts(volumes={PurePosixPath(where): volume for where, volume in found.items()
+                           if len(PurePosixPath(where).parts) > 1}, missing=tuple(missing.values()))  # fmt: skip
+
+
+def named(volumes: Sequence[Volume]) -> dict[str, Volume]:
+    """Returns the volumes by each of their names in the form of `normal_name`."""
+    return {name: volume for volume in reversed(volumes) for name in _names(volume)}
+
+
+def _automatic(root: Tree, volume: Volume, volumes: Sequence[Volume]) -> str:
+    """Where a volume is mounted for its type; an ESP at /efi, or at an empty /boot that no XBOOTLDR is for."""
+    if volume.partition.kind != ESP:
+        return _AUTOMATIC.get(volume.partition.kind, "")
+    if root.find("/efi"):
+        return "/efi"
+    is_free = all(other.partition.kind != XBOOTLDR for other in volumes) and root.find("/boot") \
+        and not root.names("/boot")  # fmt: skip
+    return "/boot" if is_free else ""
+
+
+def _missing(wanted: _Wanted) -> str:
+    """Why a mount is not found on the disk; nothing where it is none of a file system on a disk, or need not be there.
+    """
+    if wanted.options & _OPTIONAL or len(PurePosixPath(wanted.where).parts) < 2:
+        return ""
+    if wanted.kind == "overlay":
+        return f"an overlay is mounted on {wanted.where}"
+    is_device = wanted.what.startswith("/dev/") or "=" in wanted.what
+    return f"{wanted.what} is mounted on {wanted.where}, and is not on this disk" \
+        if is_device and wanted.kind not in _NO_FILES else ""  # fmt: skip
 
 
 def text(tree: Tree, path: str | PurePosixPath) -> str | None:
@@ -55,22 +109,28 @@ def text(tree: Tree, path: str | PurePosixPath) -> str | None:
     return None if content is None else content.decode("utf-8", "replace")
 
 
-def _of_fstab(fstab: str) -> Iterator[tuple[str, str]]:
+def _of_fstab(fstab: str) -> Iterator[_Wanted]:
     for line in split_lines(fstab):
         fields = line.split()
         if len(fields) >= 2 and fields[1].startswith("/"):
-            yield fields[0], _unescaped(fields[1])
+            kind, options = (*fields[2:4], "", "")[:2]
+            yield _Wanted(what=fields[0], where=_unescaped(fields[1]), kind=kind, options=frozenset(options.split(",")))
 
 
-def _of_units(root: Tree) -> Iterator[tuple[str, str]]:
+def _of_units(root: Tree) -> Iterator[_Wanted]:
+    """The mounts of units; one that nothing pulls in need not be made."""
+    pulled_in = {path.name for directory in _UNITS for kind in ("wants", "requires")
+                 for path in root.glob(f"{directory}/*.{kind}/*.mount")}  # fmt: skip
     for path in (path for directory in _UNITS for path in root.glob(f"{directory}/*.mount")):
         fields = dict(line.strip().split("=", 1) for line in split_lines(text(root, path) or "") if "=" in line)
         if fields.get("Where", "").startswith("/"):
-            yield fields.get("What", "").strip(), fields["Where"].strip()
+            options = {*fields.get("Options", "").split(","), *([] if path.name in pulled_in else ["noauto"])}
+            yield _Wanted(what=fields.get("What", "").strip(), where=fields["Where"].strip(),
+                          kind=fields.get("Type", "").strip(), options=frozenset(options))  # fmt: skip
 
 
-def _plain(what: str) -> str:
-    """A name in one form: KIND=VALUE for a link by that kind, a number for a device."""
+def normal_name(what: str) -> str:
+    """Returns the name of a device in one form: KIND=VALUE for a link by that kind, a number for a device."""
     what = _unescaped(what.replace('"', ""))
     if link := _LINKED.fullmatch(what):
         what = f"{link[1].upper()}={link[2]}"
@@ -81,8 +141,8 @@ def _plain(what: str) -> str:
 
 
 def _names(volume: Volume) -> list[str]:
-    layout, partition = volume.file_system.layout, volume.partition
-    values = {"UUID": layout.identifier, "PARTUUID": partition.identifier, "LABEL": layout.label,
+    system, partition = volume.file_system, volume.partition
+    values = {"UUID": system.identifier, "PARTUUID": partition.identifier, "LABEL": system.label,
               "PARTLABEL": partition.label}  # fmt: skip
     return [str(partition.number), *(f"{kind}={value}" for kind, value in values.items() if value)]
 

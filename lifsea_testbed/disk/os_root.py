@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import re
+import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from lifsea_testbed.disk.ext4 import Ext4, is_ext4
+from lifsea_testbed.disk.boot_choice import BootChoice, is_free, next_entry, ordered_slot, prioritised
 from lifsea_testbed.disk.filesystem import Tree, root_of
-from lifsea_testbed.disk.mounts import Volume, mounted, text
-from lifsea_testbed.disk.partitions import NO_SYSTEM, ROOT_X86_64, Partition, partitions
+from lifsea_testbed.disk.mounts import Volume, mounted, named, normal_name
+from lifsea_testbed.disk.partitions import BIOS_BOOT, ROOT_X86_64, Partition, partitions
+from lifsea_testbed.disk.probe import file_system, is_blank, unread_kind
 from lifsea_testbed.disk.source import ByteSource
 from lifsea_testbed.errors import DiskDamaged, NotJudged, Reason
-from lifsea_testbed.support.lines import split_lines
 
-_OTHERS = {0: {b"XFSB": "XFS", b"hsqs": "squashfs", b"LUKS\xba\xbe": "LUKS"}, 512: {b"LABELONE": "LVM"},
-           1024: {b"\xe2\xe1\xf5\xe0": "EROFS"}, 65600: {b"_BHRfS_M": "btrfs"}}  # fmt: skip
-_ARGUMENT = "ostree="
 _STATEROOT = re.compile(r"^/ostree/deploy/([^/]+)/deploy/[^/]+$")
 _RELEASE_FILES = ("/etc/os-release", "/usr/lib/os-release", "/etc/system-release")
-#: The bytes at the start of a partition that tell whether it holds anything.
-_LOOKED_AT = 128 << 10
+#: The root hash of dm-verity: a SHA-256.
+_ROOT_HASH = re.compile(r"[0-9a-fA-F]{64}")
+#: Flatcar's root partition, and its kinds of /usr, which the root's files lie beside.
+_COREOS_ROOT, _COREOS_USR = "3884dd41-8582-4404-b9a8-e9b84f2df50e", "5dfbf5f4-2848-4bac-aa5e-0d9a20b745a6"
 
 
 @dataclass(frozen=True, kw_only=True)
 class OsRoot:
     """The root file system that boots next: its files, the number of its partition, and those of others with a system.
 
-    Where no boot entry names one, as on a disk with two slots, it is the first that holds an os-release.
+    Where nothing on the disk says which of two slots boots, it is the first that holds an os-release.
     """
 
     tree: Tree
@@ -35,35 +36,25 @@ class OsRoot:
     others: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class BootEntry:
-    """A boot entry: its file, its version, and the path of the ostree deployment that it boots, if any."""
-
-    name: str = ""
-    version: int = 0
-    deployment: str = ""
-
-    def rank(self) -> tuple[int, str]:
-        """The sort key: the entry with the highest rank boots first; ostree numbers its entries by version."""
-        return self.version, self.name
-
-
 def os_root(disk: ByteSource) -> OsRoot:
     """Returns the root file system that boots next, as the running system sees it.
 
     On an ostree system it is the deployment of the first boot entry, with its /var, /boot and /sysroot; on other
-    systems the root partition. Both have the file systems of the same disk that fstab, units or their partitions' types
-    mount; those that nothing mounts are beside the root (Tree.beside), and `unread` names what is not supported.
+    systems the partition that the first boot entry names (root=, roothash=), or the one that priorities or RAUC's order
+    of slots choose, or the root partition. All have the file systems of the same disk that fstab, units or their
+    partitions' types mount; those that nothing mounts are beside the root (Tree.beside), and `unread` names what is not
+    supported or not on the disk.
 
     Raises:
         DiskDamaged: a table is inconsistent, or a boot entry names a deployment that does not exist.
         NotJudged: no root file system is found, or its file system is not supported.
     """
-    volumes, unread = _volumes(partitions(disk))
-    for boot in volumes:
-        if path := _deployment(boot.tree):
-            return _deployed(volumes, boot, path, unread)
-    return _plain(volumes, unread)
+    found = partitions(disk)
+    volumes, unread = _volumes(found)
+    choice = next_entry(volumes)
+    if choice and choice.entry.deployment:
+        return _deployed(volumes, choice, unread)
+    return _plain(found, volumes, choice, unread)
 
 
 def _volumes(found: list[Partition]) -> tuple[list[Volume], list[str]]:
@@ -72,37 +63,17 @@ def _volumes(found: list[Partition]) -> tuple[list[Volume], list[str]]:
     unread: list[str] = []
     for partition in found:
         try:
-            if is_ext4(partition.content):
-                volumes.append(_volume(partition))
-            elif partition.kind not in NO_SYSTEM and not _is_blank(partition.content):
-                unread.append(f"partition {partition.number} holds {_kind(partition.content)}")
+            if system := file_system(partition.content):
+                volumes.append(Volume(partition=partition, file_system=system, tree=Tree(root_of(system))))
+            elif partition.kind != BIOS_BOOT and not is_blank(partition.content):
+                unread.append(f"partition {partition.number} holds {unread_kind(partition.content)}")
         except NotJudged as error:
             unread.append(f"partition {partition.number}: {error}")
     return volumes, unread
 
 
-def _volume(partition: Partition) -> Volume:
-    file_system = Ext4(partition.content)
-    return Volume(partition=partition, file_system=file_system, tree=Tree(root_of(file_system)))
-
-
-def _deployment(boot: Tree) -> str:
-    """The `ostree=` argument of the entry that boots first: the one with the highest version."""
-    paths = [*boot.glob("/loader/entries/*.conf"), *boot.glob("/boot/loader/entries/*.conf")]
-    entries = [parse_entry(path.name, text(boot, path) or "") for path in paths]
-    return max((entry for entry in entries if entry.deployment), key=BootEntry.rank, default=BootEntry()).deployment
-
-
-def parse_entry(name: str, text: str) -> BootEntry:
-    """Parses a boot entry (Boot Loader Specification, type 1)."""
-    fields = {words[0]: words[1:] for line in split_lines(text) if (words := line.split())}
-    deployments = [word.removeprefix(_ARGUMENT) for word in fields.get("options", []) if word.startswith(_ARGUMENT)]
-    version = "".join(fields.get("version", []))
-    return BootEntry(name=name, version=int(version) if version.isdecimal() and len(version) < 10 else 0,
-                     deployment=deployments[0] if deployments else "")  # fmt: skip
-
-
-def _deployed(volumes: list[Volume], boot: Volume, path: str, unread: list[str]) -> OsRoot:
+def _deployed(volumes: list[Volume], choice: BootChoice, unread: list[str]) -> OsRoot:
+    boot, path = choice.volume, choice.entry.deployment
     for volume in volumes:
         deployment = volume.tree.find(path)
         if deployment and deployment.is_directory:
@@ -130,14 +101,60 @@ def _root(tree: Tree, volume: Volume, roots: list[Volume]) -> OsRoot:
                   others=tuple(other.partition.number for other in roots if other is not volume))  # fmt: skip
 
 
-def _plain(volumes: list[Volume], unread: list[str]) -> OsRoot:
-    roots = _with_system(volumes)
-    roots.sort(key=lambda volume: volume.partition.kind != ROOT_X86_64)
-    if not roots:
+def _plain(found: Sequence[Partition], volumes: list[Volume], choice: BootChoice | None, unread: list[str]) -> OsRoot:
+    names = named(volumes)
+    systems = sorted(_with_system(volumes), key=lambda volume: (
+        is_free(volume.partition.label), volume.partition.kind != ROOT_X86_64))  # fmt: skip
+    by_priority = _by_priority(found, volumes, unread)
+    usr = _of_hash(names, choice, "usrhash=") or _of_option(names, choice, "mount.usr=")
+    if by_priority and by_priority.partition.kind == _COREOS_USR:
+        usr, by_priority = usr or by_priority, None
+    root = _of_hash(names, choice, "roothash=") or _of_option(names, choice, "root=") or by_priority \
+        or ordered_slot(volumes, systems) or _beside_usr(volumes, usr)  # fmt: skip
+    if root is None:
+        root = _only(systems, choice, unread)
+    tree = root.tree.mounted({PurePosixPath("/usr"): root_of(usr.file_system)}) if usr and usr is not root \
+        else root.tree  # fmt: skip
+    return _root(_with_others(tree, [root, *([usr] if usr else [])], volumes, unread), root, systems)
+
+
+def _of_hash(names: Mapping[str, Volume], choice: BootChoice | None, option: str) -> Volume | None:
+    """The partition whose identifier is the first half of a root hash (Discoverable Partitions Specification)."""
+    value = choice.entry.option(option) if choice else ""
+    return names.get(f"PARTUUID={uuid.UUID(hex=value[:32])}") if _ROOT_HASH.fullmatch(value) else None
+
+
+def _of_option(names: Mapping[str, Volume], choice: BootChoice | None, option: str) -> Volume | None:
+    return names.get(normal_name(choice.entry.option(option))) if choice else None
+
+
+def _by_priority(found: Sequence[Partition], volumes: Sequence[Volume], unread: Sequence[str]) -> Volume | None:
+    number = prioritised(found)
+    if number is None:
+        return None
+    for volume in volumes:
+        if volume.partition.number == number:
+            return volume
+    raise NotJudged("; ".join([f"partition {number} boots next by its priority, and is not read offline", *unread]),
+                    Reason.IMAGE)
+
+
+def _beside_usr(volumes: Sequence[Volume], usr: Volume | None) -> Volume | None:
+    """The root that belongs to a /usr of its own partition, which may hold nothing before the first boot."""
+    kinds = (_COREOS_ROOT, ROOT_X86_64)
+    return next((volume for volume in volumes if volume.partition.kind in kinds), None) if usr else None
+
+
+def _only(systems: Sequence[Volume], choice: BootChoice | None, unread: Sequence[str]) -> Volume:
+    """The first of the systems; a boot entry that names a root which is not read leaves no choice between several."""
+    if not systems:
         raise NotJudged("; ".join(["no partition that is read offline holds a root file system", *unread]),
                         Reason.IMAGE)
-    root = roots[0]
-    return _root(_with_others(root.tree, [root], volumes, unread), root, roots)
+    wanted = choice.entry.option("roothash=") or choice.entry.option("root=") if choice else ""
+    if len(systems) > 1 and wanted and choice:
+        raise NotJudged("; ".join([f"the boot entry {choice.entry.name} names the root {wanted}, which no partition "
+                                   "that is read offline is", *unread]), Reason.IMAGE)
+    return systems[0]
 
 
 def _with_others(system: Tree, shown: list[Volume], volumes: list[Volume], unread: list[str]) -> Tree:
@@ -145,20 +162,10 @@ def _with_others(system: Tree, shown: list[Volume], volumes: list[Volume], unrea
 
     What is mounted nowhere is found below /partition-N: another system on the same disk, or a place to keep things in.
     """
+    mounts = mounted(system, volumes)
     others = [volume for volume in volumes if all(volume is not one for one in shown)]
-    mounts = mounted(system, others)
-    loose = [volume for volume in others if all(volume is not one for one in mounts.values())]
-    return system.mounted({path: root_of(volume.file_system) for path, volume in mounts.items()}).beside(
-        {f"partition-{volume.partition.number}": root_of(volume.file_system) for volume in loose}, unread)
-
-
-def _kind(content: ByteSource) -> str:
-    found = [name for place, kinds in _OTHERS.items() for magic, name in kinds.items()
-             if content.size >= place + len(magic) and content.read_at(place, len(magic)) == magic]  # fmt: skip
-    return found[0] if found else "an unknown file system"
-
-
-def _is_blank(content: ByteSource) -> bool:
-    """Whether a partition holds nothing, or swap space (mkswap(8))."""
-    start = content.read_at(0, min(content.size, _LOOKED_AT))
-    return not any(start) or start[4086:4096] in (b"SWAPSPACE2", b"SWAP-SPACE")
+    wanted = {path: volume for path, volume in mounts.volumes.items() if any(volume is other for other in others)}
+    loose = [volume for volume in others if all(volume is not one for one in wanted.values())]
+    return system.mounted({path: root_of(volume.file_system) for path, volume in wanted.items()}).beside(
+        {f"partition-{volume.partition.number}": root_of(volume.file_system) for volume in loose},
+        [*unread, *mounts.missing])

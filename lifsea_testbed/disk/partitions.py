@@ -13,17 +13,21 @@ from lifsea_testbed.errors import DiskDamaged, NotJudged, Reason
 
 #: "Root Partition" for x86-64 (Discoverable Partitions Specification).
 ROOT_X86_64 = "4f68bce3-e8cd-4db1-96e7-fbcaf984b709"
-#: "EFI System Partition" (UEFI specification 2.10, 5.3.3), and GRUB's BIOS boot partition: neither holds a system.
-NO_SYSTEM = {"c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "21686148-6449-6e6f-744e-656564454649"}
+#: "EFI System Partition" (UEFI specification 2.10, 5.3.3), and GRUB's BIOS boot partition, which holds a program.
+ESP, BIOS_BOOT = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "21686148-6449-6e6f-744e-656564454649"
+#: "Extended Boot Loader Partition" (Discoverable Partitions Specification).
+XBOOTLDR = "bc13c2ff-59e6-4262-a352-b275fd6f7172"
 _LARGEST_TABLE, _MOST = 1 << 20, 128
 _EXTENDED = {0x05, 0x0F, 0x85, 0xEE}
+#: The type of an ESP in an MBR (UEFI specification 2.10, 5.2.2).
+_MBR_ESP = 0xEF
 
 
 @dataclass(frozen=True, kw_only=True)
 class Partition:
-    """A partition: its number from 1, its first sector, its content, its type GUID, its own GUID and its name.
+    """A partition: its number from 1, its first sector, its content, its type GUID, its own GUID, name, attributes.
 
-    The GUIDs are in lower case; they and the name are empty in an MBR.
+    The GUIDs are in lower case; they and the name are empty in an MBR, but for the type of an ESP.
     """
 
     number: int
@@ -32,6 +36,7 @@ class Partition:
     kind: str = ""
     identifier: str = ""
     label: str = ""
+    attributes: int = 0
 
 
 def partitions(disk: ByteSource) -> list[Partition]:
@@ -61,16 +66,17 @@ def _gpt(disk: ByteSource, header: bytes) -> list[Partition]:
 
 
 def _gpt_entry(disk: ByteSource, number: int, row: bytes) -> Partition:
-    first, last = struct.unpack_from("<QQ", row, 32)
+    first, last, attributes = struct.unpack_from("<QQQ", row, 32)
     kind, identifier = (str(uuid.UUID(bytes_le=row[start:start + 16])) for start in (0, 16))
     label = row[56:128].decode("utf-16-le", "replace").partition("\0")[0]
     return Partition(number=number, first=first, content=_window(disk, first, last - first + 1, number), kind=kind,
-                     identifier=identifier, label=label)  # fmt: skip
+                     identifier=identifier, label=label, attributes=attributes)  # fmt: skip
 
 
 def _mbr(disk: ByteSource, head: bytes) -> list[Partition]:
     rows = ((number, struct.unpack_from("<4xB3xII", head, 446 + 16 * number)) for number in range(4))
-    return [Partition(number=number + 1, first=first, content=_window(disk, first, sectors, number + 1))
+    return [Partition(number=number + 1, first=first, content=_window(disk, first, sectors, number + 1),
+                      kind=ESP if kind == _MBR_ESP else "")
             for number, (kind, first, sectors) in rows if sectors and kind and kind not in _EXTENDED]  # fmt: skip
 
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from lifsea_testbed.disk import boot_entries, pe
 from lifsea_testbed.disk.filesystem import Tree, TreeEntry
-from lifsea_testbed.disk.os_root import BootEntry, parse_entry
 from lifsea_testbed.errors import DiskDamaged, NotJudged, Reason
 from lifsea_testbed.guest import (
     accounts,
@@ -250,10 +250,11 @@ def automatic_logins(disk: OpenDisk) -> list[str]:
 def initramfs_signs(disk: OpenDisk) -> list[str]:
     """Returns the boot entries and unified kernel images that load an initramfs."""
     found = {path: file for path, file in disk.listed.items() if _is_of_boot_loader(path)}
-    heads = {path: place.part(0, initramfs.HEAD) for path, place in found.items()}
+    heads = {path: place.part(0, pe.HEAD) for path, place in found.items()}
     unified = initramfs.unified((str(path), head) for path, head in heads.items())
-    if not unified and not any(map(initramfs.is_entry, found)):
-        raise NotJudged("no boot entry can be read offline: there is none on an ext4 file system", Reason.IMAGE)
+    if not unified and not any(map(initramfs.is_entry, found)) \
+            and all(".linux" not in pe.sections(head) for head in heads.values()):  # fmt: skip
+        raise NotJudged("no boot entry can be read offline: there is none on a file system that is read", Reason.IMAGE)
     return [sign for path, place in found.items() if b"\0" not in heads[path]
             for sign in initramfs.parse_entry(str(path), _text_of(place))] + unified  # fmt: skip
 
@@ -269,16 +270,15 @@ def modules(disk: OpenDisk, prefixes: list[str]) -> list[str]:
 def first_entry(disk: OpenDisk) -> KernelEntry:
     """Returns the kernel and the options of the boot entry that comes first."""
     texts = disk.texts(["/boot/loader/entries/*.conf"])
-    entries = [(parse_entry(PurePosixPath(path).name, text), text) for path, text in texts.items()]
-    if not entries:
+    entry = boot_entries.first(boot_entries.parse_entry(PurePosixPath(path).name, text)
+                               for path, text in texts.items())  # fmt: skip
+    if entry is None:
         raise NotJudged("the image has no boot entry below /boot/loader/entries to take a kernel from", Reason.IMAGE)
-    text = max(entries, key=lambda entry: BootEntry.rank(entry[0]))[1]
-    fields = {words[0]: words[1:] for line in split_lines(text) if (words := line.split())}
-    path = "".join(fields.get("linux", []))
+    path = entry.linux
     kernel = _size(disk, f"/boot/{path.lstrip('/').removeprefix('boot/')}") if path else None
     if kernel is None:
         raise NotJudged(f"the boot entry names the kernel {path!r}, which is not there", Reason.IMAGE)
-    return KernelEntry(kernel=kernel, options=tuple(fields.get("options", [])))
+    return KernelEntry(kernel=kernel, options=entry.options)
 
 
 @question("its journal")
@@ -339,9 +339,9 @@ def _holding(disk: OpenDisk, marks: Sequence[str], test: Callable[[formats.FileH
 
 
 def _is_of_boot_loader(path: PurePosixPath) -> bool:
-    """Whether a file is where boot loaders read, or on a partition that nothing mounts and has the name of an entry."""
+    """Whether a file is where boot loaders read, or on a partition that nothing mounts and named as an entry is."""
     return str(path).startswith(tuple(f"{place}/" for place in initramfs.PLACES)) \
-        or (path.parts[1].startswith("partition-") and initramfs.is_entry(path))
+        or (path.parts[1].startswith("partition-") and (initramfs.is_entry(path) or path.suffix.lower() == ".efi"))
 
 
 def _file(path: str, content: bytes) -> CommandResult:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
-import struct
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
+from lifsea_testbed.disk import pe
 from lifsea_testbed.support.lines import split_lines
 
 #: The directories that boot loaders read, with all that is mounted below them.
@@ -23,8 +23,8 @@ _LOADING = re.compile(_LINE, re.IGNORECASE)
 #: What the kernel logs of it (init/initramfs.c, init/main.c); the last stands for one that is built into the kernel.
 MESSAGES = re.compile(r"Unpacking initramfs|Trying to unpack rootfs image as initramfs|Freeing initrd memory|"
                       r"Run /init as init process")  # fmt: skip
-#: The bytes at the start of a PE file that hold its table of sections, the length of a row, an initramfs' section.
-HEAD, _ROW, _SECTION = 4096, 40, b".initrd\0"
+#: The section of an initramfs.
+_SECTION = ".initrd"
 # Lines of the boot loaders' files. The size of the ramdisk that the boot loader passed to the kernel, in the field
 # ramdisk_size (Documentation/arch/x86/boot.rst). Arguments. When systemd ran in an initramfs, 0 for never
 # (org.freedesktop.systemd1(5)).
@@ -44,7 +44,7 @@ for place in {" ".join(PLACES)}; do [ ! -d $place ] || find $place -type f -size
 for file; do
     [ "$(head -c 2 "$file" | od -An -tx1 | tr -d " ")" = 4d5a ] || continue
     printf "%s\\\\n" "$file"
-    od -An -v -tx1 -N{HEAD} "$file" | tr -d " \\\\n"
+    od -An -v -tx1 -N{pe.HEAD} "$file" | tr -d " \\\\n"
     printf "\\\\0"
 done' sh"""
 
@@ -68,16 +68,10 @@ def unified(starts: Iterable[tuple[str, bytes]]) -> list[str]:
 
 def holds_initramfs(start: bytes) -> bool:
     """Returns whether a file, by its start, is a PE file with an initramfs among its sections (UAPI.5, UKI)."""
-    if start[:2] != b"MZ" or len(start) < 64:
-        return False
-    header, = struct.unpack_from("<I", start, 0x3C)
-    if start[header:header + 4] != b"PE\0\0" or header + 24 > len(start):
-        return False
-    sections, optional = struct.unpack_from("<H12xH", start, header + 6)
-    first = header + 24 + optional
-    return any(start[place:place + 8] == _SECTION for place in range(first, first + sections * _ROW, _ROW))
+    return _SECTION in pe.sections(start)
 
 
 def is_entry(path: PurePosixPath) -> bool:
     """Returns whether a file is one in which a boot loader keeps its entries, by its path."""
-    return any(path.match(pattern) for pattern in ENTRIES)
+    folded = PurePosixPath(str(path).lower())  # as FAT has it
+    return any(folded.match(pattern.lower()) for pattern in ENTRIES)

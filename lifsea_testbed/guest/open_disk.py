@@ -10,7 +10,7 @@ from lifsea_testbed.disk import layers
 from lifsea_testbed.disk.filesystem import Tree, TreeEntry
 from lifsea_testbed.disk.os_root import OsRoot, os_root
 from lifsea_testbed.disk.source import RawFile
-from lifsea_testbed.errors import DiskDamaged, NotJudged, Reason
+from lifsea_testbed.errors import NotJudged, Reason
 from lifsea_testbed.guest.files import NOT_OF_THE_SYSTEM
 
 #: Where a running system has file systems of the kernel, or memory, mounted.
@@ -91,9 +91,8 @@ class SearchBudget:
     def _spend(self, path: PurePosixPath, place: TreeEntry, count: int) -> None:
         system = place.file_system
         read = self._read[id(system)] = self._read.get(id(system), 0) + count
-        if read > system.layout.blocks * system.layout.block_size:
-            raise DiskDamaged(f"the files up to {path} hold more bytes than their file system: they share blocks",
-                              hint="e2fsck -fn")  # fmt: skip
+        if system.capacity is not None and read > system.capacity:
+            raise system.damaged(f"holds fewer bytes than its files up to {path}: they share blocks")
         if sum(self._read.values()) > _MOST_SEARCHED:
             raise NotJudged(f"the files hold more than {_MOST_SEARCHED} bytes together: {path} and further ones are "
                             "not read", Reason.IMAGE)  # fmt: skip

@@ -26,8 +26,9 @@ MEMORY, PROCESSOR_TIME = 512 << 20, 60
 #: What an answer says that ended for want of memory, and one that is too long.
 OUT_OF_MEMORY, TOO_LONG = "memory", "length"
 _DESCRIPTORS = 64
-#: What Python loads on first use: the names in a GPT are UTF-16 (UEFI specification 2.10, 5.3.3).
-_CODECS = ("utf-8", "ascii", "latin-1", "utf-16-le", "raw-unicode-escape", "unicode-escape")
+#: What Python loads on first use: the names in a GPT are UTF-16 (UEFI specification 2.10, 5.3.3), short ones of FAT are
+#: of code page 437.
+_CODECS = ("utf-8", "ascii", "latin-1", "cp437", "utf-16-le", "raw-unicode-escape", "unicode-escape")
 # unshare(2); prctl(2): PR_SET_NO_NEW_PRIVS; the numbers of Landlock's system calls, the same on every
 # architecture (Linux Documentation/userspace-api/landlock.rst), and all the rights to files of its first version.
 _NEW_USER, _NEW_NETWORK, _NEW_IPC = 0x10000000, 0x40000000, 0x08000000

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from lifsea_testbed.disk import ext4, image, journal
+from lifsea_testbed.disk import image, inodes, journal
 from lifsea_testbed.disk.ext4 import Ext4
 from lifsea_testbed.disk.filesystem import Tree, root_of
-from lifsea_testbed.disk.os_root import parse_entry
 from lifsea_testbed.disk.partitions import partitions
 from lifsea_testbed.disk.qcow2 import Qcow2
 from lifsea_testbed.disk.source import RawFile, Window
@@ -184,12 +183,6 @@ def test_a_disk_without_a_system_is_not_judged(tmp_path: Path) -> None:
         judged(disks.disk(tmp_path / "disk.raw", root=disks.fill(tmp_path / "root", {"x": ""})))
 
 
-def test_versions_are_numbers() -> None:
-    entries = [parse_entry("a", f"version {version}\noptions ostree=/{version}\n") for version in (9, 10)]
-    assert max(entries, key=lambda entry: entry.rank()).deployment == "/10"
-    assert parse_entry("a", "version x\noptions quiet\n") == parse_entry("a", "")
-
-
 # The journal
 
 
@@ -267,7 +260,7 @@ def test_a_directory_within_itself_has_an_end(tmp_path: Path) -> None:
 def test_directories_that_are_listed_again_and_again_have_an_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ext4, "_MOST_LISTED", 1 << 16)
+    monkeypatch.setattr(inodes, "_MOST_LISTED", 1 << 16)
     disk = disks.file_system(tmp_path / "fs", disks.fill(tmp_path / "root", {"d/x": ""}))
     disks.run("debugfs", "-w", "-R", "link / /d/root", disk)
     with RawFile(disk) as source, pytest.raises(NotJudged, match="the directories hold more"):

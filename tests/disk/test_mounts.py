@@ -86,6 +86,30 @@ def test_what_is_not_found_is_not_judged_where_a_partition_cannot_be_read(tmp_pa
         ask(guest(path))  # type: ignore[operator]
 
 
+@pytest.mark.parametrize(("files", "reason"), [
+    ({"etc/fstab": "LABEL=data /var ext4 defaults 0 2\n"}, "LABEL=data is mounted on /var, and is not on this disk"),
+    ({"etc/fstab": "/dev/vdb1 /var auto\n"}, "/dev/vdb1 is mounted on /var"),
+    ({"etc/fstab": "overlay /etc overlay lowerdir=/etc,upperdir=/u 0 0\n"}, "an overlay is mounted on /etc"),
+    ({"etc/systemd/system/opt.mount": UNIT.format(what="/dev/disk/by-label/none"),
+      "etc/systemd/system/local-fs.target.wants/opt.mount": "-> ../opt.mount"}, "is mounted on /opt"),
+])  # fmt: skip
+def test_what_lies_on_a_mount_that_is_not_on_the_disk_is_not_judged(tmp_path: Path, files: dict[str, str],
+                                                                    reason: str) -> None:
+    path = disk(tmp_path, files)
+    with pytest.raises(NotJudged, match=reason):
+        guest(path).files.executables_named(["nothing"])
+    assert found(path) == ["/partition-1/bin/python3"]
+
+
+@pytest.mark.parametrize("files", [
+    {"etc/fstab": "LABEL=data /var ext4 noauto 0 2\nproc /proc proc\ntmpfs /tmp tmpfs\n/dev/vdb none swap sw\n"},
+    {"etc/fstab": "LABEL=gone / ext4 ro\nserver:/x /mnt nfs ro\n"},
+    {"etc/systemd/system/opt.mount": UNIT.format(what="/dev/disk/by-label/none")},
+], ids=str)  # fmt: skip
+def test_what_no_boot_mounts_from_a_disk_hides_nothing(tmp_path: Path, files: dict[str, str]) -> None:
+    assert guest(disk(tmp_path, files)).files.executables_named(["nothing"]) == []
+
+
 @pytest.mark.parametrize("content", [bytes(4096), bytes(4086) + b"SWAPSPACE2"], ids=["zeros", "swap"])
 def test_an_empty_partition_and_swap_hide_nothing(tmp_path: Path, content: bytes) -> None:
     path = disk(tmp_path, {})

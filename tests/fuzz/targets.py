@@ -12,13 +12,9 @@ from typing import Any
 
 from lifsea_testbed.console import port_frames
 from lifsea_testbed.console.serial_frames import Splitter
-from lifsea_testbed.disk import image, journal, mounts
-from lifsea_testbed.disk.ext4 import Ext4, UnreplayedExt4
-from lifsea_testbed.disk.filesystem import Tree, root_of
-from lifsea_testbed.disk.os_root import parse_entry
-from lifsea_testbed.disk.partitions import partitions
+from lifsea_testbed.disk import boot_choice, boot_entries, image, journal, mounts
+from lifsea_testbed.disk.partitions import ESP, Partition, partitions
 from lifsea_testbed.disk.qcow2 import Qcow2
-from lifsea_testbed.disk.source import within
 from lifsea_testbed.ecs import time_frames
 from lifsea_testbed.ecs.metadata import time_to_live
 from lifsea_testbed.errors import ChannelError, DiskDamaged, ImageRefused, NotJudged, TestbedError
@@ -43,10 +39,12 @@ from lifsea_testbed.guest import (
 from lifsea_testbed.powercut.write_log import WriteLog
 from lifsea_testbed.profiles.recognition import ReleaseFacts
 from lifsea_testbed.support.sanitize import printable
+from tests.disk.test_boot_choice import unified_kernel
 from tests.disk.test_disk import log, tag
+from tests.fuzz import file_systems
+from tests.fuzz.file_systems import Bytes
 from tests.guest.test_rpm import berkeley, header, ndb
 from tests.support import disks as made
-from tests.support.disks import fill
 
 #: What a parser of answers may raise (guest.answers.readable makes AnswerUnreadable of them).
 UNREADABLE = (ValueError, LookupError, ArithmeticError, RecursionError, struct.error)
@@ -64,16 +62,23 @@ class Target:
     of_image: bool = field(default=False)
 
 
-class Bytes:
-    """A source of these bytes."""
+class Text:
+    """A regular file with this content."""
 
-    def __init__(self, data: bytes) -> None:
-        self._data, self.size = data, len(data)
+    is_regular = True
 
-    def read_at(self, offset: int, length: int) -> bytes:
-        """Returns exactly `length` bytes."""
-        within(self, offset, length, "the input")
-        return self._data[offset:offset + length]
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def part(self, offset: int, length: int) -> bytes:
+        """Returns so many bytes of it from that offset on, fewer where it ends."""
+        return self._content[offset:offset + length]
+
+
+class Names:
+    """What a file system is called."""
+
+    identifier, label = "1-2", "root-a"
 
 
 class Texts:
@@ -90,6 +95,14 @@ class Texts:
         """Returns one path that matches."""
         return [PurePosixPath(pattern.replace("*", "a"))]
 
+    def names(self, path: object) -> list[str]:
+        """Returns no name in a directory."""
+        return []
+
+    def find(self, path: object) -> Text:
+        """Returns the one file."""
+        return Text(self._content)
+
 
 def _qcow2(data: bytes) -> None:
     disk = Qcow2(Bytes(data))
@@ -105,21 +118,6 @@ def _partitions(data: bytes) -> None:
         partition.content.read_at(0, min(512, partition.content.size))
 
 
-def _ext4(data: bytes) -> None:
-    system = Ext4(Bytes(data))
-    tree = Tree(root_of(system))
-    for number, (path, place) in enumerate(tree.walk()):
-        if place.is_regular and place.inode.size < _MIB:
-            place.read()
-        _ = system.attributes(place.inode), system.attribute_values(place.inode)
-        if place.is_link:
-            tree.real_path(path)
-        if number > 200:
-            break
-    if system.layout.journal:
-        UnreplayedExt4(Bytes(data)).replayed_inodes()
-
-
 def _journal(data: bytes) -> None:
     blocks = {100 + number: data[512 * number:512 * (number + 1)].ljust(512, b"\0") for number in range(20)}
     places = {number: number + 100 for number in range(20)}
@@ -130,6 +128,23 @@ def _journal(data: bytes) -> None:
 def _mounts(data: bytes) -> None:
     tree: Any = Texts(data)
     mounts.mounted(tree, [])
+
+
+def _unified(data: bytes) -> None:
+    initramfs.holds_initramfs(data)
+    place: Any = Text(data)
+    boot_entries.unified("a+3-1.efi", place)
+
+
+def _choice(data: bytes) -> None:
+    """Every file on the disk is the same: an entry, loader.conf, an environment of GRUB, RAUC's configuration."""
+    tree: Any = Texts(data)
+    system: Any = Names()
+    for kind in (ESP, ""):
+        partition = Partition(number=1, first=1, content=Bytes(data), kind=kind)
+        volume = mounts.Volume(partition=partition, file_system=system, tree=tree)
+        boot_choice.next_entry([volume])
+        boot_choice.ordered_slot([volume], [volume])
 
 
 def _sqlite(data: bytes) -> None:
@@ -201,21 +216,6 @@ def _of_text(*functions: Callable[[str], object]) -> Callable[[bytes], None]:
 # Sound inputs
 
 
-def _file_systems() -> list[bytes]:
-    """A small ext4 with links, attributes and a journal that has something newer."""
-    with tempfile.TemporaryDirectory() as place:
-        root = fill(Path(place, "root"), {"etc/os-release": "ID=x\n", "f": "old", "l": "-> etc/os-release", "d/x": "",
-                                          "large": bytes(range(256)) * 20, "up": "-> ../../f"})  # fmt: skip
-        for name in range(40):
-            (root / "d" / ("n" * 60 + str(name))).write_text("x")
-        disk = made.file_system(Path(place, "fs"), root, "-b", "1024", size=8)
-        block = made.run("debugfs", "-R", "blocks /f", disk).split()[0]
-        Path(place, "new").write_bytes(b"new".ljust(1024))
-        made.run("debugfs", "-w", "-f", "-", disk, given=f"jo\njw -b {block} {place}/new\njc\n")
-        old = made.file_system(Path(place, "old"), root, "-t", "ext2", "-b", "1024", size=2)
-        return [disk.read_bytes(), old.read_bytes()]
-
-
 def _qcow2_disks() -> list[bytes]:
     with tempfile.TemporaryDirectory() as place:
         raw = Path(place, "disk.raw")
@@ -269,12 +269,14 @@ def _of(*inputs: bytes | str) -> Callable[[], list[bytes]]:
 _RELEASE = 'ID=x\nNAME="A (b) \\"c\\""\nVERSION_ID=3.4.6\nPRETTY_NAME=\'a\'\nVERSION=\\3 release 3.4\n'
 _FSTAB = "UUID=1-2 / ext4 ro 0 1\nLABEL=a\\040b /opt ext4 x 0 2\n[Mount]\nWhat=/dev/disk/by-label/x\\x20y\nWhere=/a\n"
 _ENTRY = "title x\nversion 2\nlinux /vmlinuz\ninitrd /i\noptions root=/dev/vda2 ostree=/ostree/boot.1/os/b/0\n"
+_CHOICE = "default a*\npreferred b*\nsort-key x\nversion 2~rc1\noptions root=/dev/vda2\nsaved_entry=a\nORDER=A B\n" \
+          "A_OK=1\nA_TRY=0\n[slot.rootfs.0]\ndevice=LABEL=root-a\nbootname=A\n[slot.b.0]\nparent=rootfs.0\n"
 _ACCOUNTS = "root:x:0:0::/:/bin/sh\nroot:$6$a:1::\nId=getty@a.service\nExecStart={ path=/sbin/agetty ; " \
             "argv[]=/sbin/agetty --autologin root -o -f }\n7 1 /dev/tty1 bash\n"  # fmt: skip
 _PAM = "auth [success=1 default=ignore] pam_unix.so\nauth include system-auth\n@include sshd\n" \
        "auth required pam_permit.so\n"  # fmt: skip
-_UKI = b"MZ".ljust(60, b"\0") + struct.pack("<I", 64) + b"PE\0\0" + struct.pack("<H12xH", 2, 8).rjust(20, b"\0") + \
-       bytes(8) + b".initrd\0".ljust(80, b"\0")  # fmt: skip
+_UKI = unified_kernel({".linux": b"x", ".cmdline": b"root=/dev/vda2 quiet", ".initrd": b"x",
+                       ".osrel": b'ID=x\nIMAGE_ID="y"\nIMAGE_VERSION=3\n'})  # fmt: skip
 _NTP = b"\xff" * 6 + b"\2\0\0\0\0\1" + b"\x08\0E\0\0L\0\0@\0@\x11\0\0\x0a\0\0\2\x0a\0\0\1\0{\0{\08\0\0#" + bytes(47)
 _ARP = b"\xff" * 6 + b"\2\0\0\0\0\1\x08\x06\0\1\x08\0\6\4\0\1" + bytes(20)
 _TCP = "  sl  local_address rem_address   st\n   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 " \
@@ -288,13 +290,16 @@ _DIRTREE = b"f\0" + bytes(range(32)) + b"\2#d\0" + bytes(range(64)) + b"\x22\2D$
 TARGETS: Mapping[str, Target] = {
     "qcow2": Target(inputs=_qcow2_disks, read=_qcow2, errors=DISK, of_image=True),
     "partitions": Target(inputs=_tables, read=_partitions, errors=DISK, of_image=True),
-    "ext4": Target(inputs=_file_systems, read=_ext4, errors=DISK, of_image=True),
+    "ext4": Target(inputs=file_systems.ext4s, read=file_systems.read_ext4, errors=DISK, of_image=True),
+    "fat": Target(inputs=file_systems.fats, read=file_systems.read_fat, errors=DISK, of_image=True),
     "journal": Target(inputs=_log, read=_journal, errors=DISK, of_image=True),
     "mounts": Target(inputs=_of(_FSTAB), read=_mounts, errors=(), of_image=True),
     "release": Target(inputs=_of(_RELEASE), read=_release, errors=(), of_image=True),
     "boot-entry": Target(inputs=_of(_ENTRY), of_image=True, errors=(),
-                         read=lambda data: [parse_entry("a", _text(data)), initramfs.parse_entry("a", _text(data))]),
-    "unified-kernel": Target(inputs=_of(_UKI), read=initramfs.holds_initramfs, errors=(), of_image=True),
+                         read=lambda data: [boot_entries.first([boot_entries.parse_entry("a", _text(data))]),
+                                            initramfs.parse_entry("a", _text(data))]),
+    "unified-kernel": Target(inputs=_of(_UKI), read=_unified, errors=(), of_image=True),
+    "boot-choice": Target(inputs=_of(_CHOICE), read=_choice, errors=(), of_image=True),
     "header": Target(inputs=lambda: [*_qcow2_disks(), *_tables()], errors=(ImageRefused,), of_image=True,
                      read=lambda data: image.contents.function(Bytes(data), "disk.raw")),
     "rpm-sqlite": Target(inputs=_databases, read=_sqlite, errors=DISK, of_image=True),

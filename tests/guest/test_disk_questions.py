@@ -14,6 +14,8 @@ import psutil
 import pytest
 
 from lifsea_testbed.disk import image
+from lifsea_testbed.disk.ext4 import Ext4Inode
+from lifsea_testbed.disk.filesystem import TreeEntry
 from lifsea_testbed.disk.source import RawFile
 from lifsea_testbed.errors import DiskDamaged, NotJudged, ProfileRefused
 from lifsea_testbed.guest import offline
@@ -94,7 +96,7 @@ def share(path: Path, given: str, taken: str) -> None:
     """Lets the second file have the blocks of the first as well."""
     with RawFile(path) as source:
         tree = OpenDisk("raw", [source.descriptor]).tree
-        inodes = [place.inode for place in (tree.find(given), tree.find(taken)) if place]
+        inodes = [ext4_inode(place) for place in (tree.find(given), tree.find(taken)) if place]
     content = bytearray(path.read_bytes())
     place = content.index(inodes[1].block)
     content[place:place + 60] = inodes[0].block
@@ -113,12 +115,17 @@ def test_a_giant_directory_is_not_walked(tmp_path: Path) -> None:
         files_of(path).setuid()
 
 
+def ext4_inode(place: TreeEntry) -> Ext4Inode:
+    assert isinstance(place.inode, Ext4Inode)
+    return place.inode
+
+
 def become_directory(path: Path, name: str) -> None:
     with RawFile(path) as source:
         place = OpenDisk("raw", [source.descriptor]).tree.find(name)
     content = bytearray(path.read_bytes())
     assert place is not None
-    start = content.index(place.inode.block)
+    start = content.index(ext4_inode(place).block)
     content[start - 40:start - 38] = (0o40755).to_bytes(2, "little")  # i_mode, 40 bytes before i_block
     path.write_bytes(content)
 

@@ -37,6 +37,17 @@ def file_system(path: Path, content: Path, *options: str, offset: int = 0, size:
     return path
 
 
+def fat(path: Path, content: Path, *options: str, offset: int = 0, size: int = _SIZE) -> Path:
+    """Makes a FAT file system of `size` MiB in the file, `offset` bytes behind its start."""
+    with path.open("ab") as file:
+        file.truncate(max(path.stat().st_size, offset + size * _MIB))
+    run("mkfs.fat", *options, "--offset", str(offset // 512), path, str(size << 10))
+    entries = sorted(content.iterdir())
+    if entries:
+        run("mcopy", "-s", "-i", f"{path}@@{offset}", *entries, "::")
+    return path
+
+
 def disk(path: Path, *, root: Path, boot: Path | None = None, label: str = "gpt",
          options: tuple[str, ...] = ()) -> Path:
     """Makes a raw disk: the first partition for /boot, the second for the root file system."""
