@@ -27,6 +27,7 @@ from lifsea_testbed.errors import (
     GuestFailure,
     LaunchError,
     MachineStarved,
+    NotJudged,
     WaitTimedOut,
 )
 from lifsea_testbed.guest import offline
@@ -236,17 +237,16 @@ class Machine:
         return answer
 
     def wait_until_ready(self) -> None:
-        """Waits until every unit is up.
+        """Waits until every unit is up; without a shell or without systemd there is nothing to wait for.
 
         Raises:
             BootFailed: systemd did not finish the boot in time.
         """
-        if self.access_method == AccessMethod.NONE:
-            return
         within = self._profile().boot.ready_within
         try:
-            self.wait_until(lambda: self.guest.units.state() not in ("initializing", "starting", ""),
-                            "systemd finishes the boot", within=within)  # fmt: skip
+            self.wait_until(self.guest.units.are_started, "systemd finishes the boot", within=within)
+        except NotJudged:
+            return
         except WaitTimedOut as error:
             raise BootFailed(error.happened, expected="a finished boot", evidence=error.evidence) from error
 

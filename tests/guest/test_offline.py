@@ -84,7 +84,7 @@ def test_the_disk_answers_for_what_it_holds(guest: Guest, question: Callable[[Gu
 @pytest.mark.parametrize("question", [
     lambda guest: guest.files.writable_paths(), lambda guest: guest.files.read("/etc/os-release"),
     lambda guest: guest.packages.writable_databases(),
-    lambda guest: guest.units.state(), lambda guest: guest.units.failed(), lambda guest: guest.kernel.errors(),
+    lambda guest: guest.units.are_started(), lambda guest: guest.units.failed(), lambda guest: guest.kernel.errors(),
     lambda guest: guest.system.host_name(), lambda guest: guest.system.identity(),
     lambda guest: guest.deployments.booted(), lambda guest: guest.network.ssh_listeners(),
     lambda guest: guest.disks.root(), lambda guest: guest.hardware.dmi(), lambda guest: guest.clock.ahead(),

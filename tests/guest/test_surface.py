@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from lifsea_testbed.errors import NotJudged
@@ -102,6 +104,24 @@ def test_names_on_the_bus_come_first_in_their_lines() -> None:
     units = Units(FakeShell({"busctl": listed}))
     assert units.has_bus_name("org.freedesktop.login1")
     assert not units.has_bus_name("systemd") and not units.has_bus_name("org.freedesktop.login")
+
+
+@pytest.mark.parametrize("ask", [
+    lambda units: units.are_started(), lambda units: units.failed(), lambda units: units.restarted(),
+    lambda units: units.named(".*"),
+])  # fmt: skip
+def test_a_system_without_systemd_has_no_units_to_judge(ask: Callable[[Units], object]) -> None:
+    shell = FakeShell({"systemctl": (87, "")})
+    with pytest.raises(NotJudged, match="is not started by systemd"):
+        ask(Units(shell))
+    assert shell.scripts[0].startswith("[ -d /run/systemd/system ] || exit 87\nsystemctl ")
+
+
+@pytest.mark.parametrize(("state", "started"), [
+    ("running\n", True), ((1, "degraded\n"), True), ((1, "starting\n"), False), ((1, ""), False),
+])  # fmt: skip
+def test_a_boot_ends_with_or_without_a_failure(state: str | tuple[int, str], started: bool) -> None:
+    assert Units(FakeShell({"is-system-running": state})).are_started() is started
 
 
 def test_only_changes_below_usr_count() -> None:

@@ -76,7 +76,7 @@ def test_a_run_is_held_to_the_profile_of_the_image_and_its_header_says_why(tmp_p
     root = disks.fill(tmp_path / "root", {"usr/lib/os-release": "ID=lifsea-reference\nVERSION_ID=3.5.0\n"})
     image = make_bootable(disks.disk(tmp_path / "disk.raw", root=root, label="dos"), "lifsea: the system is up\n")
     command = [sys.executable, "-m", "pytest", "suites", "-n0", "-p", "no:cacheprovider", "--image", str(image),
-               "--accel", "tcg", "--reports", str(tmp_path / "reports"), "--claim", "few-units"]  # fmt: skip
+               "--accel", "tcg", "--reports", str(tmp_path / "reports"), "--claim", "image-small"]  # fmt: skip
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False,
                          env={**os.environ, "TMPDIR": str(tmp_path)})  # fmt: skip
     gate = json.loads((tmp_path / "reports/gate.json").read_text())
