@@ -129,6 +129,8 @@ class GuestFailure(Explained, AssertionError):
     """The image under test did not keep a promise."""
 
     blame = Blame.PRODUCT
+    #: Whether the image has not come up in this run, for that reason: nothing else of it can be judged.
+    kept_image_down = False
 
 
 class BootFailed(GuestFailure):

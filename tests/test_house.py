@@ -46,13 +46,14 @@ OF_THEIR_OWN = {
     "boottime.observe": "the observer", "cli.shell": "a terminal",
     "disk.ext4_attributes": "attributes", "disk.image_lock": "a lock",
     "disk.boot_choice": "a choice", "disk.journal": "a journal", "disk.probe": "a probe",
+    "disk.vhdx": "a format", "disk.vmdk": "a format",
     "ecs.metadata_tree": "the tree of metadata",
     "guest.archives": "an archive", "guest.bus_policy": "a policy",
     "guest.disk_questions": "questions", "guest.kernel_log": "the kernel's log", "guest.open_disk": "an open disk",
     "guest.ostree_objects": "the objects of a repository", "guest.protobuf": "a wire format",
     "guest.rpm": "a package database", "guest.sqlite_log": "a log of a database",
     "machine.clock_reseed": "the guest's clock",
-    "machine.descriptors": "descriptors",
+    "machine.coming_up": "a boot that fails", "machine.descriptors": "descriptors",
     "machine.fidelity": "fidelity", "machine.network": "a machine's network", "machine.postmortem": "records",
     "machine.time_server": "a time server", "perf.change_points": "a change point",
     "support.user_range": "a user",
@@ -68,7 +69,8 @@ OF_THEIR_OWN = {
 PARSERS = {
     "disk.boot_choice", "disk.boot_entries", "disk.esp", "disk.ext4", "disk.ext4_attributes", "disk.fat",
     "disk.filesystem", "disk.inodes", "disk.journal", "disk.mounts", "disk.os_root", "disk.partitions", "disk.probe",
-    "disk.qcow2", "guest.bus_policy", "guest.open_disk", "guest.ostree_objects", "guest.rpm", "guest.sqlite_log",
+    "disk.qcow2", "disk.vhd", "disk.vhdx", "disk.virtual_disk", "disk.vmdk", "guest.bus_policy", "guest.open_disk",
+    "guest.ostree_objects", "guest.rpm", "guest.sqlite_log",
     "powercut.boot_listing", "powercut.unused_sectors",
 }  # fmt: skip
 READERS = {"disk.image", "disk.layers", "guest.disk_questions", "powercut.recording_questions"}

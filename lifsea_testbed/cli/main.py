@@ -127,7 +127,7 @@ def _add_instance(commands: argparse._SubParsersAction[argparse.ArgumentParser])
 
 def _add_machine(parser: argparse.ArgumentParser, *, image_needed: bool = True) -> None:
     parser.add_argument("--image", required=image_needed, metavar="FILE", action=Once,
-                        help="a qcow2 or raw image; it is never written")
+                        help="a disk image (qcow2, raw, VHD, VHDX, VMDK); it is never written")
     parser.add_argument("--profile", default="auto", metavar="NAME",
                         help="the profile: a name, a .toml file, or auto, by os-release (default: %(default)s)")
     parser.add_argument("--instance-type", default=instance_types.DEFAULT, metavar="TYPE",

@@ -175,6 +175,11 @@ class Transcript:
         """The number of lines received so far: a position for `since` and `wait_for_prompt`."""
         return self._count
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was received so far, not even the start of a line."""
+        return self._count == 0 and not self._reader.unfinished
+
     def since(self, position: int = 0) -> list[ConsoleLine]:
         """Returns the lines after that position that are still in memory."""
         return self._lines_after(position)[0]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import enum
 import functools
 import hashlib
+import json
 import os
 import shutil
 import struct
@@ -14,17 +14,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lifsea_testbed.disk.image_formats import HEAD, TAIL, has_boot_sector, identify
+from lifsea_testbed.disk.image_formats import (
+    CONTAINER_DIRECTORY,
+    HEAD,
+    OCI_LAYOUT,
+    TAIL,
+    DiskFormat,
+    FileFormat,
+    has_boot_sector,
+    identify,
+    with_commands,
+)
 from lifsea_testbed.disk.image_lock import is_written, users
-from lifsea_testbed.disk.qcow2 import Qcow2
 from lifsea_testbed.disk.qcow2_header import (
     LARGEST,
-    MAGIC,
     IncompatibleFeature,
     parse_qcow2_header,
     unknown_features,
 )
 from lifsea_testbed.disk.source import ByteSource, RawFile
+from lifsea_testbed.disk.vhd import CONVERT
+from lifsea_testbed.disk.virtual_disk import virtual_disk
 from lifsea_testbed.errors import DiskDamaged, HostError, ImageRefused, NotJudged
 from lifsea_testbed.support.confinement import Limits, confined, exit_status
 from lifsea_testbed.support.host_packages import install_hint
@@ -39,16 +49,11 @@ SECTOR = 512
 _CHECK = Limits(memory=4 << 30, cpu=100, file_size=0)
 _PIECE = 1 << 20
 _LOCKED, _NO_MEMORY, _DAMAGED = 'Failed to get shared "write" lock', "Cannot allocate memory", 2
-_GIVE = "give --image the path of a qcow2 or raw disk image"
+#: What qemu-img check ends with if nothing is wrong, or clusters are leaked, which does no harm (qemu-img(1)).
+_SOUND = (0, 3)
+_GIVE = "give --image the path of a disk image: qcow2, raw, VHD, VHDX or VMDK"
 #: The largest file that is accepted: its digest takes six minutes at 1.4 GB/s.
 LARGEST_FILE = 512 << 30
-
-
-class DiskFormat(enum.StrEnum):
-    """The supported disk formats; QEMU always gets the format, it never probes for it."""
-
-    RAW = "raw"
-    QCOW2 = "qcow2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +70,11 @@ class Image:
     def sha256(self) -> str:
         """The SHA-256 digest of the file, in hexadecimal."""
         return digest(self.path)
+
+    @property
+    def driver(self) -> dict[str, str | int]:
+        """The options of QEMU's block driver that reads the disk in the file."""
+        return self.format.driver(self.virtual_size)
 
     def fits_into(self, size: int) -> bool:
         """Returns whether the compressed size is at most `size` bytes; reads no more of the file than it takes."""
@@ -128,11 +138,12 @@ def examine(path: Path) -> Image:
         if is_written(descriptor):
             raise _in_use(path, descriptor)
         found = _contents(reader, path)
+        if found.format not in (DiskFormat.RAW, DiskFormat.VHD_FIXED):
+            _refuse_inconsistent(path, found, descriptor)
         if found.format is DiskFormat.QCOW2:
-            _refuse_inconsistent(path, found.unknown_features, descriptor)
             # A disk that is not read offline, for its features or its size, is left to the machine.
             with contextlib.suppress(DiskDamaged, NotJudged):
-                reader.ask(require_boot_sector, str(path))
+                reader.ask(require_boot_sector, str(path), found.format)
         return Image(path=path.resolve(), format=found.format, virtual_size=found.virtual_size,
                      file_size=status.st_size, stamp=_stamp(status))  # fmt: skip
 
@@ -153,23 +164,32 @@ def contents(file: ByteSource, name: str) -> ImageContents:
         ImageRefused: it is no disk image, is truncated, corrupt or encrypted, or refers to another file.
     """
     head = file.read_at(0, min(HEAD, file.size))
-    if other := identify(head, _tail(file), file.size):
-        raise ImageRefused(f"{name}: is {other.name}, neither qcow2 nor raw", hint=other.hint(Path(name)))
-    return _qcow2_contents(name, head) if head.startswith(MAGIC) else _raw_contents(name, head, file.size)
+    form = identify(head, _tail(file), file.size)
+    if isinstance(form, FileFormat):
+        raise ImageRefused(f"{name}: is {form.name}, not a disk image that is read as it is",
+                           hint=form.hint(Path(name)))
+    if form is DiskFormat.QCOW2:
+        return _qcow2_contents(name, head)
+    return _raw_contents(name, head, file.size) if form is DiskFormat.RAW else _other_contents(file, name, form)
 
 
 @question("the start of its disk")
-def require_boot_sector(file: ByteSource, name: str) -> None:
-    """Makes sure that the disk in a qcow2 file, which errors call by that name, is one that a machine boots from.
+def require_boot_sector(file: ByteSource, name: str, form: DiskFormat) -> None:
+    """Makes sure that the disk in a file of that format, which errors call by that name, is one that boots.
 
     Raises:
         ImageRefused: it is empty, has no partition table, or is a file of another format that was taken for a disk.
         DiskDamaged, NotJudged: it cannot be read offline.
     """
-    disk = Qcow2(file)
+    _require_boot_sector(virtual_disk(form, file), name)
+
+
+def _require_boot_sector(disk: ByteSource, name: str) -> None:
     head = disk.read_at(0, min(HEAD, disk.size))
-    if other := identify(head, _tail(disk), disk.size):
-        raise ImageRefused(f"{name}: the disk in it is {other.name}",
+    other = identify(head, _tail(disk), disk.size)
+    if other is not DiskFormat.RAW:
+        what = other.name if isinstance(other, FileFormat) else f"itself a file of the format {other}"
+        raise ImageRefused(f"{name}: the disk in it is {what}",
                            hint="make it from the image of a whole disk; qemu-img convert -O raw IN OUT takes that out")
     if not has_boot_sector(head):
         raise ImageRefused(f"{name}: the disk in it has no partition table",
@@ -189,6 +209,8 @@ def _stamp(status: os.stat_result) -> tuple[int, int, int]:
 def _reader(path: Path) -> ConfinedReader:
     """The reader of the open file; a pipe is not waited for."""
     try:
+        if (path / OCI_LAYOUT).is_file():
+            raise ImageRefused(f"{path}: is {CONTAINER_DIRECTORY.name}", hint=CONTAINER_DIRECTORY.hint(path))
         return ConfinedReader(__name__, [open_file(path)], name=str(path))
     except FileNotFoundError:
         raise ImageRefused(f"{path}: no such image", hint=_GIVE) from None
@@ -235,10 +257,25 @@ def _qcow2_contents(path: str, head: bytes) -> ImageContents:
                          unknown_features=unknown_features(head))  # fmt: skip
 
 
-def _refuse_inconsistent(path: Path, features: Sequence[str], descriptor: int) -> None:
+def _other_contents(file: ByteSource, name: str, form: DiskFormat) -> ImageContents:
+    """What a VHD, VHDX or VMDK says; its disk is read at once, since its readers know all that QEMU does of it."""
+    try:
+        disk = virtual_disk(form, file)
+        if not 0 < disk.size <= LARGEST:
+            raise ImageRefused(f"claims a disk of {disk.size} bytes", hint="64 TiB is the most")
+    except (DiskDamaged, ImageRefused) as error:
+        raise ImageRefused(f"{name}: {error.happened}", hint=with_commands(error.hint, Path(name))) from None
+    _require_boot_sector(disk, name)
+    return ImageContents(format=form, virtual_size=disk.size)
+
+
+def _refuse_inconsistent(path: Path, found: ImageContents, descriptor: int) -> None:
     # By its descriptor: a name could be an option or a protocol for QEMU (json:, nbd:), or another file by now.
     name = f"/proc/self/fd/{descriptor}"
-    command = ["qemu-img", "check", "-q", "-f", "qcow2", "--", name]
+    # There is no check of a VHD; opening it checks its table, and tells the size for which QEMU takes the disk.
+    is_vhd = found.format is DiskFormat.VHD
+    does = ["info", "--output=json", "-f", "vpc"] if is_vhd else ["check", "-q", "-f", str(found.format)]
+    command = ["qemu-img", *does, "--", name]
     if shutil.which("qemu-img") is None:
         raise HostError("qemu-img not found on PATH", hint=install_hint("qemu-img"))
     try:
@@ -246,20 +283,26 @@ def _refuse_inconsistent(path: Path, features: Sequence[str], descriptor: int) -
             check = run_tool(confinement.wrap(command, limits=_CHECK), within=120.0, inherit=[descriptor])
     except Late:
         raise ImageRefused(f"{path}: qemu-img check did not end within 120 s", hint="copy it again") from None
-    # 3 means leaked clusters only (qemu-img(1)): they waste space and do no harm.
     status = exit_status(check.returncode) or 0
-    if status in (0, 3):
-        return
+    if status in _SOUND:
+        return _refuse_cut(path, found, check.stdout)
     if _LOCKED in check.stderr:
         raise _in_use(path, descriptor)
-    raise _failed_check(path, features, status, check.stderr.replace(name, str(path)))
+    raise _failed_check(path, found, status, check.stderr.replace(name, str(path)))
 
 
-def _failed_check(path: Path, features: Sequence[str], status: int, output: str) -> ImageRefused:
+def _refuse_cut(path: Path, found: ImageContents, output: str) -> None:
+    """Refuses a VHD of which this QEMU shows less to a guest than is read here; versions of it differ in that."""
+    if found.format is DiskFormat.VHD and (size := json.loads(output)["virtual-size"]) != found.virtual_size:
+        raise ImageRefused(f"{path}: is a VHD of {found.virtual_size} bytes, of which this QEMU reads {size}",
+                           hint=with_commands(CONVERT, path))  # fmt: skip
+
+
+def _failed_check(path: Path, found: ImageContents, status: int, output: str) -> ImageRefused:
     """The refusal of an image that `qemu-img check` ended with that status on: 2 means damage (qemu-img(1))."""
     last = (split_lines(printable(output).strip()) or [f"qemu-img check ended with status {status}"])[-1]
-    if features:
-        return ImageRefused(f"{path}: has features that this QEMU does not know: {', '.join(features)}",
+    if found.unknown_features:
+        return ImageRefused(f"{path}: has features that this QEMU does not know: {', '.join(found.unknown_features)}",
                             evidence=last, hint="it needs a newer QEMU, or an image made with fewer features")
     if status < 0:
         return ImageRefused(f"{path}: qemu-img check was stopped by signal {-status}",
@@ -267,7 +310,7 @@ def _failed_check(path: Path, features: Sequence[str], status: int, output: str)
     if status != _DAMAGED and _NO_MEMORY in output:
         return ImageRefused(f"{path}: cannot be checked in 4 GiB of memory ({last})",
                             hint="make a sound copy: qemu-img convert -O qcow2 IN OUT")
-    what = "truncated or corrupt qcow2" if status == _DAMAGED else "no qcow2 disk that QEMU opens"
+    what = f"truncated or corrupt {found.format}" if status == _DAMAGED else f"no {found.format} disk that QEMU opens"
     return ImageRefused(f"{path}: {what} ({last})", hint="copy it again, compare digests")
 
 

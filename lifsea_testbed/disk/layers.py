@@ -6,9 +6,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from lifsea_testbed.disk.image import DiskFormat, Image
+from lifsea_testbed.disk.image import Image
+from lifsea_testbed.disk.image_formats import DiskFormat
 from lifsea_testbed.disk.qcow2 import Qcow2
 from lifsea_testbed.disk.source import ByteSource
+from lifsea_testbed.disk.virtual_disk import virtual_disk
 from lifsea_testbed.support.reader import ConfinedReader, open_file
 
 
@@ -39,7 +41,7 @@ def opened(form: str, files: Sequence[ByteSource]) -> ByteSource:
     Raises:
         DiskDamaged, NotJudged: one of the files cannot be read.
     """
-    disk: ByteSource = Qcow2(files[0]) if form == DiskFormat.QCOW2 else files[0]
+    disk = virtual_disk(DiskFormat(form), files[0])
     for overlay in files[1:]:
         disk = Qcow2(overlay, disk)
     return disk

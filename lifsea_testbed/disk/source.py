@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -61,6 +62,29 @@ class Window:
         """Returns exactly `length` bytes of the part."""
         within(self, offset, length, "a partition")
         return self._source.read_at(self._offset + offset, length)
+
+
+class BlockDisk:
+    """A disk that lies in a file block by block: `place` returns the offset in the file of a block, None for zeros.
+
+    `size` and `block`, the size of all blocks, are in bytes; the last block may be cut short by the disk's end.
+    """
+
+    def __init__(self, file: ByteSource, *, size: int, block: int, place: Callable[[int], int | None]) -> None:
+        self.size = size
+        self._file, self._block, self._place = file, block, place
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Returns exactly `length` bytes of the disk."""
+        within(self, offset, length, "the disk")
+        parts = []
+        while length > 0:
+            number, inside = divmod(offset, self._block)
+            part = min(length, self._block - inside)
+            place = self._place(number)
+            parts.append(bytes(part) if place is None else self._file.read_at(place + inside, part))
+            offset, length = offset + part, length - part
+        return b"".join(parts)
 
 
 def within(source: ByteSource, offset: int, length: int, name: str) -> None:

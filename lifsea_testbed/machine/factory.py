@@ -68,6 +68,11 @@ class MachineSpec:
     serves_time: bool = False
     prepare: Callable[[Machine], object] = lambda machine: None
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it boots the image as it is, without anything that could keep it from coming up."""
+        return self.layers is None and self.user_data is None and self.faults == NO_FAULTS and not self.clock_ahead
+
 
 class MachineFactory:
     """Makes machines; all their files lie in one private directory, which `close` removes.
@@ -129,14 +134,15 @@ class MachineFactory:
         """A new machine as specified; it is removed when the context is left.
 
         Raises:
-            Explained: the image did not come up. If it has never come up, later calls raise the same error at once.
+            Explained: the image did not come up. If it has never come up, later calls raise the same error at once, and
+                that of a guest is marked as what kept the image down.
         """
         if spec.state is InitialState.SHELL and self._first_boot_error is not None:
             raise copy.copy(self._first_boot_error)
         with self._off(spec) as machine:
             spec.prepare(machine)
             if spec.state is InitialState.SHELL:
-                self._power_on(machine)
+                self._power_on(machine, spec)
             elif spec.state is InitialState.STARTED:
                 machine.start()
             yield machine
@@ -185,7 +191,7 @@ class MachineFactory:
             accelerator=self.accelerator,
             instance=instance or Instance(type=self.instance_type, data_disk=self.data_disk),
             memory=guest_memory or self.context.memory,
-            image_format=self.image.format,
+            image_format=self.image.format, image_size=self.image.virtual_size,
         )
 
     def close(self) -> None:
@@ -226,7 +232,7 @@ class MachineFactory:
         finally:
             shutil.rmtree(directory, ignore_errors=True)
 
-    def _power_on(self, machine: Machine) -> None:
+    def _power_on(self, machine: Machine, spec: MachineSpec) -> None:
         limit = self.profile.boot.shell_within * self.time_scale.factor
         self.announce(f"powering on {machine.instance.id}: waiting up to {limit:.0f} s for a shell")
         try:
@@ -235,12 +241,30 @@ class MachineFactory:
             if isinstance(error, GuestFailure):
                 held_to = f"held to profile {self.profile.name} ({self.context.profile_reason})"
                 error.hint = f"{error.hint}; {held_to}" if error.hint else held_to
-            self._first_boot_error = None if self._booted else error
+            if not self._booted:
+                self._note_first_boot(error, machine, spec)
             raise
         self._booted = True
         self.identify(machine)
         self.announce(f"shell open after {machine.shell_after:.1f} s by {machine.access_method}, "
                       f"profile {self.profile.name}")  # fmt: skip
+
+
+    def _note_first_boot(self, error: Explained, machine: Machine, spec: MachineSpec) -> None:
+        """Notes why the image did not come up; after a boot that was made difficult, by another one that is plain.
+
+        Raises:
+            Explained: the plain boot failed as well, and why.
+        """
+        if spec.is_plain:
+            self._first_boot_error = error
+            if isinstance(error, GuestFailure):
+                error.kept_image_down = True
+        elif isinstance(error, GuestFailure):
+            machine.collect_postmortem()
+            machine.boot.close()
+            with self.create(MachineSpec(name=f"{spec.name}-plain")):
+                pass
 
 
 def _special(hardware: command_line.HardwareSpec, spec: MachineSpec) -> command_line.HardwareSpec:

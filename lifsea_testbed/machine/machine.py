@@ -32,7 +32,7 @@ from lifsea_testbed.errors import (
 )
 from lifsea_testbed.guest import offline
 from lifsea_testbed.guest.guest import Guest, SubjectFactory
-from lifsea_testbed.machine import diagnosis
+from lifsea_testbed.machine import coming_up, diagnosis
 from lifsea_testbed.machine.access import ConsoleAccess
 from lifsea_testbed.machine.boot import Boot
 from lifsea_testbed.machine.fidelity import HardwareFidelity
@@ -153,7 +153,8 @@ class Machine:
         while True:
             self.start()
             try:
-                self._await_shell()
+                with coming_up.watch(self.boot, lambda: bool(self.requests)):
+                    self._await_shell()
                 return
             except (MachineStarved, EmulatorFailed) as error:
                 ends.append(error)
@@ -371,11 +372,8 @@ class Machine:
                 continue
             self.shell_after = time.monotonic() - self.boot.power_on
             return
-        raise self.boot.diagnose_silence(time.monotonic() - self.boot.power_on) or self._no_shell_error()
-
-    def _no_shell_error(self) -> BootFailed:
-        requests = ", ".join(dict.fromkeys(printable(request.path) for request in self.requests)) or "none"
-        return self.boot.no_shell_error(", ".join(self._profile().access.methods), requests)
+        raise self.boot.diagnose_silence(time.monotonic() - self.boot.power_on) or coming_up.no_shell(
+            self.boot, access.methods, self.requests)
 
     def _await_ready_sign(self) -> None:
         """Waits for the console line of the profile, or for an answer of Cloud Assistant where there is none."""
@@ -386,9 +384,8 @@ class Machine:
             else self.boot.assistant.answers(deadline)  # fmt: skip
         if not is_up:
             missing = f"no console line matched {wanted!r}" if wanted else "Cloud Assistant did not answer on its port"
-            raise self.boot.diagnose_silence(deadline.allowance) or BootFailed(
-                f"{missing} within {deadline.allowance:.0f} s", expected="a sign that the system is up",
-                evidence=self.boot.transcript.tail())  # fmt: skip
+            raise self.boot.diagnose_silence(deadline.allowance) or coming_up.failed(self.boot, missing,
+                                                                                     "a sign that the system is up")
         self.shell_after = time.monotonic() - self.boot.power_on
 
     def _save_journal(self) -> None:

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from lifsea_testbed.errors import Blame
-from lifsea_testbed.plugin.items import judges_hardware
-from lifsea_testbed.report.outcome import Judgement, Status, first_line, judge
+from lifsea_testbed.errors import Blame, GuestFailure, Reason
+from lifsea_testbed.plugin.items import claim_of, judges_hardware
+from lifsea_testbed.profiles.claims import COMES_UP
+from lifsea_testbed.report.outcome import NOT_UP, Judgement, Status, first_line, judge
 
 #: The exceptions by which a test ends before it has judged anything, without a reason that counts.
 NOT_RUN = (pytest.skip.Exception, pytest.xfail.Exception, unittest.SkipTest)
@@ -21,8 +22,11 @@ _RAISED_IN = "_pytest.outcomes"
 def judge_test(item: pytest.Item, error: BaseException | None) -> Judgement:
     """Returns the judgement on a test that ended with that exception, or without one.
 
-    A test of the hardware's model never judges the image: whatever fails in it is broken.
+    A test of the hardware's model never judges the image: whatever fails in it is broken. An image that has not come up
+    breaks the claim that it does; every other test judges nothing.
     """
+    if isinstance(error, GuestFailure) and error.kept_image_down and claim_of(item) != COMES_UP:
+        return Judgement(status=Status.NOT_JUDGED, why=f"{NOT_UP}: {error.happened}", reason=Reason.IMAGE)
     judgement = _judge(error)
     if judges_hardware(item) and judgement.status is Status.FAILED:
         return replace(judgement, status=Status.BROKEN, blame=Blame.HARNESS)

@@ -190,7 +190,8 @@ def _figure(name: str, help: str, **attributes: Any) -> _Option:
 
 
 _OPTIONS = (
-    _image("image", "boot this qcow2 or raw image; it is never written", metavar="FILE", action=_Once),
+    _image("image", "boot this disk image (qcow2, raw, VHD, VHDX, VMDK); it is never written", metavar="FILE",
+           action=_Once),
     _image("next-image", "the image to upgrade to: the same, one version on", metavar="FILE", action=_Once),
     _image("control-plane", "the directory of kube-apiserver and kube-controller-manager, for a cluster that nodes "
            "join (default: they are searched on PATH)", metavar="DIR"),

@@ -85,7 +85,7 @@ class Results:
         if (error is None and call.when != "call") or (isinstance(error, NOT_RUN) and not self._counts(item, call)):
             return report
         judgement = self._judge(item, report, error)
-        if isinstance(error, Explained):
+        if isinstance(error, Explained) and judgement.status is not Status.NOT_JUDGED:
             report.longrepr = f"{type(error).__name__}: {error}"
         wrong = judgement.status.is_wrong
         folder = self._evidence(item, report, error, judgement) if wrong or call.when == "call" else None
@@ -150,7 +150,7 @@ class Results:
                                         profile=self._factory.profile.name, version=self._version)  # fmt: skip
         if judgement.status is Status.NOT_JUDGED and not isinstance(error, NOT_RUN):
             path, line, _ = item.location
-            words = f"{in_words(judgement.status, judgement.reason)}: {error}"
+            words = f"{in_words(judgement.status, judgement.reason)}: {judgement.why}"
             report.outcome, report.longrepr = "skipped", (path, line or 0, words)
         if judgement.status is Status.KNOWN:
             report.outcome, report.wasxfail = "skipped", printable(judgement.why)

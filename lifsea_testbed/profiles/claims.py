@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 #: The file of all claims, in the same directory as the profiles.
 CATALOGUE = "claims.toml"
+#: The claim that an image breaks which does not come up; no other can be judged of it.
+COMES_UP = "boots-to-ready"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 from dataclasses import dataclass
 
-from lifsea_testbed.disk.image import DiskFormat
+from lifsea_testbed.disk.image_formats import DiskFormat
 from lifsea_testbed.ecs import guest_hardware
 from lifsea_testbed.ecs.instance import (
     CLUSTER_ADDRESS,
@@ -100,7 +100,7 @@ PROCESS = (
 
 @dataclass(frozen=True, kw_only=True)
 class HardwareSpec:
-    """The hardware of a machine; memory in MiB.
+    """The hardware of a machine; memory in MiB, the size of the disk in the image in bytes.
 
     `clock` is the time (UTC) of the hardware clock at each power-on, None that of the host. With `has_hub` further
     networks can be joined with the NIC's.
@@ -111,6 +111,7 @@ class HardwareSpec:
     instance: Instance
     memory: int
     image_format: DiskFormat
+    image_size: int
     clock: datetime.datetime | None = None
     has_hub: bool = False
 
@@ -204,11 +205,12 @@ def _virtio_console(descriptors: Descriptors) -> list[str]:
 def _disk(hardware: HardwareSpec, descriptors: Descriptors) -> list[str]:
     top = f"layer-{len(descriptors.layers)}" if descriptors.layers else "image"
     discard = "unmap" if descriptors.write_log is None else "ignore"
+    driver = ",".join(f"{name}={value}" for name, value in hardware.image_format.driver(hardware.image_size).items())
     return [
         "-add-fd", f"fd={descriptors.image},set=1",
         "-add-fd", f"fd={descriptors.overlay},set=2",
         "-blockdev", "driver=file,node-name=image-file,filename=/dev/fdset/1,read-only=on,auto-read-only=off",
-        "-blockdev", f"driver={hardware.image_format},node-name=image,file=image-file,read-only=on",
+        "-blockdev", f"{driver},node-name=image,file=image-file,read-only=on",
         *_layers(descriptors.layers),
         "-blockdev", f"driver=file,node-name=overlay-file,filename=/dev/fdset/2,discard={discard}",
         "-blockdev", f"driver=qcow2,node-name=overlay,file=overlay-file,backing={top},discard={discard}",

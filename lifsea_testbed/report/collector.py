@@ -16,7 +16,7 @@ import psutil
 from lifsea_testbed.disk.image import Image
 from lifsea_testbed.machine.context import RunContext
 from lifsea_testbed.profiles import profile as profiles
-from lifsea_testbed.profiles.claims import catalogue
+from lifsea_testbed.profiles.claims import COMES_UP, catalogue
 from lifsea_testbed.report import gate, junit, known_issues, markdown
 from lifsea_testbed.report.directory import GATE, ReportsDirectory
 from lifsea_testbed.report.document import (
@@ -31,7 +31,7 @@ from lifsea_testbed.report.document import (
 )
 from lifsea_testbed.report.gate import TestOutcome
 from lifsea_testbed.report.known_issues import KnownIssueList
-from lifsea_testbed.report.outcome import Status
+from lifsea_testbed.report.outcome import NOT_UP, Status
 from lifsea_testbed.support import host as hosts
 from lifsea_testbed.support.whole_file import write_whole
 
@@ -91,7 +91,7 @@ class Collector:
         """
         self._plan, self._findings, self._judges = plan, list(findings), judges or {}
         self._troubles = [*troubles]
-        self._failures = [*failures, *(self._flaky() if self._flaky_fails else [])]
+        self._failures = [*failures, *(self._flaky() if self._flaky_fails else []), *self._not_up()]
         document = self._concluded(interrupted)
         self._write(document)
         self._write_run()
@@ -170,6 +170,12 @@ class Collector:
 
     def _flaky(self) -> list[str]:
         return [f"flaky: {', '.join(self.flakes)}"] if self.flakes else []
+
+    def _not_up(self) -> list[str]:
+        """Why the image did not come up for some tests, unless its claim is broken for that: for others it may have."""
+        if any(claim.id == COMES_UP and claim.status.is_wrong and not claim.status.is_kept for claim in self._claims()):
+            return []
+        return [outcome.why for outcome in self._outcomes if outcome.why.startswith(NOT_UP)][:1]
 
     def _write_run(self) -> None:
         """Writes run.json: the values that differ from run to run, in seconds and MiB."""

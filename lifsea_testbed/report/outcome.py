@@ -55,6 +55,10 @@ class Status(enum.StrEnum):
 REASONS = (Reason.PROFILE, Reason.OPTION, Reason.HOST, Reason.IMAGE)
 
 
+#: What begins the reason of a test that judged nothing because the image has not come up.
+NOT_UP = "the image did not come up"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
     """The status of one test, whose fault it is, the reason in one line, and the link of the known issue, if any.

@@ -204,7 +204,7 @@ def open_file(path: Path) -> int:
     if not stat.S_ISREG(mode := os.fstat(descriptor).st_mode):
         os.close(descriptor)
         kind = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
-        raise ImageRefused(f"{path}: {kind}", hint="give --image the path of a qcow2 or raw disk image")
+        raise ImageRefused(f"{path}: {kind}", hint="give --image the path of a disk image")
     return descriptor
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from lifsea_testbed.disk import image_lock
-from lifsea_testbed.disk.image import DiskFormat, examine
+from lifsea_testbed.disk.image import examine
+from lifsea_testbed.disk.image_formats import DiskFormat
 from lifsea_testbed.disk.qcow2_header import LARGEST, parse_qcow2_header
 from lifsea_testbed.errors import ImageRefused
 from lifsea_testbed.support.sanitize import printable

@@ -13,6 +13,7 @@ from typing import Any
 from lifsea_testbed.console import port_frames
 from lifsea_testbed.console.serial_frames import Splitter
 from lifsea_testbed.disk import boot_choice, boot_entries, image, journal, mounts
+from lifsea_testbed.disk.image_formats import DiskFormat
 from lifsea_testbed.disk.partitions import ESP, Partition, partitions
 from lifsea_testbed.disk.qcow2 import Qcow2
 from lifsea_testbed.ecs import time_frames
@@ -41,7 +42,7 @@ from lifsea_testbed.profiles.recognition import ReleaseFacts
 from lifsea_testbed.support.sanitize import printable
 from tests.disk.test_boot_choice import unified_kernel
 from tests.disk.test_disk import log, tag
-from tests.fuzz import file_systems
+from tests.fuzz import file_systems, virtual_disks
 from tests.fuzz.file_systems import Bytes
 from tests.guest.test_rpm import berkeley, header, ndb
 from tests.support import disks as made
@@ -289,6 +290,14 @@ _DIRTREE = b"f\0" + bytes(range(32)) + b"\2#d\0" + bytes(range(64)) + b"\x22\2D$
 #: Every parser by its name.
 TARGETS: Mapping[str, Target] = {
     "qcow2": Target(inputs=_qcow2_disks, read=_qcow2, errors=DISK, of_image=True),
+    "vhd": Target(inputs=virtual_disks.vhds, read=virtual_disks.read(DiskFormat.VHD), errors=(*DISK, ImageRefused),
+                  of_image=True),
+    "vhd-fixed": Target(inputs=virtual_disks.fixed_vhds, read=virtual_disks.read(DiskFormat.VHD_FIXED),
+                        errors=(*DISK, ImageRefused), of_image=True),
+    "vhdx": Target(inputs=virtual_disks.vhdxs, read=virtual_disks.read(DiskFormat.VHDX), errors=(*DISK, ImageRefused),
+                   of_image=True),
+    "vmdk": Target(inputs=virtual_disks.vmdks, read=virtual_disks.read(DiskFormat.VMDK), errors=(*DISK, ImageRefused),
+                   of_image=True),
     "partitions": Target(inputs=_tables, read=_partitions, errors=DISK, of_image=True),
     "ext4": Target(inputs=file_systems.ext4s, read=file_systems.read_ext4, errors=DISK, of_image=True),
     "fat": Target(inputs=file_systems.fats, read=file_systems.read_fat, errors=DISK, of_image=True),
@@ -300,7 +309,8 @@ TARGETS: Mapping[str, Target] = {
                                             initramfs.parse_entry("a", _text(data))]),
     "unified-kernel": Target(inputs=_of(_UKI), read=_unified, errors=(), of_image=True),
     "boot-choice": Target(inputs=_of(_CHOICE), read=_choice, errors=(), of_image=True),
-    "header": Target(inputs=lambda: [*_qcow2_disks(), *_tables()], errors=(ImageRefused,), of_image=True,
+    "header": Target(inputs=lambda: [*_qcow2_disks(), *_tables(), *virtual_disks.vhds(), *virtual_disks.fixed_vhds(),
+                                     *virtual_disks.vmdks()], errors=(ImageRefused,), of_image=True,
                      read=lambda data: image.contents.function(Bytes(data), "disk.raw")),
     "rpm-sqlite": Target(inputs=_databases, read=_sqlite, errors=DISK, of_image=True),
     "rpm-log": Target(inputs=_databases, errors=(), of_image=True,

@@ -11,6 +11,7 @@ import pytest
 
 from lifsea_testbed.boottime import campaign, observe
 from lifsea_testbed.boottime.marks import END, BootMark
+from lifsea_testbed.disk.image_formats import DiskFormat
 from lifsea_testbed.ecs import instance_types
 from lifsea_testbed.errors import GuestCrashed, NotJudged, Reason
 from lifsea_testbed.machine import snapshot_cache
@@ -22,7 +23,7 @@ from lifsea_testbed.qemu import processor
 from lifsea_testbed.qemu.accelerator import AcceleratorKind
 from lifsea_testbed.qemu.storage import MemoryFile, create_memory_file
 from lifsea_testbed.support.deadline import Deadline
-from tests.support import quick
+from tests.support import disks, quick
 from tests.support.boot_sector import counting_image, raw_image
 from tests.support.quick import needs_kvm
 
@@ -84,7 +85,18 @@ def test_the_clock_judges_the_boot_under_kvm_and_needs_no_kubelet(tmp_path: Path
 
 @both
 def test_a_saved_machine_goes_on_where_it_stood(tmp_path: Path, kind: AcceleratorKind) -> None:
-    with quick.factory(counting_image(tmp_path / "disk.raw", UP), quick.measured(kind)) as factory:
+    require_saved(counting_image(tmp_path / "disk.raw", UP), kind)
+
+
+@pytest.mark.parametrize("form", [form for form in DiskFormat if form is not DiskFormat.RAW])
+def test_a_machine_of_an_image_in_another_format_is_saved_as_well(tmp_path: Path, form: DiskFormat) -> None:
+    """QEMU's drivers of VHD, VHDX and VMDK keep a machine from being moved to another host."""
+    require_saved(disks.converted(counting_image(tmp_path / "disk.raw", UP), form, tmp_path), TCG)
+
+
+def require_saved(disk: Path, kind: AcceleratorKind) -> None:
+    """Makes sure that machines restored from a saved one, of the counting guest, go on where it stood."""
+    with quick.factory(disk, quick.measured(kind)) as factory:
         memory, state = factory.scratch_path("memory"), factory.scratch_path("state")
         with factory.create(MachineSpec(name="saved", memory=with_memory(factory, memory))) as machine:
             answer(machine, b"x", "a")

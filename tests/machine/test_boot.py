@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from lifsea_testbed.disk.image import DiskFormat, examine
+from lifsea_testbed.disk.image import examine
+from lifsea_testbed.disk.image_formats import DiskFormat
 from lifsea_testbed.ecs import instance_types
 from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.errors import (
@@ -140,7 +141,8 @@ def boot_of(directory: Path) -> Iterator[dict[str, Any]]:
     hardware = command_line.HardwareSpec(
         emulator=Emulator(binary=BINARY, version="8.0"),
         accelerator=Accelerator(kind=AcceleratorKind.TCG, speed=1800.0, why="requested"),
-        instance=Instance(type=instance_types.find("ecs.g7.large")), memory=64, image_format=DiskFormat.RAW,
+        instance=Instance(type=instance_types.find("ecs.g7.large")), memory=64,
+        image_format=DiskFormat.RAW, image_size=1 << 20,
     )  # fmt: skip
     disks = storage.HeldDisks(directory / "overlay.qcow2", directory / "data.raw", image_size=1 << 20, data_disk=0)
     with confined() as confinement, contextlib.closing(disks):

@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from lifsea_testbed.errors import Blame, GuestCrashed, HostError, NotJudged, Reason
+from lifsea_testbed.errors import Blame, BootFailed, GuestCrashed, HostError, NotJudged, Reason
 from lifsea_testbed.plugin.judgement import judge_test
 from lifsea_testbed.report.outcome import Status
 from tests.support.quick import lay_out
@@ -56,6 +56,60 @@ def test_a_test_of_the_hardware_never_blames_the_image(
 ) -> None:
     judgement = judge_test(item(pytester, "hardware_model"), error)
     assert (judgement.status, judgement.blame) == (status, blame)
+
+
+@pytest.mark.parametrize(("marks", "status", "blame"), [
+    (['claim("boots-to-ready")'], Status.FAILED, Blame.PRODUCT), (['claim("no-sshd")'], Status.NOT_JUDGED, None),
+    ([], Status.NOT_JUDGED, None), (["hardware_model"], Status.NOT_JUDGED, None),
+], ids=str)  # fmt: skip
+def test_an_image_that_did_not_come_up_breaks_one_claim(
+    pytester: pytest.Pytester, marks: list[str], status: Status, blame: Blame | None
+) -> None:
+    error = BootFailed("no root shell")
+    error.kept_image_down = True
+    judgement = judge_test(item(pytester, *marks), error)
+    assert (judgement.status, judgement.blame) == (status, blame)
+    assert judgement.reason == (Reason.IMAGE if status is Status.NOT_JUDGED else None)
+
+
+DOWN = """
+import pytest
+from lifsea_testbed import BootFailed, claim
+
+def down():
+    error = BootFailed("no root shell within 9 s")
+    error.kept_image_down = True
+    raise error
+
+@claim("boots-to-ready")
+def test_boot():
+    {boot}
+
+@claim("no-sshd")
+def test_sshd():
+    down()
+
+@claim("no-python")
+def test_python():
+    pass
+
+@claim("shell-kept")
+def test_shell():
+    pass
+"""
+
+
+@pytest.mark.parametrize(("boot", "why"), [
+    ("down()", "not kept: boots-to-ready"), ("pass", "the image did not come up: no root shell within 9 s"),
+], ids=["each time", "once"])  # fmt: skip
+def test_an_image_that_did_not_come_up_never_passes(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, boot: str, why: str
+) -> None:
+    """Neither for all tests, nor for one of them alone."""
+    monkeypatch.setenv("TMPDIR", str(pytester.path / "tmp"))
+    result = pytester.runpytest_subprocess(*lay_out(pytester.path, DOWN.format(boot=boot)), "-p", "no:hypothesispytest")
+    gate = json.loads((pytester.path / "reports/gate.json").read_text())
+    assert (result.ret, gate["verdict"], gate["why"], gate["not_judged"]) == (1, "fail", why, {"image": 1})
 
 
 SUITE = """

@@ -213,12 +213,13 @@ def test_a_panic_fails_the_gate_and_nobody_waits_again(place: pytest.Pytester) -
     before = image.read_bytes()
     result = judge(place, image)
     assert result.ret == 1
-    assert {claim["id"]: claim["status"] for claim in gate(place)["claims"]} == dict.fromkeys(
-        ["boots-to-ready", "no-sshd"], "failed"
-    )
-    assert gate(place)["verdict"] == "fail"
+    first, other = gate(place)["claims"]
+    assert (first["id"], first["status"]) == ("boots-to-ready", "failed")
+    assert (other["status"], other["reason"]) == ("not judged", "image")
+    assert other["why"].startswith("the image did not come up: kernel panic: ")
+    assert gate(place)["verdict"] == "fail" and gate(place)["why"].startswith("not kept: boots-to-ready")
     result.stdout.fnmatch_lines(["*GuestCrashed: kernel panic*", "*not syncing: no root*", "reproduce: pytest *"])
-    assert result.outlines[-1].startswith("verdict: fail - quick: 2 failed of 2 claims")
+    assert result.outlines[-1].startswith("verdict: fail - quick: 1 failed, 1 not judged of 2 claims")
     assert image.read_bytes() == before
     assert_nothing_is_left(place)
 
@@ -247,7 +248,7 @@ def test_reports_are_written_even_when_the_guest_is_dead(place: pytest.Pytester)
     reports = place.path / "reports"
     assert 'message="failed: kernel panic' in (reports / "junit.xml").read_text()
     results = [json.loads(path.read_text()) for path in (reports / "allure").glob("*-result.json")]
-    assert sorted(result["status"] for result in results) == ["failed", "failed"]
+    assert sorted(result["status"] for result in results) == ["failed", "skipped"]
     (transcript,) = (reports / "machines/template-machine").glob("transcript-1.txt")
     assert "not syncing" in transcript.read_text()
     assert "-blockdev" in (reports / "machines/template-machine/qemu-argv.txt").read_text()
@@ -257,7 +258,7 @@ def test_reports_are_written_even_when_the_guest_is_dead(place: pytest.Pytester)
 def test_workers_join_one_gate(place: pytest.Pytester) -> None:
     result = judge(place, raw_image(place.path / "disk.raw", "Kernel panic - not syncing\n"), "-n", "2")
     assert result.ret == 1
-    assert [claim["status"] for claim in gate(place)["claims"]] == ["failed", "failed"]
+    assert [claim["status"] for claim in gate(place)["claims"]] == ["failed", "not judged"]
     assert_nothing_is_left(place)
 
 
@@ -275,4 +276,5 @@ def test_a_selected_claim_is_judged_alone(place: pytest.Pytester) -> None:
     result = judge(place, image, "--claim", "no-sshd")
     assert result.ret == 1
     assert [claim["id"] for claim in gate(place)["claims"]] == gate(place)["selected"] == ["no-sshd"]
-    result.assert_outcomes(errors=1, deselected=1)
+    result.assert_outcomes(skipped=1, deselected=1)
+    assert gate(place)["verdict"] == "fail" and gate(place)["why"].startswith("the image did not come up: kernel panic")

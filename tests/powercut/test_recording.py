@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lifsea_testbed.disk.image import DiskFormat, Image
+from lifsea_testbed.disk.image import Image
+from lifsea_testbed.disk.image_formats import DiskFormat
 from lifsea_testbed.disk.source import RawFile
 from lifsea_testbed.errors import TestbedError
 from lifsea_testbed.powercut.recorded_disk import RecordedDisk

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from lifsea_testbed.disk.image import DiskFormat
+from lifsea_testbed.disk.image_formats import DiskFormat
 from lifsea_testbed.ecs import guest_hardware, instance_types, metadata_tree
 from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.errors import HostError, ProfileRefused
@@ -33,7 +33,8 @@ def command(kind: AcceleratorKind = KVM, *, version: str = "10.0.2",
     hardware = command_line.HardwareSpec(emulator=emulator.Emulator(binary="qemu", version=version),
                                          accelerator=Accelerator(kind=kind, speed=9000.0, why="measured"), memory=8192,
                                          instance=dataclasses.replace(INSTANCE, type=size),
-                                         image_format=DiskFormat.QCOW2, clock=clock, has_hub=has_hub)  # fmt: skip
+                                         image_format=DiskFormat.QCOW2, image_size=1 << 20, clock=clock,
+                                         has_hub=has_hub)  # fmt: skip
     descriptors = command_line.Descriptors(monitor=10, console=11, assistant=15, channel=12, image=13, overlay=14,
                                            layers=layers, write_log=write_log, reads=reads, data=data, counter=counter)
     return command_line.command(hardware, descriptors)

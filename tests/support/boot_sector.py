@@ -58,6 +58,16 @@ def counting_image(path: Path, text: str) -> Path:
     return path
 
 
+#: ds = 0; si = text; each byte to the screen (int 10h, function 0eh); at a zero byte halts for ever.
+_SCREEN_CODE = bytes.fromhex("31c0 8ed8 be167c ac 84c0 7406 b40e cd10 ebf5 fa f4 ebfd")
+
+
+def screen_image(path: Path, text: str) -> Path:
+    """Writes a raw disk whose boot sector prints the text on the screen alone, and halts."""
+    path.write_bytes(boot_sector(text, _SCREEN_CODE).ljust(1 << 20, b"\0"))
+    return path
+
+
 #: ds = 0; for ever: writes 127 sectors to the boot disk (int 13h, function 43h), by the packet behind the code, and
 #: adds 127 to the number of the first one in that packet.
 _FILLING_CODE = bytes.fromhex("31c0 8ed8 be167c b80043 cd13 6683061e7c7f ebf0 9090 10007f00 00000010 0100000000000000")

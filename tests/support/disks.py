@@ -6,6 +6,8 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from lifsea_testbed.disk.image_formats import DiskFormat
+
 _MIB = 1 << 20
 #: Where the partitions start and how large they are, in MiB.
 _BOOT, _ROOT, _SIZE = 1, 17, 16
@@ -69,6 +71,15 @@ def qcow2(raw: Path, *options: str) -> Path:
     """Returns a qcow2 file beside the raw one, with the same content."""
     path = raw.with_suffix(".qcow2")
     run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", *options, raw, path)
+    return path
+
+
+def converted(raw: Path, form: DiskFormat, place: Path, *options: str) -> Path:
+    """Returns a file of that format in that directory, with the content of the raw one, as qemu-img makes it."""
+    path = place / f"disk.{form}"
+    subformat = ["-o", "subformat=fixed"] if form is DiskFormat.VHD_FIXED else []
+    driver = "vpc" if form in (DiskFormat.VHD, DiskFormat.VHD_FIXED) else str(form)
+    run("qemu-img", "convert", "-f", "raw", "-O", driver, *subformat, *options, raw, path)
     return path
 
 
