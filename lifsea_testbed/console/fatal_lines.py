@@ -10,17 +10,22 @@ from lifsea_testbed.errors import Explained, MachineStarved, TimerStarved
 
 @dataclass(frozen=True, kw_only=True)
 class Suspicion:
-    """What makes a fatal line the host's fault: so many seconds without a processor, within so many before the line."""
+    """What makes a fatal line the host's fault: so many seconds without a processor, within so many before the line.
+
+    Or, if `idle` is not 0, under emulation: a virtual CPU that executed nothing for so many seconds.
+    """
 
     withheld: float
     within: float
+    idle: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class FatalLine:
     """A kind of fatal line. It raises GuestCrashed, or `starved` where the host withheld the processor for long enough.
 
-    That is the share `share` of the seconds that the line names, or of `seconds` where it names none.
+    That is the share `share` of the seconds that the line names, or of `seconds` where it names none. `is_of_timer`: it
+    says that a timer did not fire for that time, which an emulator that lost the timer of an idle CPU causes as well.
     """
 
     name: str
@@ -28,6 +33,7 @@ class FatalLine:
     starved: type[Explained] | None = None
     seconds: float = 0.0
     share: float = 1 / 3
+    is_of_timer: bool = False
 
     def suspicion(self, line: str) -> Suspicion | None:
         """Returns what the host has to be measured for, or None if it cannot be at fault."""
@@ -37,16 +43,18 @@ class FatalLine:
         named = match.groupdict().get("seconds") if match else None
         # A guest that names another time is not believed beyond these bounds: no watchdog waits longer by default.
         within = min(max(float(named[:9]), self.seconds), _LONGEST) if named else self.seconds
-        return Suspicion(withheld=self.share * within, within=within)
+        return Suspicion(withheld=self.share * within, within=within, idle=_IDLE * within if self.is_of_timer else 0.0)
 
 
 def _fatal(name: str, pattern: str) -> FatalLine:
     return FatalLine(name=name, pattern=re.compile(pattern))
 
 
-def _late(name: str, pattern: str, starved: type[Explained], *, seconds: float, share: float = 1 / 3) -> FatalLine:
+def _late(name: str, pattern: str, starved: type[Explained], *, seconds: float, share: float = 1 / 3,
+          is_of_timer: bool = False) -> FatalLine:  # fmt: skip
     """A message of a kernel for which something took too long."""
-    return FatalLine(name=name, pattern=re.compile(pattern), starved=starved, seconds=seconds, share=share)
+    return FatalLine(name=name, pattern=re.compile(pattern), starved=starved, seconds=seconds, share=share,
+                     is_of_timer=is_of_timer)  # fmt: skip
 
 
 # The optional time stamp that printk puts before a message, and the file and line that later GRUBs put before one.
@@ -54,6 +62,9 @@ _STAMP = r"^(?:\[\s*\d+\.\d+\](?:\[[^\]]*\])? )?"
 _GRUB = r"^error: (?:\S+:\d+:)? ?"
 #: The longest time of a watchdog that is believed (seconds): twice that of a hung task.
 _LONGEST = 240.0
+#: The share of the time of a stall for which a CPU without its timer executes nothing: the last timer before was due
+#: within it, and samples are a second apart.
+_IDLE = 0.8
 
 #: Sources: kernel/panic.c, lib/bug.c, arch/x86/kernel/dumpstack.c, kernel/hung_task.c, kernel/watchdog.c,
 #: kernel/rcu/tree_stall.h and mm/oom_kill.c of Linux; emergency.service and core/crash-handler.c of systemd;
@@ -64,12 +75,12 @@ TABLE = (
     _late("timer does not tick", _STAMP + r"Kernel panic - not syncing: IO-APIC \+ timer doesn't work", TimerStarved,
           seconds=3.0, share=0.04 / 3.0),
     _late("timer does not tick", _STAMP + r"rcu: .* kthread timer wakeup didn't happen for \d+ jiffies", TimerStarved,
-          seconds=20.0),
+          seconds=20.0, is_of_timer=True),
     _late("soft lock-up", _STAMP + r"watchdog: BUG: soft lockup(?:.* stuck for (?P<seconds>\d+)s)?", MachineStarved,
           seconds=20.0),
     _late("hard lock-up", _STAMP + r"(?:NMI )?watchdog: Watchdog detected hard LOCKUP", MachineStarved, seconds=10.0),
-    _late("RCU stall", _STAMP + r"(?:rcu: )?INFO: rcu\w* (?:self-)?detected (?:expedited )?stalls?", MachineStarved,
-          seconds=20.0),
+    _late("RCU stall", _STAMP + r"(?:rcu: )?INFO: rcu\w* (?:self-)?detected (?:expedited )?stalls?", TimerStarved,
+          seconds=20.0, is_of_timer=True),
     _late("hung task", _STAMP + r"INFO: task .+ blocked for more than (?P<seconds>\d+) seconds", MachineStarved,
           seconds=20.0),
     _fatal("kernel panic", _STAMP + r"Kernel panic - not syncing"),

@@ -306,7 +306,7 @@ class Boot:
         self._resources.close()
 
     def _measure(self, suspicion: Suspicion) -> Measured:
-        return diagnosis.measured(self.process, suspicion)
+        return diagnosis.measured(self.monitor, self.process, suspicion, emulated=self._emulated)
 
     def _timed(self, command: str) -> int:
         """Executes a command and returns its time, halfway to the answer (microseconds since the epoch)."""

@@ -5,8 +5,9 @@ enough before it (`qemu.processor_share`). A guest that does not answer is not a
 lacks the processor, or does not run it for a reason that no guest can bring about, or if the emulator lost its timer:
 then every virtual CPU has halted, with interrupts enabled as in the idle loop of a kernel, has no timer that will wake
 it, and executes nothing for half a minute. Measured: a kernel all of whose processes are stopped has a timer armed, and
-works for 1 to 3 ms a second. A guest whose CPUs all halted with interrupts disabled stopped by itself. KVM has the
-timers of its guests in the host's kernel, which loses none.
+works for 1 to 3 ms a second. It may lose the timer of one CPU alone: then a kernel reports a stall of RCU, the thread
+of that CPU executed nothing for as long, and no other was stuck. A guest whose CPUs all halted with interrupts disabled
+stopped by itself. KVM has the timers of its guests in the host's kernel, which loses none.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from lifsea_testbed.errors import (
     TimerStarved,
 )
 from lifsea_testbed.qemu.process import QemuProcess
-from lifsea_testbed.qemu.processor_share import idle_for, withheld
+from lifsea_testbed.qemu.processor_share import idle_for, stood_for, withheld
 from lifsea_testbed.qemu.qmp import Monitor
 from lifsea_testbed.support.deadline import Deadline
 
@@ -43,6 +44,7 @@ _LOST = 30.0
 #: A CPU in the output of `info registers -a` (QEMU, target/i386/cpu-dump.c), and the flag IF of its EFLAGS.
 _CPU = re.compile(r"\b[ER]FL=([0-9a-f]+) .*?\bHLT=([01])", re.DOTALL)
 _INTERRUPTS_ENABLED = 1 << 9
+_EMULATION = "a fault of QEMU's emulation: try again, another version of it, or KVM"
 #: printk's time stamp: a kernel has started.
 _KERNEL = re.compile(r"\[ *\d+\.\d{6}\] ")
 #: How many lines of the console are searched for it.
@@ -59,6 +61,8 @@ _UNIT_FAILED = re.compile(r"\[FAILED\] (Failed to (?:start|mount) .+)")
 #: The share of the time for which QEMU is silent that it used a processor; states of a process that cannot use one:
 #: stopped, or waiting for the host's disk (proc(5)).
 _USED, _HELD = 0.1, "TtD"
+#: The share of a time for which QEMU runs, at least, if a virtual CPU is stuck in it.
+_BUSY = 0.5
 #: The time for which a machine that starves is measured (seconds).
 _RECENT = 60.0
 #: How much is read at once of a disk that failed (bytes), and how long reading may take (seconds).
@@ -79,12 +83,31 @@ class _Processors:
         return waits_for_interrupt(self.registers) and not any(map(timer_is_armed, self.timers))
 
 
-def measured(process: QemuProcess, suspicion: Suspicion) -> Measured:
-    """Returns whether the host withheld the processor from QEMU for as long as a fatal line takes to be its fault."""
-    found = withheld(process.share.samples(), suspicion.within)
-    if found.seconds < suspicion.withheld:
-        return Measured(text=f"the host is not at fault: {found}")
-    return Measured(host_is_at_fault=True, text=str(found), hint="start fewer machines at once, or use a faster host")
+def measured(monitor: Monitor, process: QemuProcess, suspicion: Suspicion, *, emulated: bool) -> Measured:
+    """Returns whether the host is at fault for a fatal line.
+
+    It is if it withheld the processor from QEMU for as long as the line takes. It is, too, if the line says that a
+    timer did not fire, and meanwhile no virtual CPU was busy, and one, which had to be woken, executed nothing.
+    """
+    samples = process.share.samples()
+    found = withheld(samples, suspicion.within)
+    if found.seconds >= suspicion.withheld:
+        return Measured(host_is_at_fault=True, text=str(found),
+                        hint="start fewer machines at once, or use a faster host")  # fmt: skip
+    was_idle = emulated and suspicion.idle and found.ran < _BUSY * suspicion.within
+    if was_idle and (stood := stood_for(samples, _threads(monitor, process))) >= suspicion.idle:
+        return Measured(host_is_at_fault=True, hint=_EMULATION,
+                        text=f"the emulator lost a timer: a virtual CPU executed nothing for {stood:.0f} s; {found}")
+    return Measured(text=f"the host is not at fault: {found}")
+
+
+def _threads(monitor: Monitor, process: QemuProcess) -> set[int]:
+    """The threads that execute the virtual CPUs, by their numbers on the host; none if QEMU does not answer."""
+    try:
+        cpus = monitor.execute("query-cpus-fast", deadline=Deadline.after(_STATUS))
+    except TestbedError:
+        return set()
+    return process.threads_on_host([int(cpu["thread-id"]) for cpu in cpus])
 
 
 def silence(monitor: Monitor, process: QemuProcess, transcript: Transcript, *, emulated: bool,
@@ -214,7 +237,7 @@ def _processors(monitor: Monitor) -> _Processors:
 def _lost_timer(idle: float, console: str) -> TimerLost:
     return TimerLost(f"the emulator lost the guest's timer: no virtual CPU executed anything for {idle:.0f} s",
                      expected=f"a kernel that waits for an interrupt gets one of its timer within {_LOST:.0f} s",
-                     evidence=console, hint="a fault of QEMU's emulation: try again, another version of it, or KVM")
+                     evidence=console, hint=_EMULATION)
 
 
 def timer_is_armed(timer: str) -> bool:

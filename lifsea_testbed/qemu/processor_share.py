@@ -28,6 +28,8 @@ _LACKED = 1 / 3
 _RUNNING = 0.1
 #: A thread that was on a processor for less than this part of a time executed nothing of a guest.
 _IDLE = 0.005
+#: What the thread of a virtual CPU has run (seconds) once a kernel has started that CPU.
+_BEGUN = 0.5
 #: States of a thread that is stopped, or waits for the host's disk (proc(5)).
 _HELD = "TtD"
 
@@ -103,6 +105,17 @@ def idle_for(samples: Sequence[ProcessorSample], threads: Collection[int]) -> fl
             break
         idle += after.at - before.at
     return idle
+
+
+def stood_for(samples: Sequence[ProcessorSample], threads: Collection[int]) -> float:
+    """Returns for how many seconds before the last sample one of those threads, which had run, did no work.
+
+    The time since the sample before the last is not looked at: what is asked for may have woken the thread.
+    """
+    before = list(samples[:-1])
+    began = [thread for thread in threads if before and thread in before[-1].threads
+             and before[-1].threads[thread].ran > _BEGUN]  # fmt: skip
+    return max((idle_for(before, [thread]) for thread in began), default=0.0)
 
 
 class ProcessorShare:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lifsea_testbed.errors import BootFailed, Explained, GuestCrashed, MachineStarved, TimerLost
+from lifsea_testbed.errors import BootFailed, Explained, GuestCrashed, MachineStarved, TimerLost, TimerStarved
 from lifsea_testbed.machine import diagnosis
 from lifsea_testbed.machine import machine as machines
 from lifsea_testbed.machine.factory import MachineFactory, MachineSpec
@@ -20,6 +20,7 @@ from tests.support.quick import skip_if_busy
 PRINT = "fa 31c0 8ed8 be{text:02x}7c ac 84c0 7406 baf803 ee ebf5"
 WAITS, STOPPED, RUNS = "b0ff e621 e6a1 fb f4 ebfd", "f4 ebfd", "ebfe"
 LOCK_UP = "[   30.000001] watchdog: BUG: soft lockup - CPU#0 stuck for 22s!\n"
+STALL = "[   41.947468] rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:\n"
 PROFILE = """
 extends = "reference"
 name = "kernel"
@@ -67,6 +68,28 @@ def test_a_lock_up_is_the_hosts_fault_only_where_it_withheld_the_processor(
 def test_a_guest_that_prints_the_words_is_measured_on_the_real_host(tmp_path: Path) -> None:
     """Its QEMU is some seconds old: no host can have withheld a third of 22 s from it by then."""
     assert type(end(tmp_path, LOCK_UP, STOPPED)) is GuestCrashed
+
+
+@pytest.mark.parametrize(("line", "ran", "stood", "error"), [
+    (STALL, 0.9, 19.0, TimerStarved),
+    ("[   48.0] rcu: rcu_preempt kthread timer wakeup didn't happen for 5252 jiffies!\n", 0.9, 19.0, TimerStarved),
+    (STALL, 0.9, 12.0, GuestCrashed),  # it ran within the time of the stall
+    (STALL, 19.0, 19.0, GuestCrashed),  # another CPU was stuck
+    (LOCK_UP, 0.9, 19.0, GuestCrashed),  # that CPU executes what it is stuck in
+    ("[   48.0] INFO: task a:1 blocked for more than 120 seconds.\n", 0.9, 119.0, GuestCrashed),
+])  # fmt: skip
+def test_a_stall_is_the_emulators_fault_only_where_a_cpu_was_not_woken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, ran: float, stood: float, error: type[Explained]
+) -> None:
+    monkeypatch.setattr(diagnosis, "withheld",
+                        lambda samples, within: WithheldTime(seconds=0.0, ran=ran, within=within))
+    monkeypatch.setattr(diagnosis, "stood_for", lambda samples, threads: stood if len(threads) == 2 else 0.0)
+    found = end(tmp_path, line, STOPPED)
+    if error is TimerStarved:  # at each attempt: a guest that says so every time is at fault
+        assert type(found) is BootFailed and "for want of a timer" in found.happened
+        assert "a virtual CPU executed nothing for 19 s" in found.evidence
+    else:
+        assert type(found) is error
 
 
 @pytest.mark.parametrize(("text", "then", "error"), [

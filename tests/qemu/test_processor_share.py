@@ -20,6 +20,7 @@ from lifsea_testbed.qemu.processor_share import (
     ThreadTimes,
     WithheldTime,
     idle_for,
+    stood_for,
     withheld,
 )
 
@@ -81,6 +82,15 @@ def test_threads_are_idle_since_the_last_of_them_ran() -> None:
     assert idle_for(seen, [8]) == 4.0
     assert idle_for(samples({7: times()}, {7: times(0.01)}), [7]) == 0.0
     assert idle_for(samples({7: times()}, {7: times(0.001)}), [7]) == 1.0
+
+
+def test_a_thread_stands_until_what_asks_for_it_wakes_it() -> None:
+    stands = [9.0, 9.0, 9.0, 9.0, 9.3]
+    seen = samples(*({7: times(ran), 8: times(float(second)), 9: times()} for second, ran in enumerate(stands)))
+    assert stood_for(seen, [7, 8]) == 3.0
+    assert stood_for(seen, [8]) == 0.0
+    assert stood_for(seen, [9]) == 0.0  # it was never started
+    assert stood_for(seen[:1], [7]) == stood_for([], [7]) == stood_for(seen, []) == 0.0
 
 
 @pytest.fixture
