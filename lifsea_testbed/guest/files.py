@@ -211,8 +211,12 @@ class Files:
         return self._without_own(self._holding(marks, formats.is_program))
 
     def _without_own(self, paths: list[str]) -> list[str]:
-        own = {self.link_target(path) for path in self._own()} if paths else set()
+        own = self._own_targets() if paths else []
         return [path for path in paths if path not in own]
+
+    def _own_targets(self) -> list[str]:
+        words = shlex.join(self._own())
+        return self._shell.run(f"for path in {words}; do readlink -f \"$path\"; done; :").lines if words else []
 
     def _holding(self, marks: Iterable[str], test: Callable[[formats.FileHead], bool]) -> list[str]:
         """The files whose content holds one of the marks and whose head passes the test."""

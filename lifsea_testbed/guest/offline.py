@@ -119,6 +119,9 @@ class OfflineFiles(files.Files):
         """Returns the path that this one leads to when every link is followed; the last part need not exist."""
         return self._offline().ask(disk_questions.link_target, path)
 
+    def _own_targets(self) -> list[str]:
+        return [self.link_target(path) for path in self._own()]
+
     def executables_named(self, patterns: Iterable[str]) -> list[str]:
         """Returns the programs whose whole file name matches one of the patterns (regular expressions), sorted."""
         return self._offline().ask(disk_questions.executables_named, list(patterns))

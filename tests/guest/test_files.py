@@ -74,7 +74,7 @@ def test_an_archive_of_programs_is_no_program(root: Path) -> None:
 def test_a_program_of_the_test_beds_own_is_not_the_images(root: Path) -> None:
     """By its real path; one that is not there hides nothing, nor does one beside it."""
     (root / "usr").symlink_to("bin")
-    own = [f"{root}/usr/perl", f"{root}/lib/gone"]
+    own = [f"{root}/no such/directory", f"{root}/usr/perl", f"{root}/lib/gone"]
     files = Files(LocalShell(root), lambda: own)
     assert files.programs_holding(["perl_parse"]) == below(root, "lib/quiet", "bin/a b")
     assert f"{root}/bin/perl" not in files.executables_holding(["perl_parse"])
