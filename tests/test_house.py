@@ -67,7 +67,7 @@ OF_THEIR_OWN = {
 }  # fmt: skip
 #: The modules that parse what an image's author wrote, and those with the functions that confined readers run.
 PARSERS = {
-    "disk.boot_choice", "disk.boot_entries", "disk.esp", "disk.ext4", "disk.ext4_attributes", "disk.fat",
+    "disk.boot_choice", "disk.boot_entries", "disk.boot_loaders", "disk.ext4", "disk.ext4_attributes", "disk.fat",
     "disk.filesystem", "disk.inodes", "disk.journal", "disk.mounts", "disk.os_root", "disk.partitions", "disk.probe",
     "disk.qcow2", "disk.vhd", "disk.vhdx", "disk.virtual_disk", "disk.vmdk", "guest.bus_policy", "guest.open_disk",
     "guest.ostree_objects", "guest.rpm", "guest.sqlite_log",

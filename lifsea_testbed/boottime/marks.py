@@ -42,8 +42,11 @@ END = BootMark.USER_DATA
 _KERNEL = re.compile(r"\[ +\d+\.\d{6}\] ")
 _INIT = re.compile(r"Run \S+ as init process")
 _SYSTEMD = re.compile(r"systemd\[1\]: ")
+#: What UEFI prints when it hands over to a boot loader (edk2, UefiBootManagerLib; OvmfPkg prints it on ttyS0).
+_LOADER = re.compile(r"BdsDxe: starting Boot[0-9A-F]{4}")
 #: The output on ttyS0 at a mark (regular expressions over bytes).
 _ON_SERIAL = {
+    BootMark.BOOT_LOADER: rb"BdsDxe: starting Boot[0-9A-F]{4}",
     BootMark.KERNEL: rb"\[ +0\.\d{6}\] Linux version",
     BootMark.INIT: rb"Run \S+ as init process",
     BootMark.SYSTEMD: rb"systemd\[1\]: ",
@@ -81,12 +84,13 @@ def from_console(lines: Sequence[ConsoleLine]) -> dict[BootMark, float]:
     """Returns the marks found in the lines of a console.
 
     The kernel's mark is taken from its second line, which follows at once: its first one may be the end of a line that
-    the boot loader began.
+    the boot loader began. UEFI names each boot loader that it starts: the last one came up.
     """
+    loaders = [line for line in lines if _LOADER.search(line.text)]
     kernels = [line for line in lines if _KERNEL.search(line.text)]
     inits = [line for line in kernels if _INIT.search(line.text)]
     systemds = [line for line in lines if _SYSTEMD.search(line.text)]
-    found = ((BootMark.FIRST_BYTE, lines[:1]), (BootMark.KERNEL, kernels[1:2]), (BootMark.INIT, inits[:1]),
+    found = ((BootMark.BOOT_LOADER, loaders[-1:]), (BootMark.FIRST_BYTE, lines[:1]), (BootMark.KERNEL, kernels[1:2]), (BootMark.INIT, inits[:1]),
              (BootMark.SYSTEMD, systemds[:1]))  # fmt: skip
     return {mark: line.at for mark, matches in found for line in matches}
 
@@ -100,6 +104,6 @@ def from_record(stamps: Iterable[Stamp]) -> dict[BootMark, Stamp]:
     first = ((BootMark.BOOT_LOADER, sector[:1]), (BootMark.FIRST_BYTE, stamps_of_bytes[:1]))
     marks = {mark: stamp for mark, found in first for stamp in found}
     for mark, pattern in _ON_SERIAL.items():
-        if found := re.search(pattern, output):
-            marks[mark] = stamps_of_bytes[found.start()]
+        if places := [found.start() for found in re.finditer(pattern, output)]:
+            marks[mark] = stamps_of_bytes[places[-1 if mark is BootMark.BOOT_LOADER else 0]]
     return marks

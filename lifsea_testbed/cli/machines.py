@@ -36,7 +36,7 @@ def shell(options: argparse.Namespace) -> None:
         return
     kept = snapshot.load(options.kept.resolve())
     options.image, options.profile, options.accel = kept.facts.image, kept.facts.profile, kept.facts.accelerator
-    options.instance_type = kept.facts.instance.type.name
+    options.instance_type, options.firmware = kept.facts.instance.type.name, kept.facts.instance.firmware
     with _factory(_with_memory(_context(options), kept.facts.memory)) as factory:
         console.resume(factory, kept)
 
@@ -97,6 +97,7 @@ def baseline(options: argparse.Namespace) -> None:
 def _context(options: argparse.Namespace, image: str = "") -> RunContext:
     return preflight.run_context(image=image or options.image, next_image=options.next_image, profile=options.profile,
                                  instance_type=options.instance_type, accelerator=options.accel,
+                                 firmware=options.firmware,
                                  reports=options.reports.resolve())  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from lifsea_testbed.ecs import instance_types
 from lifsea_testbed.errors import CallerError, Explained, GuestFailure
+from lifsea_testbed.support.firmware import Firmware
 from lifsea_testbed.support.option_values import Once, count, percent
 from lifsea_testbed.support.sanitize import log_lines
 
@@ -132,6 +133,8 @@ def _add_machine(parser: argparse.ArgumentParser, *, image_needed: bool = True) 
                         help="the profile: a name, a .toml file, or auto, by os-release (default: %(default)s)")
     parser.add_argument("--instance-type", default=instance_types.DEFAULT, metavar="TYPE",
                         help="the instance type that the machine looks like (default: %(default)s)")
+    parser.add_argument("--firmware", default="auto", choices=("auto", *Firmware),
+                        help="auto boots as the profile says, or as the disk is made for (default: %(default)s)")
     parser.add_argument("--accel", default="auto", choices=("auto", "kvm", "tcg"),
                         help="auto takes KVM if it is really faster (default: %(default)s)")
     parser.add_argument("--reports", type=Path, default=Path("reports"), metavar="DIR",

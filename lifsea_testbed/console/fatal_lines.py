@@ -96,7 +96,8 @@ TABLE = (
     _fatal("root file system not mounted", _STAMP + r"VFS: (?:Cannot open root device|Unable to mount root fs)"),
     _fatal("boot loader stopped", r"^grub(?: rescue)?> |" + _GRUB + r"(?:no such partition|unknown filesystem"
            r"|file [^ ]*(?:vmlinu|linux|bzImage|kernel)[^/ ]* not found|you need to load the kernel first)"),
-    _fatal("firmware found nothing to boot", r"(?:No bootable device|Boot failed: not a bootable disk)"),
+    _fatal("firmware found nothing to boot", r"No bootable device|Boot failed: not a bootable disk"
+           r"|BdsDxe: No bootable option or device was found|UEFI Interactive Shell v\d"),
 )
 
 

@@ -47,8 +47,10 @@ HIDDEN_FEATURES = frozenset({"svm", "vmx"})
 DISABLED_FEATURES = frozenset({"hle", "rtm"})
 #: CPU features that are new in Ice Lake servers, by the kernel's names, and AVX-512F.
 ICE_LAKE_FEATURES = frozenset({"avx512f", "avx512_vbmi2", "avx512_vnni", "gfni", "vaes"})
-#: SeaBIOS as ECS builds it: version and date.
-FIRMWARE_REVISION, FIRMWARE_DATE = "449e491", "04/01/2014"
+#: SeaBIOS as ECS builds it; UEFI, of which ECS guests report version 0.0.0, with what edk2's OvmfPkg/SmbiosPlatformDxe
+#: said beside that version until 2023: vendor, version, date.
+BIOS = ("SeaBIOS", "449e491", "04/01/2014")
+UEFI = ("EFI Development Kit II / OVMF", "0.0.0", "02/06/2015")
 VENDOR, PRODUCT, BOARD = "Alibaba Cloud", "Alibaba Cloud ECS", "pc-i440fx-2.1"
 #: The version of the SMBIOS tables.
 SMBIOS = "2.8"
@@ -91,10 +93,11 @@ def virtio(instance: Instance) -> dict[str, int]:
 
 def dmi(instance: Instance) -> dict[str, str]:
     """Returns the DMI strings, by their names in the kernel's /sys/class/dmi/id; chassis type 1 is "other"."""
+    vendor, version, date = UEFI if instance.firmware.is_uefi else BIOS
     return {
-        "bios_vendor": "SeaBIOS",
-        "bios_version": FIRMWARE_REVISION,
-        "bios_date": FIRMWARE_DATE,
+        "bios_vendor": vendor,
+        "bios_version": version,
+        "bios_date": date,
         "sys_vendor": VENDOR,
         "product_name": PRODUCT,
         "product_version": BOARD,

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from lifsea_testbed.ecs.instance_types import InstanceType
+from lifsea_testbed.support.firmware import Firmware
 
 #: The addresses of the cloud's services, within the guest's network 100.100.0.0/16.
 METADATA_ADDRESS = "100.100.100.200"
@@ -38,7 +39,8 @@ class Instance:
     """A machine's identity: identifier, UUID, disk serials and MAC address are unique to each instance.
 
     A disk's serial is its identifier without `d-`, 20 characters (ECS documentation, "query the serial number of a
-    disk"), the length of virtio-blk's serial field. `data_disk` is in GiB; 0 means that there is none.
+    disk"), the length of virtio-blk's serial field. `data_disk` is in GiB; 0 means that there is none. `firmware` is
+    its boot mode.
     """
 
     type: InstanceType
@@ -47,6 +49,7 @@ class Instance:
     disk_serial: str = field(default_factory=_identifier)
     data_disk: int = 0
     data_serial: str = field(default_factory=_identifier)
+    firmware: Firmware = Firmware.BIOS
     mac: str = field(default_factory=_mac_address)
     public_address: str | None = None
     public_keys: tuple[str, ...] = ()

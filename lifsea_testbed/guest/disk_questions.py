@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from lifsea_testbed.disk import boot_entries, pe
+from lifsea_testbed.disk.boot_loaders import boot_loaders
 from lifsea_testbed.disk.filesystem import Tree, TreeEntry
 from lifsea_testbed.errors import DiskDamaged, NotJudged, Reason
 from lifsea_testbed.guest import (
@@ -31,6 +32,7 @@ from lifsea_testbed.guest import (
 from lifsea_testbed.guest.answers import readable
 from lifsea_testbed.guest.files import SMALL
 from lifsea_testbed.guest.open_disk import OpenDisk, SearchBudget
+from lifsea_testbed.support.firmware import BootLoaders
 from lifsea_testbed.support.lines import split_lines
 from lifsea_testbed.support.protocols import CommandResult
 from lifsea_testbed.support.questions import question
@@ -244,6 +246,12 @@ def automatic_logins(disk: OpenDisk) -> list[str]:
 
 
 # What boots
+
+
+@question("its boot loaders")
+def loaders(disk: OpenDisk) -> BootLoaders:
+    """Returns what the disk has for a BIOS and for UEFI to boot."""
+    return boot_loaders(disk.content)
 
 
 @question("the files of its boot loader")

@@ -15,6 +15,7 @@ from lifsea_testbed.errors import NotJudged, Reason
 from lifsea_testbed.guest import accounts, disk_questions, files, kernel, ostree, packages, system, units
 from lifsea_testbed.guest.disk_questions import FileSize, KernelEntry
 from lifsea_testbed.profiles.recognition import ReleaseFacts
+from lifsea_testbed.support.firmware import BootLoaders
 from lifsea_testbed.support.protocols import Shell
 from lifsea_testbed.support.questions import Question
 
@@ -59,6 +60,10 @@ class OfflineTree:
         others = f" (partition {', '.join(map(str, found.others))} holds a system as well)" if found.others else ""
         return ReleaseFacts(os_release=found.os_release, system_release=found.system_release, files=found.files,
                             place=f"partition {found.partition}{others}")  # fmt: skip
+
+    def loaders(self) -> BootLoaders:
+        """Returns what the disk has for a BIOS and for UEFI to boot."""
+        return self.ask(disk_questions.loaders)
 
     def first_entry(self) -> KernelEntry:
         """Returns the kernel and the options of the boot entry that comes first.

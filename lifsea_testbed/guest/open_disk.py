@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from lifsea_testbed.disk import layers
 from lifsea_testbed.disk.filesystem import Tree, TreeEntry
 from lifsea_testbed.disk.os_root import OsRoot, os_root
-from lifsea_testbed.disk.source import RawFile
+from lifsea_testbed.disk.source import ByteSource, RawFile
 from lifsea_testbed.errors import NotJudged, Reason
 from lifsea_testbed.guest.files import NOT_OF_THE_SYSTEM
 
@@ -28,9 +28,14 @@ class OpenDisk:
         self._form, self._descriptors = form, descriptors
 
     @functools.cached_property
+    def content(self) -> ByteSource:
+        """The content of the disk."""
+        return layers.opened(self._form, [RawFile(number) for number in self._descriptors])
+
+    @functools.cached_property
     def root(self) -> OsRoot:
         """The root file system that boots next."""
-        return os_root(layers.opened(self._form, [RawFile(number) for number in self._descriptors]))
+        return os_root(self.content)
 
     @property
     def tree(self) -> Tree:

@@ -88,7 +88,7 @@ class Boot:
         self.started_at = 0
         self._saved_state = memory.state if memory else None
         self._image, self._emulated = image.path, hardware.accelerator.kind is AcceleratorKind.TCG
-        self._disks, self._disk_mtimes = disks, list[int]()
+        self._disks = disks
         self._limits = limits.of_machine(memory=hardware.memory, cpus=hardware.instance.type.cpus,
                                          data_disk=hardware.instance.data_disk)  # fmt: skip
         redactor = redactor or Redactor()
@@ -121,6 +121,7 @@ class Boot:
                 **theirs, image=descriptors.opened(inherited, image.path, os.O_RDONLY),
                 overlay=descriptors.held(inherited, disks.overlay),
                 data=descriptors.held(inherited, disks.data) if disks.data else None,
+                firmware=descriptors.of_firmware(inherited, hardware.firmware, disks.variables),
                 counter=(counter.library, self.counts.descriptor) if counter and self.counts else None,
                 **descriptors.of_layers(inherited, layers or Layers(), confinement),
                 **descriptors.of_memory(inherited, memory, confinement),
@@ -150,13 +151,18 @@ class Boot:
             console.start(self.power_on)
         if self._saved_state is not None:
             self._load(self._saved_state)
-        self._disk_mtimes = self._modified_at()
+        self._disks.begin()
         self.started_at = self._timed("cont")
 
     @property
     def disk_is_untouched(self) -> bool:
-        """Whether nothing was written to the machine's disks since this boot began."""
-        return self._modified_at() == self._disk_mtimes
+        """Whether nothing was written to the machine's disks since this boot began; firmware writes its variables."""
+        return self._disks.untouched
+
+    @property
+    def variables(self) -> Path | None:
+        """The file of the machine's UEFI variables; None with a BIOS."""
+        return self._disks.variables.path if self._disks.variables else None
 
     def save(self, state: Path) -> int:
         """Stops the machine for good and saves the state of its devices; memory and disk are in their files already.
@@ -296,6 +302,11 @@ class Boot:
             raise error
         return is_off
 
+    def undo(self) -> None:
+        """Closes a boot that did not write to its disks, and puts the variables of UEFI back to what they were."""
+        self.close()
+        self._disks.put_back()
+
     def close(self) -> None:
         """Cuts the power and releases every resource, even if one of them fails; a second call does nothing.
 
@@ -313,9 +324,6 @@ class Boot:
         before = time.time_ns()
         self.monitor.execute(command, deadline=Deadline.after(_GREETING))
         return (before + time.time_ns()) // 2000
-
-    def _modified_at(self) -> list[int]:
-        return [file.modified_at for file in self._disks.all]
 
     def _load(self, state: Path) -> None:
         try:
@@ -397,4 +405,4 @@ class Boot:
 
 def _descriptor_numbers(descriptors: command_line.Descriptors) -> tuple[int, ...]:
     single = (number for number in vars(descriptors).values() if type(number) is int)
-    return (*single, *descriptors.layers, *(descriptors.counter or ()))
+    return (*single, *descriptors.layers, *(descriptors.counter or ()), *(descriptors.firmware or ()))

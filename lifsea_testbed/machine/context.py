@@ -13,6 +13,8 @@ from lifsea_testbed.disk.image import Image
 from lifsea_testbed.ecs.instance_types import InstanceType
 from lifsea_testbed.qemu.accelerator import Accelerator
 from lifsea_testbed.qemu.emulator import Emulator
+from lifsea_testbed.qemu.firmware import FirmwareFiles
+from lifsea_testbed.support.firmware import Firmware
 from lifsea_testbed.support.private_dir import Leftover
 from lifsea_testbed.support.shard import ShardIndex
 
@@ -24,11 +26,12 @@ AUTO = "auto"
 class RunContext:
     """The configuration of one run, the same in all its processes.
 
-    `profile` is a name or a file, `profile_reason` says why it is that one; `accelerator_option` is the option as
-    given, `accelerator` the one chosen. `required` has the claims and reasons that --require names, `durations`
-    (seconds) those of the tests in an earlier run. `memory` (MiB) is the memory of each guest, `scratch` the directory
-    of overlays, `removed` the leftovers of killed runs that preflight removed. The reports are written in `reports`;
-    when the run has ended they are in `published`.
+    `profile` is a name or a file, `profile_reason` says why it is that one, `firmware_reason` why that firmware;
+    `firmware_files` are those of UEFI. `accelerator_option` is the option as given, `accelerator` the one chosen.
+    `required` has the claims and reasons that --require names, `durations` (seconds) those of the tests in an earlier
+    run. `memory` (MiB) is the memory of each guest, `scratch` the directory of overlays, `removed` the leftovers of
+    killed runs that preflight removed. The reports are written in `reports`; when the run has ended they are in
+    `published`.
     """
 
     image: Image
@@ -48,6 +51,9 @@ class RunContext:
     known_issues: tuple[Path, ...] = ()
     dump_memory: bool = False
     data_disk: int | None = None
+    firmware: Firmware = Firmware.BIOS
+    firmware_files: FirmwareFiles | None = None
+    firmware_reason: str = "the default"
     profile_reason: str = "named by --profile"
     removed: tuple[Leftover, ...] = ()
     published: Path | None = None

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TypedDict
 
+from lifsea_testbed.qemu.firmware import FirmwareFiles
 from lifsea_testbed.qemu.storage import HeldFile, Layers, MemoryFile, open_regular
 from lifsea_testbed.support.confinement import Confinement
 
@@ -46,6 +47,14 @@ def opened(inherited: contextlib.ExitStack, path: Path, mode: int) -> int:
 def held(inherited: contextlib.ExitStack, file: HeldFile) -> int:
     """Returns a descriptor of that file to read and write, which `inherited` closes."""
     return _closed_by(inherited, file.open(os.O_RDWR))
+
+
+def of_firmware(inherited: contextlib.ExitStack, firmware: FirmwareFiles | None,
+                variables: HeldFile | None) -> tuple[int, int] | None:
+    """Returns the descriptors of the code of UEFI, to read, and of the machine's variables; None for a BIOS."""
+    if firmware is None or variables is None:
+        return None
+    return opened(inherited, firmware.code, os.O_RDONLY), held(inherited, variables)
 
 
 def of_layers(inherited: contextlib.ExitStack, layers: Layers, confinement: Confinement) -> _LayerDescriptors:

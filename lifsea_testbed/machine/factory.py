@@ -189,10 +189,15 @@ class MachineFactory:
         return command_line.HardwareSpec(
             emulator=self.emulator,
             accelerator=self.accelerator,
-            instance=instance or Instance(type=self.instance_type, data_disk=self.data_disk),
+            instance=instance or self.new_instance(),
             memory=guest_memory or self.context.memory,
             image_format=self.image.format, image_size=self.image.virtual_size,
+            firmware=self.context.firmware_files,
         )
+
+    def new_instance(self) -> Instance:
+        """Returns an instance of the run's type, with an identity of its own."""
+        return Instance(type=self.instance_type, data_disk=self.data_disk, firmware=self.context.firmware)
 
     def close(self) -> None:
         """Removes the private directory with the machines' files."""
@@ -205,7 +210,7 @@ class MachineFactory:
             machine = Machine(
                 hardware=_special(self.hardware(spec.instance, spec.guest_memory), spec), image=self.image,
                 profile=lambda: self.profile, time_scale=self.time_scale, directory=directory, records=records,
-                confinement=confinement, user_data=spec.user_data, layers=spec.layers,
+                confinement=confinement, user_data=spec.user_data, layers=self._layers(spec),
                 memory=spec.memory, dump_memory=self.context.dump_memory, counter=spec.counter,
                 access_methods=self._access_methods, guest_subjects=self._guest_subjects, faults=spec.faults,
             )  # fmt: skip
@@ -218,6 +223,11 @@ class MachineFactory:
                 raise
             finally:
                 machine.close()
+
+    def _layers(self, spec: MachineSpec) -> Layers:
+        """The layers of that specification, with the variables that UEFI begins with where it has no others."""
+        files, layers = self.context.firmware_files, spec.layers or Layers()
+        return dataclasses.replace(layers, variables=layers.variables or files.variables) if files else layers
 
     @contextlib.contextmanager
     def _directories(self, name: str) -> Iterator[tuple[Path, Path]]:

@@ -106,7 +106,7 @@ class Machine:
                                       overlay=None if self._layers.below else self._overlay, dump_memory=dump_memory)
         directory.chmod(0o711)
         self._disks = HeldDisks(self._overlay, directory / "data.raw", image_size=image.virtual_size,
-                                data_disk=hardware.instance.data_disk)  # fmt: skip
+                                data_disk=hardware.instance.data_disk, variables=self._layers.variables)  # fmt: skip
         self.network = MachineNetwork(self.metadata, directory / "services", confinement, faults=faults,
                                       serves_time=hardware.has_hub)  # fmt: skip
 
@@ -160,7 +160,7 @@ class Machine:
                 ends.append(error)
                 if len(ends) == _POWER_ONS or not self.boot.disk_is_untouched:
                     raise diagnosis.of_attempts(ends, is_starved=self.boot.is_starved) from None
-                self.boots.pop().close()
+                self.boots.pop().undo()
 
     def start(self) -> None:
         """Powers on and returns at once, while the firmware starts.

@@ -10,16 +10,27 @@ from pathlib import Path
 
 from lifsea_testbed.disk.image import Image, examine
 from lifsea_testbed.ecs import instance_types
-from lifsea_testbed.errors import CallerError, DiskDamaged, HostError, NotJudged, ProfileRefused, Reason
+from lifsea_testbed.errors import (
+    CallerError,
+    DiskDamaged,
+    HostError,
+    ImageRefused,
+    NotJudged,
+    ProfileRefused,
+    Reason,
+)
 from lifsea_testbed.guest import offline
 from lifsea_testbed.machine.context import AUTO, RunContext
 from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.profiles import recognition
 from lifsea_testbed.profiles.claims import catalogue
+from lifsea_testbed.profiles.profile import Profile
 from lifsea_testbed.profiles.recognition import ProfileChoice
 from lifsea_testbed.qemu import accelerator as accelerators
 from lifsea_testbed.qemu import emulator as emulators
+from lifsea_testbed.qemu import firmware as firmwares
 from lifsea_testbed.support import host, private_dir
+from lifsea_testbed.support.firmware import Firmware
 from lifsea_testbed.support.host import OVERHEAD
 from lifsea_testbed.support.shard import ShardIndex
 
@@ -34,7 +45,7 @@ LEAST_DISK = 3 << 30
 def run_context(*, image: str, reports: Path, next_image: str | None = None, profile: str = AUTO,
                 instance_type: str = instance_types.DEFAULT, accelerator: str = "auto", claims: Sequence[str] = (),
                 required: Sequence[str] = (), shard: ShardIndex | None = None, known_issues: Sequence[Path] = (),
-                dump_memory: bool = False, workers: int = 1, data_disk: int | None = None,
+                dump_memory: bool = False, workers: int = 1, data_disk: int | None = None, firmware: str = AUTO,
                 durations: Mapping[str, float] | None = None) -> RunContext:
     """Checks the options against images, profiles, catalogue and host, and returns the context of the run.
 
@@ -57,6 +68,7 @@ def run_context(*, image: str, reports: Path, next_image: str | None = None, pro
     removed = tuple(private_dir.clean())
     examined, other = examine(Path(image)), examine(Path(next_image)) if next_image else None
     choice = choose_profile(profile, examined)
+    chosen, why = choose_firmware(firmware, profiles.load(choice.name), examined)
     available = host.available_memory()
     memory = fit_memory(size.memory, available // workers)
     scratch = choose_scratch(private_dir.places(), machines=workers, memory=memory, available=available)
@@ -65,7 +77,7 @@ def run_context(*, image: str, reports: Path, next_image: str | None = None, pro
         accelerator_option=accelerator, accelerator=accelerators.choose(accelerator, emulator), emulator=emulator,
         memory=memory, scratch=scratch, reports=reports, claims=tuple(claims), required=tuple(required), shard=shard,
         known_issues=tuple(known_issues), dump_memory=dump_memory, data_disk=data_disk, durations=durations or {},
-        removed=removed,
+        removed=removed, firmware=chosen, firmware_reason=why, firmware_files=firmwares.find(chosen, emulator.board),
     )  # fmt: skip
     require_disk(scratch)
     _require_directory(reports)
@@ -86,6 +98,28 @@ def choose_profile(option: str, image: Image) -> ProfileChoice:
         why = error.happened if isinstance(error, DiskDamaged) else error
         raise ProfileRefused(f"--profile auto: {image.path.name}: the OS on its disk is not recognised: {why}",
                              hint=recognition.hint()) from None
+
+
+def choose_firmware(option: str, profile: Profile, image: Image) -> tuple[Firmware, str]:
+    """Returns the firmware of a run, and why: the one that --firmware or the profile names, or that the disk is for.
+
+    A disk that cannot be read offline is booted by the one that is named, or by a BIOS.
+
+    Raises:
+        ImageRefused: the disk has nothing that this firmware boots.
+    """
+    named = f"named by {'the profile' if option == AUTO else '--firmware'}"
+    wanted = profile.boot.firmware if option == AUTO else option
+    try:
+        found = offline.OfflineTree(image).loaders()
+    except (DiskDamaged, NotJudged):
+        return (Firmware.BIOS, "its disk is not read offline") if wanted == AUTO else (Firmware(wanted), named)
+    chosen, why = found.choice()
+    other = f"--firmware {chosen}: {why}" if why else "it needs a boot loader: make it again, for the whole disk"
+    if lack := found.lacks(chosen if wanted == AUTO else Firmware(wanted)):
+        by = "it boots by no firmware" if wanted == AUTO else f"{wanted}, {named}, does not boot it"
+        raise ImageRefused(f"{image.path.name}: {by}: {lack}", hint=other)
+    return (chosen, why) if wanted == AUTO else (Firmware(wanted), named)
 
 
 def fit_memory(wanted: int, available: int) -> int:

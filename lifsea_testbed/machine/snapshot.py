@@ -1,7 +1,8 @@
 """A snapshot: a machine that was saved while it ran, as files that any number of machines are restored from.
 
 `template.json` holds the facts about the machine; beside it lie the memory, the state of the devices, the layers of the
-disk above the image, and the machine's records: its first boot is the first boot of every machine that is restored.
+disk above the image, the UEFI variables, and the machine's records: its first boot is the first boot of every machine
+that is restored.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from lifsea_testbed.errors import GuestFailure, TestbedError
 from lifsea_testbed.machine import clock_reseed
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.profiles.profile import AccessSection
-from lifsea_testbed.qemu.storage import Layers, MemoryFile, copy_sparse
+from lifsea_testbed.qemu.storage import VARIABLES, Layers, MemoryFile, copy_sparse
 from lifsea_testbed.support.deadline import Deadline
 
 #: The format of the files and their content; a snapshot of another format is made again.
@@ -84,7 +85,9 @@ class Snapshot:
     @property
     def layers(self) -> Layers:
         """The layers between the image and the overlay of a machine that resumes from this snapshot."""
-        return Layers(below=tuple(disk(self.directory, number) for number in range(1, self.facts.disks + 1)))
+        below = tuple(disk(self.directory, number) for number in range(1, self.facts.disks + 1))
+        variables = self.directory / VARIABLES if self.facts.instance.firmware.is_uefi else None
+        return Layers(below=below, variables=variables)
 
 
 def disk(directory: Path, number: int) -> Path:
@@ -225,7 +228,8 @@ def _measure_offset(step_clock: Callable[[], int]) -> tuple[int, int]:
 
 
 def _disks(machine: Machine, directory: Path) -> list[tuple[Path, Path]]:
-    return [(path, disk(directory, number)) for number, path in enumerate(machine.disks, start=1)]
+    disks = [(path, disk(directory, number)) for number, path in enumerate(machine.disks, start=1)]
+    return [*disks, (machine.boot.variables, directory / VARIABLES)] if machine.boot.variables else disks
 
 
 def _copy_into(source: Path, target: Path) -> None:

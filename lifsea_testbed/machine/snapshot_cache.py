@@ -21,12 +21,12 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from lifsea_testbed.console import login, user_data
-from lifsea_testbed.ecs.instance import Instance
 from lifsea_testbed.errors import HostError, TestbedError
 from lifsea_testbed.machine.factory import MachineFactory
 from lifsea_testbed.machine.snapshot import FACTS, FORMAT, Snapshot, load
 from lifsea_testbed.qemu import command_line
 from lifsea_testbed.qemu.accelerator import AcceleratorKind
+from lifsea_testbed.qemu.firmware import FirmwareFiles
 from lifsea_testbed.support.host import processor_name
 from lifsea_testbed.support.lines import split_lines
 from lifsea_testbed.support.private_dir import allocated
@@ -51,7 +51,7 @@ def directory() -> Path:
 
 def key(factory: MachineFactory) -> dict[str, str]:
     """Returns the facts that are equal in two runs whose machines differ in nothing but their identity."""
-    placeholder = Instance(type=factory.instance_type, id="i-", uuid="", disk_serial="", mac="")
+    placeholder = replace(factory.new_instance(), id="i-", uuid="", disk_serial="", mac="")
     command = command_line.command(factory.hardware(placeholder), _PLACEHOLDERS)
     access = factory.profile.access
     sent = user_data.user_data(command_line.CHANNEL_PORT, access) + login.typed(access)
@@ -60,7 +60,13 @@ def key(factory: MachineFactory) -> dict[str, str]:
             "profile": _digest(factory.profile.model_dump_json().encode()),
             "command": _digest("\0".join(command).encode()), "user-data": _digest(sent), "cloud": _cloud(),
             "processor": processor, "instance": factory.instance_type.name, "memory": str(factory.context.memory),
-            "qemu": factory.emulator.version, "accelerator": str(factory.accelerator.kind)}  # fmt: skip
+            "qemu": factory.emulator.version, "accelerator": str(factory.accelerator.kind),
+            **_firmware(factory.context.firmware_files)}  # fmt: skip
+
+
+def _firmware(files: FirmwareFiles | None) -> dict[str, str]:
+    """The digest of the firmware that a machine was saved with: its code, and the variables that it began with."""
+    return {"firmware": _digest(files.code.read_bytes() + files.variables.read_bytes())} if files else {}
 
 
 class SnapshotCache:

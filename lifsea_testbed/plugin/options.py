@@ -206,6 +206,9 @@ _OPTIONS = (
            metavar="TYPE"),
     _image("data-disk", "the size of an empty data disk, 0 for none (default: the profile's)", metavar="GIB",
            type=_value("count", "--data-disk", most=65_536)),
+    _image("firmware", "auto boots as the profile says, or as the disk is made for: by its boot code, or the loader on "
+           "its ESP; uefi-secure verifies signatures (default: %(default)s)", default="auto",
+           choices=("auto", "bios", "uefi", "uefi-secure")),
     _image("accel", "auto measures both, and takes KVM if it is really faster (default: %(default)s)", default="auto",
            choices=("auto", "kvm", "tcg")),
     _image("reports", "the directory for gate.json, junit.xml, allure/ and evidence/ (default: %(default)s)",

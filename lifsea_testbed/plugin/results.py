@@ -264,7 +264,7 @@ class Results:
         name = functools.partial(options.name, self._config)
         given = [name("image"), option.image, name("profile"), context.profile,
                  name("instance-type"), context.instance_type.name,
-                 name("accel"), context.accelerator_option]  # fmt: skip
+                 name("accel"), context.accelerator_option, name("firmware"), context.firmware]  # fmt: skip
         given += [name("next-image"), option.next_image] if option.next_image else []
         given += [f"{name('control-plane')}={option.control_plane}"] if option.control_plane else []
         given += [] if context.data_disk is None else [f"{name('data-disk')}={context.data_disk}"]

@@ -176,6 +176,7 @@ class Session:
             f"image: {context.image.path} ({context.image.format}, {context.image.file_size >> 20} MiB), "
             f"profile {context.profile} ({printable(context.profile_reason)})",
             f"instance: {context.instance_type.name}, {context.memory} MiB, accelerator {context.accelerator}",
+            f"firmware: {context.firmware} ({printable(context.firmware_reason)})",
         ]
         if context.accelerator.kind is AcceleratorKind.TCG and not context.emulator.threads_are_sound:
             lines.append(f"WARNING: QEMU {context.emulator.version} emulates all processors on one thread, for a bug "
@@ -255,7 +256,7 @@ def _context(config: pytest.Config) -> RunContext:
         accelerator=option.accel, reports=Path(option.reports).resolve(), claims=option.claim, shard=option.shard,
         required=[word.strip() for words in option.require for word in words.split(",")],
         known_issues=_known_issues(config), dump_memory=option.dump_memory,
-        workers=xdist.workers(config), data_disk=option.data_disk,
+        workers=xdist.workers(config), data_disk=option.data_disk, firmware=option.firmware,
         durations=read_durations(map(Path, option.shard_durations)) if option.shard else {},
     )  # fmt: skip
 

@@ -98,7 +98,7 @@ class UpgradeOperation:
 
     def prepare(self, factory: MachineFactory, directory: Path) -> PreparedDisk:
         """Offers the next image, pulls it, and powers off, so that it is on disk."""
-        instance = Instance(type=factory.instance_type)
+        instance = Instance(type=factory.instance_type, firmware=factory.context.firmware)
         with factory.create(_off(directory, instance)) as machine:
             tool = upgrade_tool(machine, factory.profile.upgrades)
             offer = _boot_with_offer(factory, machine, directory / OFFER)
@@ -196,7 +196,7 @@ class FirstBootOperation:
 
     def prepare(self, factory: MachineFactory, directory: Path) -> PreparedDisk:
         """Makes an empty overlay above the image."""
-        instance = Instance(type=factory.instance_type)
+        instance = Instance(type=factory.instance_type, firmware=factory.context.firmware)
         with factory.create(_off(directory, instance)):
             return PreparedDisk(instance=instance, layers=(directory / BASE,))
 

@@ -144,7 +144,7 @@ def timeline(recording: Recording, image: Image, *, seed: int = 1) -> Iterator[T
 def instance(factory: MachineFactory, facts: RecordingFacts) -> Instance:
     """Returns the identity of the recorded machine."""
     return Instance(type=factory.instance_type, id=facts.instance, uuid=facts.uuid, disk_serial=facts.disk_serial,
-                    mac=facts.mac)  # fmt: skip
+                    mac=facts.mac, firmware=factory.context.firmware)  # fmt: skip
 
 
 def record(factory: MachineFactory, directory: Path, operation: Operation, *, settle: float = SETTLE) -> Recording:

@@ -15,6 +15,7 @@ from lifsea_testbed.profiles.profile_files import DOCUMENTED
 from lifsea_testbed.profiles.profile_files import names as names
 from lifsea_testbed.profiles.versions import VersionRange
 from lifsea_testbed.support import guest_paths
+from lifsea_testbed.support.firmware import Firmware
 
 T = TypeVar("T")
 _BASELINE = "add the keys, drop the claims, or let lifsea-testbed baseline read what a released image has"
@@ -51,6 +52,8 @@ class BootSection(_Section):
     shell_within: float = Field(default=30.0, gt=0, description="from power-on until a root shell is open")
     ready_within: float = Field(default=30.0, gt=0, description="from the shell until the last ready sign")
     ready_line: Regex = Field(default="", description="without a shell: a console line of an OS that is up")
+    firmware: Literal["auto"] | Firmware = Field(default="auto", description="auto: as the image's disk is made for; "
+                                                 "--firmware overrides it")
     promised: float = Field(default=2.0, gt=0, description="the first boot as advertised")
     instructions: float | None = Field(default=None, gt=0, description="limit for a first boot under emulation")
     watched: float = Field(default=30.0, ge=0, description="seconds after the boot until late changes are looked for")

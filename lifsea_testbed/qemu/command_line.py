@@ -1,8 +1,8 @@
 """The command line of QEMU: a pure function of the machine's hardware and of the inherited descriptors.
 
-The machine is an ecs.g7 as seen from inside: i440FX, SeaBIOS, the DMI strings, PCI slots and transitional virtio
-devices of an ECS guest (dmidecode, lspci and dmesg of such guests). Its connections are inherited descriptors: QEMU
-opens only the firmware by name, and only the sockets of the services in its working directory have names.
+The machine is an ecs.g7 as seen from inside: i440FX, SeaBIOS or UEFI, the DMI strings, PCI slots and transitional
+virtio devices of an ECS guest (dmidecode, lspci and dmesg of such guests). Its connections are inherited descriptors:
+QEMU opens only its own SeaBIOS by name, and only the sockets of the services in its working directory have names.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from lifsea_testbed.ecs.instance_types import DiskLimits
 from lifsea_testbed.qemu import processor
 from lifsea_testbed.qemu.accelerator import Accelerator, AcceleratorKind
 from lifsea_testbed.qemu.emulator import MACHINE_TYPE, Emulator
+from lifsea_testbed.qemu.firmware import FirmwareFiles
 
 #: The virtio-serial port of the command channel, beside Cloud Assistant's.
 CHANNEL_PORT = "org.lifsea.testbed.0"
@@ -52,8 +53,9 @@ THROTTLE_GROUP = "ceiling"
 #: QEMU's user network has one queue, for every instance type.
 NETWORK_QUEUES = 1
 
-#: Descriptor sets 1 to 4 are the image, the overlay, the write log and the data disk; the layers follow.
-_FIRST_LAYER = 4
+#: The descriptor sets of the image, the overlay, the write log, the data disk, the firmware's code and its variables;
+#: those of the layers follow.
+_IMAGE_SET, _OVERLAY_SET, _LOG_SET, _DATA_SET, _CODE_SET, _VARIABLES_SET = range(1, 7)
 _MEMORY = "memory"
 _TRANSITIONAL = "disable-modern=off,disable-legacy=off"
 #: How long a burst lasts (seconds). ECS counts credits without publishing the numbers; a machine that has just started
@@ -67,9 +69,9 @@ class Descriptors:
 
     With `virtio_console` the machine also has hvc0, which an ecs.g7 lacks. `layers` are qcow2 disks between the image
     and the overlay, the lowest first. Each write and flush of the guest is logged to `write_log`, each read to `reads`.
-    `counter` is the counting plugin and its memory (TCG only). `data` is the raw file of a data disk. `memory` is the
-    file with the machine's memory: with `copied` it is mapped privately, and with `incoming` QEMU waits for the state
-    of the devices.
+    `counter` is the counting plugin and its memory (TCG only). `data` is the raw file of a data disk. `firmware` are
+    the code of UEFI and its variables. `memory` is the file with the machine's memory: with `copied` it is mapped
+    privately, and with `incoming` QEMU waits for the state of the devices.
     """
 
     monitor: int
@@ -83,6 +85,7 @@ class Descriptors:
     write_log: int | None = None
     reads: int | None = None
     data: int | None = None
+    firmware: tuple[int, int] | None = None
     counter: tuple[int, int] | None = None
     memory: int | None = None
     copied: bool = False
@@ -103,7 +106,7 @@ class HardwareSpec:
     """The hardware of a machine; memory in MiB, the size of the disk in the image in bytes.
 
     `clock` is the time (UTC) of the hardware clock at each power-on, None that of the host. With `has_hub` further
-    networks can be joined with the NIC's.
+    networks can be joined with the NIC's. `firmware` is the UEFI build that the instance starts with, None SeaBIOS.
     """
 
     emulator: Emulator
@@ -114,6 +117,7 @@ class HardwareSpec:
     image_size: int
     clock: datetime.datetime | None = None
     has_hub: bool = False
+    firmware: FirmwareFiles | None = None
 
 
 def command(hardware: HardwareSpec, descriptors: Descriptors) -> list[str]:
@@ -123,6 +127,7 @@ def command(hardware: HardwareSpec, descriptors: Descriptors) -> list[str]:
         *PROCESS,
         *_board(hardware),
         *_memory(hardware, descriptors),
+        *_firmware(descriptors.firmware),
         *_identity(hardware),
         *_consoles(descriptors),
         *_disk(hardware, descriptors),
@@ -163,6 +168,22 @@ def _memory(hardware: HardwareSpec, descriptors: Descriptors) -> list[str]:
         "-object", f"memory-backend-file,id={_MEMORY},size={hardware.memory}M,"
                    f"mem-path=/proc/self/fd/{descriptors.memory},{sharing}",
         "-machine", f"memory-backend={_MEMORY}",
+    ]  # fmt: skip
+
+
+def _firmware(descriptors: tuple[int, int] | None) -> list[str]:
+    """UEFI in two images of flash: its code, which all machines share and none can write, and its variables."""
+    if descriptors is None:
+        return []
+    return [
+        "-add-fd", f"fd={descriptors[0]},set={_CODE_SET}",
+        "-add-fd", f"fd={descriptors[1]},set={_VARIABLES_SET}",
+        "-blockdev", f"driver=file,node-name=code-file,filename=/dev/fdset/{_CODE_SET},read-only=on,"
+                     "auto-read-only=off",
+        "-blockdev", "driver=raw,node-name=code,file=code-file,read-only=on",
+        "-blockdev", f"driver=file,node-name=variables-file,filename=/dev/fdset/{_VARIABLES_SET}",
+        "-blockdev", "driver=raw,node-name=variables,file=variables-file",
+        "-machine", "pflash0=code,pflash1=variables",
     ]  # fmt: skip
 
 
@@ -207,12 +228,13 @@ def _disk(hardware: HardwareSpec, descriptors: Descriptors) -> list[str]:
     discard = "unmap" if descriptors.write_log is None else "ignore"
     driver = ",".join(f"{name}={value}" for name, value in hardware.image_format.driver(hardware.image_size).items())
     return [
-        "-add-fd", f"fd={descriptors.image},set=1",
-        "-add-fd", f"fd={descriptors.overlay},set=2",
-        "-blockdev", "driver=file,node-name=image-file,filename=/dev/fdset/1,read-only=on,auto-read-only=off",
+        "-add-fd", f"fd={descriptors.image},set={_IMAGE_SET}",
+        "-add-fd", f"fd={descriptors.overlay},set={_OVERLAY_SET}",
+        "-blockdev", f"driver=file,node-name=image-file,filename=/dev/fdset/{_IMAGE_SET},read-only=on,"
+                     "auto-read-only=off",
         "-blockdev", f"{driver},node-name=image,file=image-file,read-only=on",
         *_layers(descriptors.layers),
-        "-blockdev", f"driver=file,node-name=overlay-file,filename=/dev/fdset/2,discard={discard}",
+        "-blockdev", f"driver=file,node-name=overlay-file,filename=/dev/fdset/{_OVERLAY_SET},discard={discard}",
         "-blockdev", f"driver=qcow2,node-name=overlay,file=overlay-file,backing={top},discard={discard}",
         *_write_log(descriptors.write_log),
         "-object", throttle(hardware.instance.type.disks),
@@ -228,8 +250,8 @@ def _data_disk(instance: Instance, descriptor: int | None) -> list[str]:
         return []
     slot = int(guest_hardware.DATA_SLOT.partition(".")[0], 16)
     return [
-        "-add-fd", f"fd={descriptor},set={_FIRST_LAYER}",
-        "-blockdev", f"driver=file,node-name=data-file,filename=/dev/fdset/{_FIRST_LAYER},discard=unmap",
+        "-add-fd", f"fd={descriptor},set={_DATA_SET}",
+        "-blockdev", f"driver=file,node-name=data-file,filename=/dev/fdset/{_DATA_SET},discard=unmap",
         "-blockdev", "driver=raw,node-name=data-raw,file=data-file,discard=unmap",
         "-blockdev", f"driver=throttle,node-name=data,file=data-raw,throttle-group={THROTTLE_GROUP},discard=unmap",
         "-device", f"virtio-blk-pci,id=data,drive=data,addr={slot},{_TRANSITIONAL},serial={instance.data_serial}",
@@ -241,8 +263,8 @@ def _layers(descriptors: tuple[int, ...]) -> list[str]:
     for number, descriptor in enumerate(descriptors, start=1):
         below = f"layer-{number - 1}" if number > 1 else "image"
         options += [
-            "-add-fd", f"fd={descriptor},set={_FIRST_LAYER + number}",
-            "-blockdev", f"driver=file,node-name=layer-file-{number},filename=/dev/fdset/{_FIRST_LAYER + number},"
+            "-add-fd", f"fd={descriptor},set={_VARIABLES_SET + number}",
+            "-blockdev", f"driver=file,node-name=layer-file-{number},filename=/dev/fdset/{_VARIABLES_SET + number},"
                          "read-only=on,auto-read-only=off",
             "-blockdev", f"driver=qcow2,node-name=layer-{number},file=layer-file-{number},backing={below},"
                          "read-only=on",
@@ -255,8 +277,8 @@ def _write_log(descriptor: int | None) -> list[str]:
     if descriptor is None:
         return []
     return [
-        "-add-fd", f"fd={descriptor},set=3",
-        "-blockdev", "driver=file,node-name=log-file,filename=/dev/fdset/3",
+        "-add-fd", f"fd={descriptor},set={_LOG_SET}",
+        "-blockdev", f"driver=file,node-name=log-file,filename=/dev/fdset/{_LOG_SET}",
         "-blockdev", "driver=blklogwrites,node-name=logged,file=overlay,log=log-file,log-sector-size=512,discard=unmap",
     ]  # fmt: skip
 

@@ -41,6 +41,11 @@ class Emulator:
         return self._is_at_least(8, 1)
 
     @property
+    def board(self) -> str:
+        """The versioned name of the machines' board, as firmware descriptors have it."""
+        return f"pc-i440fx-{'.'.join(self.version.split('.')[:2])}"
+
+    @property
     def can_restore(self) -> bool:
         """Whether it can map a read-only file as writable guest memory (`rom=off`: QEMU 8.2)."""
         return self._is_at_least(8, 2)

@@ -1,4 +1,4 @@
-"""The files below a machine: the overlay that takes its writes, its data disk, and the file that holds its memory."""
+"""The files below a machine: the overlay that takes its writes, its data disk, its UEFI variables, and its memory."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from lifsea_testbed.support.programs import Ended, run_tool
 SYSTEM_DISK = 20 << 30
 #: How long an empty overlay, and a copy of a machine's memory or disk, may take (seconds).
 _CREATING, _COPYING = 60.0, 600.0
+#: The file with the UEFI variables of a machine.
+VARIABLES = "variables.fd"
 _NO_ROOM = "free disk space, or set TMPDIR to another disk"
 
 
@@ -23,13 +25,15 @@ _NO_ROOM = "free disk space, or set TMPDIR to another disk"
 class Layers:
     """The disks (qcow2) between the image and a machine's overlay, the lowest first, and the logs of writes and reads.
 
-    The overlay is always created anew. A path given here outlives the machine.
+    The overlay is always created anew. A path given here outlives the machine. `variables` is the store of UEFI
+    variables that it begins with a copy of.
     """
 
     below: tuple[Path, ...] = ()
     overlay: Path | None = None
     write_log: Path | None = None
     reads: Path | None = None
+    variables: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +73,16 @@ class HeldFile:
         """When it was last written to (nanoseconds since the epoch)."""
         return os.fstat(self._descriptor).st_mtime_ns
 
+    def content(self) -> bytes:
+        """Returns the whole content of a small file."""
+        with os.fdopen(self.open(os.O_RDONLY), "rb") as file:
+            return file.read()
+
+    def overwrite(self, content: bytes) -> None:
+        """Writes the whole content of a small file, in place."""
+        with os.fdopen(self.open(os.O_WRONLY), "wb") as file:
+            file.write(content)
+
     def close(self) -> None:
         """Releases the file; a second call does nothing."""
         if self._descriptor >= 0:
@@ -77,21 +91,47 @@ class HeldFile:
 
 
 class HeldDisks:
-    """The overlay and the data disk of a machine, created anew, and held over all its power cycles.
+    """The overlay, the data disk and the UEFI variables of a machine, made anew, and held over all its power cycles.
+
+    The store of variables lies beside the data disk; it is a copy of that template, if there is one.
 
     Raises:
-        HostError: the host's disk is full, or its file system has no files of that size.
+        HostError: the host's disk is full, its file system has no files of that size, or the template cannot be read.
     """
 
-    def __init__(self, overlay: Path, data: Path, *, image_size: int, data_disk: int) -> None:
+    def __init__(self, overlay: Path, data: Path, *, image_size: int, data_disk: int,
+                 variables: Path | None = None) -> None:
         create_overlay(overlay, image_size=image_size)
         made = create_data_disk(data, size=data_disk)
+        store = data.with_name(VARIABLES) if variables else None
+        if variables and store:
+            copy_whole(variables, store)
         self.overlay, self.data = HeldFile(overlay), HeldFile(made) if made else None
+        self.variables = HeldFile(store) if store else None
+        self._modified, self._variables = list[int](), b""
 
     @property
     def all(self) -> tuple[HeldFile, ...]:
-        """Both, or the overlay alone."""
-        return (self.overlay, self.data) if self.data else (self.overlay,)
+        """Those that there are."""
+        return tuple(file for file in (self.overlay, self.data, self.variables) if file)
+
+    def begin(self) -> None:
+        """Notes the state of the disks and the variables before the machine runs."""
+        self._modified = self._modified_at()
+        self._variables = self.variables.content() if self.variables else b""
+
+    @property
+    def untouched(self) -> bool:
+        """Whether neither overlay nor data disk was written to since `begin`."""
+        return self._modified_at() == self._modified
+
+    def put_back(self) -> None:
+        """Writes the variables as they were at `begin`; no machine may run."""
+        if self.variables:
+            self.variables.overwrite(self._variables)
+
+    def _modified_at(self) -> list[int]:
+        return [file.modified_at for file in self.all if file is not self.variables]
 
     def close(self) -> None:
         """Releases the files; a second call does nothing."""
@@ -145,6 +185,23 @@ def create_data_disk(path: Path, *, size: int) -> Path | None:
         raise HostError(f"no data disk of {size} GiB can be made in {path.parent}: {error.strerror}",
                         hint="a smaller --data-disk, or set TMPDIR to another file system") from None
     return path
+
+
+def copy_whole(source: Path, target: Path) -> None:
+    """Copies a file of UEFI variables without holes: a later write to it needs no room on the disk.
+
+    QEMU tells nobody of a write to flash that failed, so it must not fail.
+
+    Raises:
+        HostError: it cannot be read, or the disk is full.
+    """
+    try:
+        content = source.read_bytes()
+        with os.fdopen(open_regular(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
+            file.write(content)
+    except OSError as error:
+        raise HostError(f"the UEFI variables {source} cannot be copied to {target}: {error.strerror}",
+                        hint=_NO_ROOM) from None
 
 
 def create_memory_file(path: Path, *, size: int) -> None:

@@ -155,6 +155,7 @@ def _environment(document: Document) -> Iterator[str]:
         "verdict": gate.headline(document), "why": document.why, "image": document.image.name,
         "image.sha256": document.image.sha256, "image.version": document.image.version,
         "profile": document.profile, "instance": document.instance_type,
+        "firmware": document.firmware,
     }  # fmt: skip
     for run in document.runs:
         facts |= {"accelerator": run.accelerator, "host": f"{run.host.processor}, {run.host.cores} cores",

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lifsea_testbed.errors import Blame, CallerError, Reason
 from lifsea_testbed.report.outcome import Status
+from lifsea_testbed.support.firmware import Firmware
 from lifsea_testbed.support.sanitize import printable
 from lifsea_testbed.support.whole_file import write_whole
 
@@ -186,6 +187,7 @@ class Document(_Record):
     next_image: ImageRecord | None = None
     profile: str
     instance_type: str
+    firmware: Firmware = Field(default=Firmware.BIOS, description="the firmware of the machines")
     selected: list[str] = Field(description="the claims that --claim named")
     required: list[str] = Field(default=[], description="the words of --require: claims, reasons, or all")
     shard: Shard | None = None

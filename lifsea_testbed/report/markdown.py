@@ -21,7 +21,8 @@ def summary(document: Document) -> str:
         f"## {_MARKS[document.verdict]} {headline(document)}: {subject}",
         "", f"{markdown(document.why)}.", "",
         f"{counted(document.claims)} of {len(document.claims)} claims · sha256 `{image.sha256[:16]}…` · "
-        f"{markdown(document.instance_type)} · {', '.join(markdown(run.accelerator) for run in document.runs)}", "",
+        f"{markdown(document.instance_type)} · {document.firmware} · "
+        f"{', '.join(markdown(run.accelerator) for run in document.runs)}", "",
     ]  # fmt: skip
     loud = sorted((claim for claim in document.claims if not claim.status.is_quiet),
                   key=lambda claim: claim.status.gravity)  # fmt: skip

@@ -92,6 +92,7 @@ def _differences(first: Document, other: Document) -> list[str]:
         "profile": (first.profile, other.profile), "selection": (first.selected, other.selected),
         "requirement": (sorted(first.required), sorted(other.required)),
         "instance type": (first.instance_type, other.instance_type),
+        "firmware": (first.firmware, other.firmware),
         "version of the test bed": (first.testbed, other.testbed),
         "number of shards": tuple(document.shard and document.shard.count for document in (first, other)),
         "plan of shards": tuple(_plan(document, first) for document in (first, other)),

@@ -9,6 +9,7 @@ _PACKAGES = {
     "qemu-system-x86_64": ("qemu-system-x86", "qemu-kvm"), "qemu-img": ("qemu-utils", "qemu-img"),
     "socat": ("socat", "socat"), "setpriv": ("util-linux", "util-linux"), "bwrap": ("bubblewrap", "bubblewrap"),
     "prlimit": ("util-linux", "util-linux"), "nsenter": ("util-linux", "util-linux"),
+    "ovmf": ("ovmf", "edk2-ovmf"),
     "gcc": ("gcc libc6-dev", "gcc glibc-devel"), "as": ("binutils", "binutils"), "ld": ("binutils", "binutils"),
 }  # fmt: skip
 _APT, _DNF = Path("/usr/bin/apt-get"), Path("/usr/bin/dnf")

@@ -150,6 +150,19 @@ def test_marks_of_a_counter_are_exact_to_the_byte() -> None:
     assert record[BootMark.BOOT_LOADER].at == 0.1
 
 
+def test_uefi_names_the_boot_loader_that_it_starts() -> None:
+    lines = ['BdsDxe: loading Boot0001 "a" from PciRoot(0x0)', 'BdsDxe: starting Boot0001 "a" from PciRoot(0x0)',
+             "BdsDxe: failed to start Boot0001", 'x BdsDxe: starting Boot0003 "b" from PciRoot(0x0)',
+             "[    0.000000] Linux version 6.1", "[    0.000000] Command line: x"]
+    found = marks.from_console([ConsoleLine(at=float(at), text=text) for at, text in enumerate(lines)])
+    assert found == {BootMark.FIRST_BYTE: 0.0, BootMark.BOOT_LOADER: 3.0, BootMark.KERNEL: 5.0}
+    output = "\n".join(lines).encode()
+    record = marks.from_record(Stamp(at=float(index), counts=Counts(), value=byte)
+                               for index, byte in enumerate(output))  # fmt: skip
+    assert record[BootMark.BOOT_LOADER].at == output.index(b"BdsDxe: starting Boot0003")
+    assert [phase.name for phase in marks.phases(found)] == ["firmware", "boot-loader"]
+
+
 @given(some.floats(-100, 100), some.lists(some.tuples(some.floats(0, 0.1), some.floats(0, 0.1)), min_size=1))
 def test_the_true_offset_lies_within_the_error(offset: float, delays: list[tuple[float, float]]) -> None:
     exchanges = [Exchange(before=place + offset - to, guest=place, after=place + offset + back)

@@ -76,6 +76,8 @@ FATAL = [
     ("error: you need to load the kernel first.", "boot loader stopped"),
     ("error: ../../grub-core/loader/i386/linux.c:1231:you need to load the kernel first.", "boot loader stopped"),
     ("No bootable device.", "firmware found nothing to boot"),
+    ("BdsDxe: No bootable option or device was found.", "firmware found nothing to boot"),
+    ("UEFI Interactive Shell v2.2", "firmware found nothing to boot"),
     ("[    1.909480] int3: 0000 [#1] SMP", "kernel oops"),
     ("[    2.0] general protection fault, probably for non-canonical address 0xdead: 0000 [#1]", "kernel oops"),
     ("[   50.1] Out of memory and no killable processes...", "out of memory with nothing to kill"),

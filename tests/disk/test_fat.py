@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from lifsea_testbed.disk.esp import has_default_loader
 from lifsea_testbed.disk.fat import Fat, is_fat
 from lifsea_testbed.disk.filesystem import Tree, root_of
 from lifsea_testbed.disk.source import RawFile, Window
@@ -132,14 +131,3 @@ def test_a_file_system_behind_its_partition_is_damage(tmp_path: Path) -> None:
     data = small(tmp_path)
     with pytest.raises(DiskDamaged, match="ends 4096 bytes behind its partition"):
         Fat(Window(Bytes(bytes(data)), 0, len(data) - 4096))
-
-
-@pytest.mark.parametrize(("loader", "there"), [("EFI/BOOT/BOOTX64.EFI", True), ("efi/boot/bootx64.efi", True),
-                                               ("EFI/BOOT/BOOTAA64.EFI", False)])  # fmt: skip
-@pytest.mark.parametrize("label", ["gpt", "dos"])
-def test_the_loader_of_an_esp_is_found(tmp_path: Path, loader: str, there: bool, label: str) -> None:
-    path = disks.disk(tmp_path / "disk.raw", root=disks.fill(tmp_path / "root", {"f": ""}), label=label)
-    disks.run("sfdisk", "--quiet", "--part-type", path, "1", "U" if label == "gpt" else "ef")
-    disks.fat(path, disks.fill(tmp_path / "esp", {loader: "MZ"}), offset=1 << 20)
-    with RawFile(path) as disk:
-        assert has_default_loader(disk) is there

@@ -49,7 +49,7 @@ class Starving(Machine):
         self.boots, self.closed, self._ends, self._writes, self._starved = [], 0, list(ends), writes, starved
 
     def start(self) -> None:
-        made: Any = SimpleNamespace(close=self._close, disk_is_untouched=not self._writes, is_starved=self._starved)
+        made: Any = SimpleNamespace(undo=self._close, disk_is_untouched=not self._writes, is_starved=self._starved)
         self.boots.append(made)
 
     def _close(self) -> None:

@@ -14,6 +14,8 @@ from lifsea_testbed.errors import ImageRefused
 from lifsea_testbed.machine.context import RunContext
 from lifsea_testbed.qemu.accelerator import Accelerator, AcceleratorKind
 from lifsea_testbed.qemu.emulator import Emulator
+from lifsea_testbed.qemu.firmware import FirmwareFiles
+from lifsea_testbed.support.firmware import Firmware
 from lifsea_testbed.support.private_dir import Leftover
 from lifsea_testbed.support.shard import ShardIndex
 from tests.disk.test_image import qcow2
@@ -28,7 +30,8 @@ def context(path: Path) -> RunContext:
         emulator=Emulator(binary="/usr/bin/qemu", version="10.0"), memory=8192, scratch=path.parent,
         reports=path.parent / "reports", claims=("no-sshd",), shard=ShardIndex(number=2, count=3),
         durations={"test_a": 1.5},
-        known_issues=(path.parent / "known.toml",), data_disk=20,
+        known_issues=(path.parent / "known.toml",), data_disk=20, firmware=Firmware.UEFI, firmware_reason="named",
+        firmware_files=FirmwareFiles(description="d", code=path, variables=path),
         removed=(Leftover(path=path.parent, size=3, processes=(1, 2)),),
     )  # fmt: skip
 

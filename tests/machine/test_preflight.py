@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 
 from lifsea_testbed.cli.main import main
-from lifsea_testbed.disk.image import examine
-from lifsea_testbed.errors import ProfileRefused
+from lifsea_testbed.disk.image import Image, examine
+from lifsea_testbed.errors import ImageRefused, NotJudged, ProfileRefused, Reason
+from lifsea_testbed.guest.offline import OfflineTree
 from lifsea_testbed.machine.context import AUTO
-from lifsea_testbed.machine.preflight import choose_profile
+from lifsea_testbed.machine.preflight import choose_firmware, choose_profile
+from lifsea_testbed.profiles import profile as profiles
+from lifsea_testbed.profiles.profile import Profile
 from tests.support import ROOT, disks
 from tests.support.boot_sector import make_bootable, raw_image
 
@@ -83,6 +86,74 @@ def test_a_run_is_held_to_the_profile_of_the_image_and_its_header_says_why(tmp_p
     assert (run.returncode, gate["profile"], [claim["status"] for claim in gate["claims"]]) == (
         7, "reference-3.5", ["passed"])  # fmt: skip
     assert "profile reference-3.5 (chosen by ID=lifsea-reference, VERSION_ID=3.5.0 on partition 2" in run.stdout
+
+
+UEFI = {"EFI/BOOT/BOOTX64.EFI": "MZ"}
+
+
+def with_esp(directory: Path, files: Mapping[str, str | bytes], *, code: bool = False) -> Image:
+    """A disk with those files on an ESP, and boot code in front of it or none."""
+    path = directory / "disk.raw"
+    path.write_bytes(bytes(6 << 20))
+    disks.run("sfdisk", "--quiet", path, given="label: gpt\nstart=2048, size=8192, type=U\n")
+    disks.fat(path, disks.fill(directory / "esp", {"readme": "", **files}), offset=1 << 20, size=4)
+    return examine(make_bootable(path, "x") if code else path)
+
+
+def reference(firmware: str = AUTO) -> Profile:
+    profile = profiles.load("reference")
+    return profile.model_copy(update={"boot": profile.boot.model_copy(update={"firmware": firmware})})
+
+
+@pytest.mark.parametrize(("option", "named", "firmware", "why"), [
+    (AUTO, AUTO, "uefi", "partition 1 has \\EFI\\BOOT\\BOOTX64.EFI, and a BIOS would find nothing"),
+    ("uefi-secure", AUTO, "uefi-secure", "named by --firmware"), (AUTO, "uefi", "uefi", "named by the profile"),
+    ("uefi", "bios", "uefi", "named by --firmware"),
+])  # fmt: skip
+def test_a_disk_for_uefi_boots_by_it(tmp_path: Path, option: str, named: str, firmware: str, why: str) -> None:
+    assert choose_firmware(option, reference(named), with_esp(tmp_path, UEFI)) == (firmware, why)
+
+
+@pytest.mark.parametrize(("option", "named", "complaint", "hint"), [
+    ("bios", AUTO, "bios, named by --firmware, does not boot it: its first sector holds no boot code",
+     "--firmware uefi: partition 1 has"),
+    (AUTO, "bios", "bios, named by the profile, does not boot it", "--firmware uefi"),
+])  # fmt: skip
+def test_a_disk_for_uefi_is_refused_by_a_bios(
+    tmp_path: Path, option: str, named: str, complaint: str, hint: str
+) -> None:
+    with pytest.raises(ImageRefused) as caught:
+        choose_firmware(option, reference(named), with_esp(tmp_path, UEFI))
+    assert complaint in caught.value.happened and hint in caught.value.hint
+
+
+def test_a_disk_with_boot_code_boots_by_bios_alone(tmp_path: Path) -> None:
+    image = examine(raw_image(tmp_path / "disk.raw", "up"))
+    assert choose_firmware(AUTO, reference(), image) == ("bios", "its disk has boot code")
+    with pytest.raises(ImageRefused, match="uefi, named by --firmware, does not boot it: no partition has UEFI's"):
+        choose_firmware("uefi", reference(), image)
+
+
+def test_a_disk_that_nothing_boots_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    image = with_esp(tmp_path, {})
+    command = [sys.executable, "-m", "pytest", "suites", "-n0", "-p", "no:cacheprovider", "--image", str(image.path),
+               "--profile", "reference", "--reports", str(tmp_path / "reports")]  # fmt: skip
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 4 and not (tmp_path / "reports").exists()
+    assert run.stderr.strip() == ("ERROR: disk.raw: it boots by no firmware: its first sector holds no boot code "
+                                  "(hint: it needs a boot loader: make it again, for the whole disk)")  # fmt: skip
+
+
+def test_a_disk_that_is_not_read_offline_is_left_to_the_firmware_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: OfflineTree) -> object:
+        raise NotJudged("not read", Reason.IMAGE)
+
+    monkeypatch.setattr(OfflineTree, "loaders", refuse)
+    image = examine(raw_image(tmp_path / "disk.raw"))
+    assert choose_firmware(AUTO, reference(), image) == ("bios", "its disk is not read offline")
+    assert choose_firmware("uefi", reference(), image) == ("uefi", "named by --firmware")
 
 
 @pytest.mark.parametrize("command", ["shell", "boot-time"])

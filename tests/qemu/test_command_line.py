@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import itertools
@@ -19,6 +20,7 @@ from lifsea_testbed.machine import preflight
 from lifsea_testbed.qemu import accelerator, command_line, emulator, storage
 from lifsea_testbed.qemu.accelerator import Accelerator, AcceleratorKind, Speed, decide
 from lifsea_testbed.support import private_dir
+from lifsea_testbed.support.firmware import Firmware
 
 KVM, TCG = AcceleratorKind.KVM, AcceleratorKind.TCG
 SOURCE = Path(accelerator.__file__).with_name("payload.S")
@@ -29,14 +31,16 @@ def command(kind: AcceleratorKind = KVM, *, version: str = "10.0.2",
             size: instance_types.InstanceType = INSTANCE.type, layers: tuple[int, ...] = (),
             write_log: int | None = None, reads: int | None = None, data: int | None = None,
             counter: tuple[int, int] | None = None, clock: datetime.datetime | None = None,
-            has_hub: bool = False) -> list[str]:
+            has_hub: bool = False, firmware: tuple[int, int] | None = None) -> list[str]:
+    kind_of = Firmware.UEFI if firmware else Firmware.BIOS
     hardware = command_line.HardwareSpec(emulator=emulator.Emulator(binary="qemu", version=version),
                                          accelerator=Accelerator(kind=kind, speed=9000.0, why="measured"), memory=8192,
-                                         instance=dataclasses.replace(INSTANCE, type=size),
+                                         instance=dataclasses.replace(INSTANCE, type=size, firmware=kind_of),
                                          image_format=DiskFormat.QCOW2, image_size=1 << 20, clock=clock,
                                          has_hub=has_hub)  # fmt: skip
     descriptors = command_line.Descriptors(monitor=10, console=11, assistant=15, channel=12, image=13, overlay=14,
-                                           layers=layers, write_log=write_log, reads=reads, data=data, counter=counter)
+                                           layers=layers, write_log=write_log, reads=reads, data=data, counter=counter,
+                                           firmware=firmware)  # fmt: skip
     return command_line.command(hardware, descriptors)
 
 
@@ -138,6 +142,56 @@ def test_kvm_that_crawls_is_refused_when_it_was_requested() -> None:
 def test_the_firmware_tables_are_those_of_the_cloud() -> None:
     tables = "\n".join(values("-smbios", command()))
     assert "manufacturer=Alibaba Cloud,product=Alibaba Cloud ECS,version=pc-i440fx-2.1" in tables
+
+
+def test_uefi_is_read_only_code_and_a_store_of_variables_by_descriptor() -> None:
+    words = command(firmware=(30, 31), data=20, layers=(16, 17), write_log=18)
+    nodes = {node.partition("node-name=")[2].partition(",")[0]: node for node in values("-blockdev", words)}
+    assert "pflash0=code,pflash1=variables" in values("-machine", words)
+    assert "read-only=on" in nodes["code"] and "read-only=on,auto-read-only=off" in nodes["code-file"]
+    assert "read-only" not in nodes["variables"] + nodes["variables-file"]
+    sets = dict(value.split(",set=") for value in values("-add-fd", words))
+    assert len(set(sets.values())) == len(sets) == 8
+    assert f"/dev/fdset/{sets['fd=30']}," in nodes["code-file"] and nodes["variables-file"].endswith(sets["fd=31"])
+    assert "pflash" not in " ".join(command())
+
+
+def test_the_tables_of_a_uefi_machine_name_its_own_firmware() -> None:
+    bios, uefi = ("\n".join(values("-smbios", command(firmware=firmware))) for firmware in (None, (30, 31)))
+    assert "type=0,vendor=SeaBIOS,version=449e491," in bios
+    assert "type=0,vendor=EFI Development Kit II / OVMF,version=0.0.0," in uefi
+    assert [line for line in bios.split("\n") if "type=0" not in line] == [
+        line for line in uefi.split("\n") if "type=0" not in line]  # fmt: skip
+
+
+def test_the_variables_begin_as_their_template_and_can_be_put_back(tmp_path: Path) -> None:
+    template = tmp_path / "template"
+    template.write_bytes(b"new" + bytes(1 << 16))
+    disks = storage.HeldDisks(tmp_path / "overlay", tmp_path / "data", image_size=1 << 20, data_disk=0,
+                              variables=template)  # fmt: skip
+    with contextlib.closing(disks):
+        assert disks.variables is not None and disks.variables.path.parent == tmp_path
+        assert disks.variables.path.stat().st_blocks * 512 >= 1 << 16  # no later write to it can find the disk full
+        disks.begin()
+        disks.variables.overwrite(b"old" + bytes(1 << 16))
+        assert disks.untouched and disks.variables.content().startswith(b"old")
+        disks.put_back()
+        assert disks.variables.content() == template.read_bytes()
+        disks.overlay.overwrite(b"x")
+        assert not disks.untouched
+
+
+def test_without_uefi_there_are_no_variables(tmp_path: Path) -> None:
+    disks = storage.HeldDisks(tmp_path / "overlay", tmp_path / "data", image_size=1 << 20, data_disk=0)
+    with contextlib.closing(disks):
+        disks.begin()
+        disks.put_back()
+        assert disks.variables is None and disks.untouched and disks.all == (disks.overlay,)
+
+
+def test_variables_that_cannot_be_copied_are_the_hosts_fault(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match=r"UEFI variables .* cannot be copied"):
+        storage.copy_whole(tmp_path / "none", tmp_path / "store")
 
 
 def test_the_devices_sit_in_the_slots_of_an_instance() -> None:

@@ -22,6 +22,7 @@ from lifsea_testbed.machine.fidelity import HardwareFidelity
 from lifsea_testbed.perf.metric import Measure
 from lifsea_testbed.profiles import profile as profiles
 from lifsea_testbed.scenarios import basics
+from lifsea_testbed.support.firmware import Firmware
 from lifsea_testbed.upgrade.offer import Offer
 from tests.support import SUITES, first_boots, journeys, pods
 from tests.support.boots import KVM, TCG, boot
@@ -195,6 +196,7 @@ DEFECTS: dict[str, list[dict[str, Any]]] = {
     "test_the_memory_is_as_sold": [{"hardware.memory": 8180}, {"hardware.memory": 8193}],
     "test_the_firmware_says_who_made_it": [
         {"hardware.dmi": {}}, {"hardware.dmi": {**guest_hardware.dmi(INSTANCE), "board_vendor": "Intel"}},
+        {"hardware.dmi": guest_hardware.dmi(dataclasses.replace(INSTANCE, firmware=Firmware.UEFI))},
         {"hardware.smbios_version": "3.0"},
     ],
     "test_every_device_sits_in_its_slot": [
@@ -221,7 +223,7 @@ class FakeMachine:
         self.guest = FakeGuest(traits, profile)
         self.instance = SimpleNamespace(
             id="i-test", host_name="iZtestZ", type=traits["type"], mac=INSTANCE.mac, uuid=INSTANCE.uuid,
-            disk_serials=INSTANCE.disk_serials, data_disk=0, time_servers=("t1", "t2"),
+            firmware=INSTANCE.firmware, disk_serials=INSTANCE.disk_serials, data_disk=0, time_servers=("t1", "t2"),
         )  # fmt: skip
         self.fidelity = HardwareFidelity(
             hardware_speed=not emulated, all_features=not emulated, exact_model=not emulated,

@@ -16,8 +16,10 @@ from lifsea_testbed.errors import Explained, MachineStarved, TimerLost
 from lifsea_testbed.machine.context import RunContext
 from lifsea_testbed.machine.factory import MachineFactory
 from lifsea_testbed.qemu import accelerator, emulator
+from lifsea_testbed.qemu import firmware as firmwares
 from lifsea_testbed.qemu.accelerator import Accelerator, AcceleratorKind
 from lifsea_testbed.support import private_dir
+from lifsea_testbed.support.firmware import Firmware
 from tests.support.boot_sector import raw_image
 
 #: For tests of what only KVM does: guests of some instructions run even where KVM is emulated in software.
@@ -65,13 +67,17 @@ def measured(kind: AcceleratorKind) -> Accelerator:
 
 @contextlib.contextmanager
 def factory(disk: Path, accelerator: Accelerator, *,
-            instance_type: str = instance_types.DEFAULT) -> Iterator[MachineFactory]:  # fmt: skip
-    """A factory of machines with 64 MiB that boot that disk, which is up when it prints `up and running`."""
+            instance_type: str = instance_types.DEFAULT,
+            firmware: Firmware = Firmware.BIOS) -> Iterator[MachineFactory]:  # fmt: skip
+    """A factory of machines with 64 MiB, 128 by UEFI, that boot that disk: it is up when it says `up and running`."""
     profile = disk.with_name("quick.toml")
     profile.write_text(PROFILE)
+    installed = emulator.find()
     context = RunContext(
         image=examine(disk), profile=str(profile), instance_type=instance_types.find(instance_type),
-        accelerator_option=str(accelerator.kind), accelerator=accelerator, emulator=emulator.find(), memory=64,
+        accelerator_option=str(accelerator.kind), accelerator=accelerator, emulator=installed,
+        memory=128 if firmware.is_uefi else 64, firmware=firmware,
+        firmware_files=firmwares.find(firmware, installed.board),
         scratch=private_dir.places()[0], reports=disk.parent / "reports",
     )  # fmt: skip
     with contextlib.closing(MachineFactory(context)) as made:
