@@ -90,8 +90,8 @@ def from_console(lines: Sequence[ConsoleLine]) -> dict[BootMark, float]:
     kernels = [line for line in lines if _KERNEL.search(line.text)]
     inits = [line for line in kernels if _INIT.search(line.text)]
     systemds = [line for line in lines if _SYSTEMD.search(line.text)]
-    found = ((BootMark.BOOT_LOADER, loaders[-1:]), (BootMark.FIRST_BYTE, lines[:1]), (BootMark.KERNEL, kernels[1:2]), (BootMark.INIT, inits[:1]),
-             (BootMark.SYSTEMD, systemds[:1]))  # fmt: skip
+    found = ((BootMark.BOOT_LOADER, loaders[-1:]), (BootMark.FIRST_BYTE, lines[:1]), (BootMark.KERNEL, kernels[1:2]),
+             (BootMark.INIT, inits[:1]), (BootMark.SYSTEMD, systemds[:1]))  # fmt: skip
     return {mark: line.at for mark, matches in found for line in matches}
 
 

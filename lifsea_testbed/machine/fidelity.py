@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lifsea_testbed.qemu import command_line, processor
+from lifsea_testbed.support.firmware import Firmware
 
 _VULNERABILITIES = Path("/sys/devices/system/cpu/vulnerabilities")
 #: What ARCH_CAPABILITIES of Icelake-Server v3 and later declare (QEMU, target/i386/cpu.c: rdctl-no, mds-no, taa-no), by
@@ -22,7 +23,8 @@ class HardwareFidelity:
     (not under emulation, nor on an older host). `exact_model`: its family, model and stepping are an Ice Lake's, not
     the host's. `not_affected` are the vulnerabilities, by the kernel's names, that an Ice Lake declares not to be
     affected by and that the host is not affected by either. `memory` (MiB) is the instance type's, or less if the host
-    has not enough. `network_queues` is the number of queues of a NIC.
+    has not enough. `network_queues` is the number of queues of a NIC. `known_board`: its board is an ecs.g7's; that of
+    an instance with Secure Boot is not known, and here it is QEMU's q35.
     """
 
     hardware_speed: bool
@@ -31,6 +33,7 @@ class HardwareFidelity:
     not_affected: frozenset[str]
     memory: int
     network_queues: int
+    known_board: bool
 
     @classmethod
     def of(cls, hardware: command_line.HardwareSpec) -> HardwareFidelity:
@@ -40,7 +43,8 @@ class HardwareFidelity:
         return cls(hardware_speed=not accelerator.other_pace, all_features=is_ice_lake,
                    exact_model=accelerator.cpu_model not in processor.HOSTS_OWN,
                    not_affected=not_affected() & _DECLARED, memory=hardware.memory,
-                   network_queues=command_line.NETWORK_QUEUES)  # fmt: skip
+                   network_queues=command_line.NETWORK_QUEUES,
+                   known_board=hardware.instance.firmware is not Firmware.UEFI_SECURE)  # fmt: skip
 
 
 def not_affected(directory: Path = _VULNERABILITIES) -> frozenset[str]:

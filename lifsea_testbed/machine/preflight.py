@@ -77,7 +77,8 @@ def run_context(*, image: str, reports: Path, next_image: str | None = None, pro
         accelerator_option=accelerator, accelerator=accelerators.choose(accelerator, emulator), emulator=emulator,
         memory=memory, scratch=scratch, reports=reports, claims=tuple(claims), required=tuple(required), shard=shard,
         known_issues=tuple(known_issues), dump_memory=dump_memory, data_disk=data_disk, durations=durations or {},
-        removed=removed, firmware=chosen, firmware_reason=why, firmware_files=firmwares.find(chosen, emulator.board),
+        removed=removed, firmware=chosen, firmware_reason=why,
+        firmware_files=firmwares.find(chosen, emulator.board(chosen)),
     )  # fmt: skip
     require_disk(scratch)
     _require_directory(reports)

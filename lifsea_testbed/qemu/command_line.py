@@ -24,8 +24,9 @@ from lifsea_testbed.ecs.instance import (
 from lifsea_testbed.ecs.instance_types import DiskLimits
 from lifsea_testbed.qemu import processor
 from lifsea_testbed.qemu.accelerator import Accelerator, AcceleratorKind
-from lifsea_testbed.qemu.emulator import MACHINE_TYPE, Emulator
+from lifsea_testbed.qemu.emulator import MACHINE_TYPE, SECURE_MACHINE_TYPE, Emulator
 from lifsea_testbed.qemu.firmware import FirmwareFiles
+from lifsea_testbed.support.firmware import Firmware
 
 #: The virtio-serial port of the command channel, beside Cloud Assistant's.
 CHANNEL_PORT = "org.lifsea.testbed.0"
@@ -144,20 +145,29 @@ def _board(hardware: HardwareSpec) -> list[str]:
     accelerator = f"tcg,thread={threads}" if hardware.accelerator.kind is AcceleratorKind.TCG else "kvm"
     topology = hardware.instance.type.topology
     return [
-        # SMBIOS 2.8 has the 32-bit entry point; QEMU since 8.1 uses the one of SMBIOS 3.0 by default.
-        "-machine", f"{MACHINE_TYPE},smbios-entry-point-type=32",
+        *_machine_type(hardware.instance.firmware),
         "-accel", accelerator,
         "-cpu", processor.option(hardware.accelerator.cpu_model),
         "-smp", f"{hardware.instance.type.cpus},sockets={topology.sockets},cores={topology.cores},"
                 f"threads={topology.threads}",
         "-m", str(hardware.memory),
         "-rtc", f"base={hardware.clock:%Y-%m-%dT%H:%M:%S}" if hardware.clock else "base=utc",
-        "-device", "piix3-usb-uhci,id=usb,addr=1.2",
         "-device", "usb-tablet,bus=usb.0",
         "-device", "cirrus-vga,addr=2",
         "-device", f"virtio-balloon-pci,addr=6,{_TRANSITIONAL}",
         "-device", "pvpanic",
     ]  # fmt: skip
+
+
+def _machine_type(firmware: Firmware) -> list[str]:
+    """The board with its USB controller; that of Secure Boot has SMM, and flash that is written to in SMM alone."""
+    # SMBIOS 2.8 has the 32-bit entry point; QEMU since 8.1 uses the one of SMBIOS 3.0 by default.
+    tables = "smbios-entry-point-type=32"
+    if firmware is not Firmware.UEFI_SECURE:
+        return ["-machine", f"{MACHINE_TYPE},{tables}", "-device", "piix3-usb-uhci,id=usb,addr=1.2"]
+    return ["-machine", f"{SECURE_MACHINE_TYPE},{tables},smm=on",
+            "-global", "driver=cfi.pflash01,property=secure,value=on",
+            "-device", "piix3-usb-uhci,id=usb,addr=1"]  # fmt: skip
 
 
 def _memory(hardware: HardwareSpec, descriptors: Descriptors) -> list[str]:

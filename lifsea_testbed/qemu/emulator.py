@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from lifsea_testbed.errors import HostError
 from lifsea_testbed.qemu.process import describe_exit
+from lifsea_testbed.support.firmware import Firmware
 from lifsea_testbed.support.host_limits import hint_for
 from lifsea_testbed.support.host_packages import install_hint, reinstall_hint
 from lifsea_testbed.support.programs import run_tool
@@ -17,6 +18,9 @@ BINARY = "qemu-system-x86_64"
 #: is not used: QEMU removes types after about six years, and those before 2.8 hide the CPU leaves that `-cpu max` needs
 #: (full-cpuid-auto-level=off), so that a 64-bit kernel hangs before its first line.
 MACHINE_TYPE = "pc"
+#: The board of Secure Boot: edk2 keeps its keys from the guest by SMM, which it supports on no i440FX (edk2,
+#: OvmfPkg/README, "SMM support").
+SECURE_MACHINE_TYPE = "q35"
 #: The oldest QEMU with all that the command line uses: that of Debian 12.
 _OLDEST = (7, 2)
 #: What QEMU is run with: overlays, the guest's connections to services, confinement.
@@ -40,10 +44,10 @@ class Emulator:
         """
         return self._is_at_least(8, 1)
 
-    @property
-    def board(self) -> str:
-        """The versioned name of the machines' board, as firmware descriptors have it."""
-        return f"pc-i440fx-{'.'.join(self.version.split('.')[:2])}"
+    def board(self, firmware: Firmware) -> str:
+        """Returns the versioned name of the board of machines with that firmware, as firmware descriptors have it."""
+        name = "pc-q35" if firmware is Firmware.UEFI_SECURE else "pc-i440fx"
+        return f"{name}-{'.'.join(self.version.split('.')[:2])}"
 
     @property
     def can_restore(self) -> bool:

@@ -27,7 +27,7 @@ def made(directory: Path, files: dict[str, str], *, label: str = "gpt", kind: st
     path = directory / "disk.raw"
     with path.open("wb") as file:
         file.truncate(8 << 20)
-    rows = [f"start=40, size=100, type={BIOS_BOOT}", f"start=2048, size=8192, type={kind}"] if label == "gpt" else \
+    rows = [f"start=10240, size=100, type={BIOS_BOOT}", f"start=2048, size=8192, type={kind}"] if label == "gpt" else \
         [f"start=2048, size=8192, type={kind}"]  # fmt: skip
     disks.run("sfdisk", "--quiet", path, given="\n".join([f"label: {label}", *rows, ""]))
     disks.fat(path, content, offset=1 << 20, size=4)

@@ -21,7 +21,7 @@ from lifsea_testbed.qemu.storage import Layers
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.support.firmware import Firmware
 from tests.machine.test_accelerators import answer, with_memory
-from tests.support import quick
+from tests.support import efi, quick
 from tests.support.boot_sector import raw_image
 from tests.support.efi import efi_image
 
@@ -125,9 +125,34 @@ def test_a_disk_for_a_bios_does_not_boot_by_uefi_nor_the_other_way_round(tmp_pat
             machine.boot.transcript.wait_for("up and running", Deadline.after(60 if firmware.is_uefi else 10))
 
 
+@contextlib.contextmanager
+def secure(directory: Path, loader: bytes, variables: Path | None = None) -> Iterator[Machine]:
+    """A started machine with Secure Boot, by Microsoft's keys or those variables, and that boot loader on its disk."""
+    directory.mkdir()
+    with quick.factory(efi_image(directory / "disk.raw", loader), quick.measured(AcceleratorKind.TCG),
+                       firmware=Firmware.UEFI_SECURE) as factory:  # fmt: skip
+        spec = MachineSpec(name="secure", state=InitialState.STARTED, layers=Layers(variables=variables))
+        with factory.create(spec) as machine:
+            yield machine
+
+
+def test_secure_boot_starts_what_is_signed_and_nothing_that_was_altered(tmp_path: Path) -> None:
+    """The same program, signed: it starts, unless one bit of it is another, or the firmware has other keys."""
+    sound = efi.signed(efi.program())
+    altered = sound.replace(b"up and running", b"up and rtnning")
+    assert sound != altered
+    with secure(tmp_path / "sound", sound, efi.VARIABLES) as machine:
+        assert machine.boot.transcript.wait_for("up and running", Deadline.after(60))
+    for name, loader, variables in (("altered", altered, efi.VARIABLES), ("unsigned", efi.program(), efi.VARIABLES),
+                                    ("other", sound, None)):  # fmt: skip
+        with secure(tmp_path / name, loader, variables) as machine, pytest.raises(GuestCrashed) as caught:
+            machine.boot.transcript.wait_for("up and r.nning", Deadline.after(60))
+        assert "nothing to boot" in caught.value.happened and "Access Denied" in caught.value.evidence
+
+
 def _target(link: Path) -> str:
     with contextlib.suppress(FileNotFoundError):
-        return os.readlink(link)
+        return str(link.readlink())
     return ""
 
 
@@ -140,4 +165,5 @@ def test_snapshots_of_other_firmware_are_others(tmp_path: Path) -> None:
         with quick.factory(raw_image(tmp_path / "disk.raw"), quick.measured(AcceleratorKind.TCG),
                            firmware=firmware) as factory:  # fmt: skip
             keys.append(snapshot_cache.key(factory))
-    assert {name for name in keys[1] if keys[0].get(name) != keys[1][name]} == {"command", "firmware"}
+    assert {name for name in keys[1] if keys[0].get(name) != keys[1][name]} == {
+        "command", "firmware", "memory"}

@@ -31,8 +31,9 @@ def command(kind: AcceleratorKind = KVM, *, version: str = "10.0.2",
             size: instance_types.InstanceType = INSTANCE.type, layers: tuple[int, ...] = (),
             write_log: int | None = None, reads: int | None = None, data: int | None = None,
             counter: tuple[int, int] | None = None, clock: datetime.datetime | None = None,
-            has_hub: bool = False, firmware: tuple[int, int] | None = None) -> list[str]:
-    kind_of = Firmware.UEFI if firmware else Firmware.BIOS
+            has_hub: bool = False, firmware: tuple[int, int] | None = None,
+            kind_of: Firmware = Firmware.UEFI) -> list[str]:
+    kind_of = kind_of if firmware else Firmware.BIOS
     hardware = command_line.HardwareSpec(emulator=emulator.Emulator(binary="qemu", version=version),
                                          accelerator=Accelerator(kind=kind, speed=9000.0, why="measured"), memory=8192,
                                          instance=dataclasses.replace(INSTANCE, type=size, firmware=kind_of),
@@ -154,6 +155,14 @@ def test_uefi_is_read_only_code_and_a_store_of_variables_by_descriptor() -> None
     assert len(set(sets.values())) == len(sets) == 8
     assert f"/dev/fdset/{sets['fd=30']}," in nodes["code-file"] and nodes["variables-file"].endswith(sets["fd=31"])
     assert "pflash" not in " ".join(command())
+
+
+def test_secure_boot_has_a_board_with_smm_and_flash_that_only_smm_writes() -> None:
+    secure = command(firmware=(30, 31), kind_of=Firmware.UEFI_SECURE)
+    assert "q35,smbios-entry-point-type=32,smm=on" in values("-machine", secure)
+    assert values("-global", secure) == ["driver=cfi.pflash01,property=secure,value=on"]
+    for plain in (command(), command(firmware=(30, 31))):
+        assert not values("-global", plain) and "pc,smbios-entry-point-type=32" in values("-machine", plain)
 
 
 def test_the_tables_of_a_uefi_machine_name_its_own_firmware() -> None:

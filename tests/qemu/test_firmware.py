@@ -96,6 +96,7 @@ def test_a_host_without_uefi_says_what_to_install(places: list[Path]) -> None:
     assert "ovmf" in caught.value.hint and str(places[1]) in caught.value.expected
 
 
-def test_the_installed_package_has_uefi_for_the_machines_board() -> None:
-    files = firmware.find(Firmware.UEFI, emulator.find().board)
+@pytest.mark.parametrize("wanted", [Firmware.UEFI, Firmware.UEFI_SECURE])
+def test_the_installed_package_has_uefi_for_the_machines_board(wanted: Firmware) -> None:
+    files = firmware.find(wanted, emulator.find().board(wanted))
     assert files is not None and files.code.stat().st_size > files.variables.stat().st_size > 0

@@ -72,7 +72,7 @@ SOUND: dict[str, Any] = {
     "kept": True, "next_boot": "booted", "deploys": True, "merges": True, "version": "3.3.0", "rolls_back": True,
     "keeps_old_etc": True, "keeps_etc": True, "keeps_var": True,
     # Traits of the machine around the guest.
-    "fits": True, "boot": 1.9, "memory_given": 8192, "queues_shown": 2,
+    "fits": True, "boot": 1.9, "memory_given": 8192, "queues_shown": 2, "board_known": True,
     **journeys.SOUND, **pods.SOUND, **first_boots.SOUND,
 }  # fmt: skip
 #: A sound machine of another kind, for the tests that such a one has to pass.
@@ -228,7 +228,7 @@ class FakeMachine:
         self.fidelity = HardwareFidelity(
             hardware_speed=not emulated, all_features=not emulated, exact_model=not emulated,
             not_affected=frozenset({"meltdown", "mds"}), memory=traits["memory_given"],
-            network_queues=traits["queues_shown"])  # fmt: skip
+            network_queues=traits["queues_shown"], known_board=traits["board_known"])  # fmt: skip
         self.requests: list[Any] = []
         self.recording_time = 0.0
         self.boot = SimpleNamespace(bytes_written=0)
@@ -349,6 +349,7 @@ def test_what_a_guest_hides_and_its_disk_shows_is_found(name: str, on_disk: dict
     ("test_the_processors_are_arranged_as_sold", {"type": LARGEST, "hardware.processors": 128}, "sockets of an .*, 2"),
     ("test_the_memory_is_as_sold", {"memory_given": 4096}, "4096 MiB to give, ecs.g7.large has 8192"),
     ("test_the_network_card_has_its_queues", {"queues_shown": 1}, "1 queue, ecs.g7.large has 2"),
+    ("test_every_device_sits_in_its_slot", {"board_known": False}, "no source for the board"),
     ("test_every_power_cut_boots_old_or_new", {"disks_left": 7}, "left out upgrade: 7 of 20 disks"),
     ("test_every_power_cut_boots_old_or_new", {"disks_unconfirmed": 3}, "and 3 confirmations"),
 ])  # fmt: skip

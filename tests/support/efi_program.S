@@ -5,14 +5,14 @@
         .intel_syntax noprefix
         .globl  start
         .text
-start:  cli                                     # neither timers nor the watchdog of the boot manager
-        mov     rbx, [rdx + 0x58]               # runtime services (4.3)
+start:  mov     rbx, [rdx + 0x58]               # runtime services (4.3)
         sub     rsp, 0x38
         call    count
         lea     rsi, up[rip]
         call    print
         mov     r12b, 'a'
-next:   call    receive
+next:   cli                                     # no timer of the firmware, whose services allow interrupts again: it
+        call    receive                         # would read the letters, and its watchdog would reset the machine
         cmp     al, 'r'
         je      reset
         cmp     al, 'w'

@@ -77,7 +77,7 @@ def factory(disk: Path, accelerator: Accelerator, *,
         image=examine(disk), profile=str(profile), instance_type=instance_types.find(instance_type),
         accelerator_option=str(accelerator.kind), accelerator=accelerator, emulator=installed,
         memory=128 if firmware.is_uefi else 64, firmware=firmware,
-        firmware_files=firmwares.find(firmware, installed.board),
+        firmware_files=firmwares.find(firmware, installed.board(firmware)),
         scratch=private_dir.places()[0], reports=disk.parent / "reports",
     )  # fmt: skip
     with contextlib.closing(MachineFactory(context)) as made:
