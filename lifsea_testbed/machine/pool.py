@@ -22,7 +22,7 @@ from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.machine.snapshot import Snapshot
 from lifsea_testbed.machine.snapshot_cache import SnapshotCache
 from lifsea_testbed.profiles.profile import AccessMethod
-from lifsea_testbed.qemu.storage import MemoryFile, copy_sparse, create_memory_file
+from lifsea_testbed.qemu.storage import MemoryFile, beside, copy_sparse, create_memory_file
 from lifsea_testbed.support.deadline import Deadline
 
 #: A machine is quiet when QEMU uses at most this share of one processor in so many consecutive intervals of that length
@@ -154,7 +154,9 @@ class MachinePool:
         with contextlib.ExitStack() as inner:
             started = time.monotonic()
             memory = self._create_memory(inner, snapshot) if self._keeps else snapshot.memory
-            layers = replace(snapshot.layers, overlay=self._scratch_file(inner, "overlay.qcow2"))
+            overlay = self._scratch_file(inner, "overlay.qcow2")
+            inner.callback(beside(overlay).unlink, missing_ok=True)
+            layers = replace(snapshot.layers, overlay=overlay)
             spec = MachineSpec(name=name, state=InitialState.OFF, layers=layers, instance=snapshot.facts.instance,
                                memory=memory)  # fmt: skip
             machine = inner.enter_context(self.factory.create(spec))

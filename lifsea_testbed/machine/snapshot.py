@@ -24,12 +24,12 @@ from lifsea_testbed.errors import GuestFailure, TestbedError
 from lifsea_testbed.machine import clock_reseed
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.profiles.profile import AccessSection
-from lifsea_testbed.qemu.storage import VARIABLES, Layers, MemoryFile, copy_sparse
+from lifsea_testbed.qemu.storage import Layers, MemoryFile, copy_sparse
 from lifsea_testbed.support.deadline import Deadline
 
 #: The format of the files and their content; a snapshot of another format is made again.
 FORMAT = 3
-FACTS, MEMORY, STATE, RECORDS = "template.json", "memory", "state", "records"
+FACTS, MEMORY, STATE, RECORDS, VARIABLES = "template.json", "memory", "state", "records", "variables.fd"
 #: How far a restored guest's clock may be off, in addition to half the time that its answer took (microseconds).
 _CLOCK_TOLERANCE = 250_000
 #: Readings of the clock before a save: one for each shell that waits in the guest.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -15,7 +15,7 @@ from lifsea_testbed.errors import NotJudged, Reason
 from lifsea_testbed.machine.factory import InitialState, MachineFactory, MachineSpec
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.profiles.profile import UpgradesSection
-from lifsea_testbed.qemu.storage import Layers
+from lifsea_testbed.qemu.storage import Layers, beside
 from lifsea_testbed.support.guest_paths import KEPT_IN_ETC
 from lifsea_testbed.upgrade.offer import Offer, make_offers, offer_from_disk
 from lifsea_testbed.upgrade.repository import Repository
@@ -54,6 +54,11 @@ class PreparedDisk:
     new: str = ""
     offer: Offer | None = None
     upgrades: UpgradesSection = field(default_factory=UpgradesSection)
+
+    @property
+    def variables(self) -> Path | None:
+        """The UEFI variables that it begins with, beside its lowest layer; None with a BIOS."""
+        return variables_of(self.layers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,9 +230,10 @@ class SecondBootOperation:
     def prepare(self, factory: MachineFactory, directory: Path) -> PreparedDisk:
         """Links the layers and the offer into the recording's directory."""
         layers = tuple(directory / path.name for path in self._first.layers)
-        for path, link in zip(self._first.layers, layers, strict=True):
-            link.unlink(missing_ok=True)
-            os.link(path, link)
+        stores = [self._first.variables] if self._first.variables else []
+        for path in (*self._first.layers, *stores):
+            (directory / path.name).unlink(missing_ok=True)
+            os.link(path, directory / path.name)
         if self._first.offer:
             shutil.copytree(self._first.layers[0].with_name(OFFER), directory / OFFER, copy_function=os.link,
                             dirs_exist_ok=True)  # fmt: skip
@@ -245,6 +251,12 @@ OPERATIONS: dict[str, Operation] = {
     operation.name: operation for operation in
     (PullOperation(), UpgradeOperation(), RollbackOperation(), StagedOperation(), FirstBootOperation())
 }
+
+
+def variables_of(layers: Sequence[Path]) -> Path | None:
+    """Returns the UEFI variables of the machine that wrote the lowest of those layers; None with a BIOS."""
+    store = beside(layers[0])
+    return store if store.is_file() else None
 
 
 def _off(directory: Path, instance: Instance) -> MachineSpec:

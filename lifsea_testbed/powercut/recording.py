@@ -12,7 +12,7 @@ from typing import Protocol
 from lifsea_testbed.disk.image import Image
 from lifsea_testbed.disk.source import RawFile
 from lifsea_testbed.ecs.instance import Instance
-from lifsea_testbed.errors import CallerError, LaunchError, TestbedError
+from lifsea_testbed.errors import CallerError, LaunchError, NotJudged, Reason, TestbedError
 from lifsea_testbed.machine.factory import InitialState, MachineFactory, MachineSpec
 from lifsea_testbed.machine.machine import Machine
 from lifsea_testbed.powercut.crash_states import CrashState, CrashStates
@@ -20,7 +20,7 @@ from lifsea_testbed.powercut.disk_contents import DiskContents
 from lifsea_testbed.powercut.operation import OFFER, Operation, OperationResult, PreparedDisk
 from lifsea_testbed.powercut.recorded_disk import RecordedDisk
 from lifsea_testbed.powercut.write_log import WriteLog
-from lifsea_testbed.qemu.storage import Layers
+from lifsea_testbed.qemu.storage import Layers, beside
 from lifsea_testbed.support.deadline import Deadline
 from lifsea_testbed.upgrade.offer import Offer
 from lifsea_testbed.upgrade.repository import Repository
@@ -158,21 +158,55 @@ def record(factory: MachineFactory, directory: Path, operation: Operation, *, se
     log, final = directory / _LOG, directory / _FINAL
     prepared = operation.prepare(factory, directory)
     log.write_bytes(b"")
-    layers = Layers(below=prepared.layers, overlay=final, write_log=log)
+    layers = Layers(below=prepared.layers, overlay=final, write_log=log, variables=prepared.variables)
     spec = MachineSpec(name="powercut-record", state=InitialState.OFF, layers=layers, instance=prepared.instance)
     with factory.create(spec) as machine:
         machine.network.serve_mirror(Repository(directory / OFFER))
-        done = operation.run(machine, prepared, lambda: log.stat().st_size)
+        watch = VariableWatch(machine)
+
+        def length() -> int:
+            watch.begin()
+            return log.stat().st_size
+
+        done = operation.run(machine, prepared, length)
         if not machine.boot.liveness.end_is_expected:
             _settle(machine, settle)
+        watch.require_same()
     disk = RecordedDisk(factory.image, prepared.layers, log, final)
     with contextlib.closing(disk), RawFile(log) as file:
         read = WriteLog(file, disk_size=disk.size)
         disk.check_replay()
     facts = _facts(factory, operation, prepared, done, read)
     (directory / _FACTS).write_text(json.dumps(asdict(facts), indent=1) + "\n", "utf-8")
-    final.unlink()
+    for path in (final, beside(final)):
+        path.unlink(missing_ok=True)
     return Recording(directory=directory, facts=facts)
+
+
+class VariableWatch:
+    """Notices that an operation writes UEFI variables: their order among the disk's writes is not recorded."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._before: bytes | None = None
+
+    def begin(self) -> None:
+        """Notes the variables, at the first call."""
+        self._before = self._content() if self._before is None else self._before
+
+    def require_same(self) -> None:
+        """Makes sure that they are still the same; firmware writes them too, before an operation begins.
+
+        Raises:
+            NotJudged: they are not.
+        """
+        if self._before is not None and self._content() != self._before:
+            raise NotJudged("the operation writes UEFI variables; a power cut among those writes is not swept",
+                            Reason.IMAGE)
+
+    def _content(self) -> bytes:
+        store = self._machine.boot.variables
+        return store.read_bytes() if store else b""
 
 
 def _settle(machine: Machine, seconds: float) -> None:

@@ -17,7 +17,7 @@ from lifsea_testbed.powercut import qcow2_writer
 from lifsea_testbed.powercut import recording as recordings
 from lifsea_testbed.powercut.crash_states import CrashKind, CrashState
 from lifsea_testbed.powercut.inference import Inference, parse_reads, unconfirmed
-from lifsea_testbed.powercut.operation import CheckDepth
+from lifsea_testbed.powercut.operation import CheckDepth, variables_of
 from lifsea_testbed.powercut.recording import Recording, Timeline
 from lifsea_testbed.powercut.verdicts import CrashResult, CrashResults, CrashVerdict, Evidence, judge
 from lifsea_testbed.qemu.storage import Layers
@@ -190,7 +190,8 @@ class Sweep:
         instance = recordings.instance(self._factory, self._timeline.facts)
         path, reads = self._reads(state).with_suffix(".qcow2"), self._reads(state)
         try:
-            layers = Layers(below=(*self._recording.layers, *self._milestones.write(path, state)), reads=reads)
+            below = (*self._recording.layers, *self._milestones.write(path, state))
+            layers = Layers(below=below, reads=reads, variables=variables_of(below))
             spec = MachineSpec(name=f"powercut-{state.name}", state=InitialState.OFF, layers=layers, instance=instance)
             with self._factory.create(spec) as machine:
                 machine.network.serve_mirror(self._recording.repository)

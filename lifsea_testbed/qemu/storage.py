@@ -16,8 +16,6 @@ from lifsea_testbed.support.programs import Ended, run_tool
 SYSTEM_DISK = 20 << 30
 #: How long an empty overlay, and a copy of a machine's memory or disk, may take (seconds).
 _CREATING, _COPYING = 60.0, 600.0
-#: The file with the UEFI variables of a machine.
-VARIABLES = "variables.fd"
 _NO_ROOM = "free disk space, or set TMPDIR to another disk"
 
 
@@ -93,7 +91,7 @@ class HeldFile:
 class HeldDisks:
     """The overlay, the data disk and the UEFI variables of a machine, made anew, and held over all its power cycles.
 
-    The store of variables lies beside the data disk; it is a copy of that template, if there is one.
+    The store of variables is a copy of that template, if there is one, at `beside(overlay)`.
 
     Raises:
         HostError: the host's disk is full, its file system has no files of that size, or the template cannot be read.
@@ -103,7 +101,7 @@ class HeldDisks:
                  variables: Path | None = None) -> None:
         create_overlay(overlay, image_size=image_size)
         made = create_data_disk(data, size=data_disk)
-        store = data.with_name(VARIABLES) if variables else None
+        store = beside(overlay) if variables else None
         if variables and store:
             copy_whole(variables, store)
         self.overlay, self.data = HeldFile(overlay), HeldFile(made) if made else None
@@ -137,6 +135,11 @@ class HeldDisks:
         """Releases the files; a second call does nothing."""
         for file in self.all:
             file.close()
+
+
+def beside(overlay: Path) -> Path:
+    """Returns the file of the UEFI variables of the machine with that overlay."""
+    return overlay.with_suffix(".fd")
 
 
 def open_regular(path: Path, mode: int) -> int:

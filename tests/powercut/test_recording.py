@@ -6,14 +6,20 @@ import contextlib
 import random
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from lifsea_testbed.disk.image import Image
 from lifsea_testbed.disk.image_formats import DiskFormat
 from lifsea_testbed.disk.source import RawFile
-from lifsea_testbed.errors import TestbedError
+from lifsea_testbed.ecs import instance_types
+from lifsea_testbed.ecs.instance import Instance
+from lifsea_testbed.errors import NotJudged, TestbedError
+from lifsea_testbed.powercut.operation import PreparedDisk, variables_of
 from lifsea_testbed.powercut.recorded_disk import RecordedDisk
+from lifsea_testbed.powercut.recording import VariableWatch
 from lifsea_testbed.powercut.write_log import WriteLog
 from tests.qemu.test_command_line import INSTANCE, command
 
@@ -67,6 +73,34 @@ def test_a_disk_changed_without_the_log_is_noticed(base: Path) -> None:
     with contextlib.closing(RecordedDisk(image_of(base), (), log, overlay)) as disk, \
             pytest.raises(TestbedError, match=f"the replay of the log differs .* at byte {7 << 20}"):  # fmt: skip
         disk.check_replay()
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_an_operation_that_writes_variables_of_uefi_is_not_judged(tmp_path: Path, written: bool) -> None:
+    """Firmware writes some as well, before the operation begins; where there is a BIOS, there are none."""
+    store = tmp_path / "base.fd"
+    machine: Any = SimpleNamespace(boot=SimpleNamespace(variables=store))
+    watch = VariableWatch(machine)
+    watch.require_same()
+    store.write_bytes(b"by the firmware")
+    watch.begin()
+    store.write_bytes(b"by the system" if written else b"by the firmware")
+    watch.begin()
+    with pytest.raises(NotJudged, match="UEFI variables") if written else contextlib.nullcontext():
+        watch.require_same()
+    machine.boot.variables = None
+    bios = VariableWatch(machine)
+    bios.begin()
+    bios.require_same()
+
+
+def test_variables_lie_beside_the_lowest_layer(tmp_path: Path) -> None:
+    layers = (tmp_path / "base.qcow2", tmp_path / "cut.qcow2")
+    assert variables_of(layers) is None
+    (tmp_path / "base.fd").write_bytes(b"x")
+    assert variables_of(layers) == tmp_path / "base.fd"
+    prepared = PreparedDisk(instance=Instance(type=instance_types.find("ecs.g7.large")), layers=layers)
+    assert prepared.variables == tmp_path / "base.fd"
 
 
 def test_layers_and_log_are_on_the_command_line() -> None:
