@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import enum
 import os
 import shutil
@@ -17,10 +18,12 @@ from lifsea_testbed.machine import preflight
 from lifsea_testbed.qemu import accelerator as accelerators
 from lifsea_testbed.qemu import command_line
 from lifsea_testbed.qemu import emulator as emulators
+from lifsea_testbed.qemu import firmware as firmwares
 from lifsea_testbed.qemu.accelerator import Accelerator, AcceleratorKind
 from lifsea_testbed.qemu.emulator import Emulator
 from lifsea_testbed.support import host, private_dir, reader
 from lifsea_testbed.support.confinement import Isolation, confined, isolation
+from lifsea_testbed.support.firmware import Firmware
 from lifsea_testbed.support.host_limits import hint_for
 from lifsea_testbed.support.host_packages import install_hint, reinstall_hint
 from lifsea_testbed.support.programs import Ended, run_tool
@@ -78,6 +81,7 @@ class HostFacts:
     disk: int
     huge_pages: str
     compilers: tuple[str, ...]
+    uefi: tuple[Firmware, ...]
 
 
 def run(options: argparse.Namespace) -> None:
@@ -101,7 +105,7 @@ def checks_of(facts: HostFacts) -> list[Check]:
     """Returns the checks of a host with these facts."""
     return [_accelerator(facts), _emulator(facts.emulator), _features(facts), _sandbox(facts),
             _confinement(facts.isolation), _reader(facts), _memory(facts), _disk(facts),
-            _huge_pages(facts), _compilers(facts)]  # fmt: skip
+            _huge_pages(facts), _compilers(facts), _uefi(facts.uefi)]  # fmt: skip
 
 
 def gather_facts() -> HostFacts:
@@ -122,6 +126,7 @@ def gather_facts() -> HostFacts:
         memory=host.available_memory(), directory=directory, disk=shutil.disk_usage(directory).free,
         huge_pages=_HUGE_PAGES.read_text("ascii").strip() if _HUGE_PAGES.exists() else "",
         compilers=tuple(name for name in _COMPILERS if shutil.which(name)),
+        uefi=tuple(_installed_uefi(emulator)) if isinstance(emulator, Emulator) else (),
     )  # fmt: skip
 
 
@@ -151,6 +156,14 @@ def _kvm(found: Accelerator) -> Check:
         return Check(name="accelerator", state=CheckState.GOOD, found=f"{found}, processor {found.cpu_model}")
     return Check(name="accelerator", state=CheckState.LIMITED, remedy="a host with the clock of an ecs.g7, not nested",
                  found=f"{found.other_pace}; the advertised boot time is not judged by the clock")  # fmt: skip
+
+
+def _uefi(found: tuple[Firmware, ...]) -> Check:
+    lacking = [firmware for firmware in Firmware if firmware.is_uefi and firmware not in found]
+    if not lacking:
+        return Check(name="UEFI", state=CheckState.GOOD, found=", ".join(found))
+    return Check(name="UEFI", state=CheckState.LIMITED, remedy=install_hint("ovmf"),
+                 found=f"no firmware for --firmware {' or '.join(lacking)}")  # fmt: skip
 
 
 def _emulator(found: Emulator | HostError) -> Check:
@@ -242,6 +255,13 @@ def _choose_accelerator(emulator: Emulator) -> Accelerator | HostError:
         return accelerators.choose("auto", emulator)
     except HostError as error:
         return error
+
+
+def _installed_uefi(emulator: Emulator) -> Iterator[Firmware]:
+    for firmware in Firmware:
+        with contextlib.suppress(HostError):
+            if firmwares.find(firmware, emulator.board(firmware)):
+                yield firmware
 
 
 def _missing_features(emulator: Emulator) -> Iterator[str]:

@@ -16,6 +16,7 @@ from lifsea_testbed.errors import HostError
 from lifsea_testbed.qemu.accelerator import Accelerator, AcceleratorKind
 from lifsea_testbed.qemu.emulator import Emulator
 from lifsea_testbed.support.confinement import Isolation
+from lifsea_testbed.support.firmware import Firmware
 
 GOOD = HostFacts(
     emulator=Emulator(binary="/usr/bin/qemu-system-x86_64", version="10.0.2"), missing_features=(), sandbox_trouble="",
@@ -23,6 +24,7 @@ GOOD = HostFacts(
     accelerator=Accelerator(kind=AcceleratorKind.KVM, speed=9000.0, why="KVM runs 9000.0 M instructions/s, TCG 1000 M"),
     kvm_exists=True, kvm_opens=True, memory=30_000, directory=Path("/tmp"), disk=50 << 30,
     huge_pages="always [madvise] never", compilers=("gcc", "as", "ld"),
+    uefi=(Firmware.UEFI, Firmware.UEFI_SECURE),
 )  # fmt: skip
 SLOW = Accelerator(kind=AcceleratorKind.TCG, speed=1000.0, why="KVM is not usable here")
 CRAWLING = Accelerator(kind=AcceleratorKind.KVM, speed=4000.0, why="KVM runs 4000.0 M instructions/s, TCG 1000 M")
@@ -55,6 +57,8 @@ def test_a_good_host_has_no_troubles() -> None:
     ({"disk": 1 << 30}, "disk", CheckState.MISSING, "TMPDIR"),
     ({"huge_pages": "always madvise [never]"}, "huge pages", CheckState.LIMITED, "madvise"),
     ({"huge_pages": ""}, "huge pages", CheckState.LIMITED, "madvise"),
+    ({"uefi": ()}, "UEFI", CheckState.LIMITED, "ovmf"),
+    ({"uefi": (Firmware.UEFI,)}, "UEFI", CheckState.LIMITED, "ovmf"),
     ({"compilers": ("as", "ld")}, "compilers", CheckState.LIMITED, "gcc"),
 ])  # fmt: skip
 def test_a_trouble_is_found_with_its_remedy(facts: dict[str, Any], name: str, state: CheckState, remedy: str) -> None:
