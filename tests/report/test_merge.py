@@ -88,6 +88,8 @@ def test_a_complete_set_passes_in_any_order() -> None:
      Verdict.NOT_JUDGED, "2/gate.json is foreign: another image; shard 3/3 missing"),
     ([*whole()[:2], shard(3, outcome("no-initramfs"), profile="lifsea-3.3")], Verdict.NOT_JUDGED,
      "2/gate.json is foreign: another profile; shard 3/3 missing"),
+    ([*whole()[:2], shard(3, outcome("no-initramfs"), firmware="uefi")], Verdict.NOT_JUDGED,
+     "2/gate.json is foreign: another firmware; shard 3/3 missing"),
     ([*whole()[:2], shard(3, outcome("no-initramfs"), testbed="0.2.0")], Verdict.NOT_JUDGED,
      "2/gate.json is foreign: another version of the test bed; shard 3/3 missing"),
     ([*whole()[:2], shard(3, outcome("no-initramfs"), selected=["no-initramfs"])], Verdict.NOT_JUDGED,
