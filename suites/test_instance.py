@@ -11,8 +11,7 @@ from lifsea_testbed import Machine, NotJudged, Reason, guest_hardware
 
 pytestmark = [pytest.mark.hardware_model, pytest.mark.shares_machine]
 
-#: Firmware reserves less memory than this for its tables (MiB); two readings of a clock differ by less than this (s).
-_FIRMWARE = 3
+#: Two readings of a clock differ by less than this (s).
 _READING = 5
 
 
@@ -64,7 +63,8 @@ def test_the_memory_is_as_sold(machine: Machine) -> None:
     sold, given = machine.instance.type.memory, machine.fidelity.memory
     if given < sold:
         raise NotJudged(f"the host has {given} MiB to give, {machine.instance.type.name} has {sold} MiB", Reason.HOST)
-    assert 0 <= sold - machine.guest.hardware.memory() < _FIRMWARE
+    reserved = guest_hardware.firmware_memory(machine.instance)
+    assert 0 <= sold - machine.guest.hardware.memory() < reserved
 
 
 def test_the_firmware_says_who_made_it(machine: Machine) -> None:

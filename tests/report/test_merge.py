@@ -32,6 +32,7 @@ from lifsea_testbed.report.gate import TestOutcome
 from lifsea_testbed.report.merge import merge
 from lifsea_testbed.report.outcome import Status
 from lifsea_testbed.report.signature import PASSWORD
+from lifsea_testbed.support.firmware import Firmware
 from tests.support import JUNIT_SCHEMA
 
 PROMISES = {"no-sshd": "A.", "no-python": "B.", "no-initramfs": "C."}
@@ -88,7 +89,7 @@ def test_a_complete_set_passes_in_any_order() -> None:
      Verdict.NOT_JUDGED, "2/gate.json is foreign: another image; shard 3/3 missing"),
     ([*whole()[:2], shard(3, outcome("no-initramfs"), profile="lifsea-3.3")], Verdict.NOT_JUDGED,
      "2/gate.json is foreign: another profile; shard 3/3 missing"),
-    ([*whole()[:2], shard(3, outcome("no-initramfs"), firmware="uefi")], Verdict.NOT_JUDGED,
+    ([*whole()[:2], shard(3, outcome("no-initramfs"), firmware=Firmware.UEFI)], Verdict.NOT_JUDGED,
      "2/gate.json is foreign: another firmware; shard 3/3 missing"),
     ([*whole()[:2], shard(3, outcome("no-initramfs"), testbed="0.2.0")], Verdict.NOT_JUDGED,
      "2/gate.json is foreign: another version of the test bed; shard 3/3 missing"),
