@@ -88,7 +88,7 @@ class Boot:
         self.started_at = 0
         self._saved_state = memory.state if memory else None
         self._image, self._emulated = image.path, hardware.accelerator.kind is AcceleratorKind.TCG
-        self._disks = disks
+        self.disks = disks
         self._limits = limits.of_machine(memory=hardware.memory, cpus=hardware.instance.type.cpus,
                                          data_disk=hardware.instance.data_disk)  # fmt: skip
         redactor = redactor or Redactor()
@@ -151,18 +151,13 @@ class Boot:
             console.start(self.power_on)
         if self._saved_state is not None:
             self._load(self._saved_state)
-        self._disks.begin()
+        self.disks.begin()
         self.started_at = self._timed("cont")
 
     @property
     def disk_is_untouched(self) -> bool:
         """Whether nothing was written to the machine's disks since this boot began; firmware writes its variables."""
-        return self._disks.untouched
-
-    @property
-    def variables(self) -> Path | None:
-        """The file of the machine's UEFI variables; None with a BIOS."""
-        return self._disks.variables.path if self._disks.variables else None
+        return self.disks.untouched
 
     def save(self, state: Path) -> int:
         """Stops the machine for good and saves the state of its devices; memory and disk are in their files already.
@@ -302,11 +297,6 @@ class Boot:
             raise error
         return is_off
 
-    def undo(self) -> None:
-        """Closes a boot that did not write to its disks, and puts the variables of UEFI back to what they were."""
-        self.close()
-        self._disks.put_back()
-
     def close(self) -> None:
         """Cuts the power and releases every resource, even if one of them fails; a second call does nothing.
 
@@ -376,7 +366,7 @@ class Boot:
         elif reason == limits.TOO_LARGE:
             self.liveness.end(lambda: limits.disk_is_full(self._limits, self.transcript.tail()))
         else:
-            files = [self._image, *(file.path for file in self._disks.all)]
+            files = [self._image, *(file.path for file in self.disks.all)]
             self.liveness.end(functools.cache(
                 lambda: diagnosis.disk_error(operation, reason, files, self.transcript.tail())))
 

@@ -160,7 +160,8 @@ class Machine:
                 ends.append(error)
                 if len(ends) == _POWER_ONS or not self.boot.disk_is_untouched:
                     raise diagnosis.of_attempts(ends, is_starved=self.boot.is_starved) from None
-                self.boots.pop().undo()
+                self.boots.pop().close()
+                self._disks.put_back()
 
     def start(self) -> None:
         """Powers on and returns at once, while the firmware starts.

@@ -229,7 +229,8 @@ def _measure_offset(step_clock: Callable[[], int]) -> tuple[int, int]:
 
 def _disks(machine: Machine, directory: Path) -> list[tuple[Path, Path]]:
     disks = [(path, disk(directory, number)) for number, path in enumerate(machine.disks, start=1)]
-    return [*disks, (machine.boot.variables, directory / VARIABLES)] if machine.boot.variables else disks
+    store = machine.boot.disks.variables
+    return [*disks, (store.path, directory / VARIABLES)] if store else disks
 
 
 def _copy_into(source: Path, target: Path) -> None:

@@ -205,8 +205,8 @@ class VariableWatch:
                             Reason.IMAGE)
 
     def _content(self) -> bytes:
-        store = self._machine.boot.variables
-        return store.read_bytes() if store else b""
+        store = self._machine.boot.disks.variables
+        return store.path.read_bytes() if store else b""
 
 
 def _settle(machine: Machine, seconds: float) -> None:

@@ -47,9 +47,10 @@ class Starving(Machine):
 
     def __init__(self, *ends: type[Explained], writes: bool = False, starved: bool = False) -> None:
         self.boots, self.closed, self._ends, self._writes, self._starved = [], 0, list(ends), writes, starved
+        self._disks: Any = SimpleNamespace(put_back=lambda: None)
 
     def start(self) -> None:
-        made: Any = SimpleNamespace(undo=self._close, disk_is_untouched=not self._writes, is_starved=self._starved)
+        made: Any = SimpleNamespace(close=self._close, disk_is_untouched=not self._writes, is_starved=self._starved)
         self.boots.append(made)
 
     def _close(self) -> None:

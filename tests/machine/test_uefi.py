@@ -73,7 +73,8 @@ def test_a_boot_that_is_begun_again_finds_the_variables_as_they_were(factory: Ma
         machine.power_cut()
         assert_counted(machine, 2)
         assert machine.boot.disk_is_untouched
-        machine.boots.pop().undo()
+        machine.boot.close()
+        machine.boot.disks.put_back()
         machine.power_on()
         assert_counted(machine, 2)
 
@@ -85,8 +86,8 @@ def test_a_saved_machine_goes_on_with_its_variables(factory: MachineFactory) -> 
         answer(machine, b"x", "a")
         machine.boot.save(state)
         machine.boot.close()
-        assert machine.boot.variables is not None
-        shutil.copy(machine.boot.variables, kept)
+        assert machine.boot.disks.variables is not None
+        shutil.copy(machine.boot.disks.variables.path, kept)
     before = kept.read_bytes()
     for number in (1, 2):
         spec = MachineSpec(name=f"restored-{number}", state=InitialState.STARTED, layers=Layers(variables=kept),

@@ -79,7 +79,8 @@ def test_a_disk_changed_without_the_log_is_noticed(base: Path) -> None:
 def test_an_operation_that_writes_variables_of_uefi_is_not_judged(tmp_path: Path, written: bool) -> None:
     """Firmware writes some as well, before the operation begins; where there is a BIOS, there are none."""
     store = tmp_path / "base.fd"
-    machine: Any = SimpleNamespace(boot=SimpleNamespace(variables=store))
+    disks = SimpleNamespace(variables=SimpleNamespace(path=store))
+    machine: Any = SimpleNamespace(boot=SimpleNamespace(disks=disks))
     watch = VariableWatch(machine)
     watch.require_same()
     store.write_bytes(b"by the firmware")
@@ -88,7 +89,7 @@ def test_an_operation_that_writes_variables_of_uefi_is_not_judged(tmp_path: Path
     watch.begin()
     with pytest.raises(NotJudged, match="UEFI variables") if written else contextlib.nullcontext():
         watch.require_same()
-    machine.boot.variables = None
+    disks.variables = None  # type: ignore[assignment]
     bios = VariableWatch(machine)
     bios.begin()
     bios.require_same()
