@@ -89,7 +89,7 @@ def test_an_operation_that_writes_variables_of_uefi_is_not_judged(tmp_path: Path
     watch.begin()
     with pytest.raises(NotJudged, match="UEFI variables") if written else contextlib.nullcontext():
         watch.require_same()
-    disks.variables = None  # type: ignore[assignment]
+    disks.variables = None
     bios = VariableWatch(machine)
     bios.begin()
     bios.require_same()
