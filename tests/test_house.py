@@ -45,7 +45,9 @@ OF_THEIR_OWN = {
     "boottime.budget": "a budget", "boottime.charts": "a chart", "boottime.kernel_only": "a kernel without a disk",
     "boottime.observe": "the observer", "cli.shell": "a terminal",
     "disk.ext4_attributes": "attributes", "disk.image_lock": "a lock",
-    "disk.boot_choice": "a choice", "disk.journal": "a journal", "disk.probe": "a probe",
+    "disk.boot_choice": "a choice", "disk.erofs": "a file system",
+    "disk.squashfs": "a file system", "disk.xfs": "a file system", "disk.xfs_attributes": "attributes",
+    "disk.xfs_log": "a log", "disk.journal": "a journal", "disk.probe": "a probe",
     "disk.vhdx": "a format", "disk.vmdk": "a format",
     "ecs.metadata_tree": "the tree of metadata",
     "guest.archives": "an archive", "guest.bus_policy": "a policy",
@@ -67,10 +69,11 @@ OF_THEIR_OWN = {
 }  # fmt: skip
 #: The modules that parse what an image's author wrote, and those with the functions that confined readers run.
 PARSERS = {
-    "disk.boot_choice", "disk.boot_entries", "disk.boot_loaders", "disk.ext4", "disk.ext4_attributes", "disk.fat",
-    "disk.filesystem", "disk.inodes", "disk.journal", "disk.mounts", "disk.os_root", "disk.partitions", "disk.probe",
-    "disk.qcow2", "disk.vhd", "disk.vhdx", "disk.virtual_disk", "disk.vmdk", "guest.bus_policy", "guest.open_disk",
-    "guest.ostree_objects", "guest.rpm", "guest.sqlite_log",
+    "disk.boot_choice", "disk.boot_entries", "disk.boot_loaders", "disk.btrfs", "disk.btrfs_trees", "disk.compression",
+    "disk.erofs", "disk.ext4", "disk.ext4_attributes", "disk.fat", "disk.filesystem", "disk.inodes", "disk.journal",
+    "disk.mounts", "disk.os_root", "disk.partitions", "disk.probe", "disk.qcow2", "disk.squashfs", "disk.vhd",
+    "disk.vhdx", "disk.virtual_disk", "disk.vmdk", "disk.xfs", "disk.xfs_attributes", "disk.xfs_log",
+    "guest.bus_policy", "guest.open_disk", "guest.ostree_objects", "guest.rpm", "guest.sqlite_log",
     "powercut.boot_listing", "powercut.unused_sectors",
 }  # fmt: skip
 READERS = {"disk.image", "disk.layers", "guest.disk_questions", "powercut.recording_questions"}

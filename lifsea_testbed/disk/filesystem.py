@@ -57,7 +57,7 @@ class TreeEntry:
 
 def root_of(file_system: FileSystem[Any]) -> TreeEntry:
     """Returns the topmost directory of a file system."""
-    return _entry_of(file_system, file_system.root)
+    return entry_of(file_system, file_system.root)
 
 
 class Tree:
@@ -151,9 +151,9 @@ class Tree:
         for name, number in place.file_system.entries(place.inode):
             path = directory / name
             if name not in special:
-                yield path, _entry_of(place.file_system, number)
+                yield path, entry_of(place.file_system, number)
             elif path not in without:
-                yield path, self._mounts.get(path) or _entry_of(place.file_system, number)
+                yield path, self._mounts.get(path) or entry_of(place.file_system, number)
 
     def _matching(self, directory: PurePosixPath, pattern: str) -> list[str]:
         if "*" not in pattern:
@@ -189,7 +189,7 @@ class Tree:
         if name in self._mount_names and (mounted := self._mounts.get(PurePosixPath(here, name))):
             return mounted
         number = self._number(place, name) if place.is_directory else None
-        return None if number is None else _entry_of(place.file_system, number)
+        return None if number is None else entry_of(place.file_system, number)
 
     def _number(self, directory: TreeEntry, name: str) -> int | None:
         entries = self._entries(directory)
@@ -205,7 +205,8 @@ class Tree:
         return self._directories[key]
 
 
-def _entry_of(file_system: FileSystem[Any], number: int) -> TreeEntry:
+def entry_of(file_system: FileSystem[Any], number: int) -> TreeEntry:
+    """Returns the file of a file system whose inode has that number."""
     return TreeEntry(file_system=file_system, inode=file_system.inode(number))
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from lifsea_testbed.disk.filesystem import Tree
+from lifsea_testbed.disk.btrfs import Btrfs
+from lifsea_testbed.disk.filesystem import Tree, TreeEntry, entry_of, root_of
 from lifsea_testbed.disk.inodes import FileSystem
 from lifsea_testbed.disk.partitions import ESP, XBOOTLDR, Partition
 from lifsea_testbed.support.lines import split_lines
@@ -41,9 +42,10 @@ class Volume:
 
 @dataclass(frozen=True, kw_only=True)
 class Mounts:
-    """The volumes that a system mounts, by path, and in words those mounts of its that cannot be found on the disk."""
+    """What a system mounts: directories by path, the volumes of them, and in words what cannot be found on the disk."""
 
-    volumes: dict[PurePosixPath, Volume]
+    places: dict[PurePosixPath, TreeEntry]
+    volumes: tuple[Volume, ...]
     missing: tuple[str, ...]
 
 
@@ -63,16 +65,27 @@ def mounted(root: Tree, volumes: Sequence[Volume]) -> Mounts:
     A mount is missing that it makes at each boot from a device which is not on the disk, or as an overlay.
     """
     names = named(volumes)
-    found = {where: volume for volume in volumes if (where := _automatic(root, volume, volumes))}
+    found = {where: (volume, root_of(volume.file_system)) for volume in volumes
+             if (where := _automatic(root, volume, volumes))}  # fmt: skip
     missing: dict[str, str] = {}
     for wanted in (*_of_units(root), *_of_fstab(text(root, "/etc/fstab") or "")):
         missing.pop(wanted.where, None)
-        if volume := names.get(normal_name(wanted.what)):
-            found[wanted.where] = volume
+        volume = names.get(normal_name(wanted.what))
+        if len(PurePosixPath(wanted.where).parts) < 2:
+            continue
+        if volume and (place := directory(volume, wanted.options)):
+            found[wanted.where] = volume, place
         elif reason := _missing(wanted):
             missing[wanted.where] = reason
-    return Mounts(volumes={PurePosixPath(where): volume for where, volume in found.items()
-                           if len(PurePosixPath(where).parts) > 1}, missing=tuple(missing.values()))  # fmt: skip
+    return Mounts(places={PurePosixPath(where): place for where, (_, place) in found.items()},
+                  volumes=tuple(volume for volume, _ in found.values()), missing=tuple(missing.values()))  # fmt: skip
+
+
+def directory(volume: Volume, options: Iterable[str]) -> TreeEntry | None:
+    """Returns the directory of a volume that a mount with those options shows: of btrfs that of a subvolume."""
+    system = volume.file_system
+    number = system.subvolume(options) if isinstance(system, Btrfs) else system.root
+    return None if number is None else entry_of(system, number)
 
 
 def named(volumes: Sequence[Volume]) -> dict[str, Volume]:
@@ -94,7 +107,7 @@ def _automatic(root: Tree, volume: Volume, volumes: Sequence[Volume]) -> str:
 def _missing(wanted: _Wanted) -> str:
     """Why a mount is not found on the disk; nothing where it is none of a file system on a disk, or need not be there.
     """
-    if wanted.options & _OPTIONAL or len(PurePosixPath(wanted.where).parts) < 2:
+    if wanted.options & _OPTIONAL:
         return ""
     if wanted.kind == "overlay":
         return f"an overlay is mounted on {wanted.where}"

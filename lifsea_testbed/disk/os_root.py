@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 
 from lifsea_testbed.disk.boot_choice import BootChoice, is_free, next_entry, ordered_slot, prioritised
 from lifsea_testbed.disk.filesystem import Tree, root_of
-from lifsea_testbed.disk.mounts import Volume, mounted, named, normal_name
+from lifsea_testbed.disk.mounts import Volume, directory, mounted, named, normal_name
 from lifsea_testbed.disk.partitions import BIOS_BOOT, ROOT_X86_64, Partition, partitions
 from lifsea_testbed.disk.probe import file_system, is_blank, unread_kind
 from lifsea_testbed.disk.source import ByteSource
@@ -113,9 +113,20 @@ def _plain(found: Sequence[Partition], volumes: list[Volume], choice: BootChoice
         or ordered_slot(volumes, systems) or _beside_usr(volumes, usr)  # fmt: skip
     if root is None:
         root = _only(systems, choice, unread)
-    tree = root.tree.mounted({PurePosixPath("/usr"): root_of(usr.file_system)}) if usr and usr is not root \
-        else root.tree  # fmt: skip
+    tree = _tree(root, choice)
+    if usr and usr is not root:
+        tree = tree.mounted({PurePosixPath("/usr"): root_of(usr.file_system)})
     return _root(_with_others(tree, [root, *([usr] if usr else [])], volumes, unread), root, systems)
+
+
+def _tree(root: Volume, choice: BootChoice | None) -> Tree:
+    """The files of a root; of btrfs those of the subvolume that the kernel's command line names."""
+    flags = choice.entry.option("rootflags=") if choice else ""
+    place = directory(root, flags.split(","))
+    if place is None:
+        raise NotJudged(f"the root on partition {root.partition.number} has not what rootflags={flags} names",
+                        Reason.IMAGE)
+    return Tree(place) if place.inode.number != root.file_system.root else root.tree
 
 
 def _of_hash(names: Mapping[str, Volume], choice: BootChoice | None, option: str) -> Volume | None:
@@ -163,9 +174,8 @@ def _with_others(system: Tree, shown: list[Volume], volumes: list[Volume], unrea
     What is mounted nowhere is found below /partition-N: another system on the same disk, or a place to keep things in.
     """
     mounts = mounted(system, volumes)
-    others = [volume for volume in volumes if all(volume is not one for one in shown)]
-    wanted = {path: volume for path, volume in mounts.volumes.items() if any(volume is other for other in others)}
-    loose = [volume for volume in others if all(volume is not one for one in wanted.values())]
-    return system.mounted({path: root_of(volume.file_system) for path, volume in wanted.items()}).beside(
+    roots = [root_of(volume.file_system) for volume in shown]
+    loose = [volume for volume in volumes if all(volume is not other for other in (*shown, *mounts.volumes))]
+    return system.mounted({path: place for path, place in mounts.places.items() if place not in roots}).beside(
         {f"partition-{volume.partition.number}": root_of(volume.file_system) for volume in loose},
         [*unread, *mounts.missing])

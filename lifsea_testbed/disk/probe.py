@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from lifsea_testbed.disk.btrfs import Btrfs
+from lifsea_testbed.disk.btrfs_trees import is_btrfs
+from lifsea_testbed.disk.erofs import Erofs, is_erofs
 from lifsea_testbed.disk.ext4 import Ext4, is_ext4
 from lifsea_testbed.disk.fat import Fat, is_fat
 from lifsea_testbed.disk.inodes import FileSystem
 from lifsea_testbed.disk.source import ByteSource
+from lifsea_testbed.disk.squashfs import Squashfs, is_squashfs
+from lifsea_testbed.disk.xfs import Xfs, is_xfs
 
-_READ = ((is_ext4, Ext4), (is_fat, Fat))
-_OTHERS = {0: {b"XFSB": "XFS", b"hsqs": "squashfs", b"LUKS\xba\xbe": "LUKS"}, 512: {b"LABELONE": "LVM"},
-           1024: {b"\xe2\xe1\xf5\xe0": "EROFS"}, 65600: {b"_BHRfS_M": "btrfs"}}  # fmt: skip
+_READ: tuple[tuple[Callable[[ByteSource], bool], Callable[[ByteSource], FileSystem[Any]]], ...] = (
+    (is_ext4, Ext4), (is_xfs, Xfs), (is_btrfs, Btrfs), (is_squashfs, Squashfs), (is_erofs, Erofs), (is_fat, Fat),
+)  # fmt: skip
+_OTHERS = {0: {b"LUKS\xba\xbe": "LUKS", b"verity\0\0": "a hash tree of dm-verity"}, 3: {b"NTFS": "NTFS"},
+           512: {b"LABELONE": "LVM"}, 1024: {b"\x10\x20\xf5\xf2": "F2FS"},
+           4096: {b"\xfc\x4e\x2b\xa9": "md RAID"}}  # fmt: skip
 #: The bytes at the start of a partition that tell whether it holds anything.
 _LOOKED_AT = 128 << 10
 

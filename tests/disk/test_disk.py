@@ -114,10 +114,10 @@ def test_each_kind_of_ext4_is_read(tmp_path: Path, options: tuple[str, ...]) -> 
 def test_other_file_systems_are_not_judged(plain: Path, tmp_path: Path) -> None:
     other = bytearray(plain.read_bytes())
     for start in (1 << 20, 17 << 20):
-        other[start:start + 4096] = b"XFSB" + bytes(4092)
-    path = tmp_path / "xfs.raw"
+        other[start:start + 4096] = b"LUKS\xba\xbe" + bytes(4090)
+    path = tmp_path / "luks.raw"
     path.write_bytes(other)
-    with pytest.raises(NotJudged, match="partition 1 holds XFS; partition 2 holds XFS"):
+    with pytest.raises(NotJudged, match="partition 1 holds LUKS; partition 2 holds LUKS"):
         judged(path)
 
 
@@ -173,8 +173,8 @@ def test_a_deployment_that_may_lie_where_nothing_is_read_is_not_judged(tmp_path:
     path = ostree(tmp_path, {"ostree-1-os": ENTRY.format(version=1, serial=0)})
     with path.open("r+b") as file:
         file.seek(17 << 20)
-        file.write(b"XFSB" + bytes(4092))
-    with pytest.raises(NotJudged, match="partition 2 holds XFS"):
+        file.write(b"LUKS\xba\xbe" + bytes(4090))
+    with pytest.raises(NotJudged, match="partition 2 holds LUKS"):
         judged(path)
 
 

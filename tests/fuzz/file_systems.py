@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from lifsea_testbed.disk.ext4 import Ext4, UnreplayedExt4
 from lifsea_testbed.disk.fat import Fat, is_fat
 from lifsea_testbed.disk.filesystem import Tree, root_of
 from lifsea_testbed.disk.inodes import FileSystem
+from lifsea_testbed.disk.probe import file_system
 from lifsea_testbed.disk.source import within
 from tests.support import disks as made
 from tests.support.disks import fill
@@ -75,3 +77,39 @@ def fats() -> list[bytes]:
                                           "short": "y", **{f"d/n{number}": "" for number in range(40)}})  # fmt: skip
         kinds = (("-F", "12", "-s", "1"), 1), (("-F", "16", "-s", "1"), 5), (("-F", "32", "-s", "1"), 34)
         return [made.fat(Path(place, str(size)), root, *options, size=size).read_bytes() for options, size in kinds]
+
+
+def read_any(data: bytes) -> None:
+    """Reads a file system of whichever kind."""
+    if system := file_system(Bytes(data)):
+        walked(system)
+
+
+def squashes() -> list[bytes]:
+    """squashfs by each compressor that is read."""
+    return _made("squashfs", ("gzip",), ("xz",), ("lz4",), ("plain",))
+
+
+def erofs() -> list[bytes]:
+    """EROFS with files in blocks and in chunks."""
+    return _made("erofs", (), ("--chunksize=4096",))
+
+
+def xfs() -> list[bytes]:
+    """XFS of both versions."""
+    return _made("xfs", (), ("-m", "crc=0"))
+
+
+def btrfs() -> list[bytes]:
+    """btrfs with blocks of two sizes."""
+    return _made("btrfs", ("-n", "4096", "--mixed"))
+
+
+def _made(kind: str, *options: tuple[str, ...]) -> list[bytes]:
+    with tempfile.TemporaryDirectory() as place:
+        root = fill(Path(place, "root"), {"f": bytes(range(256)) * 200, "l": "-> d/n1", "small": "x",
+                                          **{f"d/n{number}": "y" for number in range(100)}})  # fmt: skip
+        os.setxattr(root / "f", "user.long", b"v" * 600)
+        os.setxattr(root / "small", "user.short", b"v")
+        return [made.made_of(kind, Path(place, f"disk-{number}"), root, *each).read_bytes()
+                for number, each in enumerate(options)]  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from lifsea_testbed.disk.image_formats import DiskFormat
@@ -48,6 +48,44 @@ def fat(path: Path, content: Path, *options: str, offset: int = 0, size: int = _
     if entries:
         run("mcopy", "-s", "-i", f"{path}@@{offset}", *entries, "::")
     return path
+
+
+def made_of(kind: str, path: Path, content: Path, *options: str) -> Path:
+    """Makes a file system of that kind in the file; of squashfs the option is the compressor, or `plain`."""
+    if kind == "squashfs":
+        how = ("-noI", "-noD", "-noF", "-noX") if options == ("plain",) else ("-comp", *options)
+        run("mksquashfs", content, path, "-quiet", "-no-progress", "-xattrs", *how)
+    elif kind == "erofs":
+        run("mkfs.erofs", "--quiet", *options, path, content)
+    elif kind == "btrfs":
+        run("mkfs.btrfs", "--quiet", "--rootdir", content, "--shrink", *options, path)
+    elif kind == "xfs":
+        _make_xfs(path, content, *options)
+    else:
+        file_system(path, content, *options, size=64)
+    return path
+
+
+def _make_xfs(path: Path, content: Path, *options: str) -> None:
+    """Makes XFS by mkfs.xfs and a prototype of the content (mkfs.xfs(8)), which has no attributes."""
+    with path.open("wb") as file:
+        file.truncate(48 * _MIB)
+    prototype = path.with_suffix(".prototype")
+    prototype.write_text("\n".join(["/boot", "0 0", *_prototype(content, ""), ""]))
+    small = ("TEST_DIR=x", "TEST_DEV=x", "QA_CHECK_FS=x")  # otherwise it makes none below 300 MiB
+    run("env", *small, "mkfs.xfs", "-q", *options, "-p", prototype, path)
+
+
+def _prototype(path: Path, name: str) -> Iterator[str]:
+    status = path.lstat()
+    kind = "d" if path.is_dir() and not path.is_symlink() else "l" if path.is_symlink() else "-"
+    bits = f"{'u' if status.st_mode & 0o4000 else '-'}{'g' if status.st_mode & 0o2000 else '-'}"
+    behind = path.readlink() if kind == "l" else "" if kind == "d" else path
+    yield f"{name} {kind}{bits}{status.st_mode & 0o777:03o} {status.st_uid} {status.st_gid} {behind}".strip()
+    if kind == "d":
+        for below in sorted(path.iterdir()):
+            yield from _prototype(below, below.name)
+        yield "$"
 
 
 def disk(path: Path, *, root: Path, boot: Path | None = None, label: str = "gpt",
