@@ -18,6 +18,7 @@ _RECIPES: dict[str, Callable[[Store, str], Path]] = {
     "reference": lambda store, suite: reference.build(store, suite, reference.REFERENCE),
     "reference-3.4": lambda store, suite: lines.build(store, suite, "3.4"),
     "reference-3.5": lambda store, suite: lines.build(store, suite, "3.5"),
+    "reference-3.6": lambda store, suite: lines.build(store, suite, "3.6"),
     "next": lambda store, suite: reference.build(store, suite, reference.NEXT),
     "control": lambda store, suite: control.build(store),
 }

@@ -1,4 +1,4 @@
-"""The container images on board: pause, which every pod needs, and operations, which lifseacli starts."""
+"""The container images on board: pause, for every pod, operations, for lifseacli, and bootstrap, for a first boot."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ address = "{directory}/socket"
 
 
 def containers(store: Store, suite: str) -> Path:
-    """Returns the content of /var/lib/containerd with both images in it, unpacked and ready to start."""
+    """Returns the content of /var/lib/containerd with the images in it, unpacked and ready to start."""
     return store.artefact("containers", [Path(__file__), _PAUSE, suite], lambda into: _build(store, suite, into))
 
 
@@ -67,9 +67,11 @@ def _tar(files: Mapping[str, bytes | str]) -> bytes:
 def _build(store: Store, suite: str, into: Path) -> None:
     with store.scratch() as scratch:
         (scratch / "pause.tar").write_bytes(_pause(scratch))
-        (scratch / "operations.tar").write_bytes(_operations(scratch, suite))
-        wanted = [("k8s.io", scratch / "pause.tar"), ("lifsea", scratch / "operations.tar")]
-        _import(wanted, scratch)
+        Archive(scratch / "apt", packages=suite).unpack(["busybox-static", "dash"], scratch / "packages")
+        (scratch / "operations.tar").write_bytes(_operations(_program(scratch / "packages", "busybox")))
+        (scratch / "bootstrap.tar").write_bytes(_bootstrap(_program(scratch / "packages", "dash")))
+        names = {"pause": "k8s.io", "operations": "lifsea", "bootstrap": "lifsea"}
+        _import([(namespace, scratch / f"{name}.tar") for name, namespace in names.items()], scratch)
         run("cp", "--archive", f"{scratch}/root/.", into)
 
 
@@ -78,11 +80,19 @@ def _pause(scratch: Path) -> bytes:
     return image_archive("lifsea.local/pause:1", {"pause": (scratch / "pause").read_bytes()}, ["/pause"])
 
 
-def _operations(scratch: Path, suite: str) -> bytes:
-    Archive(scratch / "apt", packages=suite).unpack(["busybox-static"], scratch / "busybox")
-    (program,) = [path for path in scratch.glob("busybox/**/bin/busybox") if path.is_file()]
-    links = dict.fromkeys((f"bin/{name}" for name in run(program, "--list").split() if name != "busybox"), "busybox")
-    return image_archive("lifsea.local/operations:1", {"bin/busybox": program.read_bytes(), **links}, ["/bin/sh"])
+def _program(packages: Path, name: str) -> Path:
+    (program,) = [path for path in packages.glob(f"**/bin/{name}") if path.is_file()]
+    return program
+
+
+def _operations(busybox: Path) -> bytes:
+    links = dict.fromkeys((f"bin/{name}" for name in run(busybox, "--list").split() if name != "busybox"), "busybox")
+    return image_archive("lifsea.local/operations:1", {"bin/busybox": busybox.read_bytes(), **links}, ["/bin/sh"])
+
+
+def _bootstrap(shell: Path) -> bytes:
+    """A shell alone: its C library and all other programs are those of the host, whose /usr the container has."""
+    return image_archive("lifsea.local/bootstrap:1", {"bin/sh": shell.read_bytes()}, ["/bin/sh"])
 
 
 def _import(archives: list[tuple[str, Path]], scratch: Path) -> None:

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
+from images.bootloader import ESP_GRUB, ESP_LOADER
 from images.errors import BuildError
 from images.fetched import Fetched
-from lifsea_testbed.disk.filesystem import Tree
+from lifsea_testbed.disk.fat import Fat, is_fat
+from lifsea_testbed.disk.filesystem import Tree, root_of
 from lifsea_testbed.disk.image import examine
 from lifsea_testbed.disk.layers import opened
 from lifsea_testbed.disk.os_root import os_root
-from lifsea_testbed.disk.partitions import partitions
+from lifsea_testbed.disk.partitions import ESP, partitions
 from lifsea_testbed.disk.source import ByteSource, RawFile
 from lifsea_testbed.guest.system import parse_os_release
 
@@ -104,6 +106,12 @@ class _Known:
 
 _GRUB = _Known(name="grub", path=f"partition {_BIOS_BOOT}", licence="GPL-3.0-or-later", artefact="grub",
                file="core.img", package="grub-pc-bin")  # fmt: skip
+_ON_ESP = (
+    _Known(name="shim", path=str(ESP_LOADER), licence="BSD-2-Clause", artefact="esp", file=str(ESP_LOADER),
+           package="shim-signed"),
+    _Known(name="grub", path=str(ESP_GRUB), licence="GPL-3.0-or-later", artefact="esp", file=str(ESP_GRUB),
+           package="grub-efi-amd64-bin"),
+)  # fmt: skip
 _KNOWN = (
     _Known(name="linux", path="/usr/lib/modules/*/vmlinuz", artefact="kernel",
            licence="GPL-2.0-only WITH Linux-syscall-note", version=rb"(\d+\.\d+\.\d+\S*) \(root@reference\)"),
@@ -114,8 +122,11 @@ _KNOWN = (
     _Known(name="busybox", path="*/fs/bin/busybox", licence="GPL-2.0-only", artefact="containers",
            file="io.containerd.snapshotter.v1.overlayfs/snapshots/2/fs/bin/busybox",
            version=rb"BusyBox v\d\S* \(Debian ([^)\s]+)\)"),
+    _Known(name="dash", path="*/fs/bin/sh", licence="BSD-3-Clause", artefact="containers", package="dash",
+           file="io.containerd.snapshotter.v1.overlayfs/snapshots/3/fs/bin/sh"),
     _Known(name="pause", path="*/fs/pause", licence="Apache-2.0"),
     _Known(name="preinit", path="/usr/libexec/lifsea/preinit", licence="Apache-2.0"),
+    _Known(name="lifseacli", path="/usr/bin/lifseacli", licence="Apache-2.0"),
 )  # fmt: skip
 #: Returns the packages that a program is made of, by the names of artefact and file, and by its content.
 Origin = Callable[[str, str, bytes], list[Fetched]]
@@ -129,7 +140,7 @@ def read(image: Path, origin: Origin) -> Contents:
     """
     with RawFile(image) as file:
         tree = os_root(disk := opened(examine(image).format, [file])).tree
-        programs = [_program(_GRUB, _GRUB.path, content, origin) for content in _bios_boot(disk)]
+        programs = [_program(known, known.path, content, origin) for known, content in _boot_loaders(disk)]
         go: list[GoProgram] = []
         for path, content in _files(tree):
             programs += [_program(known, path, content, origin) for known in _KNOWN if fnmatchcase(path, known.path)]
@@ -204,9 +215,14 @@ def _members(archive: bytes) -> Iterator[tuple[str, bytes]]:
                 yield f"{_CONTAINERS}/{member.name}", file.read()
 
 
-def _bios_boot(disk: ByteSource) -> list[bytes]:
-    found = [part.content for part in partitions(disk) if part.kind == _BIOS_BOOT]
-    return [content.read_at(0, content.size) for content in found]
+def _boot_loaders(disk: ByteSource) -> Iterator[tuple[_Known, bytes]]:
+    """Those in front of the file systems, where a BIOS finds them, and on ESPs."""
+    for part in partitions(disk):
+        if part.kind == _BIOS_BOOT and any(content := part.content.read_at(0, part.content.size)):
+            yield _GRUB, content
+        if part.kind == ESP and is_fat(part.content):
+            esp = Tree(root_of(Fat(part.content)))
+            yield from ((known, file) for known in _ON_ESP if (file := esp.read(f"/{known.path}")))
 
 
 def _program(known: _Known, path: str, content: bytes, origin: Origin) -> Program:

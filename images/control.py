@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from images import bootloader, disk, kubelet, progress, tree
+from images.bootloader import Platform
 from images.errors import BuildError
 from images.store import Store
 
@@ -46,7 +47,7 @@ boot
 
 def build(store: Store) -> Path:
     """Returns the directory with the image (image.qcow2)."""
-    program, grub = kubelet.kubelet(store), bootloader.bootloader(store)
+    program, loader = kubelet.kubelet(store), bootloader.bootloader(store, Platform.BIOS)
     packages = tree.debian(store, "control", _SUITE, _STANDARD + _SERVER, variant="important",
                            hooks=_HOOKS)  # fmt: skip
 
@@ -66,9 +67,9 @@ def build(store: Store) -> Path:
                 (boot / "grub2/grub.cfg").write_text(_GRUB.format(kernel=_one(boot, "vmlinuz-*"),
                                                                   initrd=_one(boot, "initrd.img-*")))  # fmt: skip
             with progress.step("disk"):
-                disk.make(into / "image.qcow2", boot=boot, root=root, root_size=_ROOT_SIZE, grub=grub)
+                disk.make(into / "image.qcow2", boot=boot, root=root, root_size=_ROOT_SIZE, loader=loader)
 
-    return store.artefact("image-control", [*_CODE, _FILES, *map(str, (program, grub, packages))], make)
+    return store.artefact("image-control", [*_CODE, _FILES, *map(str, (program, loader.directory, packages))], make)
 
 
 def _one(directory: Path, pattern: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from images import bootloader
+from images.bootloader import BootLoader
 from images.command import run
 
 _MEBIBYTE = 1 << 20
@@ -23,10 +24,11 @@ start={root}M, size={root_size}M, type=0FC63DAF-8483-4772-8E79-3D69D8477DE4, nam
 _METADATA = "start={start}M, size={size}M, type=0FC63DAF-8483-4772-8E79-3D69D8477DE4, name=metadata\n"
 
 
-def make(image: Path, *, boot: Path, root: Path, root_size: int, grub: Path, metadata: int = 0) -> None:
-    """Makes a qcow2 image: BIOS boot, an empty ESP, /boot and / (`root_size` in MiB), and GRUB to boot from.
+def make(image: Path, *, boot: Path, root: Path, root_size: int, loader: BootLoader, metadata: int = 0) -> None:
+    """Makes a qcow2 image: BIOS boot, an ESP, /boot and / (`root_size` in MiB), and the boot loader.
 
-    With `metadata` (MiB) there is a fifth partition behind them: a file system with an upper and a work directory.
+    A loader for UEFI lies on the ESP, which is empty otherwise. With `metadata` (MiB) there is a fifth partition behind
+    them: a file system with an upper and a work directory.
     """
     raw = image.with_suffix(".raw")
     metadata_start = _ROOT_START + root_size
@@ -36,12 +38,14 @@ def make(image: Path, *, boot: Path, root: Path, root_size: int, grub: Path, met
                           boot_size=_BOOT, root=_ROOT_START, root_size=root_size)  # fmt: skip
     table += _METADATA.format(start=metadata_start, size=metadata) if metadata else ""
     run("sfdisk", "--quiet", raw, given=table)
-    run("mkfs.fat", "-F", "32", "-n", "EFI-SYSTEM", "--offset", str(_ESP_START * 2048), raw, str(_ESP * 1024))
+    # With clusters of a sector each there are enough for FAT32 (UEFI: Microsoft's specification, at least 65525).
+    run("mkfs.fat", "-F", "32", "-s", "1", "-n", "EFI-SYSTEM", "--offset", str(_ESP_START * 2048), raw,
+        str(_ESP * 1024))  # fmt: skip
     _file_system(raw, boot, "boot", start=_BOOT_START, size=_BOOT)
     _file_system(raw, root, "root", start=_ROOT_START, size=root_size)
     if metadata:
         _file_system(raw, _layers(root.with_name("metadata")), "metadata", start=metadata_start, size=metadata)
-    bootloader.install(grub, raw)
+    bootloader.install(loader, raw, esp=_ESP_START * _MEBIBYTE)
     run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, image)
     raw.unlink()
 

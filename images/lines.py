@@ -1,6 +1,6 @@
-"""The release lines of the reference image: 3.3, 3.4 with /etc an overlay and /var on a data disk, 3.5 without a shell.
+"""The release lines of the reference image: 3.3, 3.4 by UEFI with a data disk, 3.5 without a shell, 3.6 with tokens.
 
-A line is 3.3's tree, changed by the scripts in reference/LINE/tree.sh. All boot by BIOS; of LifseaOS only 3.3 does.
+A line is 3.3's tree, changed by the scripts in reference/LINE/tree.sh of each line up to it.
 """
 
 from __future__ import annotations
@@ -8,32 +8,40 @@ from __future__ import annotations
 from pathlib import Path
 
 from images import containers, reference
+from images.bootloader import Platform
 from images.command import run
 from images.reference import Change, Version
 from images.store import Store, fingerprint
 
 _HERE = Path(__file__).parent / "reference"
-_PREINIT = _HERE / "3.4" / "preinit.c"
-_METADATA = 1024
-#: The first version of each line, and the scripts that turn the tree into it.
+#: The programs that the script of a line installs: its variable for it, the source, and options of the compiler.
+_PROGRAMS = {
+    "3.4": {"PREINIT": ["3.4/preinit.c"]},
+    "3.5": {"PREINIT": ["3.4/preinit.c", "-DETC_OPTIONS=MS_NOEXEC"], "LIFSEACLI": ["3.5/lifseacli.c"]},
+}
+#: The first version of each line, and the scripts that turn the tree into it; the size of the metadata partition (MiB)
+#: is LifseaOS's.
 _LINES = {
     "3.3": (reference.REFERENCE, ()),
-    "3.4": (Version(number="3.4.0", kernel=1, metadata=_METADATA), ("3.4",)),
-    "3.5": (Version(number="3.5.0", kernel=1, metadata=_METADATA), ("3.4", "3.5")),
+    "3.4": (Version(number="3.4.0", kernel=1, metadata=1024, platform=Platform.UEFI), ("3.4",)),
+    "3.5": (Version(number="3.5.0", kernel=1, metadata=2048, platform=Platform.UEFI), ("3.4", "3.5")),
+    "3.6": (Version(number="3.6.0", kernel=1, metadata=2048, platform=Platform.UEFI), ("3.4", "3.5", "3.6")),
 }
 
 
 def build(store: Store, suite: str, line: str, *changes: Change, kept_as: str = "") -> Path:
     """Returns the directory with the first image of that line, with the changes applied last."""
     version, scripts = _LINES[line]
-    steps = [_step(store, suite, _HERE / script) for script in scripts]
+    steps = [_step(store, suite, script) for script in scripts]
     return reference.build(store, suite, version, *steps, *changes, kept_as=kept_as)
 
 
-def _step(store: Store, suite: str, directory: Path) -> Change:
-    """The change by the directory's script; /var, which is on another disk then, is left empty."""
-    environment = {"LINE": str(directory), "CONTAINERS": str(containers.containers(store, suite)),
-                   "PREINIT": str(_preinit(store))}  # fmt: skip
+def _step(store: Store, suite: str, line: str) -> Change:
+    """The change by the line's script; /var, which is on another disk then, is left empty."""
+    directory = _HERE / line
+    environment = {"LINE": str(directory), "CONTAINERS": str(containers.containers(store, suite))}
+    for name, (source, *options) in _PROGRAMS.get(line, {}).items():
+        environment[name] = str(_program(store, _HERE / source, *options))
 
     def change(tree: Path) -> None:
         run("bash", "-eu", "-o", "pipefail", directory / "tree.sh", cwd=tree, environment=environment)
@@ -44,8 +52,8 @@ def _step(store: Store, suite: str, directory: Path) -> Change:
     return Change(recipe=fingerprint([directory, repr(environment)]), tree=change, sysroot=empty_var)
 
 
-def _preinit(store: Store) -> Path:
+def _program(store: Store, source: Path, *options: str) -> Path:
     def make(into: Path) -> None:
-        run("gcc", "-Os", "-static", "-s", "-o", into / "preinit", _PREINIT)
+        run("gcc", "-Os", "-static", "-s", *options, "-o", into / source.stem, source)
 
-    return store.artefact("preinit", [Path(__file__), _PREINIT], make) / "preinit"
+    return store.artefact(source.stem, [Path(__file__), source, *options], make) / source.stem

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from images import bootloader, containers, disk, kernel, kubelet, prepare_root, progress, sysroot, tree
+from images.bootloader import Platform
 from images.store import Ingredient, Store
 
 _HERE = Path(__file__).parent
@@ -29,7 +30,7 @@ OSTREE_VERSION={version}
 
 @dataclass(frozen=True, kw_only=True)
 class Version:
-    """One version of the image: its number, its kernel build, and its new files.
+    """One version of the image: its number, its kernel build, its new files, and what its GRUB is built for.
 
     With `metadata` (MiB) its disk has a fifth partition, for the upper layer of an overlay on /etc.
     """
@@ -38,6 +39,7 @@ class Version:
     kernel: int
     new_files: tuple[tuple[str, str], ...] = ()
     metadata: int = 0
+    platform: Platform = Platform.BIOS
 
 
 REFERENCE = Version(number="3.3.0", kernel=1)
@@ -65,11 +67,12 @@ def build(store: Store, suite: str, version: Version, *changes: Change, kept_as:
     linux, release = kernel.kernel(store, version.kernel)
     parts = {
         "kubelet": kubelet.kubelet(store), "prepare-root": prepare_root.prepare_root(store),
-        "containers": containers.containers(store, suite), "grub": bootloader.bootloader(store),
+        "containers": containers.containers(store, suite),
     }  # fmt: skip
+    loader = bootloader.bootloader(store, version.platform)
     lists = tree.Lists.read(_LISTS)
     packages = tree.debian(store, "reference", suite, lists.install, exclude=lists.exclude)
-    made_of = [str(path) for path in (linux, packages, *parts.values())]
+    made_of = [str(path) for path in (linux, packages, loader.directory, *parts.values())]
 
     def make(into: Path) -> None:
         with store.scratch() as scratch:
@@ -86,10 +89,10 @@ def build(store: Store, suite: str, version: Version, *changes: Change, kept_as:
             sysroot.put_into_var(scratch / "sysroot", parts["containers"], "lib/containerd")
             for change in changes:
                 change.sysroot(scratch / "sysroot")
-            sysroot.split_boot(scratch / "sysroot", scratch / "boot")
+            sysroot.split_boot(scratch / "sysroot", scratch / "boot", version.platform)
             with progress.step("disk"):
                 disk.make(into / "image.qcow2", boot=scratch / "boot", root=scratch / "sysroot",
-                          root_size=_ROOT_SIZE, metadata=version.metadata, grub=parts["grub"])  # fmt: skip
+                          root_size=_ROOT_SIZE, metadata=version.metadata, loader=loader)  # fmt: skip
             (into / "commit").write_text(f"{commit}\n")
 
     recipe: list[Ingredient] = [*_CODE, _LISTS, _FILES, *made_of, repr(version), *(each.recipe for each in changes)]

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from images import bootloader
+from images.bootloader import Platform
 from images.command import run
 
 OS_NAME = "lifsea"
@@ -16,10 +17,13 @@ _MOMENT = "2026-01-01 00:00:00 +0000"
 _KERNEL_ARGUMENTS = (
     "root=/dev/vda4 rw rootfstype=ext4 console=tty0 console=ttyS0,115200n8 net.ifnames=0 acpi=noirq rootwait gpt"
 )
-_GRUB = """\
+# The console of UEFI is on the serial line already.
+_TERMINAL = {Platform.UEFI: "", Platform.BIOS: """\
 serial --unit=0 --speed=115200
 terminal_input serial console
 terminal_output serial console
+"""}  # fmt: skip
+_GRUB = """\
 set timeout=0
 set default=0
 blscfg
@@ -46,12 +50,12 @@ def make(tree: Path, sysroot: Path, version: str) -> str:
     return commit.strip()
 
 
-def split_boot(sysroot: Path, boot: Path) -> None:
+def split_boot(sysroot: Path, boot: Path, platform: Platform) -> None:
     """Moves the files of the boot partition out of the sysroot, and adds GRUB's configuration."""
     (sysroot / "boot").rename(boot)
     (sysroot / "boot").mkdir()
     (boot / "grub2").mkdir()
-    (boot / "grub2/grub.cfg").write_text(_GRUB)
+    (boot / "grub2/grub.cfg").write_text(_TERMINAL[platform] + _GRUB)
 
 
 def put_into_var(sysroot: Path, content: Path, path: str) -> None:

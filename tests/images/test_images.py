@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from images import bootloader, cli, containers, disk, kubelet, mutations, reference, tree
+from images.bootloader import BootLoader, Platform
 from images.command import run
 from images.errors import BuildError
 from images.store import Store, fingerprint
@@ -221,24 +222,77 @@ def test_an_invalid_mutant_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
             mutations.read(name)
 
 
-def test_what_runs_before_systemd_is_compiled_without_a_warning(tmp_path: Path) -> None:
-    run("gcc", "-Wall", "-Wextra", "-Werror", "-o", tmp_path / "preinit", IMAGES / "reference/3.4/preinit.c")
-    for script in ("3.4/tree.sh", "3.5/tree.sh", "3.5/bootstrap"):
+def test_the_programs_of_the_lines_are_compiled_without_a_warning(tmp_path: Path) -> None:
+    for source in ("3.4/preinit.c", "3.5/lifseacli.c"):
+        run("gcc", "-Wall", "-Wextra", "-Werror", "-o", tmp_path / "program", IMAGES / "reference" / source)
+    for script in ("3.4/tree.sh", "3.5/tree.sh", "3.5/bootstrap", "3.5/metadata", "3.6/tree.sh", "3.6/metadata"):
         run("sh", "-n", IMAGES / "reference" / script)
 
 
-def test_a_disk_with_metadata_has_a_fifth_partition(tmp_path: Path) -> None:
+#: containerd's tool, as far as the operations tool uses it: a file says which state the container is in.
+CTR = """#!/bin/sh
+shift 2
+echo "$*" >>{place}/calls
+case "$1 $2" in
+"tasks list") echo "TASK PID STATUS"; [ ! -e {place}/task ] || echo "operations    17    RUNNING" ;;
+"containers list") [ ! -e {place}/container ] || echo operations ;;
+"tasks kill") rm {place}/task ;;
+"containers delete") rm {place}/container ;;
+"run --detach") touch {place}/task {place}/container ;;
+esac
+"""
+
+
+def test_the_operations_tool_of_a_host_without_a_shell_does_what_its_script_does(tmp_path: Path) -> None:
+    (tool := tmp_path / "ctr").write_text(CTR.format(place=tmp_path))
+    tool.chmod(0o755)
+    defines = [f'-D{name}="{path}"' for name, path in {"PROGRAM": tool, "LOG": tmp_path / "log"}.items()]
+    run("gcc", *defines, "-o", program := tmp_path / "lifseacli", IMAGES / "reference/3.5/lifseacli.c")
+
+    assert [run(program, "container", verb) for verb in ("status", "start", "status", "stop", "status")] == [
+        "stopped\n", "", "running\n", "", "stopped\n"]
+    run(program, "container", "start")
+    assert (tmp_path / "calls").read_text().count("containers delete operations") == 1
+    run(program, "container", "restart")
+    run(program, "container", "rm")
+    assert not (tmp_path / "container").exists() and not (tmp_path / "task").exists()
+    with pytest.raises(BuildError, match="usage: lifseacli"):
+        run(program, "container", "dance")
+    log = (tmp_path / "log").read_text().splitlines()
+    assert len(log) == 9 and log[-1].endswith(f"uid={os.getuid()} lifseacli container dance")
+
+
+def made_disk(tmp_path: Path, platform: Platform, files: list[str], metadata: int = 0) -> Path:
+    """An image with next to nothing on it, and a boot loader of those files."""
     (tmp_path / "boot").mkdir()
     (tmp_path / "root").mkdir()
-    (grub := tmp_path / "grub").mkdir()
-    for name in ("boot.img", "core.img"):
-        (grub / name).write_bytes(bytes(2048))
+    for name in files:
+        (tmp_path / "loader" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "loader" / name).write_bytes(name.encode().ljust(2048, b"."))
+    loader = BootLoader(platform=platform, directory=tmp_path / "loader")
     image = tmp_path / "image.qcow2"
-    disk.make(image, boot=tmp_path / "boot", root=tmp_path / "root", root_size=8, grub=grub, metadata=8)
+    disk.make(image, boot=tmp_path / "boot", root=tmp_path / "root", root_size=8, loader=loader, metadata=metadata)
+    return image
+
+
+def test_a_disk_with_metadata_has_a_fifth_partition(tmp_path: Path) -> None:
+    image = made_disk(tmp_path, Platform.BIOS, ["boot.img", "core.img"], metadata=8)
     with RawFile(image) as file:
         parts = [part for part in partitions(Qcow2(file)) if is_ext4(part.content)]
         assert [part.number for part in parts] == [3, 4, 5]
         assert {"upper", "work"} <= set(Tree(root_of(Ext4(parts[-1].content))).names("/"))
+
+
+def test_a_loader_for_uefi_lies_on_the_esp_alone(tmp_path: Path) -> None:
+    names = [str(bootloader.ESP_LOADER), str(bootloader.ESP_GRUB)]
+    image = made_disk(tmp_path, Platform.UEFI, names)
+    run("qemu-img", "convert", "-O", "raw", image, raw := tmp_path / "image.raw")
+    with RawFile(raw) as file:
+        bios, esp = partitions(file)[:2]
+        assert file.read_at(0, 440) == bytes(440) and bios.content.read_at(0, bios.content.size).count(0) == 1 << 20
+    for name in names:
+        assert run("mtype", "-i", f"{raw}@@{2 << 20}", f"::{name}").startswith(name)
+    assert esp.number == 2
 
 
 @pytest.mark.parametrize("name", mutations.names())

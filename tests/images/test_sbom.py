@@ -13,7 +13,8 @@ import pytest
 from spdx_tools.spdx.parser.parse_anything import parse_file
 from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
 
-from images import cli, contents, fetched, sbom
+from images import bootloader, cli, contents, disk, fetched, sbom
+from images.bootloader import BootLoader, Platform
 from images.errors import BuildError
 from images.fetched import Fetched
 from images.store import Store
@@ -163,6 +164,19 @@ def test_a_program_that_does_not_tell_its_version_has_that_of_its_package(tmp_pa
     package = Fetched(name="ostree", version="2022.7-2", architecture="source", sha256="0" * 64)
     held = contents.read(disks.disk(tmp_path / "disk.raw", root=root), lambda artefact, file, content: [package])
     assert [(each.name, each.version) for each in held.programs] == [("ostree-prepare-root", "2022.7-2")]
+
+
+def test_what_boots_by_uefi_is_in_the_bill_from_the_esp(tmp_path: Path) -> None:
+    names = [str(bootloader.ESP_LOADER), str(bootloader.ESP_GRUB)]
+    loader = BootLoader(platform=Platform.UEFI, directory=disks.fill(tmp_path / "loader", dict.fromkeys(names, "MZ")))
+    root = disks.fill(tmp_path / "root", {"usr/lib/os-release": "ID=x\n", "var/lib/dpkg/status": _STATUS})
+    disk.make(tmp_path / "image.qcow2", boot=disks.fill(tmp_path / "boot", {"grub2/grub.cfg": ""}), root=root,
+              root_size=8, loader=loader)  # fmt: skip
+    shim = Fetched(name="shim-signed", version="1-1", architecture="amd64", sha256="0" * 64)
+    made_of = {("esp", "EFI/BOOT/BOOTX64.EFI", b"MZ"): [shim]}
+    held = contents.read(tmp_path / "image.qcow2", lambda *program: made_of.get(program, []))
+    assert [(each.name, each.path, each.version) for each in held.programs] == [
+        ("shim", "EFI/BOOT/BOOTX64.EFI", "1-1"), ("grub", "EFI/BOOT/grubx64.efi", "")]
 
 
 @pytest.mark.parametrize("content", [b"", b"\x7fELF", b"#!/bin/sh\n\xff Go buildinf:", _KUBELET[:78] + b"\0" * 20])

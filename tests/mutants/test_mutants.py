@@ -110,15 +110,15 @@ def test_there_are_enough_mutants_and_each_is_complete() -> None:
 
 
 def edits() -> Iterator[tuple[str, str, Path]]:
-    """The mutants that edit a file of the reference image by sed, with the expression and the file."""
-    files = ROOT / "images/reference/files"
+    """The mutants that edit a file of the reference image, or of its line, by sed, with the expression and the file."""
+    reference = ROOT / "images/reference"
     for name, mutant in MUTANTS.items():
         script = (mutant.tree + mutant.sysroot).replace("$UNITS", "usr/lib/systemd/system")
         if named := re.search(r"file=\$\(deployment\)/(\S+)", script):
             script = script.replace("$file", named[1])
         for expression, path in re.findall(r"\bsed (?:-i )?'([^']*)' (\S+)", script):
-            if (files / path).is_file():
-                yield name, expression, files / path
+            places = (reference / mutant.line / Path(path).name, reference / "files" / path)
+            yield from ((name, expression, place) for place in [*filter(Path.is_file, places)][:1])
 
 
 @pytest.mark.parametrize(("name", "expression", "path"), list(edits()))

@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 from images import disk
+from images.bootloader import BootLoader, Platform
 from lifsea_testbed.disk import image
 from lifsea_testbed.guest import offline
 from tests.support import disks
@@ -54,7 +55,8 @@ def busybox(place: Path, reference: Path) -> Path:
     """Returns an image of such a system, made of the reference image's kernel and boot loader."""
     boot, root = _boot(place, reference), _root(place / "root")
     made = place / "busybox.qcow2"
-    disk.make(made, boot=boot, root=root, root_size=_ROOT_SIZE, grub=_loader(place / "loader", reference))
+    loader = BootLoader(platform=Platform.BIOS, directory=_loader(place / "loader", reference))
+    disk.make(made, boot=boot, root=root, root_size=_ROOT_SIZE, loader=loader)
     return made
 
 

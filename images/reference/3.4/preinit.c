@@ -1,6 +1,7 @@
 /* Process 1 between ostree-prepare-root and systemd: an overlay on /etc whose upper layer lies on a partition of its
- * own, the data disk on /var, and a system disk that takes no writes. Without a data disk the machine does not come up.
+ * own, the data disk on /var, and a system disk that takes no writes. The machine comes up with one data disk only.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -19,6 +20,9 @@
 #define SEED "/usr/share/lifsea/var.tar"
 #define SEEDED "/var/lib/lifsea"
 #define INIT "/usr/lib/systemd/systemd"
+#ifndef ETC_OPTIONS
+#define ETC_OPTIONS 0 /* of mount(2), beside those of every line */
+#endif
 
 /* Process 1 that ends is a kernel panic, and this line the last before it. */
 static void need(int holds, const char *what)
@@ -43,6 +47,30 @@ static void run(char *const command[])
 	need(WIFEXITED(status) && WEXITSTATUS(status) == 0, command[0]);
 }
 
+/* Whole disks of virtio-blk beside /dev/vda. */
+static int data_disks(void)
+{
+	int found = 0;
+	struct dirent *entry;
+	DIR *devices = opendir("/dev");
+
+	need(devices != NULL, "/dev");
+	while ((entry = readdir(devices)) != NULL)
+		found += strncmp(entry->d_name, "vd", 2) == 0 && strlen(entry->d_name) == 3 && entry->d_name[2] != 'a';
+	closedir(devices);
+	return found;
+}
+
+static void need_one_data_disk(void)
+{
+	int found = data_disks();
+
+	if (found == 1)
+		return;
+	fprintf(stderr, "lifsea-preinit: one data disk is needed, and there are %d\n", found);
+	exit(1);
+}
+
 /* The superblock lies at 1024, its magic number 0x38 bytes into it (Documentation/filesystems/ext4/super.rst). */
 static int has_ext4(const char *disk)
 {
@@ -59,7 +87,7 @@ static void mount_etc(void)
 {
 	need(mount(METADATA, "/tmp", "ext4", MS_NOSUID | MS_NODEV, NULL) == 0, METADATA);
 	umount2("/etc", MNT_DETACH); /* ostree-prepare-root's own, which is writable */
-	need(mount("overlay", "/etc", "overlay", MS_NOSUID | MS_NODEV,
+	need(mount("overlay", "/etc", "overlay", MS_NOSUID | MS_NODEV | ETC_OPTIONS,
 		   "lowerdir=/etc,upperdir=/tmp/upper,workdir=/tmp/work") == 0, "/etc");
 	need(umount2("/tmp", MNT_DETACH) == 0, "/tmp");
 }
@@ -85,6 +113,7 @@ static void mount_var(void)
 int main(int count, char **arguments)
 {
 	(void)count;
+	need_one_data_disk();
 	mount_etc();
 	mount_var();
 	need(mount(NULL, "/sysroot", NULL, MS_REMOUNT | MS_RDONLY, NULL) == 0, "/sysroot");
