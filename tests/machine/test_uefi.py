@@ -88,6 +88,7 @@ def test_a_saved_machine_goes_on_with_its_variables(factory: MachineFactory) -> 
         machine.boot.close()
         assert machine.boot.disks.variables is not None
         shutil.copy(machine.boot.disks.variables.path, kept)
+    memory.chmod(0o444)  # each machine has a user of its own
     before = kept.read_bytes()
     for number in (1, 2):
         spec = MachineSpec(name=f"restored-{number}", state=InitialState.STARTED, layers=Layers(variables=kept),
