@@ -22,6 +22,9 @@ from lifsea_testbed.support.sanitize import printable
 
 #: For how long a guest may stand still, and how often it is looked at (seconds on the host).
 PATIENCE, EVERY = 30.0, 5.0
+#: How many times as long a guest is waited for that has not read its disk at all: its firmware is still at work, as
+#: that of UEFI is for many seconds under emulation.
+_BEFORE_THE_DISK = 4
 #: How long QEMU may take to show the memory of the screen (seconds).
 _SCREEN = 5.0
 #: A guest that has read more than this (bytes) has loaded a kernel, or much of one: no kernel with the drivers that an
@@ -104,7 +107,7 @@ class _Watcher:
                 return
             if sight != last or self._boot.diagnose_silence(PATIENCE):
                 last, since = sight, time.monotonic()
-            elif time.monotonic() - since >= PATIENCE:
+            elif time.monotonic() - since >= PATIENCE * (1 if sight.read else _BEFORE_THE_DISK):
                 self._boot.liveness.end(functools.partial(_error, sight))
                 return
 

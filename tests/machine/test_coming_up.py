@@ -72,6 +72,11 @@ def test_a_guest_that_stands_still_is_told_with_what_its_screen_shows() -> None:
         f"on the screen: '{STILL}'")  # fmt: skip
 
 
+@pytest.mark.usefixtures("quickly")
+def test_a_firmware_that_never_reads_the_disk_is_told_later() -> None:
+    assert "it read 0 bytes from its disk" in ended(FakeBoot(read=0), within=20.0)
+
+
 def counting() -> Iterator[str]:
     number = 0
     while True:
@@ -81,13 +86,14 @@ def counting() -> Iterator[str]:
 
 @pytest.mark.usefixtures("quickly")
 @pytest.mark.parametrize("alive", [
-    {"is_empty": False}, {"read": 9 << 20}, {"row": counting().__next__},
+    {"is_empty": False}, {"read": 9 << 20}, {"read": 0, "within": 0.8}, {"row": counting().__next__},
     {"activity": [DiskActivity(read=512 * number, written=0) for number in range(1, 999)]},
     {"activity": [DiskActivity(read=512, written=512 * number) for number in range(1, 999)]},
     {"fault": MachineStarved("the host is busy")}, {"fault": TestbedError("QEMU does not answer")},
-], ids=["prints", "loads a kernel", "draws", "reads", "writes", "starved", "no answer"])  # fmt: skip
+], ids=["prints", "loads a kernel", "is in its firmware", "draws", "reads", "writes", "starved", "no answer"])  # fmt: skip
 def test_a_guest_that_does_anything_or_cannot_is_waited_for(alive: dict[str, Any]) -> None:
-    assert ended(FakeBoot(**alive)) == ""
+    within = alive.pop("within", 1.5)
+    assert ended(FakeBoot(**alive), within=within) == ""
 
 
 @pytest.mark.usefixtures("quickly")
