@@ -150,7 +150,8 @@ class Results:
                                         profile=self._factory.profile.name, version=self._version)  # fmt: skip
         if judgement.status is Status.NOT_JUDGED and not isinstance(error, NOT_RUN):
             path, line, _ = item.location
-            words = f"{in_words(judgement.status, judgement.reason)}: {judgement.why}"
+            why = judgement.why.partition(": ")[0] if isinstance(error, Explained) else judgement.why
+            words = f"{in_words(judgement.status, judgement.reason)}: {why}"
             report.outcome, report.longrepr = "skipped", (path, line or 0, words)
         if judgement.status is Status.KNOWN:
             report.outcome, report.wasxfail = "skipped", printable(judgement.why)

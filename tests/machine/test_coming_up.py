@@ -90,7 +90,7 @@ def counting() -> Iterator[str]:
     {"activity": [DiskActivity(read=512 * number, written=0) for number in range(1, 999)]},
     {"activity": [DiskActivity(read=512, written=512 * number) for number in range(1, 999)]},
     {"fault": MachineStarved("the host is busy")}, {"fault": TestbedError("QEMU does not answer")},
-], ids=["prints", "loads a kernel", "is in its firmware", "draws", "reads", "writes", "starved", "no answer"])  # fmt: skip
+], ids=["prints", "loads a kernel", "is in firmware", "draws", "reads", "writes", "starved", "no answer"])  # fmt: skip
 def test_a_guest_that_does_anything_or_cannot_is_waited_for(alive: dict[str, Any]) -> None:
     within = alive.pop("within", 1.5)
     assert ended(FakeBoot(**alive), within=within) == ""

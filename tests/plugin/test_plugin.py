@@ -211,12 +211,13 @@ def test_the_header_says_how_machines_come_about(place: pytest.Pytester, options
 def test_a_panic_fails_the_gate_and_nobody_waits_again(place: pytest.Pytester) -> None:
     image = raw_image(place.path / "disk.raw", "[    1.0] Kernel panic - not syncing: no root\n")
     before = image.read_bytes()
-    result = judge(place, image)
+    result = judge(place, image, "-rs")
     assert result.ret == 1
     first, other = gate(place)["claims"]
     assert (first["id"], first["status"]) == ("boots-to-ready", "failed")
     assert (other["status"], other["reason"]) == ("not judged", "image")
     assert other["why"].startswith("the image did not come up: kernel panic: ")
+    result.stdout.fnmatch_lines(["SKIPPED * not judged by image: the image did not come up"])
     assert gate(place)["verdict"] == "fail" and gate(place)["why"].startswith("not kept: boots-to-ready")
     result.stdout.fnmatch_lines(["*GuestCrashed: kernel panic*", "*not syncing: no root*", "reproduce: pytest *"])
     assert result.outlines[-1].startswith("verdict: fail - quick: 1 failed, 1 not judged of 2 claims")
