@@ -18,10 +18,16 @@ _MAGIC, _EXTENT_MAGIC = 0xEF53, 0xF30A
 #: Where the superblock lies (bytes).
 _SUPERBLOCK = 1024
 _RECOVER, _WIDE, _META_GROUPS = 0x4, 0x80, 0x10
-#: Supported: filetype, recover, meta_bg, extents, 64bit, mmp, flex_bg, ea_inode, csum_seed, largedir, casefold.
-_KNOWN = 0x2 | _RECOVER | _META_GROUPS | 0x40 | _WIDE | 0x100 | 0x200 | 0x400 | 0x2000 | 0x4000 | 0x20000
+#: Incompatible features by their bits (e2fsprogs, lib/e2p/feature.c), and those that are not supported.
+_FEATURES = {0x1: "compression", 0x2: "filetype", _RECOVER: "needs_recovery", 0x8: "journal_dev",
+             _META_GROUPS: "meta_bg", 0x40: "extent", _WIDE: "64bit", 0x100: "mmp", 0x200: "flex_bg",
+             0x400: "ea_inode", 0x1000: "dirdata", 0x2000: "metadata_csum_seed", 0x4000: "large_dir",
+             0x8000: "inline_data", 0x10000: "encrypt", 0x20000: "casefold"}  # fmt: skip
+_UNSUPPORTED = 0x1 | 0x8 | 0x1000
 _IN_EXTENTS, _IN_INODE, _ENCRYPTED = 0x80000, 0x10000000, 0x800
 _LONGEST_RUN = 32768
+#: The attribute that holds what of a content within an inode is not in its map of blocks, and the largest attribute.
+_CONTENT, _LARGEST_VALUE = "system.data", 65536
 _DEEPEST = 5
 #: mke2fs makes no journal beyond 1 GiB.
 _LARGEST_JOURNAL = 1 << 30
@@ -97,12 +103,14 @@ class Ext4(FileSystem[Ext4Inode]):
         A part has at most 4 MiB.
 
         Raises:
-            NotJudged: the file is encrypted, or stored within its inode.
+            NotJudged: the file is encrypted.
         """
-        if inode.flags & (_IN_INODE | _ENCRYPTED):
-            raise NotJudged("the file system keeps files encrypted or within their inodes; that is not read offline",
-                            Reason.IMAGE)
+        if inode.flags & _ENCRYPTED:
+            raise NotJudged("the file system keeps files encrypted; that is not read offline", Reason.IMAGE)
         size, end = self.layout.block_size, inode.size if end is None else min(end, inode.size)
+        if inode.flags & _IN_INODE:
+            yield start, b"".join(self._parts_in(inode))[start:end]
+            return
         for first, place, count in self._runs(inode, -(-end // size)):
             for index in range(max(0, start // size - first), count, PIECE // size):
                 at = (first + index) * size
@@ -110,30 +118,36 @@ class Ext4(FileSystem[Ext4Inode]):
                 yield max(at, start), piece[max(0, start - at):end - at]
 
     def _target(self, inode: Ext4Inode) -> bytes:
-        short = inode.size < len(inode.block) and not inode.flags & _IN_EXTENTS
+        short = inode.size < len(inode.block) and not inode.flags & (_IN_EXTENTS | _ENCRYPTED)
         return inode.block[:inode.size] if short else self.read(inode, self.layout.block_size)
 
     def _rows(self, directory: Ext4Inode) -> Iterator[tuple[bytes, int]]:
+        if directory.flags & _IN_INODE:
+            parent_and_rows, rows = self._parts_in(directory)
+            yield from (*_entries(parent_and_rows[4:]), *_entries(rows))
+            return
         content, size = self.read(directory), self.layout.block_size
         for start in range(0, len(content), size):
             yield from _entries(content[start:start + size])
 
     def attributes(self, inode: Ext4Inode) -> list[str]:
         """Returns the names of a file's extended attributes, sorted, of the two places where ext4 keeps them."""
-        return sorted(name for name, _ in self._attributes(inode))
+        return sorted(name for name, _ in self._attributes(inode) if name != _CONTENT)
 
     def attribute_values(self, inode: Ext4Inode) -> dict[str, bytes]:
-        """Returns the values of a file's extended attributes by their names, sorted.
-
-        Raises:
-            NotJudged: a value lies in an inode of its own.
-        """
+        """Returns the values of a file's extended attributes by their names, sorted."""
         found = dict(sorted(self._attributes(inode), key=lambda attribute: attribute[0]))
-        if None in found.values():
-            raise NotJudged("an attribute in an inode of its own is not read offline", Reason.IMAGE)
-        return {name: value for name, value in found.items() if value is not None}
+        return {name: self.read(self.inode(value), _LARGEST_VALUE) if isinstance(value, int) else value
+                for name, value in found.items() if name != _CONTENT}  # fmt: skip
 
-    def _attributes(self, inode: Ext4Inode) -> list[tuple[str, bytes | None]]:
+    def _parts_in(self, inode: Ext4Inode) -> tuple[bytes, bytes]:
+        """The two parts of a content within an inode: in the place of its map of blocks, and in an attribute."""
+        value = dict(self._attributes(inode)).get(_CONTENT, b"")
+        if isinstance(value, int):
+            raise self.damaged(f"has the content of inode {inode.number} in another one")
+        return inode.block, value
+
+    def _attributes(self, inode: Ext4Inode) -> list[tuple[str, bytes | int]]:
         table, place = self._inode_place(inode.number)
         raw = self._bytes(table * self.layout.block_size + place, self.layout.inode_size)
         found = ext4_attributes.parse(raw[128 + _at("<H", raw, 128)[0]:], 4, 4) if len(raw) > 128 else []
@@ -278,9 +292,8 @@ def parse_superblock(raw: bytes) -> Layout:
     magic, inode_size, descriptor = (int(_at("<H", raw, at)[0]) for at in (0x38, 0x58, 0xFE))
     incompatible, journal_inode, high = (int(_at("<I", raw, at)[0]) for at in (0x60, 0xE0, 0x150))
     wide = bool(incompatible & _WIDE)
-    if incompatible & ~_KNOWN or not incompatible & 0x2:
-        raise NotJudged(f"the file system has features that are not read offline (incompat {incompatible:#x})",
-                        Reason.IMAGE)
+    if unknown := _unsupported(incompatible):
+        raise NotJudged(f"the file system has features that are not read offline: {', '.join(unknown)}", Reason.IMAGE)
     size = descriptor if wide else 32
     if magic != _MAGIC or log > 6 or not per_group or inode_size not in (128, 256, 512, 1024, 2048, 4096) \
             or size not in (32, 64, 128, 256, 512, 1024):  # fmt: skip
@@ -290,6 +303,13 @@ def parse_superblock(raw: bytes) -> Layout:
                   blocks_per_group=group, first_meta_group=first_meta, sparse=bool(read_only & 1),
                   incompatible=incompatible, journal=journal_inode, identifier=_uuid(raw[0x68:0x78]),
                   label=raw[0x78:0x88].rstrip(b"\0").decode("utf-8", "replace"))  # fmt: skip
+
+
+def _unsupported(incompatible: int) -> list[str]:
+    """The names of the features that are not supported, of such a set; filetype is needed."""
+    bits = (1 << number for number in range(32) if incompatible >> number & 1)
+    return [_FEATURES.get(bit, f"incompat {bit:#x}") for bit in bits if bit & _UNSUPPORTED or bit not in _FEATURES] \
+        + ([] if incompatible & 0x2 else ["no filetype"])  # fmt: skip
 
 
 def descriptor_block(layout: Layout, number: int) -> int:

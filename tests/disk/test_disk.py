@@ -122,9 +122,12 @@ def test_other_file_systems_are_not_judged(plain: Path, tmp_path: Path) -> None:
 
 
 def test_a_feature_that_is_not_known_is_not_judged(tmp_path: Path) -> None:
-    root = disks.fill(tmp_path / "root", SYSTEM)
-    with pytest.raises(NotJudged, match="incompat"):
-        judged(disks.disk(tmp_path / "disk.raw", root=root, options=("-O", "inline_data")))
+    path = disks.disk(tmp_path / "disk.raw", root=disks.fill(tmp_path / "root", SYSTEM))
+    with path.open("r+b") as file:
+        file.seek((17 << 20) + 1024 + 0x60)
+        file.write((0x2 | 0x40 | 0x1000 | 0x40000000).to_bytes(4, "little"))
+    with pytest.raises(NotJudged, match="not read offline: dirdata, incompat 0x40000000"):
+        judged(path)
 
 
 def test_the_partitions_of_an_mbr_are_found(tmp_path: Path) -> None:
