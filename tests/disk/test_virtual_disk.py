@@ -65,6 +65,17 @@ def test_the_same_disk_is_read_in_each_format(raw: Path, form: DiskFormat, tmp_p
     assert offline.read(image).os_release() == {"ID": "x"}
 
 
+@pytest.mark.parametrize("form", OTHERS)
+def test_an_overlay_lies_above_a_disk_of_each_format(raw: Path, form: DiskFormat, tmp_path: Path) -> None:
+    changed = disks.disk(tmp_path / "changed.raw", root=disks.fill(tmp_path / "root", {"etc/os-release": "ID=new\n"}))
+    with changed.open("r+b") as file:
+        file.truncate(raw.stat().st_size)
+    overlay = disks.overlay_with(tmp_path / "overlay.qcow2", changed, raw)
+    path = tmp_path / "disk"
+    path.write_bytes(content(raw, form))
+    assert offline.read(examine(path), overlay).os_release() == {"ID": "new"}
+
+
 @pytest.mark.parametrize(("form", "options"), [
     (DiskFormat.VHD, "force_size=on"), (DiskFormat.VHD_FIXED, "force_size=on,subformat=fixed"),
     (DiskFormat.VHDX, "block_size=1M"), (DiskFormat.VHDX, "subformat=fixed"), (DiskFormat.VHDX, "block_state_zero=off"),

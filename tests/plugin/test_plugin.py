@@ -11,7 +11,9 @@ from typing import Any
 import psutil
 import pytest
 
+from lifsea_testbed.disk.image_formats import DiskFormat
 from tests.support.boot_sector import raw_image
+from tests.support.disks import converted
 
 SUITE = '''
 from lifsea_testbed import claim
@@ -223,6 +225,16 @@ def test_a_panic_fails_the_gate_and_nobody_waits_again(place: pytest.Pytester) -
     assert result.outlines[-1].startswith("verdict: fail - quick: 1 failed, 1 not judged of 2 claims")
     assert image.read_bytes() == before
     assert_nothing_is_left(place)
+
+
+@pytest.mark.boots
+def test_an_image_in_another_format_has_the_same_results(place: pytest.Pytester) -> None:
+    image = raw_image(place.path / "disk.raw", "[    1.0] Kernel panic - not syncing: no root\n")
+    found = []
+    for path in (image, *(converted(image, form, place.path) for form in (DiskFormat.VHD, DiskFormat.VMDK))):
+        judge(place, path)
+        found.append({key: value for key, value in gate(place).items() if key != "image"})
+    assert found[0]["verdict"] == "fail" and found[1:] == [found[0], found[0]]
 
 
 @pytest.mark.boots
