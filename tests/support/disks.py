@@ -54,7 +54,8 @@ def made_of(kind: str, path: Path, content: Path, *options: str) -> Path:
     """Makes a file system of that kind in the file; of squashfs the option is the compressor, or `plain`."""
     if kind == "squashfs":
         how = ("-noI", "-noD", "-noF", "-noX") if options == ("plain",) else ("-comp", *options)
-        run("mksquashfs", content, path, "-quiet", "-no-progress", "-xattrs", *how)
+        run("mksquashfs", content, path, "-quiet", "-no-progress", "-xattrs", "-mem", "64M", "-processors",
+            "1", *how)  # fmt: skip
     elif kind == "erofs":
         run("mkfs.erofs", "--quiet", *options, path, content)
     elif kind == "btrfs":
