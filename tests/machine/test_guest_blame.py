@@ -118,7 +118,7 @@ def on(event: Event, *files: Path) -> Explained:
     """How a machine on those files ends by that event."""
     boot: Any = object.__new__(Boot)
     boot.liveness, boot._image = Liveness(), files[0]
-    boot._disks = SimpleNamespace(all=[SimpleNamespace(path=path) for path in files[1:]])
+    boot.disks = SimpleNamespace(all=[SimpleNamespace(path=path) for path in files[1:]])
     boot.transcript = SimpleNamespace(tail=lambda: "the last lines")
     Boot._on_disk_error(boot, event)
     try:
