@@ -58,7 +58,8 @@ def test_the_names_of_another_plugin_stay_its_own(pytester: pytest.Pytester, whe
     assert result.ret == 1
     result.stdout.fnmatch_lines(["other: True cat.png", "verdict: fail - quick: *"])
     result.stdout.re_match_lines([r"reproduce: pytest \S+ --lifsea-image disk.raw --lifsea-profile quick.toml "
-                                  r"--instance-type ecs.g7.large --accel tcg --claim=no-sshd"])  # fmt: skip
+                                  r"--instance-type ecs.g7.large --accel tcg --firmware bios "
+                                  r"--claim=no-sshd"])  # fmt: skip
 
 
 @pytest.mark.parametrize("where", ["first", "entry point", "last"])
