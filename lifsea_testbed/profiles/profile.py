@@ -234,8 +234,10 @@ class SharingSection(_Section):
         # What systemd makes when a timer starts a unit, as systemd-tmpfiles-clean a quarter of an hour after the boot.
         r"/run/credentials(/.*)?",
         r"/run/systemd(/transient(/(kubepods.*|run-r[0-9a-f]+\.scope))?)?", r"/var/lib/chrony/.*",
-        # What a kubelet makes when it starts, which takes half a minute on a busy host.
-        r"/var/lib/kubelet(/(cpu|memory)_manager_state|/(device-plugins|pki|plugins|pod-resources|pods|volumeplugins).*)?",
+        # What a kubelet makes when it starts, which takes half a minute on a busy host; it writes a file of state first
+        # under a name of a dot and digits (pkg/kubelet/util/store/filestore.go of Kubernetes, tmpPrefix).
+        r"/var/lib/kubelet(/(cpu|memory)_manager_state|/\.\d+)?",
+        r"/var/lib/kubelet/(device-plugins|pki|plugins|pod-resources|pods|volumeplugins).*",
         r"/var/log(/(containers|pods))?", r"/var/lib/containerd(/io\.containerd\.grpc\.v1\.introspection.*)?",
     ], description="files that may be written, below the writable paths")  # fmt: skip
     processes: list[Regex] = Field(default=[r"\(sd-.*", "systemd-tmpfile", "systemd-run", "ip6?tables", "mount"],

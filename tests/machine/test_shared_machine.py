@@ -61,6 +61,8 @@ def test_the_shell_of_the_script_and_kernel_threads_do_not_count() -> None:
     (state(mounts=f"{MOUNTS}tmpfs /mnt tmpfs rw 0 0\n"), ["new: tmpfs /mnt tmpfs rw 0 0"]),
     (state(mounts="tmpfs /run tmpfs rw 0 0\n"), ["gone: module nf_nat"]),
     (state("/run/lifsea-testbed/1.out\n/run/log/journal/a/system.journal\n/var/lib/kubelet/cpu_manager_state\n"), []),
+    (state("/var/lib/kubelet\n/var/lib/kubelet/.123456789\n"), []),
+    (state("/var/lib/kubelet/.a\n"), ["changed: /var/lib/kubelet/.a"]),
     (state("/run/credentials\n/run/credentials/systemd-tmpfiles-clean.service\n"), []),
     (state("/run/credentialsx\n"), ["changed: /run/credentialsx"]),
     (state(mounts=MOUNTS.replace(" 2 ", " 3 ")), []),
